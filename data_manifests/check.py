@@ -1,0 +1,235 @@
+"""All that is wrong with a cohort's files, told before anything long starts.
+
+Every header and every array is opened once. What is wrong with one subject costs that subject; what is wrong with
+the cohort stops it.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from .errors import UserError
+from .subject import Manifest, SubjectRecord
+from .terms import BIDS_SUFFIX, Modality
+from .volume import Volume, read_mask, read_volume
+
+SMALLEST_BRAIN_ML, LARGEST_BRAIN_ML = 200.0, 2500.0
+LEAST_INSIDE, MOST_OF_HEAD = 0.5, 0.5
+ENOUGH_CONTROLS = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One sentence for the user.
+
+    Attributes
+    ----------
+    subject_key : str
+        ``""`` when it concerns the cohort.
+    sentence : str
+        Complete in itself: it names the subject.
+    """
+
+    subject_key: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found.
+
+    Attributes
+    ----------
+    problems : tuple of Problem
+        Subjects with a problem cannot go on.
+    warnings : tuple of Problem
+        Worth knowing; they stop nobody.
+    good : tuple of str
+        Keys of the subjects without problems, in the manifest's order.
+    """
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    good: tuple[str, ...]
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    modalities: Sequence[Modality],
+    fewest_controls: int = 4,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> CheckResult:
+    """Open everything that a manifest names.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    modalities : sequence of Modality
+        The images that every subject must have.
+    fewest_controls : int
+        So many controls without problems there must be; 0 where a trained model is applied.
+    progress : callable, optional
+        Called as ``progress(done, total, key)`` after each subject.
+
+    Returns
+    -------
+    CheckResult
+        Nothing that a user can cause is raised.
+    """
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    scans: dict[bytes, str] = {}
+    for number, record in enumerate(manifest, start=1):
+        findings = _Findings(record)
+        _check_subject(record, modalities, findings, scans)
+        problems += findings.problems
+        warnings += findings.warnings
+        if progress:
+            progress(number, len(manifest), record.key)
+    broken = {problem.subject_key for problem in problems}
+    good = tuple(record.key for record in manifest if record.key not in broken)
+    controls = [record for record in manifest.controls if record.key in good]
+    if len(controls) < fewest_controls:
+        problems.append(
+            Problem(
+                "",
+                f"{len(controls)} controls can be used, expected at least {fewest_controls} (better {ENOUGH_CONTROLS} "
+                "or more). Add healthy scans, or mend those named here.",
+            )
+        )
+    elif fewest_controls > 0 and len(controls) < ENOUGH_CONTROLS:
+        warnings.append(
+            Problem("", f"{len(controls)} controls are few: maps get steadier with {ENOUGH_CONTROLS} or more.")
+        )
+    unmasked = [record.key for record in manifest.patients if record.lesion_mask is None]
+    if unmasked:
+        warnings.append(
+            Problem("", f"{len(unmasked)} patients have no lesion mask: their maps are made, but not scored.")
+        )
+    return CheckResult(tuple(problems), tuple(warnings), good)
+
+
+class _Findings:
+    """Problems and warnings of one subject."""
+
+    def __init__(self, record: SubjectRecord):
+        self.key = record.key
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def problem(self, sentence: str) -> None:
+        self.problems.append(Problem(self.key, f"{self.key}: {sentence}"))
+
+    def warning(self, sentence: str) -> None:
+        self.warnings.append(Problem(self.key, f"{self.key}: {sentence}"))
+
+    def read(self, read: Callable[..., Volume], path) -> Volume | None:
+        try:
+            return read(path)
+        except UserError as error:
+            self.problem(" ".join(error.problems))
+            return None
+
+
+def _check_subject(
+    record: SubjectRecord, modalities: Sequence[Modality], findings: _Findings, scans: dict[bytes, str]
+) -> None:
+    for modality in modalities:
+        if modality not in record.images:
+            findings.problem(
+                f"has no {BIDS_SUFFIX[modality]}, expected one (preprocessing.modalities asks for it). Name it in "
+                f"column {modality}, or take {modality} out of the settings."
+            )
+    t1w = None
+    for modality, path in record.images.items():
+        volume = findings.read(read_volume, path)
+        if volume is None:
+            continue
+        if modality == "t1w":
+            t1w = volume
+        if volume.grid.qform_code == volume.grid.sform_code == 0:
+            findings.warning(
+                f"{path.name} does not say how it is oriented (both form codes are 0): it is taken as "
+                f"{volume.grid.orientation}. Check left and right in its map."
+            )
+        if volume.grid.qform is not None:
+            findings.warning(f"the qform of {path.name} is turned or shifted against its sform: the sform is used.")
+        twin = scans.setdefault(hashlib.blake2b(volume.voxels.tobytes()).digest(), record.key)
+        if twin != record.key:
+            findings.warning(f"{path.name} holds the same voxels as a scan of {twin}. Keep one of the two.")
+    brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
+    if brain is not None:
+        _check_brain_mask(brain, t1w, findings)
+    lesion = findings.read(read_mask, record.lesion_mask) if record.lesion_mask else None
+    if lesion is not None:
+        _check_lesion_mask(record, lesion, brain, t1w, findings)
+
+
+def _on_grid_of(mask: Volume, t1w: Volume | None, name: str, findings: _Findings) -> bool:
+    if t1w is None or mask.grid.same_as(t1w.grid):
+        return True
+    findings.problem(
+        f"{name} and T1w lie on different grids ({mask.grid} against {t1w.grid}). Resample the mask to the T1w with "
+        "nearest-neighbour interpolation."
+    )
+    return False
+
+
+def _check_brain_mask(brain: Volume, t1w: Volume | None, findings: _Findings) -> None:
+    if not _on_grid_of(brain, t1w, "brain mask", findings):
+        return
+    volume_ml = brain.voxels.sum() * brain.grid.voxel_volume_mm3 / 1000
+    if volume_ml == 0:
+        findings.problem("the brain mask is empty, expected a brain. Mend it, or leave column brain_mask empty.")
+    elif not SMALLEST_BRAIN_ML <= volume_ml <= LARGEST_BRAIN_ML:
+        findings.problem(
+            f"the brain mask covers {volume_ml:.0f} ml, expected {SMALLEST_BRAIN_ML:.0f} to {LARGEST_BRAIN_ML:.0f} ml. "
+            "Mend it, or leave column brain_mask empty."
+        )
+
+
+def _check_lesion_mask(
+    record: SubjectRecord, lesion: Volume, brain: Volume | None, t1w: Volume | None, findings: _Findings
+) -> None:
+    if not _on_grid_of(lesion, t1w, "lesion mask", findings):
+        return
+    if not lesion.voxels.any():
+        if record.group == "patient":
+            findings.problem(
+                "the lesion mask is empty, expected a lesion. Mend it, or leave column lesion_mask empty: the map is "
+                "then made, but not scored."
+            )
+        return
+    if record.group == "control":
+        findings.warning("is a control with a lesion in its lesion mask. Is the group right?")
+    if t1w is None:
+        return
+    head = _head(t1w)
+    if brain is not None and brain.voxels.shape == head.shape:
+        head |= brain.voxels
+    inside = head[lesion.voxels].mean()
+    if inside < LEAST_INSIDE:
+        findings.problem(
+            f"only {inside:.0%} of the lesion mask lie inside the head, expected all of it. Check that the mask "
+            "belongs to this scan and is not flipped."
+        )
+    elif lesion.voxels.sum() > MOST_OF_HEAD * head.sum():
+        findings.problem("the lesion mask covers more than half of the head. Is it inverted?")
+
+
+def _head(t1w: Volume) -> np.ndarray:
+    """Roughly where the head is: holes filled, so that a cavity counts as inside; found on every n-th voxel."""
+    steps = np.maximum(1, np.round(4 / t1w.grid.spacing_mm)).astype(int)
+    sparse = t1w.voxels[tuple(slice(None, None, step) for step in steps)]
+    smooth = ndimage.uniform_filter(sparse, 3)
+    # Half of Otsu's threshold: that alone would leave out fluid, bone and what a coil does not reach.
+    closed = ndimage.binary_closing(smooth > threshold_otsu(smooth) / 2, iterations=2)
+    head = np.asarray(ndimage.binary_fill_holes(closed))
+    for axis, (step, size) in enumerate(zip(steps, t1w.voxels.shape, strict=True)):
+        head = np.repeat(head, step, axis=axis).take(np.arange(size), axis=axis)
+    return head

@@ -1,0 +1,133 @@
+"""How every output is named: BIDS-derivatives names, spelled here and nowhere else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .subject import SubjectRecord
+from .terms import BIDS_SUFFIX, Modality
+
+TEMPLATE_SPACE = "MNI152NLin2009aSym"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where a run keeps what it makes. One property or method for each thing.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    root: Path
+
+    # -- the run -------------------------------------------------------------------------------------------------
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        return self.root / "failures.csv"
+
+    def record(self, stage: str) -> Path:
+        return self.root / "records" / f"{stage}.json"
+
+    def started(self, stage: str) -> Path:
+        """What a stage set out to do; there only while it is unfinished."""
+        return self.root / "records" / f"{stage}.started.json"
+
+    # -- one subject, prepared -----------------------------------------------------------------------------------
+    def subject_folder(self, subject: SubjectRecord) -> Path:
+        folder = self.root / "prepared" / f"sub-{subject.subject_id}"
+        return folder / f"ses-{subject.session_id}" if subject.session_id else folder
+
+    def _anat(self, subject: SubjectRecord, name: str) -> Path:
+        return self.subject_folder(subject) / "anat" / f"{subject.key}_{name}"
+
+    def prepared_image(self, subject: SubjectRecord, modality: Modality) -> Path:
+        """On the template grid, intensities in [0, 1] inside the brain, 0 outside."""
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-preproc_{BIDS_SUFFIX[modality]}.nii.gz")
+
+    def prepared_brain_mask(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-brain_mask.nii.gz")
+
+    def prepared_lesion_mask(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_label-lesion_mask.nii.gz")
+
+    def native_brain_mask(self, subject: SubjectRecord) -> Path:
+        """On the grid of the subject's own T1w."""
+        return self._anat(subject, "space-orig_desc-brain_mask.nii.gz")
+
+    def transform_folder(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "transforms"
+
+    def quality(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, "desc-quality.json")
+
+    def quality_picture(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "figures" / f"{subject.key}_desc-quality.png"
+
+    def subject_record(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "record.json"
+
+    # -- the cohort ----------------------------------------------------------------------------------------------
+    @property
+    def patches(self) -> Path:
+        return self.root / "patches"
+
+    @property
+    def encoder(self) -> Path:
+        return self.root / "encoder"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "encoder" / "tensorboard"
+
+    @property
+    def latents(self) -> Path:
+        return self.root / "latents"
+
+    @property
+    def detectors(self) -> Path:
+        return self.root / "detectors"
+
+    # -- maps, scores, report ------------------------------------------------------------------------------------
+    def _map(self, subject: SubjectRecord, name: str) -> Path:
+        folder = self.root / "maps" / f"sub-{subject.subject_id}"
+        folder = folder / f"ses-{subject.session_id}" if subject.session_id else folder
+        return folder / "anat" / f"{subject.key}_{name}"
+
+    def template_map(self, subject: SubjectRecord) -> Path:
+        """Anomaly score, higher = more anomalous, on the template grid."""
+        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-anomaly_map.nii.gz")
+
+    def native_map(self, subject: SubjectRecord) -> Path:
+        """Anomaly score on the grid of the subject's own T1w."""
+        return self._map(subject, "space-orig_desc-anomaly_map.nii.gz")
+
+    def native_coverage(self, subject: SubjectRecord) -> Path:
+        """Voxels of the native map that carry a score."""
+        return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
+
+    def map_record(self, subject: SubjectRecord) -> Path:
+        return self._map(subject, "record.json").parents[1] / "record.json"
+
+    def template_coverage(self, subject: SubjectRecord) -> Path:
+        """Voxels of the template map that carry a score."""
+        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-coverage_mask.nii.gz")
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    def subject_scores(self, key: str) -> Path:
+        """What the scoring of one subject leaves behind: counts and curves, no voxels."""
+        return self.scores / "subjects" / f"{key}.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"

@@ -1,0 +1,30 @@
+"""The two kinds of error a user can cause.
+
+Each message says the thing, what was found, what was expected and what to do. They are caught in two places only:
+the engine (one subject fails, the cohort goes on) and the command line (one plain message, exit code 2).
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake the user can mend: wrong path, wrong setting, unusable input.
+
+    Parameters
+    ----------
+    problems : str or sequence of str
+        One clear sentence, or all the sentences when several things are wrong at once.
+    """
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self):
+        # Rebuilt from its sentences: the error has to cross process borders whole.
+        return type(self), (self.problems,)
+
+
+class SubjectError(UserError):
+    """One subject cannot go on; the rest of the cohort does."""

@@ -1,0 +1,298 @@
+"""Images with their geometry. The only module that reads or writes NIfTI.
+
+Arrays are in nibabel's axis order (X, Y, Z); an affine maps voxel indices to RAS+ millimetres. Everything is read
+through nibabel, never through ITK: ITK turns the missing end of a truncated file into zeros and NaN into 0, both
+without a word.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.freesurfer.mghformat import MGHError, MGHImage
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.loadsave import save
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Header, Nifti2Image
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
+
+from .atomic import written_whole
+from .errors import UserError
+from .grid import Grid, apart_mm
+
+# What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
+_READ_FAILURES = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    MGHError,
+    WrapStructError,
+)
+_MOST_VOXELS = 5 * 10**8
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D array and its grid.
+
+    Attributes
+    ----------
+    voxels : ndarray, (X, Y, Z)
+    grid : Grid
+    """
+
+    voxels: np.ndarray
+    grid: Grid
+
+    def __post_init__(self):
+        if self.voxels.shape != self.grid.size_vox:
+            raise ValueError(f"voxels {self.voxels.shape} do not fit the grid {self.grid.size_vox}")
+
+    @property
+    def affine(self) -> np.ndarray:
+        return self.grid.affine
+
+    def with_voxels(self, voxels: np.ndarray) -> "Volume":
+        """The same grid, other values."""
+        return Volume(voxels, self.grid)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the geometry from a file's header, and judge it.
+
+    Raises
+    ------
+    UserError
+        Missing or unreadable file; not one 3-D volume; form codes that do not exist; qform and sform that disagree
+        about the axes; a singular or sheared affine; spacing outside 0.1-20 mm.
+    """
+    with _opened(path) as (image, _):
+        return _judged_grid(image, path)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a scan as float32 with its scale slope applied, and judge its values.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, a colour image, values that are not finite, an
+        image that is constant.
+    """
+    with _opened(path) as (image, stream):
+        grid = _judged_grid(image, path)
+        with np.errstate(over="ignore"):
+            voxels = _values(image, stream, path).astype(np.float32, copy=False)
+    finite = np.isfinite(voxels)
+    if not finite.all():
+        raise UserError(
+            f"{path.name}: {1 - finite.mean():.2g} of the voxels are NaN or infinite, expected finite intensities. "
+            "Convert the scan again from its source."
+        )
+    if voxels.min() == voxels.max():
+        raise UserError(
+            f"{path.name}: every voxel is {voxels.flat[0]:g}, expected a scan. Convert it again from its source."
+        )
+    return Volume(voxels, grid)
+
+
+def read_mask(path: Path) -> Volume:
+    """Read a mask as bool.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a damaged file, and an image that holds more than one value beside 0. An empty mask is
+        returned: whether that is an error depends on what it masks.
+    """
+    with _opened(path) as (image, stream):
+        grid = _judged_grid(image, path)
+        voxels = _values(image, stream, path)
+    inside = voxels != 0
+    labels = voxels[inside]
+    if labels.size and not (np.isfinite(labels[0]) and (labels == labels[0]).all()):
+        found = np.unique(voxels)
+        listed = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise UserError(f"{path.name}: found the values {listed}, expected a mask of 0 and 1. Threshold it first.")
+    return Volume(inside, grid)
+
+
+def write_volume(path: Path, volume: Volume) -> Path:
+    """Write a NIfTI file, whole or not at all.
+
+    The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
+    as uint8, float64 and float16 as float32, 64-bit integers as int32.
+    """
+    grid = volume.grid
+    image = Nifti1Image(volume.voxels.astype(_stored_type(volume.voxels.dtype), copy=False), grid.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
+    image.set_sform(grid.affine, code=grid.sform_code)
+    if apart_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
+        # The codes came from a file whose geometry a qform, or no form at all, could carry: this grid needs an sform.
+        image.set_sform(grid.affine, code=1)
+    with written_whole(path) as temporary:
+        save(image, temporary)
+    return path
+
+
+def _stored_type(dtype: np.dtype) -> np.dtype:
+    stored = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
+    return np.dtype(stored.get(dtype.name, dtype))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[SpatialImage, BufferedIOBase]]:
+    """The image behind a path, its stream still open; told by its content, not by its name."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file. Check the path in the manifest.")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected an image file (.nii, .nii.gz or .mgz). Name the file in it.")
+    try:
+        raw = open(path, "rb")  # noqa: SIM115 (closed below; only a failure to open is caught here)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}). Check who may read it.") from error
+    with raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        yield _image_in(stream, path), stream
+
+
+def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
+    try:
+        block = stream.read(540)
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+    if not block:
+        raise UserError(f"{path.name}: is empty (0 bytes), expected a scan. Copy it again.")
+    if block[344:347] == b"n+1" and len(block) >= 348:
+        image_class = Nifti1Image
+        _judge_raw_header(Nifti1Header(block[:348], check=False), path)
+    elif block[4:7] == b"n+2" and len(block) == 540:
+        image_class = Nifti2Image
+        _judge_raw_header(Nifti2Header(block, check=False), path)
+    elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
+        image_class = MGHImage
+    else:
+        kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
+        raise UserError(
+            f"{path.name}: is {kind}, expected NIfTI (.nii, .nii.gz) or MGZ. Convert it, for instance with dcm2niix."
+        )
+    try:
+        stream.seek(0)
+        with LoggingOutputSuppressor():
+            return image_class.from_file_map({"image": FileHolder(path.name, stream)}, mmap=False)
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path.name}: ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
+        "scan again from its source."
+    )
+
+
+def _judge_raw_header(header: Nifti1Header, path: Path) -> None:
+    """What nibabel would mend without a word, and thereby guess."""
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if not all(0 <= code <= 5 for code in codes):
+        raise UserError(
+            f"{path.name}: qform_code {codes[0]} and sform_code {codes[1]}, expected codes from 0 to 5: left and right "
+            "cannot be told. Convert the scan again from its source."
+        )
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
+    if not (np.isfinite(sizes).all() and sizes.all()):
+        raise UserError(
+            f"{path.name}: voxels of {' x '.join(f'{mm:.4g}' for mm in sizes)} mm, expected 0.1 to 20 mm. "
+            "Mend the voxel sizes in its header."
+        )
+
+
+def _judged_grid(image: SpatialImage, path: Path) -> Grid:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 2 or np.prod(shape, dtype=float) > _MOST_VOXELS:
+        found = "x".join(str(n) for n in image.shape)
+        raise UserError(f"{path.name}: has the shape {found}, expected one 3-D volume. Name a single volume.")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 0.999 * np.prod(spacing_mm):
+        raise UserError(
+            f"{path.name}: its affine is singular or sheared, expected three perpendicular axes. "
+            "Convert the scan again from its source."
+        )
+    if spacing_mm.min() < 0.1 or spacing_mm.max() > 20:
+        raise UserError(
+            f"{path.name}: voxels of {' x '.join(f'{mm:.4g}' for mm in spacing_mm)} mm, expected 0.1 to 20 mm. "
+            "Mend the voxel sizes in its header (metres for millimetres?)."
+        )
+    header = image.header
+    if not isinstance(header, Nifti1Header):
+        return Grid(shape, affine)
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    return Grid(shape, affine, *codes, qform=_deviating_qform(header, affine, shape, path) if all(codes) else None)
+
+
+def _deviating_qform(
+    header: Nifti1Header, affine: np.ndarray, shape: tuple[int, int, int], path: Path
+) -> np.ndarray | None:
+    """The qform where it is turned or shifted against the sform; an error where it is another geometry.
+
+    A shift and a small turn are what aligning a scan to its commissures leaves behind. Flipped or swapped axes and
+    other voxel sizes are a damaged header: one of the two forms confuses left and right.
+    """
+    try:
+        qform = np.asarray(header.get_qform(), dtype=np.float64)
+    except _READ_FAILURES as error:
+        raise UserError(
+            f"{path.name}: its qform is not a rotation, expected one. Set its code to 0 if the sform is right."
+        ) from error
+    if apart_mm(qform, affine, shape) <= 0.5:
+        return None
+    by_qform, by_sform = Grid(shape, qform), Grid(shape, affine)
+    cosines = (qform[:3, :3] * affine[:3, :3]).sum(axis=0) / (by_qform.spacing_mm * by_sform.spacing_mm)
+    ratios = by_qform.spacing_mm / by_sform.spacing_mm
+    if cosines.min() < np.cos(np.deg2rad(45)) or abs(np.log(ratios)).max() > np.log(1.05):
+        raise UserError(
+            f"{path.name}: qform ({by_qform}) and sform ({by_sform}) contradict each other, expected one geometry. "
+            "Set the code of the wrong one to 0."
+        )
+    return qform
+
+
+def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarray:
+    """The scaled values, (X, Y, Z); for gzip, only when the checksum at the end of the file agrees."""
+    kind = image.get_data_dtype()
+    if kind.fields is not None or kind.kind == "c":
+        found = "a colour image" if kind.fields is not None else "an image of complex numbers"
+        raise UserError(f"{path.name}: is {found}, expected one intensity a voxel. Name the original scan.")
+    # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
+    packed = 1032 if isinstance(stream, gzip.GzipFile) else 1
+    if np.prod(image.shape, dtype=float) * kind.itemsize > path.stat().st_size * packed:
+        raise _damaged(path)
+    try:
+        values = np.asanyarray(image.dataobj)
+        while stream.read(1 << 20):
+            pass
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+    return values.reshape(values.shape[:3])

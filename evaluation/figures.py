@@ -1,0 +1,316 @@
+"""Curves and distributions, drawn with matplotlib for the page (SVG, light and dark) and for papers (SVG and PNG).
+
+Figures are made through matplotlib's objects on the Agg and SVG canvases: no pyplot, no global state, no display.
+Colours are those of Okabe and Ito, which readers with any colour vision can tell apart.
+"""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from . import voxel_metrics as vm
+from .score_cohort import CohortScores
+
+MOST_POINTS = 400
+"""A line on the page has no more points than it has pixels."""
+_WEB_FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Theme:
+    ink: str
+    muted: str
+    grid: str
+    blue: str
+    orange: str
+    green: str
+
+
+LIGHT = Theme(ink="#1b2230", muted="#5b6575", grid="#dfe4ea", blue="#0072b2", orange="#d55e00", green="#008e68")
+DARK = Theme(ink="#e8ecf2", muted="#9aa5b5", grid="#343d4b", blue="#56b4e9", orange="#f0913a", green="#2fc79a")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that can be drawn in either theme.
+
+    Attributes
+    ----------
+    name : str
+        Of the file beside the report.
+    title, alt : str
+        `alt` says in words what the figure shows.
+    draw : callable
+        Draws on an Axes in a Theme.
+    """
+
+    name: str
+    title: str
+    alt: str
+    draw: Callable[[Axes, Theme], None]
+    size_inch: tuple[float, float] = (4.3, 3.3)
+
+    def svg(self, theme: Theme) -> bytes:
+        """On a transparent ground, with the reader's own fonts."""
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            stream = io.BytesIO()
+            self._figure(theme).savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        return stream.getvalue().replace(b"'DejaVu Sans'", _WEB_FONTS.encode())
+
+    def save(self, folder: Path) -> None:
+        """Write ``<name>.svg`` and ``<name>.png`` for a paper, on white."""
+        folder.mkdir(parents=True, exist_ok=True)
+        figure = self._figure(LIGHT)
+        FigureCanvasAgg(figure)
+        for suffix in ("svg", "png"):
+            path = folder / f"{self.name}.{suffix}"
+            temporary = path.with_name(f".{os.getpid()}-{path.name}")
+            figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
+            os.replace(temporary, path)
+
+    def _figure(self, theme: Theme) -> Figure:
+        figure = Figure(figsize=self.size_inch, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_facecolor("none")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(theme.muted)
+        axes.tick_params(colors=theme.muted, labelsize=8.5, which="both")
+        axes.grid(color=theme.grid, linewidth=0.7)
+        axes.set_axisbelow(True)
+        self.draw(axes, theme)
+        axes.xaxis.label.set(color=theme.ink, fontsize=9.5)
+        axes.yaxis.label.set(color=theme.ink, fontsize=9.5)
+        legend = axes.get_legend()
+        if legend is not None:
+            legend.get_frame().set(alpha=0)
+            for text in legend.get_texts():
+                text.set(color=theme.ink, fontsize=8.5)
+        return figure
+
+
+_DATE = {"svg": "Date", "png": "Creation Time"}
+
+
+def roc_plot(scores: CohortScores) -> Plot:
+    """ROC curve of all voxels pooled."""
+    fpr, tpr = _thinned(*vm.roc_curve(scores.counts))
+    value = scores.estimates["auroc"].value
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axvspan(0, 0.3, color=theme.blue, alpha=0.08, linewidth=0, label="FPR up to 0.3")
+        axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+        axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {value:.3f}")
+        axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(0, 1), ylim=(0, 1.01))
+        axes.legend(loc="lower right")
+
+    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {value:.3f}.", draw)
+
+
+def precision_recall_plot(scores: CohortScores) -> Plot:
+    """Precision against recall of all voxels pooled."""
+    recall, precision = _thinned(*vm.precision_recall_curve(scores.counts))
+    value, chance = scores.estimates["average_precision"].value, float(vm.prevalence(scores.counts))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"guessing {chance:.2g}")
+        axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {value:.3f}")
+        axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
+        axes.legend(loc="upper right")
+
+    alt = f"Precision-recall curve of all voxels pooled; average precision {value:.3f}, prevalence {chance:.2g}."
+    return Plot("precision-recall", "Precision and recall", alt, draw)
+
+
+def froc_plot(scores: CohortScores) -> Plot:
+    """Share of lesions found against false clusters a subject."""
+    assert scores.froc is not None
+    rates, found = scores.froc
+    shown = rates <= 16
+    rates, found = rates[shown], found[shown]
+    if len(rates) > MOST_POINTS:
+        kept = np.unique(np.geomspace(1, len(rates), MOST_POINTS).astype(int)) - 1
+        rates, found = rates[kept], found[kept]
+    score = scores.estimates["froc_score"].value
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.step(np.maximum(rates, 0.08), found, where="post", color=theme.blue, linewidth=2, label="lesions found")
+        axes.axvline(
+            scores.settings.false_clusters,
+            color=theme.orange,
+            linewidth=1.2,
+            linestyle=(0, (4, 3)),
+            label="allowed in a healthy brain",
+        )
+        axes.set(xlabel="False clusters a subject", ylabel="Lesions found", xlim=(0.125, 16), ylim=(0, 1.01))
+        _plain_log_ticks(axes, base=2)
+        axes.legend(loc="lower right")
+
+    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {score:.2f}."
+    return Plot("froc", "Lesions found (FROC)", alt, draw)
+
+
+def distribution_plot(scores: CohortScores) -> Plot:
+    """How the scores of healthy scans, of patients' other voxels and of lesion voxels are distributed."""
+    known = [s for s in scores.subjects if s.truth_known]
+    unknown = [s for s in scores.subjects if not s.truth_known]
+    groups = {
+        "healthy scans": [(s.histogram.healthy_scores, s.histogram.healthy_counts) for s in known if s.is_healthy],
+        "patients, outside lesions": [
+            (s.histogram.healthy_scores, s.histogram.healthy_counts) for s in known if not s.is_healthy
+        ],
+        "patients, no lesion mask": [(s.histogram.healthy_scores, s.histogram.healthy_counts) for s in unknown],
+        "lesion voxels": [(s.histogram.lesion_scores, s.histogram.lesion_counts) for s in known if s.has_lesions],
+    }
+    pooled = {}
+    for name, parts in groups.items():
+        if parts:
+            values = np.concatenate([v for v, _ in parts])
+            counts = np.concatenate([c for _, c in parts])
+            finite = np.isfinite(values)
+            if finite.any():
+                pooled[name] = (values[finite].astype(np.float64), counts[finite])
+    spans = [_weighted_quantiles(values, counts, [0.001, 0.999]) for values, counts in pooled.values()]
+    low, high = min(s[0] for s in spans), max(s[1] for s in spans)
+    high = max(high, scores.threshold if scores.threshold is not None else high)
+    edges = np.linspace(low, high + 1e-6 * max(abs(high), 1e-6), 121)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        styles = {
+            "healthy scans": (theme.green, "-"),
+            "patients, outside lesions": (theme.blue, "-"),
+            "patients, no lesion mask": (theme.blue, ":"),
+            "lesion voxels": (theme.orange, "-"),
+        }
+        middles = (edges[1:] + edges[:-1]) / 2
+        for name, (values, counts) in pooled.items():
+            colour, line = styles[name]
+            share, _ = np.histogram(values, bins=edges, weights=counts)
+            density = share / counts.sum() / np.diff(edges)
+            axes.plot(middles, density, color=colour, linestyle=line, linewidth=1.8, label=name)
+            axes.fill_between(middles, density, color=colour, alpha=0.12, linewidth=0)
+        if scores.threshold is not None:
+            axes.axvline(scores.threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 3)), label="threshold")
+        axes.set(xlabel="Anomaly score (higher = more anomalous)", ylabel="Density", xlim=(edges[0], edges[-1]))
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
+
+    alt = "Distribution of the anomaly score, each area 1: " + ", ".join(pooled) + "."
+    return Plot("score-distributions", "Scores", alt, draw)
+
+
+def subject_plot(scores: CohortScores) -> Plot:
+    """Every subject with lesions: its average precision by the volume of its lesions."""
+    sick = [s for s in scores.subjects if s.has_lesions]
+    volumes = np.array([s.lesion_volume_ml for s in sick], dtype=np.float64)
+    values = np.array([s.average_precision.value for s in sick], dtype=np.float64)
+    chance = np.array([s.histogram.n_lesion / s.n_voxels for s in sick])
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.scatter(volumes, values, s=26, color=theme.blue, alpha=0.85, linewidths=0, label="subject")
+        axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="its prevalence: guessing")
+        _plain_log_ticks(axes)
+        axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(0, 1.01))
+        axes.legend(loc="upper left")
+
+    alt = f"Average precision of {len(sick)} subjects by lesion volume, from {values.min():.2f} to {values.max():.2f}."
+    return Plot("subjects", "Subjects by lesion volume", alt, draw)
+
+
+def lesion_plot(scores: CohortScores) -> Plot:
+    """Every lesion: its volume and the threshold at which it is found."""
+    lesions = [les for s in scores.subjects if s.truth_known for les in s.lesions]
+    volumes = np.array([les.volume_mm3 / 1000 for les in lesions])
+    found_at = np.array([np.nan if les.found_at is None else les.found_at for les in lesions])
+    threshold = scores.threshold
+    found = found_at >= (threshold if threshold is not None else np.inf)
+    lowest = np.nanmin(found_at) if np.isfinite(found_at).any() else 0.0
+    places = np.where(np.isnan(found_at), lowest, found_at)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        label = "found" if threshold is not None else "no threshold"
+        axes.scatter(volumes[found], places[found], s=22, color=theme.blue, alpha=0.8, linewidths=0, label=label)
+        axes.scatter(
+            volumes[~found],
+            places[~found],
+            s=22,
+            facecolors="none",
+            edgecolors=theme.orange,
+            marker="s",
+            label="missed",
+        )
+        if threshold is not None:
+            axes.axhline(threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 3)), label="threshold")
+        _plain_log_ticks(axes)
+        axes.set(xlabel="Lesion volume (ml)", ylabel="Found at score")
+        axes.legend(loc="best")
+
+    alt = f"{len(lesions)} lesions by volume and the score at which each is found; {found.sum()} above the threshold."
+    return Plot("lesions", "Lesions by volume", alt, draw)
+
+
+def line_plot(
+    name: str, title: str, lines: Sequence[tuple[str, np.ndarray, np.ndarray]], *, y_label: str, log_scale: bool
+) -> Plot:
+    """Curves over training steps."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        colours = (theme.blue, theme.orange, theme.green, theme.ink)
+        for number, (label, steps, values) in enumerate(lines):
+            x, y = _averaged(np.asarray(steps, float), np.asarray(values, float))
+            marker = "o" if len(x) < 3 else None
+            axes.plot(x, y, color=colours[number % 4], linewidth=1.8, marker=marker, markersize=4, label=label)
+        if log_scale:
+            axes.set_yscale("log")
+        axes.set(xlabel="Step", ylabel=y_label)
+        if len(lines) > 1:
+            axes.legend(loc="best")
+
+    ends = "; ".join(f"{label} ends at {np.asarray(values)[-1]:.3g}" for label, _, values in lines if len(values))
+    return Plot(name, title, f"{title} over training steps. {ends}.", draw)
+
+
+def _plain_log_ticks(axes: Axes, base: int = 10) -> None:
+    """A logarithmic axis labelled 0.1, 0.2, 0.5, 1 rather than in powers of ten."""
+    axes.set_xscale("log", base=base)
+    low, high = axes.get_xlim()
+    crowded = base != 10 or high > 200 * low
+    axes.xaxis.set_major_locator(LogLocator(base, subs=(1.0,) if crowded else (1.0, 2.0, 5.0), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `MOST_POINTS` points, evenly spaced along the drawn curve."""
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    if len(x) <= MOST_POINTS or length[-1] == 0:
+        return x, y
+    kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    return x[kept], y[kept]
+
+
+def _averaged(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of neighbouring points, so that a long noisy curve shows its course."""
+    finite = np.isfinite(y)
+    x, y = x[finite], y[finite]
+    if len(x) <= MOST_POINTS // 2:
+        return x, y
+    starts = np.unique(np.linspace(0, len(x), MOST_POINTS // 2 + 1).astype(int)[:-1])
+    sizes = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+
+
+def _weighted_quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    order = np.argsort(values)
+    cumulated = np.cumsum(counts[order]) / counts.sum()
+    return values[order][np.minimum(np.searchsorted(cumulated, shares), len(values) - 1)]

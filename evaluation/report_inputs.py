@@ -1,0 +1,142 @@
+"""What a report is made of: plain objects that whoever runs the stages fills in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from ..data_manifests.terms import Group
+from ..data_manifests.volume import Volume
+from .score_cohort import CohortScores
+from .score_subject import SubjectScores
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectImages:
+    """The volumes of one subject, all on one grid (template or native).
+
+    Attributes
+    ----------
+    scan, map : Volume
+        `map`: higher = more anomalous.
+    brain_mask, covered, lesion_mask : Volume of bool or None
+        The evaluation mask; where the map carries a score; the truth.
+    """
+
+    scan: Volume
+    map: Volume
+    brain_mask: Volume | None = None
+    covered: Volume | None = None
+    lesion_mask: Volume | None = None
+
+
+@dataclass(frozen=True)
+class ReportSubject:
+    """One line of the cohort table and, if there is a map, one picture.
+
+    Attributes
+    ----------
+    role : str
+        What the subject is here for, in words: "training control", "held-out control", "patient".
+    quality_verdict : str or None
+        "pass", "warn" or "fail".
+    quality_reasons : tuple of str
+    quality_picture : Path or None
+        A PNG made while preparing the scan.
+    brain_volume_ml : float or None
+    scores : SubjectScores or None
+    images : callable or None
+        Reads the volumes when they are drawn. None: no map was made.
+    """
+
+    key: str
+    group: Group
+    role: str = ""
+    site: str | None = None
+    age: float | None = None
+    sex: str | None = None
+    quality_verdict: str | None = None
+    quality_reasons: tuple[str, ...] = ()
+    quality_picture: Path | None = None
+    brain_volume_ml: float | None = None
+    scores: SubjectScores | None = None
+    images: Callable[[], SubjectImages] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCurve:
+    """A quantity over training steps. Curves with the same `panel` share a plot.
+
+    Attributes
+    ----------
+    panel : str
+        Title of the plot: "Reconstruction error".
+    name : str
+        Of the line: "training", "held-out".
+    steps, values : sequence of float
+    unit : str
+        Label of the vertical axis.
+    log_scale : bool
+    """
+
+    panel: str
+    name: str
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+    unit: str = ""
+    log_scale: bool = False
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What a stage took. `skipped`: its earlier result was up to date."""
+
+    stage: str
+    wall_s: float
+    peak_memory_mb: float | None = None
+    done: int | None = None
+    failed: int = 0
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A subject that did not get through, where, and why."""
+
+    key: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class CohortReport:
+    """All that a report shows.
+
+    Attributes
+    ----------
+    title : str
+    created : datetime
+    subjects : sequence of ReportSubject
+    scores : CohortScores or None
+        None when nothing could be scored.
+    summary : mapping of str to str
+        The few settings that a reader asks for first: template spacing, patch size, nu, ...
+    settings_text : str
+        The whole configuration, folded away.
+    versions : mapping of str to str
+        Of voxout and what it runs on.
+    """
+
+    title: str
+    created: datetime
+    subjects: Sequence[ReportSubject]
+    scores: CohortScores | None = None
+    summary: Mapping[str, str] = field(default_factory=dict)
+    training: Sequence[TrainingCurve] = ()
+    stages: Sequence[StageTime] = ()
+    failures: Sequence[Failure] = ()
+    warnings: Sequence[str] = ()
+    settings_text: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,22 @@
+"""Settings of the `evaluation` section of a configuration."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..data_manifests.settings import Section
+
+
+class EvaluationSettings(Section):
+    space: Literal["native", "template"] = "native"
+    """Where maps meet masks. `native` needs no resampled truth."""
+    smallest_lesion_mm3: Annotated[float, Field(ge=0)] = 0.0
+    """Smaller components of the truth are not counted as lesions; their voxels stay part of the truth."""
+    smallest_cluster_mm3: Annotated[float, Field(ge=0)] = 30.0
+    """Smaller components of a thresholded map are not counted as detections."""
+    false_clusters: Annotated[float, Field(gt=0)] = 1.0
+    """The operating point: at most this many false clusters in a held-out healthy brain, on average."""
+    bootstrap_draws: Annotated[int, Field(ge=20)] = 1000
+    """Draws of subjects, with replacement, behind every interval."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the draws that an interval holds."""

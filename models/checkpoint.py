@@ -1,0 +1,170 @@
+"""An encoder on disk, with all that is needed to go on training it: safetensors and JSON, never pickle.
+
+The tensors lie in ``step-<n>.safetensors``; ``checkpoint.json`` names them and is renamed into place last. Whatever
+moment a run is killed at, the folder holds one whole checkpoint: the new one or the one before.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from .encoder import PatchAutoEncoder, PatchEncoder
+from .settings import ModelSettings
+
+_INDEX = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """What training looked like after a step; measured in eval mode on fixed batches, so rows can be compared.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    phase : {"pretraining", "guided"}
+    mse_train, mse_held_out : float
+        Mean squared error of the reconstruction; None without held-out controls.
+    guidance : float
+        The guidance loss, mean over locations, unweighted.
+    outside_share : float
+        Share of the controls that did not solve the dual which fall outside its boundary; nu is what it aims at.
+    kernel_mean : float
+        Mean off-diagonal kernel value between controls at one location: near 0 = saturated, near 1 = flat.
+    latent_scale : float
+        Root mean square of the codes about their mean.
+    effective_rank : float
+        Dimensions that the codes fill: exp of the entropy of the covariance's eigenvalues.
+    learning_rate : float
+    """
+
+    step: int
+    phase: str
+    mse_train: float
+    mse_held_out: float | None
+    guidance: float | None
+    outside_share: float | None
+    kernel_mean: float | None
+    latent_scale: float
+    effective_rank: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an encoder was trained on; a run goes on from a checkpoint only if all of it is the same.
+
+    Attributes
+    ----------
+    channels : tuple of str
+    patch_size_vox : int
+    spacing_mm : float
+    mask_hash : str
+    subjects_hash : str
+        Of the keys of the training and held-out controls: a model that is passed on names nobody.
+    seed : int
+    """
+
+    channels: tuple[str, ...]
+    patch_size_vox: int
+    spacing_mm: float
+    mask_hash: str
+    subjects_hash: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A state of training.
+
+    Attributes
+    ----------
+    autoencoder : PatchAutoEncoder
+    optimiser : dict of tensors
+        Adam's state, named ``<parameter>.<quantity>``; on the CPU when loaded.
+    settings : ModelSettings
+    origin : Origin
+    step : int
+        Steps done.
+    history : tuple of TrainingRow
+    """
+
+    autoencoder: PatchAutoEncoder
+    optimiser: dict[str, torch.Tensor]
+    settings: ModelSettings
+    origin: Origin
+    step: int
+    history: tuple[TrainingRow, ...]
+
+    @property
+    def encoder(self) -> PatchEncoder:
+        return self.autoencoder.encoder
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        return (folder / _INDEX).exists()
+
+    def save(self, folder: Path) -> Path:
+        """Replace the folder's checkpoint by this one."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.autoencoder.state_dict().items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        name = f"step-{self.step:06d}.safetensors"
+        with written_whole(folder / name) as temporary:
+            save_file(tensors, temporary)
+        index = {
+            "tensors": name,
+            "step": self.step,
+            "origin": asdict(self.origin),
+            "settings": self.settings.model_dump(mode="json"),
+            "history": [asdict(row) for row in self.history],
+        }
+        with written_whole(folder / _INDEX) as temporary:
+            temporary.write_text(json.dumps(index, indent=1, allow_nan=False))
+        for older in folder.glob("step-*.safetensors"):
+            if older.name != name:
+                older.unlink()
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Checkpoint":
+        """Read what `save` wrote; the auto-encoder comes in eval mode.
+
+        Raises
+        ------
+        UserError
+            No checkpoint, or a damaged one.
+        """
+        if not cls.exists(folder):
+            raise UserError(f"{folder}: holds no trained encoder. Run the stage train first.")
+        try:
+            index = json.loads((folder / _INDEX).read_text())
+            origin = Origin(**{**index["origin"], "channels": tuple(index["origin"]["channels"])})
+            settings = ModelSettings.model_validate(index["settings"])
+            history = tuple(TrainingRow(**row) for row in index["history"])
+            tensors = load_file(folder / index["tensors"])
+            with torch.random.fork_rng(devices=[]):  # the fresh weights are drawn for nothing
+                autoencoder = build_autoencoder(settings, origin).to(device).eval()
+            autoencoder.load_state_dict(_part(tensors, "model."))
+        except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
+            raise UserError(
+                f"{folder}: its checkpoint is damaged or of another version ({type(error).__name__}). "
+                "Delete the folder and train again."
+            ) from error
+        return cls(autoencoder, _part(tensors, "optimiser."), settings, origin, index["step"], history)
+
+
+def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
+    """The network of the settings, with fresh weights from torch's random numbers."""
+    encoder = settings.encoder
+    return PatchAutoEncoder(len(origin.channels), origin.patch_size_vox, encoder.code_size, encoder.width)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

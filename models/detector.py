@@ -1,0 +1,356 @@
+"""One one-class SVM at every location of the brain, and its decision function.
+
+``F_v(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers, in scikit-learn's scale; the sum runs over the support
+vectors of location v, which are all that is kept of the controls. Fitting and scoring go through the locations in
+blocks, several at a time, in the compiled core (`ocsvm_numba`).
+
+A control whose latents are all NaN at a location is missing there: that detector is fitted on the others. Any other
+number that is not finite is an error.
+"""
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..data_manifests.errors import UserError
+from . import ocsvm_numba
+from .detector_file import DetectorArrays, DetectorWriter, read_detectors
+from .kernel import checked_gamma
+from .ocsvm_dual import check_nu, named, thread_count
+
+Precision = Literal["float16", "float32"]
+
+_BLOCK_NUMBERS = 2_000_000
+_COEF_STEPS = 65535
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorField:
+    """The detectors of P locations.
+
+    Attributes
+    ----------
+    arrays : DetectorArrays
+        Support vectors of all locations, one location after the other, with what belongs to them; may be memory-mapped.
+    nu : float
+    gamma : float or "scale"
+        As asked for; what each location got stands in ``arrays.gamma``.
+    start : ndarray, (P + 1,)
+        Location v owns the rows ``start[v]`` to ``start[v + 1]`` of the support vectors.
+    """
+
+    arrays: DetectorArrays
+    nu: float
+    gamma: float | str
+    start: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        start = np.zeros(len(self.arrays.n_support) + 1, dtype=np.int64)
+        np.cumsum(self.arrays.n_support, out=start[1:])
+        object.__setattr__(self, "start", start)
+
+    def __len__(self) -> int:
+        """Number of locations."""
+        return len(self.arrays.n_support)
+
+    @property
+    def n_support(self) -> np.ndarray:
+        """Number of support vectors of each location, (P,)."""
+        return np.asarray(self.arrays.n_support, dtype=np.int64)
+
+    @property
+    def offset(self) -> np.ndarray:
+        """Offset of each location, (P,), in scikit-learn's scale."""
+        counts, where = np.unique(self.arrays.n_fitted, return_inverse=True)
+        totals = np.array([ocsvm_numba.spent_mass(self.nu, int(count)) for count in counts])
+        return self.arrays.centred_offset + totals[where]
+
+    @property
+    def precision(self) -> Precision:
+        return "float16" if self.arrays.support_vectors.dtype == np.float16 else "float32"
+
+    def support(self, location: int) -> tuple[np.ndarray, np.ndarray]:
+        """Support vectors (n, d) and dual coefficients (n,) of one location, in float64."""
+        rows = slice(self.start[location], self.start[location + 1])
+        return self.arrays.support_vectors[rows].astype(np.float64), _coefficients(self.arrays.dual_coef[rows])
+
+    def decision_function(self, latents, *, jobs: int | None = None):
+        """F of every location, positive for inliers.
+
+        Parameters
+        ----------
+        latents : (P, d) or (N, P, d)
+            Of one subject or of several: an array or tensor of any float type, or for (N, P, d) anything that
+            `fit_detectors` takes.
+        jobs : int, optional
+            Threads; by default all the cores that the process may use.
+
+        Returns
+        -------
+        ndarray or tensor, (P,) or (N, P), float64
+            A tensor, on the same device, for a tensor. NaN where a subject's latents are missing (all NaN).
+
+        Raises
+        ------
+        UserError
+            Shapes that do not match, or latents that are not finite (names the locations).
+        """
+        if isinstance(latents, torch.Tensor):
+            scores = self.decision_function(_array(latents), jobs=jobs)
+            return torch.from_numpy(scores).to(latents.device)
+        dimension = self.arrays.support_vectors.shape[1]
+        if tuple(latents.shape[-2:]) != (len(self), dimension) or len(latents.shape) not in (2, 3):
+            raise UserError(
+                f"latents have the shape {tuple(latents.shape)}, expected ({len(self)}, {dimension}) for one subject "
+                f"or (N, {len(self)}, {dimension}) for N. Encode them with the encoder and the mask of the detectors."
+            )
+        if len(latents.shape) == 2:
+            return self.decision_function(latents[None], jobs=jobs)[0]
+        subjects = latents.shape[0]
+        scores = np.empty((subjects, len(self)))
+        broken = np.zeros(len(self), dtype=bool)
+
+        def score(start: int, stop: int) -> None:
+            rows = slice(self.start[start], self.start[stop])
+            out = np.empty((subjects, stop - start))
+            ocsvm_numba.score_block(
+                _block(latents, start, stop),
+                _floats(self.arrays.support_vectors[rows]),
+                _coefficients(self.arrays.dual_coef[rows]),
+                self.start[start : stop + 1] - self.start[start],
+                np.ascontiguousarray(self.arrays.centred_offset[start:stop]),
+                np.ascontiguousarray(self.arrays.gamma[start:stop]),
+                out,
+                broken[start:stop],
+            )
+            scores[:, start:stop] = out
+
+        per_location = dimension * (subjects + int(self.start[-1] / max(len(self), 1)) + 1)
+        for _ in _in_order(score, len(self), _BLOCK_NUMBERS // per_location, thread_count(jobs)):
+            pass
+        if broken.any():
+            raise _not_finite(np.flatnonzero(broken))
+        return scores
+
+    def save(self, path: Path) -> Path:
+        """Write to the folder `path` (or, if it ends in .safetensors, that file), whole or not at all; no pickle."""
+        with DetectorWriter(Path(path), self.arrays.support_vectors.shape[1], self.precision) as writer:
+            writer.add_support_vectors(self.arrays.support_vectors)
+            writer.finish(self.arrays, nu=self.nu, gamma=self.gamma)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "DetectorField":
+        """Open saved detectors, memory-mapped.
+
+        Raises
+        ------
+        UserError
+            Missing, damaged, or something else.
+        """
+        arrays, nu, gamma = read_detectors(Path(path))
+        return cls(arrays, nu, gamma)
+
+
+def fit_detectors(
+    latents,
+    *,
+    nu: float,
+    gamma: float | str,
+    jobs: int | None = None,
+    precision: Precision | None = None,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DetectorField:
+    """Fit one one-class SVM at every location.
+
+    Parameters
+    ----------
+    latents : (S, P, d)
+        Latents of S controls: an array, a memory map, a tensor, or anything with `.shape` whose ``[:, a:b]`` gives a
+        block as an array and may be asked from several threads. Read once, in blocks of some megabytes.
+    nu : float
+        In (0, 1].
+    gamma : float or str
+        As in `kernel.kernel_gamma`.
+    jobs : int, optional
+        Threads; by default all the cores that the process may use.
+    precision : {"float16", "float32"}, optional
+        Of the support vectors kept; by default float16 for latents in float16, else float32. The fit itself is in
+        float64.
+    out : Path, optional
+        Write the support vectors there as they are found, and return the saved detectors memory-mapped: for brains
+        whose detectors should not fill the memory.
+    progress : callable, optional
+        Called with (locations done, locations in all).
+
+    Raises
+    ------
+    UserError
+        Wrong shape, nu or gamma out of range, latents that are not finite, or a location where every subject's are
+        missing (both name the locations).
+    """
+    check_nu(nu)
+    shape = tuple(latents.shape)
+    if len(shape) != 3 or 0 in shape:
+        raise UserError(f"latents have the shape {shape}, expected (subjects, locations, dimensions), none of them 0.")
+    subjects, locations, dimension = shape
+    width = checked_gamma(gamma, dimension)
+    if isinstance(latents, torch.Tensor):
+        latents = _array(latents)
+    kept: Precision = precision or ("float16" if getattr(latents, "dtype", None) == np.float16 else "float32")
+
+    def fit(start: int, stop: int) -> DetectorArrays:
+        return _fit_block(_block(latents, start, stop), nu, width, kept, start)
+
+    def parts() -> Iterator[DetectorArrays]:
+        per_block = max(_BLOCK_NUMBERS // (subjects * dimension), 1)
+        for stop, part in _in_order(fit, locations, per_block, thread_count(jobs)):
+            _forget_pages(latents)
+            yield part
+            if progress is not None:
+                progress(stop, locations)
+
+    growing = _Growing(dimension, kept, locations)
+    if out is None:
+        for part in parts():
+            growing.add(part)
+        return DetectorField(growing.arrays(), float(nu), width)
+    with DetectorWriter(Path(out), dimension, kept) as writer:
+        for part in parts():
+            writer.add_support_vectors(part.support_vectors)
+            growing.add(replace(part, support_vectors=part.support_vectors[:0]))
+        writer.finish(growing.arrays(), nu=float(nu), gamma=width)
+    return DetectorField.load(Path(out))
+
+
+def _fit_block(block: np.ndarray, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
+    subjects, n, dimension = block.shape
+    a = np.zeros((n, subjects))
+    offset, width, count = np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
+    by_scale = gamma == "scale"
+    ocsvm_numba.fit_block(block, float(nu), 1.0 if by_scale else float(gamma), by_scale, a, offset, width, count)
+    if (count < 0).any():
+        raise _not_finite(first + np.flatnonzero(count < 0))
+    if (count == 0).any():
+        raise UserError(
+            f"no subject has latents at {named(first + np.flatnonzero(count == 0))}, expected at least one. "
+            "Leave these locations out of the mask."
+        )
+    n_support = (a > 0).sum(axis=1)
+    vectors = np.empty((int(n_support.sum()), dimension), dtype=np.float32)
+    coef = np.empty(len(vectors))
+    ocsvm_numba.gather_support(block, a, vectors, coef)
+    if precision == "float16":
+        if len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
+            raise UserError(
+                f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".'
+            )
+        stored = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
+        vectors = vectors.astype(np.float16)
+    else:
+        stored = coef.astype(np.float32)
+    return DetectorArrays(vectors, stored, n_support.astype(np.int32), offset, width, count.astype(np.int32))
+
+
+class _Growing:
+    """Arrays that grow block by block without being copied: numpy's resize lets large memory grow in place."""
+
+    def __init__(self, dimension: int, precision: Precision, locations: int):
+        self._vectors = np.empty((0, dimension), dtype=precision)
+        self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
+        self._n_support = np.empty(locations, dtype=np.int32)
+        self._offset = np.empty(locations)
+        self._gamma = np.empty(locations)
+        self._n_fitted = np.empty(locations, dtype=np.int32)
+        self._done = 0
+
+    def add(self, part: DetectorArrays) -> None:
+        _append(self._vectors, part.support_vectors)
+        _append(self._coef, part.dual_coef)
+        here = slice(self._done, self._done + len(part.n_support))
+        self._n_support[here] = part.n_support
+        self._offset[here] = part.centred_offset
+        self._gamma[here] = part.gamma
+        self._n_fitted[here] = part.n_fitted
+        self._done = here.stop
+
+    def arrays(self) -> DetectorArrays:
+        return DetectorArrays(self._vectors, self._coef, self._n_support, self._offset, self._gamma, self._n_fitted)
+
+
+def _append(array: np.ndarray, more: np.ndarray) -> None:
+    before = len(array)
+    array.resize((before + len(more), *array.shape[1:]), refcheck=False)
+    array[before:] = more
+
+
+def _in_order(function, count: int, step: int, jobs: int):
+    """Yield (stop, function(start, stop)) over ``range(count)`` in order, at most a few blocks ahead."""
+    step = max(min(step, -(-count // jobs)), 1)
+    spans = [(start, min(start + step, count)) for start in range(0, count, step)]
+    if jobs == 1 or len(spans) == 1:
+        for start, stop in spans:
+            yield stop, function(start, stop)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: deque = deque()
+        try:
+            for start, stop in spans:
+                waiting.append((stop, pool.submit(function, start, stop)))
+                if len(waiting) > 2 * jobs:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _block(latents, start: int, stop: int) -> np.ndarray:
+    """Latents (N, stop - start, d) as float32, or as float64 where they are."""
+    return _floats(np.asarray(latents[:, start:stop]))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.float16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        wide = np.empty(bits.shape, dtype=np.float32)
+        ocsvm_numba.widen_half(bits.reshape(-1), wide.reshape(-1))
+        return wide
+    return np.ascontiguousarray(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def _coefficients(stored: np.ndarray) -> np.ndarray:
+    """Dual coefficients in float64: stored as float32, or in steps of 1/65535."""
+    return stored / _COEF_STEPS if stored.dtype == np.uint16 else stored.astype(np.float64)
+
+
+def _array(latents: torch.Tensor) -> np.ndarray:
+    latents = latents.detach().cpu()
+    return (latents.to(torch.float32) if latents.dtype == torch.bfloat16 else latents).numpy()
+
+
+def _forget_pages(latents) -> None:
+    """Give back the pages of a memory map that were read: they would count as this process's memory."""
+    mapped = getattr(latents, "_mmap", None)
+    shared = isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+")
+    if shared and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _not_finite(locations: np.ndarray) -> UserError:
+    return UserError(
+        f"latents are NaN or infinite at {named(locations)}, expected finite numbers, or nothing but NaN where a "
+        "subject is missing. Check the encoder."
+    )

@@ -1,0 +1,166 @@
+"""How detectors lie on disk: one safetensors file and one JSON file.
+
+The support vectors are written as they come, ahead of all else, so that a brain's worth of them need not fit into
+memory; the header, whose place is held by spaces (which the format allows), is filled in at the end. Reading maps the
+file: opening detectors runs no code and reads no support vectors.
+"""
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from ..data_manifests.errors import UserError
+
+_FORMAT = "voxout.detectors"
+_VERSION = 1
+_HEADER_BYTES = 2048
+_NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "uint16": "U16"}
+_TYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorArrays:
+    """The numbers of a detector field: P locations, N support vectors in all.
+
+    Attributes
+    ----------
+    support_vectors : ndarray, (N, d), float16 or float32
+    dual_coef : ndarray, (N,)
+        uint16, in steps of 1/65535, beside float16 support vectors; else float32.
+    n_support : ndarray, (P,), int32
+    centred_offset : ndarray, (P,), float64
+        scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
+    gamma : ndarray, (P,), float64
+    n_fitted : ndarray, (P,), int32
+        Subjects that the location was fitted on.
+    """
+
+    support_vectors: np.ndarray
+    dual_coef: np.ndarray
+    n_support: np.ndarray
+    centred_offset: np.ndarray
+    gamma: np.ndarray
+    n_fitted: np.ndarray
+
+
+class DetectorWriter:
+    """Write detectors under temporary names; `finish` puts them in place. To be closed, or used in a with block."""
+
+    def __init__(self, path: Path, dimension: int, precision: str):
+        self._tensors, self._json = _files(path)
+        self._tensors.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self._tensors.with_name(f".{os.getpid()}-{self._tensors.name}")
+        self._dimension = dimension
+        self._dtype = np.dtype(precision)
+        self._rows = 0
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by close)
+        self._file.write(b" " * (8 + _HEADER_BYTES))
+
+    def __enter__(self) -> "DetectorWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def add_support_vectors(self, vectors: np.ndarray) -> None:
+        """Append rows (n, d)."""
+        np.ascontiguousarray(vectors, dtype=self._dtype).tofile(self._file)
+        self._rows += len(vectors)
+
+    def finish(self, arrays: DetectorArrays, *, nu: float, gamma: float | str) -> None:
+        """Write all but the support vectors, which must have been added, and put the files in place."""
+        header: dict[str, dict] = {}
+        at = 0
+
+        def note(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+            nonlocal at
+            size = int(np.prod(shape)) * dtype.itemsize
+            header[name] = {"dtype": _NAMES[dtype.name], "shape": list(shape), "data_offsets": [at, at + size]}
+            at += size
+
+        note("support_vectors", self._dtype, (self._rows, self._dimension))
+        # The widest numbers first keeps every array aligned.
+        names = sorted((f.name for f in fields(arrays)), key=lambda name: -getattr(arrays, name).dtype.itemsize)
+        padding = -at % 8
+        if padding:
+            note("padding", np.dtype("uint16"), (padding // 2,))
+            self._file.write(bytes(padding))
+        for name in names:
+            if name != "support_vectors":
+                array = getattr(arrays, name)
+                note(name, array.dtype, array.shape)
+                np.ascontiguousarray(array).tofile(self._file)
+        text = json.dumps(header).encode()
+        self._file.seek(0)
+        self._file.write(_HEADER_BYTES.to_bytes(8, "little") + text.ljust(_HEADER_BYTES))
+        self._file.close()
+        described = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "nu": nu,
+            "gamma": gamma,
+            "locations": len(arrays.n_support),
+            "dimension": self._dimension,
+            "support_vectors": self._rows,
+            "precision": self._dtype.name,
+        }
+        temporary_json = self._json.with_name(f".{os.getpid()}-{self._json.name}")
+        temporary_json.write_text(json.dumps(described, indent=2) + "\n")
+        os.replace(self._temporary, self._tensors)
+        os.replace(temporary_json, self._json)
+
+    def close(self) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
+    """Map saved detectors: (arrays, nu, gamma).
+
+    Raises
+    ------
+    UserError
+        Missing, damaged, or something else.
+    """
+    tensors, described = _files(path)
+    for file in (tensors, described):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, expected saved detectors. Check the path, or fit them first.")
+    try:
+        notes = json.loads(described.read_text())
+        with open(tensors, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > 100_000_000:
+                raise ValueError("the header is too long")
+            header = json.loads(file.read(length))
+        if notes["format"] != _FORMAT or notes["version"] != _VERSION:
+            raise ValueError(f"{notes['format']} version {notes['version']}")
+        mapped = {f.name: _mapped(tensors, 8 + length, header[f.name]) for f in fields(DetectorArrays)}
+        arrays = DetectorArrays(**mapped)
+        gamma = notes["gamma"]
+        if arrays.support_vectors.shape != (notes["support_vectors"], notes["dimension"]):
+            raise ValueError("the two files do not belong together")
+        if int(arrays.n_support.sum(dtype=np.int64)) != notes["support_vectors"]:
+            raise ValueError("support vectors are missing")
+        return arrays, float(notes["nu"]), gamma if gamma == "scale" else float(gamma)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path}: not readable as detectors ({(str(error) or type(error).__name__).splitlines()[0]}), "
+            f"expected {_FORMAT} version {_VERSION}. Copy them again, or fit them again."
+        ) from error
+
+
+def _mapped(path: Path, begin: int, entry: dict) -> np.ndarray:
+    dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+    if 0 in shape:
+        return np.empty(shape, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=begin + entry["data_offsets"][0], shape=shape)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    if path.suffix == ".safetensors":
+        return path, path.with_suffix(".json")
+    return path / "detectors.safetensors", path / "detectors.json"

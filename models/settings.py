@@ -1,0 +1,107 @@
+"""Settings of the `models` section of a configuration."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ..data_manifests.settings import Section
+
+_PER_DIMENSION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*d\s*")
+
+
+def _checked_gamma(gamma: float | str) -> float | str:
+    resolve_gamma(gamma, 1)
+    return gamma
+
+
+def resolve_gamma(gamma: float | str, dimension: int) -> float | str:
+    """Turn ``"0.1/d"`` into a number for latents of `dimension` numbers; leave numbers, "scale" and "auto" alone."""
+    if gamma in ("scale", "auto"):
+        return gamma
+    value = gamma
+    if isinstance(gamma, str):
+        match = _PER_DIMENSION.fullmatch(gamma)
+        if match is None:
+            raise ValueError(f'gamma is "{gamma}", expected a number, "scale", "auto" or a number a dimension: "0.1/d"')
+        value = float(match.group(1)) / dimension
+    if not 0 < float(value) < float("inf"):
+        raise ValueError(f"gamma is {gamma}, expected a number above 0")
+    return float(value)
+
+
+Gamma = Annotated[float | str, AfterValidator(_checked_gamma)]
+"""Width of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
+
+
+class EncoderSettings(Section):
+    """The patch auto-encoder."""
+
+    patch_size_mm: Annotated[float, Field(gt=0)] = 10.0
+    """Edge of the axial patch; converted to the nearest odd number of voxels."""
+    code_size: Annotated[int, Field(ge=1)] = 16
+    width: Literal["paper", "wide"] = "wide"
+    """Filters before the code. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more of them, same depth."""
+
+
+class GuidanceSettings(Section):
+    """The one-class SVM that guides training (method section 3: the authors' scale of lambda)."""
+
+    weight: Annotated[float, Field(ge=0)] = 1e-4
+    """lambda; 0 leaves a plain auto-encoder."""
+    nu: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Gamma = "scale"
+    support_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the controls of a batch that solve the dual; the rest carry the loss."""
+    expander_only_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the guided steps with (expander, compactor) = (1, 0) before (1, 1)."""
+    freeze_norm: bool = True
+    """Hold the batch-norm statistics during guidance: co-located batches are no sample of the brain."""
+
+
+class TrainingSettings(Section):
+    pretraining_steps: Annotated[int, Field(ge=0)] = 3000
+    """Steps on patches of mixed locations, reconstruction only."""
+    guided_steps: Annotated[int, Field(ge=0)] = 600
+    """Steps on co-located batches with the guidance loss."""
+    patches_per_step: Annotated[int, Field(ge=2)] = 1024
+    locations_per_step: Annotated[int, Field(ge=1)] = 32
+    controls_per_location: Annotated[int, Field(ge=3)] = 64
+    """Controls drawn at each location of a guided step, where the cohort has as many."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    siamese_weight: Annotated[float, Field(ge=0)] = 0.0
+    """kappa, the weight of 1 - cos between co-located codes."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+
+
+class DetectorSettings(Section):
+    """One one-class SVM at every location."""
+
+    nu: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Gamma = "0.1/d"
+    read_out: Literal["whitened", "raw"] = "whitened"
+    """`whitened`: codes are whitened per location, with covariances pooled over neighbours, before the kernel."""
+    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Weight of the whole brain's covariance in each location's."""
+    precision: Literal["float16", "float32"] = "float16"
+
+
+class ModelSettings(Section):
+    encoder: EncoderSettings = EncoderSettings()
+    guidance: GuidanceSettings = GuidanceSettings()
+    training: TrainingSettings = TrainingSettings()
+    detector: DetectorSettings = DetectorSettings()
+
+    @model_validator(mode="after")
+    def _needs_pretraining(self) -> "ModelSettings":
+        if self.training.pretraining_steps > 0:
+            return self
+        if self.training.guided_steps == 0 or self.guidance.weight == self.training.siamese_weight == 0:
+            raise ValueError("training.pretraining_steps is 0 and no guided steps follow, expected steps to train for")
+        if self.guidance.freeze_norm:
+            raise ValueError(
+                "training.pretraining_steps is 0 and guidance.freeze_norm true: the batch norms would be held before "
+                "they have seen a patch. Set freeze_norm to false"
+            )
+        return self

@@ -1,0 +1,218 @@
+"""Codes on a common scale: at every location, mean 0 and covariance 1 over the controls.
+
+Some tens of controls give a poor covariance at one voxel. Each location therefore takes its own mean, and pools the
+second moments about that mean over its 3x3x3 neighbours. With the neighbours' means at a distance from its own, this
+counts both the spread between subjects and the change from voxel to voxel: a head that is a voxel out of place is not
+yet an anomaly.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from ..preprocessing.patch_grid import PatchGrid
+from .latent_store import LatentStore
+
+_FLOOR = 1e-4
+"""Added to every eigenvalue, as a share of the brain's mean variance."""
+_NUMBERS_AT_ONCE = 32_000_000
+_LOCATIONS_AT_ONCE = 32_768
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """An affine map at each location.
+
+    Attributes
+    ----------
+    mean : ndarray, (P, d), float32
+    factor : ndarray, (P, d, d), float16
+        Inverse of the covariance's Cholesky factor, lower triangular: ``factor @ (z - mean)``.
+    mask_hash : str
+        Of the `PatchGrid` whose locations these are.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+    mask_hash: str
+
+    def apply(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Whiten the codes of locations ``start:stop``.
+
+        Parameters
+        ----------
+        latents : ndarray, (..., stop - start, d)
+        start, stop : int
+
+        Returns
+        -------
+        ndarray, (..., stop - start, d), float32
+            Mahalanobis distances became Euclidean ones.
+        """
+        stop = len(self.mean) if stop is None else stop
+        if latents.shape[-2:] != (stop - start, self.mean.shape[1]):
+            raise ValueError(f"latents {latents.shape} do not end in {(stop - start, self.mean.shape[1])}")
+        out = np.empty(latents.shape, np.float32)
+        for a in range(start, stop, _LOCATIONS_AT_ONCE):
+            b = min(a + _LOCATIONS_AT_ONCE, stop)
+            here = slice(a - start, b - start)
+            centred = np.asarray(latents[..., here, :], np.float32) - self.mean[a:b]
+            flat = torch.from_numpy(centred.reshape(-1, b - a, centred.shape[-1])).permute(1, 2, 0)
+            white = torch.from_numpy(self.factor[a:b].astype(np.float32)) @ flat
+            out[..., here, :] = white.permute(2, 0, 1).numpy().reshape(centred.shape)
+        return out
+
+    def save(self, path: Path) -> Path:
+        """Write one safetensors file, whole or not at all."""
+        with written_whole(path) as temporary:
+            save_file({"mean": self.mean, "factor": self.factor}, temporary, {"mask_hash": self.mask_hash})
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Whitening":
+        """Read what `save` wrote."""
+        if not path.exists():
+            raise UserError(f"{path}: no such file. Run the stage fit first.")
+        with safe_open(path, framework="numpy") as file:
+            return cls(file.get_tensor("mean"), file.get_tensor("factor"), file.metadata()["mask_hash"])
+
+
+@dataclass(frozen=True, eq=False)
+class WhitenedLatents:
+    """A latent store seen through a whitening; whitened block by block as it is read."""
+
+    latents: LatentStore | np.ndarray
+    whitening: Whitening
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(S, P, d)."""
+        return self.latents.shape  # type: ignore[return-value]
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        """``latents[:, a:b]``, (S, b - a, d) float32."""
+        start, stop, _ = index[1].indices(self.shape[1])
+        return self.whitening.apply(self.latents[index], start, stop)
+
+
+def fit_whitening(latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinkage: float) -> Whitening:
+    """Estimate means and pooled covariances from the controls' codes.
+
+    Parameters
+    ----------
+    latents : (S, P, d)
+        Read in blocks; memory grows with the result, not with S * P.
+    grid : PatchGrid
+    shrinkage : float in [0, 1]
+        Weight of the whole brain's average covariance in each location's, brought to the location's own variance:
+        white matter varies little, and the brain's average itself would drown its covariance.
+
+    Returns
+    -------
+    Whitening
+
+    Raises
+    ------
+    UserError
+        Fewer than two subjects, codes of another mask, or codes that are all alike.
+    """
+    n_subjects, n_locations, dimension = latents.shape
+    if n_subjects < 2:
+        raise UserError(f"Whitening: {n_subjects} control, expected at least 2. Add controls to the training split.")
+    if n_locations != grid.size or getattr(latents, "mask_hash", grid.mask_hash) != grid.mask_hash:
+        raise UserError(
+            f"Whitening: the codes are of {n_locations} locations and another mask than the grid's ({grid.size} "
+            "locations). Encode the subjects again."
+        )
+    mean = np.empty((n_locations, dimension), np.float32)
+    rows, columns = np.tril_indices(dimension)
+    pooled = np.empty((n_locations, len(rows)), np.float32)
+    for slab in _slabs(grid, len(rows) + dimension):
+        slab_mean, slab_pooled = _pooled_moments(latents, grid, slab, rows, columns)
+        mean[slab.start : slab.stop], pooled[slab.start : slab.stop] = slab_mean, slab_pooled
+    diagonal = np.flatnonzero(rows == columns)
+    brain = pooled.mean(axis=0, dtype=np.float64)
+    variance = brain[diagonal].mean()
+    if not variance > 0:
+        raise UserError("Whitening: all codes are alike, expected some that differ. Train the encoder again.")
+    floor = _FLOOR * variance * np.eye(dimension)
+    factor = np.empty((n_locations, dimension, dimension), np.float16)
+    for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
+        b = min(a + _LOCATIONS_AT_ONCE, n_locations)
+        own = pooled[a:b].astype(np.float64)
+        scale = own[:, diagonal].mean(axis=1, keepdims=True) / variance
+        covariance = np.empty((b - a, dimension, dimension))
+        covariance[:, rows, columns] = (1 - shrinkage) * own + shrinkage * scale * brain
+        covariance[:, columns, rows] = covariance[:, rows, columns]
+        cholesky = torch.linalg.cholesky(torch.from_numpy(covariance + floor))
+        inverse = torch.linalg.solve_triangular(cholesky, torch.eye(dimension, dtype=torch.float64), upper=False)
+        factor[a:b] = inverse.numpy()
+    return Whitening(mean, factor, grid.mask_hash)
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """Locations ``start:stop`` fill the planes ``x_low:x_high``: C order makes a run of planes one run of locations."""
+
+    x_low: int
+    x_high: int
+    start: int
+    stop: int
+
+
+def _slabs(grid: PatchGrid, numbers_per_voxel: int) -> list[_Slab]:
+    _, size_y, size_z = grid.grid.size_vox
+    thickness = max(1, _NUMBERS_AT_ONCE // (size_y * size_z * numbers_per_voxel) - 2)
+    x = grid.locations[:, 0]
+    slabs = []
+    for x_low in range(int(x[0]), int(x[-1]) + 1, thickness):
+        start, stop = np.searchsorted(x, [x_low, x_low + thickness])
+        if stop > start:
+            slabs.append(_Slab(x_low, x_low + thickness, int(start), int(stop)))
+    return slabs
+
+
+def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
+    """Means (n, d), and pooled second moments about them, (n, d(d+1)/2), of one slab."""
+    x = grid.locations[:, 0]
+    # One plane more on either side: the slab's neighbours.
+    first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
+    block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
+    if not bool(torch.isfinite(block).all()):
+        raise UserError("Whitening: codes are not finite, expected finite ones. Encode the subjects again.")
+    means = block.mean(dim=2)
+    # About one common centre, so that a mean far from 0 costs no digits.
+    centre = means.mean(dim=0)
+    block, local = block - means[:, :, None], (means - centre).numpy()
+    within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns] / (block.shape[2] - 1)
+    moments = np.concatenate([within + local[:, rows] * local[:, columns], local], axis=1)
+    here = slice(slab.start - first, slab.stop - first)
+    summed = _sum_over_neighbours(moments, grid.locations[first:last])[here]
+    counted = _sum_over_neighbours(np.ones((len(moments), 1), np.float32), grid.locations[first:last])[here]
+    second, neighbours = np.split(summed / counted, [len(rows)], axis=1)
+    own = local[here]
+    # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
+    cross = own[:, rows] * neighbours[:, columns] + neighbours[:, rows] * own[:, columns]
+    return means.numpy()[here], second - cross + own[:, rows] * own[:, columns]
+
+
+def _sum_over_neighbours(values: np.ndarray, locations: np.ndarray) -> np.ndarray:
+    """Sums of (n, k) values over each location's 3x3x3 neighbourhood, itself included; beyond the locations, 0."""
+    low = locations.min(axis=0) - 1
+    size = locations.max(axis=0) - low + 2
+    index = tuple((locations - low).T)
+    box = np.zeros((*size, values.shape[1]), np.float32)
+    box[index] = values
+    for axis in range(3):
+        lines = np.moveaxis(box, axis, 0)
+        summed = lines.copy()
+        summed[1:] += lines[:-1]
+        summed[:-1] += lines[1:]
+        box = np.moveaxis(summed, 0, axis)
+    return box[index]

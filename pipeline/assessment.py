@@ -1,0 +1,210 @@
+"""The last two stages: maps against lesion masks, and everything on one page."""
+
+from datetime import datetime
+from functools import partial
+
+import yaml
+
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.volume import Volume, read_mask, read_volume
+from ..evaluation.metric_words import METRICS, is_oracle
+from ..evaluation.report import (
+    CohortReport,
+    ReportSubject,
+    StageTime,
+    SubjectImages,
+    TrainingCurve,
+    write_report,
+)
+from ..evaluation.score_cohort import CohortScores, score_cohort
+from ..evaluation.score_subject import SubjectScores, score_map
+from ..evaluation.tables import write_scores
+from .config import Config, load_config
+from .console import Progress
+from .records import Failure, StageRecord
+from .run import Run, Work
+from .titles import STAGE_TITLES
+
+_HEADLINES = (
+    "auroc",
+    "auroc_per_subject_mean",
+    "average_precision",
+    "prevalence",
+    "best_dice_pooled",
+    "dice_at_healthy_threshold",
+    "lesion_sensitivity",
+    "false_clusters_per_healthy_subject",
+)
+
+
+def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
+    """Score every map against its lesion mask; a control has none. Writes the tables and each subject's counts."""
+    settings = run.config.evaluation
+    scores: list[SubjectScores] = []
+    failed: list[Failure] = []
+    for done, key in enumerate(keys):
+        progress(done, len(keys), key)
+        try:
+            subject = run.manifest[key]
+            scored = score_map(key, *_maps_and_masks(subject, run.out, settings.space), settings, group=subject.group)
+            scored.save(run.out.subject_scores(key))
+            scores.append(scored)
+        except SubjectError as error:
+            failed.append(Failure(key, "score", str(error)))
+        except UserError as error:
+            failed.append(Failure(key, "score", f"{key}: {error}"))
+    if not scores:
+        raise UserError([failure.reason for failure in failed])
+    cohort = score_cohort(scores, settings, seed=run.config.seed)
+    write_scores(run.out.scores, cohort)
+    return Work(
+        outputs=[run.out.scores],
+        done=tuple(s.key for s in scores),
+        failed=tuple(failed),
+        summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "
+        f"{sum(s.is_healthy for s in scores)} healthy scans",
+    )
+
+
+def load_scores(out: OutputFolder, config: Config) -> CohortScores:
+    """The cohort's figures, from the counts that the stage score left."""
+    subjects = [SubjectScores.load(path) for path in sorted(out.subject_scores("").parent.glob("*.npz"))]
+    return score_cohort(subjects, config.evaluation, seed=config.seed)
+
+
+def figures_in_words(out: OutputFolder) -> list[str]:
+    """The main figures, a line each, for the end of a run."""
+    scores = load_scores(out, load_config(out.config))
+    width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
+    lines = [f"figures ({scores.space} space, inside the {scores.mask}; 95 % intervals over subjects)"]
+    for name in _HEADLINES:
+        estimate = scores.estimates[name]
+        label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
+        if estimate.value is None:
+            text = f"not defined: {estimate.reason_undefined}"
+        elif estimate.ci_low is None:
+            text = f"{estimate.value:.3g}"
+        else:
+            text = f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g})"
+        lines.append(f"  {label:<{width}}  {text}")
+    return lines
+
+
+def write_cohort_report(run: Run) -> None:
+    """One page: figures, cohort, training, pictures, failures, costs, settings."""
+    records = {name: StageRecord.read(run.out.record(name)) for name in STAGE_TITLES}
+    trained = {name: StageRecord.read(run.model.record(name)) for name in STAGE_TITLES} | {
+        name: record for name, record in records.items() if record is not None
+    }
+    scores = load_scores(run.out, run.config)
+    done = [record for record in trained.values() if record is not None]
+    failures = {failure.key: failure for record in reversed(done) for failure in record.failed}
+    models = run.config.models
+    write_report(
+        run.out.report,
+        CohortReport(
+            title="Anomaly maps",
+            created=datetime.now().astimezone(),
+            subjects=[_report_subject(subject, run, scores) for subject in run.manifest],
+            scores=scores,
+            summary={
+                "Template grid": f"MNI152, {run.config.preprocessing.spacing_mm:g} mm",
+                "Modalities": ", ".join(run.config.preprocessing.modalities),
+                "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
+                "Code": f"{models.encoder.code_size} numbers",
+                "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
+                "Detectors": f"one-class SVM, nu {models.detector.nu:g}, gamma {models.detector.gamma}, "
+                f"{models.detector.read_out} codes",
+                "Scored in": f"{scores.space} space, inside the {scores.mask}",
+            },
+            training=_training_curves(run.model),
+            stages=[
+                StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
+                for r in done
+            ],
+            failures=list(failures.values()),
+            warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
+            settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
+            versions=next((record.versions for record in done if record.versions), {}),
+        ),
+    )
+
+
+def _maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
+    """Map, evaluation mask, truth and coverage of one subject, all on one grid."""
+    if space == "native":
+        truth = read_mask(subject.lesion_mask) if subject.lesion_mask else None
+        return (
+            read_volume(out.native_map(subject)),
+            read_mask(out.native_brain_mask(subject)),
+            truth,
+            read_mask(out.native_coverage(subject)),
+        )
+    return (
+        read_volume(out.template_map(subject)),
+        read_mask(out.prepared_brain_mask(subject)),
+        _prepared_lesions(subject, out),
+        read_mask(out.template_coverage(subject)),
+    )
+
+
+def _prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None:
+    path = out.prepared_lesion_mask(subject)
+    return read_mask(path) if path.is_file() else None
+
+
+def _report_subject(subject: SubjectRecord, run: Run, scores: CohortScores) -> ReportSubject:
+    from ..preprocessing.quality import Quality
+
+    prepared = run.out.quality(subject).is_file()
+    quality = Quality.load(run.out.quality(subject)) if prepared else None
+    by_key = {scored.key: scored for scored in scores.subjects}
+    mapped = subject.key in by_key
+    role = "patient" if subject.group == "patient" else "held-out control" if mapped else "training control"
+    return ReportSubject(
+        key=subject.key,
+        group=subject.group,
+        role=role,
+        site=subject.site,
+        age=subject.age,
+        sex=subject.sex,
+        quality_verdict=quality.verdict if quality else None,
+        quality_reasons=quality.reasons if quality else (),
+        quality_picture=run.out.quality_picture(subject) if prepared else None,
+        brain_volume_ml=quality.brain_ml if quality else None,
+        scores=by_key.get(subject.key),
+        images=partial(_images, subject, run) if mapped else None,
+    )
+
+
+def _images(subject: SubjectRecord, run: Run) -> SubjectImages:
+    # Drawn on the template grid: there, slices of different people show the same place.
+    return SubjectImages(
+        scan=read_volume(run.out.prepared_image(subject, run.config.preprocessing.modalities[0])),
+        map=read_volume(run.out.template_map(subject)),
+        brain_mask=read_mask(run.out.prepared_brain_mask(subject)),
+        covered=read_mask(run.out.template_coverage(subject)),
+        lesion_mask=_prepared_lesions(subject, run.out),
+    )
+
+
+def _training_curves(model: OutputFolder) -> list[TrainingCurve]:
+    from ..models.checkpoint import Checkpoint
+
+    history = Checkpoint.load(model.encoder).history
+
+    def curve(panel: str, name: str, quantity: str, unit: str, *, log_scale: bool = False) -> TrainingCurve:
+        points = [(row.step, getattr(row, quantity)) for row in history]
+        steps, values = zip(*[point for point in points if point[1] is not None] or [(0, 0.0)], strict=True)
+        return TrainingCurve(panel, name, steps, values, unit, log_scale)
+
+    return [
+        curve("Reconstruction error", "training", "mse_train", "MSE", log_scale=True),
+        curve("Reconstruction error", "held-out", "mse_held_out", "MSE", log_scale=True),
+        curve("Guidance", "guidance loss", "guidance", "loss"),
+        curve("Controls outside the boundary", "share", "outside_share", "share"),
+        curve("Kernel between controls", "mean off-diagonal", "kernel_mean", "k"),
+        curve("Codes", "effective rank", "effective_rank", "dimensions"),
+    ]

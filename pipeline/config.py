@@ -1,0 +1,127 @@
+"""The configuration of a run: one section a folder, read from YAML, frozen.
+
+The resolved configuration is saved with the run and is the run. Paths, devices and numbers of jobs are arguments of
+the command line, never configuration: the same configuration gives the same result elsewhere.
+"""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from ..data_manifests.settings import DataSettings, Section
+from ..evaluation.settings import EvaluationSettings
+from ..models.settings import ModelSettings
+from ..preprocessing.settings import PreprocessingSettings
+from . import presets
+
+
+class Config(Section):
+    """Everything that decides the result of a run."""
+
+    seed: int = 0
+    data_manifests: DataSettings = DataSettings()
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    models: ModelSettings = ModelSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names that ``--preset`` knows."""
+    files = resources.files(presets).iterdir()
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+
+
+def load_config(
+    path: Path | None = None, *, preset: str | None = None, overrides: Sequence[str] = (), seed: int | None = None
+) -> Config:
+    """Resolve a configuration: defaults, then the preset, then the file, then ``--set name=value``, then the seed.
+
+    Raises
+    ------
+    UserError
+        All problems at once, misspelt names with the nearest valid one.
+    """
+    values: dict[str, Any] = {}
+    if preset is not None:
+        _merge(values, _read_preset(preset))
+    if path is not None:
+        _merge(values, _read_yaml(path))
+    for override in overrides:
+        _merge(values, _parsed_override(override))
+    if seed is not None:
+        values["seed"] = seed
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError([_sentence(problem) for problem in error.errors()]) from error
+
+
+def save_config(path: Path, config: Config) -> None:
+    """Write the resolved configuration, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        raise UserError(f'Preset "{name}" is not known. Choose one of: {", ".join(preset_names())}.')
+    return yaml.safe_load(resources.files(presets).joinpath(f"{name}.yaml").read_text()) or {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file. Check the path after --config.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())}). Mend it there.") from error
+    if values is not None and not isinstance(values, dict):
+        raise UserError(
+            f"{path}: holds a {type(values).__name__}, expected sections: {', '.join(Config.model_fields)}."
+        )
+    return values or {}
+
+
+def _parsed_override(override: str) -> dict[str, Any]:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UserError(f'--set {override}: expected NAME=VALUE, as in "--set models.detector.nu=0.05".')
+    value = yaml.safe_load(text)
+    for part in reversed(name.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> None:
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
+
+
+def _sentence(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _field_names(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        if near:
+            return f"Setting {name} is not known. Did you mean {'.'.join([*location[:-1], near[0]])}?"
+        return f"Setting {name} is not known. Known there are {', '.join(known)}."
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"Setting {name} is {problem['input']!r}, expected {message.removeprefix('a valid ')}."
+
+
+def _field_names(location: Sequence[str]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,75 @@
+"""What the user sees while a run goes on: bars on a terminal, plain lines elsewhere, and a JSON-lines log always."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+Progress = Callable[..., None]
+"""Called as ``progress(done, total, *what)``."""
+
+
+class Console:
+    """Says what happens, once for people and once for machines.
+
+    Parameters
+    ----------
+    log : Path or None
+        JSON-lines file; appended to.
+    verbosity : int
+        -1 only results and errors, 0 a line a stage, 1 a line a subject.
+    """
+
+    def __init__(self, log: Path | None = None, verbosity: int = 0):
+        self.verbosity = verbosity
+        self._log = log
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+
+    def say(self, text: str, *, level: int = 0, **facts: object) -> None:
+        """Print a line (unless it is above the verbosity) and log it with its facts."""
+        if level <= self.verbosity:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        self._write(text, facts)
+
+    def warn(self, text: str, **facts: object) -> None:
+        """A line that even a quiet run prints, on standard error."""
+        tqdm.write(text, file=sys.stderr)
+        self._write(text, {"warning": True, **facts})
+
+    @contextmanager
+    def progress(self, label: str, unit: str = "") -> Iterator[Progress]:
+        """Show the progress of a block; the total may come with the first call."""
+        if self.verbosity < 0:
+            yield lambda done, total, *what: None
+        elif sys.stderr.isatty():
+            with tqdm(desc=label, unit=unit or "it", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+
+                def move_bar(done: int, total: int, *what: object) -> None:
+                    bar.total = total
+                    bar.set_postfix_str(" ".join(str(part) for part in what), refresh=False)
+                    bar.update(done - bar.n)
+
+                yield move_bar
+        else:
+            spoken = time.monotonic()
+
+            def speak(done: int, total: int, *what: object) -> None:
+                nonlocal spoken
+                if time.monotonic() - spoken > 20 and done < total:
+                    spoken = time.monotonic()
+                    print(f"  {label}: {done} of {total}", flush=True)
+
+            yield speak
+
+    def _write(self, text: str, facts: dict[str, object]) -> None:
+        if self._log is not None:
+            line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, default=str) + "\n")

@@ -1,0 +1,85 @@
+"""From a trained encoder to detectors, and from detectors to the maps of one subject."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from ..models.anomaly_map import score_subject
+from ..models.checkpoint import Checkpoint
+from ..models.dense_encoding import encode_densely
+from ..models.detector import DetectorField, fit_detectors
+from ..models.latent_store import LatentStore
+from ..models.settings import resolve_gamma
+from ..models.whitening import WhitenedLatents, Whitening, fit_whitening
+from ..preprocessing.patch_store import PatchStore
+from ..preprocessing.registration import TemplateTransform
+from .config import Config
+from .console import Progress
+
+_FIELD, _WHITENING = "field", "whitening.safetensors"
+
+
+def fit_model(
+    config: Config, out: OutputFolder, train: Sequence[str], *, device: str, jobs: int, progress: Progress
+) -> DetectorField:
+    """Encode every location of every training control; fit one one-class SVM a location; write both."""
+    settings = config.models.detector
+    store = PatchStore.open(out.patches)
+    encoder = Checkpoint.load(out.encoder, device=device).encoder
+    latents = LatentStore.create(out.latents, store.grid, encoder.code_size)
+    for key, row in zip(train, store.index(train), strict=True):
+        volume = torch.from_numpy(store.volumes[row].astype(np.float32))
+        latents.write(key, encode_densely(encoder, volume, store.grid, device=device).numpy())
+    codes = LatentStore.open(out.latents, train, store.grid)
+    if settings.read_out == "whitened":
+        whitening = fit_whitening(codes, store.grid, shrinkage=settings.shrinkage)
+        whitening.save(out.detectors / _WHITENING)
+        codes = WhitenedLatents(codes, whitening)
+    detectors = fit_detectors(
+        codes,
+        nu=settings.nu,
+        gamma=resolve_gamma(settings.gamma, encoder.code_size),
+        jobs=jobs,
+        precision=settings.precision,
+        progress=progress,
+    )
+    detectors.save(out.detectors / _FIELD)
+    return detectors
+
+
+def map_subject(
+    subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
+) -> list[Path]:
+    """Score every location of one subject; write the template map, the native map and its coverage.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    grid = PatchStore.open(model.patches).grid
+    encoder = Checkpoint.load(model.encoder, device=device).encoder
+    whitened = (model.detectors / _WHITENING).exists()
+    whitening = Whitening.load(model.detectors / _WHITENING) if whitened else None
+    detectors = DetectorField.load(model.detectors / _FIELD)
+
+    images = [read_volume(out.prepared_image(subject, m)).voxels for m in config.preprocessing.modalities]
+    codes = encode_densely(encoder, torch.from_numpy(np.stack(images)), grid, device=device).numpy()
+    template_map = score_subject(detectors, codes, grid, whitening)
+    # A score means something where the model has a detector and the subject has brain.
+    known = template_map.with_voxels(grid.brain_mask & read_mask(out.prepared_brain_mask(subject)).voxels)
+    template_map = template_map.with_voxels(np.where(known.voxels, template_map.voxels, 0).astype(np.float32))
+
+    transform = TemplateTransform.load(out.transform_folder(subject))
+    native_map, coverage = transform.scores_to_native(template_map, known, read_grid(subject.images["t1w"]))
+    return [
+        write_volume(out.template_map(subject), template_map),
+        write_volume(out.template_coverage(subject), known),
+        write_volume(out.native_map(subject), native_map),
+        write_volume(out.native_coverage(subject), coverage),
+    ]

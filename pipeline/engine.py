@@ -1,0 +1,142 @@
+"""Runs one function over many subjects, in parallel; one broken subject costs only itself.
+
+Dask distributed does the work, spoken to through its client alone, so that the same calls can go to another cluster.
+"""
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.subject import SubjectRecord
+from .console import Progress
+from .records import Failure
+
+# One thread a worker: ANTs is bit-reproducible only then, and subjects in parallel use the cores better.
+_WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results by subject key, in the subjects' order, and the subjects that failed."""
+
+    results: dict[str, Any]
+    failures: tuple[Failure, ...]
+
+
+class Engine:
+    """A local cluster of single-threaded workers, started at the first use.
+
+    Parameters
+    ----------
+    jobs : int
+        Number of subjects worked on at once.
+    """
+
+    def __init__(self, jobs: int | None = None):
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self._client: Any = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._cluster.close()
+            self._client = None
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[SubjectRecord, *tuple[Any, ...]]],
+        *,
+        stage: str,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Make every call: ``function(subject, ...)``.
+
+        A `UserError` or a crash of one call becomes a `Failure` and the rest go on. A call whose worker dies is tried
+        again, so a function that takes long looks first for its own finished result on disk.
+        """
+        if not calls:
+            return Outcome({}, ())
+        from dask.distributed import as_completed
+
+        client = self._started()
+        futures = {
+            client.submit(_guarded, function, *call, key=f"{stage}-{call[0].key}", pure=False): call[0]
+            for call in calls
+        }
+        results: dict[str, Any] = {}
+        failures: dict[str, Failure] = {}
+        for done, future in enumerate(as_completed(futures), start=1):
+            subject = futures[future]
+            try:
+                # A result that died with its worker is computed again while this waits.
+                result, reason = future.result()
+            except Exception as error:
+                result, reason = (
+                    None,
+                    f"{subject.key}: its worker process died ({type(error).__name__}): out of memory?",
+                )
+            if reason is None:
+                results[subject.key] = result
+            else:
+                failures[subject.key] = Failure(subject.key, stage, reason)
+            future.release()
+            if progress is not None:
+                progress(done, len(calls), subject.key)
+        ordered = [subject.key for subject, *_ in calls]
+        return Outcome(
+            {key: results[key] for key in ordered if key in results},
+            tuple(failures[key] for key in ordered if key in failures),
+        )
+
+    def _started(self) -> Any:
+        if self._client is None:
+            from dask import config
+            from dask.distributed import Client, LocalCluster
+
+            config.set(
+                {
+                    "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+                    # A subject that kills its worker gets one more try, and takes no waiting subject with it.
+                    "distributed.scheduler.allowed-failures": 1,
+                    "distributed.scheduler.worker-saturation": 1.0,
+                    "distributed.logging.distributed": "error",
+                }
+            )
+            self._cluster = LocalCluster(
+                n_workers=self.jobs,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                host="127.0.0.1",
+                memory_limit=0,
+                silence_logs=50,
+            )
+            self._client = Client(self._cluster)
+        return self._client
+
+
+def _guarded(function: Callable[..., Any], subject: SubjectRecord, *arguments: Any) -> tuple[Any, str | None]:
+    try:
+        return function(subject, *arguments), None
+    except SubjectError as error:
+        return None, str(error)
+    except UserError as error:
+        return None, f"{subject.key}: {error}"
+    except Exception as error:
+        # A bug, or a library that gave up on this scan: the place helps whoever mends it, and names no patient.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(last.filename)}:{last.lineno}"
+        return None, f"{subject.key}: {type(error).__name__} in {place}: {error}"

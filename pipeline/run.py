@@ -1,0 +1,197 @@
+"""Runs stages in order: skips what is done, says why a stage is done again, goes on where a killed run stopped."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import UserError
+from ..data_manifests.subject import Manifest
+from .config import Config
+from .console import Console
+from .engine import Engine
+from .records import Failure, Meter, StageRecord, changes, sizes, versions, write_json
+from .titles import STAGE_TITLES
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a stage may ask for.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    config : Config
+    out : OutputFolder
+        Where this run writes.
+    model : OutputFolder
+        Where the trained encoder and detectors lie: `out`, or another run's folder when a model is applied.
+    engine : Engine
+    device : str
+        A torch device.
+    console : Console
+    """
+
+    manifest: Manifest
+    config: Config
+    out: OutputFolder
+    model: OutputFolder
+    engine: Engine
+    device: str
+    console: Console
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the work of a stage came to."""
+
+    outputs: Sequence[Path] = ()
+    done: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step from scans to report.
+
+    Attributes
+    ----------
+    name : str
+    inputs : callable
+        ``inputs(run)``: everything its result depends on, by name (see `StageRecord.inputs`).
+    work : callable
+        ``work(run) -> Work``.
+    folders : callable
+        ``folders(run)``: what is thrown away before it starts anew. Stages that keep a record for every subject
+        throw nothing away.
+    needs : tuple of str
+        Stages whose records it reads.
+    """
+
+    name: str
+    inputs: Callable[[Run], Mapping[str, Any]]
+    work: Callable[[Run], Work]
+    folders: Callable[[Run], Sequence[Path]] = lambda run: ()
+    needs: tuple[str, ...] = ()
+
+
+def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> tuple[Failure, ...]:
+    """Bring every stage up to date, in order.
+
+    Returns
+    -------
+    tuple of Failure
+        Subjects that a stage gave up; also written to ``failures.csv``.
+    """
+    failures: dict[str, Failure] = {}
+    for number, stage in enumerate(stages, start=1):
+        label = f"[{number}/{len(stages)}] {stage.name}"
+        reason = why_outdated(stage, run)
+        if dry_run:
+            run.console.say(f"{label}: {'up to date' if reason is None else f'would run, {reason}'}")
+            if reason is not None:
+                run.console.say("    the stages after it would run too")
+                return ()
+            continue
+        if reason is None:
+            run.console.say(f"{label}: done before, skipped", stage=stage.name)
+        else:
+            for failure in _do(stage, run, label, reason).failed:
+                # The first stage that gave a subject up is the one that says why.
+                failures.setdefault(failure.key, failure)
+        _write_failures(run.out.failures, failures.values())
+    return tuple(failures.values())
+
+
+def why_outdated(stage: Stage, run: Run) -> str | None:
+    """Why a stage has to run, in words; None where its record is current."""
+    record = StageRecord.read(run.out.record(stage.name))
+    if record is None:
+        return "it has not run yet"
+    changed = changes(record.inputs, stage.inputs(run))
+    if changed:
+        return "because " + "; ".join(changed[:3]) + (f" (and {len(changed) - 3} more)" if len(changed) > 3 else "")
+    if not record.whole(run.out.root):
+        return "because files of it are missing"
+    if record.failed:
+        return f"because {len(record.failed)} subject(s) failed: trying them again"
+    return None
+
+
+def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None:
+    """Refuse to run a stage on its own while one that it reads is missing or out of date."""
+    for name in stage.needs:
+        record = StageRecord.read(run.out.record(name))
+        if record is None:
+            raise UserError(f"{stage.name} needs the stage {name}, which has not run. Run `voxout {name}` first.")
+        changed = changes(record.inputs, stages[name].inputs(run))
+        if changed or not record.whole(run.out.root):
+            what = "; ".join(changed[:3]) or "files of it are missing"
+            raise UserError(
+                f"{stage.name} needs the stage {name}, which is out of date ({what}). Run `voxout {name}` first."
+            )
+
+
+def _do(stage: Stage, run: Run, label: str, reason: str) -> StageRecord:
+    run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == "it has not run yet" else f" ({reason})"))
+    inputs = dict(stage.inputs(run))
+    started = run.out.started(stage.name)
+    if _unfinished(started) != json.loads(json.dumps(inputs)):
+        for folder in stage.folders(run):
+            shutil.rmtree(folder, ignore_errors=True)
+    run.out.record(stage.name).unlink(missing_ok=True)
+    write_json(started, inputs)
+    began = datetime.now(UTC).isoformat()
+    with Meter() as meter:
+        work = stage.work(run)
+    record = StageRecord(
+        stage=stage.name,
+        inputs=json.loads(json.dumps(inputs)),
+        outputs=sizes(run.out.root, work.outputs),
+        done=work.done,
+        failed=work.failed,
+        warnings=work.warnings,
+        device=run.device,
+        started=began,
+        wall_s=round(meter.wall_s, 2),
+        peak_memory_mb=round(meter.peak_memory_mb, 1),
+        versions=versions(),
+    )
+    record.write(run.out.record(stage.name))
+    started.unlink(missing_ok=True)
+    for failure in work.failed:
+        run.console.warn(f"  FAILED {failure.key}: {failure.reason}", stage=stage.name)
+    for warning in work.warnings:
+        run.console.say(f"  warning: {warning}", level=0, stage=stage.name)
+    run.console.say(
+        f"    {work.summary or 'done'}, in {meter.wall_s:.0f} s, {meter.peak_memory_mb / 1024:.1f} GB at most",
+        stage=stage.name,
+        wall_s=record.wall_s,
+        peak_memory_mb=record.peak_memory_mb,
+    )
+    return record
+
+
+def _unfinished(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_failures(path: Path, failures: Collection[Failure]) -> None:
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "stage", "reason"])
+        writer.writerows([failure.key, failure.stage, failure.reason] for failure in failures)

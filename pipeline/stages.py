@@ -1,0 +1,233 @@
+"""The stages, from scans to report: what each depends on, what it does, what it leaves."""
+
+from typing import Any
+
+from ..data_manifests.errors import UserError
+from ..data_manifests.splits import split_controls
+from ..data_manifests.subject import SubjectRecord
+from . import tasks
+from .records import Failure, StageRecord, file_fingerprint, fingerprint, flat_settings
+from .run import Run, Stage, Work
+
+
+# -- check: every header and every array, before anything long starts ------------------------------------------------
+def _check_inputs(run: Run) -> dict[str, Any]:
+    rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, _files(s)]) for s in run.manifest}
+    return rows | _settings(run, "preprocessing.modalities")
+
+
+def _check(run: Run) -> Work:
+    from ..data_manifests.check import check_manifest
+
+    modalities = run.config.preprocessing.modalities
+    # A model that is applied brings its controls along.
+    limits = {} if run.model == run.out else {"fewest_controls": 0}
+    with run.console.progress("check", "scan") as progress:
+        result = check_manifest(run.manifest, modalities=modalities, progress=progress, **limits)
+    sentences: dict[str, list[str]] = {}
+    for problem in result.problems:
+        sentences.setdefault(problem.subject_key, []).append(problem.sentence)
+    if "" in sentences or not result.good:
+        raise UserError([problem.sentence for problem in result.problems])
+    return Work(
+        done=result.good,
+        failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
+        warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
+        summary=f"{len(result.good)} of {len(run.manifest)} subjects are in order",
+    )
+
+
+# -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
+def _prepare_inputs(run: Run) -> dict[str, Any]:
+    scans = {f"scans of {s.key}": fingerprint(_files(s)) for s in _checked(run)}
+    return scans | _settings(run, "preprocessing", "seed")
+
+
+def _prepare(run: Run) -> Work:
+    inputs = {s.key: _files(s) | _settings(run, "preprocessing", "seed") for s in _checked(run)}
+    return tasks.work_by_subject(run, "prepare", tasks.prepare, inputs, run.out.subject_record, run.config, run.out)
+
+
+# -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
+def _extract_inputs(run: Run) -> dict[str, Any]:
+    train, held_out = _split(run)
+    prepared = _prepared(run)
+    return {
+        "the training controls": fingerprint(train),
+        "the held-out controls": fingerprint(held_out),
+        **{f"prepared {key}": prepared[key] for key in [*train, *held_out]},
+    }
+
+
+def _extract(run: Run) -> Work:
+    from ..preprocessing.patch_store import PatchStore
+    from ..preprocessing.template import load_template
+
+    train, held_out = _split(run)
+    if not train:
+        raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
+    modalities = run.config.preprocessing.modalities
+    mask = load_template(run.config.preprocessing.spacing_mm).brain_mask
+    images = [(key, [run.out.prepared_image(run.manifest[key], m) for m in modalities]) for key in [*train, *held_out]]
+    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, channels=modalities)
+    return Work(
+        outputs=[run.out.patches],
+        done=store.keys,
+        summary=f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations",
+    )
+
+
+# -- train: the patch encoder ----------------------------------------------------------------------------------------
+def _train_inputs(run: Run) -> dict[str, Any]:
+    sections = ("models.encoder", "models.guidance", "models.training", "seed")
+    return {"the patches": _record(run, "extract").identity} | _settings(run, *sections)
+
+
+def _train(run: Run) -> Work:
+    from ..models.training import train_encoder
+    from ..preprocessing.patch_store import PatchStore
+
+    train, held_out = _split(run)
+    with run.console.progress("train", "step") as progress:
+        checkpoint = train_encoder(
+            PatchStore.open(run.out.patches),
+            run.config.models,
+            run.out.encoder,
+            train=train,
+            held_out=held_out,
+            seed=run.config.seed,
+            device=run.device,
+            tensorboard=run.out.tensorboard,
+            progress=progress,
+        )
+    return Work(outputs=[run.out.encoder], summary=f"{checkpoint.step} steps")
+
+
+# -- fit: dense codes of the training controls, one one-class SVM at every location ----------------------------------
+def _fit_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "the patches": _record(run, "extract").identity,
+        "the encoder": _record(run, "train").identity,
+        **_settings(run, "models.detector"),
+    }
+
+
+def _fit(run: Run) -> Work:
+    from .detection import fit_model
+
+    train, _ = _split(run)
+    with run.console.progress("fit", "location") as progress:
+        detectors = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
+    return Work(outputs=[run.out.latents, run.out.detectors], summary=f"{len(detectors.offset):,} one-class SVMs")
+
+
+# -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
+def _map_inputs(run: Run) -> dict[str, Any]:
+    return {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()} | _model_identity(run)
+
+
+def _map(run: Run) -> Work:
+    mapped = _mapped(run)
+    if not mapped:
+        raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
+    return tasks.work_by_subject(
+        run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
+    )
+
+
+def _mapped(run: Run) -> dict[str, dict[str, Any]]:
+    prepared = _prepared(run)
+    keys = {subject.key for subject in run.manifest.patients}
+    # A model that is applied has its own training controls elsewhere: whoever stands in the manifest is new.
+    keys |= set(_split(run)[1]) if run.model == run.out else {s.key for s in run.manifest.controls}
+    mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
+    return {key: {"prepared": prepared[key]} | _model_identity(run) for key in mapped}
+
+
+def _model_identity(run: Run) -> dict[str, Any]:
+    record = StageRecord.read(run.model.record("fit"))
+    return {"the detectors": record.identity if record else None}
+
+
+# -- score and report ------------------------------------------------------------------------------------------------
+def _score_inputs(run: Run) -> dict[str, Any]:
+    mapped = _record(run, "map").done
+    identities = {}
+    for subject in (s for s in run.manifest if s.key in mapped):
+        record = StageRecord.read(run.out.map_record(subject))
+        about = [subject.group, subject.site, subject.age, subject.sex, _files(subject), record and record.identity]
+        identities[f"map and truth of {subject.key}"] = fingerprint(about)
+    return identities | _settings(run, "evaluation", "seed")
+
+
+def _score(run: Run) -> Work:
+    from .assessment import score_maps
+
+    with run.console.progress("score", "subject") as progress:
+        return score_maps(run, _record(run, "map").done, progress)
+
+
+def _report_inputs(run: Run) -> dict[str, Any]:
+    return {f"stage {name}": _record(run, name).identity for name in ("check", "prepare", "map", "score")}
+
+
+def _report(run: Run) -> Work:
+    from .assessment import write_cohort_report
+
+    write_cohort_report(run)
+    return Work(outputs=[run.out.report.parent], summary=f"open {run.out.report} in a browser")
+
+
+# -- what several stages ask -----------------------------------------------------------------------------------------
+def _settings(run: Run, *names: str) -> dict[str, Any]:
+    """The named settings, or sections of settings, flat."""
+    every = flat_settings(run.config.model_dump(mode="json"))
+    prefixes = [f"settings.{name}" for name in names]
+    return {key: value for key, value in every.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)}
+
+
+def _files(subject: SubjectRecord) -> dict[str, str]:
+    """Hash of each input file."""
+    return {name: file_fingerprint(path) for name, path in subject.files.items()}
+
+
+def _checked(run: Run) -> list[SubjectRecord]:
+    """Subjects whose files are in order."""
+    good = _record(run, "check").done
+    return [s for s in run.manifest if s.key in good]
+
+
+def _record(run: Run, stage: str) -> StageRecord:
+    return StageRecord.read(run.out.record(stage)) or StageRecord(stage, {}, {})
+
+
+def _prepared(run: Run) -> dict[str, str]:
+    """Identity of each prepared subject's record."""
+    records = {s.key: StageRecord.read(run.out.subject_record(s)) for s in run.manifest}
+    done = _record(run, "prepare").done
+    return {key: record.identity for key, record in records.items() if record is not None and key in done}
+
+
+def _split(run: Run) -> tuple[list[str], list[str]]:
+    """Prepared controls to train on, and held out, in the manifest's order."""
+    split = split_controls(run.manifest, held_out_share=run.config.data_manifests.held_out_share, seed=run.config.seed)
+    prepared = _prepared(run)
+    return [key for key in split.train if key in prepared], [key for key in split.held_out if key in prepared]
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("check", _check_inputs, _check),
+        Stage("prepare", _prepare_inputs, _prepare, needs=("check",)),
+        Stage("extract", _extract_inputs, _extract, lambda run: [run.out.patches], needs=("prepare",)),
+        Stage("train", _train_inputs, _train, lambda run: [run.out.encoder], needs=("extract",)),
+        Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
+        Stage("map", _map_inputs, _map, needs=("prepare", "fit")),
+        Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
+        Stage("report", _report_inputs, _report, lambda run: [run.out.report.parent], needs=("map", "score")),
+    )
+}
+
+APPLIED = ("check", "prepare", "map", "score", "report")
+"""The stages that apply a trained model to new subjects."""

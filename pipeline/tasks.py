@@ -1,0 +1,123 @@
+"""The stages that go subject by subject: each subject keeps a record of its own, so it is done once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import UserError
+from ..data_manifests.subject import SubjectRecord
+from .config import Config
+from .records import Meter, StageRecord, sizes, versions
+from .run import Run, Work
+
+
+def work_by_subject(
+    run: Run,
+    stage: str,
+    task: Callable[..., StageRecord],
+    inputs: Mapping[str, Mapping[str, Any]],
+    record_path: Callable[[SubjectRecord], Path],
+    *arguments: Any,
+) -> Work:
+    """Call ``task(subject, its inputs, *arguments)`` for the subjects whose record is not current.
+
+    Parameters
+    ----------
+    run : Run
+    stage : str
+    task : callable
+    inputs : mapping from subject key to all that decides this subject's result
+    record_path : callable
+        Where a subject's record lies.
+
+    Raises
+    ------
+    UserError
+        When no subject at all came through.
+    """
+    paths = {key: record_path(run.manifest[key]) for key in inputs}
+    pending = [key for key in inputs if not _is_done(paths[key], inputs[key], run.out.root)]
+    with run.console.progress(stage, "subject") as progress:
+        calls = [(run.manifest[key], inputs[key], *arguments) for key in pending]
+        outcome = run.engine.map(task, calls, stage=stage, progress=progress)
+    failed = {failure.key for failure in outcome.failures}
+    records = {key: StageRecord.read(path) for key, path in paths.items() if key not in failed}
+    done = {key: record for key, record in records.items() if record is not None}
+    before = len(inputs) - len(pending)
+    if inputs and not done:
+        raise UserError([failure.reason for failure in outcome.failures])
+    return Work(
+        outputs=[run.out.root / name for record in done.values() for name in record.outputs],
+        done=tuple(done),
+        failed=outcome.failures,
+        warnings=tuple(f"{key}: {warning}" for key, record in done.items() for warning in record.warnings),
+        summary=f"{len(done)} of {len(inputs)} subjects" + (f", {before} of them done before" if before else ""),
+    )
+
+
+def prepare(subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder) -> StageRecord:
+    """Head scan to normalised brain on the template grid."""
+
+    def work() -> tuple[Sequence[Path], Sequence[str]]:
+        from ..preprocessing.prepare_subject import prepare_subject
+
+        prepared = prepare_subject(subject, config.preprocessing, out, seed=config.seed)
+        return [out.subject_folder(subject)], prepared.quality.reasons
+
+    return _recorded("prepare", subject, out.subject_record(subject), inputs, out, work)
+
+
+def write_maps(
+    subject: SubjectRecord,
+    inputs: Mapping[str, Any],
+    config: Config,
+    out: OutputFolder,
+    model: OutputFolder,
+    device: str,
+) -> StageRecord:
+    """Prepared brain to anomaly maps, on the template grid and in native space."""
+
+    def work() -> tuple[Sequence[Path], Sequence[str]]:
+        from .detection import map_subject
+
+        return map_subject(subject, config, out, model, device), ()
+
+    return _recorded("map", subject, out.map_record(subject), inputs, out, work)
+
+
+def _recorded(
+    stage: str,
+    subject: SubjectRecord,
+    path: Path,
+    inputs: Mapping[str, Any],
+    out: OutputFolder,
+    work: Callable[[], tuple[Sequence[Path], Sequence[str]]],
+) -> StageRecord:
+    existing = StageRecord.read(path)
+    if existing is not None and _is_done(path, inputs, out.root):
+        # A worker that died after this subject was finished: asked again, it finds the record.
+        return existing
+    path.unlink(missing_ok=True)
+    began = datetime.now(UTC).isoformat()
+    with Meter() as meter:
+        outputs, warnings = work()
+    record = StageRecord(
+        stage=stage,
+        inputs=dict(inputs),
+        outputs=sizes(out.root, outputs),
+        done=(subject.key,),
+        warnings=tuple(warnings),
+        started=began,
+        wall_s=round(meter.wall_s, 2),
+        peak_memory_mb=round(meter.peak_memory_mb, 1),
+        versions=versions(),
+    )
+    record.write(path)
+    return record
+
+
+def _is_done(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
+    record = StageRecord.read(path)
+    return record is not None and dict(record.inputs) == dict(inputs) and record.whole(root)

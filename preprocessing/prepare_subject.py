@@ -1,0 +1,236 @@
+"""One subject, from the scanner's files to a normalised brain on the template grid.
+
+The order: axes towards RAS, brain extraction, bias field, registration of the T1w to the template, alignment of the
+other images with the T1w; then every image goes from its own voxels to the template grid in one interpolation, and its
+intensities to [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.terms import MODALITIES, Modality
+from ..data_manifests.volume import Grid, Volume, read_mask, read_volume, write_volume
+from .bias_field import correct_bias_field
+from .brain_extraction import BrainExtraction, extract_brain
+from .coregistration import UNMOVED, Alignment, align_to_t1w
+from .intensity import normalise
+from .quality import Quality, measure_quality, quality_picture
+from .registration import TemplateTransform, register_to_template
+from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
+from .settings import PreprocessingSettings
+from .template import Template, load_template
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+_MOST_NEGATIVE_SHARE = 0.05
+_LARGE_SHIFT_MM = 20.0
+
+
+@dataclass(frozen=True)
+class PreparedSubject:
+    """Where the files of a prepared subject lie, and how well it went.
+
+    Attributes
+    ----------
+    key : str
+    images : mapping from modality to path
+        On the template grid, [0, 1] inside the brain, 0 outside; in the order of the settings' modalities.
+    brain_mask : Path
+        The subject's own brain on the template grid.
+    lesion_mask : Path or None
+        On the template grid.
+    native_brain_mask : Path
+        On the grid of the T1w.
+    transform_folder : Path
+        For `TemplateTransform.load`.
+    quality : Quality
+    """
+
+    key: str
+    images: Mapping[Modality, Path]
+    brain_mask: Path
+    lesion_mask: Path | None
+    native_brain_mask: Path
+    transform_folder: Path
+    quality: Quality
+
+    @classmethod
+    def load(cls, subject: SubjectRecord, out: OutputFolder) -> "PreparedSubject":
+        """Find what `prepare_subject` wrote.
+
+        Raises
+        ------
+        SubjectError
+            The subject has not been prepared, or its verdict is "fail".
+        """
+        try:
+            quality = Quality.load(out.quality(subject))
+        except UserError as error:
+            raise SubjectError(f"{subject.key}: has not been prepared. Run prepare first.") from error
+        if quality.verdict == "fail":
+            raise SubjectError([f"{subject.key}: {reason}." for reason in quality.reasons])
+        images = {m: out.prepared_image(subject, m) for m in MODALITIES if out.prepared_image(subject, m).exists()}
+        lesion_mask = out.prepared_lesion_mask(subject)
+        return cls(
+            key=subject.key,
+            images=images,
+            brain_mask=out.prepared_brain_mask(subject),
+            lesion_mask=lesion_mask if lesion_mask.exists() else None,
+            native_brain_mask=out.native_brain_mask(subject),
+            transform_folder=out.transform_folder(subject),
+            quality=quality,
+        )
+
+
+def prepare_subject(
+    subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, *, seed: int
+) -> PreparedSubject:
+    """Prepare one subject and write all that `OutputFolder` names of it.
+
+    Parameters
+    ----------
+    subject : SubjectRecord
+    settings : PreprocessingSettings
+    out : OutputFolder
+    seed : int
+        The same seed, settings and files give the same bits (see `registration` on threads).
+
+    Raises
+    ------
+    SubjectError
+        A file cannot be used, a modality is missing, a mask lies on another grid, no plausible brain was found, or
+        the registration failed. Where it got that far, the quality record and picture are kept to look at.
+    """
+    try:
+        return _prepare(subject, settings, out, seed)
+    except SubjectError:
+        raise
+    except UserError as error:
+        raise SubjectError([f"{subject.key}: {problem}" for problem in error.problems]) from error
+
+
+def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, seed: int) -> PreparedSubject:
+    _require_modalities(subject, settings)
+    native_grid, t1w = _read_scan(subject.images["t1w"], "T1w")
+    given = _read_mask_like(subject.brain_mask, native_grid, "brain mask")
+    lesion = _read_mask_like(subject.lesion_mask, native_grid, "lesion mask")
+    if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
+        raise UserError("the lesion mask is empty, expected lesions in a patient; correct it or leave the column empty")
+
+    brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
+    t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
+    working_template = load_template(settings.registration.working_spacing_mm)
+    transform = register_to_template(
+        t1w, brain.mask, working_template, settings.registration, seed=seed, out=out.transform_folder(subject)
+    )
+
+    template = load_template(settings.spacing_mm)
+    brain_mask = transform.to_template(brain.mask, template.grid, interpolation="linear")
+    warnings: list[str] = []
+    if lesion is not None:
+        warped_lesion = transform.to_template(lesion, template.grid, interpolation="nearest")
+        warnings += _lesion_warnings(lesion, warped_lesion, brain_mask)
+        write_volume(out.prepared_lesion_mask(subject), warped_lesion)
+    prepared: dict[Modality, Volume] = {}
+    for modality in settings.modalities:
+        if modality == "t1w":
+            image, inside, alignment = t1w, brain.mask, UNMOVED
+        else:
+            _, image = _read_scan(subject.images[modality], modality.upper())
+            alignment = align_to_t1w(image, t1w, brain.mask, seed=seed)
+            inside = resample(brain.mask, image.grid, alignment.transform.GetInverse(), "linear")
+            warnings += _alignment_warnings(modality, alignment, inside, brain)
+            image = correct_bias_field(image, inside, settings.bias_field)
+        warped, seen = _on_template(image, inside, transform, template, alignment.transform)
+        prepared[modality] = normalise(
+            warped, brain_mask.with_voxels(brain_mask.voxels & seen.voxels), settings.intensity
+        )
+
+    quality = measure_quality(t1w, brain, transform, working_template, settings.registration, warnings=warnings)
+    for modality, image in prepared.items():
+        write_volume(out.prepared_image(subject, modality), image)
+    write_volume(out.prepared_brain_mask(subject), brain_mask)
+    write_volume(out.native_brain_mask(subject), reoriented_like(brain.mask, native_grid))
+    title = f"{subject.key}: {quality.verdict}"
+    quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)
+    quality.save(out.quality(subject))
+    return PreparedSubject.load(subject, out)
+
+
+def _require_modalities(subject: SubjectRecord, settings: PreprocessingSettings) -> None:
+    missing = [modality for modality in settings.modalities if modality not in subject.images]
+    if missing:
+        raise UserError(
+            f"has no {' and no '.join(missing)} image, expected every one of preprocessing.modalities "
+            f"({', '.join(settings.modalities)}); add it to the manifest, or take it out of the settings"
+        )
+
+
+def _read_scan(path: Path, name: str) -> tuple[Grid, Volume]:
+    """The stored grid, and the scan with its axes towards RAS and nothing below 0."""
+    scan = read_volume(path)
+    negative = float((scan.voxels < 0).mean())
+    if negative > _MOST_NEGATIVE_SHARE:
+        raise UserError(
+            f"the {name} is negative in {negative:.0%} of its voxels, expected intensities from 0 upwards; "
+            "give the scan as it came from the scanner, not standardised"
+        )
+    # What little is negative comes from an earlier interpolation.
+    return scan.grid, canonical(scan.with_voxels(np.maximum(scan.voxels, 0)))
+
+
+def _read_mask_like(path: Path | None, grid: Grid, name: str) -> Volume | None:
+    if path is None:
+        return None
+    mask = read_mask(path)
+    if not mask.grid.same_as(grid):
+        raise UserError(
+            f"{name} and T1w lie on different grids ({mask.grid} against {grid}); resample the mask to the T1w "
+            "with nearest neighbours"
+        )
+    return mask
+
+
+def _on_template(
+    image: Volume, inside: Volume, transform: TemplateTransform, template: Template, from_t1w: "sitk.Transform"
+) -> tuple[Volume, Volume]:
+    """The image on the template grid, and where the image had voxels at all."""
+    spacing = float(template.grid.spacing_mm.max())
+    reach_mm = 3 * max(spacing, float(image.grid.spacing_mm.max()))
+    smooth = blurred_for(continued_outwards(image, inside, reach_mm), spacing)
+    warped = transform.to_template(smooth, template.grid, interpolation="bspline", from_t1w=from_t1w)
+    field_of_view = image.with_voxels(np.ones(image.grid.size_vox, bool))
+    seen = transform.to_template(field_of_view, template.grid, interpolation="nearest", from_t1w=from_t1w)
+    return warped, seen
+
+
+def _lesion_warnings(native: Volume, warped: Volume, brain_mask: Volume) -> list[str]:
+    if native.voxels.any() and not warped.voxels.any():
+        ml = native.voxels.sum() * native.grid.voxel_volume_mm3 / 1000
+        return [f"its lesions of {ml:.2g} ml fall between the voxels of the template grid: none is left there"]
+    if warped.voxels.any():
+        outside = float((warped.voxels & ~brain_mask.voxels).sum() / warped.voxels.sum())
+        if outside > 0.2:
+            return [f"{outside:.0%} of its lesion voxels lie outside the brain mask"]
+    return []
+
+
+def _alignment_warnings(modality: Modality, alignment: Alignment, inside: Volume, brain: BrainExtraction) -> list[str]:
+    found = []
+    if alignment.shift_mm > _LARGE_SHIFT_MM:
+        found.append(
+            f"the {modality.upper()} lay {alignment.shift_mm:.0f} mm from the T1w by its header and was moved there"
+        )
+    seen = inside.voxels.sum() * inside.grid.voxel_volume_mm3
+    share = seen / (brain.mask.voxels.sum() * brain.mask.grid.voxel_volume_mm3)
+    if share < 0.97:
+        found.append(f"the {modality.upper()} shows only {share:.0%} of the brain")
+    return found

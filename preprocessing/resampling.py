@@ -1,0 +1,149 @@
+"""Volumes through SimpleITK: conversion, orientation, and one interpolation from grid to grid.
+
+ITK counts millimetres towards left and posterior (LPS) and hands out arrays as (Z, Y, X); both stay inside this
+folder's registration modules. Images are always handed over as arrays: ITK never opens a user's file.
+"""
+
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from ..data_manifests.volume import Grid, Volume
+
+Interpolation = Literal["linear", "nearest", "bspline"]
+
+LPS = np.diag([-1.0, -1.0, 1.0])
+"""Turns RAS vectors into LPS ones, and back."""
+
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline3}
+
+
+def to_itk(volume: Volume) -> sitk.Image:
+    """Hand a volume to SimpleITK; booleans as uint8, everything else as float32."""
+    kind = np.uint8 if volume.voxels.dtype == bool else np.float32
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0), dtype=kind))
+    place_itk(image, volume.grid)
+    return image
+
+
+def place_itk(image: sitk.Image, grid: Grid) -> None:
+    """Give an ITK image the geometry of a grid."""
+    origin, spacing, direction = itk_geometry(grid)
+    image.SetOrigin(origin.tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+
+
+def itk_geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Origin (3,), spacing (3,) and direction (3, 3) of a grid, in LPS millimetres."""
+    return LPS @ grid.affine[:3, 3], grid.spacing_mm, LPS @ grid.affine[:3, :3] / grid.spacing_mm
+
+
+def canonical(volume: Volume) -> Volume:
+    """Flip and permute the axes so that they run towards right, anterior and superior. No value is changed.
+
+    Oblique scans stay oblique: each axis runs towards the direction it lies nearest to.
+    """
+    to_ras = nib.orientations.io_orientation(volume.affine)
+    voxels = np.ascontiguousarray(nib.orientations.apply_orientation(volume.voxels, to_ras))
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(to_ras, volume.grid.size_vox)
+    return Volume(voxels, Grid(voxels.shape, affine, volume.grid.qform_code, volume.grid.sform_code))
+
+
+def reoriented_like(volume: Volume, grid: Grid) -> Volume:
+    """Undo `canonical`: the same values on the axes of the grid they came from."""
+    back = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(volume.affine), nib.orientations.io_orientation(grid.affine)
+    )
+    return Volume(np.ascontiguousarray(nib.orientations.apply_orientation(volume.voxels, back)), grid)
+
+
+def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolation: Interpolation) -> Volume:
+    """Interpolate a volume once onto another grid.
+
+    Parameters
+    ----------
+    volume : Volume
+        bool, or anything that fits float32.
+    grid : Grid
+    transform : SimpleITK.Transform
+        Takes a point of `grid` to its place in `volume` (LPS mm).
+    interpolation : {"linear", "nearest", "bspline"}
+        Cubic for "bspline", with overshoots clipped to the range of the input. A mask becomes True where its
+        interpolated value reaches one half.
+
+    Returns
+    -------
+    Volume
+        float32, or bool for a bool input; 0 outside the field of view of `volume`.
+    """
+    is_mask = volume.voxels.dtype == bool
+    if is_mask and interpolation != "nearest":
+        volume = volume.with_voxels(volume.voxels.astype(np.float32))
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetNumberOfThreads(1)
+    origin, spacing, direction = itk_geometry(grid)
+    resampler.SetSize([int(n) for n in grid.size_vox])
+    resampler.SetOutputOrigin(origin.tolist())
+    resampler.SetOutputSpacing(spacing.tolist())
+    resampler.SetOutputDirection(direction.ravel().tolist())
+    resampler.SetInterpolator(_INTERPOLATORS[interpolation])
+    resampler.SetTransform(transform)
+    voxels = sitk.GetArrayFromImage(resampler.Execute(to_itk(volume))).transpose(2, 1, 0)
+    if is_mask:
+        return Volume(np.ascontiguousarray(voxels >= 0.5), grid)
+    if interpolation == "bspline":
+        voxels = np.clip(voxels, min(0.0, float(volume.voxels.min())), max(0.0, float(volume.voxels.max())))
+    return Volume(np.ascontiguousarray(voxels), grid)
+
+
+def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:
+    """Fill a rim around the mask with the nearest value inside it; beyond the rim, 0.
+
+    Interpolating the result mixes neither skull nor background into the brain's edge, so scans with and without a
+    skull come out alike.
+    """
+    spacing = image.grid.spacing_mm
+    box = _bounding_box(mask.voxels, np.ceil(reach_mm / spacing).astype(int) + 1)
+    inside = mask.voxels[box]
+    distance, nearest = ndimage.distance_transform_edt(~inside, sampling=spacing, return_indices=True)
+    filled = image.voxels[box][tuple(nearest)]
+    voxels = np.zeros_like(image.voxels)
+    voxels[box] = np.where(distance <= reach_mm, filled, 0)
+    return image.with_voxels(voxels)
+
+
+def blurred_for(volume: Volume, spacing_mm: float) -> Volume:
+    """Smooth a fine scan before it is sampled on a coarser grid, so that noise is averaged instead of picked.
+
+    The Gaussian's width makes up the difference between the two voxel sizes, axis by axis (FWHM^2 = target^2 -
+    source^2); axes that are no finer than the target stay as they are.
+    """
+    missing = np.maximum(spacing_mm**2 - volume.grid.spacing_mm**2, 0)
+    sigma_mm = np.sqrt(missing) / (2 * np.sqrt(2 * np.log(2)))
+    sigma_mm[sigma_mm < 0.1 * spacing_mm] = 0
+    if not sigma_mm.any():
+        return volume
+    return volume.with_voxels(ndimage.gaussian_filter(volume.voxels, sigma_mm / volume.grid.spacing_mm, truncate=3.0))
+
+
+def coarsened(volume: Volume, spacing_mm: float) -> Volume:
+    """Bring a finer scan to about this spacing, along its own axes; others are returned as they are."""
+    size, spacing = np.array(volume.grid.size_vox), volume.grid.spacing_mm
+    step = np.maximum(spacing_mm / spacing, 1.0)
+    if (step < 1.25).all():
+        return volume
+    affine = volume.affine @ np.diag([*step, 1.0])
+    grid = Grid(tuple(int(n) for n in np.floor((size - 1) / step) + 1), affine)
+    return resample(blurred_for(volume, spacing_mm), grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
+
+
+def _bounding_box(mask: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(
+        slice(max(0, part.start - m), min(size, part.stop + m))
+        for part, m, size in zip(box, margin, mask.shape, strict=True)
+    )

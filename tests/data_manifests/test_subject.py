@@ -1,0 +1,45 @@
+"""Records and manifests."""
+
+from pathlib import Path
+
+import pytest
+from voxout.data_manifests.subject import Manifest, SubjectRecord
+
+CONTROL = SubjectRecord("01", "control", {"t1w": Path("/a.nii")})
+PATIENT = SubjectRecord(
+    "02",
+    "patient",
+    {"t1w": Path("/b.nii"), "flair": Path("/f.nii")},
+    session_id="x",
+    brain_mask=Path("/m.nii"),
+    lesion_mask=Path("/l.nii"),
+)
+
+
+def test_keys_are_bids_names():
+    assert CONTROL.key == "sub-01"
+    assert PATIENT.key == "sub-02_ses-x"
+
+
+def test_files_by_column():
+    assert CONTROL.files == {"t1w": Path("/a.nii")}
+    assert PATIENT.files == {
+        "t1w": Path("/b.nii"),
+        "flair": Path("/f.nii"),
+        "brain_mask": Path("/m.nii"),
+        "lesion_mask": Path("/l.nii"),
+    }
+
+
+def test_a_manifest_keeps_order_and_finds_by_key():
+    manifest = Manifest((PATIENT, CONTROL))
+    assert list(manifest) == [PATIENT, CONTROL] and len(manifest) == 2
+    assert manifest["sub-01"] is CONTROL
+    with pytest.raises(KeyError):
+        manifest["sub-03"]
+    assert manifest.controls == (CONTROL,) and manifest.patients == (PATIENT,)
+
+
+def test_records_cannot_change():
+    with pytest.raises(AttributeError):
+        CONTROL.group = "patient"  # type: ignore[misc]

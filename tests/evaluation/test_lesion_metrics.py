@@ -1,0 +1,116 @@
+"""The one-pass curves against thresholding and labelling at every single score."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from voxout.evaluation.lesion_metrics import (
+    ClusterCurve,
+    cluster_curve,
+    froc_curve,
+    operating_threshold,
+    sensitivity_at,
+)
+
+TOUCHING = np.ones((3, 3, 3), bool)
+
+
+def slow_clusters(scores, truth, threshold, smallest):
+    labels, _ = ndimage.label(scores >= threshold, structure=TOUCHING)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = np.flatnonzero(sizes >= smallest)
+    false = [k for k in kept if not truth[labels == k].any()]
+    return len(kept), len(false), np.isin(labels, kept)
+
+
+def random_volume(seed):
+    random = np.random.default_rng(seed)
+    scores = ndimage.gaussian_filter(random.standard_normal((9, 8, 10)), 0.6 + 0.1 * (seed % 3))
+    scores = np.round(scores * 20) if seed % 2 else scores
+    scores = np.where(random.random(scores.shape) < 0.1, -np.inf, scores).astype(np.float32)
+    truth = ndimage.gaussian_filter(random.standard_normal(scores.shape), 1) > 0.35
+    return scores, truth, ndimage.label(truth, structure=TOUCHING)[0].astype(np.int32)
+
+
+@pytest.mark.parametrize("smallest", [1, 3, 7])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_threshold_agrees_with_labelling(seed, smallest):
+    scores, truth, labels = random_volume(seed)
+    curve, found = cluster_curve(scores, labels, smallest_voxels=smallest)
+    found_slowly = np.full(labels.max(), -np.inf)
+    for threshold in np.unique(scores[np.isfinite(scores)])[::-1]:
+        clusters, false, flagged = slow_clusters(scores, truth, threshold, smallest)
+        assert curve.clusters_at(threshold) == clusters
+        assert curve.false_clusters_at(threshold) == false
+        for label in np.unique(labels[flagged & truth]):
+            found_slowly[label - 1] = max(found_slowly[label - 1], threshold)
+    np.testing.assert_array_equal(found, found_slowly)
+
+
+def test_nothing_is_flagged_above_the_maximum():
+    scores, _, labels = random_volume(0)
+    curve, _ = cluster_curve(scores, labels)
+    assert curve.clusters_at(scores.max() + 1) == 0
+    np.testing.assert_array_equal(curve.clusters_at(np.array([np.inf, scores.max()])), [0, 1])
+
+
+def test_a_cluster_on_a_lesion_too_small_to_count_is_not_false():
+    scores = np.full((5, 5, 5), -1, np.float32)
+    scores[1, 1, 1] = scores[3, 3, 3] = 2
+    small = np.zeros(scores.shape, bool)
+    small[3, 3, 3] = True
+    curve, found = cluster_curve(scores, np.zeros(scores.shape, np.int32), any_lesion=small)
+    assert (curve.clusters_at(2), curve.false_clusters_at(2), len(found)) == (2, 1, 0)
+
+
+def test_a_map_without_a_score_has_no_cluster():
+    labels = np.zeros((3, 3, 3), np.int32)
+    labels[1, 1, 1] = 1
+    curve, found = cluster_curve(np.full((3, 3, 3), -np.inf, np.float32), labels)
+    assert curve.clusters_at(0.0) == 0 and found.tolist() == [-np.inf]
+
+
+def curve_of(thresholds, counts):
+    counts = np.array(counts, np.int32)
+    return ClusterCurve(np.array(thresholds, np.float32), counts, counts)
+
+
+def test_operating_point_by_hand():
+    # Brain one: clusters appear at 9, 8, 7 and flow together at 5. Brain two: one at 6, one at 4.
+    one, two = curve_of([9, 8, 7, 5], [1, 2, 3, 1]), curve_of([6, 4], [1, 2])
+    # One each on average = two in both together: 9 and 8 are allowed, 7 is the third.
+    threshold = operating_threshold([one, two], 1.0)[0]
+    assert 7 < threshold <= np.nextafter(np.float32(7), np.float32(8))
+    assert one.clusters_at(threshold) + two.clusters_at(threshold) == 2
+    # Below 5 the average is 1 again, but not at every higher threshold: that is no operating point.
+    assert operating_threshold([one], 1.0)[0] > 8
+    np.testing.assert_array_equal(
+        operating_threshold([one, two], 1.0, np.array([[2, 0], [0, 2.0]])),
+        [operating_threshold([one], 1.0)[0], operating_threshold([two], 1.0)[0]],
+    )
+    assert np.isnan(operating_threshold([one, two], 3.0)[0])
+
+
+@pytest.mark.parametrize("allowed", [0.5, 1, 3])
+def test_the_operating_point_holds_and_is_the_lowest_that_does(allowed):
+    curves = [cluster_curve(random_volume(seed)[0], np.zeros((9, 8, 10), np.int32))[0] for seed in range(6)]
+    threshold = operating_threshold(curves, allowed)[0]
+    above = np.unique(np.concatenate([c.thresholds for c in curves] + [[threshold]]))
+    envelope = np.zeros(len(above))
+    for curve in curves:
+        counts = curve.clusters_at(above)
+        envelope += np.maximum.accumulate(counts[::-1])[::-1]
+    assert (envelope[above >= threshold] <= allowed * len(curves)).all()
+    assert envelope[above < threshold][-1] > allowed * len(curves)
+
+
+def test_froc_by_hand():
+    # Two scans; false clusters appear at 8 and 5 (scan one) and at 5 (scan two); lesions are found at 9, 7, 5, never.
+    curves = [curve_of([8, 5], [1, 2]), curve_of([5], [1])]
+    rates, sensitivities = froc_curve(curves, [np.array([9.0, 7.0]), np.array([5.0, -np.inf])])
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 1.5])
+    # The lesion found at 5 comes with two false clusters at the same threshold.
+    np.testing.assert_allclose(sensitivities, [0.25, 0.5, 0.5, 0.75])
+    assert sensitivity_at(0.25, rates, sensitivities) == 0.25
+    assert sensitivity_at(0.5, rates, sensitivities) == 0.5
+    assert sensitivity_at(8, rates, sensitivities) == 0.75

@@ -1,0 +1,34 @@
+import pytest
+from pydantic import ValidationError
+
+from voxout.models.settings import ModelSettings, resolve_gamma
+
+
+@pytest.mark.parametrize(
+    ("gamma", "value"), [(0.5, 0.5), ("0.1/d", 0.1 / 16), (" 1e-1 / d ", 0.1 / 16), ("scale", "scale"), ("auto", "auto")]
+)
+def test_gamma(gamma, value):
+    assert resolve_gamma(gamma, 16) == value
+
+
+@pytest.mark.parametrize("gamma", [0, -1, "wide", "0/d", "1/e", float("inf"), float("nan")])
+def test_gamma_that_is_none(gamma):
+    with pytest.raises(ValidationError, match="gamma is"):
+        ModelSettings.model_validate({"detector": {"gamma": gamma}})
+
+
+def test_nothing_to_train():
+    with pytest.raises(ValidationError, match="expected steps to train for"):
+        ModelSettings.model_validate({"training": {"pretraining_steps": 0, "guided_steps": 0}})
+    with pytest.raises(ValidationError, match="expected steps to train for"):
+        ModelSettings.model_validate({"training": {"pretraining_steps": 0}, "guidance": {"weight": 0}})
+
+
+def test_norms_cannot_be_held_before_they_saw_anything():
+    with pytest.raises(ValidationError, match="Set freeze_norm to false"):
+        ModelSettings.model_validate({"training": {"pretraining_steps": 0}})
+    ModelSettings.model_validate({"training": {"pretraining_steps": 0}, "guidance": {"freeze_norm": False}})
+
+
+def test_defaults_are_valid():
+    assert ModelSettings().training.pretraining_steps > 0

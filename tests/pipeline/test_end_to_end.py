@@ -1,0 +1,181 @@
+"""Raw scans in, report out, through the command line, on small phantoms with known lesions."""
+
+import csv
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from voxout.data_manifests.manifest import read_manifest
+from voxout.data_manifests.phantoms import small_cohort
+from voxout.data_manifests.volume import read_grid, read_mask, read_volume
+
+SETTINGS = """
+preprocessing:
+  spacing_mm: 4.0
+  registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
+models:
+  encoder: {patch_size_mm: 20.0, code_size: 8}
+  guidance: {nu: 0.3}
+  training: {pretraining_steps: 300, guided_steps: 40, patches_per_step: 256, checkpoint_every: 20}
+evaluation: {bootstrap_draws: 50}
+"""
+BROKEN = "sub-control003"
+
+
+def _command(name: str, cohort: Path, out: Path, *more: str) -> list[str]:
+    settings = ["--config", str(cohort.parent / "settings.yaml"), "--device", "cpu", "--jobs", "2"]
+    return [sys.executable, "-m", "voxout.pipeline.cli", name, str(cohort), str(out), *settings, *more]
+
+
+def _voxout(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(_command(*arguments), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """Twelve controls, one of them truncated; two patients."""
+    folder = tmp_path_factory.mktemp("cohort")
+    manifest = small_cohort(folder, controls=10, held_out=2, patients=2, seed=3)
+    (folder / "settings.yaml").write_text(SETTINGS)
+    scan = read_manifest(manifest)[BROKEN].images["t1w"]
+    scan.write_bytes(scan.read_bytes()[: scan.stat().st_size // 2])
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    out = tmp_path_factory.mktemp("first") / "out"
+    return out, _voxout("run", cohort, out)
+
+
+def test_one_broken_scan_costs_one_subject(finished):
+    out, result = finished
+    assert result.returncode == 3, result.stdout + result.stderr
+    rows = list(csv.DictReader((out / "failures.csv").open()))
+    assert [row["subject"] for row in rows] == [BROKEN]
+    assert "ends before its last voxel" in rows[0]["reason"]
+    assert "Traceback" not in result.stderr
+
+
+def test_lesions_outrank_the_rest(finished):
+    out, _ = finished
+    scores = json.loads((out / "scores" / "scores.json").read_text())
+    assert scores["auroc"]["value"] > 0.75
+    assert scores["average_precision"]["value"] > 3 * scores["prevalence"]["value"]
+
+
+def test_native_maps_lie_where_the_scans_lie(finished, cohort):
+    out, _ = finished
+    for patient in read_manifest(cohort).patients:
+        anat = out / "maps" / patient.key / "anat"
+        grid = read_grid(anat / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz")
+        scan = read_grid(patient.images["t1w"])
+        assert grid.size_vox == scan.size_vox
+        assert np.allclose(grid.affine, scan.affine, atol=1e-4)
+        assert (grid.qform_code, grid.sform_code) == (scan.qform_code, scan.sform_code)
+        covered = read_mask(anat / f"{patient.key}_space-orig_desc-coverage_mask.nii.gz").voxels
+        brain = read_mask(patient.brain_mask).voxels
+        assert covered[brain].mean() > 0.8
+        assert brain[covered].mean() > 0.9
+
+
+def test_the_lesion_lies_on_its_own_side(finished, cohort):
+    """Left stays left: a lesion scores higher than its mirror image."""
+    out, _ = finished
+    own, mirrored = [], []
+    for patient in read_manifest(cohort).patients:
+        path = out / "maps" / patient.key / "anat" / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz"
+        scores, lesion = read_volume(path), read_mask(patient.lesion_mask).voxels
+        axis = next(i for i, code in enumerate(scores.grid.orientation) if code in "LR")
+        own.append(scores.voxels[lesion].mean())
+        mirrored.append(np.flip(scores.voxels, axis)[lesion].mean())
+    assert np.mean(own) > np.mean(mirrored)
+
+
+def test_the_report_stands_alone(finished):
+    out, _ = finished
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert BROKEN in page
+    assert "sub-patient001" in page
+    assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_a_second_run_skips_what_is_done(finished, cohort):
+    out, _ = finished
+    maps = {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}
+    result = _voxout("run", cohort, out)
+    for stage in ("extract", "train", "fit", "map", "score"):
+        assert f"{stage}: done before, skipped" in result.stdout, result.stdout
+    assert maps == {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}
+
+
+def test_a_deleted_stage_is_redone_with_those_after_it(finished, cohort, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    before = (out / "scores" / "scores.json").read_text()
+    shutil.rmtree(out / "detectors")
+    result = _voxout("run", cohort, out)
+    assert "train: done before, skipped" in result.stdout
+    for stage in ("fit", "map", "score", "report"):
+        assert f"{stage}: done before" not in result.stdout
+    assert "fit: fit one one-class SVM" in result.stdout
+    assert "because files of it are missing" in result.stdout
+    assert (out / "scores" / "scores.json").read_text() == before
+
+
+def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
+    out = tmp_path / "killed"
+    run = subprocess.Popen(_command("run", cohort, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           start_new_session=True)  # fmt: skip
+    give_up = time.monotonic() + 150
+    while not list(out.glob("encoder/step-*.safetensors")) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert list(out.glob("encoder/step-*.safetensors")) and not (out / "records" / "train.json").exists()
+    result = _voxout("run", cohort, out)
+    assert "prepare: done before" in result.stdout or "done before" in result.stdout
+    first = finished[0]
+    names = sorted(path.relative_to(first) for path in (first / "maps").rglob("*.nii.gz"))
+    assert names
+    different = [str(n) for n in names if not filecmp.cmp(first / n, out / n, shallow=False)]
+    assert different == []
+    assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
+
+
+def test_a_changed_setting_is_named(finished, cohort):
+    result = _voxout("run", cohort, finished[0], "--set", "models.detector.nu=0.2", "--dry-run")
+    assert "train: up to date" in result.stdout
+    assert "fit: would run, because models.detector.nu was 0.1, is now 0.2" in result.stdout
+
+
+def test_apply_maps_new_subjects_with_the_model(finished, cohort, tmp_path):
+    manifest = read_manifest(cohort)
+    rows = list(csv.DictReader(cohort.open()))
+    new = cohort.parent / "new.csv"
+    with new.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["group"] == "patient")
+    arguments = [
+        sys.executable,
+        "-m",
+        "voxout.pipeline.cli",
+        "apply",
+        str(finished[0]),
+        str(new),
+        str(tmp_path / "out"),
+    ]
+    result = subprocess.run([*arguments, "--jobs", "1"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for patient in manifest.patients:
+        name = Path("maps") / patient.key / "anat" / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz"
+        assert filecmp.cmp(finished[0] / name, tmp_path / "out" / name, shallow=False)

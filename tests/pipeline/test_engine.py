@@ -1,0 +1,71 @@
+import os
+import time
+
+import pytest
+from voxout.data_manifests.errors import SubjectError, UserError
+from voxout.data_manifests.subject import SubjectRecord
+from voxout.pipeline.engine import Engine
+
+
+def _subjects(n):
+    return [SubjectRecord(subject_id=f"{i:02d}", group="control", images={}) for i in range(n)]
+
+
+def _task():
+    # A worker cannot import a test module, so the function is local: it travels by value.
+    def task(subject, factor):
+        number = int(subject.subject_id)
+        if number == 1:
+            raise SubjectError("sub-01: its own sentence.")
+        if number == 2:
+            raise UserError("a.nii.gz: a sentence without the subject.")
+        if number == 3:
+            raise ZeroDivisionError("a bug")
+        if number == 4:
+            os._exit(1)
+        time.sleep(0.02)
+        return number * factor, os.environ["OMP_NUM_THREADS"]
+
+    return task
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    with Engine(jobs=2) as engine:
+        told = []
+        result = engine.map(
+            _task(),
+            [(s, 10) for s in _subjects(8)],
+            stage="prepare",
+            progress=lambda done, total, key: told.append(done),
+        )
+        assert told == list(range(1, 9))
+        yield result
+
+
+def test_the_others_finish(outcome):
+    assert {key: value for key, (value, _) in outcome.results.items()} == {
+        "sub-00": 0,
+        "sub-05": 50,
+        "sub-06": 60,
+        "sub-07": 70,
+    }
+
+
+def test_each_failure_names_the_subject_and_why(outcome):
+    reasons = {failure.key: failure.reason for failure in outcome.failures}
+    assert list(reasons) == ["sub-01", "sub-02", "sub-03", "sub-04"]
+    assert reasons["sub-01"] == "sub-01: its own sentence."
+    assert reasons["sub-02"] == "sub-02: a.nii.gz: a sentence without the subject."
+    assert "ZeroDivisionError in test_engine.py" in reasons["sub-03"]
+    assert "its worker process died" in reasons["sub-04"]
+
+
+def test_workers_have_one_thread(outcome):
+    assert {threads for _, threads in outcome.results.values()} == {"1"}
+
+
+def test_nothing_to_do_starts_nothing():
+    engine = Engine(jobs=2)
+    assert engine.map(_task(), [], stage="prepare").results == {}
+    assert engine._client is None

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+
+from voxout.data_manifests.errors import SubjectError, UserError
+from voxout.data_manifests.grid import Grid
+from voxout.data_manifests.volume import Volume, write_volume
+from voxout.preprocessing.patch_store import PatchStore
+
+GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
+MASK = np.zeros(GRID.size_vox, bool)
+MASK[1:4, 1:5, 1:3] = True
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    random = np.random.default_rng(0)
+    subjects = []
+    for key in ("sub-01", "sub-02_ses-a", "sub-03"):
+        images = random.random((2, *GRID.size_vox)).astype(np.float32)
+        paths = [write_volume(tmp_path / f"{key}-{c}.nii.gz", Volume(image, GRID)) for c, image in enumerate(images)]
+        subjects.append((key, paths, images))
+    return subjects
+
+
+def create(tmp_path, cohort, **change):
+    arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": ("t1w", "flair")} | change
+    return PatchStore.create(tmp_path / "store", [(key, paths) for key, paths, _ in cohort], **arguments)
+
+
+def test_holds_what_was_put_in(tmp_path, cohort):
+    create(tmp_path, cohort)
+    store = PatchStore.open(tmp_path / "store")
+    assert store.keys == ("sub-01", "sub-02_ses-a", "sub-03")
+    assert store.channels == ("t1w", "flair")
+    assert store.volumes.dtype == np.float16
+    assert isinstance(store.volumes, np.memmap)
+    np.testing.assert_allclose(store.volumes, np.stack([images for *_, images in cohort]), atol=5e-4)
+    np.testing.assert_array_equal(store.grid.brain_mask, MASK)
+    assert store.grid.grid.same_as(GRID)
+    assert store.index(["sub-03", "sub-01"]).tolist() == [2, 0]
+
+
+def test_files_on_disk_cannot_be_changed_through_it(tmp_path, cohort):
+    create(tmp_path, cohort).volumes[:] = 9
+    assert PatchStore.open(tmp_path / "store").volumes.max() <= 1
+
+
+def test_unknown_subject(tmp_path, cohort):
+    with pytest.raises(UserError, match="sub-09 not among its subjects"):
+        create(tmp_path, cohort).index(["sub-01", "sub-09"])
+
+
+def test_image_on_another_grid(tmp_path, cohort):
+    moved = Grid(GRID.size_vox, GRID.affine + np.array([[0, 0, 0, 2.0], *np.zeros((3, 4))]))
+    write_volume(cohort[1][1][1], Volume(cohort[1][2][1], moved))
+    with pytest.raises(SubjectError, match="sub-02_ses-a: its prepared flair lies on .* expected the template grid"):
+        create(tmp_path, cohort)
+
+
+def test_intensities_that_were_not_normalised(tmp_path, cohort):
+    write_volume(cohort[0][1][0], Volume(cohort[0][2][0] * 300, GRID))
+    with pytest.raises(SubjectError, match="sub-01: its prepared t1w has intensities from .* expected 0 to 1"):
+        create(tmp_path, cohort)
+
+
+def test_missing_image_names_the_subject(tmp_path, cohort):
+    cohort[2][1][0].unlink()
+    with pytest.raises(SubjectError, match="sub-03: .* no such file"):
+        create(tmp_path, cohort)
+    with pytest.raises(SubjectError, match="sub-01: has 2 prepared images, expected one each for t1w"):
+        create(tmp_path, cohort, channels=("t1w",))
+
+
+def test_nobody_and_somebody_twice(tmp_path, cohort):
+    with pytest.raises(UserError, match="no subject is left"):
+        create(tmp_path, [])
+    with pytest.raises(UserError, match="sub-01 named twice"):
+        create(tmp_path, [*cohort, cohort[0]])
+
+
+def test_a_store_that_was_not_finished_does_not_open(tmp_path, cohort):
+    create(tmp_path, cohort)
+    cohort[2][1][0].unlink()
+    with pytest.raises(SubjectError):
+        create(tmp_path, cohort)
+    with pytest.raises(UserError, match="holds no finished patch store. Run the stage extract first"):
+        PatchStore.open(tmp_path / "store")
+    assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
+
+
+def test_files_that_do_not_belong_together(tmp_path, cohort):
+    create(tmp_path, cohort)
+    path = tmp_path / "store" / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"keys": ["sub-01"]}))
+    with pytest.raises(UserError, match="do not belong together"):
+        PatchStore.open(tmp_path / "store")
