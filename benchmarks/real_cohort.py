@@ -112,13 +112,13 @@ def _painted(
             lesion_shape = shapes[choice].with_voxels(shapes[choice].voxels.astype(np.float32))
             shape = transform.to_native(lesion_shape, scan.grid, interpolation="linear")
             core = shape.voxels >= 0.5
-            in_one_piece = len(lesion_components(shape.with_voxels(core), smallest_ml=0, largest_ml=np.inf)) == 1
-            if not in_one_piece or tissue[core].mean() < 0.9 or (shape.voxels > 0)[_near(truth)].any():
+            if not core.any() or tissue[core].mean() < 0.9 or (shape.voxels > 0)[_near(truth)].any():
                 continue
             fraction = CONTRASTS[(number + lesion) % len(CONTRASTS)]
             result = paint_lesion(image, shape, change=-fraction * contrast, softness_mm=SOFTNESS_MM)
-            volume_ml = result.lesion_mask.voxels.sum() * scan.grid.voxel_volume_mm3 / 1000
-            if SMALLEST_ML <= volume_ml <= LARGEST_ML:
+            pieces = lesion_components(result.lesion_mask, smallest_ml=0, largest_ml=np.inf)
+            in_limits = lesion_components(result.lesion_mask, smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
+            if len(pieces) == len(in_limits) == 1:
                 image, truth = result.image, truth | result.lesion_mask.voxels
                 break
     name = f"{head.subject_id}painted"

@@ -6,6 +6,7 @@ Anything else that is raised is a bug and keeps its traceback.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class UserError(Exception):
@@ -28,3 +29,21 @@ class UserError(Exception):
 
 class SubjectError(UserError):
     """One subject cannot go on; the rest of the cohort does."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A subject that a stage had to give up, and why.
+
+    Attributes
+    ----------
+    key : str
+        The subject, as in `SubjectRecord.key`.
+    stage : str
+    reason : str
+        A sentence for the user.
+    """
+
+    key: str
+    stage: str
+    reason: str

@@ -56,7 +56,7 @@ def split_controls(manifest: Manifest, *, held_out_share: float, seed: int) -> S
     if not train:
         raise UserError(
             "all controls are held out, expected some to learn from. Mark some as train in column split, or lower "
-            "data.held_out_share."
+            "data_manifests.held_out_share."
         )
     return Split(train, tuple(r.key for r in manifest.controls if r.subject_id in held_out))
 

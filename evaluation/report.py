@@ -18,7 +18,6 @@ from . import report_parts as parts
 from .mosaic import colour_bar, webp
 from .report_inputs import (
     CohortReport,
-    Failure,
     ReportSubject,
     StageTime,
     SubjectImages,
@@ -27,7 +26,6 @@ from .report_inputs import (
 
 __all__ = [
     "CohortReport",
-    "Failure",
     "ReportSubject",
     "StageTime",
     "SubjectImages",

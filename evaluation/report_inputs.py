@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data_manifests.errors import Failure
 from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
 from .score_cohort import CohortScores
@@ -99,15 +100,6 @@ class StageTime:
     done: int | None = None
     failed: int = 0
     skipped: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A subject that did not get through, where, and why."""
-
-    key: str
-    stage: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

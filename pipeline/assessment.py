@@ -6,7 +6,7 @@ from functools import partial
 import yaml
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.errors import Failure, SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_mask, read_volume
 from ..evaluation.metric_words import METRICS, is_oracle
@@ -23,7 +23,7 @@ from ..evaluation.score_subject import SubjectScores, score_map
 from ..evaluation.tables import write_scores
 from .config import Config, load_config
 from .console import Progress
-from .records import Failure, StageRecord
+from .records import StageRecord
 from .run import Run, Work
 from .titles import STAGE_TITLES
 

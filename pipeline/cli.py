@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import Failure, UserError
 from .titles import STAGE_TITLES
 
 if TYPE_CHECKING:
-    from .records import Failure
     from .run import Run
 
 _TORCH_STAGES = {"train", "fit", "map"}
@@ -141,7 +140,6 @@ def _work(options: argparse.Namespace, names: Sequence[str], config_home: Path) 
     if go_on:
         console.say(f"settings: as saved in {saved}")
     if not options.dry_run:
-        _make_folder(options.out)
         save_config(out.config, config)
     with Engine(options.jobs) as engine:
         run = Run(
@@ -159,7 +157,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], config_home: Path) 
     return _closing(run, names, failures, options.dry_run)
 
 
-def _closing(run: "Run", names: Sequence[str], failures: "Sequence[Failure]", dry_run: bool) -> int:
+def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
         from .assessment import figures_in_words
 
@@ -186,9 +184,13 @@ def _chosen(manifest, subjects: Sequence[str] | None):
 
 
 def _console(options: argparse.Namespace, out: Path):
+    from ..data_manifests.derivatives import OutputFolder
     from .console import Console
 
-    log = None if options.dry_run else out / "log.jsonl"
+    log = None
+    if not options.dry_run:
+        _make_folder(out)
+        log = OutputFolder(out).log
     return Console(log, verbosity=-1 if options.quiet else int(options.verbose))
 
 

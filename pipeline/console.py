@@ -28,8 +28,6 @@ class Console:
     def __init__(self, log: Path | None = None, verbosity: int = 0):
         self.verbosity = verbosity
         self._log = log
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
 
     def say(self, text: str, *, level: int = 0, **facts: object) -> None:
         """Print a line (unless it is above the verbosity) and log it with its facts."""

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.errors import Failure, SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
 from .console import Progress
-from .records import Failure
 
 # One thread a worker: ANTs is bit-reproducible only then, and subjects in parallel use the cores better.
 _WORKER_ENVIRONMENT = {

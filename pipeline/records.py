@@ -19,17 +19,9 @@ from typing import Any
 import psutil
 
 from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import Failure
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A subject that a stage had to give up, and why."""
-
-    key: str
-    stage: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import Failure, UserError
 from ..data_manifests.subject import Manifest
 from .config import Config
 from .console import Console
 from .engine import Engine
-from .records import Failure, Meter, StageRecord, changes, sizes, versions, write_json
+from .records import Meter, StageRecord, changes, sizes, versions, write_json
 from .titles import STAGE_TITLES
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import Failure, UserError
 from ..data_manifests.splits import split_controls
 from ..data_manifests.subject import SubjectRecord
 from . import tasks
-from .records import Failure, StageRecord, file_fingerprint, fingerprint, flat_settings
+from .records import StageRecord, file_fingerprint, fingerprint, flat_settings
 from .run import Run, Stage, Work
 
 

@@ -12,9 +12,8 @@ from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
+from .head_registration import mask_from_template
 from .settings import BrainExtractionSettings
-
-FALL_BACK_SPACING_MM = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ def extract_brain(
     Parameters
     ----------
     t1w : Volume
+        Axes towards right, anterior, superior.
     settings : BrainExtractionSettings
     given : Volume, bool, optional
         The user's mask, on the grid of `t1w`.
@@ -70,7 +70,7 @@ def extract_brain(
         if settings.method == "deepbet" or _plausible(mask, settings):
             return _plausible_or_error(mask, "deepbet", settings)
         notes = (f"deepbet's brain of {_volume_ml(mask):.0f} ml is not plausible: the template was registered instead",)
-    return _plausible_or_error(_from_template(t1w, seed), "template", settings, notes)
+    return _plausible_or_error(mask_from_template(t1w, seed=seed), "template", settings, notes)
 
 
 def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
@@ -144,13 +144,3 @@ def _deepbet(t1w: Volume) -> Volume:
     finally:
         torch.set_num_threads(threads)
     return t1w.with_voxels(_one_filled_component(np.asarray(mask.dataobj) > 0))
-
-
-def _from_template(t1w: Volume, seed: int) -> Volume:
-    """The template's mask, brought into the scan's space."""
-    from .registration import register_head_affine
-    from .template import load_template
-
-    template = load_template(FALL_BACK_SPACING_MM)
-    transform = register_head_affine(t1w, template, seed=seed)
-    return transform.to_native(load_template(2.0).brain_mask, t1w.grid, interpolation="linear")

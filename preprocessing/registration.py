@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +123,14 @@ class TemplateTransform:
         native[covered] = total[covered] / weight[covered]
         return Volume(native, native_grid), Volume(covered, native_grid)
 
+    @classmethod
+    def from_affine(cls, affine: np.ndarray) -> "TemplateTransform":
+        """A transform without a warp."""
+        return cls(affine, None, None, None, JacobianRange(1.0, 1.0, 1.0))
+
     def affine_only(self) -> "TemplateTransform":
         """The same without its warp."""
-        return replace(self, warp=None, inverse_warp=None, warp_grid=None, jacobian_range=_UNWARPED)
+        return self.from_affine(self.affine)
 
     def save(self, folder: Path) -> Path:
         """Write ``transform.json`` and, with a warp, ``warps.npz``; each whole or not at all."""
@@ -195,9 +200,6 @@ class TemplateTransform:
         return sitk.DisplacementFieldTransform(field)
 
 
-_UNWARPED = JacobianRange(1.0, 1.0, 1.0)
-
-
 def register_to_template(
     t1w: Volume,
     brain_mask: Volume,
@@ -228,63 +230,98 @@ def register_to_template(
     UserError
         ANTs gave no transform. A bad one is not seen here: `measure_quality` judges it.
     """
-    brain = t1w.with_voxels(_winsorised(t1w.voxels, brain_mask.voxels))
+    brain = t1w.with_voxels(winsorised(t1w.voxels, brain_mask.voxels))
     transform = _register(coarsened(brain, settings.working_spacing_mm), template, settings.transform, seed)
     if out is not None:
         transform.save(out)
     return transform
 
 
-def register_head_affine(t1w: Volume, template: Template, *, seed: int) -> TemplateTransform:
-    """Register a whole head to the template's brain, affinely: rough, and needs no brain mask."""
-    head = t1w.with_voxels(_winsorised(t1w.voxels, t1w.voxels > 0))
-    return _register(coarsened(head, template.grid.spacing_mm[0]), template, "affine", seed, near_template_brain=True)
+def affine_registration(
+    fixed: Volume, moving: Volume, *, shift: np.ndarray, seed: int, fixed_mask: Volume
+) -> np.ndarray:
+    """Register by a rigid and then an affine transform, judged inside a mask only.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+    shift : ndarray, (3,)
+        Where to start: RAS mm that take a point of `fixed` to about its place in `moving`.
+    seed : int
+    fixed_mask : Volume, bool
+
+    Returns
+    -------
+    ndarray, (4, 4)
+        Fixed RAS mm to moving RAS mm.
+    """
+    with _repeatable(seed), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
+        import ants
+
+        step = ants.create_ants_transform(
+            transform_type="Euler3DTransform", translation=(LPS @ shift).tolist(), dimension=3
+        )
+        last = f"{folder}/start.mat"
+        ants.write_transform(step, last)
+        for kind in ("Rigid", "Affine"):
+            [last] = _run_ants(
+                _to_ants(fixed),
+                _to_ants(moving),
+                kind,
+                f"{folder}/{kind}",
+                initial_transform=[last],
+                mask=_to_ants(fixed_mask),
+                mask_all_stages=True,
+                aff_random_sampling_rate=1.0,
+            )["fwdtransforms"]
+        return _ants_affine(ants.read_transform(last))
 
 
-def _winsorised(voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    # A few bright vessels would otherwise stretch the bins of the mutual information.
+def winsorised(voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Scale the 99.5th percentile inside to 1 and clip there; 0 outside.
+
+    A few bright vessels would otherwise stretch the bins of the mutual information.
+    """
     high = np.percentile(voxels[inside], 99.5) if inside.any() else 1.0
     return np.where(inside, np.clip(voxels / max(high, 1e-12), 0, 1), 0).astype(np.float32)
 
 
-def _register(
-    moving: Volume, template: Template, kind: str, seed: int, near_template_brain: bool = False
-) -> TemplateTransform:
+def _register(moving: Volume, template: Template, kind: str, seed: int) -> TemplateTransform:
     with _repeatable(seed), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
         import ants  # Seconds long, and not needed by those who only apply transforms.
 
-        masks = {}
-        if near_template_brain:
-            masks = {"mask": _to_ants(template.brain_mask), "mask_all_stages": True}
-        try:
-            result = ants.registration(
-                fixed=_to_ants(template.t1w),
-                moving=_to_ants(moving),
-                type_of_transform="SyN" if kind == "syn" else "Affine",
-                outprefix=f"{folder}/",
-                **masks,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                "Registration to the template stopped without a result. Look at the scan and its brain mask."
-            ) from error
-        # ANTs reports success with an empty list where it could not write.
-        files = [Path(name) for name in result["fwdtransforms"]]
-        if len(files) != (2 if kind == "syn" else 1) or not all(file.exists() for file in files):
-            raise UserError(
-                "Registration to the template left no transform behind, expected an affine"
-                f"{' and a warp' if kind == 'syn' else ''}. Check that the temporary folder has room."
-            )
-        affine = _ants_affine(ants.read_transform(str(files[-1])))
+        ants_kind = "SyN" if kind == "syn" else "Affine"
+        result = _run_ants(_to_ants(template.t1w), _to_ants(moving), ants_kind, f"{folder}/")
+        files = result["fwdtransforms"]
+        affine = _ants_affine(ants.read_transform(files[-1]))
         if kind != "syn":
-            return TemplateTransform(affine, None, None, None, _UNWARPED)
+            return TemplateTransform.from_affine(affine)
         inverse_file = next(name for name in result["invtransforms"] if name.endswith("InverseWarp.nii.gz"))
         warp, inverse_warp = (
-            _to_steps(ants.image_read(str(file)).numpy() @ LPS).astype(np.float32) * WARP_STEP_MM
+            _to_steps(ants.image_read(file).numpy() @ LPS).astype(np.float32) * WARP_STEP_MM
             for file in (files[0], inverse_file)
         )
     jacobian = _jacobian_range(warp, template)
     return TemplateTransform(affine, warp, inverse_warp, template.grid, jacobian)
+
+
+def _run_ants(fixed, moving, kind: str, prefix: str, **options) -> dict[str, list[str]]:
+    import ants
+
+    try:
+        result = ants.registration(fixed, moving, kind, outprefix=prefix, **options)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            "registration to the template stopped without a result; look at the scan and its brain mask"
+        ) from error
+    # ANTs reports success with an empty list where it could not write.
+    files = result["fwdtransforms"]
+    if len(files) != (2 if kind == "SyN" else 1) or not all(Path(file).exists() for file in files):
+        raise UserError(
+            "registration to the template left no transform behind; check that the temporary folder has room and can "
+            "be written to"
+        )
+    return result
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from voxout.data_manifests.errors import SubjectError
+from voxout.data_manifests.errors import Failure, SubjectError
 from voxout.data_manifests.volume import Volume
 from voxout.evaluation.metric_words import METRICS
 from voxout.evaluation.report import (
     CohortReport,
-    Failure,
     ReportSubject,
     StageTime,
     SubjectImages,

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from sklearn.svm import OneClassSVM
-
 from voxout.data_manifests.grid import Grid
 from voxout.models.anomaly_map import score_subject
 from voxout.models.detector import fit_detectors
@@ -17,7 +16,7 @@ CONTROLS = RANDOM.normal(size=(30, GRID.size, 2)).astype(np.float32)
 
 def test_the_sign_turns_over():
     """Higher = more anomalous, and minus scikit-learn's decision function."""
-    detectors = fit_detectors(CONTROLS, nu=0.2, gamma=0.5, precision="float32")
+    detectors = fit_detectors(CONTROLS, nu=0.2, gamma=0.05, precision="float32")
     codes = np.median(CONTROLS, axis=0)
     codes[3] = 4.0
     found = score_subject(detectors, codes, GRID)
@@ -27,7 +26,7 @@ def test_the_sign_turns_over():
     scores = GRID.gather(found.voxels)
     assert scores.argmax() == 3
     assert scores[3] > 0 > np.delete(scores, 3).max()
-    oracles = [OneClassSVM(nu=0.2, gamma=0.5, tol=1e-8).fit(CONTROLS[:, v]) for v in range(GRID.size)]
+    oracles = [OneClassSVM(nu=0.2, gamma=0.05, tol=1e-8).fit(CONTROLS[:, v]) for v in range(GRID.size)]
     expected = [-svm.decision_function(codes[v : v + 1])[0] for v, svm in enumerate(oracles)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 

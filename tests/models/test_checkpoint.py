@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-
 from voxout.data_manifests.errors import UserError
 from voxout.models.checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder
 from voxout.models.settings import ModelSettings

@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from voxout.models.colocated_patches import ColocatedPatches, MixedPatches, gather_patches
 
 SHAPE = (7, 8, 5)

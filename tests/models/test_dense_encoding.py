@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-
 from voxout.data_manifests.grid import Grid
 from voxout.models import dense_encoding
 from voxout.models.colocated_patches import gather_patches

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-
 from voxout.data_manifests.errors import UserError
 from voxout.models.encoder import PLANS, PatchAutoEncoder, PatchEncoder, plan_of
 

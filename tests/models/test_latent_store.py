@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.grid import Grid
 from voxout.models.latent_store import LatentStore

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from voxout.data_manifests.errors import UserError
 from voxout.models.schedule import Schedule, require_enough_controls, support_size
 from voxout.models.settings import GuidanceSettings, ModelSettings

@@ -1,6 +1,5 @@
 import pytest
 from pydantic import ValidationError
-
 from voxout.models.settings import ModelSettings, resolve_gamma
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.models import training
@@ -23,14 +22,14 @@ TRAIN, HELD_OUT = KEYS[:7], KEYS[7:]
 
 @pytest.fixture(scope="module")
 def store():
-    """Smooth blobs that all subjects share, with a little of their own."""
+    """Smooth blobs that all subjects share, with finer ones of their own (alike, no encoder could tell them apart)."""
     shape, random = (22, 20, 8), np.random.default_rng(0)
 
-    def smooth(size):
-        return ndimage.gaussian_filter(random.normal(size=size), [0] * (len(size) - 3) + [1.5] * 3)
+    def smooth(size, width):
+        return ndimage.gaussian_filter(random.normal(size=size), [0] * (len(size) - 3) + [width] * 3)
 
-    common, own = smooth(shape), smooth((len(KEYS), 1, *shape))
-    volumes = 1 / (1 + np.exp(-(20 * common + 8 * own)))
+    common, own = smooth(shape, 1.5), smooth((len(KEYS), 1, *shape), 0.6)
+    volumes = 1 / (1 + np.exp(-(20 * common + 2 * own)))
     mask = np.zeros(shape, bool)
     mask[4:-4, 4:-4, 1:-1] = True
     grid = PatchGrid(Grid(shape, np.diag([2.0, 2, 2, 1])), mask)
@@ -47,6 +46,7 @@ def settings_of(**change):
             "patches_per_step": 64,
             "locations_per_step": 6,
             "checkpoint_every": 8,
+            "learning_rate": 1e-2,
         },
     }
     for section, fields in change.items():
@@ -81,11 +81,12 @@ def trained(store, tmp_path_factory):
     return checkpoint, folder, calls
 
 
-def test_both_phases_are_learnt_and_written_down(trained):
+def test_both_phases_are_learnt_and_written_down(store, trained):
     checkpoint, folder, calls = trained
     assert checkpoint.step == 50
     assert [(row.step, row.phase) for row in checkpoint.history] == [(30, "pretraining"), (50, "guided")]
-    assert all(0 < row.mse_train < 0.05 and 0 < row.mse_held_out < 0.05 for row in checkpoint.history)
+    variance = store.volumes.astype(float).var()
+    assert all(row.mse_train < 0.7 * variance and row.mse_held_out < 0.7 * variance for row in checkpoint.history)
     assert calls[0] == (1, 50)
     assert calls[-1] == (50, 50)
     assert json.loads((folder / "encoder" / "checkpoint.json").read_text())["history"][1]["step"] == 50
@@ -196,17 +197,19 @@ def test_several_channels_and_nobody_held_out(store, tmp_path):
     assert checkpoint.history[-1].mse_held_out is None
 
 
-def test_siamese_term_draws_controls_together(store, trained, tmp_path):
-    """1 - cos between co-located codes falls."""
-    change = {"siamese_weight": 1.0, "guided_learning_rate": 1e-2, "guided_steps": 60}
-    together = train(store, tmp_path, settings_of(training=change))
+def test_siamese_term_draws_controls_together(store, tmp_path):
+    """1 - cos between co-located codes falls, against the same steps with next to no weight."""
 
-    def apart(checkpoint):
+    def apart(weight):
+        settings = settings_of(
+            guidance={"weight": 0}, training={"siamese_weight": weight, "guided_learning_rate": 1e-2, "guided_steps": 100}
+        )
+        checkpoint = train(store, tmp_path / f"{weight}", settings)
         volumes = torch.from_numpy(store.volumes[store.index(TRAIN[:2])])
         one, other = (encode_densely(checkpoint.encoder, volume, store.grid) for volume in volumes)
         return (1 - torch.nn.functional.cosine_similarity(one, other, dim=1)).mean().item()
 
-    assert apart(together) < 0.9 * apart(trained[0])
+    assert apart(0.3) < 0.9 * apart(1e-9)
 
 
 def test_too_few_controls(store, tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.svm import OneClassSVM
-
 from voxout.data_manifests.errors import UserError
 from voxout.models.checkpoint import TrainingRow
 from voxout.models.encoder import PatchAutoEncoder

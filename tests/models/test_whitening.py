@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.models import whitening as module

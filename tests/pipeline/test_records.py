@@ -3,8 +3,8 @@ import time
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from voxout.data_manifests.errors import Failure
 from voxout.pipeline.records import (
-    Failure,
     Meter,
     StageRecord,
     changes,

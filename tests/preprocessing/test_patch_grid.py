@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.preprocessing.patch_grid import PatchGrid, patch_size_vox

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, write_volume

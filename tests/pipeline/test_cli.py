@@ -1,0 +1,93 @@
+import csv
+
+import pytest
+from voxout.data_manifests.phantoms import small_cohort
+from voxout.pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return small_cohort(tmp_path_factory.mktemp("cohort"), controls=4, patients=1, seed=1)
+
+
+def _told(capsys, *arguments) -> tuple[int, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_check_says_that_all_is_well(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "check", cohort, tmp_path)
+    assert code == 0
+    assert "5 of 5 subjects are in order" in told
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
+    code, told = _told(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
+    assert code == 2
+    assert told.startswith("voxout: ") and "no such file" in told
+    assert "Traceback" not in told
+
+
+def test_a_stage_names_the_one_it_waits_for(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "train", cohort, tmp_path)
+    assert code == 2
+    assert "train needs the stage extract, which has not run. Run `voxout extract` first." in told
+
+
+def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--set", "models.detektor.nu=0.1")
+    assert code == 2
+    assert "Did you mean models.detector?" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "check", cohort, tmp_path, "--subjects", "control001", "nobody")
+    assert code == 2
+    assert "nobody not in the cohort" in told
+
+
+def test_only_the_chosen_subjects_are_checked(capsys, cohort, tmp_path):
+    chosen = ["control001", "sub-control002", "control003", "control004"]
+    code, told = _told(capsys, "check", cohort, tmp_path, "--subjects", *chosen)
+    assert code == 0
+    assert "4 of 4 subjects are in order" in told
+
+
+def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=0, seed=1)
+    rows = list(csv.DictReader(cohort.open()))
+    (cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
+    code, told = _told(capsys, "check", cohort, tmp_path / "out")
+    assert code == 3
+    assert "FAILED sub-control001" in told
+    failures = list(csv.DictReader((tmp_path / "out" / "failures.csv").open()))
+    assert [(row["subject"], row["stage"]) for row in failures] == [("sub-control001", "check")]
+
+
+def test_a_dry_run_writes_nothing(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--dry-run")
+    assert code == 0
+    assert "check: would run, it has not run yet" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_apply_needs_a_model(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "apply", tmp_path, cohort, tmp_path / "out")
+    assert code == 2
+    assert "holds no fitted model" in told
+
+
+def test_an_unusable_device_is_one_sentence(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--device", "cuda:99")
+    assert code == 2
+    assert "--device cuda:99: not usable here" in told
+
+
+def test_an_output_folder_that_is_a_file_is_one_sentence(capsys, cohort, tmp_path):
+    (tmp_path / "out").write_text("")
+    code, told = _told(capsys, "check", cohort, tmp_path / "out")
+    assert code == 2
+    assert "cannot be made" in told

@@ -1,0 +1,68 @@
+"""What lies in the folders is what a lab installs."""
+
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("data_manifests", "preprocessing", "models", "evaluation", "pipeline")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> set[str]:
+    # Built from a copy: building writes into the folder it builds from.
+    copy = tmp_path_factory.mktemp("source") / "voxout"
+    unwanted = shutil.ignore_patterns("__pycache__", ".*", "demo", "*.egg-info", "build", "tests", "benchmarks")
+    shutil.copytree(ROOT, copy, ignore=unwanted)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (built,) = (copy / "dist").glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return set(archive.namelist())
+
+
+def _expected_files() -> set[str]:
+    wanted = {".py", ".yaml", ".csv", ".html", ".css", ".js"}
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in wanted]
+    return {f"voxout/{file.relative_to(ROOT)}" for file in files if "__pycache__" not in file.parts}
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+    inside = {name for name in wheel if ".dist-info/" not in name}
+    assert inside == _expected_files()
+
+
+def test_the_wheel_carries_its_licence(wheel):
+    assert any(name.endswith("LICENSE") for name in wheel)
+
+
+def test_setup_lists_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {init.parent.relative_to(ROOT) for folder in FOLDERS for init in (ROOT / folder).rglob("__init__.py")}
+    assert listed == {"voxout." + ".".join(path.parts) for path in found}
+
+
+def test_every_chapter_has_its_heading():
+    for folder in FOLDERS:
+        for init in (ROOT / folder).rglob("__init__.py"):
+            assert init.read_text().startswith('"""'), init
+
+
+def test_help_answers_without_the_heavy_libraries():
+    code = (
+        "import sys; from voxout.pipeline import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'monai', 'ants', 'numpy', 'pandas', 'dask', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "COHORT" in result.stdout
