@@ -66,7 +66,7 @@ class TrainingSettings(Section):
     """Steps on co-located batches with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
     locations_per_step: Annotated[int, Field(ge=1)] = 32
-    controls_per_location: Annotated[int, Field(ge=3)] = 64
+    controls_per_location: Annotated[int, Field(ge=3)] = 96
     """Controls drawn at each location of a guided step, where the cohort has as many."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -78,12 +78,13 @@ class TrainingSettings(Section):
 class DetectorSettings(Section):
     """One one-class SVM at every location."""
 
-    nu: Annotated[float, Field(gt=0, le=1)] = 0.1
+    nu: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Also the least share of controls that are kept as support vectors: with few of them a map has few grey levels."""
     gamma: Gamma = "0.1/d"
     read_out: Literal["whitened", "raw"] = "whitened"
     """`whitened`: codes are whitened per location, with covariances pooled over neighbours, before the kernel."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Weight of the whole brain's covariance in each location's."""
+    """Weight of the whole brain's covariance, brought to the location's variance, in each location's."""
     precision: Literal["float16", "float32"] = "float16"
 
 

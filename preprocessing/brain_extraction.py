@@ -13,6 +13,7 @@ from scipy import ndimage
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
 from .head_registration import mask_from_template
+from .resampling import largest_component
 from .settings import BrainExtractionSettings
 
 
@@ -76,7 +77,7 @@ def extract_brain(
 def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
     """Whether all that a scan shows is one object of a brain's volume on an empty background."""
     shown = _foreground(t1w)
-    around = ~ndimage.binary_dilation(shown.voxels, iterations=2)
+    around = ~np.asarray(ndimage.binary_dilation(shown.voxels, iterations=2), bool)
     # Interpolation leaves a faint rim around a stripped brain; a scanner leaves noise everywhere.
     empty = np.abs(t1w.voxels[around] - _background(t1w)) <= 1e-3 * np.abs(t1w.voxels).max()
     return _plausible(shown, settings) and bool(around.any()) and float(empty.mean()) > 0.98
@@ -117,16 +118,11 @@ def _foreground(t1w: Volume) -> Volume:
     """The largest object that differs from the background, without holes."""
     level = _background(t1w)
     shown = t1w.voxels > level + 0.01 * (np.percentile(t1w.voxels, 99.5) - level)
-    return t1w.with_voxels(_one_filled_component(ndimage.binary_opening(shown)))
+    return t1w.with_voxels(_filled(ndimage.binary_opening(shown)))
 
 
-def _one_filled_component(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return np.zeros(mask.shape, bool)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return ndimage.binary_fill_holes(labels == sizes.argmax())
+def _filled(mask) -> np.ndarray:
+    return np.asarray(ndimage.binary_fill_holes(largest_component(np.asarray(mask))))
 
 
 def _deepbet(t1w: Volume) -> Volume:
@@ -143,4 +139,4 @@ def _deepbet(t1w: Volume) -> Volume:
         return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
     finally:
         torch.set_num_threads(threads)
-    return t1w.with_voxels(_one_filled_component(np.asarray(mask.dataobj) > 0))
+    return t1w.with_voxels(_filled(np.asarray(mask.dataobj) > 0))

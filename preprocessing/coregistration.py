@@ -4,6 +4,8 @@ Rigid, by mutual information (Mattes et al., "PET-CT image registration in the c
 IEEE TMI 22, 2003). The image itself is not interpolated here: the transform joins the one to the template.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +73,17 @@ def _centre_of_mass(volume: Volume) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0]) @ (volume.affine[:3, :3] @ index + volume.affine[:3, 3])
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The metric inside the method follows the process's number alone, and sums of several threads differ in a bit.
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
 def _descend(
     fixed: sitk.Image, fixed_mask: sitk.Image, moving: sitk.Image, centre: np.ndarray, shift: np.ndarray, seed: int
 ) -> tuple[float, sitk.Euler3DTransform]:
@@ -78,7 +91,6 @@ def _descend(
     start.SetCenter(centre.tolist())
     start.SetTranslation(shift.tolist())
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricFixedMask(fixed_mask)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -94,7 +106,8 @@ def _descend(
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInitialTransform(start, inPlace=True)
     try:
-        method.Execute(fixed, moving)
+        with _one_thread():
+            method.Execute(fixed, moving)
     except RuntimeError:
         # The start lay so far off that no sample met the image.
         return np.inf, start

@@ -10,7 +10,7 @@ from scipy import ndimage
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Grid, Volume
 from .registration import TemplateTransform, affine_registration, winsorised
-from .resampling import coarsened
+from .resampling import coarsened, largest_component
 from .template import Template, load_template
 
 _SPACING_MM = 4.0
@@ -53,7 +53,7 @@ def _drawn_head(template: Template) -> tuple[Volume, Volume]:
     affine = template.grid.affine.copy()
     affine[:3, 3] -= room * spacing
     grid = Grid(brain.shape, affine)
-    distance = ndimage.distance_transform_edt(~brain, sampling=spacing)
+    distance = np.asarray(ndimage.distance_transform_edt(~brain, sampling=spacing))
     shells = np.select([distance <= _SKULL_MM, distance <= _SCALP_MM], [0.1, 0.8], 0.0)
     head = np.where(brain, np.pad(template.t1w.voxels, room), shells)
     height = affine[2, 3] + spacing * np.arange(brain.shape[2])
@@ -65,17 +65,14 @@ def _template_top(template: Template) -> np.ndarray:
     indices = np.nonzero(template.brain_mask.voxels)
     middle = [(axis.min() + axis.max()) / 2 for axis in indices]
     top = [*middle[:2], indices[2].max()]
-    return (template.grid.affine @ [*top, 1])[:3] + [0, 0, _SCALP_MM]
+    return (template.grid.affine @ [*top, 1])[:3] + np.array([0, 0, _SCALP_MM])
 
 
 def _head_top(head: Volume) -> np.ndarray:
     """Crown height over the middle of the upper head, RAS mm."""
-    labels, count = ndimage.label(ndimage.binary_opening(head.voxels > 0.15, iterations=2))
-    if count == 0:
+    shown = largest_component(np.asarray(ndimage.binary_opening(head.voxels > 0.15, iterations=2)))
+    if not shown.any():
         raise UserError("no head is to be seen in the T1w, expected a bright object on a dark background; look at it")
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    shown = labels == sizes.argmax()
     crown = np.nonzero(shown.any((0, 1)))[0].max()
     shown[:, :, : max(0, crown - int(_HEAD_DEPTH_MM / head.grid.spacing_mm[2]))] = False
     middle = [(axis.min() + axis.max()) / 2 for axis in np.nonzero(shown)[:2]]

@@ -77,7 +77,9 @@ class PreparedSubject:
             raise SubjectError(f"{subject.key}: has not been prepared. Run prepare first.") from error
         if quality.verdict == "fail":
             raise SubjectError([f"{subject.key}: {reason}." for reason in quality.reasons])
-        images = {m: out.prepared_image(subject, m) for m in MODALITIES if out.prepared_image(subject, m).exists()}
+        images: dict[Modality, Path] = {
+            m: out.prepared_image(subject, m) for m in MODALITIES if out.prepared_image(subject, m).exists()
+        }
         lesion_mask = out.prepared_lesion_mask(subject)
         return cls(
             key=subject.key,

@@ -4,7 +4,6 @@ One head registered badly can spoil a cohort's figures more than any choice of m
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import ndimage
 
+from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.terms import BIDS_SUFFIX, Modality
 from ..data_manifests.volume import Volume
 from .brain_extraction import BrainExtraction
+from .resampling import bounding_box
 from .settings import RegistrationSettings
 from .template import Template
 
@@ -81,10 +82,8 @@ class Quality:
 
     def save(self, path: Path) -> Path:
         """Write JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        temporary.write_text(json.dumps(asdict(self), indent=1))
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1))
         return path
 
     @classmethod
@@ -225,7 +224,7 @@ def _bright_tissue(t1w: Volume, mask: np.ndarray) -> np.ndarray:
 
 
 def _noise(voxels: np.ndarray, white: np.ndarray) -> float:
-    core = ndimage.binary_erosion(white)
+    core = np.asarray(ndimage.binary_erosion(white), bool)
     if not core.any():
         return float("nan")
     differences = [(np.roll(voxels, 1, axis) - 2 * voxels + np.roll(voxels, -1, axis))[core] for axis in range(3)]
@@ -283,16 +282,14 @@ def quality_picture(
         _draw_row(row, label, image, drawn, shown)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    # 64 colours: a quarter of the bytes, and the eye sees no difference.
-    picture.quantize(64, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        # 64 colours: a quarter of the bytes, and the eye sees no difference.
+        picture.quantize(64, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
     return path
 
 
 def _draw_row(row, label: str, image: Volume, outlines: Sequence[tuple[np.ndarray, str]], shown: np.ndarray) -> None:
-    box = ndimage.find_objects(shown.astype(np.uint8))[0]
+    box = bounding_box(shown)
     top = np.percentile(image.voxels[shown], 99.5)
     places = [(0, 0.35), (0, 0.6), (1, 0.35), (1, 0.65), (2, 0.25), (2, 0.5), (2, 0.72)]
     for axis_object, (axis, share) in zip(row, places, strict=True):

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Grid, Volume
 from .resampling import LPS, Interpolation, coarsened, itk_geometry, resample
@@ -134,12 +135,9 @@ class TemplateTransform:
 
     def save(self, folder: Path) -> Path:
         """Write ``transform.json`` and, with a warp, ``warps.npz``; each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         if self.warp is not None and self.inverse_warp is not None:
-            temporary = folder / f".{os.getpid()}-{_WARP_FILE}"
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, warp=_to_steps(self.warp), inverse_warp=_to_steps(self.inverse_warp))
-            os.replace(temporary, folder / _WARP_FILE)
+            with written_whole(folder / _WARP_FILE) as temporary:
+                np.savez_compressed(temporary, warp=_to_steps(self.warp), inverse_warp=_to_steps(self.inverse_warp))
         jacobian = self.jacobian_range
         content = {
             "affine_template_to_native_ras_mm": self.affine.tolist(),
@@ -149,9 +147,8 @@ class TemplateTransform:
             "jacobian_range": [jacobian.smallest, jacobian.percentile_1, jacobian.percentile_99],
         }
         # Last: a folder with this file is complete.
-        temporary = folder / f".{os.getpid()}-{_TRANSFORM_FILE}"
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, folder / _TRANSFORM_FILE)
+        with written_whole(folder / _TRANSFORM_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
         return folder
 
     @classmethod

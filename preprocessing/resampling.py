@@ -4,7 +4,7 @@ ITK counts millimetres towards left and posterior (LPS) and hands out arrays as 
 folder's registration modules. Images are always handed over as arrays: ITK never opens a user's file.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import nibabel as nib
 import numpy as np
@@ -107,9 +107,12 @@ def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:
     skull come out alike.
     """
     spacing = image.grid.spacing_mm
-    box = _bounding_box(mask.voxels, np.ceil(reach_mm / spacing).astype(int) + 1)
+    box = bounding_box(mask.voxels, np.ceil(reach_mm / spacing).astype(int) + 1)
     inside = mask.voxels[box]
-    distance, nearest = ndimage.distance_transform_edt(~inside, sampling=spacing, return_indices=True)
+    distance, nearest = cast(
+        tuple[np.ndarray, np.ndarray],
+        ndimage.distance_transform_edt(~inside, sampling=spacing, return_indices=True),
+    )
     filled = image.voxels[box][tuple(nearest)]
     voxels = np.zeros_like(image.voxels)
     voxels[box] = np.where(distance <= reach_mm, filled, 0)
@@ -137,13 +140,24 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     if (step < 1.25).all():
         return volume
     affine = volume.affine @ np.diag([*step, 1.0])
-    grid = Grid(tuple(int(n) for n in np.floor((size - 1) / step) + 1), affine)
-    return resample(blurred_for(volume, spacing_mm), grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
-
-
-def _bounding_box(mask: np.ndarray, margin: np.ndarray) -> tuple[slice, ...]:
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(
-        slice(max(0, part.start - m), min(size, part.stop + m))
-        for part, m, size in zip(box, margin, mask.shape, strict=True)
+    x, y, z = (int(n) for n in np.floor((size - 1) / step) + 1)
+    return resample(
+        blurred_for(volume, spacing_mm), Grid((x, y, z), affine), sitk.Transform(3, sitk.sitkIdentity), "linear"
     )
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest face-connected part of a mask, (X, Y, Z) bool; empty for an empty mask."""
+    labels, _ = cast(tuple[np.ndarray, int], ndimage.label(mask))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return mask & (labels == sizes.argmax())
+
+
+def bounding_box(mask: np.ndarray, margin_vox: np.ndarray | int = 0) -> tuple[slice, slice, slice]:
+    """Slices around the True voxels of a mask that is not empty, with a margin, cut at the borders."""
+    slices = []
+    for axis, margin in enumerate(np.broadcast_to(margin_vox, 3)):
+        present = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        slices.append(slice(max(0, int(present[0] - margin)), int(present[-1] + margin) + 1))
+    return slices[0], slices[1], slices[2]

@@ -91,7 +91,8 @@ def _sampled(image: Volume, spacing_mm: float) -> Volume:
     affine[:3, 3] = origin
     offset = (origin - image.affine[:3, 3]) / image.grid.spacing_mm
     step = spacing_mm / image.grid.spacing_mm
+    x, y, z = (int(n) for n in size)
     voxels = ndimage.affine_transform(
-        blurred_for(image, spacing_mm).voxels, np.diag(step), offset, output_shape=tuple(size), order=1
+        blurred_for(image, spacing_mm).voxels, np.diag(step), offset.tolist(), output_shape=(x, y, z), order=1
     )
-    return Volume(voxels.astype(np.float32), Grid(tuple(int(n) for n in size), affine))
+    return Volume(voxels.astype(np.float32), Grid((x, y, z), affine))

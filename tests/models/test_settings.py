@@ -4,7 +4,8 @@ from voxout.models.settings import ModelSettings, resolve_gamma
 
 
 @pytest.mark.parametrize(
-    ("gamma", "value"), [(0.5, 0.5), ("0.1/d", 0.1 / 16), (" 1e-1 / d ", 0.1 / 16), ("scale", "scale"), ("auto", "auto")]
+    ("gamma", "value"),
+    [(0.5, 0.5), ("0.1/d", 0.1 / 16), (" 1e-1 / d ", 0.1 / 16), ("scale", "scale"), ("auto", "auto")],
 )
 def test_gamma(gamma, value):
     assert resolve_gamma(gamma, 16) == value

@@ -202,7 +202,8 @@ def test_siamese_term_draws_controls_together(store, tmp_path):
 
     def apart(weight):
         settings = settings_of(
-            guidance={"weight": 0}, training={"siamese_weight": weight, "guided_learning_rate": 1e-2, "guided_steps": 100}
+            guidance={"weight": 0},
+            training={"siamese_weight": weight, "guided_learning_rate": 1e-2, "guided_steps": 100},
         )
         checkpoint = train(store, tmp_path / f"{weight}", settings)
         volumes = torch.from_numpy(store.volumes[store.index(TRAIN[:2])])

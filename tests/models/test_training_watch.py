@@ -61,7 +61,9 @@ def test_without_held_out_and_without_a_split():
 
 @pytest.mark.parametrize("rank", [1.2, 0.0, float("nan")])
 def test_collapsed_codes_stop_training(rank):
-    with pytest.raises(UserError, match=r"after step 50 the codes fill .* of 16 dimensions, expected at least 1.5. Lower"):
+    with pytest.raises(
+        UserError, match=r"after step 50 the codes fill .* of 16 dimensions, expected at least 1.5. Lower"
+    ):
         require_no_collapse(row_of(effective_rank=rank), 16)
 
 

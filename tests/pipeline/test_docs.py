@@ -1,0 +1,49 @@
+"""What the documents say is what the code does."""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel
+from voxout.pipeline.config import Config, preset_names
+from voxout.pipeline.records import flat_settings
+from voxout.pipeline.titles import STAGE_TITLES
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def _documented() -> dict[str, str]:
+    """Name and default of every row of the tables: ``| `models.detector.nu` | 0.1 | ... |``."""
+    rows = re.findall(r"^\| `([a-z_0-9.]+)` \| ([^|]*) \|", SETTINGS.split("## The run")[1], flags=re.MULTILINE)
+    return {name: default.strip().strip("`") for name, default in rows}
+
+
+def _actual(model: BaseModel) -> dict[str, str]:
+    def text(value: object) -> str:
+        return (
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
+
+    flat = flat_settings(model.model_dump(mode="json"))
+    return {name.removeprefix("settings."): text(value) for name, value in flat.items()}
+
+
+def test_every_setting_is_documented_with_its_default():
+    assert _documented() == _actual(Config())
+
+
+def test_every_preset_is_documented():
+    for name in preset_names():
+        assert f"`{name}`" in SETTINGS
+
+
+def test_the_readme_names_what_exists():
+    for command in re.findall(r"^voxout (\w+)", README, flags=re.MULTILINE):
+        assert command in (*STAGE_TITLES, "run", "apply", "demo")
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,107 @@
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+from voxout.data_manifests.volume import Grid, Volume
+from voxout.preprocessing import resampling
+from voxout.preprocessing.resampling import blurred_for, canonical, coarsened, continued_outwards, resample
+
+ORIENTATIONS = [
+    "".join(letters) for order in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*order)
+]
+IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
+
+
+@pytest.fixture(scope="module")
+def oblique(kit):
+    affine = kit.turned(11.0, (-20.0, 30.0, 5.0)) @ np.diag([2.0, 1.5, 3.0, 1.0])
+    voxels = np.random.default_rng(0).random((9, 12, 7)).astype(np.float32)
+    return Volume(ndimage.gaussian_filter(voxels, 1), Grid((9, 12, 7), affine))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_all_48_orientations_become_canonical_and_go_back(oblique, orientation, kit):
+    stored = kit.stored_as(oblique, orientation)
+    assert stored.grid.orientation == orientation
+    there = canonical(stored)
+    assert there.grid.orientation == "RAS"
+    assert np.array_equal(there.voxels, oblique.voxels)
+    assert there.affine == pytest.approx(oblique.affine)
+    back = resampling.reoriented_like(there, stored.grid)
+    assert np.array_equal(back.voxels, stored.voxels)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "ILA", "SAL"])
+def test_a_stored_orientation_changes_no_resampled_value(oblique, orientation, kit):
+    target = Grid((10, 10, 10), kit.turned(-4.0, oblique.affine[:3, 3] + 2) @ np.diag([1.5, 1.5, 1.5, 1]))
+    plain = resample(oblique, target, IDENTITY, "linear").voxels
+    stored = resample(kit.stored_as(oblique, orientation), target, IDENTITY, "linear").voxels
+    assert plain.any()
+    assert stored == pytest.approx(plain, abs=1e-5)
+
+
+def test_linear_resampling_agrees_with_scipy(oblique, kit):
+    target = Grid((8, 9, 10), kit.turned(25.0, oblique.affine[:3, 3] + 3) @ np.diag([1.0, 1.2, 1.4, 1]))
+    indices = np.linalg.inv(oblique.affine) @ np.vstack([kit.millimetres(target).reshape(-1, 3).T, np.ones(720)])
+    expected = ndimage.map_coordinates(oblique.voxels, indices[:3], order=1, cval=np.nan).reshape(target.size_vox)
+    found = resample(oblique, target, IDENTITY, "linear").voxels
+    inside = np.isfinite(expected)
+    assert inside.sum() > 100
+    assert found[inside] == pytest.approx(expected[inside], abs=1e-5)
+
+
+def test_spline_overshoots_are_clipped():
+    step = np.zeros((12, 12, 12), np.float32)
+    step[6:] = 1
+    volume = Volume(step, Grid((12, 12, 12), np.eye(4)))
+    finer = Grid((22, 10, 10), np.diag([0.5, 1, 1, 1.0]))
+    found = resample(volume, finer, IDENTITY, "bspline").voxels
+    assert found.min() == 0 and found.max() == 1
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_masks_stay_masks(interpolation, kit):
+    grid = Grid((20, 20, 20), np.eye(4))
+    mask = Volume(kit.ball(grid, (10, 10, 10), 6), grid)
+    found = resample(mask, Grid((40, 40, 40), np.diag([0.5, 0.5, 0.5, 1.0])), IDENTITY, interpolation)
+    assert found.voxels.dtype == bool
+    assert found.voxels.sum() / 8 == pytest.approx(mask.voxels.sum(), rel=0.1)
+
+
+def test_the_rim_holds_the_nearest_brain_value_and_nothing_of_the_skull(kit):
+    grid = Grid((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
+    mask = kit.ball(grid, (20, 20, 20), 10)
+    image = Volume(np.where(mask, 3.0, 100.0).astype(np.float32), grid)
+    found = continued_outwards(image, Volume(mask, grid), 4.0).voxels
+    distance = ndimage.distance_transform_edt(~mask, sampling=2.0)
+    assert (found[distance <= 4] == 3).all()
+    assert (found[distance > 4] == 0).all()
+
+
+def test_blurring_averages_noise_of_a_fine_scan_and_leaves_a_coarse_one():
+    noise = Volume(np.random.default_rng(1).standard_normal((30, 30, 30)), Grid((30, 30, 30), np.eye(4)))
+    sigma = np.sqrt(3) / 2.3548
+    # A Gaussian over white noise leaves the variance (2 sqrt(pi) sigma)^-1 an axis.
+    expected = (2 * np.sqrt(np.pi) * sigma) ** -3
+    assert blurred_for(noise, 2.0).voxels.var() == pytest.approx(expected, rel=0.15)
+    assert blurred_for(noise, 1.0) is noise
+
+
+def test_coarsening_keeps_places(kit):
+    grid = Grid((40, 40, 20), kit.turned(7.0) @ np.diag([1.0, 1.0, 2.0, 1.0]))
+    centre = grid.affine @ [20, 18, 9, 1]
+    distance = np.linalg.norm(kit.millimetres(grid) - centre[:3], axis=-1)
+    found = coarsened(Volume(np.exp(-((distance / 6) ** 2)).astype(np.float32), grid), 2.0)
+    assert found.grid.spacing_mm == pytest.approx([2, 2, 2])
+    weight = found.voxels / found.voxels.sum()
+    assert (kit.millimetres(found.grid) * weight[..., None]).sum((0, 1, 2)) == pytest.approx(centre[:3], abs=0.05)
+    assert coarsened(found, 2.0) is found
+
+
+def test_the_largest_component_of_nothing_is_nothing():
+    mask = np.zeros((4, 4, 4), bool)
+    assert not resampling.largest_component(mask).any()
+    mask[0, 0, :2] = mask[3, 3, 3] = True
+    assert resampling.largest_component(mask).sum() == 2
