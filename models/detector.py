@@ -30,6 +30,7 @@ Precision = Literal["float16", "float32"]
 _BLOCK_NUMBERS = 2_000_000
 _COEF_STEPS = 65535
 _LARGEST_HALF = 65504.0
+_MOST_SUBJECTS = 65535
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class DetectorField:
                 _coefficients(self.arrays.dual_coef[rows]),
                 self.start[start : stop + 1] - self.start[start],
                 np.ascontiguousarray(self.arrays.centred_offset[start:stop]),
-                np.ascontiguousarray(self.arrays.gamma[start:stop]),
+                self.arrays.gamma[start:stop].astype(np.float64),
                 out,
                 broken[start:stop],
             )
@@ -203,6 +204,8 @@ def fit_detectors(
     if len(shape) != 3 or 0 in shape:
         raise UserError(f"latents have the shape {shape}, expected (subjects, locations, dimensions), none of them 0.")
     subjects, locations, dimension = shape
+    if subjects > _MOST_SUBJECTS:
+        raise UserError(f"{subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
     width = checked_gamma(gamma, dimension)
     if isinstance(latents, torch.Tensor):
         latents = _array(latents)
@@ -258,7 +261,9 @@ def _fit_block(block: np.ndarray, nu: float, gamma: float | str, precision: Prec
         vectors = vectors.astype(np.float16)
     else:
         stored = coef.astype(np.float32)
-    return DetectorArrays(vectors, stored, n_support.astype(np.int32), offset, width, count.astype(np.int32))
+    return DetectorArrays(
+        vectors, stored, n_support.astype(np.uint16), offset, width.astype(np.float32), count.astype(np.uint16)
+    )
 
 
 class _Growing:
@@ -267,10 +272,10 @@ class _Growing:
     def __init__(self, dimension: int, precision: Precision, locations: int):
         self._vectors = np.empty((0, dimension), dtype=precision)
         self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
-        self._n_support = np.empty(locations, dtype=np.int32)
+        self._n_support = np.empty(locations, dtype=np.uint16)
         self._offset = np.empty(locations)
-        self._gamma = np.empty(locations)
-        self._n_fitted = np.empty(locations, dtype=np.int32)
+        self._gamma = np.empty(locations, dtype=np.float32)
+        self._n_fitted = np.empty(locations, dtype=np.uint16)
         self._done = 0
 
     def add(self, part: DetectorArrays) -> None:

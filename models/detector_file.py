@@ -30,11 +30,11 @@ class DetectorArrays:
     support_vectors : ndarray, (N, d), float16 or float32
     dual_coef : ndarray, (N,)
         uint16, in steps of 1/65535, beside float16 support vectors; else float32.
-    n_support : ndarray, (P,), int32
+    n_support : ndarray, (P,), uint16
     centred_offset : ndarray, (P,), float64
         scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
-    gamma : ndarray, (P,), float64
-    n_fitted : ndarray, (P,), int32
+    gamma : ndarray, (P,), float32
+    n_fitted : ndarray, (P,), uint16
         Subjects that the location was fitted on.
     """
 

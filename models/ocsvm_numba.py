@@ -23,18 +23,22 @@ _FAST = {"contract", "reassoc", "nsz", "nnan"}
 _EXACT = {"contract"}
 _HUGE = 1e300
 _LANES = 8
+_FIRST = np.int64(-0x7FFFFFFFFFFFFFFF)
+_LAST = np.int64(0x7FFFFFFFFFFFFFFF)
 _COARSE = 1e-2
 _FINE = 1e-9
 _RIDGE = 1e-13
+# Beyond this many free vectors a Newton step, which costs their cube, is worth more pair steps before it.
+_MANY_FREE = 16
 # A coefficient this near to a bound lies on it: else rounding would make up free vectors.
 _SNAP = 1e-12
 
-Workspace = namedtuple("Workspace", "points rows known a g no_gain no_give score free factor rhs")
+Workspace = namedtuple("Workspace", "points rows known a g no_gain no_give score free factor rhs mask")
 Workspace.__doc__ = """Scratch memory for one location, used again for the next; `width` is m rounded up to whole lanes.
 
 points (d, width), rows (m, width) of K - 1, known (m,): which rows are computed; a, g (width,); no_gain, no_give
-(width,): 0 where a may grow (shrink), huge where it may not; free (m,): indices of the free vectors;
-factor (m, m), rhs (m,): the Newton system.
+(width,): 0 where a may grow (shrink), huge where it may not; score (width,); free (m,): indices of the free vectors;
+factor (m, width), rhs (m,): the Newton system; mask: see `_tagged`.
 """
 
 
@@ -61,171 +65,197 @@ def expm1_negative(x):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _distances(points, point, out):
-    """Squared distances from `point` (d,) to the first columns of `points` (d, ...), as many as `out` has room for."""
-    width = out.shape[0]
+def _centred_kernel(points, others, i, gamma, out, o):
+    """Row o of `out`: K - 1 between column i of `others` (d, ...) and the columns of `points` (d, width)."""
+    width = out.shape[1]
+    dimension = points.shape[0]
+    quads = dimension // 4 * 4
     for j in range(width):
-        out[j] = 0.0
-    for k in range(points.shape[0]):
-        centre = point[k]
+        out[o, j] = 0.0
+    # Four dimensions at a time: fewer passes over `out`.
+    for k in range(0, quads, 4):
+        c0, c1, c2, c3 = others[k, i], others[k + 1, i], others[k + 2, i], others[k + 3, i]
         for j in range(width):
-            difference = points[k, j] - centre
-            out[j] += difference * difference
+            d0 = points[k, j] - c0
+            d1 = points[k + 1, j] - c1
+            d2 = points[k + 2, j] - c2
+            d3 = points[k + 3, j] - c3
+            out[o, j] += d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
+    for k in range(quads, dimension):
+        c0 = others[k, i]
+        for j in range(width):
+            d0 = points[k, j] - c0
+            out[o, j] += d0 * d0
+    for j in range(width):
+        out[o, j] = expm1_negative(gamma * out[o, j])
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _centred_kernel(points, point, gamma, out):
-    """K - 1 between `point` and the columns of `points`."""
-    _distances(points, point, out)
-    for j in range(out.shape[0]):
-        out[j] = expm1_negative(gamma * out[j])
-
-
-@njit(nogil=True, cache=True)
-def _row(work, i, gamma):
-    if not work.known[i]:
-        _centred_kernel(work.points, work.points[:, i], gamma, work.rows[i])
-        work.known[i] = True
-    return work.rows[i]
-
-
-@njit(nogil=True, cache=True)
-def _set(work, i, value):
-    work.a[i] = value
-    work.no_gain[i] = 0.0 if value < 1.0 else _HUGE
-    work.no_give[i] = 0.0 if value > 0.0 else _HUGE
+def _add_rows(g, weights, which, n, rows):
+    """g += sum of weights[f] * rows[which[f]] over the first n f, four rows at a pass."""
+    quads = n // 4 * 4
+    for f in range(0, quads, 4):
+        i0, i1, i2, i3 = which[f], which[f + 1], which[f + 2], which[f + 3]
+        w0, w1, w2, w3 = weights[f], weights[f + 1], weights[f + 2], weights[f + 3]
+        for j in range(g.shape[0]):
+            g[j] += w0 * rows[i0, j] + w1 * rows[i1, j] + w2 * rows[i2, j] + w3 * rows[i3, j]
+    for f in range(quads, n):
+        i0 = which[f]
+        weight = weights[f]
+        for j in range(g.shape[0]):
+            g[j] += weight * rows[i0, j]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _add_row(g, weight, row):
+def _tagged(value, index, mask):
+    """The bits of a number >= 0, which order as the number does, with its index in place of the last of them.
+
+    A maximum over tagged integers finds the largest and where it is in one vectorised pass; maxima of floats do not
+    vectorise here. The mask (one less than a power of 2) sets how many bits the index takes; 0 keeps the number exact.
+    """
+    return (np.float64(value).view(np.int64) & ~mask) | (index & mask)
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def _extremes(g, no_gain, no_give, mask):
+    """Where g (never above 0) is highest among those that can give, and where lowest among those that can gain."""
+    giver = _LAST
+    taker = _FIRST
     for j in range(g.shape[0]):
-        g[j] += weight * row[j]
+        giver = min(giver, _tagged(no_give[j] - g[j], j, mask))
+        taker = max(taker, _tagged(-g[j] - no_gain[j], j, mask))
+    return giver & mask, taker & mask
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _extremes(g, no_gain, no_give):
-    """Highest g among those that can give, lowest among those that can gain."""
-    highest = -_HUGE
-    lowest = _HUGE
-    for j in range(g.shape[0]):
-        highest = max(highest, g[j] - no_give[j])
-        lowest = min(lowest, g[j] + no_gain[j])
-    return highest, lowest
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _largest(values):
-    best = -_HUGE
+def _largest(values, mask):
+    """Where the largest of some numbers >= 0 is."""
+    best = _FIRST
     for j in range(values.shape[0]):
-        best = max(best, values[j])
-    for j in range(values.shape[0]):
-        if values[j] == best:
-            return j
-    return 0
+        best = max(best, _tagged(values[j], j, mask))
+    return best & mask
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _start(work, m, total, gamma):
+def _start(points, rows, known, a, g, no_gain, no_give, score, m, total, gamma, mask):
     """Fill from the outside: the points farthest from the mean get a = 1 until `total` is spent.
 
-    Returns a lower bound of m/2 * s, with s the mean of 1 - K off the diagonal: the mean of a row of 1 - K is at most
-    m/2 * s, as each pair occurs in two of the m rows.
+    Returns the mean of one row of 1 - K, at most m/2 * s with s the mean of 1 - K off the diagonal: each pair occurs in
+    two of the m rows.
     """
-    dimension, width = work.points.shape
-    score = work.score
+    dimension, width = points.shape
     for j in range(width):
-        work.a[j] = 0.0
-        work.g[j] = 0.0
-        work.no_gain[j] = 0.0 if j < m else _HUGE
-        work.no_give[j] = _HUGE
+        a[j] = 0.0
+        g[j] = 0.0
+        no_gain[j] = 0.0
+        no_give[j] = _HUGE
         score[j] = 0.0
     for k in range(dimension):
-        total_k = 0.0
+        centre = 0.0
         for j in range(m):
-            total_k += work.points[k, j]
-        centre = total_k / m
+            centre += points[k, j]
+        centre /= m
         for j in range(width):
-            difference = work.points[k, j] - centre
+            difference = points[k, j] - centre
             score[j] += difference * difference
     for j in range(m, width):
         score[j] = -_HUGE
+        no_gain[j] = _HUGE
     for j in range(m):
-        work.known[j] = False
+        known[j] = False
     left = total
     row_mean = 0.0
     while left > 0.0:
-        i = _largest(score)
+        i = _largest(score, mask)
         score[i] = -_HUGE
         share = min(left, 1.0)
-        _set(work, i, share)
-        row = _row(work, i, gamma)
-        _add_row(work.g, share, row)
+        left -= share
+        a[i] = share
+        no_give[i] = 0.0
+        no_gain[i] = 0.0 if share < 1.0 else _HUGE
+        _centred_kernel(points, points, i, gamma, rows, i)
+        known[i] = True
+        for j in range(width):
+            g[j] += share * rows[i, j]
         if row_mean == 0.0:
             for j in range(m):
-                row_mean -= row[j]
+                row_mean -= rows[i, j]
             row_mean /= m
-        left -= share
     return row_mean
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _pair_steps(work, gamma, tolerance, most):
-    """Move mass along pairs until the KKT gap is below the tolerance."""
-    g = work.g
-    score = work.score
+def _pair_steps(points, rows, known, a, g, no_gain, no_give, gamma, tolerance, most, mask):
+    """Move mass along pairs until the KKT gap is below the tolerance.
+
+    The giver is the highest of g; the taker, whose row may be new, promises the largest decrease of 1/2 a'Ka.
+    """
+    width = g.shape[0]
+    giver, lowest = _extremes(g, no_gain, no_give, mask)
     for _ in range(most):
-        highest, lowest = _extremes(g, work.no_gain, work.no_give)
-        if highest - lowest <= tolerance:
+        highest = g[giver]
+        if highest - (g[lowest] + no_gain[lowest]) <= tolerance:
             return
-        giver = 0
-        while g[giver] - work.no_give[giver] != highest:
-            giver += 1
-        row = work.rows[giver]
-        best = 0.0
-        for j in range(g.shape[0]):
-            slope = max(highest - (g[j] + work.no_gain[j]), 0.0)
-            score[j] = slope * slope / max(-row[j], 1e-300)
-            best = max(best, score[j])
-        taker = 0
-        while score[taker] != best:
-            taker += 1
-        slope = highest - g[taker]
-        step = slope / max(-2.0 * row[taker], 1e-300)
-        give, room = work.a[giver], 1.0 - work.a[taker]
-        step = min(step, give, room)
-        _set(work, giver, give - step if give - step > _SNAP else 0.0)
-        _set(work, taker, work.a[taker] + step if room - step > _SNAP else 1.0)
-        other = _row(work, taker, gamma)
-        for j in range(g.shape[0]):
-            g[j] += step * (other[j] - row[j])
+        best = np.int64(0)
+        for j in range(width):
+            slope = max(highest - (g[j] + no_gain[j]), 0.0)
+            best = max(best, _tagged(slope * slope / max(-rows[giver, j], 1e-300), j, mask))
+        taker = best & mask
+        if not known[taker]:
+            _centred_kernel(points, points, taker, gamma, rows, taker)
+            known[taker] = True
+        give, room = a[giver], 1.0 - a[taker]
+        step = min((highest - g[taker]) / max(-2.0 * rows[giver, taker], 1e-300), give, room)
+        a[giver] = give - step
+        no_gain[giver] = 0.0
+        if give - step <= _SNAP:
+            a[giver] = 0.0
+            no_give[giver] = _HUGE
+        a[taker] += step
+        no_give[taker] = 0.0
+        if room - step <= _SNAP:
+            a[taker] = 1.0
+            no_gain[taker] = _HUGE
+        first = _LAST
+        last = _FIRST
+        for j in range(width):
+            value = g[j] + step * (rows[taker, j] - rows[giver, j])
+            g[j] = value
+            first = min(first, _tagged(no_give[j] - value, j, mask))
+            last = max(last, _tagged(-value - no_gain[j], j, mask))
+        giver = first & mask
+        lowest = last & mask
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _factorise(work, n, ridge):
+def _factorise(rows, free, n, ridge, factor):
     """Cholesky factor of K on the free set with its last vector eliminated.
 
     Q_ij = K_ij - K_ip - K_pj + K_pp is positive semidefinite as it stands, a Gram matrix of differences; the factor is
-    kept as its transpose (upper, by rows).
+    kept as its transpose (upper, by rows), with the inverses of its diagonal on the diagonal.
     """
-    free, rows, factor = work.free, work.rows, work.factor
     pivot = free[n]
-    from_pivot = rows[pivot]
-    for i in range(n):
-        row = rows[free[i]]
-        own = row[pivot]
-        for j in range(i, n):
-            factor[i, j] = row[free[j]] - own - from_pivot[free[j]]
-        factor[i, i] += ridge
     for k in range(n):
-        diagonal = np.sqrt(max(factor[k, k], ridge))
-        inverse = 1.0 / diagonal
-        factor[k, k] = inverse
-        for j in range(k + 1, n):
+        row = free[k]
+        own = rows[row, pivot]
+        for j in range(k, n):
+            factor[k, j] = rows[row, free[j]] - own - rows[pivot, free[j]]
+        factor[k, k] += ridge
+        quads = k // 4 * 4
+        for p in range(0, quads, 4):
+            w0, w1, w2, w3 = factor[p, k], factor[p + 1, k], factor[p + 2, k], factor[p + 3, k]
+            for j in range(k, n):
+                factor[k, j] -= (
+                    w0 * factor[p, j] + w1 * factor[p + 1, j] + w2 * factor[p + 2, j] + w3 * factor[p + 3, j]
+                )
+        for p in range(quads, k):
+            w0 = factor[p, k]
+            for j in range(k, n):
+                factor[k, j] -= w0 * factor[p, j]
+        inverse = 1.0 / np.sqrt(max(factor[k, k], ridge))
+        for j in range(k, n):
             factor[k, j] *= inverse
-        for i in range(k + 1, n):
-            weight = factor[k, i]
-            for j in range(i, n):
-                factor[i, j] -= weight * factor[k, j]
+        factor[k, k] = inverse
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -244,13 +274,12 @@ def _substitute(factor, n, rhs):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _polish(work, m, gamma, tolerance, ridge):
+def _polish(points, rows, known, a, g, no_gain, no_give, free, factor, rhs, m, gamma, tolerance, ridge, mask):
     """Newton steps on the free set, until the KKT gap is at rounding level.
 
     Each round either drops the first free vector that meets a bound, or, at the minimum over the free set, frees the
     worst violator among the bounded ones. Leaves the factor of the last free set. Returns the number of free vectors.
     """
-    a, g, free = work.a, work.g, work.free
     n = 0
     for i in range(m):
         if 0.0 < a[i] < 1.0:
@@ -262,39 +291,43 @@ def _polish(work, m, gamma, tolerance, ridge):
         if n > 0:
             size = n - 1
             pivot = free[size]
-            _factorise(work, size, ridge)
-            step = work.rhs
+            _factorise(rows, free, size, ridge, factor)
             for i in range(size):
-                step[i] = g[pivot] - g[free[i]]
-            _substitute(work.factor, size, step)
+                rhs[i] = g[pivot] - g[free[i]]
+            _substitute(factor, size, rhs)
             last = 0.0
             for i in range(size):
-                last -= step[i]
-            step[size] = last
+                last -= rhs[i]
+            rhs[size] = last
             length = 1.0
             for i in range(n):
                 value = a[free[i]]
-                if step[i] < 0.0 and value + length * step[i] <= _SNAP:
-                    length = min(length, -value / step[i])
+                if rhs[i] < 0.0 and value + length * rhs[i] <= _SNAP:
+                    length = min(length, -value / rhs[i])
                     blocked = i
-                elif step[i] > 0.0 and value + length * step[i] >= 1.0 - _SNAP:
-                    length = min(length, (1.0 - value) / step[i])
+                elif rhs[i] > 0.0 and value + length * rhs[i] >= 1.0 - _SNAP:
+                    length = min(length, (1.0 - value) / rhs[i])
                     blocked = i
             for i in range(n):
                 index = free[i]
+                before = a[index]
                 if i == blocked:
-                    bound = 0.0 if step[i] < 0.0 else 1.0
-                    _add_row(g, bound - a[index], work.rows[index])
-                    _set(work, index, bound)
+                    after = 0.0 if rhs[i] < 0.0 else 1.0
+                    no_gain[index] = 0.0 if after < 1.0 else _HUGE
+                    no_give[index] = 0.0 if after > 0.0 else _HUGE
                 else:
-                    _add_row(g, length * step[i], work.rows[index])
-                    _set(work, index, min(max(a[index] + length * step[i], 0.0), 1.0))
+                    after = min(max(before + length * rhs[i], 0.0), 1.0)
+                a[index] = after
+                rhs[i] = after - before
+            _add_rows(g, rhs, free, n, rows)
         if blocked >= 0:
             for i in range(blocked, n - 1):
                 free[i] = free[i + 1]
             n -= 1
             continue
-        highest, lowest = _extremes(g, work.no_gain, work.no_give)
+        giver, taker = _extremes(g, no_gain, no_give, mask)
+        highest = g[giver]
+        lowest = g[taker] + no_gain[taker]
         if highest - lowest <= tolerance:
             break
         level = 0.0
@@ -304,11 +337,11 @@ def _polish(work, m, gamma, tolerance, ridge):
             spread_low = min(spread_low, g[free[i]])
             spread_high = max(spread_high, g[free[i]])
         if n > 0 and highest <= spread_high and lowest >= spread_low:
-            # No violator: the gap is rounding on the free set. One more step from a fresh gradient is all there is.
+            # No violator: the gap is rounding on the free set. A step from a fresh gradient is all that is left.
             if refined == 2:
                 break
             refined += 1
-            _fresh_gradient(work, m)
+            _fresh_gradient(rows, a, g, m)
             continue
         takes = n == 0
         gives = n == 0
@@ -317,44 +350,44 @@ def _polish(work, m, gamma, tolerance, ridge):
             takes = level - lowest >= highest - level
             gives = not takes
         if gives:
-            i = 0
-            while g[i] - work.no_give[i] != highest:
-                i += 1
-            free[n] = i
+            no_gain[giver] = 0.0
+            free[n] = giver
             n += 1
         if takes:
-            i = 0
-            while g[i] + work.no_gain[i] != lowest:
-                i += 1
-            _row(work, i, gamma)
-            free[n] = i
+            no_give[taker] = 0.0
+            if not known[taker]:
+                _centred_kernel(points, points, taker, gamma, rows, taker)
+                known[taker] = True
+            free[n] = taker
             n += 1
     return n
 
 
 @njit(nogil=True, cache=True)
-def _spend_exactly(work, m, n, total):
+def _spend_exactly(a, free, m, n, total):
     """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
     if n == 0:
         return 0
-    last = work.free[n - 1]
+    last = free[n - 1]
     value = total
     for i in range(m):
         if i != last:
-            value -= work.a[i]
+            value -= a[i]
     if n == 1 and not _SNAP < value < 1.0 - _SNAP:
-        _set(work, last, np.round(value))
+        a[last] = np.round(value)
         return 0
-    work.a[last] = min(max(value, 0.0), 1.0)
+    a[last] = min(max(value, 0.0), 1.0)
     return n
 
 
-@njit(nogil=True, cache=True)
-def _fresh_gradient(work, m):
-    work.g[:] = 0.0
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def _fresh_gradient(rows, a, g, m):
+    for j in range(g.shape[0]):
+        g[j] = 0.0
     for i in range(m):
-        if work.a[i] > 0.0:
-            _add_row(work.g, work.a[i], work.rows[i])
+        if a[i] > 0.0:
+            for j in range(g.shape[0]):
+                g[j] += a[i] * rows[i, j]
 
 
 @njit(nogil=True, cache=True)
@@ -372,40 +405,63 @@ def solve_location(work, m, gamma, total):
     n : int
         Number of free vectors.
     """
-    row_mean = _start(work, m, total, gamma)
-    _pair_steps(work, gamma, _COARSE * row_mean, 100 * m)
-    scale = 2.0 / m * row_mean
-    n = _polish(work, m, gamma, 0.01 * _FINE * scale, _RIDGE * row_mean)
-    n = _spend_exactly(work, m, n, total)
-    _fresh_gradient(work, m)
-    highest, lowest = _extremes(work.g, work.no_gain, work.no_give)
-    gap = max(highest - lowest, 0.0)
+    points, rows, known, a, g, no_gain, no_give, score, free, factor, rhs, mask = work
+    row_mean = _start(points, rows, known, a, g, no_gain, no_give, score, m, total, gamma, mask)
+    coarse = _COARSE * row_mean
+    _pair_steps(points, rows, known, a, g, no_gain, no_give, gamma, coarse, 100 * m, mask)
+    n = 0
+    for i in range(m):
+        n += 0.0 < a[i] < 1.0
+    if n > _MANY_FREE:
+        _pair_steps(points, rows, known, a, g, no_gain, no_give, gamma, 0.1 * coarse, 100 * m, mask)
+    fine = 0.01 * _FINE * 2.0 / m * row_mean
+    ridge = _RIDGE * row_mean
+    n = _polish(points, rows, known, a, g, no_gain, no_give, free, factor, rhs, m, gamma, fine, ridge, mask)
+    n = _spend_exactly(a, free, m, n, total)
+    for i in range(m):
+        no_gain[i] = 0.0 if a[i] < 1.0 else _HUGE
+        no_give[i] = 0.0 if a[i] > 0.0 else _HUGE
+    _fresh_gradient(rows, a, g, m)
+    giver, taker = _extremes(g, no_gain, no_give, mask)
+    bounded = no_gain[taker] > 0.0
+    gap = 0.0 if bounded else max(g[giver] - g[taker], 0.0)
     if n > 0:
         offset = 0.0
         for i in range(n):
-            offset += work.g[work.free[i]]
+            offset += g[free[i]]
         return offset / n, gap, n
-    # No free vector: any value between the bounded ones will do; scikit-learn takes the middle.
-    if lowest == _HUGE:
-        return highest, gap, n
-    return 0.5 * (highest + lowest), gap, n
+    # No free vector: any value between the bounded ones will do, and LIBSVM takes the middle.
+    return g[giver] if bounded else 0.5 * (g[giver] + g[taker]), gap, n
+
+
+@njit(nogil=True, cache=True)
+def _aligned(n, width):
+    """Zeros (n, width) that begin at a cache line, as whole vectors load fastest from there."""
+    raw = np.zeros(n * width + _LANES)
+    first = (-raw.ctypes.data % (8 * _LANES)) // 8
+    return raw[first : first + n * width].reshape(n, width)
 
 
 @njit(nogil=True, cache=True)
 def make_workspace(m, dimension):
     width = (m + _LANES - 1) // _LANES * _LANES
+    mask = np.int64(1)
+    while mask < width:
+        mask *= 2
+    state = _aligned(5, width)
     return Workspace(
-        np.zeros((dimension, width)),
-        np.empty((m, width)),
+        _aligned(dimension, width),
+        _aligned(m, width),
         np.zeros(m, np.bool_),
-        np.zeros(width),
-        np.zeros(width),
-        np.zeros(width),
-        np.zeros(width),
-        np.zeros(width),
-        np.empty(m, np.int64),
-        np.empty((m, m)),
-        np.empty(m),
+        state[0],
+        state[1],
+        state[2],
+        state[3],
+        state[4],
+        np.zeros(m, np.int64),
+        _aligned(m, width),
+        np.zeros(m),
+        mask - 1,
     )
 
 
@@ -438,27 +494,23 @@ def _adjoint(work, n, gamma, g_offset, u):
 
     Without free vectors a is locally constant, and the offset follows the two bounded vectors that it lies between.
     """
-    free = work.free
+    free, rows, rhs = work.free, work.rows, work.rhs
     if n == 0:
-        highest, lowest = _extremes(work.g, work.no_gain, work.no_give)
-        upper, lower = 0, 0
-        while work.g[upper] - work.no_give[upper] != highest:
-            upper += 1
+        giver, taker = _extremes(work.g, work.no_gain, work.no_give, work.mask)
         u[:] = 0.0
-        if lowest == _HUGE:
-            u[upper] = -g_offset
+        if work.no_gain[taker] > 0.0:
+            u[giver] = -g_offset
             return
-        while work.g[lower] + work.no_gain[lower] != lowest:
-            lower += 1
-        _row(work, lower, gamma)
-        u[upper] -= 0.5 * g_offset
-        u[lower] -= 0.5 * g_offset
+        if not work.known[taker]:
+            _centred_kernel(work.points, work.points, taker, gamma, rows, taker)
+            work.known[taker] = True
+        u[giver] -= 0.5 * g_offset
+        u[taker] -= 0.5 * g_offset
         return
     size = n - 1
     pivot = free[size]
-    rhs = work.rhs
     for i in range(size):
-        rhs[i] = u[free[i]] - u[pivot] + g_offset * work.rows[pivot, free[i]]
+        rhs[i] = u[free[i]] - u[pivot] + g_offset * rows[pivot, free[i]]
     _substitute(work.factor, size, rhs)
     u[:] = 0.0
     last = -g_offset
@@ -466,17 +518,6 @@ def _adjoint(work, n, gamma, g_offset, u):
         u[free[i]] = rhs[i]
         last -= rhs[i]
     u[pivot] = last
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _pull(points, i, weights, targets, n, scale, out):
-    """Add ``scale * sum_j weights_j (z_i - t_j)`` to out (d,): what the squared distances to t send back to z_i."""
-    for k in range(out.shape[0]):
-        centre = points[k, i]
-        pulled = 0.0
-        for j in range(n):
-            pulled += weights[j] * (centre - targets[k, j])
-        out[k] += scale * pulled
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -491,22 +532,22 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     total = spent_mass(nu, m)
     work = make_workspace(m, dimension)
     width = (q + _LANES - 1) // _LANES * _LANES
-    points = np.zeros((dimension, width))
-    rows = np.empty((m, width))
+    points = _aligned(dimension, width)
+    rows = _aligned(m, width)
     decision = np.empty(width)
     weight = np.zeros(width)
-    pull_rest = np.zeros((dimension, width))
-    u = np.empty(work.g.shape[0])
-    pair = np.zeros(work.g.shape[0])
+    u = np.zeros(work.g.shape[0])
+    pull_rest = _aligned(dimension, width)
     mean = np.empty(dimension)
     support = np.empty(m, np.int64)
+    weights = np.empty(m)
     for b in range(batch):
+        # Only differences count; without the common part of the latents the sums below keep their digits.
         for k in range(dimension):
             mean[k] = 0.0
         for i in range(m):
             for k in range(dimension):
                 mean[k] += sv[b, i, k] / m
-        # Only differences count; without the common part of the latents the sums below keep their digits.
         for i in range(m):
             for k in range(dimension):
                 work.points[k, i] = sv[b, i, k] - mean[k]
@@ -515,22 +556,23 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
                 points[k, i] = rest[b, i, k] - mean[k]
         offset, _, n = solve_location(work, m, gamma[b], total)
         a = work.a
-        decision[:] = -offset
         n_support = 0
         for i in range(m):
             if a[i] > 0.0:
                 support[n_support] = i
+                weights[n_support] = a[i]
                 n_support += 1
-                _centred_kernel(points, work.points[:, i], gamma[b], rows[i])
-                _add_row(decision, a[i], rows[i])
-        outside = 0.0
+                _centred_kernel(points, work.points, i, gamma[b], rows, i)
+        for j in range(width):
+            decision[j] = -offset
+        _add_rows(decision, weights, support, n_support, rows)
         value = 0.0
+        outside = 0.0
         for j in range(q):
-            weight[j] = 0.0
-            if decision[j] < 0.0:
-                value -= decision[j]
-                weight[j] = 1.0 / nu
-                outside += weight[j]
+            out = 1.0 if decision[j] < 0.0 else 0.0
+            value -= out * decision[j]
+            weight[j] = out / nu
+            outside += weight[j]
         loss[b] = value / nu
         if not want_gradient or outside == 0.0:
             continue
@@ -544,39 +586,36 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
                 g_a -= weight[j] * rows[i, j]
             u[i] = g_a
         _adjoint(work, n, gamma[b], outside, u)
+        n_involved = n_support
         for i in range(m):
-            if a[i] == 0.0 and u[i] == 0.0:
-                continue
-            for j in range(m):
-                pair[j] = 0.0
-            if u[i] != 0.0:
-                for s in range(n_support):
-                    j = support[s]
-                    pair[j] += u[i] * a[j]
-            if a[i] > 0.0:
-                for j in range(m):
-                    pair[j] += a[i] * u[j]
-            if u[i] != 0.0 or a[i] > 0.0:
-                for j in range(m):
-                    if pair[j] != 0.0:
-                        k_ij = work.rows[i, j] if work.known[i] else work.rows[j, i]
-                        pair[j] *= 1.0 + k_ij
-            _pull(work.points, i, pair, work.points, m, 2.0 * gamma[b], grad_sv[b, i])
+            if u[i] != 0.0 and a[i] == 0.0:
+                support[n_involved] = i
+                n_involved += 1
+        for s in range(n_involved):
+            i = support[s]
+            for t in range(n_involved):
+                j = support[t]
+                pair = 2.0 * gamma[b] * (u[i] * a[j] + a[i] * u[j]) * (1.0 + work.rows[i, j])
+                for k in range(dimension):
+                    grad_sv[b, i, k] += pair * (sv[b, i, k] - sv[b, j, k])
 
-        # The kernel between sv and rest, as it stands in F.
+        # The kernel between sv and rest, as it stands in F: each pair pulls on both its ends.
         pull_rest[:] = 0.0
         for s in range(n_support):
             i = support[s]
-            for j in range(q):
-                rows[i, j] = a[i] * weight[j] * (1.0 + rows[i, j])
-            _pull(work.points, i, rows[i], points, q, 2.0 * gamma[b], grad_sv[b, i])
+            for j in range(width):
+                rows[i, j] = 2.0 * gamma[b] * a[i] * weight[j] * (1.0 + rows[i, j])
             for k in range(dimension):
                 centre = work.points[k, i]
-                for j in range(q):
-                    pull_rest[k, j] += rows[i, j] * (points[k, j] - centre)
+                pulled = 0.0
+                for j in range(width):
+                    towards = rows[i, j] * (points[k, j] - centre)
+                    pull_rest[k, j] += towards
+                    pulled += towards
+                grad_sv[b, i, k] -= pulled
         for j in range(q):
             for k in range(dimension):
-                grad_rest[b, j, k] = 2.0 * gamma[b] * pull_rest[k, j]
+                grad_rest[b, j, k] = pull_rest[k, j]
 
         if by_scale:
             _through_gamma(work.points, points, sv[b], gamma[b], grad_sv[b], grad_rest[b])
@@ -622,16 +661,26 @@ def widen_half(bits, out):
         out[i] = np.float32(np.nan) if (word & np.uint32(0x7C00)) == np.uint32(0x7C00) else sign * size
 
 
-@njit(nogil=True, cache=True, fastmath=_EXACT)
-def _state(row):
-    """0: all finite; 1: all NaN, which means missing; 2: anything else."""
-    poison = row[0] * 0.0
-    for k in range(1, row.shape[0]):
-        poison += row[k] * 0.0
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _poisoned(points):
+    """Whether any number is NaN or infinite."""
+    poison = 0.0
+    for k in range(points.shape[0]):
+        for j in range(points.shape[1]):
+            poison += points[k, j] * 0.0
+    return poison != 0.0
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _state(latents, s, p):
+    """Of the latents of subject s at location p: 0 all finite; 1 all NaN, which means missing; 2 anything else."""
+    poison = 0.0
+    for k in range(latents.shape[2]):
+        poison += latents[s, p, k] * 0.0
     if poison == 0.0:
         return 0
-    for k in range(row.shape[0]):
-        if not np.isnan(row[k]):
+    for k in range(latents.shape[2]):
+        if not np.isnan(latents[s, p, k]):
             return 2
     return 1
 
@@ -647,17 +696,23 @@ def fit_block(block, nu, gamma, by_scale, a, offset, width, count):
     work = make_workspace(subjects, dimension)
     present = np.empty(subjects, np.int64)
     for p in range(n):
-        m = 0
-        broken = False
         for s in range(subjects):
-            state = _state(block[s, p])
-            if state == 0:
-                for k in range(dimension):
-                    work.points[k, m] = block[s, p, k]
-                present[m] = s
-                m += 1
-            elif state == 2:
-                broken = True
+            present[s] = s
+            for k in range(dimension):
+                work.points[k, s] = block[s, p, k]
+        m = subjects
+        broken = False
+        if _poisoned(work.points):
+            m = 0
+            work.points[:] = 0.0
+            for s in range(subjects):
+                state = _state(block, s, p)
+                broken |= state == 2
+                if state == 0:
+                    for k in range(dimension):
+                        work.points[k, m] = block[s, p, k]
+                    present[m] = s
+                    m += 1
         count[p] = -1 if broken else m
         if broken or m == 0:
             continue
@@ -710,35 +765,34 @@ def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
     for p in range(n):
         most = max(most, start[p + 1] - start[p])
     most = (most + _LANES - 1) // _LANES * _LANES
-    points = np.zeros((dimension, most))
+    points = _aligned(dimension, most)
+    row = _aligned(1, most)
     weight = np.zeros(most)
-    buffer = np.empty(most)
-    point = np.empty(dimension)
+    point = np.empty((dimension, 1))
     for p in range(n):
         first = start[p]
         m = start[p + 1] - first
-        row = buffer[: (m + _LANES - 1) // _LANES * _LANES]
         for i in range(m):
             weight[i] = coef[first + i]
             for k in range(dimension):
                 points[k, i] = vectors[first + i, k]
-        for i in range(m, row.shape[0]):
+        for i in range(m, most):
             weight[i] = 0.0
         for s in range(subjects):
-            state = _state(latents[s, p])
+            state = _state(latents, s, p)
             if state != 0:
                 out[s, p] = np.nan
                 broken[p] |= state == 2
                 continue
             for k in range(dimension):
-                point[k] = latents[s, p, k]
-            _centred_kernel(points, point, gamma[p], row)
+                point[k, 0] = latents[s, p, k]
+            _centred_kernel(points, point, 0, gamma[p], row, 0)
             out[s, p] = _dot(weight, row) - offset[p]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _dot(weight, row):
     total = 0.0
-    for j in range(row.shape[0]):
-        total += weight[j] * row[j]
+    for j in range(weight.shape[0]):
+        total += weight[j] * row[0, j]
     return total

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.trainer import Trainer
 from torch.nn.functional import cosine_similarity, mse_loss
 from torch.utils.tensorboard import SummaryWriter
 
@@ -137,7 +138,13 @@ class _Training:
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def run(self, tensorboard: Path | None, progress: Progress | None) -> None:
-        engine = Engine(self.update)
+        engine = Trainer(
+            device=self.device,
+            max_epochs=1,
+            data_loader=range(self.step, self.schedule.steps),
+            iteration_update=self.update,
+            decollate=False,
+        )
         engine.logger.setLevel(logging.CRITICAL)  # an error is told once, by whoever catches it
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_step)
         writer = SummaryWriter(str(tensorboard), purge_step=self.step) if tensorboard else None
@@ -147,7 +154,7 @@ class _Training:
             total = self.schedule.steps
             engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: progress(self.step, total))
         try:
-            engine.run(range(self.step, self.schedule.steps), max_epochs=1)
+            engine.run()
         finally:
             if writer:
                 writer.close()

@@ -94,35 +94,48 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
     failures: dict[str, Failure] = {}
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
-        reason = why_outdated(stage, run)
+        outdated = why_outdated(stage, run)
         if dry_run:
-            run.console.say(f"{label}: {'up to date' if reason is None else f'would run, {reason}'}")
-            if reason is not None:
+            run.console.say(f"{label}: {f'would run, {outdated.reason}' if outdated else 'up to date'}")
+            if outdated and outdated.spreads:
                 run.console.say("    the stages after it would run too")
                 return ()
             continue
-        if reason is None:
+        if outdated is None:
             run.console.say(f"{label}: done before, skipped", stage=stage.name)
         else:
-            for failure in _do(stage, run, label, reason).failed:
+            for failure in _do(stage, run, label, outdated.reason).failed:
                 # The first stage that gave a subject up is the one that says why.
                 failures.setdefault(failure.key, failure)
         _write_failures(run.out.failures, failures.values())
     return tuple(failures.values())
 
 
-def why_outdated(stage: Stage, run: Run) -> str | None:
-    """Why a stage has to run, in words; None where its record is current."""
+@dataclass(frozen=True)
+class Outdated:
+    """Why a stage has to run, in words, and whether those after it have to run too."""
+
+    reason: str
+    spreads: bool = True
+
+
+_NEW = Outdated("it has not run yet")
+
+
+def why_outdated(stage: Stage, run: Run) -> Outdated | None:
+    """None where the stage's record is current."""
     record = StageRecord.read(run.out.record(stage.name))
     if record is None:
-        return "it has not run yet"
+        return _NEW
     changed = changes(record.inputs, stage.inputs(run))
     if changed:
-        return "because " + "; ".join(changed[:3]) + (f" (and {len(changed) - 3} more)" if len(changed) > 3 else "")
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        return Outdated("because " + "; ".join(changed[:3]) + more)
     if not record.whole(run.out.root):
-        return "because files of it are missing"
+        return Outdated("because files of it are missing")
     if record.failed:
-        return f"because {len(record.failed)} subject(s) failed: trying them again"
+        # If they fail again, nothing has changed for the others.
+        return Outdated(f"because {len(record.failed)} subject(s) failed: trying them again", spreads=False)
     return None
 
 
@@ -141,7 +154,7 @@ def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None
 
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> StageRecord:
-    run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == "it has not run yet" else f" ({reason})"))
+    run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
     inputs = dict(stage.inputs(run))
     started = run.out.started(stage.name)
     if _unfinished(started) != json.loads(json.dumps(inputs)):

@@ -4,7 +4,7 @@ Rigid, by mutual information (Mattes et al., "PET-CT image registration in the c
 IEEE TMI 22, 2003). The image itself is not interpolated here: the transform joins the one to the template.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ from scipy import ndimage
 from ..data_manifests.volume import Volume
 from .resampling import to_itk
 
-_SPACING_MM = 2.0
+_LEVELS_MM = (8.0, 4.0, 2.0)
+_HEIGHTS_MM = (-50.0, -25.0, 0.0, 25.0, 50.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +29,25 @@ class Alignment:
         Points of the T1w to points of the image (LPS mm).
     shift_mm : float
         How far the headers were wrong at the centre of the brain.
-    turn_degrees : float
+    information : float or None
+        Mutual information of the two in and near the brain, nats; about 0.3 for a T1w and its FLAIR, below 0.1 for two
+        that were not aligned. None where nothing was searched.
     """
 
     transform: sitk.Transform
     shift_mm: float
-    turn_degrees: float
+    information: float | None
 
 
-UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, 0.0)
+UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, None)
 
 
 def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -> Alignment:
     """Align an image with the T1w of the same session.
 
-    Images on the very grid of the T1w are taken as aligned. Otherwise the search starts twice, from the headers and
-    from the centres of mass, and keeps the better end: headers are right in most exports and useless in some.
+    Images on the very grid of the T1w are taken as aligned. Otherwise the search starts coarsely from the
+    headers and from the two centres of mass at several heights (an image may end at the chin or at the shoulders), and
+    goes on from the best: headers are right in most exports and useless in some.
 
     Parameters
     ----------
@@ -58,14 +62,18 @@ def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -
     near_brain = t1w.with_voxels(ndimage.binary_dilation(brain_mask.voxels, iterations=reach))
     fixed, fixed_mask, moving = to_itk(t1w), to_itk(near_brain), to_itk(image)
     centre = _centre_of_mass(brain_mask.with_voxels(brain_mask.voxels.astype(np.float32)))
-    ends = [
-        _descend(fixed, fixed_mask, moving, centre, start, seed)
-        for start in (np.zeros(3), _centre_of_mass(image) - _centre_of_mass(t1w))
-    ]
+    towards_image = _centre_of_mass(image) - centre
+    shifts = [np.zeros(3), *(towards_image + np.array([0, 0, height]) for height in _HEIGHTS_MM)]
+    ends = []
+    for shift in shifts:
+        start = sitk.Euler3DTransform()
+        start.SetCenter(centre.tolist())
+        start.SetTranslation(shift.tolist())
+        ends.append(_descend(fixed, fixed_mask, moving, start, _LEVELS_MM[:1], seed))
     _, best = min(ends, key=lambda end: end[0])
+    cost, best = _descend(fixed, fixed_mask, moving, best, _LEVELS_MM[1:], seed)
     shift_mm = float(np.linalg.norm(np.array(best.TransformPoint(centre.tolist())) - centre))
-    cosine = (np.trace(np.array(best.GetMatrix()).reshape(3, 3)) - 1) / 2
-    return Alignment(best, shift_mm, float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
+    return Alignment(best, shift_mm, max(0.0, -cost) if np.isfinite(cost) else 0.0)
 
 
 def _centre_of_mass(volume: Volume) -> np.ndarray:
@@ -85,11 +93,14 @@ def _one_thread() -> Iterator[None]:
 
 
 def _descend(
-    fixed: sitk.Image, fixed_mask: sitk.Image, moving: sitk.Image, centre: np.ndarray, shift: np.ndarray, seed: int
+    fixed: sitk.Image,
+    fixed_mask: sitk.Image,
+    moving: sitk.Image,
+    start: sitk.Euler3DTransform,
+    levels_mm: Sequence[float],
+    seed: int,
 ) -> tuple[float, sitk.Euler3DTransform]:
-    start = sitk.Euler3DTransform()
-    start.SetCenter(centre.tolist())
-    start.SetTranslation(shift.tolist())
+    """Minus the mutual information at the end, and the end; `start` is moved there."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricFixedMask(fixed_mask)
@@ -101,8 +112,8 @@ def _descend(
     )
     method.SetOptimizerScalesFromPhysicalShift()
     spacing = min(fixed.GetSpacing())
-    method.SetShrinkFactorsPerLevel([max(1, round(mm / spacing)) for mm in (8.0, 4.0, _SPACING_MM)])
-    method.SetSmoothingSigmasPerLevel([4.0, 2.0, 0.0])
+    method.SetShrinkFactorsPerLevel([max(1, round(mm / spacing)) for mm in levels_mm])
+    method.SetSmoothingSigmasPerLevel([mm / 2 if mm > _LEVELS_MM[-1] else 0.0 for mm in levels_mm])
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInitialTransform(start, inPlace=True)
     try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_NEGATIVE_SHARE = 0.05
 _LARGE_SHIFT_MM = 20.0
+_LEAST_INFORMATION = 0.12
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class PreparedSubject:
         except UserError as error:
             raise SubjectError(f"{subject.key}: has not been prepared. Run prepare first.") from error
         if quality.verdict == "fail":
-            raise SubjectError([f"{subject.key}: {reason}." for reason in quality.reasons])
+            raise SubjectError(f"{subject.key}: {'; '.join(quality.reasons)}.")
         images: dict[Modality, Path] = {
             m: out.prepared_image(subject, m) for m in MODALITIES if out.prepared_image(subject, m).exists()
         }
@@ -227,6 +228,11 @@ def _lesion_warnings(native: Volume, warped: Volume, brain_mask: Volume) -> list
 
 def _alignment_warnings(modality: Modality, alignment: Alignment, inside: Volume, brain: BrainExtraction) -> list[str]:
     found = []
+    if alignment.information is not None and alignment.information < _LEAST_INFORMATION:
+        found.append(
+            f"the {modality.upper()} may not lie on the T1w: they share {alignment.information:.2f} nats, usual "
+            "is 0.3; look at the picture"
+        )
     if alignment.shift_mm > _LARGE_SHIFT_MM:
         found.append(
             f"the {modality.upper()} lay {alignment.shift_mm:.0f} mm from the T1w by its header and was moved there"

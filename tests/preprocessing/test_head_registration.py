@@ -6,7 +6,9 @@ from voxout.preprocessing.head_registration import mask_from_template
 from voxout.preprocessing.resampling import canonical
 
 
-@pytest.mark.parametrize(("cohort", "name"), [("ixi", "sub-IXI033"), ("wmh", "sub-w01")])
+@pytest.mark.parametrize(
+    ("cohort", "name"), [("ixi", "sub-IXI033"), pytest.param("wmh", "sub-w01", marks=pytest.mark.slow)]
+)
 def test_the_mask_of_a_real_head(cohort, name, real, kit):
     t1w = canonical(read_volume(real(cohort, name, "anat", f"{name}_T1w.nii.gz")))
     reference = real(cohort, "derivatives", "reference", name, "anat", f"{name}_desc-brain_mask.nii.gz")

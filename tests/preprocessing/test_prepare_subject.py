@@ -1,0 +1,235 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.errors import SubjectError
+from voxout.data_manifests.subject import SubjectRecord
+from voxout.data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
+from voxout.preprocessing.prepare_subject import PreparedSubject, prepare_subject
+from voxout.preprocessing.registration import TemplateTransform
+from voxout.preprocessing.settings import (
+    BiasFieldSettings,
+    BrainExtractionSettings,
+    PreprocessingSettings,
+    RegistrationSettings,
+)
+from voxout.preprocessing.template import load_template
+
+FAST = PreprocessingSettings(
+    spacing_mm=4.0,
+    brain_extraction=BrainExtractionSettings(method="none"),
+    bias_field=BiasFieldSettings(enabled=False),
+    registration=RegistrationSettings(transform="affine", working_spacing_mm=4.0),
+)
+GRID = load_template(4.0).grid
+
+
+@pytest.fixture
+def subject(tmp_path, kit) -> SubjectRecord:
+    """A stripped brain with a dark lesion on its left, stored PSR, with a lesion mask."""
+    image, truth = kit.small_brain("PSR")
+    lesion = kit.ball(image.grid, (truth @ [-30, -50, 25, 1])[:3], 9)
+    voxels = (1000 * np.where(lesion, 0.1, 1) * image.voxels).astype(np.float32)
+    t1w = write_volume(tmp_path / "in" / "t1w.nii.gz", Volume(voxels, image.grid))
+    mask = write_volume(tmp_path / "in" / "lesion.nii.gz", Volume(lesion, image.grid))
+    return SubjectRecord("01", "patient", {"t1w": t1w}, session_id="2", lesion_mask=mask)
+
+
+@pytest.fixture
+def out(tmp_path) -> OutputFolder:
+    return OutputFolder(tmp_path / "out")
+
+
+def with_flair(subject: SubjectRecord, change: np.ndarray, size=None) -> SubjectRecord:
+    """Adds a FLAIR-like image whose header is moved by an affine."""
+    t1w = read_volume(subject.images["t1w"])
+    flair = np.where(t1w.voxels > 20, 1200 - t1w.voxels, 0).astype(np.float32)
+    path = subject.images["t1w"].with_name("flair.nii.gz")
+    cut = tuple(slice(0, n) for n in size or flair.shape)
+    write_volume(path, Volume(flair[cut], Grid(flair[cut].shape, change @ t1w.affine)))
+    return replace(subject, images={**subject.images, "flair": path})
+
+
+def test_everything_is_written_where_it_belongs(subject, out):
+    prepared = prepare_subject(subject, FAST, out, seed=1)
+    assert prepared.quality.verdict != "fail"
+    image = read_volume(prepared.images["t1w"])
+    mask = read_mask(prepared.brain_mask)
+    assert image.grid.same_as(GRID) and mask.grid.same_as(GRID)
+    assert image.voxels.min() == 0 and image.voxels.max() == pytest.approx(1)
+    assert (image.voxels[~mask.voxels] == 0).all()
+    native = read_mask(prepared.native_brain_mask)
+    assert native.grid.same_as(read_grid(subject.images["t1w"]))
+    scan = read_volume(subject.images["t1w"]).voxels
+    assert native.voxels[scan > 200].mean() > 0.999 and not native.voxels[scan == 0].mean() > 0.05
+    assert out.quality_picture(subject).exists()
+    assert PreparedSubject.load(subject, out) == prepared
+    left_behind = [path for path in out.root.rglob("*") if path.name.startswith(".")]
+    assert left_behind == []
+
+
+def test_the_lesion_stays_on_its_image_and_on_its_side(subject, out, kit):
+    prepared = prepare_subject(subject, FAST, out, seed=1)
+    lesion = read_mask(prepared.lesion_mask)
+    assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
+    image = read_volume(prepared.images["t1w"]).voxels
+    core = kit.ball(GRID, (-30, -50, 25), 6)
+    assert image[core].mean() < 0.35 < image[core[::-1]].mean()
+    back = TemplateTransform.load(prepared.transform_folder).to_native(
+        lesion, read_grid(subject.images["t1w"]), interpolation="nearest"
+    )
+    assert kit.dice(back.voxels, read_mask(subject.lesion_mask).voxels) > 0.75
+
+
+def test_two_runs_write_the_same_bytes(subject, tmp_path):
+    folders = [OutputFolder(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        prepare_subject(subject, FAST, folder, seed=1)
+    files = [sorted(p.relative_to(f.root) for p in f.root.rglob("*.*") if p.is_file()) for f in folders]
+    assert files[0] == files[1] and len(files[0]) == 7
+    for name in files[0]:
+        assert (folders[0].root / name).read_bytes() == (folders[1].root / name).read_bytes(), name
+
+
+def test_a_flair_on_another_grid_lands_on_the_t1w(subject, out, kit):
+    both = with_flair(subject, kit.turned(3.0, (5, -6, 4)))
+    prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    t1w, flair = (read_volume(prepared.images[m]).voxels for m in ("t1w", "flair"))
+    inside = read_mask(prepared.brain_mask).voxels
+    assert list(prepared.images) == ["t1w", "flair"]
+    assert np.corrcoef(t1w[inside], flair[inside])[0, 1] < -0.8
+    assert (flair[~inside] == 0).all()
+
+
+def test_a_flair_that_shows_half_the_brain_warns(subject, out):
+    size = read_grid(subject.images["t1w"]).size_vox
+    half = with_flair(subject, np.eye(4), (size[0], size[1] // 2, size[2]))
+    prepared = prepare_subject(half, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    assert prepared.quality.verdict == "warn"
+    assert any("the FLAIR shows only" in reason for reason in prepared.quality.reasons)
+
+
+def test_a_flair_of_something_else_warns(subject, out, kit):
+    both = with_flair(subject, kit.turned(0.0, (2, 2, 2)))
+    flair = read_volume(both.images["flair"])
+    noise = np.random.default_rng(0).random(flair.voxels.shape).astype(np.float32)
+    write_volume(both.images["flair"], flair.with_voxels(noise))
+    prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    assert any("the FLAIR may not lie on the T1w" in reason for reason in prepared.quality.reasons)
+
+
+def test_a_lesion_lost_between_voxels_warns(subject, out):
+    mask = read_mask(subject.lesion_mask)
+    # On a grid twice as fine, one voxel that no template voxel has as its nearest.
+    fine = Grid((2 * 64, 2 * 56, 2 * 56), mask.affine @ np.diag([0.5, 0.5, 0.5, 1]))
+    dot = np.zeros(fine.size_vox, bool)
+    dot[51, 50, 53] = True
+    t1w = read_volume(subject.images["t1w"])
+    fine_t1w = t1w.voxels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    lost = replace(
+        subject,
+        images={"t1w": write_volume(subject.images["t1w"].with_name("fine.nii.gz"), Volume(fine_t1w, fine))},
+        lesion_mask=write_volume(subject.lesion_mask.with_name("dot.nii.gz"), Volume(dot, fine)),
+    )
+    prepared = prepare_subject(lost, FAST.model_copy(update={"spacing_mm": 5.0}), out, seed=1)
+    assert prepared.quality.verdict == "warn"
+    assert any("fall between the voxels of the template grid" in reason for reason in prepared.quality.reasons)
+
+
+def told(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
+    with pytest.raises(SubjectError) as caught:
+        prepare_subject(subject, settings, out, seed=1)
+    sentence = str(caught.value)
+    assert sentence.startswith("sub-01_ses-2: ")
+    assert sentence.count("sub-01_ses-2") == 1
+    return sentence
+
+
+def test_a_missing_modality_is_told(subject, out):
+    sentence = told(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
+    assert "has no flair image, expected every one of preprocessing.modalities (t1w, flair)" in sentence
+
+
+def test_a_mask_on_another_grid_is_told(subject, out):
+    mask = read_mask(subject.lesion_mask)
+    thin = Volume(mask.voxels[:, :, ::2], Grid(mask.voxels[:, :, ::2].shape, mask.affine @ np.diag([1, 1, 2.0, 1])))
+    write_volume(subject.lesion_mask, thin)
+    sentence = told(subject, out)
+    assert "lesion mask and T1w lie on different grids" in sentence
+    assert "4x4x8 mm, PSR against" in sentence
+    write_volume(subject.lesion_mask, mask)
+    assert "brain mask and T1w lie on" in told(
+        replace(subject, brain_mask=write_volume(subject.lesion_mask.with_name("brain.nii.gz"), thin)), out
+    )
+
+
+def test_an_empty_lesion_mask_costs_a_patient_and_no_control(subject, out):
+    mask = read_mask(subject.lesion_mask)
+    write_volume(subject.lesion_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
+    assert "the lesion mask is empty" in told(subject, out)
+    assert prepare_subject(replace(subject, group="control"), FAST, out, seed=1).lesion_mask is not None
+
+
+def test_a_standardised_scan_is_told(subject, out):
+    t1w = read_volume(subject.images["t1w"])
+    write_volume(subject.images["t1w"], t1w.with_voxels(t1w.voxels - 300))
+    assert "the T1w is negative in" in told(subject, out)
+
+
+def test_an_implausible_brain_is_told(subject, out):
+    tight = FAST.model_copy(update={"brain_extraction": BrainExtractionSettings(method="none", smallest_ml=2000)})
+    assert "expected 2000-2200 ml; give a mask in column brain_mask" in told(subject, out, tight)
+
+
+def test_a_failed_registration_is_told_and_leaves_its_picture(subject, out):
+    strict = RegistrationSettings(transform="affine", working_spacing_mm=4.0, smallest_overlap=0.999)
+    sentence = told(subject, out, FAST.model_copy(update={"registration": strict}))
+    assert "registration failed: the warped brain overlaps the template's with Dice 0.9" in sentence
+    assert out.quality_picture(subject).exists()
+    with pytest.raises(SubjectError, match="registration failed"):
+        PreparedSubject.load(subject, out)
+
+
+def test_a_broken_file_is_told(subject, out):
+    path = subject.images["t1w"]
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "t1w.nii.gz" in told(subject, out)
+
+
+def test_what_was_not_prepared_is_told(subject, out):
+    with pytest.raises(SubjectError, match="sub-01_ses-2: has not been prepared"):
+        PreparedSubject.load(subject, out)
+
+
+def test_loading_a_prepared_subject_needs_neither_ants_nor_torch():
+    script = (
+        "import sys, voxout.preprocessing.prepare_subject; print([m for m in ('ants', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cohort", "name", "modalities"),
+    [
+        ("ixi", "sub-IXI012", ("t1w",)),
+        ("ms", "sub-ms07", ("t1w", "flair")),
+        ("wmh_unaligned", "sub-w15", ("t1w", "flair")),
+        ("mdd1mm", "sub-02", ("t1w",)),
+    ],
+)
+def test_real_subjects_are_prepared_well(cohort, name, modalities, real, out, capfd):
+    files = {"t1w": "T1w", "flair": "FLAIR"}
+    images: dict[str, Path] = {m: real(cohort, name, "anat", f"{name}_{files[m]}.nii.gz") for m in modalities}
+    subject = SubjectRecord(name.removeprefix("sub-"), "control", images)
+    prepared = prepare_subject(subject, PreprocessingSettings(modalities=modalities), out, seed=1)
+    assert capfd.readouterr().out == ""
+    assert prepared.quality.verdict == "pass", prepared.quality.reasons
+    assert prepared.quality.brain_overlap > 0.96
+    assert prepared.quality.similarity_after > prepared.quality.similarity_before + 0.1
+    assert out.quality_picture(subject).stat().st_size < 250_000
