@@ -17,7 +17,7 @@ from ..models.latent_store import LatentStore
 from ..models.settings import resolve_gamma
 from ..models.whitening import WhitenedLatents, Whitening, fit_whitening
 from ..preprocessing.patch_store import PatchStore
-from ..preprocessing.registration import TemplateTransform
+from ..preprocessing.template_transform import TemplateTransform
 from .config import Config
 from .console import Progress
 

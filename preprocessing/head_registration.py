@@ -9,9 +9,10 @@ from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Grid, Volume
-from .registration import TemplateTransform, affine_registration, winsorised
+from .registration import affine_registration, winsorised
 from .resampling import coarsened, largest_component
 from .template import Template, load_template
+from .template_transform import TemplateTransform
 
 _SPACING_MM = 4.0
 _SKULL_MM, _SCALP_MM, _AIR_MM = 9.0, 16.0, 40.0

@@ -22,10 +22,11 @@ from .brain_extraction import BrainExtraction, extract_brain
 from .coregistration import UNMOVED, Alignment, align_to_t1w
 from .intensity import normalise
 from .quality import Quality, measure_quality, quality_picture
-from .registration import TemplateTransform, register_to_template
+from .registration import register_to_template
 from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
 from .settings import PreprocessingSettings
 from .template import Template, load_template
+from .template_transform import TemplateTransform
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

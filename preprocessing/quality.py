@@ -22,7 +22,7 @@ from .settings import RegistrationSettings
 from .template import Template
 
 if TYPE_CHECKING:
-    from .registration import TemplateTransform
+    from .template_transform import TemplateTransform
 
 Verdict = Literal["pass", "warn", "fail"]
 

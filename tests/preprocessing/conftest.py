@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from voxout.data_manifests.volume import Grid, Volume
-from voxout.preprocessing.registration import TemplateTransform
 from voxout.preprocessing.template import load_template
+from voxout.preprocessing.template_transform import TemplateTransform
 
 
 def turned(degrees: float, shift_mm=(0.0, 0.0, 0.0), scale: float = 1.0) -> np.ndarray:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
 from voxout.preprocessing.coregistration import UNMOVED, align_to_t1w
-from voxout.preprocessing.registration import TemplateTransform
 from voxout.preprocessing.resampling import canonical, resample
 from voxout.preprocessing.template import load_template
+from voxout.preprocessing.template_transform import TemplateTransform
 
 
 @pytest.fixture(scope="module")

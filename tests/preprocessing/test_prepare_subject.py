@@ -10,7 +10,6 @@ from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.subject import SubjectRecord
 from voxout.data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
 from voxout.preprocessing.prepare_subject import PreparedSubject, prepare_subject
-from voxout.preprocessing.registration import TemplateTransform
 from voxout.preprocessing.settings import (
     BiasFieldSettings,
     BrainExtractionSettings,
@@ -18,6 +17,7 @@ from voxout.preprocessing.settings import (
     RegistrationSettings,
 )
 from voxout.preprocessing.template import load_template
+from voxout.preprocessing.template_transform import TemplateTransform
 
 FAST = PreprocessingSettings(
     spacing_mm=4.0,

@@ -6,9 +6,9 @@ from PIL import Image
 from voxout.data_manifests.errors import UserError
 from voxout.preprocessing.brain_extraction import BrainExtraction
 from voxout.preprocessing.quality import Quality, measure_quality, quality_picture
-from voxout.preprocessing.registration import TemplateTransform
 from voxout.preprocessing.settings import RegistrationSettings
 from voxout.preprocessing.template import load_template
+from voxout.preprocessing.template_transform import TemplateTransform
 
 TEMPLATE = load_template(4.0)
 SETTINGS = RegistrationSettings()

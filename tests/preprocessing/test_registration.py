@@ -8,9 +8,10 @@ from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.volume import Grid, Volume
 from voxout.preprocessing import registration
-from voxout.preprocessing.registration import TemplateTransform, register_to_template
+from voxout.preprocessing.registration import register_to_template
 from voxout.preprocessing.settings import RegistrationSettings
 from voxout.preprocessing.template import load_template
+from voxout.preprocessing.template_transform import TemplateTransform
 
 AFFINE = RegistrationSettings(transform="affine", working_spacing_mm=4.0)
 SYN = RegistrationSettings(working_spacing_mm=4.0)
