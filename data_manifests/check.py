@@ -206,7 +206,10 @@ def _check_lesion_mask(
             )
         return
     if record.group == "control":
-        findings.warning("is a control with a lesion in its lesion mask. Is the group right?")
+        findings.problem(
+            "is a control whose lesion mask holds a lesion, expected healthy controls. Call it a patient, or leave "
+            "column lesion_mask empty."
+        )
     if t1w is None:
         return
     head = _head(t1w)

@@ -45,6 +45,10 @@ class OutputFolder:
         folder = self.root / "prepared" / f"sub-{subject.subject_id}"
         return folder / f"ses-{subject.session_id}" if subject.session_id else folder
 
+    def subject_files(self, subject: SubjectRecord) -> list[Path]:
+        """The folders that hold all that is prepared of one session; other sessions lie elsewhere."""
+        return [self.subject_folder(subject) / name for name in ("anat", "transforms", "figures")]
+
     def _anat(self, subject: SubjectRecord, name: str) -> Path:
         return self.subject_folder(subject) / "anat" / f"{subject.key}_{name}"
 
@@ -95,11 +99,28 @@ class OutputFolder:
     def detectors(self) -> Path:
         return self.root / "detectors"
 
+    @property
+    def fitted_config(self) -> Path:
+        """The settings that the model was made with."""
+        return self.detectors / "config.yaml"
+
+    @property
+    def trained_on(self) -> Path:
+        """Hashes of the training controls' scans: who is not new to the model."""
+        return self.detectors / "trained_on.json"
+
     # -- maps, scores, report ------------------------------------------------------------------------------------
+    @property
+    def maps(self) -> Path:
+        return self.root / "maps"
+
+    def map_folder(self, subject: SubjectRecord) -> Path:
+        """Holds the maps of one session."""
+        folder = self.maps / f"sub-{subject.subject_id}"
+        return (folder / f"ses-{subject.session_id}" if subject.session_id else folder) / "anat"
+
     def _map(self, subject: SubjectRecord, name: str) -> Path:
-        folder = self.root / "maps" / f"sub-{subject.subject_id}"
-        folder = folder / f"ses-{subject.session_id}" if subject.session_id else folder
-        return folder / "anat" / f"{subject.key}_{name}"
+        return self.map_folder(subject) / f"{subject.key}_{name}"
 
     def template_map(self, subject: SubjectRecord) -> Path:
         """Anomaly score, higher = more anomalous, on the template grid."""
@@ -114,7 +135,7 @@ class OutputFolder:
         return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
 
     def map_record(self, subject: SubjectRecord) -> Path:
-        return self._map(subject, "record.json").parents[1] / "record.json"
+        return self.map_folder(subject).parent / "record.json"
 
     def template_coverage(self, subject: SubjectRecord) -> Path:
         """Voxels of the template map that carry a score."""

@@ -76,6 +76,13 @@ class Manifest:
                 return record
         raise KeyError(key)
 
+    def anonymous(self, text: str) -> str:
+        """A sentence with the names of this cohort's files replaced by their columns: a name may be a person's."""
+        for record in self.records:
+            for column, path in record.files.items():
+                text = text.replace(str(path), f"its {column}").replace(path.name, f"its {column}")
+        return text
+
     @property
     def controls(self) -> tuple[SubjectRecord, ...]:
         return tuple(r for r in self.records if r.group == "control")

@@ -160,12 +160,14 @@ def _stored_type(dtype: np.dtype) -> np.dtype:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[SpatialImage, BufferedIOBase]]:
     """The image behind a path, its stream still open; told by its content, not by its name."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file. Check the path in the manifest.")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected an image file (.nii, .nii.gz or .mgz). Name the file in it.")
     try:
         raw = open(path, "rb")  # noqa: SIM115 (closed below; only a failure to open is caught here)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such file. Check the path in the manifest.") from error
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{path}: is a folder, expected an image file (.nii, .nii.gz or .mgz). Name the file in it."
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}). Check who may read it.") from error
     with raw:

@@ -9,7 +9,12 @@ from .whitening import Whitening
 
 
 def score_subject(
-    detectors: DetectorField, codes: np.ndarray, grid: PatchGrid, whitening: Whitening | None = None
+    detectors: DetectorField,
+    codes: np.ndarray,
+    grid: PatchGrid,
+    whitening: Whitening | None = None,
+    *,
+    jobs: int | None = None,
 ) -> Volume:
     """Score every location of one subject.
 
@@ -21,6 +26,8 @@ def score_subject(
     grid : PatchGrid
     whitening : Whitening, optional
         The one that the detectors were fitted through.
+    jobs : int, optional
+        Threads; one a core by default.
 
     Returns
     -------
@@ -34,5 +41,5 @@ def score_subject(
         if whitening.mask_hash != grid.mask_hash:
             raise ValueError(f"whitening of mask {whitening.mask_hash}, expected {grid.mask_hash}")
         codes = whitening.apply(codes)
-    anomaly_score = -np.asarray(detectors.decision_function(codes))
+    anomaly_score = -np.asarray(detectors.decision_function(codes, jobs=jobs))
     return Volume(grid.scatter(anomaly_score.astype(np.float32)), grid.grid)

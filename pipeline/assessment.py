@@ -1,5 +1,6 @@
 """The last two stages: maps against lesion masks, and everything on one page."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
@@ -24,7 +25,7 @@ from ..evaluation.tables import write_scores
 from .config import Config, load_config
 from .console import Progress
 from .records import StageRecord
-from .run import Run, Work
+from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
 
 _HEADLINES = (
@@ -70,7 +71,10 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
 
 def load_scores(out: OutputFolder, config: Config) -> CohortScores:
     """The cohort's figures, from the counts that the stage score left."""
-    subjects = [SubjectScores.load(path) for path in sorted(out.subject_scores("").parent.glob("*.npz"))]
+    record = StageRecord.read(out.record("score"))
+    if record is None:
+        raise UserError(f"{out.root}: holds no scores. Run the stage score first.")
+    subjects = [SubjectScores.load(out.subject_scores(key)) for key in record.done]
     return score_cohort(subjects, config.evaluation, seed=config.seed)
 
 
@@ -92,22 +96,27 @@ def figures_in_words(out: OutputFolder) -> list[str]:
     return lines
 
 
-def write_cohort_report(run: Run) -> None:
-    """One page: figures, cohort, training, pictures, failures, costs, settings."""
+def write_cohort_report(run: Run, role: Mapping[str, str]) -> None:
+    """One page: figures, cohort, training, pictures, failures, costs, settings.
+
+    Parameters
+    ----------
+    run : Run
+    role : mapping from subject key to what the subject is here for, in words
+    """
     records = {name: StageRecord.read(run.out.record(name)) for name in STAGE_TITLES}
     trained = {name: StageRecord.read(run.model.record(name)) for name in STAGE_TITLES} | {
         name: record for name, record in records.items() if record is not None
     }
     scores = load_scores(run.out, run.config)
     done = [record for record in trained.values() if record is not None]
-    failures = {failure.key: failure for record in reversed(done) for failure in record.failed}
     models = run.config.models
     write_report(
         run.out.report,
         CohortReport(
             title="Anomaly maps",
             created=datetime.now().astimezone(),
-            subjects=[_report_subject(subject, run, scores) for subject in run.manifest],
+            subjects=[_report_subject(subject, role[subject.key], run, scores) for subject in run.manifest],
             scores=scores,
             summary={
                 "Template grid": f"MNI152, {run.config.preprocessing.spacing_mm:g} mm",
@@ -124,7 +133,7 @@ def write_cohort_report(run: Run) -> None:
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done
             ],
-            failures=list(failures.values()),
+            failures=all_failures(run.out),
             warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
             settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
             versions=next((record.versions for record in done if record.versions), {}),
@@ -152,17 +161,16 @@ def _maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
 
 def _prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None:
     path = out.prepared_lesion_mask(subject)
-    return read_mask(path) if path.is_file() else None
+    return read_mask(path) if subject.lesion_mask and path.is_file() else None
 
 
-def _report_subject(subject: SubjectRecord, run: Run, scores: CohortScores) -> ReportSubject:
+def _report_subject(subject: SubjectRecord, role: str, run: Run, scores: CohortScores) -> ReportSubject:
     from ..preprocessing.quality import Quality
 
     prepared = run.out.quality(subject).is_file()
     quality = Quality.load(run.out.quality(subject)) if prepared else None
     by_key = {scored.key: scored for scored in scores.subjects}
     mapped = subject.key in by_key
-    role = "patient" if subject.group == "patient" else "held-out control" if mapped else "training control"
     return ReportSubject(
         key=subject.key,
         group=subject.group,
@@ -196,9 +204,9 @@ def _training_curves(model: OutputFolder) -> list[TrainingCurve]:
     history = Checkpoint.load(model.encoder).history
 
     def curve(panel: str, name: str, quantity: str, unit: str, *, log_scale: bool = False) -> TrainingCurve:
-        points = [(row.step, getattr(row, quantity)) for row in history]
-        steps, values = zip(*[point for point in points if point[1] is not None] or [(0, 0.0)], strict=True)
-        return TrainingCurve(panel, name, steps, values, unit, log_scale)
+        measured = [row for row in history if getattr(row, quantity) is not None]
+        values = [getattr(row, quantity) for row in measured]
+        return TrainingCurve(panel, name, [row.step for row in measured], values, unit, log_scale)
 
     return [
         curve("Reconstruction error", "training", "mse_train", "MSE", log_scale=True),

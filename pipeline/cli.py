@@ -16,6 +16,7 @@ from ..data_manifests.errors import Failure, UserError
 from .titles import STAGE_TITLES
 
 if TYPE_CHECKING:
+    from ..data_manifests.subject import Manifest
     from .run import Run
 
 _TORCH_STAGES = {"train", "fit", "map"}
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
         _add_cohort(stage)
+        if name in ("prepare", "map"):
+            stage.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects; the others later")
         stage.set_defaults(command=_run, stages=(name,), model=None)
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument("model", type=Path, metavar="MODEL", help="folder of the earlier run")
@@ -82,7 +85,6 @@ def _parser() -> argparse.ArgumentParser:
 def _add_cohort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cohort", type=Path, metavar="COHORT", help="manifest (CSV) or BIDS folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
-    parser.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects of the cohort")
     _add_shared(parser)
 
 
@@ -99,60 +101,68 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return _work(options, options.stages, config_home=options.out)
+    from ..data_manifests.derivatives import OutputFolder
+
+    return _work(options, options.stages, saved=OutputFolder(options.out).config)
 
 
 def _apply(options: argparse.Namespace) -> int:
-    from .stages import APPLIED
+    from ..data_manifests.derivatives import OutputFolder
+    from .stages import APPLIED, require_whole_model
 
-    if not (options.model / "records" / "fit.json").is_file():
-        raise UserError(f"{options.model}: holds no fitted model. Name the folder that `voxout run` wrote.")
-    return _work(options, APPLIED, config_home=options.model)
+    model = OutputFolder(options.model)
+    require_whole_model(model)
+    if options.model.resolve() == options.out.resolve():
+        raise UserError(f"{options.out}: is the model's own folder. Name another folder for the new subjects.")
+    return _work(options, APPLIED, saved=model.fitted_config)
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from ..data_manifests.derivatives import OutputFolder
     from .demo import make_demo_cohort
 
     options.preset = options.preset or "demo"
-    options.subjects, options.model = None, None
+    options.model = None
     options.cohort = make_demo_cohort(options.out / "cohort", _console(options, options.out / "run"))
     options.out = options.out / "run"
-    return _work(options, tuple(STAGE_TITLES), config_home=options.out)
+    return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
 
 
-def _work(options: argparse.Namespace, names: Sequence[str], config_home: Path) -> int:
+def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
     from ..data_manifests.derivatives import OutputFolder
     from ..data_manifests.manifest import read_manifest
-    from .config import load_config, save_config
+    from .config import load_config, require_settings_of_model, save_config
     from .engine import Engine
     from .run import Run, require_current, run_stages
     from .stages import STAGES
 
-    manifest = _chosen(read_manifest(options.cohort), options.subjects)
-    saved = OutputFolder(config_home).config
+    manifest = read_manifest(options.cohort)
     # A run's own settings hold for every later command on its folder, until others are named.
     go_on = options.config is None and options.preset is None and saved.is_file()
     config = load_config(
         saved if go_on else options.config, preset=options.preset, overrides=options.set, seed=options.seed
     )
+    if options.model:
+        require_settings_of_model(config, load_config(saved))
     out = OutputFolder(options.out)
     console = _console(options, options.out)
     if go_on:
         console.say(f"settings: as saved in {saved}")
-    if not options.dry_run:
-        save_config(out.config, config)
     with Engine(options.jobs) as engine:
         run = Run(
             manifest=manifest,
             config=config,
             out=out,
             model=OutputFolder(options.model) if options.model else out,
+            chosen=_chosen(manifest, getattr(options, "subjects", None)),
             engine=engine,
             device=_device(options.device) if _TORCH_STAGES & set(names) else "cpu",
             console=console,
         )
         if len(names) == 1:
             require_current(STAGES[names[0]], STAGES, run)
+        if not options.dry_run:
+            save_config(out.config, config)
         failures = run_stages([STAGES[name] for name in names], run, dry_run=options.dry_run)
     return _closing(run, names, failures, options.dry_run)
 
@@ -170,17 +180,15 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
     return DONE
 
 
-def _chosen(manifest, subjects: Sequence[str] | None):
+def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[str] | None:
     if subjects is None:
-        return manifest
-    from ..data_manifests.subject import Manifest
-
+        return None
     names = {name.removeprefix("sub-") for name in subjects}
-    records = tuple(r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names)
+    records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
     missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
     if missing:
         raise UserError(f"--subjects: {', '.join(missing)} not in the cohort. Known are ids as in column subject_id.")
-    return Manifest(records, manifest.notes)
+    return frozenset(r.key for r in records)
 
 
 def _console(options: argparse.Namespace, out: Path):

@@ -125,3 +125,19 @@ def _field_names(location: Sequence[str]) -> list[str]:
     for part in location:
         section = section.model_fields[part].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def require_settings_of_model(config: Config, fitted: Config) -> None:
+    """Refuse to apply a model with other settings than it was made with; only the evaluation is free.
+
+    Raises
+    ------
+    UserError
+        A setting of preprocessing or models differs.
+    """
+    for section in ("preprocessing", "models"):
+        if getattr(config, section) != getattr(fitted, section):
+            raise UserError(
+                f"apply: settings of {section} differ from those the model was made with, expected the same. "
+                "Leave them out: apply takes them from the model."
+            )

@@ -1,6 +1,7 @@
 """What the user sees while a run goes on: bars on a terminal, plain lines elsewhere, and a JSON-lines log always."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,17 @@ from tqdm import tqdm
 
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
+
+
+class _Forward(logging.Handler):
+    """Brings warnings that voxout's modules log to the user."""
+
+    def __init__(self, console: "Console"):
+        super().__init__(level=logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.warn(f"    warning: {record.getMessage()}")
 
 
 class Console:
@@ -28,18 +40,21 @@ class Console:
     def __init__(self, log: Path | None = None, verbosity: int = 0):
         self.verbosity = verbosity
         self._log = log
+        logger = logging.getLogger("voxout")
+        logger.handlers = [_Forward(self)]
+        logger.propagate = False
 
     def say(self, text: str, *, level: int = 0, **facts: object) -> None:
         """Print a line (unless it is above the verbosity) and log it with its facts."""
         if level <= self.verbosity:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
-        self._write(text, facts)
+        self.log(text, **facts)
 
     def warn(self, text: str, **facts: object) -> None:
         """A line that even a quiet run prints, on standard error."""
         tqdm.write(text, file=sys.stderr)
-        self._write(text, {"warning": True, **facts})
+        self.log(text, warning=True, **facts)
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Progress]:
@@ -66,7 +81,8 @@ class Console:
 
             yield speak
 
-    def _write(self, text: str, facts: dict[str, object]) -> None:
+    def log(self, text: str, **facts: object) -> None:
+        """A line for machines alone."""
         if self._log is not None:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with self._log.open("a", encoding="utf-8") as file:

@@ -30,6 +30,6 @@ def make_demo_cohort(folder: Path, console: Console) -> Path:
             patients=PATIENTS,
             spacing_mm=2.0,
             seed=0,
-            modalities=("t1w",),
+            modalities=("t1w", "flair"),
             progress=progress,
         )

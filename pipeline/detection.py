@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
-from ..data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from ..data_manifests.volume import Volume, read_grid, read_mask, read_volume, write_volume
 from ..models.anomaly_map import score_subject
 from ..models.checkpoint import Checkpoint
 from ..models.dense_encoding import encode_densely
@@ -16,12 +17,13 @@ from ..models.detector import DetectorField, fit_detectors
 from ..models.latent_store import LatentStore
 from ..models.settings import resolve_gamma
 from ..models.whitening import WhitenedLatents, Whitening, fit_whitening
+from ..preprocessing.patch_grid import PatchGrid
 from ..preprocessing.patch_store import PatchStore
 from ..preprocessing.template_transform import TemplateTransform
 from .config import Config
 from .console import Progress
 
-_FIELD, _WHITENING = "field", "whitening.safetensors"
+_FIELD, _WHITENING, _BRAIN_MASK = "field", "whitening.safetensors", "brain_mask.nii.gz"
 
 
 def fit_model(
@@ -49,6 +51,8 @@ def fit_model(
         progress=progress,
     )
     detectors.save(out.detectors / _FIELD)
+    # Where the locations lie: with this, a model travels without the scans it was trained on.
+    write_volume(out.detectors / _BRAIN_MASK, Volume(store.grid.brain_mask, store.grid.grid))
     return detectors
 
 
@@ -61,16 +65,25 @@ def map_subject(
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    UserError
+        A part of the model is missing, or its parts do not belong together.
     """
-    grid = PatchStore.open(model.patches).grid
-    encoder = Checkpoint.load(model.encoder, device=device).encoder
-    whitened = (model.detectors / _WHITENING).exists()
+    locations = read_mask(model.detectors / _BRAIN_MASK)
+    grid = PatchGrid(locations.grid, locations.voxels)
+    checkpoint = Checkpoint.load(model.encoder, device=device)
+    if checkpoint.origin.mask_hash != grid.mask_hash:
+        raise UserError(f"{model.root}: encoder and detectors are of different brain masks. Fit the model again.")
+    encoder = checkpoint.encoder
+    whitened = config.models.detector.read_out == "whitened"
     whitening = Whitening.load(model.detectors / _WHITENING) if whitened else None
     detectors = DetectorField.load(model.detectors / _FIELD)
 
     images = [read_volume(out.prepared_image(subject, m)).voxels for m in config.preprocessing.modalities]
     codes = encode_densely(encoder, torch.from_numpy(np.stack(images)), grid, device=device).numpy()
-    template_map = score_subject(detectors, codes, grid, whitening)
+    template_map = score_subject(detectors, codes, grid, whitening, jobs=1)
     # A score means something where the model has a detector and the subject has brain.
     known = template_map.with_voxels(grid.brain_mask & read_mask(out.prepared_brain_mask(subject)).voxels)
     template_map = template_map.with_voxels(np.where(known.voxels, template_map.voxels, 0).astype(np.float32))

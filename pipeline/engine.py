@@ -135,7 +135,7 @@ def _guarded(function: Callable[..., Any], subject: SubjectRecord, *arguments: A
     except UserError as error:
         return None, f"{subject.key}: {error}"
     except Exception as error:
-        # A bug, or a library that gave up on this scan: the place helps whoever mends it, and names no patient.
+        # A bug, or a library that gave up on this scan. Its own words stay out: they may hold a path.
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(last.filename)}:{last.lineno}"
-        return None, f"{subject.key}: {type(error).__name__} in {place}: {error}"
+        return None, f"{subject.key}: {type(error).__name__} in {place}. Look at the scan; if it is sound, report this."

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import platform
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +132,16 @@ def _content_fingerprint(path: Path, _size: int, _modified_ns: int) -> str:
 def sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
     """Files, and all files in folders, by their path relative to the root."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return {str(file.relative_to(root)): file.stat().st_size for file in files if file.is_file()}
+    # A dot marks what a killed run left behind: nobody's output.
+    whole = (file for file in files if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(root)): file.stat().st_size for file in whole}
+
+
+def clear(folders: Sequence[Path]) -> None:
+    """Delete folders that are there."""
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from ..data_manifests.subject import Manifest
 from .config import Config
 from .console import Console
 from .engine import Engine
-from .records import Meter, StageRecord, changes, sizes, versions, write_json
+from .records import Meter, StageRecord, changes, clear, sizes, versions, write_json
 from .titles import STAGE_TITLES
 
 
@@ -32,6 +31,8 @@ class Run:
         Where this run writes.
     model : OutputFolder
         Where the trained encoder and detectors lie: `out`, or another run's folder when a model is applied.
+    chosen : frozenset of str or None
+        Keys of the subjects to work on now; None: all.
     engine : Engine
     device : str
         A torch device.
@@ -42,9 +43,15 @@ class Run:
     config: Config
     out: OutputFolder
     model: OutputFolder
+    chosen: frozenset[str] | None
     engine: Engine
     device: str
     console: Console
+
+    @property
+    def applies_a_model(self) -> bool:
+        """Whether the model comes from an earlier run."""
+        return self.model != self.out
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Work:
     done: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
+    left: int = 0
+    """Subjects that were not chosen: the stage is not finished."""
     summary: str = ""
 
 
@@ -74,6 +83,8 @@ class Stage:
         throw nothing away.
     needs : tuple of str
         Stages whose records it reads.
+    tries_again : bool
+        Whether subjects that failed are tried again although nothing has changed: memory or disk may have.
     """
 
     name: str
@@ -81,6 +92,7 @@ class Stage:
     work: Callable[[Run], Work]
     folders: Callable[[Run], Sequence[Path]] = lambda run: ()
     needs: tuple[str, ...] = ()
+    tries_again: bool = False
 
 
 def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> tuple[Failure, ...]:
@@ -91,7 +103,6 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
     tuple of Failure
         Subjects that a stage gave up; also written to ``failures.csv``.
     """
-    failures: dict[str, Failure] = {}
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
         outdated = why_outdated(stage, run)
@@ -104,10 +115,25 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
         if outdated is None:
             run.console.say(f"{label}: done before, skipped", stage=stage.name)
         else:
-            for failure in _do(stage, run, label, outdated.reason).failed:
-                # The first stage that gave a subject up is the one that says why.
-                failures.setdefault(failure.key, failure)
-        _write_failures(run.out.failures, failures.values())
+            try:
+                _do(stage, run, label, outdated.reason)
+            except UserError as error:
+                run.console.log(
+                    "stopped", stage=stage.name, problems=[run.manifest.anonymous(p) for p in error.problems]
+                )
+                raise
+            finally:
+                _write_failures(run.out.failures, all_failures(run.out))
+    return () if dry_run else all_failures(run.out)
+
+
+def all_failures(out: OutputFolder) -> tuple[Failure, ...]:
+    """Subjects that some stage gave up; the first one that did is the one that says why."""
+    failures: dict[str, Failure] = {}
+    for name in STAGE_TITLES:
+        record = StageRecord.read(out.record(name))
+        for failure in record.failed if record else ():
+            failures.setdefault(failure.key, failure)
     return tuple(failures.values())
 
 
@@ -133,7 +159,7 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
         return Outdated("because " + "; ".join(changed[:3]) + more)
     if not record.whole(run.out.root):
         return Outdated("because files of it are missing")
-    if record.failed:
+    if record.failed and stage.tries_again:
         # If they fail again, nothing has changed for the others.
         return Outdated(f"because {len(record.failed)} subject(s) failed: trying them again", spreads=False)
     return None
@@ -153,25 +179,36 @@ def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None
             )
 
 
-def _do(stage: Stage, run: Run, label: str, reason: str) -> StageRecord:
+def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
     inputs = dict(stage.inputs(run))
     started = run.out.started(stage.name)
     if _unfinished(started) != json.loads(json.dumps(inputs)):
-        for folder in stage.folders(run):
-            shutil.rmtree(folder, ignore_errors=True)
+        clear(stage.folders(run))
     run.out.record(stage.name).unlink(missing_ok=True)
     write_json(started, inputs)
     began = datetime.now(UTC).isoformat()
     with Meter() as meter:
         work = stage.work(run)
+    run.console.say(
+        f"    {work.summary or 'done'}, in {meter.wall_s:.0f} s, {meter.peak_memory_mb / 1024:.1f} GB at most",
+        stage=stage.name,
+        wall_s=meter.wall_s,
+        peak_memory_mb=meter.peak_memory_mb,
+    )
+    if work.left:
+        run.console.say(f"    {work.left} subjects are left for another call", stage=stage.name)
+        return
+    # What is kept on disk names columns of the manifest, not files: a file may bear a patient's name.
+    failed = tuple(Failure(f.key, f.stage, run.manifest.anonymous(f.reason)) for f in work.failed)
+    warnings = tuple(run.manifest.anonymous(warning) for warning in work.warnings)
     record = StageRecord(
         stage=stage.name,
         inputs=json.loads(json.dumps(inputs)),
         outputs=sizes(run.out.root, work.outputs),
         done=work.done,
-        failed=work.failed,
-        warnings=work.warnings,
+        failed=failed,
+        warnings=warnings,
         device=run.device,
         started=began,
         wall_s=round(meter.wall_s, 2),
@@ -180,17 +217,10 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> StageRecord:
     )
     record.write(run.out.record(stage.name))
     started.unlink(missing_ok=True)
-    for failure in work.failed:
-        run.console.warn(f"  FAILED {failure.key}: {failure.reason}", stage=stage.name)
-    for warning in work.warnings:
-        run.console.say(f"  warning: {warning}", level=0, stage=stage.name)
-    run.console.say(
-        f"    {work.summary or 'done'}, in {meter.wall_s:.0f} s, {meter.peak_memory_mb / 1024:.1f} GB at most",
-        stage=stage.name,
-        wall_s=record.wall_s,
-        peak_memory_mb=record.peak_memory_mb,
-    )
-    return record
+    for failure in failed:
+        run.console.warn(f"    FAILED {failure.key}: {failure.reason}", stage=stage.name)
+    for warning in warnings:
+        run.console.say(f"    warning: {warning}", stage=stage.name)
 
 
 def _unfinished(path: Path) -> Any:

@@ -1,13 +1,19 @@
 """The stages, from scans to report: what each depends on, what it does, what it leaves."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, UserError
 from ..data_manifests.splits import split_controls
 from ..data_manifests.subject import SubjectRecord
 from . import tasks
-from .records import StageRecord, file_fingerprint, fingerprint, flat_settings
-from .run import Run, Stage, Work
+from .config import save_config
+from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, write_json
+from .run import Run, Stage, Work, all_failures
 
 
 # -- check: every header and every array, before anything long starts ------------------------------------------------
@@ -21,7 +27,7 @@ def _check(run: Run) -> Work:
 
     modalities = run.config.preprocessing.modalities
     # A model that is applied brings its controls along.
-    limits = {} if run.model == run.out else {"fewest_controls": 0}
+    limits = {"fewest_controls": 0} if run.applies_a_model else {}
     with run.console.progress("check", "scan") as progress:
         result = check_manifest(run.manifest, modalities=modalities, progress=progress, **limits)
     sentences: dict[str, list[str]] = {}
@@ -118,6 +124,8 @@ def _fit(run: Run) -> Work:
     train, _ = _split(run)
     with run.console.progress("fit", "location") as progress:
         detectors = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
+    save_config(run.out.fitted_config, run.config)
+    write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     return Work(outputs=[run.out.latents, run.out.detectors], summary=f"{len(detectors.offset):,} one-class SVMs")
 
 
@@ -130,18 +138,32 @@ def _map(run: Run) -> Work:
     mapped = _mapped(run)
     if not mapped:
         raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
-    return tasks.work_by_subject(
+    # A map of somebody who is no longer mapped, or whose new scan failed, must not pass for this run's.
+    wanted = {run.out.map_folder(run.manifest[key]) for key in mapped}
+    clear([folder for folder in run.out.maps.rglob("anat") if folder not in wanted])
+    known = _known_to_the_model(run)
+    work = tasks.work_by_subject(
         run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
+    left_out = tuple(f"{key}: the model was trained on this very scan, so it is left out" for key in sorted(known))
+    return replace(work, warnings=work.warnings + left_out)
 
 
 def _mapped(run: Run) -> dict[str, dict[str, Any]]:
     prepared = _prepared(run)
     keys = {subject.key for subject in run.manifest.patients}
-    # A model that is applied has its own training controls elsewhere: whoever stands in the manifest is new.
-    keys |= set(_split(run)[1]) if run.model == run.out else {s.key for s in run.manifest.controls}
+    controls = {subject.key for subject in run.manifest.controls}
+    keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(_split(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
     return {key: {"prepared": prepared[key]} | _model_identity(run) for key in mapped}
+
+
+def _known_to_the_model(run: Run) -> set[str]:
+    """Controls whose very scan a model that is applied was trained on."""
+    if not run.applies_a_model:
+        return set()
+    trained_on = json.loads(run.model.trained_on.read_text())
+    return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 
 def _model_identity(run: Run) -> dict[str, Any]:
@@ -168,13 +190,16 @@ def _score(run: Run) -> Work:
 
 
 def _report_inputs(run: Run) -> dict[str, Any]:
-    return {f"stage {name}": _record(run, name).identity for name in ("check", "prepare", "map", "score")}
+    # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
+    early = {name: _record(run, name) for name in ("check", "prepare")}
+    told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    return told | {f"stage {name}": _record(run, name).identity for name in ("map", "score")}
 
 
 def _report(run: Run) -> Work:
     from .assessment import write_cohort_report
 
-    write_cohort_report(run)
+    write_cohort_report(run, _roles(run))
     return Work(outputs=[run.out.report.parent], summary=f"open {run.out.report} in a browser")
 
 
@@ -208,6 +233,15 @@ def _prepared(run: Run) -> dict[str, str]:
     return {key: record.identity for key, record in records.items() if record is not None and key in done}
 
 
+def _roles(run: Run) -> dict[str, str]:
+    """What each subject is here for, in words."""
+    train, held_out = _split(run) if not run.applies_a_model else ([], [s.key for s in run.manifest.controls])
+    named = {s.key: "patient" if s.group == "patient" else "control" for s in run.manifest}
+    named |= dict.fromkeys(train, "training control") | dict.fromkeys(held_out, "held-out control")
+    failed = {failure.key for failure in all_failures(run.out)}
+    return {key: f"{role}, failed" if key in failed else role for key, role in named.items()}
+
+
 def _split(run: Run) -> tuple[list[str], list[str]]:
     """Prepared controls to train on, and held out, in the manifest's order."""
     split = split_controls(run.manifest, held_out_share=run.config.data_manifests.held_out_share, seed=run.config.seed)
@@ -219,11 +253,11 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("check", _check_inputs, _check),
-        Stage("prepare", _prepare_inputs, _prepare, needs=("check",)),
+        Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
         Stage("extract", _extract_inputs, _extract, lambda run: [run.out.patches], needs=("prepare",)),
         Stage("train", _train_inputs, _train, lambda run: [run.out.encoder], needs=("extract",)),
         Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
-        Stage("map", _map_inputs, _map, needs=("prepare", "fit")),
+        Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
         Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
         Stage("report", _report_inputs, _report, lambda run: [run.out.report.parent], needs=("map", "score")),
     )
@@ -231,3 +265,27 @@ STAGES: dict[str, Stage] = {
 
 APPLIED = ("check", "prepare", "map", "score", "report")
 """The stages that apply a trained model to new subjects."""
+
+
+def require_whole_model(model: OutputFolder) -> None:
+    """Refuse a model whose encoder and detectors are missing, damaged, or not of one run.
+
+    Raises
+    ------
+    UserError
+        So it is.
+    """
+    train, fit = StageRecord.read(model.record("train")), StageRecord.read(model.record("fit"))
+    if train is None or fit is None:
+        raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
+    of_one_run = fit.inputs.get("the encoder") == train.identity
+    damaged = [str(path) for path in (model.encoder, model.detectors) if not _is_whole(path, (train, fit), model)]
+    if damaged or not of_one_run:
+        what = f"files are missing in {', '.join(damaged)}" if damaged else "the encoder was trained again after fit"
+        raise UserError(f"{model.root}: the model is not whole ({what}). Run `voxout run` there again.")
+
+
+def _is_whole(folder: Path, records: Sequence[StageRecord], model: OutputFolder) -> bool:
+    name = f"{folder.relative_to(model.root)}/"
+    files = {file: size for record in records for file, size in record.outputs.items() if file.startswith(name)}
+    return all((model.root / f).is_file() and (model.root / f).stat().st_size == size for f, size in files.items())

@@ -9,7 +9,7 @@ from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
 from .config import Config
-from .records import Meter, StageRecord, sizes, versions
+from .records import Meter, StageRecord, clear, sizes, versions
 from .run import Run, Work
 
 
@@ -38,20 +38,29 @@ def work_by_subject(
         When no subject at all came through.
     """
     paths = {key: record_path(run.manifest[key]) for key in inputs}
-    pending = [key for key in inputs if not _is_done(paths[key], inputs[key], run.out.root)]
+    undone = [key for key in inputs if not _is_done(paths[key], inputs[key], run.out.root)]
+    pending = [key for key in undone if run.chosen is None or key in run.chosen]
     with run.console.progress(stage, "subject") as progress:
+
+        def tell(done: int, total: int, key: str) -> None:
+            progress(done, total, key)
+            run.console.say(f"    {stage} {key}: {done} of {total}", level=1)
+
         calls = [(run.manifest[key], inputs[key], *arguments) for key in pending]
-        outcome = run.engine.map(task, calls, stage=stage, progress=progress)
+        outcome = run.engine.map(task, calls, stage=stage, progress=tell)
     failed = {failure.key for failure in outcome.failures}
-    records = {key: StageRecord.read(path) for key, path in paths.items() if key not in failed}
+    left = len(undone) - len(pending)
+    came_through = [key for key in inputs if key not in failed and (key in pending or key not in undone)]
+    records = {key: StageRecord.read(paths[key]) for key in came_through}
     done = {key: record for key, record in records.items() if record is not None}
-    before = len(inputs) - len(pending)
-    if inputs and not done:
+    before = len(inputs) - len(undone)
+    if outcome.failures and not done:
         raise UserError([failure.reason for failure in outcome.failures])
     return Work(
         outputs=[run.out.root / name for record in done.values() for name in record.outputs],
         done=tuple(done),
         failed=outcome.failures,
+        left=left,
         warnings=tuple(f"{key}: {warning}" for key, record in done.items() for warning in record.warnings),
         summary=f"{len(done)} of {len(inputs)} subjects" + (f", {before} of them done before" if before else ""),
     )
@@ -63,8 +72,10 @@ def prepare(subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, o
     def work() -> tuple[Sequence[Path], Sequence[str]]:
         from ..preprocessing.prepare_subject import prepare_subject
 
+        # What an earlier manifest or other settings made here must not pass for this one's.
+        clear(out.subject_files(subject))
         prepared = prepare_subject(subject, config.preprocessing, out, seed=config.seed)
-        return [out.subject_folder(subject)], prepared.quality.reasons
+        return out.subject_files(subject), prepared.quality.reasons
 
     return _recorded("prepare", subject, out.subject_record(subject), inputs, out, work)
 
@@ -82,6 +93,7 @@ def write_maps(
     def work() -> tuple[Sequence[Path], Sequence[str]]:
         from .detection import map_subject
 
+        clear([out.map_folder(subject)])
         return map_subject(subject, config, out, model, device), ()
 
     return _recorded("map", subject, out.map_record(subject), inputs, out, work)

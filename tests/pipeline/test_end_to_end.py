@@ -21,6 +21,7 @@ from voxout.data_manifests.volume import read_grid, read_mask, read_volume, writ
 SETTINGS = """
 preprocessing:
   spacing_mm: 4.0
+  modalities: [t1w, flair]
   bias_field: {working_spacing_mm: 8.0}
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
 models:
@@ -52,7 +53,7 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 def cohort(tmp_path_factory) -> Path:
     """Sixteen controls, four of them broken: truncated, NaN, an empty mask, contradictory orientation; two patients."""
     folder = tmp_path_factory.mktemp("cohort")
-    path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3)
+    path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
     manifest = read_manifest(path)
     truncated, with_nan, unmasked, flipped = (manifest[key] for key in BROKEN)
@@ -176,7 +177,7 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
 def test_a_changed_setting_is_named(finished, cohort):
     result = _voxout("run", cohort, finished[0], "--set", "models.detector.nu=0.2", "--dry-run")
     assert "train: up to date" in result.stdout
-    assert "fit: would run, because models.detector.nu was 0.1, is now 0.2" in result.stdout
+    assert "fit: would run, because models.detector.nu was 0.3, is now 0.2" in result.stdout
 
 
 def test_apply_maps_new_subjects_with_the_model(finished, cohort, tmp_path):
