@@ -5,7 +5,6 @@ else, so that the file may lie on any share. Images of the subjects are asked fo
 the cohort, one subject's volumes are in memory at a time.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import jinja2
 from PIL import UnidentifiedImageError
 
+from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from . import report_parts as parts
 from .mosaic import colour_bar, webp
@@ -124,8 +124,6 @@ def write_report(
         bar=parts.data_uri(webp(colour_bar(scale), 10_000), "image/webp") if scale else None,
         counts=parts.cohort_counts(report),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path

@@ -1,13 +1,13 @@
 """One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
@@ -160,11 +160,8 @@ class SubjectScores:
         about["lesions"] = [asdict(lesion) for lesion in self.lesions]
         arrays = {f"histogram_{name}": getattr(self.histogram, name) for name in self.histogram.__dataclass_fields__}
         arrays |= {f"clusters_{name}": getattr(self.clusters, name) for name in self.clusters.__dataclass_fields__}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         return path
 
     @classmethod

@@ -2,10 +2,10 @@
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..data_manifests.atomic import written_whole
 from .score_cohort import ORACLES, CohortScores, SubjectRow
 from .score_subject import SubjectScores
 
@@ -42,7 +42,8 @@ def write_scores(folder: Path, scores: CohortScores) -> Path:
         for name, e in scores.estimates.items()
     }
     path = folder / "scores.json"
-    _write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _write_table(
         folder / "scores.csv", [_subject_line(s, row) for s, row in zip(scores.subjects, scores.rows, strict=True)]
     )
@@ -91,13 +92,11 @@ def _lesion_line(subject: SubjectScores, number: int, threshold: float | None) -
 
 def _write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
     columns = tuple(columns or lines[0])
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for line in lines:
             writer.writerow([_cell(line[column]) for column in columns])
-    os.replace(temporary, path)
 
 
 def _cell(value: object) -> object:
@@ -106,9 +105,3 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.7g}" if isinstance(value, float) else value
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -44,16 +44,23 @@ def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp
 
 
 def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "check", cohort, tmp_path, "--subjects", "control001", "nobody")
+    code, told = _told(capsys, "prepare", cohort, tmp_path, "--subjects", "control001", "nobody")
     assert code == 2
     assert "nobody not in the cohort" in told
 
 
-def test_only_the_chosen_subjects_are_checked(capsys, cohort, tmp_path):
-    chosen = ["control001", "sub-control002", "control003", "control004"]
-    code, told = _told(capsys, "check", cohort, tmp_path, "--subjects", *chosen)
-    assert code == 0
-    assert "4 of 4 subjects are in order" in told
+def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_path):
+    small = ["--set", "preprocessing.spacing_mm=4", "--set", "preprocessing.registration.transform=affine"]
+    small += ["--set", "preprocessing.registration.working_spacing_mm=4"]
+    small += ["--set", "preprocessing.bias_field.working_spacing_mm=8"]
+    assert _told(capsys, "check", cohort, tmp_path, *small)[0] == 0
+    code, told = _told(capsys, "prepare", cohort, tmp_path, "--jobs", "1", "--subjects", "sub-control002")
+    assert code == 0, told
+    assert "4 subjects are left for another call" in told
+    assert [folder.name for folder in (tmp_path / "prepared").iterdir()] == ["sub-control002"]
+    code, told = _told(capsys, "extract", cohort, tmp_path)
+    assert code == 2
+    assert "extract needs the stage prepare, which has not run" in told
 
 
 def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
