@@ -180,25 +180,91 @@ def test_a_changed_setting_is_named(finished, cohort):
     assert "fit: would run, because models.detector.nu was 0.3, is now 0.2" in result.stdout
 
 
-def test_apply_maps_new_subjects_with_the_model(finished, cohort, tmp_path):
-    manifest = read_manifest(cohort)
+@pytest.fixture(scope="module")
+def model(finished, tmp_path_factory) -> Path:
+    """What has to travel of a run for its model to be applied elsewhere: no scan of anybody."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    for name in ("encoder", "detectors", "records"):
+        shutil.copytree(finished[0] / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_cohort(cohort) -> Path:
+    """The patients, and a control that the model has been trained on."""
     rows = list(csv.DictReader(cohort.open()))
-    new = cohort.parent / "new.csv"
-    with new.open("w", newline="") as file:
+    path = cohort.parent / "new.csv"
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(row for row in rows if row["group"] == "patient")
-    arguments = [
-        sys.executable,
-        "-m",
-        "voxout.pipeline.cli",
-        "apply",
-        str(finished[0]),
-        str(new),
-        str(tmp_path / "out"),
-    ]
-    result = subprocess.run([*arguments, "--jobs", "1"], capture_output=True, text=True, check=False)
+        writer.writerows(row for row in rows if row["group"] == "patient" or row["subject_id"] == "control001")
+    return path
+
+
+def _apply(model: Path, *more) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "voxout.pipeline.cli", "apply", str(model), *map(str, more), "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
+
+
+def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp_path):
+    result = _apply(model, new_cohort, tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
-    for patient in manifest.patients:
-        name = Path("maps") / patient.key / "anat" / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz"
-        assert filecmp.cmp(finished[0] / name, tmp_path / "out" / name, shallow=False)
+    maps = sorted((tmp_path / "out" / "maps").rglob("*desc-anomaly_map.nii.gz"))
+    assert {path.name.split("_")[0] for path in maps} == {"sub-patient001", "sub-patient002"}
+    for path in maps:
+        assert filecmp.cmp(finished[0] / path.relative_to(tmp_path / "out"), path, shallow=False)
+    assert "sub-control001: the model was trained on this very scan" in result.stdout
+
+
+def test_apply_refuses_other_settings_than_the_models(model, new_cohort, tmp_path):
+    result = _apply(model, new_cohort, tmp_path / "out", "--set", "preprocessing.spacing_mm=3")
+    assert result.returncode == 2
+    assert "settings of preprocessing differ from those the model was made with" in result.stderr
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_apply_refuses_a_model_whose_encoder_is_not_that_of_its_detectors(model, new_cohort, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    path = tmp_path / "model" / "records" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "later"}))
+    result = _apply(tmp_path / "model", new_cohort, tmp_path / "out")
+    assert result.returncode == 2
+    assert "the encoder was trained again after fit" in result.stderr
+
+
+def test_apply_refuses_a_model_with_a_part_missing(model, new_cohort, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "detectors" / "whitening.safetensors").unlink()
+    result = _apply(tmp_path / "model", new_cohort, tmp_path / "out")
+    assert result.returncode == 2
+    assert "files are missing" in result.stderr
+
+
+def test_what_no_longer_belongs_is_cleared_away(finished, cohort, tmp_path):
+    """A map of a patient who left the cohort must not pass for one of this run; nor a mask that was withdrawn."""
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    rows = [row for row in csv.DictReader(cohort.open()) if row["subject_id"] != "patient001"]
+    for row in rows:
+        row["lesion_mask"] = ""
+    smaller = cohort.parent / "smaller.csv"
+    with smaller.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("check", "prepare", "map"):
+        result = _voxout(name, smaller, out)
+        assert result.returncode == 3, result.stdout + result.stderr
+        assert (out / "failures.csv").exists(), "who failed stays known whatever stage runs alone"
+    assert not list((out / "maps" / "sub-patient001").rglob("*.nii.gz"))
+    assert list((out / "maps" / "sub-patient002").rglob("*.nii.gz"))
+    assert not list((out / "prepared" / "sub-patient002").rglob("*lesion*"))
+
+
+def test_nothing_that_is_kept_names_a_file_of_the_lab(finished, cohort):
+    names = {path.name for record in read_manifest(cohort) for path in record.files.values()}
+    out, _ = finished
+    kept = [out / "log.jsonl", out / "failures.csv", out / "report" / "index.html", *(out / "records").glob("*.json")]
+    for path in kept:
+        text = path.read_text(encoding="utf-8")
+        assert not [name for name in names if name in text], path
