@@ -118,7 +118,7 @@ class Engine:
                 n_workers=self.jobs,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,  # pyright: ignore[reportArgumentType]
+                dashboard_address="127.0.0.1:0",  # any free port: a second run on the machine has its own
                 host="127.0.0.1",
                 memory_limit=0,
                 silence_logs=50,
