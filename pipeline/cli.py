@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     from ..data_manifests.manifest import read_manifest
     from .config import load_config, require_settings_of_model, save_config
     from .engine import Engine
-    from .run import Run, require_current, run_stages
+    from .run import Run, require_current, run_stages, sole_user
     from .stages import STAGES
 
     manifest = read_manifest(options.cohort)
@@ -148,7 +149,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     console = _console(options, options.out)
     if go_on:
         console.say(f"settings: as saved in {saved}")
-    with Engine(options.jobs) as engine:
+    with nullcontext() if options.dry_run else sole_user(options.out), Engine(options.jobs) as engine:
         run = Run(
             manifest=manifest,
             config=config,

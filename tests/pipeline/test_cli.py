@@ -3,6 +3,7 @@ import csv
 import pytest
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.pipeline.cli import main
+from voxout.pipeline.run import sole_user
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,11 @@ def test_an_output_folder_that_is_a_file_is_one_sentence(capsys, cohort, tmp_pat
     code, told = _told(capsys, "check", cohort, tmp_path / "out")
     assert code == 2
     assert "cannot be made" in told
+
+
+def test_two_runs_do_not_share_a_folder(capsys, cohort, tmp_path):
+    with sole_user(tmp_path):
+        code, told = _told(capsys, "check", cohort, tmp_path)
+    assert code == 2
+    assert "another voxout is at work in this folder" in told
+    assert _told(capsys, "check", cohort, tmp_path)[0] == 0, "the folder is free again"
