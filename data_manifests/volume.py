@@ -102,8 +102,8 @@ def read_volume(path: Path) -> Volume:
     finite = np.isfinite(voxels)
     if not finite.all():
         raise UserError(
-            f"{path.name}: {1 - finite.mean():.2g} of the voxels are NaN or infinite, expected finite intensities. "
-            "Convert the scan again from its source."
+            f"{path.name}: {np.count_nonzero(~finite)} voxels ({1 - finite.mean():.2%}) are NaN or infinite, expected "
+            "finite intensities. Set those outside the head to 0, or convert the scan again from its source."
         )
     if voxels.min() == voxels.max():
         raise UserError(

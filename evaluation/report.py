@@ -102,6 +102,7 @@ def write_report(
     style = (templates / "report.css").read_text(encoding="utf-8")
     script = (templates / "report.js").read_text(encoding="utf-8")
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
+    typical, typical_words = parts.typical_patient([s for s in shown if s.key in pictures]) or (None, "")
     page = environment.get_template("report.html").render(
         report=report,
         style=style,
@@ -117,7 +118,8 @@ def write_report(
         quality=quality,
         rows=rows,
         shown=[s for s in shown if s.key in pictures],
-        typical=parts.typical_patient([s for s in shown if s.key in pictures]),
+        typical=typical,
+        typical_words=typical_words,
         with_quality=[s for s in with_quality if s.key in quality],
         warnings=warnings,
         scale=scale,

@@ -157,14 +157,21 @@ def metric_rows(scores: CohortScores | None) -> list[tuple[str, str, Estimate, b
     ]
 
 
-def typical_patient(subjects: Sequence[ReportSubject]) -> ReportSubject | None:
-    """The one with the median average precision: the picture on top of the page is not chosen for its beauty."""
+def typical_patient(subjects: Sequence[ReportSubject]) -> tuple[ReportSubject, str] | None:
+    """The one with the median average precision (of an even number the lower one), and what it is, in words.
+
+    The picture on top of the page is not chosen for its beauty.
+    """
     ranked = []
     for subject in subjects:
         value = subject.scores.average_precision.value if subject.scores is not None else None
         if value is not None:
             ranked.append((value, subject.key, subject))
-    return sorted(ranked, key=lambda entry: entry[:2])[len(ranked) // 2][2] if ranked else None
+    if not ranked:
+        return None
+    few = {1: "The only patient with lesions", 2: "The patient with the lower average precision"}
+    words = few.get(len(ranked), "A typical patient, of median average precision")
+    return sorted(ranked, key=lambda entry: entry[:2])[(len(ranked) - 1) // 2][2], words
 
 
 def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:

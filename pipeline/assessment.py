@@ -82,16 +82,16 @@ def figures_in_words(out: OutputFolder) -> list[str]:
     """The main figures, a line each, for the end of a run."""
     scores = load_scores(out, load_config(out.config))
     width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
-    lines = [f"figures ({scores.space} space, inside the {scores.mask}; 95 % intervals over subjects)"]
+    lines = [f"figures ({scores.space} space, inside the {scores.mask})"]
     for name in _HEADLINES:
         estimate = scores.estimates[name]
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
         if estimate.value is None:
             text = f"not defined: {estimate.reason_undefined}"
         elif estimate.ci_low is None:
-            text = f"{estimate.value:.3g}"
+            text = f"{estimate.value:.3g}  (too few subjects for an interval)"
         else:
-            text = f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g})"
+            text = f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g} in 95 % of redrawn cohorts)"
         lines.append(f"  {label:<{width}}  {text}")
     return lines
 

@@ -91,14 +91,22 @@ def _add_cohort(parser: argparse.ArgumentParser) -> None:
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings; those not named keep their defaults")
-    parser.add_argument("--preset", metavar="NAME", help="named settings to start from (see docs/settings.md)")
+    parser.add_argument("--preset", metavar="NAME", help="named settings to start from: default, demo or paper-1mm")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     parser.add_argument("--seed", type=int, help="the same seed gives the same result")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    parser.add_argument("--jobs", type=int, metavar="N", help="subjects worked on at once; default: one a core")
+    parser.add_argument(
+        "--jobs", type=_at_least_one, metavar="N", help="subjects worked on at once; default: one a core"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line a subject")
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -124,6 +132,9 @@ def _demo(options: argparse.Namespace) -> int:
 
     options.preset = options.preset or "demo"
     options.model = None
+    if options.dry_run:
+        print(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it")
+        return DONE
     options.cohort = make_demo_cohort(options.out / "cohort", _console(options, options.out / "run"))
     options.out = options.out / "run"
     return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
@@ -162,9 +173,18 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
         )
         if len(names) == 1:
             require_current(STAGES[names[0]], STAGES, run)
+        before = load_config(out.config) if out.config.is_file() else None
         if not options.dry_run:
             save_config(out.config, config)
-        failures = run_stages([STAGES[name] for name in names], run, dry_run=options.dry_run)
+        try:
+            failures = run_stages([STAGES[name] for name in names], run, dry_run=options.dry_run)
+        except UserError:
+            # What was refused must not become the folder's settings.
+            if before is not None:
+                save_config(out.config, before)
+            else:
+                out.config.unlink(missing_ok=True)
+            raise
     return _closing(run, names, failures, options.dry_run)
 
 

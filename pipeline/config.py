@@ -8,10 +8,10 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
@@ -20,12 +20,13 @@ from ..evaluation.settings import EvaluationSettings
 from ..models.settings import ModelSettings
 from ..preprocessing.settings import PreprocessingSettings
 from . import presets
+from .records import changes, flat_settings
 
 
 class Config(Section):
     """Everything that decides the result of a run."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     data_manifests: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     models: ModelSettings = ModelSettings()
@@ -136,8 +137,13 @@ def require_settings_of_model(config: Config, fitted: Config) -> None:
         A setting of preprocessing or models differs.
     """
     for section in ("preprocessing", "models"):
-        if getattr(config, section) != getattr(fitted, section):
+        ours, theirs = (
+            getattr(config, section).model_dump(mode="json"),
+            getattr(fitted, section).model_dump(mode="json"),
+        )
+        different = changes(flat_settings(theirs, f"settings.{section}"), flat_settings(ours, f"settings.{section}"))
+        if different:
             raise UserError(
-                f"apply: settings of {section} differ from those the model was made with, expected the same. "
-                "Leave them out: apply takes them from the model."
+                f"apply: settings of {section} differ from those the model was made with ({'; '.join(different[:3])}), "
+                "expected the same. Leave them out: apply takes them from the model."
             )

@@ -44,17 +44,17 @@ class Console:
         logger.handlers = [_Forward(self)]
         logger.propagate = False
 
-    def say(self, text: str, *, level: int = 0, **facts: object) -> None:
-        """Print a line (unless it is above the verbosity) and log it with its facts."""
+    def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
+        """Print a line (unless it is above the verbosity) and log it, or `kept` in its place, with its facts."""
         if level <= self.verbosity:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
-        self.log(text, **facts)
+        self.log(kept or text, **facts)
 
-    def warn(self, text: str, **facts: object) -> None:
+    def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
         """A line that even a quiet run prints, on standard error."""
         tqdm.write(text, file=sys.stderr)
-        self.log(text, warning=True, **facts)
+        self.log(kept or text, warning=True, **facts)
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Progress]:

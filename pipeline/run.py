@@ -192,13 +192,15 @@ def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None
     for name in stage.needs:
         record = StageRecord.read(run.out.record(name))
         if record is None:
-            raise UserError(f"{stage.name} needs the stage {name}, which has not run. Run `voxout {name}` first.")
+            raise UserError(f"{stage.name} needs the stage {name}, which has not run. {_advice(name)}")
         changed = changes(record.inputs, stages[name].inputs(run))
         if changed or not record.whole(run.out.root):
             what = "; ".join(changed[:3]) or "files of it are missing"
-            raise UserError(
-                f"{stage.name} needs the stage {name}, which is out of date ({what}). Run `voxout {name}` first."
-            )
+            raise UserError(f"{stage.name} needs the stage {name}, which is out of date ({what}). {_advice(name)}")
+
+
+def _advice(stage: str) -> str:
+    return f"With the same settings, run `voxout {stage}` first, or `voxout run` for all that is missing."
 
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
@@ -239,10 +241,11 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
     )
     record.write(run.out.record(stage.name))
     started.unlink(missing_ok=True)
-    for failure in failed:
-        run.console.warn(f"    FAILED {failure.key}: {failure.reason}", stage=stage.name)
-    for warning in warnings:
-        run.console.say(f"    warning: {warning}", stage=stage.name)
+    # The terminal may name files: whoever sits there has to find them.
+    for told, kept in zip(work.failed, failed, strict=True):
+        run.console.warn(f"    FAILED {told.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
+    for told, kept in zip(work.warnings, warnings, strict=True):
+        run.console.say(f"    warning: {told}", kept=f"warning: {kept}", stage=stage.name)
 
 
 def _unfinished(path: Path) -> Any:

@@ -110,7 +110,7 @@ def _flipped(path: Path) -> None:
     [
         (Path.unlink, "no such file. Check the path in the manifest."),
         (_truncate, "ends before its last voxel or is damaged, expected a whole file."),
-        (_nan, "of the voxels are NaN or infinite, expected finite intensities."),
+        (_nan, "are NaN or infinite, expected finite intensities."),
         (_wrong_code, "expected codes from 0 to 5: left and right cannot be told."),
         (_flipped, "contradict each other, expected one geometry."),
         (lambda path: saved(path, np.zeros(SIZE)), "every voxel is 0, expected a scan."),

@@ -34,7 +34,9 @@ def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
 def test_a_stage_names_the_one_it_waits_for(capsys, cohort, tmp_path):
     code, told = _told(capsys, "train", cohort, tmp_path)
     assert code == 2
-    assert "train needs the stage extract, which has not run. Run `voxout extract` first." in told
+    assert (
+        "train needs the stage extract, which has not run. With the same settings, run `voxout extract` first" in told
+    )
 
 
 def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp_path):
@@ -107,3 +109,31 @@ def test_two_runs_do_not_share_a_folder(capsys, cohort, tmp_path):
     assert code == 2
     assert "another voxout is at work in this folder" in told
     assert _told(capsys, "check", cohort, tmp_path)[0] == 0, "the folder is free again"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-3", "two"])
+def test_jobs_is_at_least_one(capsys, cohort, tmp_path, jobs):
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(cohort), str(tmp_path), f"--jobs={jobs}"])
+    assert stopped.value.code == 2
+    assert f"{jobs} is not a number of at least 1" in capsys.readouterr().err
+
+
+def test_a_negative_seed_is_refused_at_once(capsys, cohort, tmp_path):
+    code, told = _told(capsys, "check", cohort, tmp_path, "--seed", "-1")
+    assert code == 2
+    assert "Setting seed is -1, expected greater than or equal to 0." in told
+
+
+def test_a_refused_setting_does_not_stick(capsys, cohort, tmp_path):
+    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
+    code, told = _told(capsys, "check", cohort, tmp_path, "--set", "preprocessing.modalities=[t1w,flair]")
+    assert code == 2, told
+    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
+
+
+def test_a_dry_demo_writes_nothing(capsys, tmp_path):
+    code, told = _told(capsys, "demo", tmp_path / "demo", "--dry-run")
+    assert code == 0
+    assert "would make a synthetic cohort" in told
+    assert not (tmp_path / "demo").exists()
