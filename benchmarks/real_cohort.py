@@ -171,11 +171,6 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
     cohorts = {site: score_cohort([*healthy, *subjects], settings) for site, subjects in parts.items()}
     for name in cohorts["painted"].estimates:
         lines.append(f"| {name} | " + " | ".join(_estimate(cohort, name) for cohort in cohorts.values()) + " |")
-    for label, attribute in (("mean AUROC of a patient", "auroc"), ("mean AP of a patient", "average_precision")):
-        means = [
-            np.mean([getattr(s, attribute).value for s in subjects if s.has_lesions]) for subjects in parts.values()
-        ]
-        lines.append(f"| {label} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     lesions = [len(s.lesions) for s in parts["painted"]]
     lines += [
         "",
