@@ -42,8 +42,7 @@ class OutputFolder:
 
     # -- one subject, prepared -----------------------------------------------------------------------------------
     def subject_folder(self, subject: SubjectRecord) -> Path:
-        folder = self.root / "prepared" / f"sub-{subject.subject_id}"
-        return folder / f"ses-{subject.session_id}" if subject.session_id else folder
+        return self.root / "prepared" / _session(subject)
 
     def subject_files(self, subject: SubjectRecord) -> list[Path]:
         """The folders that hold all that is prepared of one session; other sessions lie elsewhere."""
@@ -116,8 +115,7 @@ class OutputFolder:
 
     def map_folder(self, subject: SubjectRecord) -> Path:
         """Holds the maps of one session."""
-        folder = self.maps / f"sub-{subject.subject_id}"
-        return (folder / f"ses-{subject.session_id}" if subject.session_id else folder) / "anat"
+        return self.maps / _session(subject) / "anat"
 
     def _map(self, subject: SubjectRecord, name: str) -> Path:
         return self.map_folder(subject) / f"{subject.key}_{name}"
@@ -152,3 +150,8 @@ class OutputFolder:
     @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
+
+
+def _session(subject: SubjectRecord) -> Path:
+    person = Path(f"sub-{subject.subject_id}")
+    return person / f"ses-{subject.session_id}" if subject.session_id else person

@@ -59,9 +59,9 @@ class StageRecord:
         """Changes whenever the stage is done again: later stages depend on it."""
         return fingerprint([self.stage, self.started, dict(self.inputs), dict(self.outputs)])
 
-    def whole(self, root: Path) -> bool:
-        """Whether every file it wrote is still there, at its size."""
-        files = ((root / name, size) for name, size in self.outputs.items())
+    def whole(self, root: Path, under: str = "") -> bool:
+        """Whether every file it wrote (below the folder `under`) is still there, at its size."""
+        files = ((root / name, size) for name, size in self.outputs.items() if name.startswith(under))
         return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
     def write(self, path: Path) -> None:

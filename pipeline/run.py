@@ -205,9 +205,9 @@ def _advice(stage: str) -> str:
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
-    inputs = dict(stage.inputs(run))
+    inputs = json.loads(json.dumps(stage.inputs(run)))  # as they are read back from a record
     started = run.out.started(stage.name)
-    if _unfinished(started) != json.loads(json.dumps(inputs)):
+    if _unfinished(started) != inputs:
         clear(stage.folders(run))
     run.out.record(stage.name).unlink(missing_ok=True)
     write_json(started, inputs)
@@ -228,7 +228,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
     warnings = tuple(run.manifest.anonymous(warning) for warning in work.warnings)
     record = StageRecord(
         stage=stage.name,
-        inputs=json.loads(json.dumps(inputs)),
+        inputs=inputs,
         outputs=sizes(run.out.root, work.outputs),
         done=work.done,
         failed=failed,

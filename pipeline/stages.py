@@ -1,9 +1,7 @@
 """The stages, from scans to report: what each depends on, what it does, what it leaves."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
@@ -278,14 +276,8 @@ def require_whole_model(model: OutputFolder) -> None:
     train, fit = StageRecord.read(model.record("train")), StageRecord.read(model.record("fit"))
     if train is None or fit is None:
         raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
-    of_one_run = fit.inputs.get("the encoder") == train.identity
-    damaged = [str(path) for path in (model.encoder, model.detectors) if not _is_whole(path, (train, fit), model)]
-    if damaged or not of_one_run:
-        what = f"files are missing in {', '.join(damaged)}" if damaged else "the encoder was trained again after fit"
-        raise UserError(f"{model.root}: the model is not whole ({what}). Run `voxout run` there again.")
-
-
-def _is_whole(folder: Path, records: Sequence[StageRecord], model: OutputFolder) -> bool:
-    name = f"{folder.relative_to(model.root)}/"
-    files = {file: size for record in records for file, size in record.outputs.items() if file.startswith(name)}
-    return all((model.root / f).is_file() and (model.root / f).stat().st_size == size for f, size in files.items())
+    # The codes that the detectors were fitted on may stay behind.
+    if not train.whole(model.root) or not fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/"):
+        raise UserError(f"{model.root}: files are missing from the model or damaged. Run `voxout run` there again.")
+    if fit.inputs.get("the encoder") != train.identity:
+        raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")

@@ -38,7 +38,7 @@ def work_by_subject(
         When no subject at all came through.
     """
     paths = {key: record_path(run.manifest[key]) for key in inputs}
-    undone = [key for key in inputs if not _is_done(paths[key], inputs[key], run.out.root)]
+    undone = [key for key in inputs if _current(paths[key], inputs[key], run.out.root) is None]
     pending = [key for key in undone if run.chosen is None or key in run.chosen]
     with run.console.progress(stage, "subject") as progress:
 
@@ -107,8 +107,8 @@ def _recorded(
     out: OutputFolder,
     work: Callable[[], tuple[Sequence[Path], Sequence[str]]],
 ) -> StageRecord:
-    existing = StageRecord.read(path)
-    if existing is not None and _is_done(path, inputs, out.root):
+    existing = _current(path, inputs, out.root)
+    if existing is not None:
         # A worker that died after this subject was finished: asked again, it finds the record.
         return existing
     path.unlink(missing_ok=True)
@@ -130,6 +130,7 @@ def _recorded(
     return record
 
 
-def _is_done(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
+def _current(path: Path, inputs: Mapping[str, Any], root: Path) -> StageRecord | None:
+    """The subject's record, if it was made from these inputs and its files are whole."""
     record = StageRecord.read(path)
-    return record is not None and dict(record.inputs) == dict(inputs) and record.whole(root)
+    return record if record and dict(record.inputs) == dict(inputs) and record.whole(root) else None
