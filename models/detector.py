@@ -8,27 +8,22 @@ A control whose latents are all NaN at a location is missing there: that detecto
 number that is not finite is an error.
 """
 
-import mmap
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from ..data_manifests.errors import UserError
-from . import ocsvm_numba
-from .detector_file import DetectorArrays, DetectorWriter, read_detectors
+from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficients, stored_coefficients
+from .detector_file import DetectorWriter, read_detectors
 from .kernel import checked_gamma
-from .ocsvm_dual import check_nu, named, thread_count
+from .latent_blocks import as_array, as_floats, forget_pages, in_order, read_block
+from .ocsvm_dual import check_nu, named, spent_mass, thread_count
+from .ocsvm_numba.detectors import fit_block, score_block
 
-Precision = Literal["float16", "float32"]
-
-_BLOCK_NUMBERS = 2_000_000
-_COEF_STEPS = 65535
+_BLOCK_NUMBERS = 500_000
 _LARGEST_HALF = 65504.0
 _MOST_SUBJECTS = 65535
 
@@ -71,7 +66,7 @@ class DetectorField:
     def offset(self) -> np.ndarray:
         """Offset of each location, (P,), in scikit-learn's scale."""
         counts, where = np.unique(self.arrays.n_fitted, return_inverse=True)
-        totals = np.array([ocsvm_numba.spent_mass(self.nu, int(count)) for count in counts])
+        totals = np.array([spent_mass(self.nu, int(count)) for count in counts])
         return self.arrays.centred_offset + totals[where]
 
     @property
@@ -81,7 +76,7 @@ class DetectorField:
     def support(self, location: int) -> tuple[np.ndarray, np.ndarray]:
         """Support vectors (n, d) and dual coefficients (n,) of one location, in float64."""
         rows = slice(self.start[location], self.start[location + 1])
-        return self.arrays.support_vectors[rows].astype(np.float64), _coefficients(self.arrays.dual_coef[rows])
+        return self.arrays.support_vectors[rows].astype(np.float64), coefficients(self.arrays.dual_coef[rows])
 
     def decision_function(self, latents, *, jobs: int | None = None):
         """F of every location, positive for inliers.
@@ -105,7 +100,7 @@ class DetectorField:
             Shapes that do not match, or latents that are not finite (names the locations).
         """
         if isinstance(latents, torch.Tensor):
-            scores = self.decision_function(_array(latents), jobs=jobs)
+            scores = self.decision_function(as_array(latents), jobs=jobs)
             return torch.from_numpy(scores).to(latents.device)
         dimension = self.arrays.support_vectors.shape[1]
         if tuple(latents.shape[-2:]) != (len(self), dimension) or len(latents.shape) not in (2, 3):
@@ -122,10 +117,10 @@ class DetectorField:
         def score(start: int, stop: int) -> None:
             rows = slice(self.start[start], self.start[stop])
             out = np.empty((subjects, stop - start))
-            ocsvm_numba.score_block(
-                _block(latents, start, stop),
-                _floats(self.arrays.support_vectors[rows]),
-                _coefficients(self.arrays.dual_coef[rows]),
+            score_block(
+                read_block(latents, start, stop),
+                as_floats(self.arrays.support_vectors[rows]),
+                coefficients(self.arrays.dual_coef[rows]),
                 self.start[start : stop + 1] - self.start[start],
                 np.ascontiguousarray(self.arrays.centred_offset[start:stop]),
                 self.arrays.gamma[start:stop].astype(np.float64),
@@ -135,7 +130,7 @@ class DetectorField:
             scores[:, start:stop] = out
 
         per_location = dimension * (subjects + int(self.start[-1] / max(len(self), 1)) + 1)
-        for _ in _in_order(score, len(self), _BLOCK_NUMBERS // per_location, thread_count(jobs)):
+        for _ in in_order(score, len(self), _BLOCK_NUMBERS // per_location, thread_count(jobs)):
             pass
         if broken.any():
             raise _not_finite(np.flatnonzero(broken))
@@ -208,21 +203,21 @@ def fit_detectors(
         raise UserError(f"{subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
     width = checked_gamma(gamma, dimension)
     if isinstance(latents, torch.Tensor):
-        latents = _array(latents)
+        latents = as_array(latents)
     kept: Precision = precision or ("float16" if getattr(latents, "dtype", None) == np.float16 else "float32")
 
     def fit(start: int, stop: int) -> DetectorArrays:
-        return _fit_block(_block(latents, start, stop), nu, width, kept, start)
+        return _fit_block(read_block(latents, start, stop), nu, width, kept, start)
 
     def parts() -> Iterator[DetectorArrays]:
         per_block = max(_BLOCK_NUMBERS // (subjects * dimension), 1)
-        for stop, part in _in_order(fit, locations, per_block, thread_count(jobs)):
-            _forget_pages(latents)
+        for stop, part in in_order(fit, locations, per_block, thread_count(jobs)):
+            forget_pages(latents)
             yield part
             if progress is not None:
                 progress(stop, locations)
 
-    growing = _Growing(dimension, kept, locations)
+    growing = GrowingArrays(dimension, kept, locations)
     if out is None:
         for part in parts():
             growing.add(part)
@@ -237,10 +232,14 @@ def fit_detectors(
 
 def _fit_block(block: np.ndarray, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
     subjects, n, dimension = block.shape
-    a = np.zeros((n, subjects))
-    offset, width, count = np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
+    # Room for all latents, of which only what is filled takes memory.
+    vectors, coef = np.empty((n * subjects, dimension), dtype=np.float32), np.empty(n * subjects)
+    n_support, count = np.zeros(n, dtype=np.uint16), np.zeros(n, dtype=np.int64)
+    offset, width = np.zeros(n), np.zeros(n)
     by_scale = gamma == "scale"
-    ocsvm_numba.fit_block(block, float(nu), 1.0 if by_scale else float(gamma), by_scale, a, offset, width, count)
+    filled = fit_block(
+        block, float(nu), 1.0 if by_scale else float(gamma), by_scale, vectors, coef, n_support, offset, width, count
+    )
     if (count < 0).any():
         raise _not_finite(first + np.flatnonzero(count < 0))
     if (count == 0).any():
@@ -248,110 +247,12 @@ def _fit_block(block: np.ndarray, nu: float, gamma: float | str, precision: Prec
             f"no subject has latents at {named(first + np.flatnonzero(count == 0))}, expected at least one. "
             "Leave these locations out of the mask."
         )
-    n_support = (a > 0).sum(axis=1)
-    vectors = np.empty((int(n_support.sum()), dimension), dtype=np.float32)
-    coef = np.empty(len(vectors))
-    ocsvm_numba.gather_support(block, a, vectors, coef)
-    if precision == "float16":
-        if len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
-            raise UserError(
-                f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".'
-            )
-        stored = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
-        vectors = vectors.astype(np.float16)
-    else:
-        stored = coef.astype(np.float32)
-    return DetectorArrays(
-        vectors, stored, n_support.astype(np.uint16), offset, width.astype(np.float32), count.astype(np.uint16)
-    )
-
-
-class _Growing:
-    """Arrays that grow block by block without being copied: numpy's resize lets large memory grow in place."""
-
-    def __init__(self, dimension: int, precision: Precision, locations: int):
-        self._vectors = np.empty((0, dimension), dtype=precision)
-        self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
-        self._n_support = np.empty(locations, dtype=np.uint16)
-        self._offset = np.empty(locations)
-        self._gamma = np.empty(locations, dtype=np.float32)
-        self._n_fitted = np.empty(locations, dtype=np.uint16)
-        self._done = 0
-
-    def add(self, part: DetectorArrays) -> None:
-        _append(self._vectors, part.support_vectors)
-        _append(self._coef, part.dual_coef)
-        here = slice(self._done, self._done + len(part.n_support))
-        self._n_support[here] = part.n_support
-        self._offset[here] = part.centred_offset
-        self._gamma[here] = part.gamma
-        self._n_fitted[here] = part.n_fitted
-        self._done = here.stop
-
-    def arrays(self) -> DetectorArrays:
-        return DetectorArrays(self._vectors, self._coef, self._n_support, self._offset, self._gamma, self._n_fitted)
-
-
-def _append(array: np.ndarray, more: np.ndarray) -> None:
-    before = len(array)
-    array.resize((before + len(more), *array.shape[1:]), refcheck=False)
-    array[before:] = more
-
-
-def _in_order(function, count: int, step: int, jobs: int):
-    """Yield (stop, function(start, stop)) over ``range(count)`` in order, at most a few blocks ahead."""
-    step = max(min(step, -(-count // jobs)), 1)
-    spans = [(start, min(start + step, count)) for start in range(0, count, step)]
-    if jobs == 1 or len(spans) == 1:
-        for start, stop in spans:
-            yield stop, function(start, stop)
-        return
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting: deque = deque()
-        try:
-            for start, stop in spans:
-                waiting.append((stop, pool.submit(function, start, stop)))
-                if len(waiting) > 2 * jobs:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _block(latents, start: int, stop: int) -> np.ndarray:
-    """Latents (N, stop - start, d) as float32, or as float64 where they are."""
-    return _floats(np.asarray(latents[:, start:stop]))
-
-
-def _floats(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.float16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
-        wide = np.empty(bits.shape, dtype=np.float32)
-        ocsvm_numba.widen_half(bits.reshape(-1), wide.reshape(-1))
-        return wide
-    return np.ascontiguousarray(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)
-
-
-def _coefficients(stored: np.ndarray) -> np.ndarray:
-    """Dual coefficients in float64: stored as float32, or in steps of 1/65535."""
-    return stored / _COEF_STEPS if stored.dtype == np.uint16 else stored.astype(np.float64)
-
-
-def _array(latents: torch.Tensor) -> np.ndarray:
-    latents = latents.detach().cpu()
-    return (latents.to(torch.float32) if latents.dtype == torch.bfloat16 else latents).numpy()
-
-
-def _forget_pages(latents) -> None:
-    """Give back the pages of a memory map that were read: they would count as this process's memory."""
-    mapped = getattr(latents, "_mmap", None)
-    shared = isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+")
-    if shared and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    vectors, coef = vectors[:filled], coef[:filled]
+    if precision == "float16" and len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
+        raise UserError(f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".')
+    # A copy also where the type stays, as this one hangs on the room for all.
+    vectors, stored = vectors.astype(precision), stored_coefficients(coef, precision)
+    return DetectorArrays(vectors, stored, n_support, offset, width.astype(np.float32), count.astype(np.uint16))
 
 
 def _not_finite(locations: np.ndarray) -> UserError:

@@ -3,47 +3,26 @@
 The support vectors are written as they come, ahead of all else, so that a brain's worth of them need not fit into
 memory; the header, whose place is held by spaces (which the format allows), is filled in at the end. Reading maps the
 file: opening detectors runs no code and reads no support vectors.
+
+A row of numbers that are all alike (gamma, where it is fixed; the subjects of a location, where none is missing) is
+stored as one.
 """
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from ..data_manifests.errors import UserError
+from .detector_arrays import DetectorArrays
 
 _FORMAT = "voxout.detectors"
 _VERSION = 1
 _HEADER_BYTES = 2048
 _NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "uint16": "U16"}
 _TYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class DetectorArrays:
-    """The numbers of a detector field: P locations, N support vectors in all.
-
-    Attributes
-    ----------
-    support_vectors : ndarray, (N, d), float16 or float32
-    dual_coef : ndarray, (N,)
-        uint16, in steps of 1/65535, beside float16 support vectors; else float32.
-    n_support : ndarray, (P,), uint16
-    centred_offset : ndarray, (P,), float64
-        scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
-    gamma : ndarray, (P,), float32
-    n_fitted : ndarray, (P,), uint16
-        Subjects that the location was fitted on.
-    """
-
-    support_vectors: np.ndarray
-    dual_coef: np.ndarray
-    n_support: np.ndarray
-    centred_offset: np.ndarray
-    gamma: np.ndarray
-    n_fitted: np.ndarray
 
 
 class DetectorWriter:
@@ -91,6 +70,8 @@ class DetectorWriter:
         for name in names:
             if name != "support_vectors":
                 array = getattr(arrays, name)
+                if len(array) and array.min() == array.max():
+                    array = array[:1]
                 note(name, array.dtype, array.shape)
                 np.ascontiguousarray(array).tofile(self._file)
         text = json.dumps(header).encode()
@@ -139,6 +120,10 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
         if notes["format"] != _FORMAT or notes["version"] != _VERSION:
             raise ValueError(f"{notes['format']} version {notes['version']}")
         mapped = {f.name: _mapped(tensors, 8 + length, header[f.name]) for f in fields(DetectorArrays)}
+        for name, array in mapped.items():
+            if name != "support_vectors":
+                count = notes["support_vectors"] if name == "dual_coef" else notes["locations"]
+                mapped[name] = np.broadcast_to(array, (count,))
         arrays = DetectorArrays(**mapped)
         gamma = notes["gamma"]
         if arrays.support_vectors.shape != (notes["support_vectors"], notes["dimension"]):

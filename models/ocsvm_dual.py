@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from ..data_manifests.errors import UserError
-from . import ocsvm_numba, ocsvm_torch
+from . import ocsvm_torch
 from .kernel import kernel_gamma
+from .ocsvm_numba import solve as ocsvm_cpu
 
 _LOCATIONS_A_THREAD = 64
 
@@ -93,7 +94,7 @@ def _solve_arrays(
     total = spent_mass(nu, m)
 
     def solve(part: slice) -> None:
-        ocsvm_numba.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
+        ocsvm_cpu.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
 
     in_threads(solve, batch, step=_LOCATIONS_A_THREAD, jobs=torch.get_num_threads())
     return a, offset + total, gap, free
@@ -101,7 +102,7 @@ def _solve_arrays(
 
 def spent_mass(nu: float, m: int) -> float:
     """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
-    return float(ocsvm_numba.spent_mass(nu, m))
+    return float(ocsvm_cpu.spent_mass(nu, m))
 
 
 def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs: int) -> None:

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from ..data_manifests.errors import UserError
-from . import ocsvm_numba, ocsvm_torch
+from . import ocsvm_torch
 from .kernel import centred_kernel, checked_gamma, kernel_gamma
 from .ocsvm_dual import check_finite, check_nu, check_shape, in_threads, spent_mass
+from .ocsvm_numba.loss import loss_batch
 
 _LOCATIONS_A_THREAD = 64
 
@@ -107,7 +108,7 @@ def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor,
     loss, grad_sv, grad_rest = np.zeros(len(sv_array)), np.zeros_like(sv_array), np.zeros_like(rest_array)
 
     def compute(part: slice) -> None:
-        ocsvm_numba.loss_batch(
+        loss_batch(
             sv_array[part],
             rest_array[part],
             gamma_array[part],

@@ -139,12 +139,12 @@ def test_half_latents_are_stored_without_loss():
 
 
 def test_every_half_number_is_read_right():
-    from voxout.models.detector import _floats
+    from voxout.models.latent_blocks import as_floats
 
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = np.isfinite(every)
-    np.testing.assert_array_equal(_floats(every)[finite], every[finite].astype(np.float32))
-    assert np.isnan(_floats(every)[~finite]).all()
+    np.testing.assert_array_equal(as_floats(every)[finite], every[finite].astype(np.float32))
+    assert np.isnan(as_floats(every)[~finite]).all()
 
 
 def test_a_subject_missing_at_a_location_is_left_out_there():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
-from voxout.models import ocsvm_numba, ocsvm_torch
+from voxout.models import ocsvm_torch
 from voxout.models.ocsvm_dual import solve_dual, spent_mass
 
 
@@ -198,9 +198,3 @@ def test_wrong_shapes_and_nu_are_named():
     for nu in (0.0, 1.5, float("nan")):
         with pytest.raises(UserError, match=f"nu is {nu}"):
             solve_dual(np.zeros((1, 5, 2)), nu=nu, gamma=1.0)
-
-
-def test_the_exponential():
-    x = np.concatenate([[0.0], 10.0 ** np.random.default_rng(0).uniform(-300, 3, 5000)])
-    values = np.array([ocsvm_numba.expm1_negative(v) for v in x])
-    np.testing.assert_allclose(values, np.expm1(-x), rtol=1e-15)

@@ -1,0 +1,63 @@
+"""How the core is compiled, and memory that suits its vectors."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+LANES = 8
+"""Numbers in float64 that the widest vector registers hold."""
+
+
+def _forget_outdated(folder: Path) -> None:
+    """Delete what numba keeps on disk of an older core.
+
+    Numba looks at the file that defines a function, and would go on using a copy of a helper that has changed in
+    another file.
+    """
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        if index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
+
+
+_forget_outdated(Path(__file__).parent)
+
+# Sums may be reordered (they vectorise only then); no step sees NaN or infinity, the callers have checked.
+_FAST = {"contract", "reassoc", "nsz", "nnan"}
+
+
+def fast(function: Callable) -> Any:
+    """Compile what makes no arrays: those that it is handed are then not counted, at the cost of a lock each."""
+    return njit(nogil=True, cache=True, fastmath=_FAST, _nrt=False)(function)  # pyright: ignore[reportCallIssue]
+
+
+def allocating(function: Callable) -> Any:
+    """Compile as `fast` does what makes arrays."""
+    return njit(nogil=True, cache=True, fastmath=_FAST)(function)
+
+
+def careful(function: Callable) -> Any:
+    """Compile what may meet NaN."""
+    return njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})(function)
+
+
+def exact(function: Callable) -> Any:
+    """Compile what counts on the order of its arithmetic."""
+    return njit(nogil=True, cache=True, fastmath={"contract"})(function)
+
+
+@exact
+def whole_lanes(n):
+    """n rounded up to whole vectors."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@exact
+def aligned(n, width):
+    """Zeros (n, width) that begin at a cache line, as whole vectors load fastest from there."""
+    raw = np.zeros(n * width + LANES)
+    first = (-raw.ctypes.data % (8 * LANES)) // 8
+    return raw[first : first + n * width].reshape(n, width)
