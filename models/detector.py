@@ -2,7 +2,7 @@
 
 ``F_v(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers, in scikit-learn's scale; the sum runs over the support
 vectors of location v, which are all that is kept of the controls. Fitting and scoring go through the locations in
-blocks, several at a time, in the compiled core (`ocsvm_numba`).
+blocks (`detector_blocks`): several at a time on the CPU, large ones where the latents lie on a GPU.
 
 A control whose latents are all NaN at a location is missing there: that detector is fitted on the others. Any other
 number that is not finite is an error.
@@ -11,20 +11,21 @@ number that is not finite is an error.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data_manifests.errors import UserError
-from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficients, stored_coefficients
+from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficients, stored
+from .detector_blocks import fit_block, score_block
 from .detector_file import DetectorWriter, read_detectors
 from .kernel import checked_gamma
-from .latent_blocks import as_array, as_floats, forget_pages, in_order, read_block
+from .latent_blocks import as_array, forget_pages, in_order, read_block
 from .ocsvm_dual import check_nu, named, spent_mass, thread_count
-from .ocsvm_numba.detectors import fit_block, score_block
 
 _BLOCK_NUMBERS = 500_000
-_LARGEST_HALF = 65504.0
+_CUDA_BLOCK_NUMBERS = 8_000_000
 _MOST_SUBJECTS = 65535
 
 
@@ -99,9 +100,6 @@ class DetectorField:
         UserError
             Shapes that do not match, or latents that are not finite (names the locations).
         """
-        if isinstance(latents, torch.Tensor):
-            scores = self.decision_function(as_array(latents), jobs=jobs)
-            return torch.from_numpy(scores).to(latents.device)
         dimension = self.arrays.support_vectors.shape[1]
         if tuple(latents.shape[-2:]) != (len(self), dimension) or len(latents.shape) not in (2, 3):
             raise UserError(
@@ -110,27 +108,21 @@ class DetectorField:
             )
         if len(latents.shape) == 2:
             return self.decision_function(latents[None], jobs=jobs)[0]
+        if isinstance(latents, torch.Tensor) and not latents.is_cuda:
+            return torch.from_numpy(self.decision_function(as_array(latents), jobs=jobs))
         subjects = latents.shape[0]
-        scores = np.empty((subjects, len(self)))
+        scores: Any = np.empty((subjects, len(self)))
+        if isinstance(latents, torch.Tensor):
+            scores = torch.empty((subjects, len(self)), dtype=torch.float64, device=latents.device)
         broken = np.zeros(len(self), dtype=bool)
 
         def score(start: int, stop: int) -> None:
-            rows = slice(self.start[start], self.start[stop])
-            out = np.empty((subjects, stop - start))
-            score_block(
-                read_block(latents, start, stop),
-                as_floats(self.arrays.support_vectors[rows]),
-                coefficients(self.arrays.dual_coef[rows]),
-                self.start[start : stop + 1] - self.start[start],
-                np.ascontiguousarray(self.arrays.centred_offset[start:stop]),
-                self.arrays.gamma[start:stop].astype(np.float64),
-                out,
-                broken[start:stop],
-            )
-            scores[:, start:stop] = out
+            part = self.arrays.part(slice(start, stop), slice(self.start[start], self.start[stop]))
+            scores[:, start:stop], broken[start:stop] = score_block(read_block(latents, start, stop), part)
 
-        per_location = dimension * (subjects + int(self.start[-1] / max(len(self), 1)) + 1)
-        for _ in in_order(score, len(self), _BLOCK_NUMBERS // per_location, thread_count(jobs)):
+        support = int(self.start[-1] / max(len(self), 1))
+        per_block = _numbers_at_once(latents) // (dimension * (subjects + support + 1))
+        for _ in in_order(score, len(self), per_block, _threads(latents, jobs)):
             pass
         if broken.any():
             raise _not_finite(np.flatnonzero(broken))
@@ -202,16 +194,17 @@ def fit_detectors(
     if subjects > _MOST_SUBJECTS:
         raise UserError(f"{subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
     width = checked_gamma(gamma, dimension)
-    if isinstance(latents, torch.Tensor):
+    if isinstance(latents, torch.Tensor) and not latents.is_cuda:
         latents = as_array(latents)
-    kept: Precision = precision or ("float16" if getattr(latents, "dtype", None) == np.float16 else "float32")
+    half = getattr(latents, "dtype", None) in (np.float16, torch.float16)
+    kept: Precision = precision or ("float16" if half else "float32")
 
     def fit(start: int, stop: int) -> DetectorArrays:
-        return _fit_block(read_block(latents, start, stop), nu, width, kept, start)
+        return _fitted(read_block(latents, start, stop), nu, width, kept, start)
 
     def parts() -> Iterator[DetectorArrays]:
-        per_block = max(_BLOCK_NUMBERS // (subjects * dimension), 1)
-        for stop, part in in_order(fit, locations, per_block, thread_count(jobs)):
+        per_block = _numbers_at_once(latents) // (subjects * dimension)
+        for stop, part in in_order(fit, locations, per_block, _threads(latents, jobs)):
             forget_pages(latents)
             yield part
             if progress is not None:
@@ -230,29 +223,26 @@ def fit_detectors(
     return DetectorField.load(Path(out))
 
 
-def _fit_block(block: np.ndarray, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
-    subjects, n, dimension = block.shape
-    # Room for all latents, of which only what is filled takes memory.
-    vectors, coef = np.empty((n * subjects, dimension), dtype=np.float32), np.empty(n * subjects)
-    n_support, count = np.zeros(n, dtype=np.uint16), np.zeros(n, dtype=np.int64)
-    offset, width = np.zeros(n), np.zeros(n)
-    by_scale = gamma == "scale"
-    filled = fit_block(
-        block, float(nu), 1.0 if by_scale else float(gamma), by_scale, vectors, coef, n_support, offset, width, count
-    )
-    if (count < 0).any():
-        raise _not_finite(first + np.flatnonzero(count < 0))
-    if (count == 0).any():
+def _fitted(block, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
+    """Fit a block whose first location has the number `first`."""
+    fitted = fit_block(block, nu, gamma)
+    if (fitted.n_fitted < 0).any():
+        raise _not_finite(first + np.flatnonzero(fitted.n_fitted < 0))
+    if (fitted.n_fitted == 0).any():
         raise UserError(
-            f"no subject has latents at {named(first + np.flatnonzero(count == 0))}, expected at least one. "
+            f"no subject has latents at {named(first + np.flatnonzero(fitted.n_fitted == 0))}, expected at least one. "
             "Leave these locations out of the mask."
         )
-    vectors, coef = vectors[:filled], coef[:filled]
-    if precision == "float16" and len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
-        raise UserError(f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".')
-    # A copy also where the type stays, as this one hangs on the room for all.
-    vectors, stored = vectors.astype(precision), stored_coefficients(coef, precision)
-    return DetectorArrays(vectors, stored, n_support, offset, width.astype(np.float32), count.astype(np.uint16))
+    return stored(fitted, precision)
+
+
+def _numbers_at_once(latents) -> int:
+    """Numbers in a block: what stays in a core's cache, or fills a GPU."""
+    return _CUDA_BLOCK_NUMBERS if getattr(latents, "is_cuda", False) else _BLOCK_NUMBERS
+
+
+def _threads(latents, jobs: int | None) -> int:
+    return 1 if getattr(latents, "is_cuda", False) else thread_count(jobs)
 
 
 def _not_finite(locations: np.ndarray) -> UserError:

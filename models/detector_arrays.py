@@ -5,9 +5,12 @@ from typing import Literal
 
 import numpy as np
 
+from ..data_manifests.errors import UserError
+
 Precision = Literal["float16", "float32"]
 
 _COEF_STEPS = 65535
+_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +37,42 @@ class DetectorArrays:
     gamma: np.ndarray
     n_fitted: np.ndarray
 
+    def part(self, locations: slice, rows: slice) -> "DetectorArrays":
+        """Those of some locations, which own these rows of support vectors."""
+        return DetectorArrays(
+            self.support_vectors[rows],
+            self.dual_coef[rows],
+            self.n_support[locations],
+            self.centred_offset[locations],
+            self.gamma[locations],
+            self.n_fitted[locations],
+        )
 
-def stored_coefficients(coef: np.ndarray, precision: Precision) -> np.ndarray:
-    """Dual coefficients as they are kept beside support vectors of that precision; never 0."""
+
+def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
+    """Fitted in full precision, in the types in which they are kept.
+
+    Raises
+    ------
+    UserError
+        Latents too large for float16.
+    """
+    vectors, coef = fitted.support_vectors, fitted.dual_coef
     if precision == "float16":
-        return np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
-    return coef.astype(np.float32)
+        if len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
+            raise UserError(
+                f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".'
+            )
+        # Never 0: a support vector stays one.
+        coef = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
+    return DetectorArrays(
+        vectors.astype(precision),
+        coef if precision == "float16" else coef.astype(np.float32),
+        fitted.n_support.astype(np.uint16),
+        fitted.centred_offset,
+        fitted.gamma.astype(np.float32),
+        fitted.n_fitted.astype(np.uint16),
+    )
 
 
 def coefficients(stored: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Latents are an array, a memory map, or anything with `.shape` whose ``[:, a:b]``
 import mmap
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +38,10 @@ def in_order(function, count: int, step: int, jobs: int):
                 future.cancel()
 
 
-def read_block(latents, start: int, stop: int) -> np.ndarray:
-    """Latents (N, stop - start, d) as float32, or as float64 where they are."""
-    return as_floats(np.asarray(latents[:, start:stop]))
+def read_block(latents, start: int, stop: int) -> Any:
+    """Latents (N, stop - start, d) as float32, or as float64 where they are; on a GPU where they are."""
+    block = latents[:, start:stop]
+    return block if isinstance(block, torch.Tensor) else as_floats(np.asarray(block))
 
 
 def as_floats(array: np.ndarray) -> np.ndarray:

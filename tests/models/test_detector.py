@@ -7,6 +7,7 @@ from safetensors.numpy import load_file
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.models.detector import DetectorField, fit_detectors
+from voxout.models.detector_blocks import fit_block, score_block
 from voxout.models.ocsvm_dual import solve_dual
 
 
@@ -243,3 +244,29 @@ def test_a_failed_fit_leaves_no_file(tmp_path):
     with pytest.raises(UserError):
         fit_detectors(latents, nu=0.1, gamma=0.1, out=tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("gamma", [0.05, "scale"])
+def test_both_back_ends_agree(gamma):
+    # The one for GPUs, on the CPU. Some subjects are missing here and there; one location is broken, one is empty.
+    latents = cohort(subjects=30, locations=40)
+    latents[3, 5], latents[7, 5], latents[9, 11] = np.nan, np.nan, np.nan
+    latents[0, 20, 2] = np.inf
+    latents[:, 30] = np.nan
+    by_core = fit_block(latents, 0.2, gamma)
+    batched = fit_block(torch.from_numpy(latents), 0.2, gamma)
+    usable = np.delete(np.arange(40), [20, 30])
+    assert by_core.n_fitted[[5, 11, 20, 30, 31]].tolist() == [28, 29, -1, 0, 30]
+    for name in ("n_support", "centred_offset", "gamma", "n_fitted"):
+        np.testing.assert_allclose(getattr(batched, name)[usable], getattr(by_core, name)[usable], rtol=1e-9)
+    np.testing.assert_array_equal(batched.support_vectors, by_core.support_vectors)
+    np.testing.assert_allclose(batched.dual_coef, by_core.dual_coef, atol=1e-8)
+
+    test = cohort(subjects=3, locations=40, seed=1)
+    test[1, 8], test[2, 9, 0] = np.nan, np.nan
+    scores, broken = score_block(test, by_core)
+    batched_scores, batched_broken = score_block(torch.from_numpy(test), batched)
+    assert np.flatnonzero(broken).tolist() == np.flatnonzero(batched_broken).tolist() == [9]
+    whole = np.setdiff1d(usable, [9])
+    assert np.isnan(scores[1, 8]) and np.isfinite(np.delete(scores[:, whole], 8, axis=1)).all()
+    np.testing.assert_allclose(batched_scores.numpy()[:, whole], scores[:, whole], atol=1e-9)
