@@ -30,6 +30,7 @@ from voxout.models.ocsvm_loss import guidance_loss
 DIMENSION = 16
 NU = 0.03
 _FEW = 4
+_LOCATIONS = 256
 _EXACT = {"eps": 1e-9, "max_iters": 100000}
 
 
@@ -96,12 +97,12 @@ def table_of_gaps() -> None:
 
 
 def table_of_losses() -> None:
-    print("\nLoss forward and backward, us a location (64 locations, m = q, d = 16, nu 0.03)")
+    print(f"\nLoss forward and backward, us a location ({_LOCATIONS} locations, m = q, d = 16, nu 0.03)")
     print(f"  {'':24s} {'voxout':>8s} {'cvxpylayers':>12s} {'ratio':>7s}   cvxpylayers at its own tolerance: us, error")
     for m in (38, 64):
         for gamma in (1e-2, "scale"):
-            sv = torch.from_numpy(random_latents((64, m))).requires_grad_()
-            rest = torch.from_numpy(random_latents((64, m), seed=1)).requires_grad_()
+            sv = torch.from_numpy(random_latents((_LOCATIONS, m))).requires_grad_()
+            rest = torch.from_numpy(random_latents((_LOCATIONS, m), seed=1)).requires_grad_()
 
             def ours(sv=sv, rest=rest, gamma=gamma):
                 sv.grad = rest.grad = None
@@ -115,7 +116,7 @@ def table_of_losses() -> None:
                     reference(sv[b], rest[b], gamma, options).backward()
 
             us, us_exact, us_default = medians(
-                5, (ours, 64), (lambda c=conic: c(_EXACT), _FEW), (lambda c=conic: c({}), _FEW)
+                5, (ours, _LOCATIONS), (lambda c=conic: c(_EXACT), _FEW), (lambda c=conic: c({}), _FEW)
             )
             ours()
             gradient = sv.grad[:_FEW].clone()
@@ -178,10 +179,10 @@ def table_of_gradients() -> None:
 
 
 def compare_fits(name: str, latents: np.ndarray, nu: float, gamma: float | str) -> None:
-    """`latents` (S, P, d), float64."""
+    """`latents` (S, P, d), float32 as from an encoder; scikit-learn and LIBSVM get theirs ready in float64."""
     subjects, locations = latents.shape[:2]
     few = min(100, locations)
-    separate = [np.ascontiguousarray(latents[:, p]) for p in range(few)]
+    separate = [np.ascontiguousarray(latents[:, p], dtype=np.float64) for p in range(few)]
     field = fit_detectors(latents, nu=nu, gamma=gamma, jobs=1, precision="float32")
     labels = np.ones(subjects)
     width = field.arrays.gamma
@@ -218,6 +219,7 @@ def table_of_fits(real: np.ndarray | None) -> None:
     if real is not None:
         kinds["real"] = real
     for kind, latents in kinds.items():
+        latents = latents.astype(np.float32)
         for nu, gamma in ((NU, 1e-2), (NU, "scale"), (0.1, 0.1 / latents.shape[2])):
             compare_fits(f"{kind}, S {len(latents)}, nu {nu}, gamma {gamma!s:.8s}", latents, nu, gamma)
     print("\nFit time against the number of subjects, us a location (code-like)")

@@ -39,7 +39,9 @@ def kernel_gamma(latents, gamma: float | str) -> Any:
     if isinstance(latents, torch.Tensor):
         if value != "scale":
             return torch.full((batch,), float(value), dtype=torch.float64, device=latents.device)
-        variance = latents.to(torch.float64).flatten(1).var(dim=1, correction=0)
+        numbers = latents.to(torch.float64).flatten(1)
+        # torch's own variance, by Welford's updates, takes ten times as long.
+        variance = ((numbers - numbers.mean(dim=1, keepdim=True)) ** 2).mean(dim=1)
         return 1 / torch.where(variance > 0, dimension * variance, 1.0)
     if value != "scale":
         return np.full(batch, float(value))
