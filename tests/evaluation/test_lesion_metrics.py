@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, optimize
 from voxout.evaluation.lesion_metrics import (
     ClusterCurve,
     cluster_curve,
@@ -36,7 +36,7 @@ def random_volume(seed):
 @pytest.mark.parametrize("seed", range(8))
 def test_every_threshold_agrees_with_labelling(seed, smallest):
     scores, truth, labels = random_volume(seed)
-    curve, found = cluster_curve(scores, labels, smallest_voxels=smallest)
+    curve, found, _ = cluster_curve(scores, labels, smallest_voxels=smallest)
     found_slowly = np.full(labels.max(), -np.inf)
     for threshold in np.unique(scores[np.isfinite(scores)])[::-1]:
         clusters, false, flagged = slow_clusters(scores, truth, threshold, smallest)
@@ -49,7 +49,7 @@ def test_every_threshold_agrees_with_labelling(seed, smallest):
 
 def test_nothing_is_flagged_above_the_maximum():
     scores, _, labels = random_volume(0)
-    curve, _ = cluster_curve(scores, labels)
+    curve, _, _ = cluster_curve(scores, labels)
     assert curve.clusters_at(scores.max() + 1) == 0
     np.testing.assert_array_equal(curve.clusters_at(np.array([np.inf, scores.max()])), [0, 1])
 
@@ -59,14 +59,14 @@ def test_a_cluster_on_a_lesion_too_small_to_count_is_not_false():
     scores[1, 1, 1] = scores[3, 3, 3] = 2
     small = np.zeros(scores.shape, bool)
     small[3, 3, 3] = True
-    curve, found = cluster_curve(scores, np.zeros(scores.shape, np.int32), any_lesion=small)
+    curve, found, _ = cluster_curve(scores, np.zeros(scores.shape, np.int32), any_lesion=small)
     assert (curve.clusters_at(2), curve.false_clusters_at(2), len(found)) == (2, 1, 0)
 
 
 def test_a_map_without_a_score_has_no_cluster():
     labels = np.zeros((3, 3, 3), np.int32)
     labels[1, 1, 1] = 1
-    curve, found = cluster_curve(np.full((3, 3, 3), -np.inf, np.float32), labels)
+    curve, found, _ = cluster_curve(np.full((3, 3, 3), -np.inf, np.float32), labels)
     assert curve.clusters_at(0.0) == 0 and found.tolist() == [-np.inf]
 
 
@@ -114,3 +114,46 @@ def test_froc_by_hand():
     assert sensitivity_at(0.25, rates, sensitivities) == 0.25
     assert sensitivity_at(0.5, rates, sensitivities) == 0.5
     assert sensitivity_at(8, rates, sensitivities) == 0.75
+
+
+def slow_matches(scores, labels, threshold, smallest):
+    """Hungarian matching of labelled clusters and lesions on the IoU (in whole hundredths), below 0.1 none."""
+    clusters, _ = ndimage.label(scores >= threshold, structure=TOUCHING)
+    gain = np.zeros((labels.max(), clusters.max()))
+    for lesion in range(1, labels.max() + 1):
+        for cluster in np.unique(clusters[(labels == lesion) & (clusters > 0)]):
+            one, other = labels == lesion, clusters == cluster
+            iou = np.floor(100 * (one & other).sum() / (one | other).sum() + 1e-9)
+            gain[lesion - 1, cluster - 1] = iou + 1e-4 if iou >= 10 and other.sum() >= smallest else 0
+    rows, columns = optimize.linear_sum_assignment(gain, maximize=True)
+    return gain, (gain[rows, columns] > 0).sum()
+
+
+@pytest.mark.parametrize("smallest", [1, 4])
+def test_one_to_one_matches_agree_with_labelling_at_every_threshold(smallest):
+    contested = 0
+    for seed in range(6):
+        scores, _, _ = random_volume(seed)
+        likeness = np.where(np.isfinite(scores), scores, 0) / scores[np.isfinite(scores)].std()
+        likeness += ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(scores.shape), 0.6) * 2
+        labels = ndimage.label(likeness > np.quantile(likeness, 0.93), structure=TOUCHING)[0].astype(np.int32)
+        _, _, overlaps = cluster_curve(scores, labels, smallest_voxels=smallest)
+        thresholds = np.unique(scores[np.isfinite(scores)])[::-1]
+        thresholds = np.append(thresholds[:: max(len(thresholds) // 150, 1)], thresholds[0] + 1)
+        for threshold, matched in zip(thresholds, overlaps.matched_at(thresholds, labels.max()), strict=True):
+            gain, pairs = slow_matches(scores, labels, threshold, smallest)
+            assert matched.sum() == pairs, threshold
+            assert (gain[matched].max(axis=1, initial=0) > 0).all()
+            contested += pairs < (gain > 0).sum()
+    assert contested > 10, "the cases hold lesions that compete for a cluster, or clusters for a lesion"
+
+
+def test_one_to_one_matching_by_hand():
+    """One cluster over two lesions finds both by overlap, and matches one of them."""
+    scores, labels = np.full((8, 3, 3), -np.inf, np.float32), np.zeros((8, 3, 3), np.int32)
+    scores[0:5, 1, 1], scores[7, 1, 1] = 2, 1
+    labels[0:2, 1, 1], labels[3:5, 1, 1], labels[6:8, 1, 1] = 1, 2, 3
+    _, found, overlaps = cluster_curve(scores, labels)
+    assert found.tolist() == [2, 2, 1]
+    np.testing.assert_array_equal(overlaps.matched_at(np.array([3, 2, 1]), 3).sum(axis=1), [0, 1, 2])
+    assert overlaps.matched_at(np.array([1.0]), 3)[0, 2], "half of lesion 3: IoU 0.5"
