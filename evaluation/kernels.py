@@ -409,7 +409,7 @@ def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest)
                         row_from.append(score)
                         row_until.append(np.float32(-np.inf))
                         row_cluster.append(np.int32(root))
-                        row_lesion.append(lesion)
+                        row_lesion.append(np.int32(lesion))
                         row_step.append(np.int32(step))
                 if not gone:
                     before = node

@@ -151,14 +151,14 @@ def cluster_curve(
 
 
 def operating_threshold(
-    healthy: Sequence[ClusterCurve], false_clusters: float, weights: np.ndarray | None = None
+    births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """The lowest threshold at which, there and anywhere above, a healthy brain has at most so many clusters.
 
     Parameters
     ----------
-    healthy : sequence of H ClusterCurve
-        Of healthy scans: every cluster is false.
+    births : sequence of H ndarray
+        `ClusterCurve.false_births` of healthy scans: every cluster is false.
     false_clusters : float
         Allowed on average over the scans.
     weights : ndarray, (draws, H), optional
@@ -169,27 +169,24 @@ def operating_threshold(
     ndarray of float32, (draws,)
         NaN where even with every voxel flagged there are no more clusters than allowed: nothing sets a threshold.
     """
-    weights = np.ones((1, len(healthy))) if weights is None else np.asarray(weights, dtype=np.float64)
-    births = np.concatenate([curve.false_births for curve in healthy])
-    owners = np.repeat(np.arange(len(healthy)), [len(curve.false_births) for curve in healthy])
-    falling = np.argsort(-births, kind="stable")
-    births, owners = births[falling], owners[falling]
+    weights = np.ones((1, len(births))) if weights is None else np.asarray(weights, dtype=np.float64)
+    scores, owners = _falling(births)
     thresholds = np.full(len(weights), np.nan, dtype=np.float32)
     for draw, weight in enumerate(weights):
         over = np.cumsum(weight[owners]) > false_clusters * weight.sum() + 1e-9
         if over.any():
             # This score already flags one cluster too many: the threshold lies just above it.
-            thresholds[draw] = np.nextafter(births[over.argmax()], np.float32(np.inf))
+            thresholds[draw] = np.nextafter(scores[over.argmax()], np.float32(np.inf))
     return thresholds
 
 
-def froc_curve(curves: Sequence[ClusterCurve], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity for lesions against false clusters a subject (envelope of their number).
 
     Parameters
     ----------
-    curves : sequence of S ClusterCurve
-        One a scan, those without lesions included.
+    births : sequence of S ndarray
+        `ClusterCurve.false_births` of each scan, those without lesions included.
     found : sequence of S ndarray
         The scores at which the lesions of each scan are found.
 
@@ -198,14 +195,33 @@ def froc_curve(curves: Sequence[ClusterCurve], found: Sequence[np.ndarray]) -> t
     rates, sensitivities : ndarray
         Ascending; a step function. It begins with the sensitivity that costs no false cluster.
     """
-    births = -np.sort(-np.concatenate([curve.false_births for curve in curves]))
+    scores, _ = _falling(births)
     detections = np.sort(np.concatenate(list(found)))
     # Before the k-th false cluster appears, all lesions found above its score are there.
-    above = len(detections) - np.searchsorted(detections, births, side="right")
+    above = len(detections) - np.searchsorted(detections, scores, side="right")
     total = np.append(above, np.isfinite(detections).sum())
-    return np.arange(len(births) + 1) / len(curves), total / len(detections)
+    return np.arange(len(scores) + 1) / len(births), total / len(detections)
 
 
-def sensitivity_at(rate: float, rates: np.ndarray, sensitivities: np.ndarray) -> float:
-    """Sensitivity of a FROC curve at so many false clusters a subject."""
-    return float(sensitivities[np.searchsorted(rates, rate + 1e-9, side="right") - 1])
+def froc_scores(births: Sequence[np.ndarray], found: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Mean sensitivity at `FROC_RATES` for every row of `weights`, (draws, S): ndarray, (draws,); NaN: no lesion."""
+    scores, owners = _falling(births)
+    detections, lesion_owners = _falling(found)
+    rates, values = np.array(FROC_RATES), np.full(len(weights), np.nan)
+    for draw, weight in enumerate(weights):
+        clusters = np.cumsum(weight[owners])
+        # The first false cluster that is one too many for each rate; lesions found above its score are there before.
+        first = np.searchsorted(clusters, rates * weight.sum() + 1e-9, side="right")
+        limits = np.append(scores, np.float32(-np.inf))[first]
+        hits = np.append(0, np.cumsum(weight[lesion_owners]))
+        if hits[-1] > 0:
+            values[draw] = np.mean(hits[np.searchsorted(-detections, -limits, side="left")]) / hits[-1]
+    return values
+
+
+def _falling(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All scores together, the highest first, and whose each is."""
+    joined = np.concatenate([np.zeros(0, np.float32), *scores])
+    owners = np.repeat(np.arange(len(scores)), [len(part) for part in scores])
+    order = np.argsort(-joined, kind="stable")
+    return joined[order], owners[order]

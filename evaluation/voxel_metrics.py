@@ -11,7 +11,7 @@ score of a lesion voxel of the same scan. So the figures of one scan are exact, 
 within 8e-6 of themselves for any other threshold, and no monotone change of the maps changes anything.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +153,8 @@ def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray, *, pool
     lowest[0] = -np.inf
     lowest[2::2] = np.nextafter(edges, np.float32(np.inf))
     counts = rows[0] if pooled else np.stack(rows, axis=1) if rows else np.zeros((3, 0, n_bins))
-    return RankCounts(*counts, lowest)
+    healthy, lesion, weights = counts
+    return RankCounts(healthy, lesion, weights, lowest)
 
 
 def auroc(counts: RankCounts) -> np.ndarray:
@@ -195,9 +196,9 @@ def best_dice(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
     return best.reshape(shape), counts.lowest_scores[where].reshape(shape)
 
 
-def false_positive_rates(counts: RankCounts) -> np.ndarray:
+def false_positive_rates(healthy: np.ndarray) -> np.ndarray:
     """Share of the healthy voxels flagged at the lowest score of each bin, (..., B); NaN where there are none."""
-    flagged = np.cumsum(counts.healthy[..., ::-1], axis=-1)[..., ::-1]
+    flagged = np.cumsum(healthy[..., ::-1], axis=-1)[..., ::-1]
     return _ratio(flagged, flagged[..., :1])
 
 
@@ -225,13 +226,19 @@ def precision_recall_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
     return tp[some] / tp[-1], tp[some] / (tp + fp)[some]
 
 
-def as_estimate(value: np.ndarray | float, counts: RankCounts, *, n: int = 1, needs_healthy: bool = True) -> Estimate:
-    """One number as an `Estimate`, or the reason why these voxels do not define it."""
+def why_undefined(counts: RankCounts, *, needs_healthy: bool = True) -> str | None:
+    """Why these voxels define no figure; None where they do."""
     if counts.lesion.sum() == 0:
-        return Estimate.undefined(NO_LESION_VOXEL)
+        return NO_LESION_VOXEL
     if needs_healthy and counts.healthy.sum() == 0:
-        return Estimate.undefined(ONLY_LESION_VOXELS)
-    return Estimate(float(value), n=n)
+        return ONLY_LESION_VOXELS
+    return None
+
+
+def as_estimate(value: np.ndarray | float, counts: RankCounts, *, needs_healthy: bool = True) -> Estimate:
+    """One number as an `Estimate`, or the reason why these voxels do not define it."""
+    why_none = why_undefined(counts, needs_healthy=needs_healthy)
+    return Estimate.undefined(why_none) if why_none else Estimate(float(value))
 
 
 def _at_or_above(values: np.ndarray, counts: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
