@@ -13,7 +13,6 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from .errors import UserError
-from .grid import Grid
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, Modality
 from .volume import Volume, read_mask, read_volume

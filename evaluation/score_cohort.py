@@ -132,6 +132,7 @@ def score_cohort(
     mask: str = "brain mask",
     seed: int = 0,
     point: OperatingPoint | None = None,
+    with_strata: bool = True,
 ) -> CohortScores:
     """Pool the scores of all subjects.
 
@@ -148,6 +149,8 @@ def score_cohort(
         Of the bootstrap.
     point : OperatingPoint, optional
         From elsewhere; counts only where this cohort has no healthy scan of its own.
+    with_strata : bool
+        Whether to give figures by site, age and lesion volume as well.
 
     Raises
     ------
@@ -185,7 +188,7 @@ def score_cohort(
         rates, found = froc_curve(births, [s.found_at for s in known])
         shown = rates <= FROC_SHOWN
         froc = rates[shown], found[shown]
-    strata = _strata(known, births, at, weights, settings)
+    strata = _strata(known, births, at, weights, settings) if with_strata else ()
     rows = tuple(_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
         measures, strata, point, subjects, rows, voxels.counts, froc, settings, space or settings.space, mask
