@@ -222,6 +222,6 @@ def froc_scores(births: Sequence[np.ndarray], found: Sequence[np.ndarray], weigh
 def _falling(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """All scores together, the highest first, and whose each is."""
     joined = np.concatenate([np.zeros(0, np.float32), *scores])
-    owners = np.repeat(np.arange(len(scores)), [len(part) for part in scores])
+    owners = np.repeat(np.arange(len(scores)), np.array([len(part) for part in scores], dtype=np.int64))
     order = np.argsort(-joined, kind="stable")
     return joined[order], owners[order]

@@ -150,6 +150,12 @@ def test_patients_of_unknown_truth_enter_no_figure():
     assert row.clusters is not None and row.false_clusters is None and row.dice is None
 
 
+def test_a_cohort_of_unknown_truth_alone_has_rows_and_no_figure():
+    scores = score_cohort([make(n, lesion_mask=False)[0] for n in range(3)], SETTINGS)
+    assert all(estimate.reason_undefined for estimate in scores.estimates.values())
+    assert len(scores.rows) == 3 and scores.strata == () and scores.froc is None
+
+
 def test_a_map_without_contrast_sets_no_threshold():
     flat = [
         score_map(
