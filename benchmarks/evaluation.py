@@ -185,10 +185,9 @@ def voxel_figures(subjects: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder, Meter() as meter:
         left = []
         for number, scan in enumerate(_scans(subjects)):
-            left.append(
-                meter.count(lambda n, s: _count(template, n, *s).save(Path(folder) / f"{n}.npz"), str(number), scan)
-            )
-            del scan
+            counted = meter.count(_count, template, str(number), *scan)
+            left.append(meter.count(counted.save, Path(folder) / f"{number}.npz"))
+            del scan, counted
         meter.count(voxel_measures, left, np.ones((1, subjects)))
     return meter.cost
 
@@ -198,7 +197,7 @@ def _count(template: SubjectScores, key: str, scores: np.ndarray, truth: np.ndar
     found = find_lesions(Volume(truth, Grid(scores.shape, np.eye(4))))
     shares = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
     histogram = vm.ScoreHistogram.from_voxels(scores.ravel(), truth.ravel(), shares[found.labels[truth]])
-    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]), pooled=True)
+    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
     needs = {"needs_healthy": True}
     return replace(
         template,

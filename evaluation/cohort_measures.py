@@ -18,8 +18,8 @@ from .score_subject import SubjectScores
 
 POOLED_EDGES = 2**20
 """Different lesion scores up to which pooled figures are exact; with more they err by less than 1e-6."""
-BOOTSTRAP_EDGES, BOOTSTRAP_CELLS = 2**13, 2**22
-"""Draws are made on fewer edges: at most so many, and so many times the number of subjects."""
+BOOTSTRAP_EDGES, BOOTSTRAP_CELLS = 2**13, 2**20
+"""Draws are made on fewer edges: at most so many, and at most so many for all subjects together."""
 _DRAWS_AT_ONCE = 64
 
 NO_PATIENT = "no subject with a lesion mask that holds a lesion"
@@ -59,13 +59,18 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
         From `resample_subjects`.
     """
     n_scores = sum(s.n_lesion_scores for s in known)
+    edges = vm.common_edges((s.lesion_voxels[0] for s in known), max(-(-n_scores // POOLED_EDGES), 1))
     most_coarse = min(BOOTSTRAP_EDGES, max(BOOTSTRAP_CELLS // max(len(known), 1), 1))
-    edges, coarse = (
-        vm.common_edges((s.histogram.lesion_scores for s in known), max(-(-n_scores // most), 1))
-        for most in (POOLED_EDGES, most_coarse)
-    )
-    counts = vm.rank_counts((s.histogram for s in known), edges, pooled=True)
-    each = vm.rank_counts((s.histogram for s in known), coarse, pooled=False)
+    coarse = edges[:: -max(-(-len(edges) // most_coarse), 1)][::-1].copy()
+    counts, each = vm.RankCounts.empty(edges), vm.RankCounts.empty(coarse, len(known))
+    healthy_shares = np.zeros(counts.healthy.shape)
+    for row, subject in enumerate(known):
+        histogram = subject.histogram
+        counts.add(histogram, edges)
+        each.add(histogram, coarse, row)
+        if subject.is_healthy:
+            shares = histogram.healthy_counts / histogram.n_healthy
+            kernels.add_between(edges, histogram.healthy_scores, shares, healthy_shares)
     pooled = {
         "auroc": vm.auroc,
         "auroc_fpr30_normalised": lambda c: vm.area_below_fpr(c, 0.3),
@@ -99,12 +104,16 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     }
     for name, values in per_subject.items():
         measures[name] = mean_over_subjects(values, weights, why_none=NO_PATIENT)
-    measures["aupimo"], aupimo = _aupimo(known, edges, each, weights)
+    measures["aupimo"], aupimo = _aupimo(known, edges, healthy_shares, each, weights)
     return VoxelMeasures(measures, counts, aupimo)
 
 
 def _aupimo(
-    known: Sequence[SubjectScores], edges: np.ndarray, each: vm.RankCounts, weights: np.ndarray
+    known: Sequence[SubjectScores],
+    edges: np.ndarray,
+    healthy_shares: np.ndarray,
+    each: vm.RankCounts,
+    weights: np.ndarray,
 ) -> tuple[Measure, dict[str, float]]:
     """Of the cohort and of each subject with lesions; see `aupimo_credit`."""
     sick = np.array([s.has_lesions for s in known], dtype=bool)
@@ -115,17 +124,12 @@ def _aupimo(
         why_none = _UNRESOLVED
     if why_none:
         return Measure(np.nan, undefined, 0, 0, why_none), {}
-    mean_healthy = np.zeros(2 * len(edges) + 1)
-    for subject in (s for s in known if s.is_healthy):
-        histogram = subject.histogram
-        shares = histogram.healthy_counts / histogram.n_healthy
-        kernels.add_between(edges, histogram.healthy_scores, shares, mean_healthy)
-    credit = vm.aupimo_credit(vm.false_positive_rates(mean_healthy))
+    credit = vm.aupimo_credit(vm.false_positive_rates(healthy_shares))
     values = {}
     for subject in (s for s in known if s.has_lesions):
-        histogram, lesion = subject.histogram, np.zeros(len(credit))
-        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_counts, lesion)
-        values[subject.key] = float(lesion @ credit / histogram.n_lesion)
+        lesion = np.zeros(len(credit))
+        kernels.add_between(edges, *subject.lesion_voxels, lesion)
+        values[subject.key] = float(lesion @ credit / subject.n_lesion)
     # In a draw, both who is healthy and whose lesions are looked for are drawn anew.
     shares = each.healthy[healthy] / each.healthy[healthy].sum(axis=1, keepdims=True)
     recalls = each.lesion[sick] / each.lesion[sick].sum(axis=1, keepdims=True)

@@ -1,6 +1,7 @@
 """One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -124,6 +125,16 @@ class SubjectScores:
         return self.curves.histogram if isinstance(self.curves, SubjectCurves) else self._stored(vm.ScoreHistogram)
 
     @property
+    def lesion_voxels(self) -> tuple[np.ndarray, np.ndarray]:
+        """`lesion_scores` and `lesion_counts` of the histogram: a small part of it, and faster to read."""
+        if isinstance(self.curves, SubjectCurves):
+            return self.curves.histogram.lesion_scores, self.curves.histogram.lesion_counts
+        scores, counts = self._arrays(
+            f"{vm.ScoreHistogram.__name__}.{name}" for name in ("lesion_scores", "lesion_counts")
+        )
+        return scores, counts
+
+    @property
     def clusters(self) -> ClusterCurve:
         return self.curves.clusters if isinstance(self.curves, SubjectCurves) else self._stored(ClusterCurve)
 
@@ -207,13 +218,17 @@ class SubjectScores:
             raise _unreadable(path, error) from error
 
     def _stored(self, part: type[Arrays]) -> Arrays:
+        return part(*self._arrays(f"{part.__name__}.{field.name}" for field in fields(part)))
+
+    def _arrays(self, names: Iterable[str]) -> list[np.ndarray]:
+        """Some of the arrays in the file; counts as int32."""
         assert isinstance(self.curves, Path)
         try:
             with np.load(self.curves, allow_pickle=False) as stored:
-                arrays = (stored[f"{part.__name__}.{field.name}"] for field in fields(part))
-                return part(*(a if a.dtype.kind == "f" else a.astype(np.int32, copy=False) for a in arrays))
+                arrays = [stored[name] for name in names]
         except Exception as error:
             raise _unreadable(self.curves, error) from error
+        return [a if a.dtype.kind == "f" else a.astype(np.int32, copy=False) for a in arrays]
 
 
 _PARTS = (vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
@@ -316,7 +331,7 @@ def score_map(
     labels, values = found.labels[truth_inside], scores[truth_inside]
     share_of = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
     histogram = vm.ScoreHistogram.from_voxels(scores[inside], truth[inside], share_of[labels])
-    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]), pooled=True)
+    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
     truth_known = lesion_mask is not None or group == "control"
 
     def estimate(value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:

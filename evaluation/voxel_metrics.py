@@ -100,6 +100,26 @@ class RankCounts:
     lesion_weights: np.ndarray
     lowest_scores: np.ndarray
 
+    @classmethod
+    def empty(cls, edges: np.ndarray, rows: int | None = None) -> "RankCounts":
+        """No voxel yet: one row of bins, or so many."""
+        bins = 2 * len(edges) + 1
+        lowest = np.empty(bins, dtype=np.float32)
+        lowest[1::2] = edges
+        lowest[0] = -np.inf
+        lowest[2::2] = np.nextafter(edges, np.float32(np.inf))
+        shape = (bins,) if rows is None else (rows, bins)
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), lowest)
+
+    def add(self, histogram: ScoreHistogram, edges: np.ndarray, row: int | None = None) -> None:
+        """Count the voxels of one scan, in one of the rows if there are rows."""
+        healthy, lesion, weights = (
+            part if row is None else part[row] for part in (self.healthy, self.lesion, self.lesion_weights)
+        )
+        kernels.add_between(edges, histogram.healthy_scores, histogram.healthy_counts, healthy)
+        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_counts, lesion)
+        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_weights, weights)
+
     def reweighted(self, weights: np.ndarray) -> "RankCounts":
         """Sum over subjects (the first dimension) with each row of `weights`, (draws, S)."""
         return RankCounts(
@@ -128,33 +148,12 @@ def common_edges(lesion_scores: Iterable[np.ndarray], every: int = 1) -> np.ndar
     return kernels.distinct(ordered, places, np.zeros(0))[0]
 
 
-def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray, *, pooled: bool) -> RankCounts:
-    """Put scans on common bins, one scan in memory at a time: the edges themselves, and the gaps between them.
-
-    Parameters
-    ----------
-    histograms : iterable of ScoreHistogram
-    edges : ndarray of float32
-        From `common_edges`.
-    pooled : bool
-        Whether to sum over the scans, or to keep one row for each.
-    """
-    n_bins = 2 * len(edges) + 1
-    rows = [np.zeros((3, n_bins))] if pooled else []
+def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray) -> RankCounts:
+    """All voxels of some scans on common bins: `edges` (from `common_edges`) themselves, and the gaps between them."""
+    counts = RankCounts.empty(edges)
     for histogram in histograms:
-        if not pooled:
-            rows.append(np.zeros((3, n_bins)))
-        healthy, lesion, weights = rows[-1]
-        kernels.add_between(edges, histogram.healthy_scores, histogram.healthy_counts, healthy)
-        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_counts, lesion)
-        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_weights, weights)
-    lowest = np.empty(n_bins, dtype=np.float32)
-    lowest[1::2] = edges
-    lowest[0] = -np.inf
-    lowest[2::2] = np.nextafter(edges, np.float32(np.inf))
-    counts = rows[0] if pooled else np.stack(rows, axis=1) if rows else np.zeros((3, 0, n_bins))
-    healthy, lesion, weights = counts
-    return RankCounts(healthy, lesion, weights, lowest)
+        counts.add(histogram, edges)
+    return counts
 
 
 def auroc(counts: RankCounts) -> np.ndarray:

@@ -15,9 +15,8 @@ def counted(scores, truth, weights=None):
     return rank_counts([histogram])
 
 
-def rank_counts(histograms, *, every=1, pooled=True):
-    edges = vm.common_edges([h.lesion_scores for h in histograms], every)
-    return vm.rank_counts(histograms, edges, pooled=pooled)
+def rank_counts(histograms, *, every=1):
+    return vm.rank_counts(histograms, vm.common_edges([h.lesion_scores for h in histograms], every))
 
 
 def random_case(seed):
@@ -177,7 +176,11 @@ def test_fewer_edges_move_a_figure_by_less_than_a_bin():
 def test_subjects_weighted_by_hand_equal_subjects_pooled():
     cases = [random_case(seed) for seed in (5, 6, 7)]
     histograms = [vm.ScoreHistogram.from_voxels(*case) for case in cases]
-    drawn = rank_counts(histograms, pooled=False).reweighted(np.array([[2.0, 0, 1]]))
+    edges = vm.common_edges([h.lesion_scores for h in histograms])
+    each = vm.RankCounts.empty(edges, rows=3)
+    for row, histogram in enumerate(histograms):
+        each.add(histogram, edges, row)
+    drawn = each.reweighted(np.array([[2.0, 0, 1]]))
     scores = np.concatenate([cases[i][0] for i in (0, 0, 2)]).astype(np.float64)
     truth = np.concatenate([cases[i][1] for i in (0, 0, 2)])
     assert vm.auroc(drawn)[0] == pytest.approx(metrics.roc_auc_score(truth, scores), abs=CLOSE)
