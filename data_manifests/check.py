@@ -13,7 +13,6 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from .errors import UserError
-from .grid import Grid, apart_mm
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, Modality
 from .volume import Volume, read_mask, read_volume
@@ -175,17 +174,10 @@ def _on_grid_of(mask: Volume, t1w: Volume | None, name: str, findings: _Findings
     if t1w is None or mask.grid.same_as(t1w.grid):
         return True
     findings.problem(
-        f"{name} and T1w lie on different grids ({mask.grid} against {t1w.grid}{_apart(mask.grid, t1w.grid)}). "
+        f"{name} and T1w lie on different grids ({mask.grid} against {t1w.grid}{mask.grid.apart_in_words(t1w.grid)}). "
         "Resample the mask to the T1w with nearest-neighbour interpolation."
     )
     return False
-
-
-def _apart(one: Grid, other: Grid) -> str:
-    """How far apart two grids of one size lie, in words; nothing where their sizes already tell them apart."""
-    if one.size_vox != other.size_vox:
-        return ""
-    return f", up to {apart_mm(one.affine, other.affine, one.size_vox):.3g} mm apart"
 
 
 def _check_brain_mask(brain: Volume, t1w: Volume | None, findings: _Findings) -> None:

@@ -148,6 +148,11 @@ class OutputFolder:
         return self.scores / "subjects" / f"{key}.npz"
 
     @property
+    def operating_point(self) -> Path:
+        """The threshold set on this run's healthy scans; travels with the records of the model."""
+        return self.root / "records" / "operating_point.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 

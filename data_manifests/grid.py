@@ -48,6 +48,12 @@ class Grid:
             return False
         return apart_mm(self.affine, other.affine, self.size_vox) <= tolerance_mm
 
+    def apart_in_words(self, other: "Grid") -> str:
+        """How far apart two grids of one size lie; nothing where their sizes already tell them apart."""
+        if self.size_vox != other.size_vox:
+            return ""
+        return f", up to {apart_mm(self.affine, other.affine, self.size_vox):.3g} mm apart"
+
     def __str__(self) -> str:
         size = "x".join(str(n) for n in self.size_vox)
         spacing = "x".join(f"{mm:.3g}" for mm in self.spacing_mm)

@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path}: no such file or folder, expected a manifest (CSV) or a BIDS dataset. Check the path.")
     if path.is_dir():
         return read_bids(path)
-    header, rows = _table(path)
+    header, rows = read_table(path)
     problems, notes = _judge_header(header, path)
     if problems:
         raise UserError(problems)
@@ -91,7 +91,7 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
-def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
     try:
         content = path.read_bytes()

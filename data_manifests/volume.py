@@ -112,6 +112,20 @@ def read_volume(path: Path) -> Volume:
     return Volume(voxels, grid)
 
 
+def read_map(path: Path) -> Volume:
+    """Read a map of scores as float32 with its scale slope applied; its values are for whoever scores it to judge.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, and a colour image.
+    """
+    with _opened(path) as (image, stream):
+        grid = _judged_grid(image, path)
+        with np.errstate(over="ignore"):
+            return Volume(_values(image, stream, path).astype(np.float32, copy=False), grid)
+
+
 def read_mask(path: Path) -> Volume:
     """Read a mask as bool.
 

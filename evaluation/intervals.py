@@ -6,7 +6,7 @@ draw end up without a lesion.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,12 +46,43 @@ class Estimate:
     def undefined(cls, reason: str) -> "Estimate":
         return cls(None, n=0, reason_undefined=reason)
 
-    def with_interval(self, draws: np.ndarray, confidence: float, *, subjects: int) -> "Estimate":
-        """Add the percentile interval of `draws`; none where the value is undefined or the subjects are too few."""
-        if self.value is None or subjects < FEWEST_SUBJECTS:
-            return self
-        low, high = percentile_interval(draws, confidence)
-        return replace(self, ci_low=low, ci_high=high)
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A number and what it is in every draw of the bootstrap: with these, methods are compared draw by draw.
+
+    Attributes
+    ----------
+    value : float
+        NaN when not defined.
+    draws : ndarray of float64, (draws,)
+        NaN where a draw does not define it.
+    n : int
+        How many things stand behind it.
+    subjects : int
+        How many subjects do: too few of them give no interval.
+    why_none : str
+        The reason when it is not defined.
+    """
+
+    value: float
+    draws: np.ndarray
+    n: int
+    subjects: int
+    why_none: str
+
+    def estimate(self, confidence: float) -> Estimate:
+        """The number with the percentile interval of its draws."""
+        if not np.isfinite(self.value):
+            return Estimate.undefined(self.why_none)
+        low, high = percentile_interval(self.draws, confidence) if self.subjects >= FEWEST_SUBJECTS else (None, None)
+        return Estimate(float(self.value), self.n, low, high)
+
+    def minus(self, other: "Measure") -> "Measure":
+        """The difference, paired: both must come from the same draws of the same subjects."""
+        why_none = self.why_none if not np.isfinite(self.value) else other.why_none
+        n, subjects = min(self.n, other.n), min(self.subjects, other.subjects)
+        return Measure(self.value - other.value, self.draws - other.draws, n, subjects, why_none)
 
 
 def resample_subjects(strata: Sequence[object], draws: int, seed: int) -> np.ndarray:
@@ -66,14 +97,14 @@ def resample_subjects(strata: Sequence[object], draws: int, seed: int) -> np.nda
 
     Returns
     -------
-    ndarray of float64, (draws, S)
-        Counts; within a stratum they sum to its number of subjects.
+    ndarray of float64, (1 + draws, S)
+        Counts; within a stratum they sum to its number of subjects. The first row is the cohort itself, each once.
     """
     random = np.random.default_rng(seed)
-    weights = np.zeros((draws, len(strata)))
+    weights = np.ones((1 + draws, len(strata)))
     for stratum in sorted(set(strata), key=str):
         members = np.flatnonzero([label == stratum for label in strata])
-        weights[:, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+        weights[1:, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
     return weights
 
 
@@ -87,29 +118,41 @@ def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float | N
     return float(low), float(high)
 
 
-def mean_over_subjects(values: Sequence[float | None], weights: np.ndarray, confidence: float, *, why_none: str):
-    """Mean of one number a subject, with its interval.
+def ratio(
+    above: np.ndarray, below: np.ndarray, weights: np.ndarray, *, n: int, subjects: int, why_none: str
+) -> Measure:
+    """A sum over subjects over another one.
+
+    Parameters
+    ----------
+    above, below : ndarray, (S,) or (S, 1 + draws)
+        The second form where a draw also changes a subject's own number, as its threshold does.
+    weights : ndarray, (1 + draws, S)
+        From `resample_subjects`.
+    n, subjects, why_none
+        As in `Measure`.
+    """
+    tops, bottoms = (
+        weights @ part if part.ndim == 1 else np.einsum("ds,sd->d", weights, part) for part in (above, below)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.where(bottoms > 0, tops / bottoms, np.nan)
+    return Measure(float(values[0]), values[1:], n, subjects, why_none)
+
+
+def mean_over_subjects(values: Sequence[float | None], weights: np.ndarray, *, why_none: str) -> Measure:
+    """Mean of one number a subject.
 
     Parameters
     ----------
     values : sequence of S floats or None
         None: this subject has no such number and is left out of the mean (and out of `n`).
-    weights : ndarray, (draws, S)
+    weights : ndarray, (1 + draws, S)
         From `resample_subjects`.
-    confidence : float
     why_none : str
         The reason when no subject has the number.
-
-    Returns
-    -------
-    Estimate
     """
-    known = np.array([value is not None for value in values], dtype=bool)
-    if not known.any():
-        return Estimate.undefined(why_none)
+    known = np.array([float(value is not None) for value in values])
     numbers = np.array([0.0 if value is None else value for value in values])
-    totals = weights @ known
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = np.where(totals > 0, (weights @ numbers) / totals, np.nan)
     n = int(known.sum())
-    return Estimate(float(numbers[known].mean()), n=n).with_interval(draws, confidence, subjects=n)
+    return ratio(numbers, known, weights, n=n, subjects=n, why_none=why_none)

@@ -2,15 +2,19 @@
 
 Voxels are added from the highest score down and joined to their 26 neighbours in a union-find forest. After each
 distinct score the forest *is* the set of clusters at that threshold, so a single pass gives the number of clusters,
-the number of false ones, and for each lesion the highest threshold at which it is found, exactly, for all thresholds.
+the number of false ones, for each lesion the highest threshold at which it is found, and which clusters overlap which
+lesions by how much: for all thresholds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from . import kernels
+from .lesions import neighbour_steps
 
 FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False clusters a subject at which a FROC score averages the sensitivity."""
@@ -55,9 +59,57 @@ class ClusterCurve:
         return np.append(0, counts)[reached]
 
 
+@dataclass(frozen=True, eq=False)
+class LesionOverlaps:
+    """Pairs of a cluster and a lesion with an IoU of at least 0.1, and the thresholds at which they are such a pair.
+
+    Attributes
+    ----------
+    highest, below : ndarray of float32, (R,)
+        A row holds at thresholds t with ``below < t <= highest``.
+    cluster, lesion : ndarray of int32, (R,)
+        A name for the cluster; the number of the lesion, from 1.
+    hundredths : ndarray of uint8, (R,)
+        The IoU, rounded down.
+    """
+
+    highest: np.ndarray
+    below: np.ndarray
+    cluster: np.ndarray
+    lesion: np.ndarray
+    hundredths: np.ndarray
+
+    def matched_at(self, thresholds: np.ndarray, n_lesions: int) -> np.ndarray:
+        """Which lesions are matched one to one with a cluster, so that the sum of the IoUs is largest.
+
+        Returns
+        -------
+        ndarray of bool, (number of thresholds, n_lesions)
+        """
+        different, inverse = np.unique(np.asarray(thresholds, dtype=np.float32), return_inverse=True)
+        matched = np.zeros((len(different), n_lesions), dtype=bool)
+        for row, threshold in enumerate(different):
+            now = np.flatnonzero((self.highest >= threshold) & (self.below < threshold))
+            _, lesion, often = np.unique(self.lesion[now], return_inverse=True, return_counts=True)
+            _, cluster, shared = np.unique(self.cluster[now], return_inverse=True, return_counts=True)
+            # Where neither the lesion nor the cluster has another choice there is nothing to solve.
+            contested = (often[lesion] > 1) | (shared[cluster] > 1)
+            matched[row, self.lesion[now[~contested]] - 1] = True
+            if contested.any():
+                pairs = now[contested]
+                lesions, lesion = np.unique(self.lesion[pairs], return_inverse=True)
+                clusters, cluster = np.unique(self.cluster[pairs], return_inverse=True)
+                gain = np.zeros((len(lesions), len(clusters)))
+                # Of two ways with the same sum the one with more pairs.
+                gain[lesion, cluster] = self.hundredths[pairs] + 1e-4
+                rows, columns = linear_sum_assignment(gain, maximize=True)
+                matched[row, lesions[rows[gain[rows, columns] > 0]] - 1] = True
+        return matched[inverse]
+
+
 def cluster_curve(
     scores: np.ndarray, lesion_labels: np.ndarray, *, smallest_voxels: int = 1, any_lesion: np.ndarray | None = None
-) -> tuple[ClusterCurve, np.ndarray]:
+) -> tuple[ClusterCurve, np.ndarray, LesionOverlaps]:
     """Follow the clusters of a map from the highest threshold down.
 
     Parameters
@@ -76,39 +128,37 @@ def cluster_curve(
     ClusterCurve
     ndarray of float32, (number of lesions,)
         The highest threshold at which each lesion is found; -inf if at none.
+    LesionOverlaps
     """
-    truth = lesion_labels > 0 if any_lesion is None else any_lesion | (lesion_labels > 0)
-    n_lesions = int(lesion_labels.max(initial=0))
     scored = scores > -np.inf
-    if not scored.any():
-        nothing = ClusterCurve(np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32))
-        return nothing, np.full(n_lesions, -np.inf, dtype=np.float32)
+    lesion_sizes = np.bincount(lesion_labels[lesion_labels > 0], minlength=1)[1:]
     # A frame of one voxel without a score: neighbours can then be found by offset alone.
-    occupied = [np.unique(axis) for axis in np.nonzero(scored)]
-    box = tuple(slice(int(places[0]), int(places[-1]) + 1) for places in occupied)
-    framed = np.pad(scores[box].astype(np.float32), 1, constant_values=-np.inf)
-    labels = np.pad(lesion_labels[box].astype(np.int32), 1).ravel()
-    touches = np.pad(truth[box], 1).ravel()
-    _, size_y, size_z = framed.shape
-    steps = np.array([(x * size_y + y) * size_z + z for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
+    occupied = [np.flatnonzero(scored.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0) for places in occupied)
+    framed = np.pad(scores[box].astype(np.float32, copy=False), 1, constant_values=-np.inf)
+    labels = np.pad(lesion_labels[box].astype(np.int32, copy=False), 1).ravel()
+    touches = labels > 0 if any_lesion is None else (labels > 0) | np.pad(any_lesion[box], 1).ravel()
     values = framed.ravel()
-    order = np.flatnonzero(values > -np.inf)
-    order = order[np.argsort(-values[order], kind="stable")].astype(np.int32)
-    thresholds, clusters, false_clusters, found = _grow(
-        values, order, labels, touches, steps[steps != 0], max(smallest_voxels, 1), n_lesions
+    voxels = np.flatnonzero(values > -np.inf).astype(np.int32)
+    _, places = kernels.sorted_order(values[voxels], True)
+    steps = neighbour_steps(framed.shape)
+    thresholds, clusters, false_clusters, found, *rows = kernels.grow_clusters(
+        values, voxels[places[::-1]], labels, touches, lesion_sizes, steps, max(smallest_voxels, 1)
     )
-    return ClusterCurve(thresholds, clusters, false_clusters), found
+    highest, below, cluster, lesion, step = rows
+    overlaps = LesionOverlaps(highest, below, cluster, lesion + np.int32(1), step.astype(np.uint8))
+    return ClusterCurve(thresholds, clusters, false_clusters), found, overlaps
 
 
 def operating_threshold(
-    healthy: Sequence[ClusterCurve], false_clusters: float, weights: np.ndarray | None = None
+    births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """The lowest threshold at which, there and anywhere above, a healthy brain has at most so many clusters.
 
     Parameters
     ----------
-    healthy : sequence of H ClusterCurve
-        Of healthy scans: every cluster is false.
+    births : sequence of H ndarray
+        `ClusterCurve.false_births` of healthy scans: every cluster is false.
     false_clusters : float
         Allowed on average over the scans.
     weights : ndarray, (draws, H), optional
@@ -119,27 +169,24 @@ def operating_threshold(
     ndarray of float32, (draws,)
         NaN where even with every voxel flagged there are no more clusters than allowed: nothing sets a threshold.
     """
-    weights = np.ones((1, len(healthy))) if weights is None else np.asarray(weights, dtype=np.float64)
-    births = np.concatenate([curve.false_births for curve in healthy])
-    owners = np.repeat(np.arange(len(healthy)), [len(curve.false_births) for curve in healthy])
-    falling = np.argsort(-births, kind="stable")
-    births, owners = births[falling], owners[falling]
+    weights = np.ones((1, len(births))) if weights is None else np.asarray(weights, dtype=np.float64)
+    scores, owners = _falling(births)
     thresholds = np.full(len(weights), np.nan, dtype=np.float32)
     for draw, weight in enumerate(weights):
         over = np.cumsum(weight[owners]) > false_clusters * weight.sum() + 1e-9
         if over.any():
             # This score already flags one cluster too many: the threshold lies just above it.
-            thresholds[draw] = np.nextafter(births[over.argmax()], np.float32(np.inf))
+            thresholds[draw] = np.nextafter(scores[over.argmax()], np.float32(np.inf))
     return thresholds
 
 
-def froc_curve(curves: Sequence[ClusterCurve], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity for lesions against false clusters a subject (envelope of their number).
 
     Parameters
     ----------
-    curves : sequence of S ClusterCurve
-        One a scan, those without lesions included.
+    births : sequence of S ndarray
+        `ClusterCurve.false_births` of each scan, those without lesions included.
     found : sequence of S ndarray
         The scores at which the lesions of each scan are found.
 
@@ -148,95 +195,33 @@ def froc_curve(curves: Sequence[ClusterCurve], found: Sequence[np.ndarray]) -> t
     rates, sensitivities : ndarray
         Ascending; a step function. It begins with the sensitivity that costs no false cluster.
     """
-    births = -np.sort(-np.concatenate([curve.false_births for curve in curves]))
+    scores, _ = _falling(births)
     detections = np.sort(np.concatenate(list(found)))
     # Before the k-th false cluster appears, all lesions found above its score are there.
-    above = len(detections) - np.searchsorted(detections, births, side="right")
+    above = len(detections) - np.searchsorted(detections, scores, side="right")
     total = np.append(above, np.isfinite(detections).sum())
-    return np.arange(len(births) + 1) / len(curves), total / len(detections)
+    return np.arange(len(scores) + 1) / len(births), total / len(detections)
 
 
-def sensitivity_at(rate: float, rates: np.ndarray, sensitivities: np.ndarray) -> float:
-    """Sensitivity of a FROC curve at so many false clusters a subject."""
-    return float(sensitivities[np.searchsorted(rates, rate + 1e-9, side="right") - 1])
+def froc_scores(births: Sequence[np.ndarray], found: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Mean sensitivity at `FROC_RATES` for every row of `weights`, (draws, S): ndarray, (draws,); NaN: no lesion."""
+    scores, owners = _falling(births)
+    detections, lesion_owners = _falling(found)
+    rates, values = np.array(FROC_RATES), np.full(len(weights), np.nan)
+    for draw, weight in enumerate(weights):
+        clusters = np.cumsum(weight[owners])
+        # The first false cluster that is one too many for each rate; lesions found above its score are there before.
+        first = np.searchsorted(clusters, rates * weight.sum() + 1e-9, side="right")
+        limits = np.append(scores, np.float32(-np.inf))[first]
+        hits = np.append(0, np.cumsum(weight[lesion_owners]))
+        if hits[-1] > 0:
+            values[draw] = np.mean(hits[np.searchsorted(-detections, -limits, side="left")]) / hits[-1]
+    return values
 
 
-@numba.njit(cache=True, nogil=True)
-def _find(parent, voxel):
-    while parent[voxel] != voxel:
-        parent[voxel] = parent[parent[voxel]]
-        voxel = parent[voxel]
-    return voxel
-
-
-@numba.njit(cache=True, nogil=True)
-def _mark_found(following, start, labels, found, score):
-    voxel = start
-    while True:
-        label = labels[voxel]
-        if label > 0 and found[label - 1] == -np.inf:
-            found[label - 1] = score
-        voxel = following[voxel]
-        if voxel == start:
-            return
-
-
-@numba.njit(cache=True, nogil=True)
-def _grow(values, order, labels, touches, steps, smallest, n_lesions):
-    parent = np.full(len(values), -1, dtype=np.int32)
-    size = np.zeros(len(values), dtype=np.int32)
-    # The voxels of a tree in a ring, so that they can be listed once, when the tree becomes a cluster.
-    following = np.zeros(len(values), dtype=np.int32)
-    on_lesion = touches.copy()
-    found = np.full(n_lesions, -np.inf, dtype=np.float32)
-    thresholds = np.empty(len(order), dtype=np.float32)
-    cluster_events = np.empty(len(order), dtype=np.int32)
-    false_events = np.empty(len(order), dtype=np.int32)
-    events, clusters, false_clusters = 0, 0, 0
-    last_clusters, last_false = 0, 0
-    for k in range(len(order)):
-        voxel = order[k]
-        score = values[voxel]
-        parent[voxel] = voxel
-        following[voxel] = voxel
-        size[voxel] = 1
-        root = voxel
-        if smallest <= 1:
-            clusters += 1
-            if not on_lesion[voxel]:
-                false_clusters += 1
-            _mark_found(following, voxel, labels, found, score)
-        for step in steps:
-            neighbour = voxel + step
-            if parent[neighbour] < 0:
-                continue
-            other = _find(parent, neighbour)
-            if other == root:
-                continue
-            for side in (root, other):
-                if size[side] >= smallest:
-                    clusters -= 1
-                    if not on_lesion[side]:
-                        false_clusters -= 1
-            if size[root] + size[other] >= smallest:
-                for side in (root, other):
-                    if size[side] < smallest:
-                        _mark_found(following, side, labels, found, score)
-            if size[root] < size[other]:
-                root, other = other, root
-            parent[other] = root
-            size[root] += size[other]
-            following[root], following[other] = following[other], following[root]
-            on_lesion[root] = on_lesion[root] or on_lesion[other]
-            if size[root] >= smallest:
-                clusters += 1
-                if not on_lesion[root]:
-                    false_clusters += 1
-        last_of_its_score = k + 1 == len(order) or values[order[k + 1]] != score
-        if last_of_its_score and (clusters != last_clusters or false_clusters != last_false):
-            thresholds[events] = score
-            cluster_events[events] = clusters
-            false_events[events] = false_clusters
-            events += 1
-            last_clusters, last_false = clusters, false_clusters
-    return thresholds[:events].copy(), cluster_events[:events].copy(), false_events[:events].copy(), found
+def _falling(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All scores together, the highest first, and whose each is."""
+    joined = np.concatenate([np.zeros(0, np.float32), *scores])
+    owners = np.repeat(np.arange(len(scores)), np.array([len(part) for part in scores], dtype=np.int64))
+    order = np.argsort(-joined, kind="stable")
+    return joined[order], owners[order]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from skimage import measure
 
 from ..data_manifests.volume import Volume
+from . import kernels
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,35 @@ def find_lesions(mask: Volume, *, smallest_mm3: float = 0.0) -> Lesions:
     smallest_mm3 : float
         Components below this volume are left out.
     """
-    # 26-connected: voxels that share a face, an edge or a corner are one lesion.
-    components = np.asarray(measure.label(mask.voxels, connectivity=3))
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
+    labels = np.zeros(mask.voxels.shape, dtype=np.int32)
+    places = np.nonzero(mask.voxels)
+    if not len(places[0]):
+        return Lesions((), labels)
+    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in places)
+    framed = np.pad(mask.voxels[box].astype(bool), 1)
+    steps = neighbour_steps(framed.shape)
+    components, sizes = kernels.label_components(framed.ravel(), steps[steps < 0])
+    components = components.reshape(framed.shape)[1:-1, 1:-1, 1:-1]
     voxel_mm3 = mask.grid.voxel_volume_mm3
     # A component of exactly the smallest volume counts, whatever the affine's rounding.
     counted = np.flatnonzero((sizes > 0) & (sizes * voxel_mm3 >= smallest_mm3 * (1 - 1e-6)))
     counted = counted[np.argsort(-sizes[counted], kind="stable")]
     number_of = np.zeros(len(sizes), dtype=np.int32)
     number_of[counted] = np.arange(1, len(counted) + 1)
-    labels = number_of[components]
-    places = np.argwhere(labels > 0)
-    owners = labels[labels > 0]
-    sums = np.array([np.bincount(owners, weights=axis, minlength=len(counted) + 1) for axis in places.T])
-    lesions = []
-    for number, component in enumerate(counted, start=1):
-        voxels = int(sizes[component])
-        x, y, z = mask.affine[:3, :3] @ (sums[:, number] / voxels) + mask.affine[:3, 3]
-        lesions.append(Lesion(number, voxels, voxels * voxel_mm3, (float(x), float(y), float(z))))
-    return Lesions(tuple(lesions), labels)
+    labels[box] = number_of[components]
+    owners = labels[places]
+    centres = np.array([np.bincount(owners, weights=axis, minlength=len(counted) + 1)[1:] for axis in places])
+    centres = mask.affine[:3, :3] @ (centres / sizes[counted]) + mask.affine[:3, 3:]
+    lesions = tuple(
+        Lesion(number, int(voxels), float(voxels * voxel_mm3), (float(x), float(y), float(z)))
+        for number, (voxels, (x, y, z)) in enumerate(zip(sizes[counted], centres.T, strict=True), start=1)
+    )
+    return Lesions(lesions, labels)
+
+
+def neighbour_steps(shape: tuple[int, ...]) -> np.ndarray:
+    """Steps from a voxel to its 26 neighbours in a flat array of this shape: by face, edge or corner they are one."""
+    _, size_y, size_z = shape
+    around = (-1, 0, 1)
+    steps = np.array([(x * size_y + y) * size_z + z for x in around for y in around for z in around])
+    return steps[steps != 0]

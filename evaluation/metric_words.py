@@ -54,6 +54,11 @@ METRICS: dict[str, MetricWords] = {
         "AUPRO up to FPR 0.3", "As AUROC up to FPR 0.3, but every lesion weighs alike, whatever its size."
     ),
     "aupro_fpr05": MetricWords("AUPRO up to FPR 0.05", "The same up to 5 % of the healthy voxels."),
+    "aupimo": MetricWords(
+        "AUPIMO",
+        "Recall within each subject, averaged over false-positive rates of healthy scans from 1e-5 to 1e-4.",
+        "subjects with lesions",
+    ),
     "healthy_threshold": MetricWords(
         "Threshold from healthy scans",
         "Lowest score above which healthy brains show no more clusters than allowed, on average.",
@@ -61,6 +66,25 @@ METRICS: dict[str, MetricWords] = {
     ),
     "lesion_sensitivity": MetricWords(
         "Lesions found", "Share of lesions touched by a cluster at the threshold set on healthy scans.", "lesions"
+    ),
+    "lesion_precision": MetricWords(
+        "Clusters on lesions",
+        "Share of the clusters in subjects with lesions that touch one, at that threshold.",
+        "subjects with lesions",
+    ),
+    "lesion_f1": MetricWords("Lesion F1", "Harmonic mean of lesions found and clusters on lesions.", "lesions"),
+    "lesion_sensitivity_iou10": MetricWords(
+        "Lesions matched, IoU 0.1 or more",
+        "Share of lesions that get a cluster of their own, one to one, overlapping by an IoU of at least 0.1.",
+        "lesions",
+    ),
+    "lesion_precision_iou10": MetricWords(
+        "Clusters matched, IoU 0.1 or more",
+        "Share of the clusters in subjects with lesions that get a lesion of their own in this way.",
+        "subjects with lesions",
+    ),
+    "lesion_f1_iou10": MetricWords(
+        "Lesion F1, IoU 0.1 or more", "Harmonic mean of lesions and clusters matched in this way.", "lesions"
     ),
     "false_clusters_per_subject": MetricWords(
         "False clusters a patient", "Clusters that touch no lesion, at that threshold, in subjects with lesions."
@@ -75,6 +99,18 @@ METRICS: dict[str, MetricWords] = {
         "Share of lesions found, averaged over 1/4, 1/2, 1, 2, 4 and 8 false clusters a subject.",
         "lesions",
     ),
+    **{
+        f"subject_{name}_{number}": MetricWords(f"{label} of subjects by {words}", f"{meaning}: by {words}.")
+        for number, words in (
+            ("maximum", "the maximum of the map"),
+            ("p999", "the 99.9th percentile of the map"),
+            ("volume", "the volume above the threshold set on healthy scans"),
+        )
+        for name, label, meaning in (
+            ("auroc", "AUROC", "Subjects with lesions told from those without"),
+            ("average_precision", "Average precision", "Subjects with lesions ranked before those without"),
+        )
+    },
 }
 
 

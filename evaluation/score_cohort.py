@@ -7,26 +7,32 @@ wherever it stands.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from ..data_manifests.errors import UserError
 from . import voxel_metrics as vm
-from .intervals import Estimate, mean_over_subjects, resample_subjects
-from .lesion_metrics import FROC_RATES, froc_curve, operating_threshold, sensitivity_at
+from .cohort_measures import (
+    POINT_MEASURES,
+    AtOperatingPoint,
+    froc_measure,
+    point_measures,
+    sensitivity_by_volume,
+    subject_measures,
+    voxel_measures,
+)
+from .intervals import Estimate, Measure, resample_subjects
+from .lesion_metrics import froc_curve
+from .operating_point import OperatingPoint
 from .score_subject import SubjectScores
 from .settings import EvaluationSettings
 
-POOLED_EDGES = 2**20
-"""Different lesion scores up to which pooled figures are exact; with more they err by less than 1e-6."""
-BOOTSTRAP_EDGES = 2**13
-
 ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
 """Figures whose threshold is chosen on the truth: no reader of a new scan can reach them."""
-
-_NO_PATIENT = "no subject with a lesion mask that holds a lesion"
-_NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
-_NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
+FROC_SHOWN = 16.0
+"""False clusters a subject up to which the FROC curve is kept."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,27 @@ class SubjectRow:
     false_clusters: int | None
     lesions_found: int | None
     flagged_ml: float | None
+    lesions_matched: int | None = None
+    """By IoU >= 0.1, one to one."""
+    aupimo: float | None = None
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Some of the subjects, or lesions of a band of volume.
+
+    Attributes
+    ----------
+    by : str
+        "site", "age" or "lesion volume".
+    name : str
+        As in "40 to 60 years".
+    measures : mapping from name to Measure
+    """
+
+    by: str
+    name: str
+    measures: Mapping[str, Measure]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +84,11 @@ class CohortScores:
 
     Attributes
     ----------
-    estimates : mapping from name to Estimate
+    measures : mapping from name to Measure
         Names as in ``scores.json``.
-    threshold : float or None
-        The operating point.
+    strata : tuple of Stratum
+        Figures by site, age band and lesion volume.
+    point : OperatingPoint
     subjects : tuple of SubjectScores
     rows : tuple of SubjectRow
         One a subject, in the same order.
@@ -71,8 +99,9 @@ class CohortScores:
         Where maps and masks met, and inside which mask.
     """
 
-    estimates: Mapping[str, Estimate]
-    threshold: float | None
+    measures: Mapping[str, Measure]
+    strata: tuple[Stratum, ...]
+    point: OperatingPoint
     subjects: tuple[SubjectScores, ...]
     rows: tuple[SubjectRow, ...]
     counts: vm.RankCounts
@@ -80,6 +109,16 @@ class CohortScores:
     settings: EvaluationSettings
     space: str
     mask: str
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Names as in ``scores.json``."""
+        return {name: measure.estimate(self.settings.confidence) for name, measure in self.measures.items()}
+
+    @property
+    def threshold(self) -> float | None:
+        """The operating point; None where nothing sets one."""
+        return self.point.threshold if np.isfinite(self.point.threshold) else None
 
     def row(self, key: str) -> SubjectRow:
         return next(row for row in self.rows if row.key == key)
@@ -92,6 +131,8 @@ def score_cohort(
     space: str | None = None,
     mask: str = "brain mask",
     seed: int = 0,
+    point: OperatingPoint | None = None,
+    with_strata: bool = True,
 ) -> CohortScores:
     """Pool the scores of all subjects.
 
@@ -106,6 +147,10 @@ def score_cohort(
         The name of the evaluation mask, for the tables.
     seed : int
         Of the bootstrap.
+    point : OperatingPoint, optional
+        From elsewhere; counts only where this cohort has no healthy scan of its own.
+    with_strata : bool
+        Whether to give figures by site, age and lesion volume as well.
 
     Raises
     ------
@@ -120,194 +165,86 @@ def score_cohort(
         twice = sorted({key for key in keys if keys.count(key) > 1})
         raise UserError(f"{', '.join(twice)}: scored more than once, expected one map a subject. Drop the others.")
     known = tuple(subject for subject in subjects if subject.truth_known)
+    healthy = np.array([s.is_healthy for s in known], dtype=bool)
     weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in known], settings.bootstrap_draws, seed)
-    counts = vm.rank_counts([s.histogram for s in known], most_edges=POOLED_EDGES, pooled=True)
-    thresholds = _Thresholds.set_on(known, weights, settings)
-    estimates = _voxel_estimates(known, counts, weights, settings)
-    estimates |= _operating_estimates(known, thresholds, weights, settings)
+    # No draw looks further down a scan's list of false clusters than this.
+    most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
+    births = [s.clusters.false_births[:most] for s in known]
+    if healthy.any() or point is None:
+        own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
+        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy])
+    at = None
+    if known and np.isfinite(point.threshold):
+        at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
+    voxels = voxel_measures(known, weights)
+    undefined = Measure(np.nan, np.full(settings.bootstrap_draws, np.nan), 0, 0, point.why_none)
+    measures = {**voxels.measures, "healthy_threshold": point.measure, **dict.fromkeys(POINT_MEASURES, undefined)}
+    if at is not None:
+        measures |= point_measures(known, at, weights)
+    measures["froc_score"] = froc_measure(known, births, weights)
+    measures |= subject_measures(known, at, point.why_none, weights)
     froc = None
     if any(s.lesions for s in known):
-        froc = froc_curve([s.clusters for s in known], [s.found_at for s in known])
-    estimates["froc_score"] = _froc_estimate(known, froc, weights, settings)
-    rows = tuple(_row(subject, thresholds.point) for subject in subjects)
+        rates, found = froc_curve(births, [s.found_at for s in known])
+        shown = rates <= FROC_SHOWN
+        froc = rates[shown], found[shown]
+    strata = _strata(known, births, at, weights, settings) if with_strata else ()
+    rows = tuple(_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
-        estimates, thresholds.point, subjects, rows, counts, froc, settings, space or settings.space, mask
+        measures, strata, point, subjects, rows, voxels.counts, froc, settings, space or settings.space, mask
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Thresholds:
-    """The operating point, of all healthy scans, of each bootstrap draw, and without each scan in turn."""
-
-    point: float | None
-    why_none: str
-    draws: np.ndarray
-    without: np.ndarray
-    n_healthy: int
-
-    @classmethod
-    def set_on(cls, known: Sequence[SubjectScores], weights: np.ndarray, settings: EvaluationSettings):
-        healthy = [i for i, subject in enumerate(known) if subject.is_healthy]
-        if not healthy:
-            return cls(None, _NO_HEALTHY, np.full(len(weights), np.nan, np.float32), np.zeros(0, np.float32), 0)
-        curves = [known[i].clusters for i in healthy]
-        point = operating_threshold(curves, settings.false_clusters)[0]
-        without = np.full(len(healthy), np.nan, np.float32)
-        if len(healthy) > 1:
-            without = operating_threshold(curves, settings.false_clusters, 1 - np.eye(len(healthy)))
-        return cls(
-            float(point) if np.isfinite(point) else None,
-            _NO_LIMIT,
-            operating_threshold(curves, settings.false_clusters, weights[:, healthy]),
-            without,
-            len(healthy),
-        )
-
-
-def _voxel_estimates(
-    known: Sequence[SubjectScores], counts: vm.RankCounts, weights: np.ndarray, settings: EvaluationSettings
-) -> dict[str, Estimate]:
-    each = vm.rank_counts([s.histogram for s in known], most_edges=BOOTSTRAP_EDGES, pooled=False)
-    pooled = {
-        "auroc": vm.auroc,
-        "auroc_fpr30_normalised": lambda c: vm.area_below_fpr(c, 0.3),
-        "auroc_fpr30_mcclish": lambda c: vm.mcclish(vm.area_below_fpr(c, 0.3), 0.3),
-        "average_precision": vm.average_precision,
-        "prevalence": vm.prevalence,
-        "best_dice_pooled": lambda c: vm.best_dice(c)[0],
-        "aupro_fpr30": lambda c: vm.area_below_fpr(c, 0.3, per_region=True),
-        "aupro_fpr05": lambda c: vm.area_below_fpr(c, 0.05, per_region=True),
-    }
-    draws: dict[str, list[np.ndarray]] = {name: [] for name in pooled}
-    if counts.lesion.sum() > 0:
-        # A few draws at a time: 1,000 draws of 16,000 bins at once would take gigabytes.
-        for start in range(0, len(weights), 64):
-            drawn = each.reweighted(weights[start : start + 64])
-            for name, metric in pooled.items():
-                draws[name].append(metric(drawn))
-    estimates = {}
-    with_lesions = sum(s.has_lesions for s in known)
-    for name, metric in pooled.items():
-        needs_healthy = name not in ("average_precision", "prevalence", "best_dice_pooled")
-        estimate = vm.as_estimate(metric(counts), counts, n=len(known), needs_healthy=needs_healthy)
-        if name.startswith("aupro") and counts.lesion_weights.sum() == 0:
-            estimate = Estimate.undefined("no lesion of the smallest volume that counts")
-        if estimate.value is not None:
-            estimate = estimate.with_interval(np.concatenate(draws[name]), settings.confidence, subjects=with_lesions)
-        estimates[name] = estimate
-    per_subject = {
-        "auroc_per_subject_mean": [s.auroc.value for s in known],
-        "average_precision_per_subject_mean": [s.average_precision.value for s in known],
-        "best_dice_per_subject_mean": [s.best_dice.value for s in known],
-    }
-    for name, values in per_subject.items():
-        estimates[name] = mean_over_subjects(values, weights, settings.confidence, why_none=_NO_PATIENT)
-    return estimates
-
-
-def _operating_estimates(
-    known: Sequence[SubjectScores], thresholds: _Thresholds, weights: np.ndarray, settings: EvaluationSettings
-) -> dict[str, Estimate]:
-    names = (
-        "healthy_threshold",
-        "dice_at_healthy_threshold",
-        "dice_at_healthy_threshold_per_subject_mean",
-        "lesion_sensitivity",
-        "false_clusters_per_subject",
-        "false_clusters_per_healthy_subject",
-    )
-    if thresholds.point is None:
-        return {name: Estimate.undefined(thresholds.why_none) for name in names}
-    # Column 0 is the operating point itself, the others the draws: each draw sets its own threshold.
-    at = np.append(np.float32(thresholds.point), thresholds.draws)
-    usable = np.isfinite(at)
-    safe = np.where(usable, at, 0)
-    flagged = [s.histogram.flagged(safe) for s in known]
-    false = np.array([f for f, _ in flagged], dtype=np.float64)
-    true = np.array([t for _, t in flagged], dtype=np.float64)
-    lesion_voxels = np.array([[s.histogram.n_lesion] for s in known], dtype=np.float64)
-    false_clusters = np.array([s.clusters.false_clusters_at(safe) for s in known], dtype=np.float64)
-    found = np.array([(s.found_at[:, None] >= safe).sum(axis=0) for s in known], dtype=np.float64)
-    lesions = np.array([[len(s.lesions)] for s in known], dtype=np.float64)
-    sick = np.array([[s.has_lesions] for s in known], dtype=np.float64)
-    all_weights = np.vstack([np.ones(len(known)), weights]).T
-
-    def ratio(above: np.ndarray, below: np.ndarray, n: int, why_none: str, subjects: int) -> Estimate:
-        totals = (all_weights * below).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = np.where(usable & (totals > 0), (all_weights * above).sum(axis=0) / totals, np.nan)
-        if not np.isfinite(values[0]):
-            return Estimate.undefined(why_none)
-        return Estimate(float(values[0]), n=n).with_interval(values[1:], settings.confidence, subjects=subjects)
-
-    n_sick, n_lesions = int(sick.sum()), int(lesions.sum())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each_dice = np.where(sick > 0, 2 * true / (true + false + lesion_voxels), 0)
-    pooled_below = np.where(lesion_voxels.sum() > 0, true + false + lesion_voxels, 0)
-    healthy = [s for s in known if s.is_healthy]
-    apart = [
-        float(s.clusters.false_clusters_at(t)) if np.isfinite(t) else None
-        for s, t in zip(healthy, thresholds.without, strict=True)
-    ]
-    healthy_weights = weights[:, [i for i, s in enumerate(known) if s.is_healthy]]
-    return {
-        "healthy_threshold": Estimate(thresholds.point, n=thresholds.n_healthy).with_interval(
-            thresholds.draws, settings.confidence, subjects=thresholds.n_healthy
-        ),
-        "dice_at_healthy_threshold": ratio(2 * true, pooled_below, len(known), _NO_PATIENT, n_sick),
-        "dice_at_healthy_threshold_per_subject_mean": ratio(each_dice, sick, n_sick, _NO_PATIENT, n_sick),
-        "lesion_sensitivity": ratio(found, lesions, n_lesions, _NO_PATIENT, n_sick),
-        "false_clusters_per_subject": ratio(false_clusters * sick, sick, n_sick, _NO_PATIENT, n_sick),
-        "false_clusters_per_healthy_subject": mean_over_subjects(
-            apart,
-            healthy_weights,
-            settings.confidence,
-            why_none="a single healthy scan sets the threshold, and none is left to count false clusters in",
-        ),
-    }
-
-
-def _froc_estimate(
+def _strata(
     known: Sequence[SubjectScores],
-    froc: tuple[np.ndarray, np.ndarray] | None,
+    births: Sequence[np.ndarray],
+    at: AtOperatingPoint | None,
     weights: np.ndarray,
     settings: EvaluationSettings,
-) -> Estimate:
-    if froc is None:
-        return Estimate.undefined(_NO_PATIENT)
-    rates = np.array(FROC_RATES)
-    value = float(np.mean([sensitivity_at(rate, *froc) for rate in rates]))
-    births = np.concatenate([s.clusters.false_births for s in known])
-    owners = np.repeat(np.arange(len(known)), [len(s.clusters.false_births) for s in known])
-    falling = np.argsort(-births, kind="stable")
-    births, owners = births[falling], owners[falling]
-    detections = np.concatenate([s.found_at for s in known])
-    lesion_owners = np.repeat(np.arange(len(known)), [len(s.found_at) for s in known])
-    rising = np.argsort(detections, kind="stable")
-    detections, lesion_owners = detections[rising], lesion_owners[rising]
-    draws = np.full(len(weights), np.nan)
-    for draw, weight in enumerate(weights):
-        clusters = np.cumsum(weight[owners])
-        # The first false cluster that is one too many for each rate; lesions found above its score are there before.
-        first = np.searchsorted(clusters, rates * weight.sum() + 1e-9, side="right")
-        limits = np.append(births, -np.inf)[first].astype(np.float32)
-        found = np.append(np.cumsum(weight[lesion_owners][::-1])[::-1], 0)
-        if found[0] > 0:
-            draws[draw] = np.mean(found[np.searchsorted(detections, limits, side="right")]) / found[0]
-    with_lesions = sum(bool(s.lesions) for s in known)
-    estimate = Estimate(value, n=len(detections))
-    return estimate.with_interval(draws, settings.confidence, subjects=with_lesions)
+) -> tuple[Stratum, ...]:
+    strata = []
+    ages = _bands(settings.age_bands, "years")
+    belongs = {
+        "site": [s.site for s in known],
+        "age": [None if s.age is None else ages[np.digitize(s.age, settings.age_bands)] for s in known],
+    }
+    for by, names in belongs.items():
+        order = sorted({name for name in names if name}) if by == "site" else [band for band in ages if band in names]
+        for name in order:
+            rows = np.flatnonzero([own == name for own in names])
+            members = [known[row] for row in rows]
+            measures = voxel_measures(members, weights[:, rows]).measures
+            if at is not None:
+                measures |= point_measures(members, at.of(rows), weights[:, rows])
+            measures["froc_score"] = froc_measure(members, [births[row] for row in rows], weights[:, rows])
+            strata.append(Stratum(by, str(name), measures))
+    if at is not None and at.lesions.sum() > 0:
+        names = _bands(settings.lesion_bands_ml, "ml")
+        for name, measures in zip(names, sensitivity_by_volume(at, known, weights), strict=True):
+            strata.append(Stratum("lesion volume", name, measures))
+    return tuple(strata)
 
 
-def _row(subject: SubjectScores, threshold: float | None) -> SubjectRow:
-    if threshold is None:
-        return SubjectRow(subject.key, None, None, None, None, None)
-    known = subject.truth_known
+def _bands(bounds: Sequence[float], unit: str) -> list[str]:
+    """Names of the bands between bounds: each holds its lower bound."""
+    if not bounds:
+        return [f"all {unit}"]
+    between = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(bounds)]
+    return [f"below {bounds[0]:g} {unit}", *between, f"{bounds[-1]:g} {unit} and more"]
+
+
+def _row(subject: SubjectScores, threshold: float, aupimo: float | None) -> SubjectRow:
+    if not np.isfinite(threshold):
+        return SubjectRow(subject.key, None, None, None, None, None, aupimo=aupimo)
+    known, clusters = subject.truth_known, subject.clusters
+    matched = subject.overlaps.matched_at(np.array([threshold]), len(subject.lesions)).sum()
     return SubjectRow(
         key=subject.key,
         dice=subject.dice_at(threshold).value,
-        clusters=int(subject.clusters.clusters_at(threshold)),
-        false_clusters=int(subject.clusters.false_clusters_at(threshold)) if known else None,
+        clusters=int(clusters.clusters_at(threshold)),
+        false_clusters=int(clusters.false_clusters_at(threshold)) if known else None,
         lesions_found=subject.lesions_found_at(threshold) if known and subject.lesions else None,
         flagged_ml=subject.flagged_ml_at(threshold),
+        lesions_matched=int(matched) if known and subject.lesions else None,
+        aupimo=aupimo,
     )

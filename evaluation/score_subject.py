@@ -1,9 +1,11 @@
 """One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,13 +15,14 @@ from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
 from . import voxel_metrics as vm
 from .intervals import Estimate
-from .lesion_metrics import ClusterCurve, cluster_curve
-from .lesions import find_lesions
+from .lesion_metrics import ClusterCurve, LesionOverlaps, cluster_curve
+from .lesions import Lesions, find_lesions
 from .settings import EvaluationSettings
 
 NO_TRUTH = "no lesion mask"
-FORMAT = "voxout subject scores 1"
-_ALL_EDGES = 2**62
+FORMAT = "voxout subject scores 2"
+
+Arrays = TypeVar("Arrays", vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,25 @@ class LesionScore:
 
 
 @dataclass(frozen=True, eq=False)
+class SubjectCurves:
+    """The arrays among what the scoring of one subject leaves behind."""
+
+    histogram: vm.ScoreHistogram
+    clusters: ClusterCurve
+    overlaps: LesionOverlaps
+
+
+@dataclass(frozen=True, eq=False)
 class SubjectScores:
-    """What the scoring of one subject leaves behind: counts and curves, no voxels.
+    """What the scoring of one subject leaves behind: figures, counts and curves, no voxels.
 
     Attributes
     ----------
     key : str
     group : {"control", "patient"}
+    site : str or None
+    age : float or None
+        Years.
     truth_known : bool
         False for a patient without a lesion mask: such a map is drawn, but enters no figure.
     voxel_mm3 : float
@@ -65,33 +80,71 @@ class SubjectScores:
         Voxels of the evaluation mask.
     n_uncovered : int
         Of these, voxels without a score. They rank below all others: the map calls them normal.
+    n_lesion : int
+        Lesion voxels of the evaluation mask.
     n_lesion_uncovered : int
-        Lesion voxels among them: missed.
+        Lesion voxels without a score: missed.
     n_lesion_outside : int
         Lesion voxels outside the evaluation mask: no part of any figure.
-    highest_score : float
-    histogram : ScoreHistogram
-        Of all voxels of the evaluation mask; where the truth is unknown all count as healthy.
-    clusters : ClusterCurve
+    n_lesion_scores : int
+        Different scores among the lesion voxels.
+    highest_score, score_p999 : float
+        Of the voxels with a score; the 99.9th percentile.
+    auroc, auroc_fpr30_normalised, average_precision, best_dice : Estimate
+        Exact. The best Dice is an oracle: at the threshold that suits this subject's truth best.
     lesions : tuple of LesionScore
+    curves : SubjectCurves or Path
+        The arrays, or the file to read them from whenever they are asked for: a cohort of any size then takes no more
+        memory than one subject.
     """
 
     key: str
     group: Group
+    site: str | None
+    age: float | None
     truth_known: bool
     voxel_mm3: float
     n_voxels: int
     n_uncovered: int
+    n_lesion: int
     n_lesion_uncovered: int
     n_lesion_outside: int
+    n_lesion_scores: int
     highest_score: float
-    histogram: vm.ScoreHistogram
-    clusters: ClusterCurve
+    score_p999: float
+    auroc: Estimate
+    auroc_fpr30_normalised: Estimate
+    average_precision: Estimate
+    best_dice: Estimate
     lesions: tuple[LesionScore, ...]
+    curves: SubjectCurves | Path
+
+    @property
+    def histogram(self) -> vm.ScoreHistogram:
+        """Of all voxels of the evaluation mask; where the truth is unknown all count as healthy."""
+        return self.curves.histogram if isinstance(self.curves, SubjectCurves) else self._stored(vm.ScoreHistogram)
+
+    @property
+    def lesion_voxels(self) -> tuple[np.ndarray, np.ndarray]:
+        """`lesion_scores` and `lesion_counts` of the histogram: a small part of it, and faster to read."""
+        if isinstance(self.curves, SubjectCurves):
+            return self.curves.histogram.lesion_scores, self.curves.histogram.lesion_counts
+        scores, counts = self._arrays(
+            f"{vm.ScoreHistogram.__name__}.{name}" for name in ("lesion_scores", "lesion_counts")
+        )
+        return scores, counts
+
+    @property
+    def clusters(self) -> ClusterCurve:
+        return self.curves.clusters if isinstance(self.curves, SubjectCurves) else self._stored(ClusterCurve)
+
+    @property
+    def overlaps(self) -> LesionOverlaps:
+        return self.curves.overlaps if isinstance(self.curves, SubjectCurves) else self._stored(LesionOverlaps)
 
     @property
     def has_lesions(self) -> bool:
-        return self.truth_known and self.histogram.n_lesion > 0
+        return self.truth_known and self.n_lesion > 0
 
     @property
     def is_healthy(self) -> bool:
@@ -101,31 +154,14 @@ class SubjectScores:
     @property
     def lesion_volume_ml(self) -> float | None:
         """Inside the evaluation mask; None where the truth is unknown."""
-        return self.histogram.n_lesion * self.voxel_mm3 / 1000 if self.truth_known else None
-
-    @cached_property
-    def auroc(self) -> Estimate:
-        return self._estimate(vm.auroc(self._counts))
-
-    @cached_property
-    def auroc_fpr30_normalised(self) -> Estimate:
-        return self._estimate(vm.area_below_fpr(self._counts, 0.3))
-
-    @cached_property
-    def average_precision(self) -> Estimate:
-        return self._estimate(vm.average_precision(self._counts), needs_healthy=False)
-
-    @cached_property
-    def best_dice(self) -> Estimate:
-        """Oracle: at the threshold that suits this subject's truth best."""
-        return self._estimate(vm.best_dice(self._counts)[0], needs_healthy=False)
+        return self.n_lesion * self.voxel_mm3 / 1000 if self.truth_known else None
 
     def dice_at(self, threshold: float) -> Estimate:
         """Dice of all voxels with at least this score, without regard to the size of clusters."""
         if not self.has_lesions:
             return Estimate.undefined(vm.NO_LESION_VOXEL if self.truth_known else NO_TRUTH)
         false, true = self.histogram.flagged(np.array([threshold], dtype=np.float32))
-        return Estimate(float(2 * true[0] / (true[0] + false[0] + self.histogram.n_lesion)))
+        return Estimate(float(2 * true[0] / (true[0] + false[0] + self.n_lesion)))
 
     def flagged_ml_at(self, threshold: float) -> float:
         """Volume of all voxels with at least this score."""
@@ -133,40 +169,36 @@ class SubjectScores:
         return float(false[0] + true[0]) * self.voxel_mm3 / 1000
 
     def lesions_found_at(self, threshold: float) -> int:
-        return sum(lesion.found_at is not None and lesion.found_at >= threshold for lesion in self.lesions)
+        return int((self.found_at >= np.float32(threshold)).sum())
 
     @cached_property
     def found_at(self) -> np.ndarray:
         """`LesionScore.found_at` of all lesions, -inf for never: ndarray of float32, (number of lesions,)."""
         return np.array([-np.inf if les.found_at is None else les.found_at for les in self.lesions], dtype=np.float32)
 
-    @cached_property
-    def _counts(self) -> vm.RankCounts:
-        return vm.rank_counts([self.histogram], most_edges=_ALL_EDGES, pooled=True)
+    def save(self, path: Path) -> "SubjectScores":
+        """Write one .npz file, whole or not at all; nothing in it is pickled.
 
-    def _estimate(self, value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:
-        if not self.truth_known:
-            return Estimate.undefined(NO_TRUTH)
-        return vm.as_estimate(value, self._counts, needs_healthy=needs_healthy)
-
-    def save(self, path: Path) -> Path:
-        """Write one .npz file, whole or not at all; nothing in it is pickled."""
-        about = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("histogram", "clusters", "lesions")
-        }
-        about["format"] = FORMAT
+        Returns
+        -------
+        SubjectScores
+            The same, its arrays left in the file.
+        """
+        kept = [field.name for field in fields(self) if field.name != "curves"]
+        about = {name: getattr(self, name) for name in kept} | {"format": FORMAT}
+        about |= {name: asdict(getattr(self, name)) for name in _ESTIMATES}
         about["lesions"] = [asdict(lesion) for lesion in self.lesions]
-        arrays = {f"histogram_{name}": getattr(self.histogram, name) for name in self.histogram.__dataclass_fields__}
-        arrays |= {f"clusters_{name}": getattr(self.clusters, name) for name in self.clusters.__dataclass_fields__}
+        parts = (self.histogram, self.clusters, self.overlaps)
+        arrays = {
+            f"{type(part).__name__}.{f.name}": _small(getattr(part, f.name)) for part in parts for f in fields(part)
+        }
         with written_whole(path) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        return path
+            np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+        return replace(self, curves=path)
 
     @classmethod
     def load(cls, path: Path) -> "SubjectScores":
-        """Read what `save` wrote.
+        """Read what `save` wrote; the arrays only when they are asked for.
 
         Raises
         ------
@@ -176,20 +208,44 @@ class SubjectScores:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 about = json.loads(str(stored["about"]))
-                if about.pop("format") != FORMAT:
+                wanted = {f"{part.__name__}.{f.name}" for part in _PARTS for f in fields(part)}
+                if about.pop("format") != FORMAT or not wanted <= set(stored.files):
                     raise KeyError("format")
-                histogram = {name: stored[f"histogram_{name}"] for name in vm.ScoreHistogram.__dataclass_fields__}
-                clusters = {name: stored[f"clusters_{name}"] for name in ClusterCurve.__dataclass_fields__}
+            about |= {name: Estimate(**about[name]) for name in _ESTIMATES}
+            lesions = tuple(LesionScore(**les | {"centre_mm": tuple(les["centre_mm"])}) for les in about.pop("lesions"))
+            return cls(**about, lesions=lesions, curves=path)
         except Exception as error:
-            # A half-copied .npz fails in many ways (zip, zlib, JSON, keys); all mean the same to the user.
-            raise UserError(
-                f"{path.name}: not readable as the scores of a subject ({type(error).__name__}). "
-                "Delete it and score the subject again."
-            ) from error
-        lesions = tuple(LesionScore(**{**les, "centre_mm": tuple(les["centre_mm"])}) for les in about.pop("lesions"))
-        return cls(
-            histogram=vm.ScoreHistogram(**histogram), clusters=ClusterCurve(**clusters), lesions=lesions, **about
-        )
+            raise _unreadable(path, error) from error
+
+    def _stored(self, part: type[Arrays]) -> Arrays:
+        return part(*self._arrays(f"{part.__name__}.{field.name}" for field in fields(part)))
+
+    def _arrays(self, names: Iterable[str]) -> list[np.ndarray]:
+        """Some of the arrays in the file; counts as int32."""
+        assert isinstance(self.curves, Path)
+        try:
+            with np.load(self.curves, allow_pickle=False) as stored:
+                arrays = [stored[name] for name in names]
+        except Exception as error:
+            raise _unreadable(self.curves, error) from error
+        return [a if a.dtype.kind == "f" else a.astype(np.int32, copy=False) for a in arrays]
+
+
+_PARTS = (vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
+_ESTIMATES = ("auroc", "auroc_fpr30_normalised", "average_precision", "best_dice")
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Counts in the smallest type that holds them."""
+    return values if values.dtype.kind == "f" else values.astype(np.min_scalar_type(values.max(initial=0)))
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    # A half-copied .npz fails in many ways (zip, zlib, JSON, keys); all mean the same to the user.
+    return UserError(
+        f"{path.name}: not readable as the scores of a subject ({type(error).__name__}). "
+        "Delete it and score the subject again."
+    )
 
 
 def score_map(
@@ -201,6 +257,8 @@ def score_map(
     settings: EvaluationSettings,
     *,
     group: Group = "patient",
+    site: str | None = None,
+    age: float | None = None,
 ) -> SubjectScores:
     """Score one subject's anomaly map inside a mask.
 
@@ -219,6 +277,8 @@ def score_map(
         rank below all others.
     settings : EvaluationSettings
     group : {"control", "patient"}
+    site, age : optional
+        Of the subject, for the figures by site and age.
 
     Returns
     -------
@@ -234,8 +294,8 @@ def score_map(
     for name, volume in named.items():
         if volume is not None and not volume.grid.same_as(map.grid):
             raise SubjectError(
-                f"{key}: the {name} and the anomaly map lie on different grids ({volume.grid} against {map.grid}). "
-                "Put both on one grid; scoring never resamples."
+                f"{key}: the {name} and the anomaly map lie on different grids ({volume.grid} against {map.grid}"
+                f"{volume.grid.apart_in_words(map.grid)}). Put both on one grid; scoring never resamples."
             )
     inside = evaluation_mask.voxels.astype(bool)
     scored = inside if covered is None else inside & covered.voxels.astype(bool)
@@ -253,49 +313,75 @@ def score_map(
         )
     scores = np.full(inside.shape, -np.inf, dtype=np.float32)
     scores[scored] = map.voxels[scored]
-    if not np.isfinite(scores[scored]).all():
-        bad = int((~np.isfinite(scores[scored])).sum())
+    given = scores[scored]
+    bad = len(given) - int(np.isfinite(given).sum())
+    if bad:
         raise SubjectError(
-            f"{key}: {bad} of {int(scored.sum())} scores of the anomaly map are NaN or infinite, expected finite "
-            "numbers. Make the map again, or leave these voxels out of its mask of covered voxels."
+            f"{key}: {bad} of {len(given)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
+            "Make the map again, or leave these voxels out of the evaluation mask or of the mask of covered voxels."
         )
 
     truth_inside = truth & inside
     found = find_lesions(map.with_voxels(truth_inside), smallest_mm3=settings.smallest_lesion_mm3)
     voxel_mm3 = map.grid.voxel_volume_mm3
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / voxel_mm3 - 1e-6))
-    clusters, found_at = cluster_curve(scores, found.labels, smallest_voxels=smallest, any_lesion=truth_inside)
-    lesion_scores = []
-    labels = found.labels[truth_inside]
-    values = scores[truth_inside]
-    weight_of = np.zeros(len(found.lesions) + 1)
-    for lesion in found.lesions:
-        weight_of[lesion.number] = 1 / lesion.voxels
-        own = values[labels == lesion.number]
-        own_scored = own[own > -np.inf]
-        detected = float(found_at[lesion.number - 1])
-        lesion_scores.append(
-            LesionScore(
-                number=lesion.number,
-                volume_mm3=lesion.volume_mm3,
-                centre_mm=lesion.centre_mm,
-                highest_score=float(own_scored.max()) if len(own_scored) else None,
-                mean_score=float(own_scored.mean(dtype=np.float64)) if len(own_scored) else None,
-                found_at=detected if np.isfinite(detected) else None,
-                covered_share=len(own_scored) / len(own),
-            )
-        )
+    clusters, found_at, overlaps = cluster_curve(
+        scores, found.labels, smallest_voxels=smallest, any_lesion=truth_inside
+    )
+    labels, values = found.labels[truth_inside], scores[truth_inside]
+    share_of = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
+    histogram = vm.ScoreHistogram.from_voxels(scores[inside], truth[inside], share_of[labels])
+    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
+    truth_known = lesion_mask is not None or group == "control"
+
+    def estimate(value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:
+        if not truth_known:
+            return Estimate.undefined(NO_TRUTH)
+        return vm.as_estimate(value, counts, needs_healthy=needs_healthy)
+
     return SubjectScores(
         key=key,
         group=group,
-        truth_known=lesion_mask is not None or group == "control",
+        site=site,
+        age=age,
+        truth_known=truth_known,
         voxel_mm3=voxel_mm3,
         n_voxels=int(inside.sum()),
         n_uncovered=int((inside & ~scored).sum()),
+        n_lesion=len(values),
         n_lesion_uncovered=int((truth_inside & ~scored).sum()),
         n_lesion_outside=int((truth & ~inside).sum()),
-        highest_score=float(scores.max()),
-        histogram=vm.ScoreHistogram.from_voxels(scores[inside], truth[inside], weight_of[found.labels[inside]]),
-        clusters=clusters,
-        lesions=tuple(lesion_scores),
+        n_lesion_scores=len(histogram.lesion_scores),
+        highest_score=float(given.max()),
+        score_p999=float(np.quantile(given, 0.999)),
+        auroc=estimate(vm.auroc(counts)),
+        auroc_fpr30_normalised=estimate(vm.area_below_fpr(counts, 0.3)),
+        average_precision=estimate(vm.average_precision(counts), needs_healthy=False),
+        best_dice=estimate(vm.best_dice(counts)[0], needs_healthy=False),
+        lesions=_lesion_scores(found, labels, values, found_at),
+        curves=SubjectCurves(histogram, clusters, overlaps),
+    )
+
+
+def _lesion_scores(
+    found: Lesions, labels: np.ndarray, values: np.ndarray, found_at: np.ndarray
+) -> tuple[LesionScore, ...]:
+    """A row for every lesion, from the number and the score of each lesion voxel."""
+    covered = values > -np.inf
+    size = len(found.lesions) + 1
+    counts = np.bincount(labels[covered], minlength=size)
+    sums = np.bincount(labels[covered], weights=values[covered], minlength=size)
+    highest = np.full(size, -np.inf, dtype=np.float32)
+    np.maximum.at(highest, labels, values)
+    return tuple(
+        LesionScore(
+            number=lesion.number,
+            volume_mm3=lesion.volume_mm3,
+            centre_mm=lesion.centre_mm,
+            highest_score=float(highest[lesion.number]) if counts[lesion.number] else None,
+            mean_score=float(sums[lesion.number] / counts[lesion.number]) if counts[lesion.number] else None,
+            found_at=float(score) if np.isfinite(score) else None,
+            covered_share=float(counts[lesion.number] / lesion.voxels),
+        )
+        for lesion, score in zip(found.lesions, found_at, strict=True)
     )

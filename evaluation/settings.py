@@ -1,10 +1,17 @@
 """Settings of the `evaluation` section of a configuration."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..data_manifests.settings import Section
+
+
+def _ascending(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    if any(high <= low for low, high in pairwise(bounds)):
+        raise ValueError("numbers that ascend")
+    return bounds
 
 
 class EvaluationSettings(Section):
@@ -16,6 +23,10 @@ class EvaluationSettings(Section):
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0)] = 1.0
     """The operating point: at most this many false clusters in a held-out healthy brain, on average."""
+    lesion_bands_ml: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (0.1, 1.0, 10.0)
+    """Where one band of lesion volume ends and the next begins."""
+    age_bands: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (40.0, 60.0, 75.0)
+    """The same for the subjects' age, in years."""
     bootstrap_draws: Annotated[int, Field(ge=20)] = 1000
     """Draws of subjects, with replacement, behind every interval."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

@@ -11,11 +11,12 @@ score of a lesion voxel of the same scan. So the figures of one scan are exact, 
 within 8e-6 of themselves for any other threshold, and no monotone change of the maps changes anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import kernels
 from .intervals import Estimate
 
 KEPT_ONE_BY_ONE = 2**17
@@ -30,9 +31,9 @@ class ScoreHistogram:
     Attributes
     ----------
     healthy_scores : ndarray of float32, (H,)
-    healthy_counts : ndarray of int64, (H,)
+    healthy_counts : ndarray of int32, (H,)
     lesion_scores : ndarray of float32, (L,)
-    lesion_counts : ndarray of int64, (L,)
+    lesion_counts : ndarray of int32, (L,)
     lesion_weights : ndarray of float64, (L,)
         Sum over the lesion voxels at this score of 1 / (voxels of their lesion): what the per-region overlap adds up.
     """
@@ -53,25 +54,25 @@ class ScoreHistogram:
             No NaN; -inf marks voxels that the map does not cover.
         truth : ndarray of bool, (N,)
             True in lesions.
-        weights : ndarray, (N,), optional
-            Weight of each lesion voxel in the per-region overlap.
+        weights : ndarray, (number of lesion voxels,), optional
+            Of each lesion voxel in the per-region overlap.
         """
         scores = np.asarray(scores, dtype=np.float32)
         truth = np.asarray(truth, dtype=bool)
-        lesion_scores, inverse, lesion_counts = np.unique(scores[truth], return_inverse=True, return_counts=True)
-        sums = np.zeros(len(lesion_scores))
-        if weights is not None:
-            sums = np.bincount(inverse, weights=weights[truth], minlength=len(lesion_scores))
-        healthy_scores, healthy_counts = _counted_by_rank(scores[~truth], lesion_scores)
-        return cls(healthy_scores, healthy_counts, lesion_scores, lesion_counts.astype(np.int64), sums)
+        ordered, places = kernels.sorted_order(scores[truth], True)
+        weights = np.zeros(0) if weights is None else np.asarray(weights, dtype=np.float64)
+        lesion_scores, lesion_counts, sums = kernels.distinct(ordered, places, weights)
+        ordered, _ = kernels.sorted_order(scores[~truth], False)
+        healthy_scores, healthy_counts = kernels.counted_by_rank(ordered, lesion_scores, KEPT_ONE_BY_ONE)
+        return cls(healthy_scores, healthy_counts, lesion_scores, lesion_counts, sums)
 
     @property
     def n_healthy(self) -> int:
-        return int(self.healthy_counts.sum())
+        return int(self.healthy_counts.sum(dtype=np.int64))
 
     @property
     def n_lesion(self) -> int:
-        return int(self.lesion_counts.sum())
+        return int(self.lesion_counts.sum(dtype=np.int64))
 
     def flagged(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of healthy and of lesion voxels with a score of at least each threshold."""
@@ -99,6 +100,26 @@ class RankCounts:
     lesion_weights: np.ndarray
     lowest_scores: np.ndarray
 
+    @classmethod
+    def empty(cls, edges: np.ndarray, rows: int | None = None) -> "RankCounts":
+        """No voxel yet: one row of bins, or so many."""
+        bins = 2 * len(edges) + 1
+        lowest = np.empty(bins, dtype=np.float32)
+        lowest[1::2] = edges
+        lowest[0] = -np.inf
+        lowest[2::2] = np.nextafter(edges, np.float32(np.inf))
+        shape = (bins,) if rows is None else (rows, bins)
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), lowest)
+
+    def add(self, histogram: ScoreHistogram, edges: np.ndarray, row: int | None = None) -> None:
+        """Count the voxels of one scan, in one of the rows if there are rows."""
+        healthy, lesion, weights = (
+            part if row is None else part[row] for part in (self.healthy, self.lesion, self.lesion_weights)
+        )
+        kernels.add_between(edges, histogram.healthy_scores, histogram.healthy_counts, healthy)
+        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_counts, lesion)
+        kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_weights, weights)
+
     def reweighted(self, weights: np.ndarray) -> "RankCounts":
         """Sum over subjects (the first dimension) with each row of `weights`, (draws, S)."""
         return RankCounts(
@@ -106,46 +127,38 @@ class RankCounts:
         )
 
 
-def rank_counts(histograms: Sequence[ScoreHistogram], *, most_edges: int, pooled: bool) -> RankCounts:
-    """Put scans on common bins: the scores of lesion voxels, and the gaps between them.
-
-    Nothing is lost by that as long as there are at most `most_edges` different lesion scores: between two of them
-    neither the recall nor the best Dice changes. With more, every k-th is an edge, and a bin then holds less than
-    1/`most_edges` of the lesion voxels, which moves an AUROC by at most half as much.
+def common_edges(lesion_scores: Iterable[np.ndarray], every: int = 1) -> np.ndarray:
+    """The scores of all scans' lesion voxels: between two of them neither the recall nor the best Dice changes.
 
     Parameters
     ----------
-    histograms : sequence of ScoreHistogram
-    most_edges : int
-    pooled : bool
-        Whether to sum over the scans, or to keep one row for each.
+    lesion_scores : iterable of ndarray
+        `ScoreHistogram.lesion_scores` of each scan.
+    every : int
+        Only every k-th score of each scan is an edge, from the highest down. With K edges in all, a bin then holds
+        about 1/K of the lesion voxels, which moves an AUROC by at most half as much.
+
+    Returns
+    -------
+    ndarray of float32
+        Ascending strictly.
     """
-    edges = np.unique(np.concatenate([h.lesion_scores for h in histograms])) if histograms else np.zeros(0, np.float32)
-    if len(edges) > most_edges:
-        edges = edges[np.unique(np.linspace(0, len(edges) - 1, most_edges).astype(np.int64))]
-    n_bins = 2 * len(edges) + 1
-    rows = 1 if pooled else len(histograms)
-    counts = np.zeros((3, rows, n_bins))
-    for number, histogram in enumerate(histograms):
-        row = 0 if pooled else number
-        healthy_bins = _bins(edges, histogram.healthy_scores)
-        lesion_bins = _bins(edges, histogram.lesion_scores)
-        counts[0, row] += np.bincount(healthy_bins, weights=histogram.healthy_counts, minlength=n_bins)
-        counts[1, row] += np.bincount(lesion_bins, weights=histogram.lesion_counts, minlength=n_bins)
-        counts[2, row] += np.bincount(lesion_bins, weights=histogram.lesion_weights, minlength=n_bins)
-    lowest = np.empty(n_bins, dtype=np.float32)
-    lowest[1::2] = edges
-    lowest[0] = -np.inf
-    lowest[2::2] = np.nextafter(edges, np.float32(np.inf))
-    if pooled:
-        counts = counts[:, 0]
-    return RankCounts(counts[0], counts[1], counts[2], lowest)
+    chosen = np.concatenate([np.zeros(0, np.float32), *(scores[::-every] for scores in lesion_scores)])
+    ordered, places = kernels.sorted_order(chosen, False)
+    return kernels.distinct(ordered, places, np.zeros(0))[0]
+
+
+def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray) -> RankCounts:
+    """All voxels of some scans on common bins: `edges` (from `common_edges`) themselves, and the gaps between them."""
+    counts = RankCounts.empty(edges)
+    for histogram in histograms:
+        counts.add(histogram, edges)
+    return counts
 
 
 def auroc(counts: RankCounts) -> np.ndarray:
     """Area under the ROC curve: P(s+ > s-) + P(s+ = s-)/2. NaN where one class is missing."""
-    below = np.cumsum(counts.healthy, axis=-1) - counts.healthy / 2
-    return _ratio((counts.lesion * below).sum(-1), counts.lesion.sum(-1) * counts.healthy.sum(-1))
+    return _by_row(kernels.auroc_rows, counts.healthy, counts.lesion)
 
 
 def area_below_fpr(counts: RankCounts, limit: float, *, per_region: bool = False) -> np.ndarray:
@@ -155,16 +168,7 @@ def area_below_fpr(counts: RankCounts, limit: float, *, per_region: bool = False
     found, which makes it the area under the per-region-overlap curve (AUPRO; Bergmann et al., CVPR 2020).
     """
     hits = counts.lesion_weights if per_region else counts.lesion
-    x, y = _curve(counts.healthy), _curve(hits)
-    x = _ratio(x, x[..., -1:])
-    y = _ratio(y, y[..., -1:])
-    x0, x1, y0, y1 = x[..., :-1], x[..., 1:], y[..., :-1], y[..., 1:]
-    end = np.minimum(x1, limit)
-    width = np.maximum(end - x0, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slope = np.where(x1 > x0, (y1 - y0) / (x1 - x0), 0)
-    areas = width * (y0 + slope * width / 2)
-    return np.where(np.isfinite(x[..., -1] + y[..., -1]), areas.sum(-1) / limit, np.nan)
+    return _by_row(kernels.area_rows, counts.healthy, hits, float(limit))
 
 
 def mcclish(normalised: np.ndarray, limit: float) -> np.ndarray:
@@ -175,9 +179,7 @@ def mcclish(normalised: np.ndarray, limit: float) -> np.ndarray:
 
 def average_precision(counts: RankCounts) -> np.ndarray:
     """Sum of precision times step of recall over thresholds; ties in one step, no interpolation."""
-    tp, fp = _curve(counts.lesion)[..., 1:], _curve(counts.healthy)[..., 1:]
-    precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
-    return _ratio((precision * counts.lesion[..., ::-1]).sum(-1), tp[..., -1])
+    return _by_row(kernels.average_precision_rows, counts.healthy, counts.lesion)
 
 
 def prevalence(counts: RankCounts) -> np.ndarray:
@@ -188,11 +190,26 @@ def prevalence(counts: RankCounts) -> np.ndarray:
 
 def best_dice(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
     """The best Dice over all thresholds, and the threshold: an ORACLE, since it is chosen on the truth."""
-    tp, fp = _curve(counts.lesion)[..., 1:], _curve(counts.healthy)[..., 1:]
-    dice = _ratio(2 * tp, tp + fp + tp[..., -1:])
-    best = dice.argmax(-1)
-    value = np.where(tp[..., -1] > 0, np.take_along_axis(dice, best[..., None], -1)[..., 0], np.nan)
-    return value, counts.lowest_scores[::-1][best]
+    rows, shape = np.atleast_2d(counts.healthy), counts.healthy.shape[:-1]
+    best, where = kernels.best_dice_rows(rows, np.atleast_2d(counts.lesion))
+    return best.reshape(shape), counts.lowest_scores[where].reshape(shape)
+
+
+def false_positive_rates(healthy: np.ndarray) -> np.ndarray:
+    """Share of the healthy voxels flagged at the lowest score of each bin, (..., B); NaN where there are none."""
+    flagged = np.cumsum(healthy[..., ::-1], axis=-1)[..., ::-1]
+    return _ratio(flagged, flagged[..., :1])
+
+
+def aupimo_credit(fpr: np.ndarray, low: float = 1e-5, high: float = 1e-4) -> np.ndarray:
+    """What a lesion voxel that is flagged from this false-positive rate on adds to AUPIMO, 0 to 1.
+
+    AUPIMO (Bertoldo et al., BMVC 2024) is the recall of one scan averaged over the logarithm of the FPR from `low` to
+    `high`, the FPR being the mean over healthy scans alone. A voxel is recalled at every FPR from its own on, so the
+    average over thresholds is one over voxels: mean of ``log(high / fpr) / log(high / low)``, the FPR held in the
+    limits.
+    """
+    return np.log(high / np.clip(fpr, low, high)) / np.log(high / low)
 
 
 def roc_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -208,42 +225,23 @@ def precision_recall_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
     return tp[some] / tp[-1], tp[some] / (tp + fp)[some]
 
 
-def as_estimate(value: np.ndarray | float, counts: RankCounts, *, n: int = 1, needs_healthy: bool = True) -> Estimate:
-    """One number as an `Estimate`, or the reason why these voxels do not define it."""
+def why_undefined(counts: RankCounts, *, needs_healthy: bool = True) -> str | None:
+    """Why these voxels define no figure; None where they do."""
     if counts.lesion.sum() == 0:
-        return Estimate.undefined(NO_LESION_VOXEL)
+        return NO_LESION_VOXEL
     if needs_healthy and counts.healthy.sum() == 0:
-        return Estimate.undefined(ONLY_LESION_VOXELS)
-    return Estimate(float(value), n=n)
+        return ONLY_LESION_VOXELS
+    return None
 
 
-def _counted_by_rank(scores: np.ndarray, dividers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct scores and their counts; low ranks share a bin, but never across a divider."""
-    if len(scores) == 0:
-        return np.zeros(0, np.float32), np.zeros(0, np.int64)
-    ordered = np.sort(scores)
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    values, counts = ordered[starts], np.diff(np.append(starts, len(ordered)))
-    from_top = len(ordered) - starts
-    key = np.where(from_top <= KEPT_ONE_BY_ONE, from_top, 0).astype(np.int64)
-    low = from_top > KEPT_ONE_BY_ONE
-    key[low] = KEPT_ONE_BY_ONE + 1 + np.floor(KEPT_ONE_BY_ONE * np.log(from_top[low] / KEPT_ONE_BY_ONE)).astype(int)
-    gap, on_divider = np.searchsorted(dividers, values), np.searchsorted(dividers, values, side="right")
-    # A score that equals a divider is a tie with a lesion voxel and stands alone.
-    same = (key[1:] == key[:-1]) & (gap[1:] == gap[:-1]) & (gap[1:] == on_divider[1:]) & (gap[:-1] == on_divider[:-1])
-    firsts = np.flatnonzero(np.concatenate([[True], ~same]))
-    # The middle value of a bin stands for it, so that thresholds inside it err to either side alike.
-    middles = (firsts + np.append(firsts[1:], len(values)) - 1) // 2
-    return values[middles], np.add.reduceat(counts, firsts).astype(np.int64)
-
-
-def _bins(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Bin 2i + 1 holds edge i itself, bin 2i what lies between edges i - 1 and i."""
-    return np.searchsorted(edges, values, side="left") + np.searchsorted(edges, values, side="right")
+def as_estimate(value: np.ndarray | float, counts: RankCounts, *, needs_healthy: bool = True) -> Estimate:
+    """One number as an `Estimate`, or the reason why these voxels do not define it."""
+    why_none = why_undefined(counts, needs_healthy=needs_healthy)
+    return Estimate.undefined(why_none) if why_none else Estimate(float(value))
 
 
 def _at_or_above(values: np.ndarray, counts: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    above = np.append(np.cumsum(counts[::-1])[::-1], 0)
+    above = np.append(np.cumsum(counts[::-1], dtype=np.int64)[::-1], 0)
     return above[np.searchsorted(values, thresholds, side="left")]
 
 
@@ -256,3 +254,8 @@ def _curve(counts: np.ndarray) -> np.ndarray:
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+def _by_row(kernel: Callable, healthy: np.ndarray, hits: np.ndarray, *limits: float) -> np.ndarray:
+    values = kernel(np.atleast_2d(healthy), np.atleast_2d(hits), *limits)
+    return values.reshape(healthy.shape[:-1])

@@ -10,7 +10,9 @@ from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_mask, read_volume
+from ..evaluation.intervals import Estimate
 from ..evaluation.metric_words import METRICS, is_oracle
+from ..evaluation.operating_point import OperatingPoint, StoredPoint
 from ..evaluation.report import (
     CohortReport,
     ReportSubject,
@@ -22,13 +24,13 @@ from ..evaluation.report import (
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_subject import SubjectScores, score_map
 from ..evaluation.tables import write_scores
-from .config import Config, load_config
 from .console import Progress
 from .records import StageRecord
 from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
 
 _HEADLINES = (
+    "healthy_threshold",
     "auroc",
     "auroc_per_subject_mean",
     "average_precision",
@@ -49,19 +51,28 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
         progress(done, len(keys), key)
         try:
             subject = run.manifest[key]
-            scored = score_map(key, *_maps_and_masks(subject, run.out, settings.space), settings, group=subject.group)
-            scored.save(run.out.subject_scores(key))
-            scores.append(scored)
+            volumes = _maps_and_masks(subject, run.out, settings.space)
+            about = {"group": subject.group, "site": subject.site, "age": subject.age}
+            scores.append(score_map(key, *volumes, settings, **about).save(run.out.subject_scores(key)))
         except SubjectError as error:
             failed.append(Failure(key, "score", str(error)))
         except UserError as error:
             failed.append(Failure(key, "score", f"{key}: {error}"))
     if not scores:
         raise UserError([failure.reason for failure in failed])
-    cohort = score_cohort(scores, settings, seed=run.config.seed)
-    write_scores(run.out.scores, cohort)
+    point, warning = _model_point(run)
+    cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
+    write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
+    outputs = [run.out.scores]
+    run.out.operating_point.unlink(missing_ok=True)
+    if cohort.threshold is not None and not run.applies_a_model:
+        StoredPoint.of(cohort.point, settings, _fitted(run)).save(run.out.operating_point)
+        outputs.append(run.out.operating_point)
+    # A threshold of its own needs none from the model, and no word about that one.
+    lacks_one = not any(s.is_healthy for s in scores)
     return Work(
-        outputs=[run.out.scores],
+        outputs=outputs,
+        warnings=(warning,) if warning and lacks_one else (),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
         summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "
@@ -69,31 +80,51 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     )
 
 
-def load_scores(out: OutputFolder, config: Config) -> CohortScores:
+def _model_point(run: Run) -> tuple[OperatingPoint | None, str | None]:
+    """The threshold that a model that is applied carries along, or why it carries none that holds here."""
+    if not run.applies_a_model:
+        return None, None
+    stored = StoredPoint.load(run.model.operating_point)
+    if stored is None:
+        return None, "the model carries no threshold, and no healthy scan of this cohort sets one"
+    unfit = stored.unfit_because(run.config.evaluation, _fitted(run))
+    return (None, f"the threshold that the model carries does not hold: {unfit}") if unfit else (stored.point, None)
+
+
+def _fitted(run: Run) -> str:
+    """Which fit of the detectors the maps come from."""
+    record = StageRecord.read(run.model.record("fit"))
+    return record.identity if record else ""
+
+
+def load_scores(run: Run) -> CohortScores:
     """The cohort's figures, from the counts that the stage score left."""
+    out, config = run.out, run.config
     record = StageRecord.read(out.record("score"))
     if record is None:
         raise UserError(f"{out.root}: holds no scores. Run the stage score first.")
     subjects = [SubjectScores.load(out.subject_scores(key)) for key in record.done]
-    return score_cohort(subjects, config.evaluation, seed=config.seed)
+    return score_cohort(subjects, config.evaluation, seed=config.seed, point=_model_point(run)[0])
 
 
-def figures_in_words(out: OutputFolder) -> list[str]:
+def figures_in_words(scores: CohortScores) -> list[str]:
     """The main figures, a line each, for the end of a run."""
-    scores = load_scores(out, load_config(out.config))
     width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
     lines = [f"figures ({scores.space} space, inside the {scores.mask})"]
     for name in _HEADLINES:
-        estimate = scores.estimates[name]
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
-        if estimate.value is None:
-            text = f"not defined: {estimate.reason_undefined}"
-        elif estimate.ci_low is None:
-            text = f"{estimate.value:.3g}  (too few subjects for an interval)"
-        else:
-            text = f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g} in 95 % of redrawn cohorts)"
-        lines.append(f"  {label:<{width}}  {text}")
+        lines.append(f"  {label:<{width}}  {in_words(scores.estimates[name], scores.settings.confidence)}")
     return lines
+
+
+def in_words(estimate: Estimate, confidence: float) -> str:
+    """A number with its interval, or why there is none."""
+    if estimate.value is None:
+        return f"not defined: {estimate.reason_undefined}"
+    if estimate.ci_low is None:
+        return f"{estimate.value:.3g}  (too few subjects for an interval)"
+    share = f"{100 * confidence:g} %"
+    return f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g} in {share} of redrawn cohorts)"
 
 
 def write_cohort_report(run: Run, role: Mapping[str, str]) -> None:
@@ -108,7 +139,7 @@ def write_cohort_report(run: Run, role: Mapping[str, str]) -> None:
     trained = {name: StageRecord.read(run.model.record(name)) for name in STAGE_TITLES} | {
         name: record for name, record in records.items() if record is not None
     }
-    scores = load_scores(run.out, run.config)
+    scores = load_scores(run)
     done = [record for record in trained.values() if record is not None]
     models = run.config.models
     write_report(

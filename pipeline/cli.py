@@ -30,6 +30,8 @@ examples:
   voxout run cohort.csv out              scans in, report out (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
+  voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
+  voxout compare scores other-scores --out differences
 
 exit codes: 0 done; 1 a bug in voxout; 2 something to mend in the call or the data; 3 done, but some subjects
 failed (failures.csv names each, with its reason)
@@ -68,10 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run, stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
-        _add_cohort(stage)
+        _add_cohort(stage, needed=name != "score")
+        if name == "score":
+            _add_maps(stage)
+            continue
         if name in ("prepare", "map"):
             stage.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects; the others later")
         stage.set_defaults(command=_run, stages=(name,), model=None)
+    compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
+    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders that `voxout score` wrote")
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
+    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    compare.set_defaults(command=_compare)
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument("model", type=Path, metavar="MODEL", help="folder of the earlier run")
     _add_cohort(apply)
@@ -83,10 +93,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cohort(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cohort", type=Path, metavar="COHORT", help="manifest (CSV) or BIDS folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
+def _add_cohort(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    number = None if needed else "?"
+    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help="manifest (CSV) or BIDS folder")
+    parser.add_argument("out", type=Path, nargs=number, metavar="OUT", help="folder for everything that is made")
     _add_shared(parser)
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Score the maps of a run (COHORT OUT), or anybody's maps (--maps, --masks, --out). Files of one subject are "
+        "matched by id: the begin of BIDS names (sub-01_...), otherwise the whole name without its suffix; or write "
+        "a path in which {id} stands for the id, as in --maps 'maps/{id}_map.nii.gz'."
+    )
+    maps = parser.add_argument_group("anybody's maps")
+    maps.add_argument("--maps", metavar="DIR", help="anomaly maps (NIfTI), higher = more anomalous")
+    maps.add_argument("--masks", metavar="DIR", help="lesion masks, on the grids of the maps")
+    maps.add_argument("--brain-masks", metavar="DIR", help="what counts; without them every voxel of the image does")
+    maps.add_argument("--cohort", dest="people", type=Path, metavar="CSV", help="subject_id, group, site, age")
+    maps.add_argument(
+        "--healthy", nargs="+", default=[], metavar="ID", help="healthy subjects, as ids or 'patterns*': they set the "
+        "threshold and need no mask",
+    )  # fmt: skip
+    maps.add_argument("--out", dest="scores", type=Path, metavar="DIR", help="folder for the scores")
+    parser.set_defaults(command=_score)
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +143,74 @@ def _run(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
 
     return _work(options, options.stages, saved=OutputFolder(options.out).config)
+
+
+def _score(options: argparse.Namespace) -> int:
+    """The stage of a run, or anybody's maps."""
+    named = {"--maps": options.maps, "--masks": options.masks, "--out": options.scores}
+    alone = {"--brain-masks": options.brain_masks, "--cohort": options.people, "--healthy": options.healthy}
+    given = [name for name, value in (named | alone).items() if value]
+    if not given and options.cohort is not None and options.out is not None:
+        return _run(options)
+    missing = [name for name, value in named.items() if not value]
+    if options.cohort is not None or missing:
+        found = ", ".join(given + [str(path) for path in (options.cohort, options.out) if path]) or "nothing"
+        raise UserError(
+            f"score: found {found}, expected either COHORT and OUT (a run's own maps) or --maps, --masks and --out "
+            "(anybody's). See `voxout score --help`."
+        )
+    return _score_maps(options)
+
+
+def _score_maps(options: argparse.Namespace) -> int:
+    from .assessment import figures_in_words
+    from .config import load_config
+    from .map_scoring import MapFolders, match_subjects, score_folders
+    from .run import sole_user
+
+    config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
+    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
+    console = _console(options, None)
+    if options.dry_run:
+        subjects, notes = match_subjects(folders)
+        console.say("\n".join([f"would score {len(subjects)} subjects", *notes]))
+        return DONE
+    _make_folder(options.scores)
+    with sole_user(options.scores):
+        scores, failures = score_folders(folders, config.evaluation, options.scores, console, seed=config.seed)
+    for line in figures_in_words(scores):
+        console.say(line, level=-1)
+    sick, healthy = (sum(getattr(s, name) for s in scores.subjects) for name in ("has_lesions", "is_healthy"))
+    total = len(scores.subjects) + len(failures)
+    told = f"scored {len(scores.subjects)} of {total} subjects, {sick} with lesions, {healthy} healthy"
+    console.say(f"{told}: {options.scores / 'scores.json'}", level=-1)
+    if failures:
+        console.warn(f"{len(failures)} subject(s) left out of all figures; {options.scores / 'failures.csv'} says why.")
+    return SOME_FAILED if failures else DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ..evaluation.compare import compare, write_comparison
+    from ..evaluation.metric_words import METRICS, is_oracle
+    from ..evaluation.score_folder import ScoreFolder
+    from .assessment import in_words
+
+    comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
+    _make_folder(options.out)
+    write_comparison(options.out, comparison)
+    pair = None
+    for d in comparison.differences:
+        if pair != (d.first, d.second):
+            pair = d.first, d.second
+            print(f"{d.second} less {d.first}, on {len(comparison.subjects)} subjects")
+        label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
+        print(f"  {label}: {in_words(d.difference, comparison.settings.confidence)}")
+    print(f"all figures: {options.out / 'compare.csv'}")
+    if comparison.not_compared:
+        names = ", ".join(comparison.not_compared)
+        print(f"voxout: {len(comparison.not_compared)} subject(s) not scored by all: {names}", file=sys.stderr)
+        return SOME_FAILED
+    return DONE
 
 
 def _apply(options: argparse.Namespace) -> int:
@@ -190,9 +288,9 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
 
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
-        from .assessment import figures_in_words
+        from .assessment import figures_in_words, load_scores
 
-        for line in figures_in_words(run.out):
+        for line in figures_in_words(load_scores(run)):
             run.console.say(line, level=-1)
         run.console.say(f"report: {run.out.report}", level=-1)
     if failures:
@@ -212,12 +310,12 @@ def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[s
     return frozenset(r.key for r in records)
 
 
-def _console(options: argparse.Namespace, out: Path):
+def _console(options: argparse.Namespace, out: Path | None):
     from ..data_manifests.derivatives import OutputFolder
     from .console import Console
 
     log = None
-    if not options.dry_run:
+    if out is not None and not options.dry_run:
         _make_folder(out)
         log = OutputFolder(out).log
     return Console(log, verbosity=-1 if options.quiet else int(options.verbose))

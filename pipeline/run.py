@@ -145,7 +145,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
                 )
                 raise
             finally:
-                _write_failures(run.out.failures, all_failures(run.out))
+                write_failures(run.out.failures, all_failures(run.out))
     return () if dry_run else all_failures(run.out)
 
 
@@ -255,7 +255,8 @@ def _unfinished(path: Path) -> Any:
         return None
 
 
-def _write_failures(path: Path, failures: Collection[Failure]) -> None:
+def write_failures(path: Path, failures: Collection[Failure]) -> None:
+    """Write ``failures.csv``; delete it where nobody failed."""
     if not failures:
         path.unlink(missing_ok=True)
         return

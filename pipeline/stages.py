@@ -177,6 +177,8 @@ def _score_inputs(run: Run) -> dict[str, Any]:
         record = StageRecord.read(run.out.map_record(subject))
         about = [subject.group, subject.site, subject.age, subject.sex, _files(subject), record and record.identity]
         identities[f"map and truth of {subject.key}"] = fingerprint(about)
+    if run.applies_a_model:
+        identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
     return identities | _settings(run, "evaluation", "seed")
 
 

@@ -113,16 +113,23 @@ def test_the_other_mistakes_of_a_user():
 
 def test_saved_and_loaded_scores_are_the_same(tmp_path):
     scores = score_map("sub-01", *scan(), None, SETTINGS)
-    back = SubjectScores.load(scores.save(tmp_path / "ä b" / "sub-01.npz"))
+    path = tmp_path / "ä b" / "sub-01.npz"
+    saved = scores.save(path)
+    back = SubjectScores.load(path)
+    assert saved.curves == back.curves == path, "the arrays stay in the file"
     assert back.lesions == scores.lesions and back.key == scores.key and back.group == scores.group
     assert back.auroc == scores.auroc and back.best_dice == scores.best_dice
     np.testing.assert_array_equal(back.clusters.thresholds, scores.clusters.thresholds)
     np.testing.assert_array_equal(back.histogram.healthy_scores, scores.histogram.healthy_scores)
-    assert list((tmp_path / "ä b").iterdir()) == [tmp_path / "ä b" / "sub-01.npz"]
+    for part in ("histogram", "clusters", "overlaps"):
+        for name, values in vars(getattr(scores, part)).items():
+            np.testing.assert_array_equal(getattr(getattr(back, part), name), values)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    path = score_map("sub-01", *scan(), None, SETTINGS).save(tmp_path / "sub-01.npz")
+    path = tmp_path / "sub-01.npz"
+    score_map("sub-01", *scan(), None, SETTINGS).save(path)
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(UserError, match=r"sub-01.npz: not readable as the scores of a subject"):
         SubjectScores.load(path)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from voxout.evaluation.score_cohort import score_cohort
-from voxout.evaluation.tables import write_scores
+from voxout.evaluation.tables import FIELDS, write_scores
 
 from .test_score_cohort import SETTINGS, make
 
@@ -24,6 +24,7 @@ def test_scores_json(written):
     scores, path = written
     content = json.loads(path.read_text())
     about = content.pop("about")
+    assert all(set(row) == {"by", "stratum", "metric", *FIELDS} for row in content.pop("strata"))
     assert about["mask"] == "brain mask" and about["space"] == "native"
     assert (about["subjects"], about["healthy_subjects"], about["subjects_with_lesions"]) == (7, 3, 3)
     assert about["subjects_without_truth"] == ["sub-40"]
@@ -52,4 +53,4 @@ def test_lesions_csv_has_a_row_for_every_lesion(written):
 def test_a_cohort_without_lesions_writes_headings(tmp_path):
     write_scores(tmp_path, score_cohort([make(n, healthy=True)[0] for n in range(3)], SETTINGS))
     assert (tmp_path / "lesions.csv").read_text().startswith("subject,lesion,volume_mm3")
-    assert {p.name for p in tmp_path.iterdir()} == {"scores.json", "scores.csv", "lesions.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"scores.json", "scores.csv", "lesions.csv", "strata.csv"}

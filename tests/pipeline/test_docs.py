@@ -4,12 +4,16 @@ import re
 from pathlib import Path
 
 from pydantic import BaseModel
+from voxout.evaluation.metric_words import METRICS
+from voxout.evaluation.score_cohort import ORACLES
+from voxout.evaluation.tables import FIELDS
 from voxout.pipeline.config import Config, preset_names
 from voxout.pipeline.records import flat_settings
 from voxout.pipeline.titles import STAGE_TITLES
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+SCORES = (ROOT / "docs" / "scores.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -44,6 +48,15 @@ def test_every_preset_is_documented():
 
 def test_the_readme_names_what_exists():
     for command in re.findall(r"^voxout (\w+)", README, flags=re.MULTILINE):
-        assert command in (*STAGE_TITLES, "run", "apply", "demo")
+        assert command in (*STAGE_TITLES, "run", "apply", "compare", "demo")
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_figure_of_scores_json_is_documented():
+    keys = re.findall(r"^\| (`[^|]*`) \| [^|]* \| [^|]* \|$", SCORES.split("## scores.json")[1], flags=re.MULTILINE)
+    documented = [name for cell in keys for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(documented) == sorted(METRICS)
+    assert all(f'"{field}"' in SCORES for field in FIELDS)
+    for name in ORACLES:
+        assert f"| `{name}` | **oracle**" in SCORES

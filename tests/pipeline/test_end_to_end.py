@@ -214,6 +214,12 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     for path in maps:
         assert filecmp.cmp(finished[0] / path.relative_to(tmp_path / "out"), path, shallow=False)
     assert "sub-control001: the model was trained on this very scan" in result.stdout
+    # Nobody of the new cohort is healthy: the threshold is the one that travels with the model.
+    first, new = (json.loads((out / "scores" / "scores.json").read_text()) for out in (finished[0], tmp_path / "out"))
+    assert new["about"]["threshold_from"] == "the model's own healthy scans"
+    assert new["healthy_threshold"] == first["healthy_threshold"]
+    assert new["dice_at_healthy_threshold"]["value"] is not None
+    assert not (tmp_path / "out" / "records" / "operating_point.json").exists()
 
 
 def test_apply_refuses_other_settings_than_the_models(model, new_cohort, tmp_path):
@@ -230,6 +236,20 @@ def test_apply_refuses_a_model_whose_encoder_is_not_that_of_its_detectors(model,
     result = _apply(tmp_path / "model", new_cohort, tmp_path / "out")
     assert result.returncode == 2
     assert "the encoder was trained again after fit" in result.stderr
+
+
+def test_apply_says_why_a_model_brings_no_threshold(model, new_cohort, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    out = tmp_path / "out"
+    result = _apply(tmp_path / "model", new_cohort, out, "--set", "evaluation.false_clusters=3")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "does not hold: it was set with evaluation.false_clusters 1.0, now 3.0" in result.stdout
+    scores = json.loads((out / "scores" / "scores.json").read_text())
+    assert scores["healthy_threshold"]["reason_undefined"].startswith("no healthy scan was scored")
+    (tmp_path / "model" / "records" / "operating_point.json").unlink()
+    result = _apply(tmp_path / "model", new_cohort, out)
+    assert "the model carries no threshold" in result.stdout
+    assert "score: score the maps against the lesion masks (because" in result.stdout
 
 
 def test_apply_refuses_a_model_with_a_part_missing(model, new_cohort, tmp_path):

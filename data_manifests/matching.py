@@ -1,0 +1,88 @@
+"""Which file of a folder is whose: anybody's maps and masks, matched by the subject's id."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+
+_SUFFIXES = (".nii.gz", ".nii", ".mgz")
+_BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?=[_.])")
+
+
+@dataclass(frozen=True)
+class IdFile:
+    """A file and the id that its name holds, as it stands there."""
+
+    name: str
+    path: Path
+
+
+def identity(name: str) -> str:
+    """What two names of one subject have in common: no ``sub-``, and one way to write an accent."""
+    return unicodedata.normalize("NFC", name).removeprefix("sub-")
+
+
+def files_by_id(where: str, option: str) -> dict[str, IdFile]:
+    """The images of a folder by the identity of their subject.
+
+    Parameters
+    ----------
+    where : str
+        A folder, searched with all folders below it: a name that begins as BIDS names do (``sub-01_...``,
+        ``sub-01_ses-2_...``) holds its id there, any other name up to its suffix (.nii, .nii.gz, .mgz) is an id. Or
+        a path in which ``{id}`` stands for the id and ``*`` for anything: ``maps/{id}/anat/{id}_*_map.nii.gz``.
+    option : str
+        What the user calls it, for the sentences: ``--maps``.
+
+    Raises
+    ------
+    UserError
+        No such folder; no image there; two files of one id.
+    """
+    pattern = None
+    root = Path(where).expanduser()
+    if "{id}" in where:
+        parts = root.parts
+        fixed = next(i for i, part in enumerate(parts) if "{id}" in part or "*" in part)
+        root, pattern = Path(*parts[:fixed]), _regex("/".join(parts[fixed:]))
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "no such folder"
+        raise UserError(f"{option} {where}: {what}, expected a folder, or a path with {{id}} in it. Check the path.")
+    found: dict[str, list[IdFile]] = {}
+    for path in sorted(root.rglob("*")):
+        name = _id_of(path, root, pattern)
+        if name and not path.name.startswith(".") and path.is_file():
+            found.setdefault(identity(name), []).append(IdFile(unicodedata.normalize("NFC", name), path))
+    if not found:
+        wanted = "a file that fits" if pattern else f"an image ({', '.join(_SUFFIXES)})"
+        raise UserError(f"{option} {where}: found no file, expected {wanted}. Check the path.")
+    twice = {name: files for name, files in found.items() if len(files) > 1}
+    if twice:
+        raise UserError(
+            [
+                f"{option} {where}: {files[0].name} matches {len(files)} files "
+                f"({' and '.join(str(file.path.relative_to(root)) for file in files[:2])}), expected one. "
+                "Say which by a path with {id} in it, as in 'maps/{id}_map.nii.gz'."
+                for files in twice.values()
+            ]
+        )
+    return {name: files[0] for name, files in found.items()}
+
+
+def _id_of(path: Path, root: Path, pattern: re.Pattern[str] | None) -> str | None:
+    if pattern is not None:
+        match = pattern.fullmatch(unicodedata.normalize("NFC", path.relative_to(root).as_posix()))
+        return match["id"] if match else None
+    suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), None)
+    if suffix is None:
+        return None
+    bids = _BIDS.match(path.name)
+    return bids[1] if bids else path.name[: -len(suffix)]
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    text = re.escape(unicodedata.normalize("NFC", pattern)).replace(r"\*", "[^/]*")
+    first, *others = text.split(r"\{id\}")
+    return re.compile(first + "(?P<id>[^/]+)" + "(?P=id)".join(others))

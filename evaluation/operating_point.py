@@ -1,0 +1,155 @@
+"""The threshold that a reader of new scans can use: set on healthy scans alone, before any lesion is seen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from .intervals import Measure
+from .lesion_metrics import operating_threshold
+from .settings import EvaluationSettings
+
+NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
+NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
+FORMAT = "voxout operating point 1"
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingPoint:
+    """The lowest threshold with at most so many false clusters in a healthy brain, and how sure it is.
+
+    Attributes
+    ----------
+    threshold : float
+        NaN where nothing sets one.
+    draws : ndarray of float32, (draws,)
+        The threshold that each bootstrap draw of healthy subjects sets; NaN where it sets none.
+    without : ndarray of float32, (H,)
+        The threshold that the healthy scans of this cohort set without each in turn; NaN for a single one. With a
+        threshold from elsewhere, that one for each.
+    n_healthy : int
+        Scans that set it.
+    origin : str
+        Whose scans they are, in words.
+    """
+
+    threshold: float
+    draws: np.ndarray
+    without: np.ndarray
+    n_healthy: int
+    origin: str = "the healthy scans of this cohort"
+
+    @classmethod
+    def set_on(cls, births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray) -> "OperatingPoint":
+        """Set it on healthy scans.
+
+        Parameters
+        ----------
+        births : sequence of H ndarray
+            `ClusterCurve.false_births` of each.
+        false_clusters : float
+            Allowed in a healthy brain, on average.
+        weights : ndarray, (1 + draws, H)
+            Bootstrap draws of these scans; the first row is each once.
+        """
+        if not births:
+            nothing = np.full(len(weights) - 1, np.nan, np.float32)
+            return cls(np.nan, nothing, np.zeros(0, np.float32), 0)
+        thresholds = operating_threshold(births, false_clusters, weights)
+        without = np.full(1, np.nan, np.float32)
+        if len(births) > 1:
+            without = operating_threshold(births, false_clusters, 1 - np.eye(len(births)))
+        return cls(float(thresholds[0]), thresholds[1:], without, len(births))
+
+    @property
+    def why_none(self) -> str:
+        return NO_LIMIT if self.n_healthy else NO_HEALTHY
+
+    @property
+    def measure(self) -> Measure:
+        draws = self.draws.astype(np.float64)
+        return Measure(self.threshold, draws, self.n_healthy, self.n_healthy, self.why_none)
+
+    def thresholds(self, draws: int) -> np.ndarray:
+        """The operating point and what it is in each of so many draws: ndarray of float32, (1 + draws,)."""
+        own = np.resize(self.draws, draws) if len(self.draws) else np.full(draws, self.threshold, np.float32)
+        return np.append(np.float32(self.threshold), own).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """An operating point as a model carries it along, for cohorts without healthy scans.
+
+    Attributes
+    ----------
+    threshold : float
+    draws : tuple of float
+        What bootstrap draws of the healthy subjects make of it: its uncertainty.
+    n_healthy : int
+    settings : mapping
+        The settings it rests on: `false_clusters`, `smallest_cluster_mm3` and `space`.
+    model : str
+        The identity of the model whose maps it was set on.
+    """
+
+    threshold: float
+    draws: tuple[float, ...]
+    n_healthy: int
+    settings: dict[str, object]
+    model: str
+
+    @classmethod
+    def of(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
+        draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
+        return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model)
+
+    def save(self, path: Path) -> None:
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self) | {"format": FORMAT}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "StoredPoint | None":
+        """The stored point; None where there is none.
+
+        Raises
+        ------
+        UserError
+            A file that is damaged.
+        """
+        try:
+            values = json.loads(path.read_text())
+            if values.pop("format") != FORMAT:
+                raise KeyError("format")
+            return cls(**values | {"draws": tuple(values["draws"])})
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path.name}: not readable as an operating point ({type(error).__name__}). "
+                "Run the stage score of the model's own cohort again."
+            ) from error
+
+    def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
+        """Why it does not hold for maps of this model under these settings; None where it does."""
+        if self.model != model:
+            return "it was set on maps of an earlier fit of the model"
+        wanted = _resting_on(settings)
+        for name, value in self.settings.items():
+            if value != wanted.get(name):
+                return f"it was set with evaluation.{name} {value}, now {wanted.get(name)}"
+        return None
+
+    @property
+    def point(self) -> OperatingPoint:
+        draws = np.array(self.draws, dtype=np.float32)
+        return OperatingPoint(
+            self.threshold, draws, np.zeros(0, np.float32), self.n_healthy, "the model's own healthy scans"
+        )
+
+
+def _resting_on(settings: EvaluationSettings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in ("false_clusters", "smallest_cluster_mm3", "space")}
