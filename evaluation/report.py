@@ -1,21 +1,19 @@
 """One HTML file for a cohort: opens from disk, asks no network, and holds all its pictures.
 
-The style and the script are part of the page, and a content-security policy with their hashes forbids everything
-else, so that the file may lie on any share. Images of the subjects are asked for one after the other: however large
-the cohort, one subject's volumes are in memory at a time.
+Images of the subjects are asked for one after the other: however large the cohort, one subject's volumes are in
+memory at a time.
 """
 
 from collections.abc import Callable, Iterable
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 from PIL import UnidentifiedImageError
 
-from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from . import report_parts as parts
-from .mosaic import colour_bar, webp
+from .colour_scale import colour_bar
+from .mosaic import subject_mosaic
+from .page import picture_file_uri, picture_uri, write_page
 from .report_inputs import (
     CohortReport,
     ReportSubject,
@@ -74,41 +72,29 @@ def write_report(
     pictures: dict[str, tuple[str, str]] = {}
     for subject in progress(shown) if progress else shown:
         try:
-            pictures[subject.key] = parts.mosaic_uri(subject, scale, mosaic_bytes)
+            assert subject.images is not None and scale is not None
+            picture, alt = subject_mosaic(parts.head_of(subject.images(), scale))
+            pictures[subject.key] = picture_uri(picture, mosaic_bytes), f"{subject.key}: {alt}."
         except UserError as error:
             warnings.append(f"No picture of {subject.key}: {error}")
     quality: dict[str, str] = {}
     for subject in with_quality:
         try:
-            quality[subject.key] = parts.picture_uri(subject.quality_picture, quality_bytes)
+            assert subject.quality_picture is not None
+            quality[subject.key] = picture_file_uri(subject.quality_picture, quality_bytes)
         except (OSError, UnidentifiedImageError):
             warnings.append(f"{subject.key}: its quality picture is missing or damaged.")
     scored = [s for s in report.subjects if s.scores is not None]
     warnings += parts.coverage_warnings([s.scores for s in scored if s.scores is not None])
 
-    templates = resources.files(__package__ or "voxout.evaluation") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "number": parts.number_text,
-        "seconds": parts.duration_text,
-        "estimate": parts.estimate_text,
-    }
-    style = (templates / "report.css").read_text(encoding="utf-8")
-    script = (templates / "report.js").read_text(encoding="utf-8")
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
     typical, typical_words = parts.typical_patient([s for s in shown if s.key in pictures]) or (None, "")
-    page = environment.get_template("report.html").render(
+    return write_page(
+        path,
+        "report.html",
+        styles=("report.css",),
+        scripts=("report.js", "cohort.js"),
         report=report,
-        style=style,
-        script=script,
-        style_hash=parts.csp_hash(style),
-        script_hash=parts.csp_hash(script),
         headlines=parts.headlines(report.scores),
         metrics=parts.metric_rows(report.scores),
         plots=[parts.embedded(plot) for plot in plots],
@@ -123,9 +109,6 @@ def write_report(
         with_quality=[s for s in with_quality if s.key in quality],
         warnings=warnings,
         scale=scale,
-        bar=parts.data_uri(webp(colour_bar(scale), 10_000), "image/webp") if scale else None,
+        bar=picture_uri(colour_bar(scale), 10_000) if scale else None,
         counts=parts.cohort_counts(report),
     )
-    with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path

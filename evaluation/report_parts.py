@@ -1,21 +1,19 @@
 """The parts of a report's page: rows, cards, plots, pictures and how numbers are written."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from . import figures
+from .colour_scale import ColourScale
 from .intervals import Estimate
 from .metric_words import METRICS, is_oracle
-from .mosaic import ColourScale, subject_mosaic, webp
-from .report_inputs import CohortReport, ReportSubject, TrainingCurve
+from .page import number_text, plot_uris
+from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
 from .score_cohort import CohortScores, SubjectRow
 from .score_subject import SubjectScores
+from .slices import Head
 
 HEADLINES = ("auroc", "average_precision", "lesion_sensitivity", "dice_at_healthy_threshold")
 
@@ -80,10 +78,9 @@ def colour_scale_of(report: CohortReport) -> ColourScale | None:
     return ColourScale.of_maps(samples) if samples else None
 
 
-def mosaic_uri(subject: ReportSubject, scale: ColourScale | None, most_bytes: int) -> tuple[str, str]:
-    assert subject.images is not None and scale is not None
-    images = subject.images()
-    picture, alt = subject_mosaic(
+def head_of(images: SubjectImages, scale: ColourScale) -> Head:
+    """What is drawn of a subject."""
+    return Head.of(
         images.scan,
         images.map,
         scale,
@@ -91,15 +88,6 @@ def mosaic_uri(subject: ReportSubject, scale: ColourScale | None, most_bytes: in
         covered=images.covered,
         lesion_mask=images.lesion_mask,
     )
-    return data_uri(webp(picture, most_bytes), "image/webp"), f"{subject.key}: {alt}."
-
-
-def picture_uri(path: Path | None, most_bytes: int) -> str:
-    assert path is not None
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        image.thumbnail((1100, 1100))
-        return data_uri(webp(np.asarray(image), most_bytes), "image/webp")
 
 
 def coverage_warnings(scored: Sequence[SubjectScores]) -> list[str]:
@@ -196,41 +184,4 @@ class EmbeddedPlot:
 
 
 def embedded(plot: figures.Plot) -> EmbeddedPlot:
-    light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (figures.LIGHT, figures.DARK))
-    return EmbeddedPlot(plot.name, plot.title, plot.alt, light, dark)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def csp_hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def number_text(value: float | int | None) -> str:
-    """At most three telling digits, without powers of ten where a reader can do without."""
-    if value is None:
-        return "–"
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
-        return f"{int(value):,}".replace(",", " ")
-    if abs(value) >= 100:
-        return f"{value:,.0f}".replace(",", " ")
-    if abs(value) >= 1:
-        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"
-
-
-def estimate_text(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    if estimate.ci_low is None:
-        return number_text(estimate.value)
-    return f"{number_text(estimate.value)} ({number_text(estimate.ci_low)} to {number_text(estimate.ci_high)})"
-
-
-def duration_text(value: float) -> str:
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return EmbeddedPlot(plot.name, plot.title, plot.alt, *plot_uris(plot))

@@ -129,7 +129,7 @@ def score_cohort(
     if any(s.lesions for s in known):
         froc = froc_curve([s.clusters for s in known], [s.found_at for s in known])
     estimates["froc_score"] = _froc_estimate(known, froc, weights, settings)
-    rows = tuple(_row(subject, thresholds.point) for subject in subjects)
+    rows = tuple(subject_row(subject, thresholds.point) for subject in subjects)
     return CohortScores(
         estimates, thresholds.point, subjects, rows, counts, froc, settings, space or settings.space, mask
     )
@@ -299,7 +299,8 @@ def _froc_estimate(
     return estimate.with_interval(draws, settings.confidence, subjects=with_lesions)
 
 
-def _row(subject: SubjectScores, threshold: float | None) -> SubjectRow:
+def subject_row(subject: SubjectScores, threshold: float | None) -> SubjectRow:
+    """One subject's figures at an operating point."""
     if threshold is None:
         return SubjectRow(subject.key, None, None, None, None, None)
     known = subject.truth_known

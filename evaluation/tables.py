@@ -44,10 +44,10 @@ def write_scores(folder: Path, scores: CohortScores) -> Path:
     path = folder / "scores.json"
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _write_table(
+    write_table(
         folder / "scores.csv", [_subject_line(s, row) for s, row in zip(scores.subjects, scores.rows, strict=True)]
     )
-    _write_table(
+    write_table(
         folder / "lesions.csv",
         [_lesion_line(s, number, scores.threshold) for s in scores.subjects for number in range(len(s.lesions))],
         columns=_LESION_COLUMNS,
@@ -90,7 +90,8 @@ def _lesion_line(subject: SubjectScores, number: int, threshold: float | None) -
     return dict(zip(_LESION_COLUMNS, values, strict=True))
 
 
-def _write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+def write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+    """Write a CSV file, whole or not at all; its columns are the keys of the first line where they are not named."""
     columns = tuple(columns or lines[0])
     with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -10,7 +10,7 @@ from ..data_manifests.splits import split_controls
 from ..data_manifests.subject import SubjectRecord
 from . import tasks
 from .config import save_config
-from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, write_json
+from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, versions, write_json
 from .run import Run, Stage, Work, all_failures
 
 
@@ -195,10 +195,32 @@ def _report_inputs(run: Run) -> dict[str, Any]:
 
 
 def _report(run: Run) -> Work:
-    from .assessment import write_cohort_report
+    from .assessment import load_scores, write_cohort_report
+    from .pages import Shared
 
-    write_cohort_report(run, _roles(run))
-    return Work(outputs=[run.out.report.parent], summary=f"open {run.out.report} in a browser")
+    scores, roles = load_scores(run.out, run.config), _roles(run)
+    pages = _page_inputs(run)
+    # A page of somebody who is no longer scored must not pass for this run's.
+    wanted = {run.out.subject_page(run.manifest[key]).stem for key in pages}
+    for file in run.out.subject_pages.glob("*"):
+        if file.stem.removesuffix("_clusters") not in wanted:
+            file.unlink()
+    shared = Shared.of(scores, roles, versions())
+    work = tasks.work_by_subject(
+        run, "report", tasks.write_page, pages, run.out.page_record, run.config, run.out, shared, all_may_fail=True
+    )
+    write_cohort_report(run, scores, roles, work.failed)
+    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
+    return replace(work, outputs=[run.out.report.parent], summary=summary)
+
+
+def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
+    score, roles = _record(run, "score"), _roles(run)
+    maps = {key: StageRecord.read(run.out.map_record(run.manifest[key])) for key in score.done}
+    return {
+        key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
+        for key, record in maps.items()
+    }
 
 
 # -- what several stages ask -----------------------------------------------------------------------------------------
@@ -257,7 +279,14 @@ STAGES: dict[str, Stage] = {
         Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
         Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
         Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
-        Stage("report", _report_inputs, _report, lambda run: [run.out.report.parent], needs=("map", "score")),
+        Stage(
+            "report",
+            _report_inputs,
+            _report,
+            lambda run: [run.out.report_figures, run.out.report_tables],
+            needs=("map", "score"),
+            tries_again=True,
+        ),
     )
 }
 

@@ -12,6 +12,7 @@ from PIL import Image
 from voxout.data_manifests.errors import Failure, SubjectError
 from voxout.data_manifests.volume import Volume
 from voxout.evaluation.metric_words import METRICS
+from voxout.evaluation.page import duration_text, number_text
 from voxout.evaluation.report import (
     CohortReport,
     ReportSubject,
@@ -20,7 +21,6 @@ from voxout.evaluation.report import (
     TrainingCurve,
     write_report,
 )
-from voxout.evaluation.report_parts import duration_text, number_text
 from voxout.evaluation.score_cohort import score_cohort
 from voxout.evaluation.score_subject import score_map
 
