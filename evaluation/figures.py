@@ -6,7 +6,8 @@ Colours are those of Okabe and Ito, which readers with any colour vision can tel
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..data_manifests.terms import Group
 from . import voxel_metrics as vm
+from .curves import Curve
+from .intervals import Estimate
 from .score_cohort import CohortScores
 
 MOST_POINTS = 400
 """A line on the page has no more points than it has pixels."""
+MOST_SITES = 12
 _WEB_FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -64,7 +69,9 @@ class Plot:
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             stream = io.BytesIO()
             self._figure(theme).savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return stream.getvalue().replace(b"'DejaVu Sans'", _WEB_FONTS.encode())
+        # A hundredth of a point is more than a screen shows. Words stand between tags and stay whole.
+        short = re.sub(rb"<[^>]+>", lambda tag: re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0]), stream.getvalue())
+        return short.replace(b"'DejaVu Sans'", _WEB_FONTS.encode())
 
     def save(self, folder: Path) -> None:
         """Write ``<name>.svg`` and ``<name>.png`` for a paper, on white."""
@@ -102,48 +109,67 @@ class Plot:
 _DATE = {"svg": "Date", "png": "Creation Time"}
 
 
-def roc_plot(scores: CohortScores) -> Plot:
+def roc_plot(scores: CohortScores, curve: Curve) -> Plot:
     """ROC curve of all voxels pooled."""
-    fpr, tpr = _thinned(*vm.roc_curve(scores.counts))
-    value = scores.estimates["auroc"].value
+    fpr, tpr = _thinned(curve.x, curve.y)
+    estimate = scores.estimates["auroc"]
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.axvspan(0, 0.3, color=theme.blue, alpha=0.08, linewidth=0, label="FPR up to 0.3")
+        axes.axvspan(0, 0.3, color=theme.blue, alpha=0.06, linewidth=0, label="FPR up to 0.3")
         axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
-        axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {value:.3f}")
+        _band(axes, theme, curve)
+        axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {estimate.value:.3f}")
         axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="lower right")
 
-    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {value:.3f}.", draw)
+    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {_told(estimate)}.", draw)
 
 
-def precision_recall_plot(scores: CohortScores) -> Plot:
+def precision_recall_plot(scores: CohortScores, curve: Curve) -> Plot:
     """Precision against recall of all voxels pooled."""
-    recall, precision = _thinned(*vm.precision_recall_curve(scores.counts))
-    value, chance = scores.estimates["average_precision"].value, float(vm.prevalence(scores.counts))
+    recall, precision = _thinned(curve.x, curve.y)
+    estimate, chance = scores.estimates["average_precision"], float(vm.prevalence(scores.counts))
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"guessing {chance:.2g}")
-        axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {value:.3f}")
+        _band(axes, theme, curve)
+        axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {estimate.value:.3f}")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="upper right")
 
-    alt = f"Precision-recall curve of all voxels pooled; average precision {value:.3f}, prevalence {chance:.2g}."
+    alt = f"Precision-recall curve of all voxels pooled; average precision {_told(estimate)}, prevalence {chance:.2g}."
     return Plot("precision-recall", "Precision and recall", alt, draw)
 
 
-def froc_plot(scores: CohortScores) -> Plot:
+def pro_plot(scores: CohortScores, curve: Curve) -> Plot:
+    """Per-region overlap against the false-positive rate."""
+    shown = curve.x <= 0.3
+    fpr, overlap = _thinned(np.append(curve.x[shown], 0.3), np.append(curve.y[shown], np.interp(0.3, curve.x, curve.y)))
+    estimate = scores.estimates["aupro_fpr30"]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.plot([0, 0.3], [0, 0.3], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+        _band(axes, theme, curve)
+        axes.plot(fpr, overlap, color=theme.blue, linewidth=2, label=f"AUPRO up to 0.3: {estimate.value:.3f}")
+        axes.axvline(0.05, color=theme.orange, linewidth=1.2, linestyle=(0, (4, 3)), label="FPR 0.05")
+        axes.set(xlabel="False-positive rate", ylabel="Mean share of a lesion found", xlim=(0, 0.3), ylim=(0, 1.01))
+        axes.legend(loc="lower right")
+
+    alt = f"Per-region overlap against the false-positive rate up to 0.3; the area under it is {_told(estimate)}."
+    return Plot("pro", "Overlap a lesion (PRO)", alt, draw)
+
+
+def froc_plot(scores: CohortScores, curve: Curve) -> Plot:
     """Share of lesions found against false clusters a subject."""
-    assert scores.froc is not None
-    rates, found = scores.froc
-    shown = rates <= 16
-    rates, found = rates[shown], found[shown]
+    shown = curve.x <= 16
+    rates, found = curve.x[shown], curve.y[shown]
     if len(rates) > MOST_POINTS:
         kept = np.unique(np.geomspace(1, len(rates), MOST_POINTS).astype(int)) - 1
         rates, found = rates[kept], found[kept]
-    score = scores.estimates["froc_score"].value
+    estimate = scores.estimates["froc_score"]
 
     def draw(axes: Axes, theme: Theme) -> None:
+        _band(axes, theme, curve)
         axes.step(np.maximum(rates, 0.08), found, where="post", color=theme.blue, linewidth=2, label="lesions found")
         axes.axvline(
             scores.settings.false_clusters,
@@ -156,8 +182,42 @@ def froc_plot(scores: CohortScores) -> Plot:
         _plain_log_ticks(axes, base=2)
         axes.legend(loc="lower right")
 
-    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {score:.2f}."
+    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {_told(estimate)}."
     return Plot("froc", "Lesions found (FROC)", alt, draw)
+
+
+def group_plot(name: str, title: str, values: Mapping[tuple[str, Group], Sequence[float]], *, y_label: str) -> Plot:
+    """A dot a subject, by site and group, with the median of each.
+
+    Parameters
+    ----------
+    values : mapping from (site, group) to one number a subject
+    """
+    sizes = {site: sum(len(v) for (s, _), v in values.items() if s == site) for site, _ in values}
+    sites = sorted(sorted(sizes), key=lambda site: -sizes[site])[:MOST_SITES]
+    random = np.random.default_rng(0)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        styles = {"control": (theme.green, "o", -0.17), "patient": (theme.blue, "D", 0.17)}
+        named = set()
+        for (site, group), numbers in values.items():
+            if site not in sites:
+                continue
+            colour, marker, shift = styles[group]
+            middle = sites.index(site) + shift
+            places = middle + random.uniform(-0.1, 0.1, len(numbers))
+            label = None if group in named else f"{group}s"
+            named.add(group)
+            axes.scatter(places, numbers, s=20, color=colour, marker=marker, alpha=0.75, linewidths=0, label=label)
+            axes.hlines(np.median(numbers), middle - 0.15, middle + 0.15, color=theme.ink, linewidth=1.6)
+        axes.set_xticks(range(len(sites)), [site if len(site) <= 14 else site[:13] + "…" for site in sites])
+        axes.tick_params(axis="x", rotation=30 if len(sites) > 4 else 0)
+        axes.set(ylabel=y_label, xlim=(-0.5, len(sites) - 0.5))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
+
+    medians = "; ".join(f"{site}, {group}s: {np.median(v):.3g}" for (site, group), v in values.items() if site in sites)
+    left_out = f" {len(sizes) - len(sites)} smaller sites are left out." if len(sizes) > len(sites) else ""
+    return Plot(name, title, f"{y_label}, a dot a subject. Medians: {medians}.{left_out}", draw)
 
 
 def distribution_plot(scores: CohortScores) -> Plot:
@@ -278,6 +338,17 @@ def line_plot(
 
     ends = "; ".join(f"{label} ends at {np.asarray(values)[-1]:.3g}" for label, _, values in lines if len(values))
     return Plot(name, title, f"{title} over training steps. {ends}.", draw)
+
+
+def _band(axes: Axes, theme: Theme, curve: Curve) -> None:
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.at, curve.low, curve.high, color=theme.blue, alpha=0.2, linewidth=0, label="interval")
+
+
+def _told(estimate: Estimate) -> str:
+    if estimate.ci_low is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.ci_low:.3f} to {estimate.ci_high:.3f})"
 
 
 def _plain_log_ticks(axes: Axes, base: int = 10) -> None:

@@ -13,8 +13,15 @@ TILE_HEIGHT_PX = 220
 _CAPTION_PX = 22
 
 
-def subject_mosaic(head: Head, plane: Plane = "axial") -> tuple[np.ndarray, str]:
+def subject_mosaic(head: Head, plane: Plane = "axial", *, scan_row: bool = True) -> tuple[np.ndarray, str]:
     """Draw seven slices of a scan above its map; lesions are outlined in cyan.
+
+    Parameters
+    ----------
+    head : Head
+    plane : {"axial", "coronal", "sagittal"}
+    scan_row : bool
+        Without it only the map over the scan is drawn.
 
     Returns
     -------
@@ -23,9 +30,12 @@ def subject_mosaic(head: Head, plane: Plane = "axial") -> tuple[np.ndarray, str]
         What it shows, in words.
     """
     slices = _slices(head, plane)
-    tiles = [np.concatenate(head.tile(plane, index, TILE_HEIGHT_PX)) for index, _ in slices]
+    pairs = [head.tile(plane, index, TILE_HEIGHT_PX) for index, _ in slices]
+    tiles = [np.concatenate(pair) if scan_row else pair[1] for pair in pairs]
     captions = [f"{_height(head, plane, index)}{why}" for index, why in slices]
-    alt = f"{len(tiles)} {plane} slices, the scan above and the anomaly map over it below"
+    alt = f"{len(tiles)} {plane} slices, " + (
+        "the scan above and the anomaly map over it below" if scan_row else "the anomaly map over the scan"
+    )
     if head.lesion.any():
         alt += "; lesions of the mask are outlined in cyan"
     return _lettered(tiles, (plane,) * len(tiles), captions), alt
@@ -125,7 +135,7 @@ def _lettered(tiles: Sequence[np.ndarray], planes: Sequence[Plane], captions: Se
     for tile, plane, caption in zip(tiles, planes, captions, strict=True):
         width = tile.shape[1]
         draw.text((left + width / 2, picture.shape[0] + 3), caption, font=small, fill=(200, 205, 212), anchor="mt")
-        for top in (0, TILE_HEIGHT_PX):
+        for top in range(0, tile.shape[0], TILE_HEIGHT_PX):
             for edge, side in zip((left, left + width - 18), EDGES[plane], strict=True):
                 # On black, since the scan below may be as bright as the letter.
                 draw.rectangle((edge, top, edge + 18, top + 18), fill=(0, 0, 0))

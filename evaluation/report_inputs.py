@@ -11,6 +11,7 @@ from ..data_manifests.errors import Failure
 from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
 from .colour_scale import ColourScale
+from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
 from .score_subject import SubjectScores
 
@@ -190,6 +191,8 @@ class CohortReport:
     subjects : sequence of ReportSubject
     scores : CohortScores or None
         None when nothing could be scored.
+    runs : sequence of RunScores
+        Other runs or methods, to stand beside this one.
     summary : mapping of str to str
         The few settings that a reader asks for first: template spacing, patch size, nu, ...
     settings_text : str
@@ -202,6 +205,7 @@ class CohortReport:
     created: datetime
     subjects: Sequence[ReportSubject]
     scores: CohortScores | None = None
+    runs: Sequence[RunScores] = ()
     summary: Mapping[str, str] = field(default_factory=dict)
     training: Sequence[TrainingCurve] = ()
     stages: Sequence[StageTime] = ()

@@ -1,16 +1,19 @@
 """The parts of a report's page: rows, cards, plots, pictures and how numbers are written."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import figures
 from .colour_scale import ColourScale
+from .curves import cohort_curves
 from .intervals import Estimate
 from .metric_words import METRICS, is_oracle
 from .page import number_text, plot_uris
 from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
+from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
 from .score_subject import SubjectScores
 from .slices import Head
@@ -38,13 +41,121 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
 
 
-def score_plots(scores: CohortScores) -> list[figures.Plot]:
+def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[figures.Plot]:
+    curves, plots = cohort_curves(scores), []
+    if curves.roc is not None:
+        plots.append(figures.roc_plot(scores, curves.roc))
+    if curves.precision_recall is not None:
+        plots.append(figures.precision_recall_plot(scores, curves.precision_recall))
+    if curves.froc is not None:
+        plots.append(figures.froc_plot(scores, curves.froc))
+    if curves.pro is not None:
+        plots.append(figures.pro_plot(scores, curves.pro))
+    if curves.roc is not None:
+        plots.append(figures.subject_plot(scores))
+    if curves.froc is not None:
+        plots.append(figures.lesion_plot(scores))
+    return [*plots, figures.distribution_plot(scores), *_group_plots(subjects)]
+
+
+def _group_plots(subjects: Sequence[ReportSubject]) -> list[figures.Plot]:
+    """How sites and groups differ: in the scores of healthy tissue they should not."""
+    healthy, found = {}, {}
+    for subject in subjects:
+        scores, place = subject.scores, (subject.site or "no site named", subject.group)
+        if scores is None:
+            continue
+        if scores.truth_known:
+            healthy.setdefault(place, []).append(scores.histogram.healthy_quantile(0.99))
+        if scores.average_precision.value is not None:
+            found.setdefault(place, []).append(scores.average_precision.value)
     plots = []
-    if scores.estimates["auroc"].value is not None:
-        plots += [figures.roc_plot(scores), figures.precision_recall_plot(scores), figures.subject_plot(scores)]
-    if scores.estimates["froc_score"].value is not None:
-        plots += [figures.froc_plot(scores), figures.lesion_plot(scores)]
-    return [*plots, figures.distribution_plot(scores)]
+    if healthy:
+        label = "99th percentile of scores outside lesions"
+        plots.append(figures.group_plot("scores-by-site", "Healthy tissue by site and group", healthy, y_label=label))
+    if len({site for site, _ in found}) > 1:
+        label = "Average precision"
+        plots.append(figures.group_plot("precision-by-site", "Average precision by site", found, y_label=label))
+    return plots
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """How the preparation went at one site."""
+
+    site: str
+    subjects: int
+    verdicts: Mapping[str, int]
+    brain_ml: float | None
+    smallest_ml: float | None
+    largest_ml: float | None
+
+
+def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
+    lines = []
+    for site in sorted({subject.site or "" for subject in subjects}):
+        here = [s for s in subjects if (s.site or "") == site]
+        told = Counter(subject.quality_verdict or "not prepared" for subject in here)
+        verdicts = {verdict: told[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
+        volumes = [s.brain_volume_ml for s in here if s.brain_volume_ml is not None]
+        summary = (float(np.mean(volumes)), min(volumes), max(volumes)) if volumes else (None, None, None)
+        lines.append(QualityLine(site or "no site named", len(here), verdicts, *summary))
+    return lines
+
+
+def runs_of(report: CohortReport) -> list[RunScores]:
+    """This run and those to compare it with; none where there is nothing to compare."""
+    if report.scores is None or not report.runs:
+        return []
+    scores = report.scores
+    about = {"subjects": len(scores.subjects), "space": scores.space, "mask": scores.mask}
+    return [RunScores("this run", dict(scores.estimates), about), *report.runs]
+
+
+def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
+    """The cohort's table as it is written beside the page."""
+    return [
+        {
+            "subject": line.subject.key,
+            "role": line.subject.role,
+            "group": line.subject.group,
+            "site": line.subject.site,
+            "age": line.subject.age,
+            "sex": line.subject.sex,
+            "quality": line.subject.quality_verdict,
+            "quality_reasons": "; ".join(line.subject.quality_reasons),
+            "brain_ml": line.subject.brain_volume_ml,
+            "lesions": line.lesions,
+            "lesion_ml": line.lesion_ml,
+            "auroc": line.auroc.value if line.auroc else None,
+            "average_precision": line.average_precision.value if line.average_precision else None,
+            "best_dice_oracle": line.best_dice.value if line.best_dice else None,
+            "dice_at_healthy_threshold": line.row.dice if line.row else None,
+            "lesions_found": line.row.lesions_found if line.row else None,
+            "false_clusters": line.row.false_clusters if line.row else None,
+            "flagged_ml": line.row.flagged_ml if line.row else None,
+            "page": line.subject.page,
+        }
+        for line in lines
+    ]
+
+
+def figure_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
+    """A row a run and figure."""
+    return [
+        {
+            "run": run.name,
+            "figure": name,
+            "value": estimate.value,
+            "ci_low": estimate.ci_low,
+            "ci_high": estimate.ci_high,
+            "n": estimate.n,
+            "oracle": is_oracle(name),
+            "reason_undefined": estimate.reason_undefined,
+        }
+        for run in runs
+        for name, estimate in run.estimates.items()
+    ]
 
 
 def training_plots(curves: Sequence[TrainingCurve]) -> list[figures.Plot]:
