@@ -166,6 +166,15 @@ class OutputFolder:
     def subject_page(self, subject: SubjectRecord) -> Path:
         return self.subject_pages / f"{subject.key}.html"
 
+    def subject_clusters(self, subject: SubjectRecord) -> Path:
+        """What of the subject's map is suspicious, a row a cluster."""
+        return self.subject_pages / f"{subject.key}_clusters.csv"
+
+    @property
+    def clusters(self) -> Path:
+        """The same of all subjects."""
+        return self.report_tables / "clusters.csv"
+
     def page_record(self, subject: SubjectRecord) -> Path:
         return self.subject_pages / f"{subject.key}.json"
 

@@ -48,14 +48,16 @@ class ClusterLine:
     alt: str | None
 
 
-def write_subject_page(path: Path, report: SubjectReport) -> list[Path]:
-    """Write a subject's page, and its clusters as a table beside it.
+def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> list[Path]:
+    """Write a subject's page, and its clusters as a table.
 
     Parameters
     ----------
     path : Path
         Of the HTML file.
     report : SubjectReport
+    table : Path
+        Of the CSV file.
 
     Returns
     -------
@@ -99,7 +101,6 @@ def write_subject_page(path: Path, report: SubjectReport) -> list[Path]:
         niivue=niivue_packed(),
         licence=niivue_licence(),
     )
-    table = path.with_name(f"{path.stem}_clusters.csv")
     write_table(table, [_csv_line(subject.key, line) for line in lines], columns=_COLUMNS)
     return [path, table]
 

@@ -19,6 +19,7 @@ from ..evaluation.report import (
     TrainingCurve,
     write_report,
 )
+from ..evaluation.runs import RunScores
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_subject import SubjectScores, score_map
 from ..evaluation.tables import write_scores
@@ -97,7 +98,11 @@ def figures_in_words(out: OutputFolder) -> list[str]:
 
 
 def write_cohort_report(
-    run: Run, scores: CohortScores, role: Mapping[str, str], without_page: Sequence[Failure] = ()
+    run: Run,
+    scores: CohortScores,
+    role: Mapping[str, str],
+    beside: Sequence[RunScores] = (),
+    without_page: Sequence[Failure] = (),
 ) -> None:
     """One page: figures, cohort, training, pictures, failures, costs, settings.
 
@@ -106,6 +111,8 @@ def write_cohort_report(
     run : Run
     scores : CohortScores
     role : mapping from subject key to what the subject is here for, in words
+    beside : sequence of RunScores
+        Other runs, to compare with.
     without_page : sequence of Failure
         Subjects whose own page could not be made.
     """
@@ -125,6 +132,7 @@ def write_cohort_report(
                 for subject in run.manifest
             ],
             scores=scores,
+            runs=beside,
             summary=run_summary(run.config),
             training=_training_curves(run.model),
             stages=[

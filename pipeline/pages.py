@@ -1,12 +1,13 @@
 """The page of one subject, from what the stages left of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import yaml
 
+from ..data_manifests.atomic import written_whole
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.subject import SubjectRecord
 from ..evaluation.colour_scale import ColourScale
@@ -91,4 +92,12 @@ def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
-    return write_subject_page(page, report)
+    return write_subject_page(page, report, table=out.subject_clusters(subject))
+
+
+def gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
+    """Put the clusters of all subjects in one table."""
+    tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
+    if tables:
+        with written_whole(out.clusters) as temporary:
+            temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))

@@ -188,16 +188,23 @@ def _score(run: Run) -> Work:
 
 
 def _report_inputs(run: Run) -> dict[str, Any]:
+    from ..evaluation.runs import scores_file
+
     # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
     early = {name: _record(run, name) for name in ("check", "prepare")}
     told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    told |= {
+        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path)) for name, path in run.beside
+    }
     return told | {f"stage {name}": _record(run, name).identity for name in ("map", "score")}
 
 
 def _report(run: Run) -> Work:
+    from ..evaluation.runs import read_run
     from .assessment import load_scores, write_cohort_report
-    from .pages import Shared
+    from .pages import Shared, gather_clusters
 
+    beside = [read_run(path, name or None) for name, path in run.beside]
     scores, roles = load_scores(run.out, run.config), _roles(run)
     pages = _page_inputs(run)
     # A page of somebody who is no longer scored must not pass for this run's.
@@ -209,7 +216,8 @@ def _report(run: Run) -> Work:
     work = tasks.work_by_subject(
         run, "report", tasks.write_page, pages, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
-    write_cohort_report(run, scores, roles, work.failed)
+    write_cohort_report(run, scores, roles, beside, work.failed)
+    gather_clusters(run.out, [run.manifest[key] for key in work.done])
     summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
     return replace(work, outputs=[run.out.report.parent], summary=summary)
 

@@ -74,8 +74,9 @@
     await add("scan-data", "scan", "gray", 1, 255);
     const map = await add("map-data", "map", "voxout", about.threshold - about.floor, about.high - about.floor);
     const lesion = byId("lesion-data") ? await add("lesion-data", "lesion", "voxout-lesion", 0, 1) : null;
-    // A score keeps its colour wherever the threshold stands.
-    map.colormapType = 1;
+    // A score keeps its colour wherever the threshold stands, and has none below it. For volumes that is type 2 in
+    // NiiVue 0.69, whatever its names say: type 1 only fades what lies below.
+    map.colormapType = 2;
 
     const threshold = byId("threshold"), shown = byId("threshold-value");
     const smallest = (about.sliderTop - about.floor) / 500;
