@@ -98,6 +98,7 @@ def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared
 def gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
     """Put the clusters of all subjects in one table."""
     tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
+    out.clusters.unlink(missing_ok=True)
     if tables:
         with written_whole(out.clusters) as temporary:
             temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))
