@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from ..data_manifests.atomic import written_whole
-from . import figures
 from .intervals import Estimate
 from .mosaic import webp
+from .plot import DARK, LIGHT, Plot
 
 
 def write_page(
@@ -90,9 +90,9 @@ def picture_file_uri(path: Path, most_bytes: int, *, most_px: int = 1100) -> str
         return picture_uri(np.asarray(image), most_bytes)
 
 
-def plot_uris(plot: figures.Plot) -> tuple[str, str]:
+def plot_uris(plot: Plot) -> tuple[str, str]:
     """A plot for light and for dark ground."""
-    light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (figures.LIGHT, figures.DARK))
+    light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (LIGHT, DARK))
     return light, dark
 
 

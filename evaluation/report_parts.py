@@ -12,6 +12,7 @@ from .curves import cohort_curves
 from .intervals import Estimate
 from .metric_words import METRICS, is_oracle
 from .page import number_text, plot_uris
+from .plot import Plot
 from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
 from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
@@ -41,7 +42,7 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
 
 
-def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[figures.Plot]:
+def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
     curves, plots = cohort_curves(scores), []
     if curves.roc is not None:
         plots.append(figures.roc_plot(scores, curves.roc))
@@ -58,7 +59,7 @@ def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list
     return [*plots, figures.distribution_plot(scores), *_group_plots(subjects)]
 
 
-def _group_plots(subjects: Sequence[ReportSubject]) -> list[figures.Plot]:
+def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
     """How sites and groups differ: in the scores of healthy tissue they should not."""
     healthy, found = {}, {}
     for subject in subjects:
@@ -158,7 +159,7 @@ def figure_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
     ]
 
 
-def training_plots(curves: Sequence[TrainingCurve]) -> list[figures.Plot]:
+def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
     panels: dict[str, list[TrainingCurve]] = {}
     for curve in curves:
         if len(curve.steps):
@@ -294,5 +295,5 @@ class EmbeddedPlot:
     dark: str
 
 
-def embedded(plot: figures.Plot) -> EmbeddedPlot:
+def embedded(plot: Plot) -> EmbeddedPlot:
     return EmbeddedPlot(plot.name, plot.title, plot.alt, *plot_uris(plot))

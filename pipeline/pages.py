@@ -1,9 +1,10 @@
-"""The page of one subject, from what the stages left of it."""
+"""The stage report: a page for every subject, then the cohort's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,11 +13,15 @@ from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.subject import SubjectRecord
 from ..evaluation.colour_scale import ColourScale
 from ..evaluation.report_inputs import ScoredMap, SubjectReport, Threshold
+from ..evaluation.runs import read_run
 from ..evaluation.score_cohort import CohortScores, subject_row
 from ..evaluation.score_subject import SubjectScores
 from ..evaluation.subject_page import write_subject_page
-from .assessment import maps_and_masks, report_subject, run_summary
+from . import tasks
+from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
 from .config import Config
+from .records import versions
+from .run import Run, Work
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,33 @@ class Shared:
                 "0.03 % of all voxels of this cohort lie above it; no healthy scan was there to set it on",
             )
         return cls(scale, threshold, roles, versions)
+
+
+def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> Work:
+    """Write the pages of the subjects, in parallel, then the cohort's, which links to those that were made.
+
+    Parameters
+    ----------
+    run : Run
+    roles : mapping from subject key to what the subject is here for, in words
+    inputs : mapping from subject key to all that decides the subject's page
+    """
+    # A run that cannot be read is told before anything is drawn.
+    beside = [read_run(path, name or None) for name, path in run.beside]
+    scores = load_scores(run.out, run.config)
+    # A page of somebody who is no longer scored must not pass for this run's.
+    wanted = {run.out.subject_page(run.manifest[key]).stem for key in inputs}
+    for file in run.out.subject_pages.glob("*"):
+        if file.stem.removesuffix("_clusters") not in wanted:
+            file.unlink()
+    shared = Shared.of(scores, roles, versions())
+    work = tasks.work_by_subject(
+        run, "report", tasks.write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
+    )
+    write_cohort_report(run, scores, roles, beside, work.failed)
+    _gather_clusters(run.out, [run.manifest[key] for key in work.done])
+    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
+    return replace(work, outputs=[run.out.report.parent], summary=summary)
 
 
 def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
@@ -95,7 +127,7 @@ def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared
     return write_subject_page(page, report, table=out.subject_clusters(subject))
 
 
-def gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
+def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
     """Put the clusters of all subjects in one table."""
     tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
     out.clusters.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from ..data_manifests.splits import split_controls
 from ..data_manifests.subject import SubjectRecord
 from . import tasks
 from .config import save_config
-from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, versions, write_json
+from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, write_json
 from .run import Run, Stage, Work, all_failures
 
 
@@ -200,26 +200,9 @@ def _report_inputs(run: Run) -> dict[str, Any]:
 
 
 def _report(run: Run) -> Work:
-    from ..evaluation.runs import read_run
-    from .assessment import load_scores, write_cohort_report
-    from .pages import Shared, gather_clusters
+    from .pages import write_pages
 
-    beside = [read_run(path, name or None) for name, path in run.beside]
-    scores, roles = load_scores(run.out, run.config), _roles(run)
-    pages = _page_inputs(run)
-    # A page of somebody who is no longer scored must not pass for this run's.
-    wanted = {run.out.subject_page(run.manifest[key]).stem for key in pages}
-    for file in run.out.subject_pages.glob("*"):
-        if file.stem.removesuffix("_clusters") not in wanted:
-            file.unlink()
-    shared = Shared.of(scores, roles, versions())
-    work = tasks.work_by_subject(
-        run, "report", tasks.write_page, pages, run.out.page_record, run.config, run.out, shared, all_may_fail=True
-    )
-    write_cohort_report(run, scores, roles, beside, work.failed)
-    gather_clusters(run.out, [run.manifest[key] for key in work.done])
-    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
-    return replace(work, outputs=[run.out.report.parent], summary=summary)
+    return write_pages(run, _roles(run), _page_inputs(run))
 
 
 def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:

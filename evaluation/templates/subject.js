@@ -65,7 +65,8 @@
     const fade = levels.map((level) => Math.round(230 * Math.min(level / 64, 1)));
     viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: fade, I: levels });
     const [red, green, blue] = about.lesionColour;
-    viewer.addColormap("voxout-lesion", { R: [red, red], G: [green, green], B: [blue, blue], A: [0, 255], I: [0, 255] });
+    // Black where there is no rim: voxels are blended with their neighbours, transparent ones included.
+    viewer.addColormap("voxout-lesion", { R: [0, red], G: [0, green], B: [0, blue], A: [0, 255], I: [0, 255] });
     const add = async (id, name, colormap, low, high) => {
       const image = await NVImage.new(await unpacked(id).arrayBuffer(), name + ".nii", colormap, 1, null, low, high);
       viewer.addVolume(image);
