@@ -156,6 +156,33 @@ class OutputFolder:
     def report(self) -> Path:
         return self.root / "report" / "index.html"
 
+    @property
+    def report_figures(self) -> Path:
+        return self.root / "report" / "figures"
+
+    @property
+    def report_tables(self) -> Path:
+        return self.root / "report" / "tables"
+
+    @property
+    def subject_pages(self) -> Path:
+        return self.root / "report" / "subjects"
+
+    def subject_page(self, subject: SubjectRecord) -> Path:
+        return self.subject_pages / f"{subject.key}.html"
+
+    def subject_clusters(self, subject: SubjectRecord) -> Path:
+        """What of the subject's map is suspicious, a row a cluster."""
+        return self.subject_pages / f"{subject.key}_clusters.csv"
+
+    @property
+    def clusters(self) -> Path:
+        """The same of all subjects."""
+        return self.report_tables / "clusters.csv"
+
+    def page_record(self, subject: SubjectRecord) -> Path:
+        return self.subject_pages / f"{subject.key}.json"
+
 
 def _session(subject: SubjectRecord) -> Path:
     person = Path(f"sub-{subject.subject_id}")

@@ -153,6 +153,20 @@ def write_volume(path: Path, volume: Volume) -> Path:
     The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
     as uint8, float64 and float16 as float32, 64-bit integers as int32.
     """
+    image = _fresh_image(volume)
+    with written_whole(path) as temporary:
+        save(image, temporary)
+    return path
+
+
+def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
+    """The same as an uncompressed NIfTI file in memory; a reader multiplies the stored values by `slope`."""
+    image = _fresh_image(volume)
+    image.header.set_slope_inter(slope, 0)
+    return image.to_bytes()
+
+
+def _fresh_image(volume: Volume) -> Nifti1Image:
     grid = volume.grid
     image = Nifti1Image(volume.voxels.astype(_stored_type(volume.voxels.dtype), copy=False), grid.affine)
     image.header.set_xyzt_units("mm")
@@ -161,9 +175,7 @@ def write_volume(path: Path, volume: Volume) -> Path:
     if apart_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
         # The codes came from a file whose geometry a qform, or no form at all, could carry: this grid needs an sform.
         image.set_sform(grid.affine, code=1)
-    with written_whole(path) as temporary:
-        save(image, temporary)
-    return path
+    return image
 
 
 def _stored_type(dtype: np.dtype) -> np.dtype:

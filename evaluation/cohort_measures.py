@@ -39,12 +39,15 @@ class VoxelMeasures:
     measures : dict of str to Measure
     counts : RankCounts
         Of all voxels pooled.
+    each : RankCounts
+        Of each subject, a row each, on coarser bins: for the draws.
     aupimo : mapping of str to float
         Of each subject with lesions, by its key; empty where it is not defined.
     """
 
     measures: dict[str, Measure]
     counts: vm.RankCounts
+    each: vm.RankCounts
     aupimo: dict[str, float]
 
 
@@ -105,7 +108,7 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     for name, values in per_subject.items():
         measures[name] = mean_over_subjects(values, weights, why_none=NO_PATIENT)
     measures["aupimo"], aupimo = _aupimo(known, edges, healthy_shares, each, weights)
-    return VoxelMeasures(measures, counts, aupimo)
+    return VoxelMeasures(measures, counts, each, aupimo)
 
 
 def _aupimo(

@@ -1,149 +1,81 @@
-"""Curves and distributions, drawn with matplotlib for the page (SVG, light and dark) and for papers (SVG and PNG).
+"""Curves and distributions of a cohort, each as a `Plot`."""
 
-Figures are made through matplotlib's objects on the Agg and SVG canvases: no pyplot, no global state, no display.
-Colours are those of Okabe and Ito, which readers with any colour vision can tell apart.
-"""
+from collections.abc import Mapping, Sequence
 
-import io
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..data_manifests.terms import Group
 from . import voxel_metrics as vm
+from .curves import Curve
+from .intervals import Estimate
+from .plot import MOST_POINTS, Plot, Theme, averaged, plain_log_ticks, thinned
 from .score_cohort import CohortScores
 
-MOST_POINTS = 400
-"""A line on the page has no more points than it has pixels."""
-_WEB_FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
+MOST_SITES = 12
 
 
-@dataclass(frozen=True)
-class Theme:
-    ink: str
-    muted: str
-    grid: str
-    blue: str
-    orange: str
-    green: str
-
-
-LIGHT = Theme(ink="#1b2230", muted="#5b6575", grid="#dfe4ea", blue="#0072b2", orange="#d55e00", green="#008e68")
-DARK = Theme(ink="#e8ecf2", muted="#9aa5b5", grid="#343d4b", blue="#56b4e9", orange="#f0913a", green="#2fc79a")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure that can be drawn in either theme.
-
-    Attributes
-    ----------
-    name : str
-        Of the file beside the report.
-    title, alt : str
-        `alt` says in words what the figure shows.
-    draw : callable
-        Draws on an Axes in a Theme.
-    """
-
-    name: str
-    title: str
-    alt: str
-    draw: Callable[[Axes, Theme], None]
-    size_inch: tuple[float, float] = (4.3, 3.3)
-
-    def svg(self, theme: Theme) -> bytes:
-        """On a transparent ground, with the reader's own fonts."""
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
-            stream = io.BytesIO()
-            self._figure(theme).savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return stream.getvalue().replace(b"'DejaVu Sans'", _WEB_FONTS.encode())
-
-    def save(self, folder: Path) -> None:
-        """Write ``<name>.svg`` and ``<name>.png`` for a paper, on white."""
-        folder.mkdir(parents=True, exist_ok=True)
-        figure = self._figure(LIGHT)
-        FigureCanvasAgg(figure)
-        for suffix in ("svg", "png"):
-            path = folder / f"{self.name}.{suffix}"
-            temporary = path.with_name(f".{os.getpid()}-{path.name}")
-            figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
-            os.replace(temporary, path)
-
-    def _figure(self, theme: Theme) -> Figure:
-        figure = Figure(figsize=self.size_inch, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_facecolor("none")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(theme.muted)
-        axes.tick_params(colors=theme.muted, labelsize=8.5, which="both")
-        axes.grid(color=theme.grid, linewidth=0.7)
-        axes.set_axisbelow(True)
-        self.draw(axes, theme)
-        axes.xaxis.label.set(color=theme.ink, fontsize=9.5)
-        axes.yaxis.label.set(color=theme.ink, fontsize=9.5)
-        legend = axes.get_legend()
-        if legend is not None:
-            legend.get_frame().set(alpha=0)
-            for text in legend.get_texts():
-                text.set(color=theme.ink, fontsize=8.5)
-        return figure
-
-
-_DATE = {"svg": "Date", "png": "Creation Time"}
-
-
-def roc_plot(scores: CohortScores) -> Plot:
+def roc_plot(scores: CohortScores, curve: Curve) -> Plot:
     """ROC curve of all voxels pooled."""
-    fpr, tpr = _thinned(*vm.roc_curve(scores.counts))
-    value = scores.estimates["auroc"].value
+    fpr, tpr = thinned(curve.x, curve.y)
+    estimate = scores.estimates["auroc"]
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.axvspan(0, 0.3, color=theme.blue, alpha=0.08, linewidth=0, label="FPR up to 0.3")
+        axes.axvspan(0, 0.3, color=theme.blue, alpha=0.06, linewidth=0, label="FPR up to 0.3")
         axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
-        axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {value:.3f}")
+        _band(axes, theme, curve)
+        axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {estimate.value:.3f}")
         axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="lower right")
 
-    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {value:.3f}.", draw)
+    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {_told(estimate)}.", draw)
 
 
-def precision_recall_plot(scores: CohortScores) -> Plot:
+def precision_recall_plot(scores: CohortScores, curve: Curve) -> Plot:
     """Precision against recall of all voxels pooled."""
-    recall, precision = _thinned(*vm.precision_recall_curve(scores.counts))
-    value, chance = scores.estimates["average_precision"].value, float(vm.prevalence(scores.counts))
+    recall, precision = thinned(curve.x, curve.y)
+    estimate, chance = scores.estimates["average_precision"], float(vm.prevalence(scores.counts))
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"guessing {chance:.2g}")
-        axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {value:.3f}")
+        _band(axes, theme, curve)
+        axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {estimate.value:.3f}")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="upper right")
 
-    alt = f"Precision-recall curve of all voxels pooled; average precision {value:.3f}, prevalence {chance:.2g}."
+    alt = f"Precision-recall curve of all voxels pooled; average precision {_told(estimate)}, prevalence {chance:.2g}."
     return Plot("precision-recall", "Precision and recall", alt, draw)
 
 
-def froc_plot(scores: CohortScores) -> Plot:
+def pro_plot(scores: CohortScores, curve: Curve) -> Plot:
+    """Per-region overlap against the false-positive rate."""
+    shown = curve.x <= 0.3
+    fpr, overlap = thinned(np.append(curve.x[shown], 0.3), np.append(curve.y[shown], np.interp(0.3, curve.x, curve.y)))
+    estimate = scores.estimates["aupro_fpr30"]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.plot([0, 0.3], [0, 0.3], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+        _band(axes, theme, curve)
+        axes.plot(fpr, overlap, color=theme.blue, linewidth=2, label=f"AUPRO up to 0.3: {estimate.value:.3f}")
+        axes.axvline(0.05, color=theme.orange, linewidth=1.2, linestyle=(0, (4, 3)), label="FPR 0.05")
+        axes.set(xlabel="False-positive rate", ylabel="Mean share of a lesion found", xlim=(0, 0.3), ylim=(0, 1.01))
+        axes.legend(loc="lower right")
+
+    alt = f"Per-region overlap against the false-positive rate up to 0.3; the area under it is {_told(estimate)}."
+    return Plot("pro", "Overlap a lesion (PRO)", alt, draw)
+
+
+def froc_plot(scores: CohortScores, curve: Curve) -> Plot:
     """Share of lesions found against false clusters a subject."""
-    assert scores.froc is not None
-    rates, found = scores.froc
-    shown = rates <= 16
-    rates, found = rates[shown], found[shown]
+    shown = curve.x <= 16
+    rates, found = curve.x[shown], curve.y[shown]
     if len(rates) > MOST_POINTS:
         kept = np.unique(np.geomspace(1, len(rates), MOST_POINTS).astype(int)) - 1
         rates, found = rates[kept], found[kept]
-    score = scores.estimates["froc_score"].value
+    estimate = scores.estimates["froc_score"]
 
     def draw(axes: Axes, theme: Theme) -> None:
+        _band(axes, theme, curve)
         axes.step(np.maximum(rates, 0.08), found, where="post", color=theme.blue, linewidth=2, label="lesions found")
         axes.axvline(
             scores.settings.false_clusters,
@@ -153,11 +85,45 @@ def froc_plot(scores: CohortScores) -> Plot:
             label="allowed in a healthy brain",
         )
         axes.set(xlabel="False clusters a subject", ylabel="Lesions found", xlim=(0.125, 16), ylim=(0, 1.01))
-        _plain_log_ticks(axes, base=2)
+        plain_log_ticks(axes, base=2)
         axes.legend(loc="lower right")
 
-    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {score:.2f}."
+    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {_told(estimate)}."
     return Plot("froc", "Lesions found (FROC)", alt, draw)
+
+
+def group_plot(name: str, title: str, values: Mapping[tuple[str, Group], Sequence[float]], *, y_label: str) -> Plot:
+    """A dot a subject, by site and group, with the median of each.
+
+    Parameters
+    ----------
+    values : mapping from (site, group) to one number a subject
+    """
+    sizes = {site: sum(len(v) for (s, _), v in values.items() if s == site) for site, _ in values}
+    sites = sorted(sorted(sizes), key=lambda site: -sizes[site])[:MOST_SITES]
+    random = np.random.default_rng(0)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        styles = {"control": (theme.green, "o", -0.17), "patient": (theme.blue, "D", 0.17)}
+        named = set()
+        for (site, group), numbers in values.items():
+            if site not in sites:
+                continue
+            colour, marker, shift = styles[group]
+            middle = sites.index(site) + shift
+            places = middle + random.uniform(-0.1, 0.1, len(numbers))
+            label = None if group in named else f"{group}s"
+            named.add(group)
+            axes.scatter(places, numbers, s=20, color=colour, marker=marker, alpha=0.75, linewidths=0, label=label)
+            axes.hlines(np.median(numbers), middle - 0.15, middle + 0.15, color=theme.ink, linewidth=1.6)
+        axes.set_xticks(range(len(sites)), [site if len(site) <= 14 else site[:13] + "…" for site in sites])
+        axes.tick_params(axis="x", rotation=30 if len(sites) > 4 else 0)
+        axes.set(ylabel=y_label, xlim=(-0.5, len(sites) - 0.5))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
+
+    medians = "; ".join(f"{site}, {group}s: {np.median(v):.3g}" for (site, group), v in values.items() if site in sites)
+    left_out = f" {len(sizes) - len(sites)} smaller sites are left out." if len(sizes) > len(sites) else ""
+    return Plot(name, title, f"{y_label}, a dot a subject. Medians: {medians}.{left_out}", draw)
 
 
 def distribution_plot(scores: CohortScores) -> Plot:
@@ -214,12 +180,12 @@ def subject_plot(scores: CohortScores) -> Plot:
     sick = [s for s in scores.subjects if s.has_lesions]
     volumes = np.array([s.lesion_volume_ml for s in sick], dtype=np.float64)
     values = np.array([s.average_precision.value for s in sick], dtype=np.float64)
-    chance = np.array([s.histogram.n_lesion / s.n_voxels for s in sick])
+    chance = np.array([s.n_lesion / s.n_voxels for s in sick])
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.scatter(volumes, values, s=26, color=theme.blue, alpha=0.85, linewidths=0, label="subject")
         axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="its prevalence: guessing")
-        _plain_log_ticks(axes)
+        plain_log_ticks(axes)
         axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(0, 1.01))
         axes.legend(loc="upper left")
 
@@ -251,7 +217,7 @@ def lesion_plot(scores: CohortScores) -> Plot:
         )
         if threshold is not None:
             axes.axhline(threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 3)), label="threshold")
-        _plain_log_ticks(axes)
+        plain_log_ticks(axes)
         axes.set(xlabel="Lesion volume (ml)", ylabel="Found at score")
         axes.legend(loc="best")
 
@@ -267,7 +233,7 @@ def line_plot(
     def draw(axes: Axes, theme: Theme) -> None:
         colours = (theme.blue, theme.orange, theme.green, theme.ink)
         for number, (label, steps, values) in enumerate(lines):
-            x, y = _averaged(np.asarray(steps, float), np.asarray(values, float))
+            x, y = averaged(np.asarray(steps, float), np.asarray(values, float))
             marker = "o" if len(x) < 3 else None
             axes.plot(x, y, color=colours[number % 4], linewidth=1.8, marker=marker, markersize=4, label=label)
         if log_scale:
@@ -280,34 +246,15 @@ def line_plot(
     return Plot(name, title, f"{title} over training steps. {ends}.", draw)
 
 
-def _plain_log_ticks(axes: Axes, base: int = 10) -> None:
-    """A logarithmic axis labelled 0.1, 0.2, 0.5, 1 rather than in powers of ten."""
-    axes.set_xscale("log", base=base)
-    low, high = axes.get_xlim()
-    crowded = base != 10 or high > 200 * low
-    axes.xaxis.set_major_locator(LogLocator(base, subs=(1.0,) if crowded else (1.0, 2.0, 5.0), numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _band(axes: Axes, theme: Theme, curve: Curve) -> None:
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.at, curve.low, curve.high, color=theme.blue, alpha=0.2, linewidth=0, label="interval")
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MOST_POINTS` points, evenly spaced along the drawn curve."""
-    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    if len(x) <= MOST_POINTS or length[-1] == 0:
-        return x, y
-    kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
-    return x[kept], y[kept]
-
-
-def _averaged(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbouring points, so that a long noisy curve shows its course."""
-    finite = np.isfinite(y)
-    x, y = x[finite], y[finite]
-    if len(x) <= MOST_POINTS // 2:
-        return x, y
-    starts = np.unique(np.linspace(0, len(x), MOST_POINTS // 2 + 1).astype(int)[:-1])
-    sizes = np.diff(np.append(starts, len(x)))
-    return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+def _told(estimate: Estimate) -> str:
+    if estimate.ci_low is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.ci_low:.3f} to {estimate.ci_high:.3f})"
 
 
 def _weighted_quantiles(values: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:

@@ -1,94 +1,27 @@
-"""Pictures of a map over its scan: axial slices, one colour scale for a whole cohort.
-
-Slices are shown in the radiological convention: the patient's right is on the left of the picture, and an R and an L
-say so.
-"""
+"""Pictures of a map over its scan: rows of slices, and the three planes through a point."""
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import matplotlib
-import nibabel as nib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
-from ..data_manifests.volume import Volume
-from .score_subject import SubjectScores
+from .slices import EDGES, NORMAL, PLANES, Head, Plane
 
 COLUMNS = 7
 TILE_HEIGHT_PX = 220
 _CAPTION_PX = 22
-_OUTLINE = np.array([0.0, 0.9, 1.0])
-_COLOURS = matplotlib.colormaps["inferno"]
 
 
-@dataclass(frozen=True)
-class ColourScale:
-    """Scores and their colours. Below `low` the map is transparent, from `high` on the colour is the last one."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def of_cohort(cls, subjects: Sequence[SubjectScores]) -> "ColourScale":
-        """From the 97th percentile of all voxels to the 99.97th.
-
-        Shares, so that one outlying voxel cannot wash out everybody's picture.
-        """
-        values = np.concatenate([s.histogram.healthy_scores for s in subjects])
-        counts = np.concatenate([s.histogram.healthy_counts for s in subjects])
-        values = np.concatenate([values, *[s.histogram.lesion_scores for s in subjects]])
-        counts = np.concatenate([counts, *[s.histogram.lesion_counts for s in subjects]])
-        return cls._between(values, counts)
-
-    @classmethod
-    def of_maps(cls, maps: Sequence[np.ndarray]) -> "ColourScale":
-        """The same from bare scores, for maps that were not scored."""
-        values = np.concatenate([scores.ravel() for scores in maps])
-        return cls._between(values, np.ones(len(values)))
-
-    @classmethod
-    def _between(cls, values: np.ndarray, counts: np.ndarray) -> "ColourScale":
-        finite = np.isfinite(values)
-        values, counts = values[finite], counts[finite]
-        order = np.argsort(values)
-        shares = np.cumsum(counts[order]) / counts.sum()
-        low, high = (float(values[order][min(np.searchsorted(shares, q), len(order) - 1)]) for q in (0.97, 0.9997))
-        return cls(low, high if high > low else low + max(abs(low), 1.0) * 1e-3)
-
-    def paint(self, grey: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Lay scores over a grey picture: (H, W, 3), all in [0, 1]."""
-        share = np.clip((scores - self.low) / (self.high - self.low), 0, 1)
-        # The darkest colours would look like shadow on the scan: begin where the map turns to violet.
-        colour = _COLOURS(0.25 + 0.75 * share)[..., :3]
-        alpha = (0.9 * np.clip(share / 0.25, 0, 1))[..., None]
-        return grey[..., None] * (1 - alpha) + colour * alpha
-
-
-def subject_mosaic(
-    scan: Volume,
-    map: Volume,
-    scale: ColourScale,
-    *,
-    brain_mask: Volume | None = None,
-    covered: Volume | None = None,
-    lesion_mask: Volume | None = None,
-) -> tuple[np.ndarray, str]:
-    """Draw a scan above its map.
+def subject_mosaic(head: Head, plane: Plane = "axial", *, scan_row: bool = True) -> tuple[np.ndarray, str]:
+    """Draw seven slices of a scan above its map; lesions are outlined in cyan.
 
     Parameters
     ----------
-    scan, map : Volume
-        On one grid, in any stored orientation.
-    scale : ColourScale
-    brain_mask : Volume of bool, optional
-        Sets the field of view and the grey window.
-    covered : Volume of bool, optional
-        Where the map carries a score.
-    lesion_mask : Volume of bool, optional
-        Outlined in cyan.
+    head : Head
+    plane : {"axial", "coronal", "sagittal"}
+    scan_row : bool
+        Without it only the map over the scan is drawn.
 
     Returns
     -------
@@ -96,38 +29,36 @@ def subject_mosaic(
     alt : str
         What it shows, in words.
     """
-    grey, affine = _upright(scan.voxels, scan.affine)
-    scores, _ = _upright(map.voxels, map.affine)
-    usable = np.isfinite(scores)
-    if covered is not None:
-        usable &= _upright(covered.voxels, covered.affine)[0].astype(bool)
-    brain = usable if brain_mask is None else _upright(brain_mask.voxels, brain_mask.affine)[0].astype(bool)
-    brain = brain if brain.any() else np.ones(grey.shape, bool)
-    usable &= brain
-    lesion = np.zeros(grey.shape, bool)
-    if lesion_mask is not None:
-        lesion = _upright(lesion_mask.voxels, lesion_mask.affine)[0].astype(bool)
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    slices = _slices(brain, np.where(usable, scores, -np.inf), lesion, scale, spacing[2])
-
-    black, white = np.percentile(grey[brain], [0.5, 99.7])
-    grey = np.clip((grey - black) / max(white - black, 1e-12), 0, 1)
-    # Below the scale stands for "no colour": averaging towards it at the rim cannot invent colour.
-    scores = np.where(usable, scores, 2 * scale.low - scale.high)
-    window = _window(brain, spacing)
-    tiles = [_column(grey, scores, lesion, z, window, spacing, scale) for z, _ in slices]
-    captions = [f"z {affine[2, 2] * z + affine[2, 3]:.0f} mm{why}" for z, why in slices]
-    picture = np.concatenate(tiles, axis=1)
-    alt = f"{len(tiles)} axial slices, the scan above and the anomaly map over it below"
-    if lesion.any():
+    slices = _slices(head, plane)
+    pairs = [head.tile(plane, index, TILE_HEIGHT_PX) for index, _ in slices]
+    tiles = [np.concatenate(pair) if scan_row else pair[1] for pair in pairs]
+    captions = [f"{_height(head, plane, index)}{why}" for index, why in slices]
+    alt = f"{len(tiles)} {plane} slices, " + (
+        "the scan above and the anomaly map over it below" if scan_row else "the anomaly map over the scan"
+    )
+    if head.lesion.any():
         alt += "; lesions of the mask are outlined in cyan"
-    return _lettered(picture, [tile.shape[1] for tile in tiles], captions), alt
+    return _lettered(tiles, (plane,) * len(tiles), captions), alt
 
 
-def colour_bar(scale: ColourScale, width_px: int = 220, height_px: int = 14) -> np.ndarray:
-    """The colours of a scale over mid-grey, from low to high: (H, W, 3) uint8."""
-    scores = np.broadcast_to(np.linspace(scale.low, scale.high, width_px), (height_px, width_px))
-    return (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)
+def point_picture(head: Head, point_mm: np.ndarray) -> tuple[np.ndarray, str]:
+    """Draw the three planes through a point, the scan above the map; a broken cross leads to the point.
+
+    Returns
+    -------
+    picture : ndarray of uint8, (H, W, 3)
+    alt : str
+    """
+    index = head.index_of(point_mm)
+    tiles, captions = [], []
+    for plane in PLANES:
+        place = head.place_in_tile(plane, index)
+        pair = head.tile(plane, int(index[NORMAL[plane]]), TILE_HEIGHT_PX)
+        tiles.append(np.concatenate([_crossed(tile, place) for tile in pair]))
+        captions.append(f"{plane}, {_height(head, plane, int(index[NORMAL[plane]]))}")
+    x, y, z = (f"{mm:.0f}" for mm in point_mm)
+    alt = f"axial, coronal and sagittal slice through {x}, {y}, {z} mm, the scan above and the map over it below"
+    return _lettered(tiles, PLANES, captions), alt
 
 
 def webp(picture: np.ndarray, most_bytes: int) -> bytes:
@@ -148,88 +79,64 @@ def webp(picture: np.ndarray, most_bytes: int) -> bytes:
         del steps[: min(needed, len(steps) - 1)]
 
 
-def _upright(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and permute the axes to the nearest to RAS+; nothing is interpolated."""
-    turn = nib.orientations.io_orientation(affine)
-    turned = nib.orientations.apply_orientation(voxels, turn)
-    return turned, affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
+def _height(head: Head, plane: Plane, index: int) -> str:
+    return f"{'xyz'[NORMAL[plane]]} {head.height_mm(plane, index):.0f} mm"
 
 
-def _slices(
-    brain: np.ndarray, scores: np.ndarray, lesion: np.ndarray, scale: ColourScale, thickness_mm: float
-) -> list[tuple[int, str]]:
-    """Seven heights from below to above: the telling ones, the rest evenly spread."""
-    apart = max(1, round(4 / thickness_mm))
+def _slices(head: Head, plane: Plane) -> list[tuple[int, str]]:
+    """Seven places along the plane's normal: the telling ones, the rest evenly spread."""
+    axis = NORMAL[plane]
+    within = tuple(other for other in range(3) if other != axis)
+    apart = max(1, round(4 / head.spacing_mm[axis]))
     chosen: dict[int, str] = {}
 
-    def add(z: int, why: str) -> None:
-        if all(abs(z - other) >= apart for other in chosen):
-            chosen[int(z)] = why
+    def add(index: int, why: str) -> None:
+        if all(abs(index - other) >= apart for other in chosen):
+            chosen[int(index)] = why
 
-    in_slice = lesion.sum(axis=(0, 1))
-    if in_slice.any():
-        add(int(in_slice.argmax()), ", most lesion")
-    bright = np.clip((scores - scale.low) / (scale.high - scale.low), 0, 1).sum(axis=(0, 1))
+    lesion = head.lesion.sum(axis=within)
+    if lesion.any():
+        add(int(lesion.argmax()), ", most lesion")
+    bright = head.scale.share(head.scores).sum(axis=within)
     if bright.any():
         add(int(bright.argmax()), ", brightest map")
-    add(int(scores.max(axis=(0, 1)).argmax()), ", highest score")
-    heights = np.flatnonzero(brain.any(axis=(0, 1)))
-    for z in np.quantile(heights, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 0.27, 0.55, 0.7, 0.41, 0.83]).round().astype(int):
+    add(int(head.scores.max(axis=within).argmax()), ", highest score")
+    places = np.flatnonzero(head.brain.any(axis=within))
+    spread = np.quantile(places, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 0.27, 0.55, 0.7, 0.41, 0.83])
+    for index in spread.round().astype(int):
         if len(chosen) < COLUMNS:
-            add(int(z), "")
+            add(int(index), "")
     return sorted(chosen.items())
 
 
-def _window(brain: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice]:
-    """The brain's extent in the axial plane and 6 mm around it."""
-    spans = []
-    for axis in (0, 1):
-        places = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(6 / spacing[axis]))
-        spans.append(slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, brain.shape[axis])))
-    return spans[0], spans[1]
+def _crossed(tile: np.ndarray, place: tuple[float, float]) -> np.ndarray:
+    """Two thin lines that meet at a place and leave the place itself free."""
+    height, width = tile.shape[:2]
+    column, row = min(int(place[0] * width), width - 1), min(int(place[1] * height), height - 1)
+    columns, rows = np.arange(width), np.arange(height)
+    crossed = tile.copy()
+    for line in (
+        np.s_[row, np.abs(columns - column) > 14],
+        np.s_[np.abs(rows - row) > 14, column],
+    ):
+        crossed[line] = 0.45 * crossed[line] + 0.55 * np.array([0.55, 1.0, 0.7])
+    return crossed
 
 
-def _column(
-    grey: np.ndarray,
-    scores: np.ndarray,
-    lesion: np.ndarray,
-    z: int,
-    window: tuple[slice, slice],
-    spacing: np.ndarray,
-    scale: ColourScale,
-) -> np.ndarray:
-    """Scan above map for one slice, (2 * TILE_HEIGHT_PX, W, 3) in [0, 1]."""
-    height_mm = (window[1].stop - window[1].start) * spacing[1]
-    zoom = np.array([spacing[0], spacing[1]]) * TILE_HEIGHT_PX / height_mm
-
-    def enlarged(plane: np.ndarray) -> np.ndarray:
-        # Anterior up, the patient's right on the left: the radiological convention.
-        return ndimage.zoom(plane[window].T[::-1, ::-1].astype(np.float32), zoom[::-1], order=1)
-
-    scan = np.clip(enlarged(grey[..., z]), 0, 1)
-    above = np.repeat(scan[..., None], 3, axis=2)
-    below = scale.paint(scan, enlarged(scores[..., z]))
-    if lesion[..., z].any():
-        area = np.asarray(enlarged(lesion[..., z]) > 0.5, dtype=bool)
-        line = np.asarray(ndimage.binary_dilation(area)) & ~area
-        above[line] = _OUTLINE
-        below[line] = _OUTLINE
-    return np.concatenate([above, below])
-
-
-def _lettered(picture: np.ndarray, widths: Sequence[int], captions: Sequence[str]) -> np.ndarray:
-    """Add the heights below the slices, and the letters for right and left."""
+def _lettered(tiles: Sequence[np.ndarray], planes: Sequence[Plane], captions: Sequence[str]) -> np.ndarray:
+    """Put tiles side by side, with captions below and the letters of the edges."""
+    picture = np.concatenate(tiles, axis=1)
     framed = np.zeros((picture.shape[0] + _CAPTION_PX, picture.shape[1], 3))
     framed[: picture.shape[0]] = picture
     image = Image.fromarray((np.clip(framed, 0, 1) * 255).round().astype(np.uint8))
     draw = ImageDraw.Draw(image)
     small, letter = ImageFont.load_default(12), ImageFont.load_default(14)
     left = 0
-    for width, caption in zip(widths, captions, strict=True):
+    for tile, plane, caption in zip(tiles, planes, captions, strict=True):
+        width = tile.shape[1]
         draw.text((left + width / 2, picture.shape[0] + 3), caption, font=small, fill=(200, 205, 212), anchor="mt")
-        for top in (0, TILE_HEIGHT_PX):
-            for edge, side in ((left, "R"), (left + width - 18, "L")):
+        for top in range(0, tile.shape[0], TILE_HEIGHT_PX):
+            for edge, side in zip((left, left + width - 18), EDGES[plane], strict=True):
                 # On black, since the scan below may be as bright as the letter.
                 draw.rectangle((edge, top, edge + 18, top + 18), fill=(0, 0, 0))
                 draw.text((edge + 9, top + 9), side, font=letter, fill=(225, 230, 238), anchor="mm")

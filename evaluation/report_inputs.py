@@ -10,7 +10,9 @@ import numpy as np
 from ..data_manifests.errors import Failure
 from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
-from .score_cohort import CohortScores
+from .colour_scale import ColourScale
+from .runs import RunScores
+from .score_cohort import CohortScores, SubjectRow
 from .score_subject import SubjectScores
 
 
@@ -50,6 +52,8 @@ class ReportSubject:
     scores : SubjectScores or None
     images : callable or None
         Reads the volumes when they are drawn. None: no map was made.
+    page : str or None
+        Where the subject's own page lies, relative to the cohort's.
     """
 
     key: str
@@ -64,6 +68,80 @@ class ReportSubject:
     brain_volume_ml: float | None = None
     scores: SubjectScores | None = None
     images: Callable[[], SubjectImages] | None = None
+    page: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredMap:
+    """A subject's map where it was scored: there its clusters are listed, as the cohort's figures count them.
+
+    Attributes
+    ----------
+    map : Volume
+    inside : Volume of bool
+        The evaluation mask where the map carries a score.
+    to_template : callable
+        Takes points of the map's space to the template's: (N, 3) to (N, 3), RAS+ mm.
+    lesion_mask : Volume of bool or None
+    p_values : Volume or None
+        Of each voxel, for a calibrated map.
+    """
+
+    map: Volume
+    inside: Volume
+    to_template: Callable[[np.ndarray], np.ndarray]
+    lesion_mask: Volume | None = None
+    p_values: Volume | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The score from which on a voxel is called suspicious, and where that comes from, in words."""
+
+    value: float
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectReport:
+    """All that one subject's page shows.
+
+    Attributes
+    ----------
+    subject : ReportSubject
+        With images, on the template grid.
+    created : datetime
+    scored : ScoredMap
+    space : str
+        Where that is: "native" or "template".
+    threshold : Threshold
+    smallest_cluster_mm3 : float
+    scale : ColourScale
+        The cohort's.
+    grey, white : Volume
+        The template's tissue probabilities.
+    row : SubjectRow or None
+        The subject's figures at the cohort's operating point.
+    cohort_page : str or None
+        Where the cohort's page lies, relative to this one.
+    summary, settings_text, versions
+        As in `CohortReport`.
+    """
+
+    subject: ReportSubject
+    created: datetime
+    scored: ScoredMap
+    space: str
+    threshold: Threshold
+    smallest_cluster_mm3: float
+    scale: ColourScale
+    grey: Volume
+    white: Volume
+    row: SubjectRow | None = None
+    cohort_page: str | None = None
+    summary: Mapping[str, str] = field(default_factory=dict)
+    settings_text: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +191,8 @@ class CohortReport:
     subjects : sequence of ReportSubject
     scores : CohortScores or None
         None when nothing could be scored.
+    runs : sequence of RunScores
+        Other runs or methods, to stand beside this one.
     summary : mapping of str to str
         The few settings that a reader asks for first: template spacing, patch size, nu, ...
     settings_text : str
@@ -125,6 +205,7 @@ class CohortReport:
     created: datetime
     subjects: Sequence[ReportSubject]
     scores: CohortScores | None = None
+    runs: Sequence[RunScores] = ()
     summary: Mapping[str, str] = field(default_factory=dict)
     training: Sequence[TrainingCurve] = ()
     stages: Sequence[StageTime] = ()

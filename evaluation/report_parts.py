@@ -1,21 +1,23 @@
 """The parts of a report's page: rows, cards, plots, pictures and how numbers are written."""
 
-import base64
-import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from . import figures
+from .colour_scale import ColourScale
+from .curves import cohort_curves
 from .intervals import Estimate
 from .metric_words import METRICS, is_oracle
-from .mosaic import ColourScale, subject_mosaic, webp
-from .report_inputs import CohortReport, ReportSubject, TrainingCurve
+from .page import number_text, plot_uris
+from .plot import Plot
+from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
+from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
 from .score_subject import SubjectScores
+from .slices import Head
 
 HEADLINES = ("auroc", "average_precision", "lesion_sensitivity", "dice_at_healthy_threshold")
 
@@ -40,16 +42,124 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
 
 
-def score_plots(scores: CohortScores) -> list[figures.Plot]:
+def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
+    curves, plots = cohort_curves(scores), []
+    if curves.roc is not None:
+        plots.append(figures.roc_plot(scores, curves.roc))
+    if curves.precision_recall is not None:
+        plots.append(figures.precision_recall_plot(scores, curves.precision_recall))
+    if curves.froc is not None:
+        plots.append(figures.froc_plot(scores, curves.froc))
+    if curves.pro is not None:
+        plots.append(figures.pro_plot(scores, curves.pro))
+    if curves.roc is not None:
+        plots.append(figures.subject_plot(scores))
+    if curves.froc is not None:
+        plots.append(figures.lesion_plot(scores))
+    return [*plots, figures.distribution_plot(scores), *_group_plots(subjects)]
+
+
+def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
+    """How sites and groups differ: in the scores of healthy tissue they should not."""
+    healthy, found = {}, {}
+    for subject in subjects:
+        scores, place = subject.scores, (subject.site or "no site named", subject.group)
+        if scores is None:
+            continue
+        if scores.truth_known:
+            healthy.setdefault(place, []).append(scores.histogram.healthy_quantile(0.99))
+        if scores.average_precision.value is not None:
+            found.setdefault(place, []).append(scores.average_precision.value)
     plots = []
-    if scores.estimates["auroc"].value is not None:
-        plots += [figures.roc_plot(scores), figures.precision_recall_plot(scores), figures.subject_plot(scores)]
-    if scores.estimates["froc_score"].value is not None:
-        plots += [figures.froc_plot(scores), figures.lesion_plot(scores)]
-    return [*plots, figures.distribution_plot(scores)]
+    if healthy:
+        label = "99th percentile of scores outside lesions"
+        plots.append(figures.group_plot("scores-by-site", "Healthy tissue by site and group", healthy, y_label=label))
+    if len({site for site, _ in found}) > 1:
+        label = "Average precision"
+        plots.append(figures.group_plot("precision-by-site", "Average precision by site", found, y_label=label))
+    return plots
 
 
-def training_plots(curves: Sequence[TrainingCurve]) -> list[figures.Plot]:
+@dataclass(frozen=True)
+class QualityLine:
+    """How the preparation went at one site."""
+
+    site: str
+    subjects: int
+    verdicts: Mapping[str, int]
+    brain_ml: float | None
+    smallest_ml: float | None
+    largest_ml: float | None
+
+
+def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
+    lines = []
+    for site in sorted({subject.site or "" for subject in subjects}):
+        here = [s for s in subjects if (s.site or "") == site]
+        told = Counter(subject.quality_verdict or "not prepared" for subject in here)
+        verdicts = {verdict: told[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
+        volumes = [s.brain_volume_ml for s in here if s.brain_volume_ml is not None]
+        summary = (float(np.mean(volumes)), min(volumes), max(volumes)) if volumes else (None, None, None)
+        lines.append(QualityLine(site or "no site named", len(here), verdicts, *summary))
+    return lines
+
+
+def runs_of(report: CohortReport) -> list[RunScores]:
+    """This run and those to compare it with; none where there is nothing to compare."""
+    if report.scores is None or not report.runs:
+        return []
+    scores = report.scores
+    about = {"subjects": len(scores.subjects), "space": scores.space, "mask": scores.mask}
+    return [RunScores("this run", dict(scores.estimates), about), *report.runs]
+
+
+def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
+    """The cohort's table as it is written beside the page."""
+    return [
+        {
+            "subject": line.subject.key,
+            "role": line.subject.role,
+            "group": line.subject.group,
+            "site": line.subject.site,
+            "age": line.subject.age,
+            "sex": line.subject.sex,
+            "quality": line.subject.quality_verdict,
+            "quality_reasons": "; ".join(line.subject.quality_reasons),
+            "brain_ml": line.subject.brain_volume_ml,
+            "lesions": line.lesions,
+            "lesion_ml": line.lesion_ml,
+            "auroc": line.auroc.value if line.auroc else None,
+            "average_precision": line.average_precision.value if line.average_precision else None,
+            "best_dice_oracle": line.best_dice.value if line.best_dice else None,
+            "dice_at_healthy_threshold": line.row.dice if line.row else None,
+            "lesions_found": line.row.lesions_found if line.row else None,
+            "false_clusters": line.row.false_clusters if line.row else None,
+            "flagged_ml": line.row.flagged_ml if line.row else None,
+            "page": line.subject.page,
+        }
+        for line in lines
+    ]
+
+
+def figure_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
+    """A row a run and figure."""
+    return [
+        {
+            "run": run.name,
+            "figure": name,
+            "value": estimate.value,
+            "ci_low": estimate.ci_low,
+            "ci_high": estimate.ci_high,
+            "n": estimate.n,
+            "oracle": is_oracle(name),
+            "reason_undefined": estimate.reason_undefined,
+        }
+        for run in runs
+        for name, estimate in run.estimates.items()
+    ]
+
+
+def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
     panels: dict[str, list[TrainingCurve]] = {}
     for curve in curves:
         if len(curve.steps):
@@ -80,10 +190,9 @@ def colour_scale_of(report: CohortReport) -> ColourScale | None:
     return ColourScale.of_maps(samples) if samples else None
 
 
-def mosaic_uri(subject: ReportSubject, scale: ColourScale | None, most_bytes: int) -> tuple[str, str]:
-    assert subject.images is not None and scale is not None
-    images = subject.images()
-    picture, alt = subject_mosaic(
+def head_of(images: SubjectImages, scale: ColourScale) -> Head:
+    """What is drawn of a subject."""
+    return Head.of(
         images.scan,
         images.map,
         scale,
@@ -91,15 +200,6 @@ def mosaic_uri(subject: ReportSubject, scale: ColourScale | None, most_bytes: in
         covered=images.covered,
         lesion_mask=images.lesion_mask,
     )
-    return data_uri(webp(picture, most_bytes), "image/webp"), f"{subject.key}: {alt}."
-
-
-def picture_uri(path: Path | None, most_bytes: int) -> str:
-    assert path is not None
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        image.thumbnail((1100, 1100))
-        return data_uri(webp(np.asarray(image), most_bytes), "image/webp")
 
 
 def coverage_warnings(scored: Sequence[SubjectScores]) -> list[str]:
@@ -195,42 +295,5 @@ class EmbeddedPlot:
     dark: str
 
 
-def embedded(plot: figures.Plot) -> EmbeddedPlot:
-    light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (figures.LIGHT, figures.DARK))
-    return EmbeddedPlot(plot.name, plot.title, plot.alt, light, dark)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def csp_hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def number_text(value: float | int | None) -> str:
-    """At most three telling digits, without powers of ten where a reader can do without."""
-    if value is None:
-        return "–"
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
-        return f"{int(value):,}".replace(",", " ")
-    if abs(value) >= 100:
-        return f"{value:,.0f}".replace(",", " ")
-    if abs(value) >= 1:
-        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"
-
-
-def estimate_text(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    if estimate.ci_low is None:
-        return number_text(estimate.value)
-    return f"{number_text(estimate.value)} ({number_text(estimate.ci_low)} to {number_text(estimate.ci_high)})"
-
-
-def duration_text(value: float) -> str:
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+def embedded(plot: Plot) -> EmbeddedPlot:
+    return EmbeddedPlot(plot.name, plot.title, plot.alt, *plot_uris(plot))

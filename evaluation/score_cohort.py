@@ -94,6 +94,8 @@ class CohortScores:
         One a subject, in the same order.
     counts : RankCounts
         Of all voxels pooled: the ROC and the precision-recall curve.
+    each : RankCounts
+        Of each subject whose truth is known, a row each, on coarser bins: for the draws.
     froc : tuple of ndarray, (rates, sensitivities), or None
     space, mask : str
         Where maps and masks met, and inside which mask.
@@ -105,6 +107,7 @@ class CohortScores:
     subjects: tuple[SubjectScores, ...]
     rows: tuple[SubjectRow, ...]
     counts: vm.RankCounts
+    each: vm.RankCounts
     froc: tuple[np.ndarray, np.ndarray] | None
     settings: EvaluationSettings
     space: str
@@ -189,9 +192,19 @@ def score_cohort(
         shown = rates <= FROC_SHOWN
         froc = rates[shown], found[shown]
     strata = _strata(known, births, at, weights, settings) if with_strata else ()
-    rows = tuple(_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
+    rows = tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
-        measures, strata, point, subjects, rows, voxels.counts, froc, settings, space or settings.space, mask
+        measures,
+        strata,
+        point,
+        subjects,
+        rows,
+        voxels.counts,
+        voxels.each,
+        froc,
+        settings,
+        space or settings.space,
+        mask,
     )
 
 
@@ -233,7 +246,8 @@ def _bands(bounds: Sequence[float], unit: str) -> list[str]:
     return [f"below {bounds[0]:g} {unit}", *between, f"{bounds[-1]:g} {unit} and more"]
 
 
-def _row(subject: SubjectScores, threshold: float, aupimo: float | None) -> SubjectRow:
+def subject_row(subject: SubjectScores, threshold: float, aupimo: float | None = None) -> SubjectRow:
+    """One subject's figures at an operating point; NaN: there is none."""
     if not np.isfinite(threshold):
         return SubjectRow(subject.key, None, None, None, None, None, aupimo=aupimo)
     known, clusters = subject.truth_known, subject.clusters

@@ -62,15 +62,15 @@ def write_scores(folder: Path, scores: CohortScores, *, left_out: Sequence[str] 
     path = folder / "scores.json"
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _write_table(
+    write_table(
         folder / "scores.csv", [_subject_line(s, row) for s, row in zip(scores.subjects, scores.rows, strict=True)]
     )
-    _write_table(
+    write_table(
         folder / "lesions.csv",
         [line for subject in scores.subjects for line in _lesion_lines(subject, scores.threshold)],
         columns=_LESION_COLUMNS,
     )
-    _write_table(folder / "strata.csv", strata, columns=_STRATUM_COLUMNS)
+    write_table(folder / "strata.csv", strata, columns=_STRATUM_COLUMNS)
     return path
 
 
@@ -128,7 +128,8 @@ def _lesion_lines(subject: SubjectScores, threshold: float | None) -> list[dict[
     ]  # fmt: skip
 
 
-def _write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+def write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+    """Write a CSV file, whole or not at all; its columns are the keys of the first line where they are not named."""
     columns = tuple(columns or lines[0])
     with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

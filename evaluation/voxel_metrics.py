@@ -74,6 +74,11 @@ class ScoreHistogram:
     def n_lesion(self) -> int:
         return int(self.lesion_counts.sum(dtype=np.int64))
 
+    def healthy_quantile(self, share: float) -> float:
+        """The score below which so large a share of the healthy voxels lies; of a histogram with some."""
+        reached = np.searchsorted(np.cumsum(self.healthy_counts), share * self.n_healthy)
+        return float(self.healthy_scores[min(reached, len(self.healthy_scores) - 1)])
+
     def flagged(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of healthy and of lesion voxels with a score of at least each threshold."""
         return (
@@ -216,6 +221,12 @@ def roc_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
     """False- and true-positive rate from (0, 0) to (1, 1)."""
     fp, tp = _curve(counts.healthy), _curve(counts.lesion)
     return _ratio(fp, fp[..., -1:]), _ratio(tp, tp[..., -1:])
+
+
+def pro_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
+    """False-positive rate and per-region overlap: the mean over lesions of their share found."""
+    fp, overlap = _curve(counts.healthy), _curve(counts.lesion_weights)
+    return _ratio(fp, fp[..., -1:]), _ratio(overlap, overlap[..., -1:])
 
 
 def precision_recall_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:

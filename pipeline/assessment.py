@@ -1,6 +1,6 @@
 """The last two stages: maps against lesion masks, and everything on one page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -21,9 +21,11 @@ from ..evaluation.report import (
     TrainingCurve,
     write_report,
 )
+from ..evaluation.runs import RunScores
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_subject import SubjectScores, score_map
 from ..evaluation.tables import write_scores
+from .config import Config
 from .console import Progress
 from .records import StageRecord
 from .run import Run, Work, all_failures
@@ -51,7 +53,7 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
         progress(done, len(keys), key)
         try:
             subject = run.manifest[key]
-            volumes = _maps_and_masks(subject, run.out, settings.space)
+            volumes = maps_and_masks(subject, run.out, settings.space)
             about = {"group": subject.group, "site": subject.site, "age": subject.age}
             scores.append(score_map(key, *volumes, settings, **about).save(run.out.subject_scores(key)))
         except SubjectError as error:
@@ -127,44 +129,49 @@ def in_words(estimate: Estimate, confidence: float) -> str:
     return f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g} in {share} of redrawn cohorts)"
 
 
-def write_cohort_report(run: Run, role: Mapping[str, str]) -> None:
+def write_cohort_report(
+    run: Run,
+    scores: CohortScores,
+    role: Mapping[str, str],
+    beside: Sequence[RunScores] = (),
+    without_page: Sequence[Failure] = (),
+) -> None:
     """One page: figures, cohort, training, pictures, failures, costs, settings.
 
     Parameters
     ----------
     run : Run
+    scores : CohortScores
     role : mapping from subject key to what the subject is here for, in words
+    beside : sequence of RunScores
+        Other runs, to compare with.
+    without_page : sequence of Failure
+        Subjects whose own page could not be made.
     """
     records = {name: StageRecord.read(run.out.record(name)) for name in STAGE_TITLES}
     trained = {name: StageRecord.read(run.model.record(name)) for name in STAGE_TITLES} | {
         name: record for name, record in records.items() if record is not None
     }
-    scores = load_scores(run)
+    by_key = {scored.key: scored for scored in scores.subjects}
     done = [record for record in trained.values() if record is not None]
-    models = run.config.models
     write_report(
         run.out.report,
         CohortReport(
             title="Anomaly maps",
             created=datetime.now().astimezone(),
-            subjects=[_report_subject(subject, role[subject.key], run, scores) for subject in run.manifest],
+            subjects=[
+                report_subject(subject, role[subject.key], run.out, run.config, by_key.get(subject.key))
+                for subject in run.manifest
+            ],
             scores=scores,
-            summary={
-                "Template grid": f"MNI152, {run.config.preprocessing.spacing_mm:g} mm",
-                "Modalities": ", ".join(run.config.preprocessing.modalities),
-                "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
-                "Code": f"{models.encoder.code_size} numbers",
-                "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
-                "Detectors": f"one-class SVM, nu {models.detector.nu:g}, gamma {models.detector.gamma}, "
-                f"{models.detector.read_out} codes",
-                "Scored in": f"{scores.space} space, inside the {scores.mask}",
-            },
+            runs=beside,
+            summary=run_summary(run.config),
             training=_training_curves(run.model),
             stages=[
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done
             ],
-            failures=all_failures(run.out),
+            failures=[*all_failures(run.out), *without_page],
             warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
             settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
             versions=next((record.versions for record in done if record.versions), {}),
@@ -172,7 +179,7 @@ def write_cohort_report(run: Run, role: Mapping[str, str]) -> None:
     )
 
 
-def _maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
+def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
     """Map, evaluation mask, truth and coverage of one subject, all on one grid."""
     if space == "native":
         truth = read_mask(subject.lesion_mask) if subject.lesion_mask else None
@@ -195,13 +202,15 @@ def _prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | Non
     return read_mask(path) if subject.lesion_mask and path.is_file() else None
 
 
-def _report_subject(subject: SubjectRecord, role: str, run: Run, scores: CohortScores) -> ReportSubject:
+def report_subject(
+    subject: SubjectRecord, role: str, out: OutputFolder, config: Config, scores: SubjectScores | None
+) -> ReportSubject:
+    """What the pages tell of a subject; its images are read when they are drawn."""
     from ..preprocessing.quality import Quality
 
-    prepared = run.out.quality(subject).is_file()
-    quality = Quality.load(run.out.quality(subject)) if prepared else None
-    by_key = {scored.key: scored for scored in scores.subjects}
-    mapped = subject.key in by_key
+    prepared = out.quality(subject).is_file()
+    quality = Quality.load(out.quality(subject)) if prepared else None
+    page = out.subject_page(subject)
     return ReportSubject(
         key=subject.key,
         group=subject.group,
@@ -211,21 +220,37 @@ def _report_subject(subject: SubjectRecord, role: str, run: Run, scores: CohortS
         sex=subject.sex,
         quality_verdict=quality.verdict if quality else None,
         quality_reasons=quality.reasons if quality else (),
-        quality_picture=run.out.quality_picture(subject) if prepared else None,
+        quality_picture=out.quality_picture(subject) if prepared else None,
         brain_volume_ml=quality.brain_ml if quality else None,
-        scores=by_key.get(subject.key),
-        images=partial(_images, subject, run) if mapped else None,
+        scores=scores,
+        images=partial(_images, subject, out, config) if scores is not None else None,
+        page=page.relative_to(out.report.parent).as_posix() if page.is_file() else None,
     )
 
 
-def _images(subject: SubjectRecord, run: Run) -> SubjectImages:
+def run_summary(config: Config) -> dict[str, str]:
+    """The few settings that a reader asks for first."""
+    models, evaluation = config.models, config.evaluation
+    return {
+        "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
+        "Modalities": ", ".join(config.preprocessing.modalities),
+        "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
+        "Code": f"{models.encoder.code_size} numbers",
+        "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
+        "Detectors": f"one-class SVM, nu {models.detector.nu:g}, gamma {models.detector.gamma}, "
+        f"{models.detector.read_out} codes",
+        "Scored in": f"{evaluation.space} space, inside the brain mask",
+    }
+
+
+def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> SubjectImages:
     # Drawn on the template grid: there, slices of different people show the same place.
     return SubjectImages(
-        scan=read_volume(run.out.prepared_image(subject, run.config.preprocessing.modalities[0])),
-        map=read_volume(run.out.template_map(subject)),
-        brain_mask=read_mask(run.out.prepared_brain_mask(subject)),
-        covered=read_mask(run.out.template_coverage(subject)),
-        lesion_mask=_prepared_lesions(subject, run.out),
+        scan=read_volume(out.prepared_image(subject, config.preprocessing.modalities[0])),
+        map=read_volume(out.template_map(subject)),
+        brain_mask=read_mask(out.prepared_brain_mask(subject)),
+        covered=read_mask(out.template_coverage(subject)),
+        lesion_mask=_prepared_lesions(subject, out),
     )
 
 

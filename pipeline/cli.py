@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="do all stages: scans in, report out")
     _add_cohort(run)
+    _add_runs(run)
     run.set_defaults(command=_run, stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
@@ -76,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
             continue
         if name in ("prepare", "map"):
             stage.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects; the others later")
+        if name == "report":
+            _add_runs(stage)
         stage.set_defaults(command=_run, stages=(name,), model=None)
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
     compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders that `voxout score` wrote")
@@ -117,6 +120,22 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     maps.add_argument("--out", dest="scores", type=Path, metavar="DIR", help="folder for the scores")
     parser.set_defaults(command=_score)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=[],
+        type=_named_path,
+        metavar="[NAME=]RUN",
+        help="show the figures of these runs (folder or scores.json) beside the report's own",
+    )
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals else ("", Path(text))
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -268,6 +287,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
             engine=engine,
             device=_device(options.device) if _TORCH_STAGES & set(names) else "cpu",
             console=console,
+            beside=tuple(getattr(options, "runs", ())),
         )
         if len(names) == 1:
             require_current(STAGES[names[0]], STAGES, run)

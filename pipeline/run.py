@@ -39,6 +39,8 @@ class Run:
     device : str
         A torch device.
     console : Console
+    beside : tuple of (name, path)
+        Other runs, whose figures the report shows beside its own; an empty name means the folder's.
     """
 
     manifest: Manifest
@@ -49,6 +51,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
+    beside: tuple[tuple[str, Path], ...] = ()
 
     @property
     def applies_a_model(self) -> bool:

@@ -190,17 +190,30 @@ def _score(run: Run) -> Work:
 
 
 def _report_inputs(run: Run) -> dict[str, Any]:
+    from ..evaluation.runs import scores_file
+
     # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
     early = {name: _record(run, name) for name in ("check", "prepare")}
     told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    told |= {
+        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path)) for name, path in run.beside
+    }
     return told | {f"stage {name}": _record(run, name).identity for name in ("map", "score")}
 
 
 def _report(run: Run) -> Work:
-    from .assessment import write_cohort_report
+    from .pages import write_pages
 
-    write_cohort_report(run, _roles(run))
-    return Work(outputs=[run.out.report.parent], summary=f"open {run.out.report} in a browser")
+    return write_pages(run, _roles(run), _page_inputs(run))
+
+
+def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
+    score, roles = _record(run, "score"), _roles(run)
+    maps = {key: StageRecord.read(run.out.map_record(run.manifest[key])) for key in score.done}
+    return {
+        key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
+        for key, record in maps.items()
+    }
 
 
 # -- what several stages ask -----------------------------------------------------------------------------------------
@@ -259,7 +272,14 @@ STAGES: dict[str, Stage] = {
         Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
         Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
         Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
-        Stage("report", _report_inputs, _report, lambda run: [run.out.report.parent], needs=("map", "score")),
+        Stage(
+            "report",
+            _report_inputs,
+            _report,
+            lambda run: [run.out.report_figures, run.out.report_tables],
+            needs=("map", "score"),
+            tries_again=True,
+        ),
     )
 }
 

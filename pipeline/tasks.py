@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
@@ -11,6 +11,9 @@ from ..data_manifests.subject import SubjectRecord
 from .config import Config
 from .records import Meter, StageRecord, clear, sizes, versions
 from .run import Run, Work
+
+if TYPE_CHECKING:
+    from .pages import Shared
 
 
 def work_by_subject(
@@ -20,6 +23,7 @@ def work_by_subject(
     inputs: Mapping[str, Mapping[str, Any]],
     record_path: Callable[[SubjectRecord], Path],
     *arguments: Any,
+    all_may_fail: bool = False,
 ) -> Work:
     """Call ``task(subject, its inputs, *arguments)`` for the subjects whose record is not current.
 
@@ -31,11 +35,13 @@ def work_by_subject(
     inputs : mapping from subject key to all that decides this subject's result
     record_path : callable
         Where a subject's record lies.
+    all_may_fail : bool
+        Whether something is left to do when no subject came through.
 
     Raises
     ------
     UserError
-        When no subject at all came through.
+        When no subject at all came through, unless all may fail.
     """
     paths = {key: record_path(run.manifest[key]) for key in inputs}
     undone = [key for key in inputs if _current(paths[key], inputs[key], run.out.root) is None]
@@ -54,7 +60,7 @@ def work_by_subject(
     records = {key: StageRecord.read(paths[key]) for key in came_through}
     done = {key: record for key, record in records.items() if record is not None}
     before = len(inputs) - len(undone)
-    if outcome.failures and not done:
+    if outcome.failures and not done and not all_may_fail:
         raise UserError([failure.reason for failure in outcome.failures])
     return Work(
         outputs=[run.out.root / name for record in done.values() for name in record.outputs],
@@ -97,6 +103,21 @@ def write_maps(
         return map_subject(subject, config, out, model, device), ()
 
     return _recorded("map", subject, out.map_record(subject), inputs, out, work)
+
+
+def write_page(
+    subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: "Shared"
+) -> StageRecord:
+    """Maps, scores and quality to the subject's page."""
+
+    def work() -> tuple[Sequence[Path], Sequence[str]]:
+        from . import pages
+
+        # A page of an earlier map must not pass for this one's.
+        out.subject_page(subject).unlink(missing_ok=True)
+        return pages.write_page(subject, config, out, shared), ()
+
+    return _recorded("report", subject, out.page_record(subject), inputs, out, work)
 
 
 def _recorded(

@@ -109,6 +109,12 @@ class TemplateTransform:
         native[covered] = total[covered] / weight[covered]
         return Volume(native, native_grid), Volume(covered, native_grid)
 
+    def points_to_template(self, points_mm: np.ndarray) -> np.ndarray:
+        """Where native points lie in the template's space: (N, 3) to (N, 3), both RAS+ mm."""
+        transform = self._native_to_template()
+        moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
+        return np.array(moved).reshape(-1, 3) @ LPS
+
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> "TemplateTransform":
         """A transform without a warp."""

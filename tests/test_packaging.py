@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> set[str]:
 
 
 def _expected_files() -> set[str]:
-    wanted = {".py", ".yaml", ".csv", ".html", ".css", ".js"}
+    wanted = {".py", ".yaml", ".csv", ".html", ".css", ".js", ".txt"}
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in wanted]
     return {f"voxout/{file.relative_to(ROOT)}" for file in files if "__pycache__" not in file.parts}
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume, read_grid, read_mask, read_volume, write_volume
+from voxout.data_manifests.volume import Volume, nifti_bytes, read_grid, read_mask, read_volume, write_volume
 
 SIZE = (5, 6, 7)
 VOXELS = np.arange(np.prod(SIZE), dtype=np.int16).reshape(SIZE)  # no symmetry at all: every flip shows
@@ -409,6 +409,18 @@ def test_float32_survives_bit_for_bit(tmp_path):
     voxels = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
     path = write_volume(tmp_path / "map.nii.gz", Volume(voxels, Grid(SIZE, AFFINE)))
     np.testing.assert_array_equal(read_volume(path).voxels, voxels)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.25])
+def test_in_memory_it_is_the_same_file_and_carries_its_slope(tmp_path, slope):
+    voxels = np.arange(np.prod(SIZE), dtype=np.uint16).reshape(SIZE)
+    content = nifti_bytes(Volume(voxels, Grid(SIZE, AFFINE)), slope=slope)
+    path = tmp_path / "map.nii"
+    path.write_bytes(content)
+    read = read_volume(path)
+    np.testing.assert_array_equal(read.voxels, voxels * np.float32(slope))
+    assert nib.load(path).get_data_dtype() == np.uint16
+    assert read.grid.same_as(Grid(SIZE, AFFINE))
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):

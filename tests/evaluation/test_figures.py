@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from voxout.evaluation import figures
+from voxout.evaluation.curves import cohort_curves
+from voxout.evaluation.plot import DARK, LIGHT, MOST_POINTS, thinned
 from voxout.evaluation.score_cohort import score_cohort
 
 from .test_score_cohort import SETTINGS, make
@@ -16,11 +18,15 @@ def scores():
 
 def all_plots(scores):
     curve = [("training", np.arange(1000), np.random.default_rng(0).random(1000)), ("held-out", [0], [1.0])]
+    curves = cohort_curves(scores)
+    by_site = {("Lyon", "control"): [0.1, 0.2, 0.3], ("Lyon", "patient"): [0.5], ("Oslo <3 T>", "patient"): [0.4, 0.6]}
     return [
-        figures.roc_plot(scores),
-        figures.precision_recall_plot(scores),
+        figures.roc_plot(scores, curves.roc),
+        figures.precision_recall_plot(scores, curves.precision_recall),
+        figures.pro_plot(scores, curves.pro),
         figures.subject_plot(scores),
-        figures.froc_plot(scores),
+        figures.froc_plot(scores, curves.froc),
+        figures.group_plot("by-site", "By site", by_site, y_label="Score"),
         figures.lesion_plot(scores),
         figures.distribution_plot(scores),
         figures.line_plot("training-loss", "Loss", curve, y_label="loss", log_scale=True),
@@ -29,7 +35,7 @@ def all_plots(scores):
 
 def test_every_plot_is_small_svg_in_both_themes_with_words(scores):
     for plot in all_plots(scores):
-        for theme in (figures.LIGHT, figures.DARK):
+        for theme in (LIGHT, DARK):
             svg = plot.svg(theme)
             ElementTree.fromstring(svg)
             assert len(svg) < 60_000, plot.name
@@ -38,11 +44,24 @@ def test_every_plot_is_small_svg_in_both_themes_with_words(scores):
 
 
 def test_a_plot_drawn_twice_is_the_same(scores):
-    assert figures.roc_plot(scores).svg(figures.LIGHT) == figures.roc_plot(scores).svg(figures.LIGHT)
+    for first, second in zip(all_plots(scores), all_plots(scores), strict=True):
+        assert first.svg(LIGHT) == second.svg(LIGHT), first.name
+
+
+def test_numbers_in_words_are_not_cut(scores):
+    plot = figures.roc_plot(scores, cohort_curves(scores).roc)
+    assert f"AUROC {scores.estimates['auroc'].value:.3f}".encode() in plot.svg(LIGHT)
+
+
+def test_many_sites_are_cut_to_the_largest_and_the_words_say_so():
+    values = {(f"site {n}", "control"): [0.5] * (n + 1) for n in range(15)}
+    plot = figures.group_plot("many", "Many", values, y_label="Score")
+    assert "3 smaller sites are left out" in plot.alt and "site 14" in plot.alt and "site 2," not in plot.alt
+    plot.svg(DARK)
 
 
 def test_saved_for_papers(scores, tmp_path):
-    figures.roc_plot(scores).save(tmp_path / "figures")
+    figures.roc_plot(scores, cohort_curves(scores).roc).save(tmp_path / "figures")
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"roc.svg", "roc.png"}
     with Image.open(tmp_path / "figures" / "roc.png") as image:
         assert image.size[0] > 800
@@ -50,8 +69,8 @@ def test_saved_for_papers(scores, tmp_path):
 
 def test_thinning_keeps_the_ends_and_the_area():
     x = np.linspace(0, 1, 100_000)
-    thin_x, thin_y = figures._thinned(x, x**0.1)
-    assert len(thin_x) <= figures.MOST_POINTS
+    thin_x, thin_y = thinned(x, x**0.1)
+    assert len(thin_x) <= MOST_POINTS
     assert (thin_x[0], thin_x[-1]) == (0, 1)
     assert np.trapezoid(thin_y, thin_x) == pytest.approx(1 / 1.1, abs=1e-3)
 
@@ -59,5 +78,5 @@ def test_thinning_keeps_the_ends_and_the_area():
 def test_no_global_figure_is_left_behind(scores):
     import matplotlib.pyplot as plt
 
-    all_plots(scores)[0].svg(figures.DARK)
+    all_plots(scores)[0].svg(DARK)
     assert plt.get_fignums() == []

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from voxout.data_manifests.volume import Grid, Volume
-from voxout.evaluation.mosaic import TILE_HEIGHT_PX, ColourScale, colour_bar, subject_mosaic, webp
+from voxout.evaluation.colour_scale import ColourScale, colour_bar
+from voxout.evaluation.mosaic import TILE_HEIGHT_PX, point_picture, subject_mosaic, webp
+from voxout.evaluation.slices import NORMAL, PLANES, Head
 from voxout.evaluation.voxel_metrics import ScoreHistogram
 
 SCALE = ColourScale(1.0, 2.0)
@@ -21,6 +23,19 @@ def head(affine=None):
     lesion = (x < -6) & (x > -12) & (y < -5) & (y > -12) & (abs(z) < 4)
     grid = Grid(brain.shape, affine)
     return [Volume(voxels, grid) for voxels in (scan, scores, brain, lesion)]
+
+
+def asymmetric():
+    """As `head`, its map bright in the upper right front, its lesion in the lower left back, stored as LAS."""
+    scan, _, brain, _ = head()
+    x, y, z = np.indices(brain.voxels.shape) - np.array([20, 25, 22])[:, None, None, None]
+    bright = (x > 5) & (x < 12) & (y > 5) & (y < 12) & (z > 5) & (z < 12)
+    lesion = (x < -5) & (x > -12) & (y < -5) & (y > -12) & (z < -5) & (z > -12)
+    centred = np.diag([2.0, 2.0, 2.0, 1.0])
+    centred[:3, 3] = [-40, -50, -44]
+    volumes = [scan.voxels, np.where(bright, 3, 0).astype(np.float32), brain.voxels, lesion]
+    stored = [reoriented(Volume(voxels, Grid(brain.voxels.shape, centred)), "LAS") for voxels in volumes]
+    return Head.of(stored[0], stored[1], SCALE, brain_mask=stored[2], lesion_mask=stored[3])
 
 
 def reoriented(volume, axcodes):
@@ -51,7 +66,7 @@ def is_cyan(rgb):
 
 def test_the_patients_right_is_on_the_left_and_the_front_is_up():
     scan, map, brain, lesion = head()
-    picture, alt = subject_mosaic(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion)
+    picture, alt = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     row, column = tile_with(picture, is_yellow)
     assert row < 0.5 and column < 0.5
     row, column = tile_with(picture, is_cyan)
@@ -62,25 +77,57 @@ def test_the_patients_right_is_on_the_left_and_the_front_is_up():
 @pytest.mark.parametrize("axcodes", ["LPS", "LAS", "PIR", "SRA", "AIL"])
 def test_the_stored_orientation_does_not_show(axcodes):
     volumes = head()
-    plain, _ = subject_mosaic(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3])
+    plain, _ = subject_mosaic(Head.of(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3]))
     scan, map, brain, lesion = (reoriented(v, axcodes) for v in volumes)
-    turned, _ = subject_mosaic(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion)
+    turned, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     np.testing.assert_array_equal(turned, plain)
+
+
+def test_coronal_slices_have_the_right_on_the_left_and_the_top_up():
+    head_ = asymmetric()
+    picture, alt = subject_mosaic(head_, "coronal")
+    row, column = tile_with(picture, is_yellow)
+    assert row < 0.5 and column < 0.5 and "coronal" in alt
+    row, column = tile_with(picture, is_cyan)
+    assert row > 0.5 and column > 0.5
+
+
+def test_sagittal_slices_have_the_front_on_the_right_and_the_top_up():
+    picture, _ = subject_mosaic(asymmetric(), "sagittal")
+    row, column = tile_with(picture, is_yellow)
+    assert row < 0.5 and column > 0.5
+    row, column = tile_with(picture, is_cyan)
+    assert row > 0.5 and column < 0.5
+
+
+def test_the_cross_meets_where_the_peak_is():
+    head_ = asymmetric()
+    picture, alt = point_picture(head_, np.array([18.0, 18.0, 16.0]))
+    below = picture[TILE_HEIGHT_PX : 2 * TILE_HEIGHT_PX].astype(int)
+    assert "18, 18, 16 mm" in alt
+    # The bright block lies around the point, and the free middle of each cross lies on it.
+    index, left = head_.index_of(np.array([18.0, 18.0, 16.0])), 0
+    for plane in PLANES:
+        width = head_.tile(plane, int(index[NORMAL[plane]]), TILE_HEIGHT_PX)[0].shape[1]
+        across, down = head_.place_in_tile(plane, index)
+        assert is_yellow(below[int(down * TILE_HEIGHT_PX), left + int(across * width)]), plane
+        left += width
+    assert left == picture.shape[1]
 
 
 def test_no_colour_without_a_score_and_below_the_scale():
     scan, map, brain, _ = head()
     covered = map.with_voxels(map.voxels < 1)
-    picture, _ = subject_mosaic(scan, map, SCALE, brain_mask=brain, covered=covered)
+    picture, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, covered=covered))
     assert not is_yellow(picture.astype(int)).any()
-    quiet, _ = subject_mosaic(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain)
+    quiet, _ = subject_mosaic(Head.of(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain))
     assert not is_yellow(quiet.astype(int)).any()
 
 
 def test_thick_slices_and_maps_without_a_peak_are_drawn():
     affine = np.diag([1.0, 1.0, 6.0, 1.0])
     volume = Volume(np.random.default_rng(0).random((30, 30, 8)).astype(np.float32), Grid((30, 30, 8), affine))
-    picture, _ = subject_mosaic(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE)
+    picture, _ = subject_mosaic(Head.of(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE))
     assert picture.dtype == np.uint8 and picture.shape[1] > 500
 
 

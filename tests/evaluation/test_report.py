@@ -1,8 +1,7 @@
 import base64
+import csv
 import hashlib
 import re
-import shutil
-import subprocess
 from datetime import datetime
 from html.parser import HTMLParser
 
@@ -11,7 +10,9 @@ import pytest
 from PIL import Image
 from voxout.data_manifests.errors import Failure, SubjectError
 from voxout.data_manifests.volume import Volume
+from voxout.evaluation.intervals import Estimate
 from voxout.evaluation.metric_words import METRICS
+from voxout.evaluation.page import duration_text, number_text
 from voxout.evaluation.report import (
     CohortReport,
     ReportSubject,
@@ -20,7 +21,8 @@ from voxout.evaluation.report import (
     TrainingCurve,
     write_report,
 )
-from voxout.evaluation.report_parts import duration_text, number_text
+from voxout.evaluation.report_parts import quality_lines
+from voxout.evaluation.runs import RunScores
 from voxout.evaluation.score_cohort import score_cohort
 from voxout.evaluation.score_subject import score_map
 
@@ -87,6 +89,7 @@ def written(tmp_path_factory):
                 brain_volume_ml=1400.0,
                 scores=make(number, healthy=healthy)[0],
                 images=lambda n=number, h=healthy: images_of(n, h),
+                page="subjects/sub-03.html" if number == 3 else None,
             )
         )
     subjects.append(ReportSubject("sub-90", "control", role="training control"))
@@ -101,6 +104,7 @@ def written(tmp_path_factory):
         created=datetime(2026, 3, 1, 9, 5),
         subjects=subjects,
         scores=scores,
+        runs=[RunScores("with <FLAIR>", {"auroc": Estimate(0.875, 7), "froc_score": Estimate.undefined("none")}, {})],
         summary={"template": "2 mm"},
         training=[
             TrainingCurve("Reconstruction error", "training", [0, 1, 2], [3.0, 2.0, 1.0], "MSE", True),
@@ -119,7 +123,9 @@ def written(tmp_path_factory):
 
 def test_nothing_is_asked_from_outside(written):
     _, _, page = written
-    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    # What is not part of the page are files beside it, by relative links.
+    outside = {link for link in page.links if not link.startswith(("data:image/", "#"))}
+    assert outside == {"tables/subjects.csv", "tables/runs.csv", "subjects/sub-03.html"}
     assert "url(" not in page.text and "@import" not in page.text
     assert "default-src 'none'" in page.text
 
@@ -165,6 +171,8 @@ def test_all_words_are_there_and_nothing_is_run(written):
         "1 min 15 s",
         "up to date, not run again",
         "radiological convention",
+        "with &lt;FLAIR&gt;",
+        "0.875",
     ):
         assert expected in page.text, expected
     for name, words in METRICS.items():
@@ -179,6 +187,33 @@ def test_figures_for_papers_lie_beside(written):
     assert {"roc.svg", "roc.png", "precision-recall.png", "training-reconstruction-error.svg"} <= names
     assert not any(name.startswith(".") for name in names)
     assert [p.name for p in path.parent.glob(".*")] == []
+
+
+def test_tables_lie_beside(written):
+    report, path, _ = written
+    with (path.parent / "tables" / "subjects.csv").open(newline="") as file:
+        rows = {row["subject"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {s.key for s in report.subjects}
+    assert float(rows["sub-04"]["auroc"]) == pytest.approx(report.subjects[4].scores.auroc.value, rel=1e-6)
+    assert rows["sub-90"]["auroc"] == "" and rows["sub-03"]["page"] == "subjects/sub-03.html"
+    with (path.parent / "tables" / "runs.csv").open(newline="") as file:
+        figures = {(row["run"], row["figure"]): row for row in csv.DictReader(file)}
+    assert figures["with <FLAIR>", "auroc"]["value"] == "0.875"
+    assert figures["this run", "best_dice_pooled"]["oracle"] == "yes"
+    assert figures["with <FLAIR>", "froc_score"]["reason_undefined"] == "none"
+
+
+def test_the_quality_of_each_site_is_counted():
+    subjects = [
+        ReportSubject("a", "control", site="Lyon", quality_verdict="pass", brain_volume_ml=1300.0),
+        ReportSubject("b", "control", site="Lyon", quality_verdict="warn", brain_volume_ml=1500.0),
+        ReportSubject("c", "patient", site="Lyon"),
+        ReportSubject("d", "patient", quality_verdict="fail", brain_volume_ml=900.0),
+    ]
+    nowhere, lyon = quality_lines(subjects)
+    assert (lyon.site, lyon.subjects, lyon.brain_ml, lyon.smallest_ml, lyon.largest_ml) == ("Lyon", 3, 1400, 1300, 1500)
+    assert lyon.verdicts == {"pass": 1, "warn": 1, "fail": 0, "not prepared": 1}
+    assert (nowhere.site, nowhere.verdicts["fail"]) == ("no site named", 1)
 
 
 def test_one_subject_in_memory_at_a_time(written, tmp_path):
@@ -215,18 +250,18 @@ def test_a_cohort_of_healthy_scans_has_no_curve_but_a_page(tmp_path):
     assert "not defined" in page.text and "plot-roc" not in page.ids and "plot-score-distributions" in page.ids
 
 
-def test_the_page_of_many_subjects_stays_within_a_few_megabytes(tmp_path):
+def test_the_page_of_two_hundred_subjects_stays_below_three_megabytes(tmp_path):
     images = images_of(4, False)
     scored = score_map("sub-004", images.map, images.brain_mask, images.lesion_mask, None, SETTINGS)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 600, 3)).astype(np.uint8))
     noise.save(tmp_path / "q.png")
     subjects = [
         ReportSubject(f"sub-{n:03}", "patient", quality_picture=tmp_path / "q.png", images=lambda: images)
-        for n in range(70)
+        for n in range(200)
     ]
     subjects[4] = ReportSubject("sub-004", "patient", scores=scored, images=lambda: images)
     report = CohortReport("t", datetime(2026, 1, 1), subjects, score_cohort([scored], SETTINGS))
-    assert write_report(tmp_path / "index.html", report).stat().st_size < 6e6
+    assert write_report(tmp_path / "index.html", report).stat().st_size < 3e6
 
 
 @pytest.mark.parametrize(
@@ -240,18 +275,3 @@ def test_numbers_as_they_are_read(value, text):
 
 def test_durations_as_they_are_read():
     assert (duration_text(3.21), duration_text(75), duration_text(7500)) == ("3.2 s", "1 min 15 s", "2 h 05 min")
-
-
-def test_the_page_in_a_browser(written, tmp_path):
-    """No error in the console, the script has run, and the pictures are drawn."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    _, path, _ = written
-    options = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", path.as_uri()]  # fmt: skip
-    done = subprocess.run(options, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
-    assert "8 of 8" in done.stdout
-    assert done.stdout.count('<button type="button">') == 16

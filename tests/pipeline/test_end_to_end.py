@@ -131,6 +131,63 @@ def test_the_report_stands_alone(finished):
     assert 'src="http' not in page and 'href="http' not in page
 
 
+def test_every_mapped_subject_has_a_page_that_lists_what_the_cohort_counts(finished):
+    out, _ = finished
+    rows = {row["subject"]: row for row in csv.DictReader((out / "scores" / "scores.csv").open())}
+    pages = out / "report" / "subjects"
+    assert {page.stem for page in pages.glob("*.html")} == set(rows)
+    gathered = list(csv.DictReader((out / "report" / "tables" / "clusters.csv").open()))
+    index = (out / "report" / "index.html").read_text(encoding="utf-8")
+    for key, row in rows.items():
+        page = (pages / f"{key}.html").read_text(encoding="utf-8")
+        assert 'src="http' not in page and 'href="http' not in page and len(page) < 4e6
+        assert f'href="subjects/{key}.html"' in index
+        listed = [line for line in gathered if line["subject"] == key]
+        assert len(listed) == int(row["clusters"])
+        assert listed == list(csv.DictReader((pages / f"{key}_clusters.csv").open()))
+    for line in gathered:
+        # Inside the template's brain, on the side that its coordinate says.
+        place = [float(line[f"{axis}_mni_mm"]) for axis in "xyz"]
+        assert np.abs(place).max() < 110
+        assert line["side"] == ("midline" if abs(place[0]) < 3 else "right" if place[0] > 0 else "left")
+
+
+def test_a_broken_map_costs_one_page_and_a_lost_page_is_made_again(finished, cohort, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    pages = out / "report" / "subjects"
+    lost = pages / "sub-patient001.html"
+    lost.unlink()
+    before = {page: page.stat().st_mtime_ns for page in pages.glob("*.html")}
+    result = _voxout("report", cohort, out)
+    assert lost.is_file() and result.returncode == 3  # the four broken scans
+    assert before == {page: page.stat().st_mtime_ns for page in pages.glob("*.html") if page != lost}
+
+    # Damaged without a change of its size: only whoever reads it finds out.
+    broken = out / "maps" / "sub-patient001" / "anat" / "sub-patient001_space-orig_desc-anomaly_map.nii.gz"
+    broken.write_bytes(b"\x1f\x8b" + bytes(broken.stat().st_size - 2))
+    lost.unlink()
+    result = _voxout("report", cohort, out)
+    assert result.returncode == 3 and "Traceback" not in result.stderr
+    assert not lost.is_file() and len(list(pages.glob("*.html"))) == len(before)
+    failures = {row["subject"]: row for row in csv.DictReader((out / "failures.csv").open())}
+    assert failures["sub-patient001"]["stage"] == "report"
+    assert "damaged" in failures["sub-patient001"]["reason"]
+    assert "subjects/sub-patient001.html" not in (out / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_other_runs_stand_beside_this_one(finished, cohort, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    result = _voxout("report", cohort, out, "--runs", f"first={finished[0]}", str(tmp_path / "nowhere"))
+    assert result.returncode == 2 and "nowhere: holds no scores.json" in result.stderr
+    result = _voxout("report", cohort, out, "--runs", f"first={finished[0]}")
+    assert result.returncode == 3, result.stderr
+    assert 'id="compared"' in (out / "report" / "index.html").read_text(encoding="utf-8")
+    runs = {row["run"] for row in csv.DictReader((out / "report" / "tables" / "runs.csv").open())}
+    assert runs == {"this run", "first"}
+
+
 def test_a_second_run_skips_what_is_done(finished, cohort):
     out, _ = finished
     maps = {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}

@@ -190,3 +190,5 @@ def test_displacements_move_points_in_ras_before_the_affine(kit):
     assert kit.millimetres(there.grid)[there.voxels].mean(0) == pytest.approx([10, 20, 30], abs=0.5)
     back = transform.to_native(there, grid, interpolation="linear")
     assert kit.millimetres(grid)[back.voxels].mean(0) == pytest.approx(native_mm, abs=0.5)
+    assert transform.points_to_template(np.array([native_mm])) == pytest.approx(np.array([[10, 20, 30]]), abs=0.02)
+    assert transform.points_to_template(np.zeros((0, 3))).shape == (0, 3)

@@ -1,0 +1,166 @@
+"""The page of one subject: its map over its scan, in pictures and in a viewer, and a list of what is suspicious."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from ..data_manifests.errors import UserError
+from .clusters import Cluster, find_clusters
+from .colour_scale import LESION_COLOUR, colour_bar, colours_of
+from .mosaic import point_picture, subject_mosaic
+from .page import json_block, picture_file_uri, picture_uri, write_page
+from .places import Place, place_of
+from .report_inputs import SubjectReport
+from .report_parts import head_of
+from .slices import PLANES, Head, Plane
+from .tables import write_table
+from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
+
+MOST_LISTED = 200
+MOST_PICTURES = 12
+_MOSAIC_BYTES, _POINT_BYTES, _QUALITY_BYTES = 90_000, 28_000, 90_000
+_COLUMNS = (
+    "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "x_mni_mm", "y_mni_mm", "z_mni_mm", "side",
+    "region", "tissue", "in_lesion_mask",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClusterLine:
+    """A suspicious cluster, where its peak lies in MNI space, and the three planes through it.
+
+    Attributes
+    ----------
+    cluster : Cluster
+        In the space of the scored map.
+    mni_mm : tuple of float, (3,)
+    place : Place
+    picture, alt : str or None
+        Only of the first ones.
+    """
+
+    cluster: Cluster
+    mni_mm: tuple[float, float, float]
+    place: Place
+    picture: str | None
+    alt: str | None
+
+
+def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> list[Path]:
+    """Write a subject's page, and its clusters as a table.
+
+    Parameters
+    ----------
+    path : Path
+        Of the HTML file.
+    report : SubjectReport
+    table : Path
+        Of the CSV file.
+
+    Returns
+    -------
+    list of Path
+        The page and the CSV file.
+
+    Raises
+    ------
+    UserError
+        The subject has no map, or its volumes cannot be read.
+    """
+    subject = report.subject
+    if subject.images is None:
+        raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for the subject.")
+    head = head_of(subject.images(), report.scale)
+    clusters = find_clusters(
+        report.scored.map,
+        report.threshold.value,
+        report.scored.inside,
+        smallest_mm3=report.smallest_cluster_mm3,
+        lesion_mask=report.scored.lesion_mask,
+        p_values=report.scored.p_values,
+    )
+    lines = _lines(report, clusters, head)
+    volumes = ViewerVolumes.of(head)
+    write_page(
+        path,
+        "subject.html",
+        styles=("report.css", "subject.css"),
+        scripts=("report.js", "subject.js"),
+        later_scripts=(niivue_source(),),
+        report=report,
+        subject=subject,
+        lines=lines[:MOST_LISTED],
+        found=len(lines),
+        mosaics=[_mosaic(head, plane, subject.key) for plane in PLANES],
+        quality_picture=_quality_picture(report),
+        bar=picture_uri(colour_bar(report.scale), 10_000),
+        volumes=volumes,
+        about=json_block(_about(report, lines, volumes, head)),
+        niivue=niivue_packed(),
+        licence=niivue_licence(),
+    )
+    write_table(table, [_csv_line(subject.key, line) for line in lines], columns=_COLUMNS)
+    return [path, table]
+
+
+def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> list[ClusterLine]:
+    if not clusters:
+        return []
+    peaks = report.scored.to_template(np.array([cluster.peak_mm for cluster in clusters]))
+    lines = []
+    for cluster, peak in zip(clusters, peaks, strict=True):
+        picture = alt = None
+        if cluster.rank <= MOST_PICTURES:
+            drawn, words = point_picture(head, peak)
+            picture, alt = picture_uri(drawn, _POINT_BYTES), f"Cluster {cluster.rank}: {words}."
+        x, y, z = (float(mm) for mm in peak)
+        lines.append(ClusterLine(cluster, (x, y, z), place_of(peak, report.grey, report.white), picture, alt))
+    return lines
+
+
+def _mosaic(head: Head, plane: Plane, key: str) -> tuple[str, str, str]:
+    """Title, picture and words of one plane's slices."""
+    picture, alt = subject_mosaic(head, plane)
+    return plane.capitalize(), picture_uri(picture, _MOSAIC_BYTES), f"{key}: {alt}."
+
+
+def _quality_picture(report: SubjectReport) -> str | None:
+    path = report.subject.quality_picture
+    if path is None:
+        return None
+    try:
+        return picture_file_uri(path, _QUALITY_BYTES, most_px=1300)
+    except (OSError, UnidentifiedImageError):
+        # The page says that there is none; the maps are worth having without it.
+        return None
+
+
+def _about(report: SubjectReport, lines: list[ClusterLine], volumes: ViewerVolumes, head: Head) -> dict[str, object]:
+    """What the viewer has to know."""
+    scale, threshold = report.scale, report.threshold.value
+    ramp = np.round(colours_of(np.linspace(0, 1, 64)) * 255).astype(int)
+    # One voxel a thousand times above all others must not leave the slider a single useful step.
+    highest = min(volumes.top, scale.low + 3 * (max(scale.high, threshold) - scale.low))
+    return {
+        "floor": volumes.floor,
+        "high": scale.high,
+        "sliderTop": highest,
+        "threshold": min(max(threshold, scale.low), highest),
+        "spacing": head.spacing_mm.tolist(),
+        "red": ramp[:, 0].tolist(),
+        "green": ramp[:, 1].tolist(),
+        "blue": ramp[:, 2].tolist(),
+        "lesionColour": [round(255 * part) for part in LESION_COLOUR],
+        "clusters": [line.mni_mm for line in lines[:MOST_LISTED]],
+    }
+
+
+def _csv_line(key: str, line: ClusterLine) -> dict[str, object]:
+    cluster = line.cluster
+    values = (
+        key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value, *line.mni_mm,
+        line.place.side, line.place.region, line.place.tissue, cluster.in_lesion,
+    )  # fmt: skip
+    return dict(zip(_COLUMNS, values, strict=True))

@@ -1,0 +1,133 @@
+// One subject's page: the viewer, and the list of clusters that leads it. Without WebGL 2 the list leads the pictures.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const about = JSON.parse(byId("about").textContent);
+  const rows = [...document.querySelectorAll("#clusters tbody tr")];
+  const figures = [...document.querySelectorAll(".point")];
+  const state = document.documentElement.dataset;
+  let goTo = null;
+
+  const choose = (row) => {
+    const number = Number(row.dataset.cluster);
+    for (const other of rows) other.removeAttribute("aria-current");
+    row.setAttribute("aria-current", "true");
+    for (const figure of figures) figure.classList.toggle("chosen", Number(figure.dataset.cluster) === number);
+    if (goTo) goTo(about.clusters[number]);
+  };
+  for (const row of rows) {
+    row.addEventListener("click", () => choose(row));
+    row.addEventListener("keydown", (event) => {
+      const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+      if (event.key === "Enter" || event.key === " ") choose(row);
+      else if (step && row[step]) row[step].focus();
+      else return;
+      event.preventDefault();
+    });
+  }
+  if (byId("points")) byId("points").classList.add("one");
+  const first = rows.find((row) => row.dataset.cluster === "0");
+  if (first) choose(first);
+
+  const unpacked = (id) => {
+    const bytes = Uint8Array.from(atob(byId(id).textContent.trim()), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+  };
+  const without = (reason) => {
+    byId("viewer").hidden = true;
+    byId("viewer-note").hidden = false;
+    byId("viewer-note").textContent = reason + " The pictures below show the same.";
+    goTo = null;
+    state.viewer = "absent";
+  };
+
+  const start = async () => {
+    if (!document.createElement("canvas").getContext("webgl2")) {
+      without("This browser shows no WebGL 2, which the viewer needs.");
+      return;
+    }
+    byId("viewer-note").textContent = "The viewer is being unpacked …";
+    const script = document.createElement("script");
+    script.textContent = await unpacked("niivue").text();
+    document.head.append(script);
+    byId("viewer").hidden = false;
+
+    const canvas = byId("canvas");
+    canvas.addEventListener("webglcontextlost", () => without("The graphics card took the viewer's context away."));
+    const { Niivue, NVImage } = window.niivue;
+    const viewer = new Niivue({
+      isRadiologicalConvention: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "", backColor: [0, 0, 0, 1],
+      crosshairColor: [0.55, 1, 0.7, 0.9], crosshairWidth: 0.7, crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: true, multiplanarShowRender: 0, fontColor: [0.9, 0.92, 0.95, 1],
+      showAllOrientationMarkers: true,
+    });
+    await viewer.attachToCanvas(canvas, false);
+    const levels = about.red.map((_, i) => Math.round(i * 255 / (about.red.length - 1)));
+    // As in the pictures: the foot of the scale fades out.
+    const fade = levels.map((level) => Math.round(230 * Math.min(level / 64, 1)));
+    viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: fade, I: levels });
+    const [red, green, blue] = about.lesionColour;
+    // Black where there is no rim: voxels are blended with their neighbours, transparent ones included.
+    viewer.addColormap("voxout-lesion", { R: [0, red], G: [0, green], B: [0, blue], A: [0, 255], I: [0, 255] });
+    const add = async (id, name, colormap, low, high) => {
+      const image = await NVImage.new(await unpacked(id).arrayBuffer(), name + ".nii", colormap, 1, null, low, high);
+      viewer.addVolume(image);
+      return image;
+    };
+    await add("scan-data", "scan", "gray", 1, 255);
+    const map = await add("map-data", "map", "voxout", about.threshold - about.floor, about.high - about.floor);
+    const lesion = byId("lesion-data") ? await add("lesion-data", "lesion", "voxout-lesion", 0, 1) : null;
+    // A score keeps its colour wherever the threshold stands, and has none below it. For volumes that is type 2 in
+    // NiiVue 0.69, whatever its names say: type 1 only fades what lies below.
+    map.colormapType = 2;
+
+    const threshold = byId("threshold"), shown = byId("threshold-value");
+    const smallest = (about.sliderTop - about.floor) / 500;
+    threshold.min = about.floor + smallest;
+    threshold.max = about.sliderTop;
+    const draw = () => {
+      const value = Number(threshold.value);
+      map.cal_min = value - about.floor;
+      map.cal_max = Math.max(about.high - about.floor, map.cal_min + smallest);
+      viewer.updateGLVolume();
+      shown.textContent = value.toPrecision(3);
+      threshold.setAttribute("aria-valuetext", "score " + shown.textContent);
+      for (const row of rows) row.classList.toggle("below", Number(row.dataset.peak) < value);
+    };
+    const reset = () => { threshold.value = about.threshold; draw(); };
+    threshold.addEventListener("input", draw);
+    byId("to-healthy").addEventListener("click", reset);
+    byId("opacity").addEventListener("input", (event) => viewer.setOpacity(1, Number(event.target.value)));
+    if (lesion) byId("lesion").addEventListener("change", (event) => viewer.setOpacity(2, event.target.checked ? 1 : 0));
+    byId("view").addEventListener("change", (event) => viewer.setSliceType(Number(event.target.value)));
+    document.querySelector(".viewer-controls").addEventListener("submit", (event) => event.preventDefault());
+
+    let here = [0, 0, 0];
+    viewer.onLocationChange = (place) => {
+      here = [...place.mm].slice(0, 3);
+      const [x, y, z] = here;
+      const score = place.values[1] ? place.values[1].value : 0;
+      const side = Math.abs(x) < 1 ? "midline" : x < 0 ? "left" : "right";
+      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "no colour");
+    };
+    goTo = (mm) => {
+      viewer.scene.crosshairPos = viewer.mm2frac(mm);
+      viewer.createOnLocationChange();
+      viewer.drawScene();
+    };
+    // On the screen left is the patient's right. NiiVue's own keys stay out: some open dialogs or hide the map.
+    const steps = { ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+    canvas.addEventListener("keydown", (event) => {
+      event.stopImmediatePropagation();
+      const step = steps[event.key];
+      if (!step) return;
+      event.preventDefault();
+      goTo(here.map((mm, axis) => mm + step[axis] * about.spacing[axis]));
+    }, true);
+    canvas.addEventListener("keyup", (event) => event.stopImmediatePropagation(), true);
+    reset();
+    const chosen = rows.find((row) => row.getAttribute("aria-current"));
+    goTo(chosen ? about.clusters[Number(chosen.dataset.cluster)] : [0, 0, 0]);
+    byId("viewer-note").textContent = "Click into a plane to move the crosshair, drag with the right button for contrast. With the keyboard: arrow keys, Page Up and Page Down.";
+    state.viewer = "ready";
+  };
+  start().catch(() => without("The viewer could not be started."));
+})();

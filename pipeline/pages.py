@@ -1,0 +1,136 @@
+"""The stage report: a page for every subject, then the cohort's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.subject import SubjectRecord
+from ..evaluation.colour_scale import ColourScale
+from ..evaluation.report_inputs import ScoredMap, SubjectReport, Threshold
+from ..evaluation.runs import read_run
+from ..evaluation.score_cohort import CohortScores, subject_row
+from ..evaluation.score_subject import SubjectScores
+from ..evaluation.subject_page import write_subject_page
+from . import tasks
+from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
+from .config import Config
+from .records import versions
+from .run import Run, Work
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all pages of a cohort have in common; small, since it travels to every worker.
+
+    Attributes
+    ----------
+    scale : ColourScale
+    threshold : Threshold
+    roles : mapping from subject key to what the subject is here for, in words
+    versions : mapping of str to str
+    """
+
+    scale: ColourScale
+    threshold: Threshold
+    roles: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
+        scale = ColourScale.of_cohort(scores.subjects)
+        if scores.threshold is not None:
+            allowed = scores.settings.false_clusters
+            threshold = Threshold(
+                scores.threshold,
+                f"set on {scores.point.origin} alone, of which each shows at most {allowed:g} such "
+                f"cluster{'s' if allowed != 1 else ''} on average",
+            )
+        else:
+            threshold = Threshold(
+                scale.high,
+                "0.03 % of all voxels of this cohort lie above it; no healthy scan was there to set it on",
+            )
+        return cls(scale, threshold, roles, versions)
+
+
+def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> Work:
+    """Write the pages of the subjects, in parallel, then the cohort's, which links to those that were made.
+
+    Parameters
+    ----------
+    run : Run
+    roles : mapping from subject key to what the subject is here for, in words
+    inputs : mapping from subject key to all that decides the subject's page
+    """
+    # A run that cannot be read is told before anything is drawn.
+    beside = [read_run(path, name or None) for name, path in run.beside]
+    scores = load_scores(run)
+    # A page of somebody who is no longer scored must not pass for this run's.
+    wanted = {run.out.subject_page(run.manifest[key]).stem for key in inputs}
+    for file in run.out.subject_pages.glob("*"):
+        if file.stem.removesuffix("_clusters") not in wanted:
+            file.unlink()
+    shared = Shared.of(scores, roles, versions())
+    work = tasks.work_by_subject(
+        run, "report", tasks.write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
+    )
+    write_cohort_report(run, scores, roles, beside, work.failed)
+    _gather_clusters(run.out, [run.manifest[key] for key in work.done])
+    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
+    return replace(work, outputs=[run.out.report.parent], summary=summary)
+
+
+def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
+    """Write one subject's page, and the table of its clusters.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    from ..preprocessing.template import load_template
+    from ..preprocessing.template_transform import TemplateTransform
+
+    scores = SubjectScores.load(out.subject_scores(subject.key))
+    space = config.evaluation.space
+    map, evaluation_mask, truth, covered = maps_and_masks(subject, out, space)
+    transform = TemplateTransform.load(out.transform_folder(subject)) if space == "native" else None
+    template = load_template(config.preprocessing.spacing_mm)
+    page = out.subject_page(subject)
+    report = SubjectReport(
+        subject=report_subject(subject, shared.roles[subject.key], out, config, scores),
+        created=datetime.now().astimezone(),
+        scored=ScoredMap(
+            map,
+            evaluation_mask.with_voxels(evaluation_mask.voxels & covered.voxels),
+            transform.points_to_template if transform else lambda points: points,
+            truth,
+        ),
+        space=space,
+        threshold=shared.threshold,
+        smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
+        scale=shared.scale,
+        grey=template.grey,
+        white=template.white,
+        row=subject_row(scores, shared.threshold.value),
+        cohort_page="../" + out.report.name,
+        summary=run_summary(config),
+        settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        versions=shared.versions,
+    )
+    return write_subject_page(page, report, table=out.subject_clusters(subject))
+
+
+def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
+    """Put the clusters of all subjects in one table."""
+    tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
+    out.clusters.unlink(missing_ok=True)
+    if tables:
+        with written_whole(out.clusters) as temporary:
+            temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))

@@ -1,0 +1,239 @@
+"""The pages as a reader sees them, in a headless Chromium. Screenshots are kept in ``artefacts/``."""
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from voxout.evaluation.report import CohortReport, ReportSubject, write_report
+from voxout.evaluation.score_cohort import score_cohort
+from voxout.evaluation.subject_page import write_subject_page
+
+from ..browser import Browser
+from .phantom_report import phantom_report
+from .test_report import images_of
+from .test_score_cohort import SETTINGS, make
+
+ARTEFACTS = Path(__file__).parents[2] / "artefacts"
+WHERE = "document.getElementById('where').textContent"
+CHOSEN = "document.querySelector('#clusters [aria-current]').dataset.cluster"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("subject ü")
+    path, _ = write_subject_page(folder / "sub-01.html", phantom_report(folder), table=folder / "clusters.csv")
+    return path
+
+
+def ready(browser, page):
+    browser.open(page)
+    browser.wait_for("document.documentElement.dataset.viewer")
+    assert browser.run("document.documentElement.dataset.viewer") == "ready"
+
+
+def insist_on_silence(browser, page):
+    assert browser.console == []
+    assert {url for url in browser.requests if not url.startswith("data:image/")} == {page.as_uri()}
+
+
+def coloured(picture):
+    """Where the map is: the colours from violet to yellow are redder than blue, by far."""
+    rgb = picture.astype(int)
+    return (rgb[..., 0] > 110) & (rgb[..., 0] > rgb[..., 2] + 30) & (rgb[..., 0] >= rgb[..., 1])
+
+
+def middle(where):
+    """Mean row and column of pixels, as shares of the picture."""
+    rows, columns = np.nonzero(where)
+    return rows.mean() / where.shape[0], columns.mean() / where.shape[1]
+
+
+def test_the_viewer_shows_the_patients_right_on_the_left(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        assert "(right)" in browser.run(WHERE) and "score 6.00" in browser.run(WHERE)
+        picture = browser.picture(ARTEFACTS / "subject-three-planes.png", "#canvas")
+        assert (picture.max(axis=2) > 20).mean() > 0.2, "the canvas is blank"
+        browser.picture(ARTEFACTS / "subject-page.png")
+        browser.run("(() => { const v = document.getElementById('view'); v.value = '0';"
+                    " v.dispatchEvent(new Event('change')); })()")  # fmt: skip
+        axial = browser.picture(ARTEFACTS / "subject-axial.png", "#canvas")
+        # The phantom's map is high in the right front; its scan is bright in the left front.
+        row, column = middle(coloured(axial))
+        assert row < 0.5 and column < 0.5
+        rgb = axial.astype(int)
+        bright = (rgb.min(axis=2) > 215) & (np.ptp(rgb, axis=2) < 12)
+        row, column = middle(bright)
+        assert row < 0.5 and column > 0.5
+        insist_on_silence(browser, page)
+
+
+def test_a_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        browser.click("#clusters tbody tr:nth-child(2) td")
+        assert browser.run(CHOSEN) == "1"
+        assert "(left)" in browser.run(WHERE) and "score 3.00" in browser.run(WHERE)
+        shown = "[...document.querySelectorAll('.point')].map((f) => f.checkVisibility())"
+        assert browser.run(shown) == [False, True]
+        browser.press("ArrowUp")
+        browser.press("Enter")
+        assert browser.run(CHOSEN) == "0" and "(right)" in browser.run(WHERE)
+        browser.picture(ARTEFACTS / "subject-clusters.png", "#suspicious")
+        insist_on_silence(browser, page)
+
+
+def test_the_canvas_is_steered_with_the_keyboard(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        x = "Number(" + WHERE + ".match(/x (-?\\d+)/)[1])"
+        before = browser.run(x)
+        browser.run("document.getElementById('canvas').focus()")
+        browser.press("ArrowRight")
+        # To the right of the screen is to the patient's left.
+        assert browser.run(x) == before - 2
+        insist_on_silence(browser, page)
+
+
+def test_the_threshold_slider_hides_what_lies_below(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        browser.click("#clusters tbody tr:nth-child(2) td")
+        at_two = coloured(browser.picture(ARTEFACTS / "threshold-2.png", "#canvas")).sum()
+        left = [at_two]
+        # 3.5 lies between the two clusters, 5 above all but the peak, which this plane misses.
+        for value in (3.5, 5.0):
+            browser.run(f"(() => {{ const s = document.getElementById('threshold'); s.value = {value};"
+                        " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
+            left.append(coloured(browser.picture(ARTEFACTS / f"threshold-{value:g}.png", "#canvas")).sum())
+        assert left[0] > 5000 and 1000 < left[1] < left[0] / 2 and left[2] < left[0] / 50
+        below = "[...document.querySelectorAll('#clusters tbody tr')].map((r) => r.classList.contains('below'))"
+        assert browser.run(below) == [False, True]
+        browser.click("#to-healthy")
+        assert browser.run(below) == [False, False]
+        again = coloured(browser.picture(ARTEFACTS / "threshold-back.png", "#canvas")).sum()
+        assert again == pytest.approx(at_two, rel=0.02)
+        value = "Number(document.getElementById('threshold').value)"
+        browser.run("document.getElementById('threshold').focus()")
+        before = browser.run(value)
+        browser.press("ArrowRight")
+        assert browser.run(value) > before
+        insist_on_silence(browser, page)
+
+
+def test_the_lesion_mask_can_be_hidden(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        browser.click("#clusters tbody tr:nth-child(2) td")
+
+        def cyan(name):
+            rgb = browser.picture(ARTEFACTS / name, "#canvas").astype(int)
+            return ((rgb[..., 2] > 150) & (rgb[..., 0] < 90)).sum()
+
+        with_mask = cyan("lesion-shown.png")
+        browser.click("#lesion")
+        assert with_mask > 300 and cyan("lesion-hidden.png") < with_mask / 20
+        insist_on_silence(browser, page)
+
+
+def test_without_webgl_the_pictures_remain(page, tmp_path):
+    with Browser(tmp_path, webgl=False) as browser:
+        browser.open(page)
+        browser.wait_for("document.documentElement.dataset.viewer")
+        assert browser.run("document.documentElement.dataset.viewer") == "absent"
+        assert "The pictures below show the same" in browser.run("document.getElementById('viewer-note').textContent")
+        assert browser.run("document.getElementById('canvas').checkVisibility()") is False
+        browser.click("#clusters tbody tr:nth-child(2) td")
+        shown = "[...document.querySelectorAll('.point')].map((f) => f.checkVisibility())"
+        assert browser.run(shown) == [False, True]
+        browser.picture(ARTEFACTS / "subject-without-webgl.png")
+        assert [line for line in browser.console if not line.startswith("warning")] == []
+
+
+def test_a_lost_graphics_context_leaves_the_pictures(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        browser.run("document.getElementById('canvas').getContext('webgl2').getExtension('WEBGL_lose_context')"
+                    ".loseContext()")  # fmt: skip
+        browser.wait_for("document.documentElement.dataset.viewer === 'absent'")
+        assert "graphics card" in browser.run("document.getElementById('viewer-note').textContent")
+
+
+def test_a_screen_reader_is_told_what_there_is(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        nodes = browser.tree()
+        assert all(node["name"] for node in nodes if node["role"] in ("image", "img", "button", "slider", "checkbox"))
+        names = {node["name"] for node in nodes}
+        assert any("patient's right is on the left" in name for name in names)
+        assert {"Cluster 1: go there", "Sections", "Dark / light"} <= names
+        assert sum(node["role"] == "heading" for node in nodes) >= 6
+
+
+def test_everything_is_reached_by_tab(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        reached = set()
+        for _ in range(60):
+            browser.press("Tab")
+            reached.add(browser.run("document.activeElement.id || document.activeElement.dataset.cluster"))
+        assert {"theme", "canvas", "threshold", "to-healthy", "opacity", "lesion", "view", "0", "1"} <= reached
+
+
+@pytest.fixture(scope="module")
+def cohort_page(tmp_path_factory) -> Path:
+    subjects = []
+    for number in range(8):
+        healthy = number < 4
+        scores = make(number, healthy=healthy)[0]
+        subjects.append(
+            ReportSubject(
+                scores.key,
+                "control" if healthy else "patient",
+                role="held-out control" if healthy else "patient",
+                site=("Lyon", "Rotterdam, Erasmus MC")[number % 2],
+                age=30.0 + number,
+                sex="F",
+                quality_verdict="warn" if number == 2 else "pass",
+                brain_volume_ml=1400.0 - number,
+                scores=scores,
+                images=lambda n=number, h=healthy: images_of(n, h),
+                page=f"subjects/{scores.key}.html",
+            )
+        )
+    scores = score_cohort([s.scores for s in subjects], SETTINGS)
+    path = tmp_path_factory.mktemp("cohort") / "index.html"
+    return write_report(path, CohortReport("Cohort", datetime(2026, 3, 1), subjects, scores))
+
+
+KEYS = "[...document.querySelectorAll('#subjects tbody tr')].filter((r) => !r.hidden).map((r) => r.dataset.key)"
+
+
+def test_the_cohorts_table_fits_sorts_and_filters(cohort_page, tmp_path):
+    with Browser(tmp_path) as browser:
+        browser.open(cohort_page)
+        widths = browser.run("(() => { const t = document.getElementById('subjects');"
+                             " return [t.scrollWidth, t.parentElement.clientWidth]; })()")  # fmt: skip
+        assert widths[0] <= widths[1], "the last column is clipped"
+        browser.click("#subjects th:nth-child(6) button")
+        assert browser.run(KEYS) == [f"sub-{n:02}" for n in range(7, -1, -1)]
+        browser.click("#subjects th:nth-child(6) button")
+        assert browser.run(KEYS) == [f"sub-{n:02}" for n in range(8)]
+        for name, value, left in (("role", "patient", 4), ("site", "Lyon", 2), ("verdict", "warn", 0)):
+            browser.run(f"(() => {{ const c = document.getElementById('{name}'); c.value = '{value}';"
+                        " c.dispatchEvent(new Event('change')); })()")  # fmt: skip
+            assert len(browser.run(KEYS)) == left
+        assert browser.run("document.getElementById('matches').textContent") == "0 of 8"
+        insist_on_silence(browser, cohort_page)
+
+
+def test_the_cohort_in_the_dark_shows_the_dark_figures(cohort_page, tmp_path):
+    with Browser(tmp_path, dark=True) as browser:
+        browser.open(cohort_page)
+        assert browser.run("document.querySelector('.plot .on-dark').checkVisibility()") is True
+        assert browser.run("document.querySelector('.plot .on-light').checkVisibility()") is False
+        assert browser.picture(ARTEFACTS / "cohort-dark.png").mean() < 70
+        browser.click("#theme")
+        assert browser.picture(ARTEFACTS / "cohort-light.png").mean() > 120
+        insist_on_silence(browser, cohort_page)

@@ -1,0 +1,99 @@
+import base64
+import csv
+import hashlib
+import html
+import re
+
+import numpy as np
+import pytest
+from voxout.data_manifests.errors import UserError
+from voxout.evaluation.report_inputs import ReportSubject, ScoredMap, Threshold
+from voxout.evaluation.subject_page import write_subject_page
+from voxout.evaluation.viewer.volumes import niivue_source
+
+from .phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
+from .test_report import Page
+
+
+def written(folder, **changes):
+    report = phantom_report(folder, **changes)
+    page, table = write_subject_page(folder / "sub-01.html", report, table=folder / "sub-01_clusters.csv")
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return page, Page(page.read_text(encoding="utf-8")), rows
+
+
+def rows_of(page):
+    body = re.search(r'id="clusters">.*?<tbody>(.*?)</tbody>', page.text, flags=re.DOTALL)[1]
+    return [re.sub(r"<[^>]+>", "|", row) for row in body.split("</tr>")[:-1]]
+
+
+def test_nothing_is_asked_from_outside_and_nothing_foreign_may_run(tmp_path):
+    path, page, _ = written(tmp_path)
+    assert path.stat().st_size < 4e6
+    assert all(link.startswith(("data:image/", "#", "../index.html")) for link in page.links)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)[1]
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, flags=re.DOTALL)
+    for text in (script, niivue_source()):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
+    assert "<script>alert" not in page.text and "&lt;script&gt;alert(1)" in page.text
+
+
+def test_clusters_are_listed_by_peak_with_place_and_overlap(tmp_path):
+    _, page, rows = written(tmp_path)
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    first, second = rows
+    assert [float(first[f"{a}_mni_mm"]) for a in "xyz"] == pytest.approx(RIGHT_FRONT, abs=3)
+    assert [float(second[f"{a}_mni_mm"]) for a in "xyz"] == pytest.approx(LEFT_BACK, abs=11)
+    assert (first["side"], second["side"]) == ("right", "left")
+    assert (first["in_lesion_mask"], second["in_lesion_mask"]) == ("0", "1")
+    assert float(first["peak_score"]) == 6.0 and first["p_value"] == ""
+    listed = rows_of(page)
+    assert len(listed) == 2 and "right" in listed[0] and "100 %" in listed[1]
+    assert "p-value" not in page.text
+    for words in (
+        "radiological convention",
+        "Research use only",
+        "The overlap of its brain is &lt;low&gt;.",
+        "There is no picture of the preparation",
+        "Redistribution and use",
+        "set on healthy scans alone",
+    ):
+        assert words in page.text, words
+
+
+def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
+    _, page, _ = written(tmp_path)
+    told = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
+    assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
+
+
+def test_a_calibrated_map_has_p_values(tmp_path):
+    plain = phantom_report(tmp_path).scored
+    p_values = plain.map.with_voxels(np.where(plain.map.voxels > 4, 2e-5, 0.01).astype(np.float32))
+    scored = ScoredMap(plain.map, plain.inside, plain.to_template, plain.lesion_mask, p_values)
+    _, page, rows = written(tmp_path, scored=scored)
+    assert float(rows[0]["p_value"]) == pytest.approx(2e-5)
+    assert "p-value" in page.text and "2e-05" in rows_of(page)[0]
+
+
+def test_peaks_are_named_in_template_space(tmp_path):
+    plain = phantom_report(tmp_path).scored
+    moved = ScoredMap(plain.map, plain.inside, lambda points: points + np.array([1.0, -2.0, 3.0]), plain.lesion_mask)
+    _, _, before = written(tmp_path)
+    _, _, rows = written(tmp_path, scored=moved)
+    for axis, shift in zip("xyz", (1, -2, 3), strict=True):
+        assert float(rows[0][f"{axis}_mni_mm"]) == pytest.approx(float(before[0][f"{axis}_mni_mm"]) + shift)
+
+
+def test_nothing_above_the_threshold(tmp_path):
+    _, page, rows = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
+    assert rows == [] and "No cluster of at least 30 mm³ lies at or above 99" in page.text
+    assert 'id="clusters"' not in page.text
+
+
+def test_a_subject_without_a_map(tmp_path):
+    with pytest.raises(UserError, match="sub-02: has no anomaly map, expected one. Run the stage map"):
+        written(tmp_path, subject=ReportSubject("sub-02", "patient"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,71 @@
+"""What the viewer is given, read back with nibabel."""
+
+import base64
+import gzip
+import hashlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from voxout.evaluation.colour_scale import ColourScale
+from voxout.evaluation.slices import Head
+from voxout.evaluation.viewer import volumes
+from voxout.evaluation.viewer.volumes import ViewerVolumes
+
+from .phantom_report import LEFT_BACK, RIGHT_FRONT, asymmetric_images
+
+SCALE = ColourScale(1.0, 5.0)
+
+
+def unpacked(text):
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def value_at(image, place):
+    index = np.round(np.linalg.inv(image.affine) @ np.append(place, 1)).astype(int)[:3]
+    return float(image.dataobj[tuple(index)])
+
+
+def head(axcodes="RAS", **more):
+    scan, map, brain, lesion = asymmetric_images(axcodes, **more)
+    return Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion)
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LAS", "PIR"])
+def test_every_volume_says_the_same_place_in_millimetres(axcodes):
+    made = ViewerVolumes.of(head(axcodes))
+    scan, map, lesion = unpacked(made.scan), unpacked(made.map), unpacked(made.lesion)
+    assert scan.get_data_dtype() == np.uint8 and map.get_data_dtype() == np.uint16
+    assert scan.shape == map.shape == lesion.shape
+    assert value_at(scan, (-36, 40, 0)) > 200 > value_at(scan, (36, 40, 0)) > 0
+    assert value_at(map, RIGHT_FRONT) + made.floor == pytest.approx(6.0, abs=1e-3)
+    assert value_at(map, LEFT_BACK) + made.floor == pytest.approx(3.0, abs=1e-3)
+    assert value_at(map, (-36, 40, 0)) == 0
+    assert value_at(lesion, LEFT_BACK) == 0 and value_at(lesion, np.add(LEFT_BACK, [12, 0, 0])) == 1
+
+
+def test_the_map_is_kept_from_the_foot_of_the_scale_on_and_read_back_within_a_step():
+    of = head()
+    made = ViewerVolumes.of(of)
+    image = unpacked(made.map)
+    corner = np.round(np.linalg.inv(of.affine) @ np.append(image.affine[:3, 3], 1)).astype(int)[:3]
+    box = tuple(slice(c, c + n) for c, n in zip(corner, image.shape, strict=True))
+    stored, true = image.get_fdata(), of.scores[box]
+    shown = true >= SCALE.low
+    assert ((stored > 0) == shown).all() and shown.any()
+    step = (made.top - made.floor) / 65534
+    assert np.abs(stored[shown] + made.floor - true[shown]).max() <= step * 1.001
+
+
+def test_one_voxel_a_thousand_times_higher_leaves_the_others_their_scores():
+    made = ViewerVolumes.of(head(peak=6000.0))
+    assert made.top == 6000
+    assert value_at(unpacked(made.map), LEFT_BACK) + made.floor == pytest.approx(3.0, abs=0.1)
+
+
+def test_niivue_is_the_published_file_with_its_licence():
+    digest = hashlib.sha256(volumes.niivue_source().encode()).hexdigest()
+    assert digest == "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
+    licence = volumes.niivue_licence()
+    assert "Copyright (c) 2021, Niivue" in licence and "BSD 2-Clause" in licence
+    assert gzip.decompress(base64.b64decode(volumes.niivue_packed())).decode() == volumes.niivue_source()
