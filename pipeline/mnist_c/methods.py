@@ -20,8 +20,10 @@ from .read_outs import NU
 from .training import Recipe
 
 FIXED_GAMMA = 0.01
-KAPPA = 0.01
-"""The siamese weight beside the guidance."""
+KAPPA = 1.0
+"""The siamese weight beside the guidance: that of the siamese auto-encoder."""
+BEST_ON_VALIDATION = "ogae-compactor"
+"""Of the variants of OgAE, by the same normal validation digits."""
 
 READ_OUTS: Mapping[str, str] = {
     "reconstruction": "reconstruction error",
@@ -125,24 +127,30 @@ METHODS: Mapping[str, Method] = {
     for method in (
         Method("pixels-ocsvm", "OC-SVM", ("pixels",)),
         Method("isolation-forest", "Isolation forest", ("pixels",)),
-        Method("ae", "AE", _DECOUPLED, _rate(0.002)),
-        Method("vae", "VAE", _DECOUPLED, _vae(0.0002)),
-        Method("sae", "Siamese AE", _DECOUPLED, _siamese(0.01)),
-        Method("svdd-hard", "Deep SVDD, hard", ("distance",), _rate(0.002, reconstructs=False, terms=(Sphere(),))),
-        Method("svdd-soft", "Deep SVDD, soft", ("distance",), _soft(NU)),
-        Method("svdd-ae", "Deep SVDD with AE", ("distance",), _sphere(0.01, variational=False)),
-        Method("svdd-vae", "Deep SVDD with VAE", ("distance",), _sphere(0.01, variational=True)),
-        Method("ogae", "OgAE", _GUIDED, _guided(0.0001)),
-        Method("ogae-expander", "OgAE, expander alone", _GUIDED, _guided(0.0001, routes=expander_only)),
-        Method("ogae-compactor", "OgAE, compactor alone", _GUIDED, _guided(0.0001, routes=compactor_only)),
-        Method("ogae-full", "OgAE, both from the start", _GUIDED, _guided(0.0001, routes=full)),
-        Method("ogae-standardised", "OgAE, standardised", _GUIDED, _guided(0.0001, standardised=True)),
-        Method("ogae-fixed", "OgAE, gamma fixed", _GUIDED, _guided(0.0001, gamma=FIXED_GAMMA)),
+        Method("ae", "AE", _DECOUPLED, _rate(0.005)),
+        Method("vae", "VAE", _DECOUPLED, _vae(0.00002)),
+        Method("sae", "Siamese AE", _DECOUPLED, _siamese(1.0)),
+        Method("svdd-hard", "Deep SVDD, hard", ("distance",), _rate(0.01, reconstructs=False, terms=(Sphere(),))),
+        Method("svdd-soft", "Deep SVDD, soft", ("distance",), _soft(0.3)),
+        Method("svdd-ae", "Deep SVDD with AE", ("distance",), _sphere(0.1, variational=False)),
+        Method("svdd-vae", "Deep SVDD with VAE", ("distance",), _sphere(0.1, variational=True)),
+        Method("ogae", "OgAE", _GUIDED, _guided(0.00001)),
+        Method("ogae-expander", "OgAE, expander alone", _GUIDED, _guided(0.00001, routes=expander_only)),
+        Method("ogae-compactor", "OgAE, compactor alone", _GUIDED, _guided(0.01, routes=compactor_only)),
+        Method("ogae-full", "OgAE, both from the start", _GUIDED, _guided(0.00001, routes=full)),
+        Method("ogae-standardised", "OgAE, standardised", _GUIDED, _guided(0.01, standardised=True)),
+        Method("ogae-fixed", "OgAE, gamma fixed", _GUIDED, _guided(0.001, gamma=FIXED_GAMMA)),
         Method(
             "ogae-standardised-fixed",
             "OgAE, standardised, gamma fixed",
             _GUIDED,
             _guided(0.0001, standardised=True, gamma=FIXED_GAMMA),
+        ),
+        Method(
+            "ogae-standardised-compactor",
+            "OgAE, standardised, compactor alone",
+            _GUIDED,
+            _guided(0.01, standardised=True, routes=compactor_only),
         ),
         Method("ogae-siamese", "OgAE, siamese", _GUIDED, _guided(0.0001, Siamese(KAPPA))),
     )

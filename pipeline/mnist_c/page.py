@@ -16,7 +16,7 @@ from ...evaluation.report_parts import csp_hash, embedded, estimate_text, number
 from ..records import versions
 from . import protocol as protocol_module
 from .digits import Digits
-from .methods import FIXED_GAMMA, KAPPA, METHODS
+from .methods import BEST_ON_VALIDATION, FIXED_GAMMA, KAPPA, METHODS
 from .pictures import contact_sheet, heat_map, latents_plot
 from .protocol import BATCH, PROTOCOLS, Unit, conditions_of
 from .read_outs import NU
@@ -25,7 +25,7 @@ from .summary import METRICS, Summary
 from .training import LAST, TrainingSettings
 from .work import LOOK_ALIKES
 
-FILMED = ("ae", "sae", "svdd-hard", "ogae", "ogae-compactor", "ogae-fixed")
+FILMED = ("ae", "sae", "svdd-hard", "ogae", "ogae-compactor", "ogae-standardised", "ogae-fixed")
 """Methods whose codes the page shows, of those that ran; if none of these did, all that did."""
 
 
@@ -73,6 +73,7 @@ def write_benchmark(
         digits=digits,
         summary=summary,
         metrics=METRICS,
+        best_title=METHODS[BEST_ON_VALIDATION].title,
         heat_maps=[embedded(plot) for plot in heat_maps],
         latents=[embedded(plot) for plot in latents],
         sheet=contact_sheet(run.conditions, digits.conditions),
