@@ -141,7 +141,7 @@ def main() -> None:
             flush=True,
         )
 
-    print(head)
+    print(head, flush=True)
     if options.explore:
         for name, recipe, settings in explored():
             show("ogae", name, bench.row(recipe, ("last-10", "ocsvm"), settings))

@@ -3,11 +3,14 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ...data_manifests.atomic import written_whole
 from ..records import fingerprint
 from .methods import METHODS
 from .protocol import Unit
+from .read_outs import NU
+from .training import Recipe, TrainingSettings
 
 _VERSION = 1
 """Goes up when a result of before would no longer be the result."""
@@ -79,8 +82,8 @@ class Task:
 
 def method_task(out: Path, data: str, unit: Unit, method: str) -> Task:
     """One method in one unit of the run in folder `out`, on digits of fingerprint `data`."""
-    choice = METHODS[method].choice
-    identity = _identity(data, unit, method, choice.value if choice else None)
+    recipe = METHODS[method].recipe
+    identity = _identity(data, unit, method, described(recipe) if recipe else None)
     return Task(unit, method, _folder(out, unit) / f"{method}.json", identity)
 
 
@@ -95,10 +98,18 @@ def _folder(out: Path, unit: Unit) -> Path:
     return out / "results" / unit.protocol / f"digit-{unit.digit}" / f"seed-{unit.seed}"
 
 
-def _identity(data: str, unit: Unit, part: str, choice: float | None) -> str:
-    from .training import TrainingSettings
+def described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON values."""
+    terms = [{"term": type(term).__name__} | {k: _name(v) for k, v in vars(term).items()} for term in recipe.terms]
+    return {k: v for k, v in vars(recipe).items() if k != "terms"} | {"terms": terms}
 
-    return fingerprint([_VERSION, data, asdict(unit), part, choice, asdict(TrainingSettings())])
+
+def _name(value: Any) -> Any:
+    return value.__name__ if callable(value) else value
+
+
+def _identity(data: str, unit: Unit, part: str, recipe: dict[str, Any] | None) -> str:
+    return fingerprint([_VERSION, data, asdict(unit), part, recipe, NU, asdict(TrainingSettings())])
 
 
 def write_result(task: Task, result: Result) -> None:

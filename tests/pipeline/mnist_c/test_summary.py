@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from voxout.pipeline.mnist_c.methods import METHODS
 from voxout.pipeline.mnist_c.protocol import Unit
-from voxout.pipeline.mnist_c.results import Cell, Result, method_task, read_result, write_result
+from voxout.pipeline.mnist_c.results import Cell, Result, described, method_task, read_result, write_result
 from voxout.pipeline.mnist_c.scores import area_under_roc, both_metrics
 from voxout.pipeline.mnist_c.summary import OGAE, Line, Summary
 
@@ -106,3 +107,9 @@ def test_a_result_comes_back_from_its_file_and_another_one_does_not(tmp_path):
     assert read_result(method_task(tmp_path, "other data", result.unit, result.method)) is None
     task.out.write_text(task.out.read_text()[:-20])
     assert read_result(task) is None
+
+
+def test_no_two_methods_are_described_alike():
+    described_all = [str(described(m.recipe)) for m in METHODS.values() if m.recipe is not None]
+    assert len(set(described_all)) == len(described_all)
+    assert "'routes': 'compactor_only'" in str(described(METHODS["ogae-compactor"].recipe))
