@@ -16,10 +16,9 @@ import numpy as np
 
 from ...data_manifests.errors import UserError
 from .objectives import Guidance, Siamese, Sphere, compactor_only, expander_only, full
-from .read_outs import NU
+from .read_outs import FIXED_GAMMA, NU
 from .training import Recipe
 
-FIXED_GAMMA = 0.01
 KAPPA = 1.0
 """The siamese weight beside the guidance: that of the siamese auto-encoder."""
 BEST_ON_VALIDATION = "ogae-compactor"
@@ -28,6 +27,7 @@ BEST_ON_VALIDATION = "ogae-compactor"
 READ_OUTS: Mapping[str, str] = {
     "reconstruction": "reconstruction error",
     "ocsvm": "OC-SVM on the codes",
+    "ocsvm-fixed": "OC-SVM on the codes, gamma fixed",
     "last-10": "mean of the last 10 OC-SVMs",
     "distance": "distance to the centre",
     "pixels": "raw pixels",
@@ -79,7 +79,7 @@ class Method:
         return self.choice.recipe(self.choice.value) if self.choice else None
 
 
-_DECOUPLED = ("reconstruction", "ocsvm")
+_DECOUPLED = ("reconstruction", "ocsvm", "ocsvm-fixed")
 _GUIDED = ("last-10", "ocsvm")
 
 
@@ -144,15 +144,15 @@ METHODS: Mapping[str, Method] = {
             "ogae-standardised-fixed",
             "OgAE, standardised, gamma fixed",
             _GUIDED,
-            _guided(0.0001, standardised=True, gamma=FIXED_GAMMA),
+            _guided(0.00001, standardised=True, gamma=FIXED_GAMMA),
         ),
         Method(
             "ogae-standardised-compactor",
             "OgAE, standardised, compactor alone",
             _GUIDED,
-            _guided(0.01, standardised=True, routes=compactor_only),
+            _guided(0.001, standardised=True, routes=compactor_only),
         ),
-        Method("ogae-siamese", "OgAE, siamese", _GUIDED, _guided(0.0001, Siamese(KAPPA))),
+        Method("ogae-siamese", "OgAE, siamese", _GUIDED, _guided(0.00001, Siamese(KAPPA))),
     )
 }
 

@@ -16,10 +16,10 @@ from ...evaluation.report_parts import csp_hash, embedded, estimate_text, number
 from ..records import versions
 from . import protocol as protocol_module
 from .digits import Digits
-from .methods import BEST_ON_VALIDATION, FIXED_GAMMA, KAPPA, METHODS
+from .methods import BEST_ON_VALIDATION, KAPPA, METHODS
 from .pictures import contact_sheet, heat_map, latents_plot
 from .protocol import BATCH, PROTOCOLS, Unit, conditions_of
-from .read_outs import NU
+from .read_outs import FIXED_GAMMA, NU
 from .runs import BenchmarkRun
 from .summary import METRICS, Summary
 from .training import LAST, TrainingSettings

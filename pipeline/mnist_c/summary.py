@@ -80,6 +80,13 @@ _FACTORS = (
     Line("ogae", "ocsvm"),
 )
 
+_GUIDANCE_ALONE = (
+    (Line("ogae", "ocsvm"), Line("ae", "ocsvm")),
+    (Line("ogae-compactor", "ocsvm"), Line("ae", "ocsvm")),
+    (Line("ogae-fixed", "ocsvm"), Line("ae", "ocsvm-fixed")),
+    (Line("ogae-siamese", "ocsvm"), Line("sae", "ocsvm")),
+)
+
 
 class Summary:
     """All figures of a run.
@@ -159,6 +166,10 @@ class Summary:
         """OgAE, and the variant that normal validation digits prefer, less each of the other methods that ran."""
         return self._those_that_ran((own, rival) for own in (OGAE, BEST) for rival in _RIVALS)
 
+    def guidance_alone(self) -> tuple[Difference, ...]:
+        """A guided network less the same network without guidance, by one and the same read-out."""
+        return self._those_that_ran(_GUIDANCE_ALONE)
+
     def factors(self) -> tuple[Difference, ...]:
         """OgAE with one thing changed, less OgAE."""
         return self._those_that_ran((factor, OGAE) for factor in _FACTORS)
@@ -188,7 +199,7 @@ class Summary:
         """Paired differences of the AUROC: a row each."""
         rows = [
             (d.protocol, d.first.method, d.first.read_out, d.second.method, d.second.read_out, *_numbers(d.estimate))
-            for d in (*self.rivals(), *self.factors())
+            for d in (*self.rivals(), *self.guidance_alone(), *self.factors())
         ]
         columns = ["protocol", "method", "read_out", "less_method", "less_read_out", "mean", "ci_low", "ci_high", "n"]
         return pd.DataFrame(rows, columns=columns)
