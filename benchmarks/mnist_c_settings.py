@@ -132,11 +132,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(read_digits(options.data), [int(d) for d in options.digits.split(",")], options.seed)
-    head = f"{'':26}{'':32}{'made':>7}{'outside':>9}{'mse':>9}{'k':>8}{'rank':>7}{'scale':>9}"
+    head = f"{'':29}{'':34}{'made':>7}{'outside':>9}{'mse':>9}{'k':>8}{'rank':>7}{'scale':>9}"
 
     def show(name: str, tried: str, row: Row, mark: str = "") -> None:
         print(
-            f"{name:26}{tried:32}{row.made:7.3f}{row.outside:9.3f}{row.mse:9.4f}{row.kernel:8.3f}{row.rank:7.1f}"
+            f"{name:29}{tried:34}{row.made:7.3f}{row.outside:9.3f}{row.mse:9.4f}{row.kernel:8.3f}{row.rank:7.1f}"
             f"{row.scale:9.3g} {mark}",
             flush=True,
         )

@@ -74,10 +74,10 @@ def in_words(summary: Summary) -> list[str]:
     """The table's first column, in lines for a terminal."""
     from ...evaluation.report_parts import estimate_text
 
-    lines = []
+    lines, width = [], max(len(line.title) for line in summary.lines)
     for protocol in summary.protocols:
         lines.append(f"AUROC, {protocol} (mean over {len(summary.conditions(protocol))} conditions):")
-        lines += [f"  {line.title:55} {estimate_text(summary.estimate(protocol, line))}" for line in summary.lines]
+        lines += [f"  {line.title:{width}} {estimate_text(summary.estimate(protocol, line))}" for line in summary.lines]
     return lines
 
 
