@@ -38,9 +38,9 @@ def write_page(
     ----------
     path : Path
     template : str
-        Name of an HTML file in ``templates/``.
+        Name of an HTML file, as for `template_text`.
     styles, scripts : sequence of str
-        Names of the files in ``templates/`` that make up the page's style and its script.
+        Names of the files that make up the page's style and its script.
     later_scripts : sequence of str
         The text of scripts that the page itself unpacks and runs.
     **content
@@ -60,7 +60,9 @@ def write_page(
 
 
 def template_text(name: str) -> str:
-    return (resources.files(__package__ or "voxout.evaluation") / "templates" / name).read_text(encoding="utf-8")
+    """A file of ``templates/``, or, as in "voxout.pipeline.mnist_c:page.html", of another package."""
+    package, _, file = name.rpartition(":")
+    return (resources.files(package or "voxout.evaluation.templates") / file).read_text(encoding="utf-8")
 
 
 def packed(content: bytes) -> str:

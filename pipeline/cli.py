@@ -1,4 +1,5 @@
-"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input.
+"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input,
+`benchmark` for the method's other proving ground.
 
 Nothing heavy is imported before a command needs it: `--help` has to answer at once.
 """
@@ -32,6 +33,7 @@ examples:
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
+  voxout benchmark mnist-c out           the method against others on handwritten digits, no input needed
 
 exit codes: 0 done; 1 a bug in voxout; 2 something to mend in the call or the data; 3 done, but some subjects
 failed (failures.csv names each, with its reason)
@@ -93,7 +95,28 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("out", type=Path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
     _add_shared(demo)
     demo.set_defaults(command=_demo)
+    benchmark = commands.add_parser("benchmark", help="compare the method with others where it takes minutes")
+    _add_mnist_c(benchmark.add_subparsers(required=True, metavar="BENCHMARK"))
     return parser
+
+
+def _add_mnist_c(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "One digit is normal, nine are not, under the 15 corruptions of MNIST-C; figures and page in OUT."
+    mnist_c = benchmarks.add_parser("mnist-c", help="one digit against nine, under 15 corruptions", description=about)
+    mnist_c.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
+    mnist_c.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="folder of MNIST-C, folder of MNIST's IDX files, or npz with images and labels; default: the 1,797 digits "
+        "that scikit-learn carries",
+    )
+    mnist_c.add_argument("--seeds", type=_at_least_one, default=3, metavar="N", help="repeats, each with its own split")
+    mnist_c.add_argument("--methods", type=_names, metavar="A,B", help="only these; default: all")
+    mnist_c.add_argument("--digits", type=_names, metavar="0,1", help="the normal ones, in turn; default: all ten")
+    mnist_c.add_argument("--jobs", type=_at_least_one, metavar="N", help="trainings at once; default: one a core")
+    mnist_c.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    mnist_c.set_defaults(command=_mnist_c, dry_run=False, verbose=False)
 
 
 def _add_cohort(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
@@ -156,6 +179,10 @@ def _at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(",", " ").split() if name]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -255,6 +282,23 @@ def _demo(options: argparse.Namespace) -> int:
     options.cohort = make_demo_cohort(options.out / "cohort", _console(options, options.out / "run"))
     options.out = options.out / "run"
     return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
+
+
+def _mnist_c(options: argparse.Namespace) -> int:
+    # As many threads as trainings would only wait for each other; read once, when the libraries are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .mnist_c.command import benchmark
+
+    failures = benchmark(
+        options.out,
+        _console(options, options.out),
+        data=options.data,
+        digits=options.digits,
+        seeds=options.seeds,
+        methods=options.methods,
+        jobs=options.jobs,
+    )
+    return SOME_FAILED if failures else DONE
 
 
 def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
