@@ -276,14 +276,14 @@ def sensitivity_by_volume(
     at: AtOperatingPoint, known: Sequence[SubjectScores], weights: np.ndarray
 ) -> list[dict[str, Measure]]:
     """Lesions found, by both criteria, for each band of lesion volume."""
-    n_sick = sum(s.has_lesions for s in known)
     bands = []
     for band in range(at.lesions.shape[1]):
         lesions = at.lesions[:, band, None] * at.usable
+        subjects = int((at.lesions[:, band] > 0).sum())
         n, why_none = int(at.lesions[:, band].sum()), "no lesion of this volume"
         bands.append(
             {
-                name: ratio(hits[:, band], lesions, weights, n=n, subjects=n_sick, why_none=why_none)
+                name: ratio(hits[:, band], lesions, weights, n=n, subjects=subjects, why_none=why_none)
                 for name, hits in (("lesion_sensitivity", at.found), ("lesion_sensitivity_iou10", at.matched))
             }
         )

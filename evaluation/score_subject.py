@@ -288,7 +288,7 @@ def score_map(
     ------
     SubjectError
         Volumes on different grids (nothing is ever resampled here), an empty evaluation mask, a map without a single
-        score inside it, scores that are not finite, a control with lesions.
+        score inside it, scores that are not finite, a control with lesions, a lesion mask that leaves nothing healthy.
     """
     named = {"evaluation mask": evaluation_mask, "lesion mask": lesion_mask, "mask of covered voxels": covered}
     for name, volume in named.items():
@@ -309,7 +309,12 @@ def score_map(
     if group == "control" and truth.any():
         raise SubjectError(
             f"{key}: is a control but its lesion mask holds {int(truth.sum())} voxels. "
-            "Call it a patient in the manifest, or drop the mask."
+            "Call it a patient, or drop the mask."
+        )
+    if truth[inside].all():
+        raise SubjectError(
+            f"{key}: the lesion mask fills the whole evaluation mask, expected some healthy voxels as well. "
+            "Are lesion masks and brain masks swapped?"
         )
     scores = np.full(inside.shape, -np.inf, dtype=np.float32)
     scores[scored] = map.voxels[scored]
@@ -318,7 +323,7 @@ def score_map(
     if bad:
         raise SubjectError(
             f"{key}: {bad} of {len(given)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
-            "Make the map again, or leave these voxels out of the evaluation mask or of the mask of covered voxels."
+            "Make the map again, or leave these voxels out of the brain mask."
         )
 
     truth_inside = truth & inside

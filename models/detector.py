@@ -193,6 +193,8 @@ def fit_detectors(
     subjects, locations, dimension = shape
     if subjects > _MOST_SUBJECTS:
         raise UserError(f"{subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
+    if precision not in (None, "float16", "float32"):
+        raise UserError(f'precision is {precision}, expected "float16" or "float32". Leave it out for the default.')
     width = checked_gamma(gamma, dimension)
     if isinstance(latents, torch.Tensor) and not latents.is_cuda:
         latents = as_array(latents)

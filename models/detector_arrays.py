@@ -10,7 +10,6 @@ from ..data_manifests.errors import UserError
 Precision = Literal["float16", "float32"]
 
 _COEF_STEPS = 65535
-_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +24,7 @@ class DetectorArrays:
     n_support : ndarray, (P,), uint16
     centred_offset : ndarray, (P,), float64
         scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
-    gamma : ndarray, (P,), float32
+    gamma : ndarray, (P,), float64
     n_fitted : ndarray, (P,), uint16
         Subjects that the location was fitted on.
     """
@@ -57,20 +56,21 @@ def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
     UserError
         Latents too large for float16.
     """
-    vectors, coef = fitted.support_vectors, fitted.dual_coef
+    coef = fitted.dual_coef
+    with np.errstate(over="ignore"):
+        vectors = fitted.support_vectors.astype(precision)
+    if not np.isfinite(vectors).all():
+        wider = 'Set precision to "float32".' if precision == "float16" else "Divide them by a common number."
+        raise UserError(f"latents reach {np.abs(fitted.support_vectors).max():g}, too far for {precision}. {wider}")
     if precision == "float16":
-        if len(vectors) and np.abs(vectors).max() > _LARGEST_HALF:
-            raise UserError(
-                f'latents reach {np.abs(vectors).max():g}, too far for float16. Set precision to "float32".'
-            )
         # Never 0: a support vector stays one.
         coef = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
     return DetectorArrays(
-        vectors.astype(precision),
+        vectors,
         coef if precision == "float16" else coef.astype(np.float32),
         fitted.n_support.astype(np.uint16),
         fitted.centred_offset,
-        fitted.gamma.astype(np.float32),
+        fitted.gamma,
         fitted.n_fitted.astype(np.uint16),
     )
 
@@ -88,7 +88,7 @@ class GrowingArrays:
         self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
         self._n_support = np.empty(locations, dtype=np.uint16)
         self._offset = np.empty(locations)
-        self._gamma = np.empty(locations, dtype=np.float32)
+        self._gamma = np.empty(locations)
         self._n_fitted = np.empty(locations, dtype=np.uint16)
         self._done = 0
 

@@ -47,7 +47,7 @@ def score_block(latents, detectors: DetectorArrays):
 def _fit_array(block: np.ndarray, nu: float, gamma: float | str) -> DetectorArrays:
     subjects, n, dimension = block.shape
     # Room for all latents, of which only what is filled takes memory.
-    vectors, coef = np.empty((n * subjects, dimension), dtype=np.float32), np.empty(n * subjects)
+    vectors, coef = np.empty((n * subjects, dimension), dtype=block.dtype), np.empty(n * subjects)
     n_support, count = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     offset, width = np.zeros(n), np.zeros(n)
     by_scale = gamma == "scale"
@@ -74,7 +74,7 @@ def _fit_tensor(block: torch.Tensor, nu: float, gamma: float | str) -> DetectorA
         a[here[:, None], order] = solved.dual_coef
         offset[here] = solved.centred_offset
     support = a > 0
-    kept = (points[support].to(torch.float32), a[support], support.sum(dim=1), offset, width, count)
+    kept = (points[support], a[support], support.sum(dim=1), offset, width, count)
     return DetectorArrays(*(tensor.cpu().numpy() for tensor in kept))
 
 
@@ -89,7 +89,7 @@ def _score_array(latents: np.ndarray, detectors: DetectorArrays) -> tuple[np.nda
         coefficients(detectors.dual_coef),
         start,
         np.ascontiguousarray(detectors.centred_offset),
-        detectors.gamma.astype(np.float64),
+        np.ascontiguousarray(detectors.gamma),
         scores,
         broken,
     )

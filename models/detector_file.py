@@ -21,7 +21,7 @@ from .detector_arrays import DetectorArrays
 _FORMAT = "voxout.detectors"
 _VERSION = 1
 _HEADER_BYTES = 2048
-_NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "uint16": "U16"}
+_NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "uint16": "U16"}
 _TYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
 
 

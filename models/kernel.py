@@ -34,7 +34,7 @@ def kernel_gamma(latents, gamma: float | str) -> Any:
     UserError
         Gamma is none of these.
     """
-    batch, _, dimension = latents.shape
+    batch, m, dimension = latents.shape
     value = checked_gamma(gamma, dimension)
     if isinstance(latents, torch.Tensor):
         if value != "scale":
@@ -42,11 +42,15 @@ def kernel_gamma(latents, gamma: float | str) -> Any:
         numbers = latents.to(torch.float64).flatten(1)
         # torch's own variance, by Welford's updates, takes ten times as long.
         variance = ((numbers - numbers.mean(dim=1, keepdim=True)) ** 2).mean(dim=1)
-        return 1 / torch.where(variance > 0, dimension * variance, 1.0)
+        # Of equal numbers, too, rounding may leave a variance.
+        differ = (numbers != numbers[:, :1]).any(dim=1) & (variance > 0)
+        return 1 / torch.where(differ, dimension * variance, 1.0)
     if value != "scale":
         return np.full(batch, float(value))
-    variance = np.asarray(latents, dtype=np.float64).reshape(batch, -1).var(axis=1)
-    return 1 / np.where(variance > 0, dimension * variance, 1.0)
+    numbers = np.asarray(latents, dtype=np.float64).reshape(batch, m * dimension)
+    variance = numbers.var(axis=1)
+    differ = (numbers != numbers[:, :1]).any(axis=1) & (variance > 0)
+    return 1 / np.where(differ, dimension * variance, 1.0)
 
 
 def checked_gamma(gamma: float | str, dimension: int) -> float | str:

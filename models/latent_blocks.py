@@ -50,7 +50,7 @@ def as_floats(array: np.ndarray) -> np.ndarray:
         wide = np.empty(bits.shape, dtype=np.float32)
         widen_half(bits.reshape(-1), wide.reshape(-1))
         return wide
-    return np.ascontiguousarray(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)
+    return np.ascontiguousarray(array, dtype=np.float64 if array.dtype.itemsize == 8 else np.float32)
 
 
 def as_array(latents: torch.Tensor) -> np.ndarray:

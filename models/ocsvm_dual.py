@@ -23,6 +23,8 @@ from .kernel import kernel_gamma
 from .ocsvm_numba import solve as ocsvm_cpu
 
 _LOCATIONS_A_THREAD = 64
+# Below it, coefficients would vanish in rounding.
+_SMALLEST_NU = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +126,9 @@ def thread_count(jobs: int | None) -> int:
 
 
 def check_nu(nu: float) -> None:
-    if not 0 < nu <= 1:
+    if not _SMALLEST_NU <= nu <= 1:
         raise UserError(
-            f"nu is {nu}, expected a number above 0 and at most 1. Set nu to the share of outliers to allow."
+            f"nu is {nu}, expected a number from {_SMALLEST_NU:g} to 1. Set nu to the share of outliers to allow."
         )
 
 

@@ -17,11 +17,11 @@ from ..evaluation.runs import read_run
 from ..evaluation.score_cohort import CohortScores, subject_row
 from ..evaluation.score_subject import SubjectScores
 from ..evaluation.subject_page import write_subject_page
-from . import tasks
 from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
 from .config import Config
-from .records import versions
+from .records import StageRecord, versions
 from .run import Run, Work
+from .subject_work import recorded, work_by_subject
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
         if file.stem.removesuffix("_clusters") not in wanted:
             file.unlink()
     shared = Shared.of(scores, roles, versions())
-    work = tasks.work_by_subject(
-        run, "report", tasks.write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
+    work = work_by_subject(
+        run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
     write_cohort_report(run, scores, roles, beside, work.failed)
     _gather_clusters(run.out, [run.manifest[key] for key in work.done])
@@ -86,7 +86,20 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     return replace(work, outputs=[run.out.report.parent], summary=summary)
 
 
-def write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
+def write_page(
+    subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: Shared
+) -> StageRecord:
+    """Maps, scores and quality to the subject's page; made to run in a worker."""
+
+    def work() -> tuple[Sequence[Path], Sequence[str]]:
+        # A page of an earlier map must not pass for this one's.
+        out.subject_page(subject).unlink(missing_ok=True)
+        return _write_page(subject, config, out, shared), ()
+
+    return recorded("report", subject, out.page_record(subject), inputs, out, work)
+
+
+def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
     """Write one subject's page, and the table of its clusters.
 
     Returns

@@ -12,6 +12,7 @@ from . import tasks
 from .config import save_config
 from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, write_json
 from .run import Run, Stage, Work, all_failures
+from .subject_work import work_by_subject
 
 
 # -- check: every header and every array, before anything long starts ------------------------------------------------
@@ -49,7 +50,7 @@ def _prepare_inputs(run: Run) -> dict[str, Any]:
 
 def _prepare(run: Run) -> Work:
     inputs = {s.key: _files(s) | _settings(run, "preprocessing", "seed") for s in _checked(run)}
-    return tasks.work_by_subject(run, "prepare", tasks.prepare, inputs, run.out.subject_record, run.config, run.out)
+    return work_by_subject(run, "prepare", tasks.prepare, inputs, run.out.subject_record, run.config, run.out)
 
 
 # -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
@@ -140,7 +141,7 @@ def _map(run: Run) -> Work:
     wanted = {run.out.map_folder(run.manifest[key]) for key in mapped}
     clear([folder for folder in run.out.maps.rglob("anat") if folder not in wanted])
     known = _known_to_the_model(run)
-    work = tasks.work_by_subject(
+    work = work_by_subject(
         run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
     left_out = tuple(f"{key}: the model was trained on this very scan, so it is left out" for key in sorted(known))

@@ -276,7 +276,7 @@ def quality_picture(
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 7, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.12})
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / (2.2 * len(rows) + 0.5))
-    convention = "the subject's left is on the left of a picture, sagittal slices face right"
+    convention = "the patient's right is on the left of a picture, sagittal slices face right"
     figure.suptitle(f"{title}     ({convention})", color="white", fontsize=9)
     for row, (label, image, drawn, shown) in zip(axes, rows, strict=True):
         _draw_row(row, label, image, drawn, shown)
@@ -304,6 +304,8 @@ def _draw_row(row, label: str, image: Volume, outlines: Sequence[tuple[np.ndarra
                 axis_object.contour(edge, levels=[0.5], colors=[colour], linewidths=0.6)
         axis_object.set_axis_off()
         if axis > 0:
-            for side, at in (("L", 0.02), ("R", 0.92)):
+            # As in the reports and the viewer: the radiological convention.
+            axis_object.invert_xaxis()
+            for side, at in (("R", 0.02), ("L", 0.92)):
                 axis_object.text(at, 0.02, side, color="white", fontsize=8, transform=axis_object.transAxes)
     row[0].set_title(label, color="white", fontsize=8, loc="left", pad=2)

@@ -1,11 +1,12 @@
 """How the core is compiled, and memory that suits its vectors."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 
 LANES = 8
 """Numbers in float64 that the widest vector registers hold."""
@@ -18,9 +19,14 @@ def _forget_outdated(folder: Path) -> None:
     another file.
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
-    for index in (folder / "__pycache__").glob("*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+    caches = [folder / "__pycache__"]
+    if elsewhere := getattr(config, "CACHE_DIR", ""):
+        caches += Path(elsewhere).glob(f"{folder.name}_*")
+    for index in (index for cache in caches for index in cache.glob("*.nbi")):
+        # Another process may be doing the same, or the folder be somebody else's, who then replaces it as a whole.
+        with suppress(OSError):
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 _forget_outdated(Path(__file__).parent)

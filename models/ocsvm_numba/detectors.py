@@ -38,10 +38,13 @@ def _state(latents):
 def _scale_gamma(points, m):
     """1/(d*variance) over all numbers of the first m columns; 1 where they are all equal."""
     dimension = points.shape[0]
-    total = 0.0
+    total, lowest, highest = 0.0, points[0, 0], points[0, 0]
     for k in range(dimension):
         for i in range(m):
             total += points[k, i]
+            lowest, highest = min(lowest, points[k, i]), max(highest, points[k, i])
+    if lowest == highest:
+        return 1.0
     mean = total / (m * dimension)
     squares = 0.0
     for k in range(dimension):

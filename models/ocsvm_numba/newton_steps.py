@@ -142,22 +142,19 @@ def newton_steps(work, points, m, gamma, tolerance, ridge):
         if highest - lowest <= tolerance:
             break
         level = 0.0
-        free_lowest, free_highest = HUGE, -HUGE
+        gives, takes = True, True
         for i in range(n):
-            value = g[free[i]]
-            level += value
-            free_lowest = min(free_lowest, value)
-            free_highest = max(free_highest, value)
-        if n > 0 and highest <= free_highest and lowest >= free_lowest:
+            level += g[free[i]]
+            gives &= free[i] != giver
+            takes &= free[i] != taker
+        if not gives and not takes:
             # No violator: the gap is rounding on the free set. A step from a fresh gradient is all that is left.
             if refined == 2:
                 break
             refined += 1
             fresh_gradient(work, m)
             continue
-        takes = n == 0
-        gives = n == 0
-        if n > 0:
+        if n > 0 and gives and takes:
             level /= n
             takes = level - lowest >= highest - level
             gives = not takes

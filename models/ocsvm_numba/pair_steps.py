@@ -108,7 +108,8 @@ def pair_steps(work, points, gamma, tolerance, most):
         for j in range(width):
             slope = max(highest - (g[j] + no_gain[j]), 0.0)
             best = max(best, _tagged(slope * slope / max(-rows[giver, j], 1e-300), j, mask))
-        taker = best & mask
+        # Where even squares of slopes underflow, the lowest will do.
+        taker = best & mask if best > mask else lowest
         if not known[taker]:
             kernel_row(points, width, points, taker, gamma, rows, taker)
             known[taker] = True

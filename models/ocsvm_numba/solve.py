@@ -7,9 +7,10 @@ from .newton_steps import fresh_gradient, newton_steps
 from .pair_steps import extremes, pair_steps, start
 from .workspace import HUGE, SNAP, make_workspace
 
-# KKT gaps in units of s at which the pair steps and the Newton steps end, and the ridge of the Newton system.
+# KKT gaps at which the pair steps and the Newton steps end, and the ridge of the Newton system; the first and the last
+# in units of the mean of one row of 1 - K, the second in units of s.
 _COARSE = 3e-3
-_FINE = 1e-9
+_FINE = 1e-11
 _RIDGE = 1e-13
 
 
@@ -59,7 +60,7 @@ def solve_location(work, points, m, gamma, total):
     """
     row_mean = start(work, points, m, total, gamma)
     pair_steps(work, points, gamma, _COARSE * row_mean, 100 * m)
-    n = newton_steps(work, points, m, gamma, 0.01 * _FINE * 2.0 / m * row_mean, _RIDGE * row_mean)
+    n = newton_steps(work, points, m, gamma, _FINE * 2.0 / m * row_mean, _RIDGE * row_mean)
     n = _spend_exactly(work, m, n, total)
     fresh_gradient(work, m)
     g = work.g

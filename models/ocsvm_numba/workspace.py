@@ -16,7 +16,7 @@ Workspace.__doc__ = """Everything that a solution needs, for up to m subjects.
 rows (m, width) of K - 1, known (m,): which rows are computed; a, g (width,); no_gain, no_give (width,): 0 where a may
 grow (shrink), `HUGE` where it may not; line (width,): for whatever is done at once; free (m,): indices of the free
 vectors; which, weights (m,): arguments for `add_rows`; factor (m, width), inverse, step (width,): the Newton system;
-mask: see `extremes.tagged`.
+mask: see `pair_steps._tagged`.
 """
 
 

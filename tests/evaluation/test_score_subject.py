@@ -111,6 +111,12 @@ def test_the_other_mistakes_of_a_user():
         score_map("sub-01", map, inside, lesion, None, SETTINGS)
 
 
+def test_swapped_masks_are_told():
+    map, inside, lesion = scan()
+    with pytest.raises(SubjectError, match="fills the whole evaluation mask.*Are lesion masks and brain masks swapped"):
+        score_map("sub-01", map, lesion, inside, None, SETTINGS)
+
+
 def test_saved_and_loaded_scores_are_the_same(tmp_path):
     scores = score_map("sub-01", *scan(), None, SETTINGS)
     path = tmp_path / "ä b" / "sub-01.npz"

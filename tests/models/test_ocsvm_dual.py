@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.models import ocsvm_torch
+from voxout.models.detector import fit_detectors
 from voxout.models.ocsvm_dual import solve_dual, spent_mass
 
 
@@ -195,6 +196,34 @@ def test_wrong_shapes_and_nu_are_named():
         solve_dual(np.zeros((5, 2)), nu=0.1, gamma=1.0)
     with pytest.raises(UserError, match=r"shape \(5, 0, 2\)"):
         solve_dual(np.zeros((5, 0, 2)), nu=0.1, gamma=1.0)
-    for nu in (0.0, 1.5, float("nan")):
+    for nu in (0.0, 1e-14, 1.5, float("nan")):
         with pytest.raises(UserError, match=f"nu is {nu}"):
             solve_dual(np.zeros((1, 5, 2)), nu=nu, gamma=1.0)
+
+
+def test_near_duplicates_are_solved_as_well():
+    # A violator beside free vectors that differ by rounding alone: one of them was freed a second time.
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(60, 100, 11))
+    which = rng.integers(0, 100, (60, 300))
+    z = np.take_along_axis(centres, which[:, :, None], 1) + 1e-7 * rng.normal(size=(60, 300, 11))
+    solution = solve_dual(z, nu=0.5, gamma=9.0)
+    np.testing.assert_allclose(solution.dual_coef.sum(axis=1), 150, rtol=1e-12)
+    assert (solution.kkt_gap <= 1e-9 * np.array([flatness(latents, 9.0) for latents in z])).all()
+
+
+@pytest.mark.parametrize("gamma", [1e-150, 1e-162, 1e-200])
+def test_kernels_flat_beyond_the_squares_of_doubles(gamma):
+    z = np.random.default_rng(0).normal(size=(3, 75, 16))
+    solution = solve_dual(z, nu=0.03, gamma=gamma)
+    np.testing.assert_allclose(solution.dual_coef.sum(axis=1), 2.25)
+    assert (solution.kkt_gap <= 1e-2 * gamma * 75).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-6, 2.0, -7.3])
+def test_gamma_of_equal_latents_is_one_even_where_their_mean_rounds(value):
+    z = np.full((2, 9, 3), value)
+    for latents in (z, torch.from_numpy(z)):
+        np.testing.assert_array_equal(np.asarray(solve_dual(latents, nu=0.3, gamma="scale").gamma), 1.0)
+    assert fit_detectors(z.swapaxes(0, 1), nu=0.3, gamma="scale").arrays.gamma.tolist() == [1.0, 1.0]
+    assert len(solve_dual(z[:0], nu=0.3, gamma="scale").offset) == 0
