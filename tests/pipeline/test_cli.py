@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 
 import pytest
 from voxout.data_manifests.phantoms import small_cohort
@@ -137,3 +139,14 @@ def test_a_dry_demo_writes_nothing(capsys, tmp_path):
     assert code == 0
     assert "would make a synthetic cohort" in told
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
+    # As in `voxout ... | head -1`.
+    command = [sys.executable, "-m", "voxout.pipeline.cli", "demo", str(tmp_path / "out"), "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in told and "BrokenPipe" not in told
