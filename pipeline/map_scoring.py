@@ -1,7 +1,7 @@
 """`voxout score --maps ...`: anybody's maps against anybody's masks, with no run behind them."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from ..data_manifests.errors import Failure, SubjectError, UserError
 from ..data_manifests.matching import IdFile, files_by_id, identity
 from ..data_manifests.people import Person, person_of, read_people
-from ..data_manifests.volume import read_map, read_mask
+from ..data_manifests.volume import Volume, read_map, read_mask
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_folder import SUBJECTS
 from ..evaluation.score_subject import SubjectScores, score_map
@@ -70,6 +70,8 @@ def score_folders(
     subjects, notes = match_subjects(folders)
     for note in notes:
         console.warn(f"note: {note}")
+    if (out / "scores.json").exists():
+        console.warn(f"note: {out} held scores before; these take their place.")
     shutil.rmtree(out / SUBJECTS, ignore_errors=True)
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
@@ -161,11 +163,19 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         raise SubjectError(f"{key}: has a lesion mask and no map. Make the map, or take the mask away.")
     if folders.brain_masks and subject.brain_mask is None:
         raise SubjectError(f"{key}: has a map and no brain mask. Add the mask, or score all without --brain-masks.")
-    map = read_map(subject.map.path)
+
+    def read(reader: Callable[[Path], Volume], file: IdFile, role: str) -> Volume:
+        try:
+            return reader(file.path)
+        except UserError as error:
+            # All of a subject's files may have the same name.
+            raise SubjectError(f"{key}, {role}: {error}") from error
+
+    map = read(read_map, subject.map, "map")
     if subject.brain_mask is None:
         inside = map.with_voxels(np.ones(map.voxels.shape, dtype=bool))
     else:
-        inside = read_mask(subject.brain_mask.path)
-    truth = read_mask(subject.mask.path) if subject.mask else None
+        inside = read(read_mask, subject.brain_mask, "brain mask")
+    truth = read(read_mask, subject.mask, "lesion mask") if subject.mask else None
     group = person.group or "patient"
     return score_map(key, map, inside, truth, None, settings, group=group, site=person.site, age=person.age)

@@ -67,6 +67,13 @@ def maps(tmp_path):
     return Maps(tmp_path)
 
 
+def test_earlier_scores_are_replaced_with_a_word(maps, capsys):
+    assert maps.score() == 0
+    assert "held scores before" not in capsys.readouterr().err
+    assert maps.score() == 0
+    assert "out held scores before; these take their place." in capsys.readouterr().err
+
+
 def test_figures_are_those_of_the_voxels(maps, capsys):
     assert maps.score() == 0
     assert "scored 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
@@ -195,7 +202,9 @@ def test_a_mask_of_other_values_than_0_and_1_is_an_error(maps):
     soft[4, 5, 4] = 0.75
     maps.put("masks", maps.mask_name, "a", soft.astype(np.float32))
     assert maps.score() == 3
-    assert "found the values 0, 0.25, 0.75, expected a mask of 0 and 1. Threshold it first." in failure(maps, "a")
+    found = failure(maps, "a")
+    assert "found the values 0, 0.25, 0.75, expected a mask of 0 and 1. Threshold it first." in found
+    assert found.startswith("a, lesion mask: a.nii.gz: "), "map and masks have one name"
 
 
 def test_all_subjects_healthy(maps):
@@ -261,7 +270,7 @@ def test_nobody_can_be_scored(maps, capsys):
     for name in maps.voxels:
         maps.map_path(name).write_bytes(b"no map")
     assert maps.score() == 2
-    assert "a: a.nii.gz: is not an image that is understood" in capsys.readouterr().err
+    assert "a, map: a.nii.gz: is not an image that is understood" in capsys.readouterr().err
     assert len(maps.table("failures.csv")) == 7
 
 
