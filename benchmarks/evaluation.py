@@ -27,12 +27,13 @@ from sklearn import metrics
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume
 from voxout.evaluation import voxel_metrics as vm
-from voxout.evaluation.cohort_measures import voxel_measures
 from voxout.evaluation.intervals import resample_subjects
 from voxout.evaluation.lesions import find_lesions
 from voxout.evaluation.score_cohort import score_cohort
-from voxout.evaluation.score_subject import SubjectScores, score_map
+from voxout.evaluation.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
+from voxout.evaluation.subject_scores import SubjectScores
+from voxout.evaluation.voxel_measures import voxel_measures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "evaluation"))
 from slow_references import random_cohort, slow_figures

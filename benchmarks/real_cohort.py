@@ -27,7 +27,7 @@ from voxout.data_manifests.painted_lesions import lesion_components, paint_lesio
 from voxout.data_manifests.subject import Manifest, SubjectRecord
 from voxout.data_manifests.volume import Volume, read_mask, read_volume, write_volume
 from voxout.evaluation.score_cohort import CohortScores, score_cohort
-from voxout.evaluation.score_subject import SubjectScores
+from voxout.evaluation.subject_scores import SubjectScores
 from voxout.pipeline.config import load_config
 from voxout.pipeline.records import StageRecord
 from voxout.pipeline.stages import STAGES

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cells import Cells, clean_label
-from .errors import UserError
+from .errors import UserError, some_of
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, GROUPS, MODALITIES, SPLITS, Group, Modality, Split
 
@@ -83,7 +83,7 @@ def read_bids(folder: Path) -> Manifest:
         ])  # fmt: skip
     brains, lesions, elsewhere = _masks(folder)
     if elsewhere:
-        notes.append(f"masks outside the space of the T1w are not used: {_some(n.path.name for n in elsewhere)}.")
+        notes.append(f"masks outside the space of the T1w are not used: {some_of(n.path.name for n in elsewhere)}.")
     # One lesion mask, in any session or space, makes a patient of the whole person: no detector may learn from them.
     ill = {subject_id for subject_id, _ in lesions} | {n.person[0] for n in elsewhere if n.is_lesion}
     records, guessed, without_t1w, doubled = [], defaultdict(list), [], []
@@ -124,14 +124,14 @@ def read_bids(folder: Path) -> Manifest:
         )
     for group, keys in sorted(guessed.items()):
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
-        notes.append(f"without a group in participants.tsv, taken as {group} because they {why}: {_some(keys)}.")
+        notes.append(f"without a group in participants.tsv, taken as {group} because they {why}: {some_of(keys)}.")
     if without_t1w:
-        notes.append(f"left out, no T1w: {_some(without_t1w)}.")
+        notes.append(f"left out, no T1w: {some_of(without_t1w)}.")
     if doubled:
-        notes.append(f"of several files of one kind the first is used: {_some(doubled)}.")
+        notes.append(f"of several files of one kind the first is used: {some_of(doubled)}.")
     scanless = sorted(set(people) - {subject_id for subject_id, _ in scans})
     if scanless:
-        notes.append(f"in participants.tsv, but without scans: {_some(f'sub-{s}' for s in scanless)}.")
+        notes.append(f"in participants.tsv, but without scans: {some_of(f'sub-{s}' for s in scanless)}.")
     if problems:
         raise UserError(problems)
     return Manifest(tuple(records), tuple(notes))
@@ -209,9 +209,3 @@ def _participants(folder: Path) -> tuple[dict[str, _Participant], list[str], lis
         )
         problems += row.problems
     return people, problems, []
-
-
-def _some(names: Iterable[str]) -> str:
-    """A list for a reader: how many, and the first few."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -5,7 +5,7 @@ the engine (one subject fails, the cohort goes on) and the command line (one pla
 Anything else that is raised is a bug and keeps its traceback.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -47,3 +47,9 @@ class Failure:
     key: str
     stage: str
     reason: str
+
+
+def some_of(names: Iterable[str]) -> str:
+    """A list for a reader: the first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

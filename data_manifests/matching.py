@@ -47,6 +47,11 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         parts = root.parts
         fixed = next(i for i, part in enumerate(parts) if "{id}" in part or "*" in part)
         root, pattern = Path(*parts[:fixed]), _regex("/".join(parts[fixed:]))
+    elif "*" in where:
+        raise UserError(
+            f"{option} {where}: has * and no {{id}}, expected to see where the id stands. "
+            "Write it as in 'maps/{id}_*.nii.gz'."
+        )
     if not root.is_dir():
         what = "is a file" if root.is_file() else "no such folder"
         raise UserError(f"{option} {where}: {what}, expected a folder, or a path with {{id}} in it. Check the path.")

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 
-from .score_subject import SubjectScores
+from .subject_scores import SubjectScores
 
 LESION_COLOUR = (0.0, 0.9, 1.0)
 """Cyan: no colour of the scale comes near it, with any colour vision."""
 # Perceptually uniform and safe for every colour vision. The darkest part would look like shadow on the scan.
 _COLOURS = matplotlib.colormaps["inferno"]
 _DARKEST = 0.25
+_MARK, _MARK_RIM = 255, 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ def colours_of(share: np.ndarray) -> np.ndarray:
     return _COLOURS(_DARKEST + (1 - _DARKEST) * np.asarray(share, dtype=np.float64))[..., :3]
 
 
-def colour_bar(scale: ColourScale, width_px: int = 220, height_px: int = 14) -> np.ndarray:
-    """The colours of a scale over mid-grey, from low to high: (H, W, 3) uint8."""
+def colour_bar(scale: ColourScale, mark: float | None = None, width_px: int = 220, height_px: int = 14) -> np.ndarray:
+    """The colours of a scale over mid-grey, from low to high, a score marked by a line: (H, W, 3) uint8."""
     scores = np.broadcast_to(np.linspace(scale.low, scale.high, width_px), (height_px, width_px))
-    return (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)
+    bar = (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)
+    if mark is not None:
+        at = round(float(scale.share(np.array(mark))) * (width_px - 3)) + 1
+        bar[:, at - 1 : at + 2] = _MARK_RIM
+        bar[:, at] = _MARK
+    return bar

@@ -8,7 +8,7 @@ import numpy as np
 from . import voxel_metrics as vm
 from .intervals import FEWEST_SUBJECTS, resample_subjects
 from .score_cohort import CohortScores
-from .score_subject import SubjectScores
+from .subject_scores import SubjectScores
 
 GRID = np.linspace(0, 1, 201)
 """Where a band of a curve over a rate is evaluated. Finer near 0 for PRO, which is read up to 0.3 only."""

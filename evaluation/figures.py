@@ -41,7 +41,7 @@ def precision_recall_plot(scores: CohortScores, curve: Curve) -> Plot:
         _band(axes, theme, curve)
         axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {estimate.value:.3f}")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
-        axes.legend(loc="upper right")
+        _legend_above(axes)
 
     alt = f"Precision-recall curve of all voxels pooled; average precision {_told(estimate)}, prevalence {chance:.2g}."
     return Plot("precision-recall", "Precision and recall", alt, draw)
@@ -59,7 +59,7 @@ def pro_plot(scores: CohortScores, curve: Curve) -> Plot:
         axes.plot(fpr, overlap, color=theme.blue, linewidth=2, label=f"AUPRO up to 0.3: {estimate.value:.3f}")
         axes.axvline(0.05, color=theme.orange, linewidth=1.2, linestyle=(0, (4, 3)), label="FPR 0.05")
         axes.set(xlabel="False-positive rate", ylabel="Mean share of a lesion found", xlim=(0, 0.3), ylim=(0, 1.01))
-        axes.legend(loc="lower right")
+        _legend_above(axes)
 
     alt = f"Per-region overlap against the false-positive rate up to 0.3; the area under it is {_told(estimate)}."
     return Plot("pro", "Overlap a lesion (PRO)", alt, draw)
@@ -86,7 +86,7 @@ def froc_plot(scores: CohortScores, curve: Curve) -> Plot:
         )
         axes.set(xlabel="False clusters a subject", ylabel="Lesions found", xlim=(0.125, 16), ylim=(0, 1.01))
         plain_log_ticks(axes, base=2)
-        axes.legend(loc="lower right")
+        _legend_above(axes)
 
     alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {_told(estimate)}."
     return Plot("froc", "Lesions found (FROC)", alt, draw)
@@ -119,7 +119,7 @@ def group_plot(name: str, title: str, values: Mapping[tuple[str, Group], Sequenc
         axes.set_xticks(range(len(sites)), [site if len(site) <= 14 else site[:13] + "…" for site in sites])
         axes.tick_params(axis="x", rotation=30 if len(sites) > 4 else 0)
         axes.set(ylabel=y_label, xlim=(-0.5, len(sites) - 0.5))
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
+        _legend_above(axes)
 
     medians = "; ".join(f"{site}, {group}s: {np.median(v):.3g}" for (site, group), v in values.items() if site in sites)
     left_out = f" {len(sizes) - len(sites)} smaller sites are left out." if len(sizes) > len(sites) else ""
@@ -169,7 +169,7 @@ def distribution_plot(scores: CohortScores) -> Plot:
             axes.axvline(scores.threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 3)), label="threshold")
         axes.set(xlabel="Anomaly score (higher = more anomalous)", ylabel="Density", xlim=(edges[0], edges[-1]))
         axes.set_ylim(bottom=0)
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
+        _legend_above(axes)
 
     alt = "Distribution of the anomaly score, each area 1: " + ", ".join(pooled) + "."
     return Plot("score-distributions", "Scores", alt, draw)
@@ -187,7 +187,7 @@ def subject_plot(scores: CohortScores) -> Plot:
         axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="its prevalence: guessing")
         plain_log_ticks(axes)
         axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(0, 1.01))
-        axes.legend(loc="upper left")
+        _legend_above(axes)
 
     alt = f"Average precision of {len(sick)} subjects by lesion volume, from {values.min():.2f} to {values.max():.2f}."
     return Plot("subjects", "Subjects by lesion volume", alt, draw)
@@ -249,6 +249,11 @@ def line_plot(
 def _band(axes: Axes, theme: Theme, curve: Curve) -> None:
     if curve.low is not None and curve.high is not None:
         axes.fill_between(curve.at, curve.low, curve.high, color=theme.blue, alpha=0.2, linewidth=0, label="interval")
+
+
+def _legend_above(axes: Axes) -> None:
+    """Where no curve can run under it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
 
 
 def _told(estimate: Estimate) -> str:

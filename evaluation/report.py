@@ -74,11 +74,13 @@ def write_report(
     for plot in plots + training:
         plot.save(figures_folder or path.parent / "figures")
     scale = parts.colour_scale_of(report)
-    shown = [s for s in report.subjects if s.images is not None]
+    subjects = sorted(report.subjects, key=parts.reading_order)
+    shown = [s for s in subjects if s.images is not None]
     checked = [s for s in report.subjects if s.quality_picture is not None]
     with_quality = sorted(checked, key=lambda s: s.quality_verdict == "pass")[:MOST_QUALITY_PICTURES]
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
+    threshold = report.scores.threshold if report.scores else None
     warnings = list(report.warnings)
     pictures: dict[str, tuple[str, str]] = {}
     for subject in progress(shown) if progress else shown:
@@ -95,11 +97,9 @@ def write_report(
             quality[subject.key] = picture_file_uri(subject.quality_picture, quality_bytes)
         except (OSError, UnidentifiedImageError):
             warnings.append(f"{subject.key}: its quality picture is missing or damaged.")
-    scored = [s for s in report.subjects if s.scores is not None]
-    warnings += parts.coverage_warnings([s.scores for s in scored if s.scores is not None])
 
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
-    lines = [parts.table_line(subject, rows.get(subject.key)) for subject in report.subjects]
+    lines = [parts.table_line(subject, rows.get(subject.key)) for subject in subjects]
     runs = parts.runs_of(report)
     tables = tables_folder or path.parent / "tables"
     if lines:
@@ -132,6 +132,8 @@ def write_report(
         with_quality=[s for s in with_quality if s.key in quality],
         warnings=warnings,
         scale=scale,
-        bar=picture_uri(colour_bar(scale), 10_000) if scale else None,
+        bar=picture_uri(colour_bar(scale, threshold), 10_000) if scale else None,
+        strata=parts.stratum_lines(report.scores),
+        stratum_labels=[METRICS[name].label for name in parts.STRATUM_FIGURES],
         counts=parts.cohort_counts(report),
     )

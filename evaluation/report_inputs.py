@@ -13,7 +13,7 @@ from ..data_manifests.volume import Volume
 from .colour_scale import ColourScale
 from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
-from .score_subject import SubjectScores
+from .subject_scores import SubjectScores
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ from .plot import Plot
 from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
 from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
-from .score_subject import SubjectScores
 from .slices import Head
 
 HEADLINES = ("auroc", "average_precision", "lesion_sensitivity", "dice_at_healthy_threshold")
@@ -40,6 +39,46 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     lesions = len(scores.lesions) if scores.truth_known and not scores.is_healthy else None
     volume = scores.lesion_volume_ml if lesions is not None else None
     return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
+
+
+def reading_order(subject: ReportSubject) -> tuple[bool, bool]:
+    """Patients first, then the controls that were scored; those that a model was trained on come last."""
+    return subject.group != "patient", subject.scores is None
+
+
+@dataclass(frozen=True)
+class StratumLine:
+    """Some figures of a part of the cohort; None: not a figure of such a part."""
+
+    by: str
+    name: str
+    estimates: Sequence[Estimate | None]
+
+
+STRATUM_FIGURES = (
+    "auroc_per_subject_mean",
+    "average_precision_per_subject_mean",
+    "dice_at_healthy_threshold",
+    "lesion_sensitivity",
+    "false_clusters_per_healthy_subject",
+)
+
+
+def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
+    """A line a stratum, where there is more than one of its kind."""
+    if scores is None:
+        return []
+    confidence = scores.settings.confidence
+    kinds = Counter(stratum.by for stratum in scores.strata)
+    return [
+        StratumLine(
+            stratum.by,
+            stratum.name,
+            [stratum.measures[n].estimate(confidence) if n in stratum.measures else None for n in STRATUM_FIGURES],
+        )
+        for stratum in scores.strata
+        if kinds[stratum.by] > 1
+    ]
 
 
 def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
@@ -200,21 +239,6 @@ def head_of(images: SubjectImages, scale: ColourScale) -> Head:
         covered=images.covered,
         lesion_mask=images.lesion_mask,
     )
-
-
-def coverage_warnings(scored: Sequence[SubjectScores]) -> list[str]:
-    warnings = []
-    for scores in scored:
-        if scores.n_lesion_uncovered:
-            warnings.append(
-                f"{scores.key}: {scores.n_lesion_uncovered} lesion voxels carry no score and count as missed."
-            )
-        if scores.n_lesion_outside:
-            warnings.append(
-                f"{scores.key}: {scores.n_lesion_outside} lesion voxels lie outside the evaluation mask and enter "
-                "no figure."
-            )
-    return warnings
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from .cohort_measures import (
     point_measures,
     sensitivity_by_volume,
     subject_measures,
-    voxel_measures,
 )
 from .intervals import Estimate, Measure, resample_subjects
 from .lesion_metrics import froc_curve
 from .operating_point import OperatingPoint
-from .score_subject import SubjectScores
 from .settings import EvaluationSettings
+from .subject_scores import SubjectScores
+from .voxel_measures import voxel_measures
 
 ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
 """Figures whose threshold is chosen on the truth: no reader of a new scan can reach them."""

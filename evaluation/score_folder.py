@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..data_manifests.errors import UserError
-from .score_subject import SubjectScores
 from .settings import EvaluationSettings
+from .subject_scores import SubjectScores
 
 SUBJECTS = "subjects"
 

@@ -1,5 +1,6 @@
 """The page of one subject: its map over its scan, in pictures and in a viewer, and a list of what is suspicious."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .places import Place, place_of
 from .report_inputs import SubjectReport
 from .report_parts import head_of
 from .slices import PLANES, Head, Plane
+from .subject_scores import LesionScore
 from .tables import write_table
 from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
 
@@ -46,6 +48,15 @@ class ClusterLine:
     place: Place
     picture: str | None
     alt: str | None
+
+
+@dataclass(frozen=True)
+class LesionLine:
+    """A lesion of the mask, where its centre lies in MNI space, and whether a cluster at the threshold touches it."""
+
+    lesion: LesionScore
+    mni_mm: tuple[float, float, float]
+    found: bool
 
 
 def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> list[Path]:
@@ -82,6 +93,8 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         p_values=report.scored.p_values,
     )
     lines = _lines(report, clusters, head)
+    lesions = _lesion_lines(report)
+    places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
     volumes = ViewerVolumes.of(head)
     write_page(
         path,
@@ -92,12 +105,13 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         report=report,
         subject=subject,
         lines=lines[:MOST_LISTED],
+        lesions=lesions,
         found=len(lines),
         mosaics=[_mosaic(head, plane, subject.key) for plane in PLANES],
         quality_picture=_quality_picture(report),
-        bar=picture_uri(colour_bar(report.scale), 10_000),
+        bar=picture_uri(colour_bar(report.scale, report.threshold.value), 10_000),
         volumes=volumes,
-        about=json_block(_about(report, lines, volumes, head)),
+        about=json_block(_about(report, places, volumes, head)),
         niivue=niivue_packed(),
         licence=niivue_licence(),
     )
@@ -120,6 +134,18 @@ def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> 
     return lines
 
 
+def _lesion_lines(report: SubjectReport) -> list[LesionLine]:
+    scores = report.subject.scores
+    if scores is None or not scores.lesions:
+        return []
+    centres = report.scored.to_template(np.array([lesion.centre_mm for lesion in scores.lesions]))
+    found = scores.found_at >= np.float32(report.threshold.value)
+    return [
+        LesionLine(lesion, (float(x), float(y), float(z)), bool(is_found))
+        for lesion, (x, y, z), is_found in zip(scores.lesions, centres, found, strict=True)
+    ]
+
+
 def _mosaic(head: Head, plane: Plane, key: str) -> tuple[str, str, str]:
     """Title, picture and words of one plane's slices."""
     picture, alt = subject_mosaic(head, plane)
@@ -137,8 +163,10 @@ def _quality_picture(report: SubjectReport) -> str | None:
         return None
 
 
-def _about(report: SubjectReport, lines: list[ClusterLine], volumes: ViewerVolumes, head: Head) -> dict[str, object]:
-    """What the viewer has to know."""
+def _about(
+    report: SubjectReport, places: Sequence[tuple[float, float, float]], volumes: ViewerVolumes, head: Head
+) -> dict[str, object]:
+    """What the viewer has to know; `places` are those of the rows that lead there."""
     scale, threshold = report.scale, report.threshold.value
     ramp = np.round(colours_of(np.linspace(0, 1, 64)) * 255).astype(int)
     # One voxel a thousand times above all others must not leave the slider a single useful step.
@@ -153,7 +181,7 @@ def _about(report: SubjectReport, lines: list[ClusterLine], volumes: ViewerVolum
         "green": ramp[:, 1].tolist(),
         "blue": ramp[:, 2].tolist(),
         "lesionColour": [round(255 * part) for part in LESION_COLOUR],
-        "clusters": [line.mni_mm for line in lines[:MOST_LISTED]],
+        "places": places,
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..data_manifests.atomic import written_whole
 from .intervals import Estimate
 from .score_cohort import ORACLES, CohortScores, SubjectRow
-from .score_subject import SubjectScores
+from .subject_scores import SubjectScores
 
 _LESION_COLUMNS = (
     "subject", "lesion", "volume_mm3", "x_mm", "y_mm", "z_mm", "found", "matched_iou10", "found_at", "highest_score",

@@ -10,6 +10,7 @@ from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_mask, read_volume
+from ..evaluation.doubts import doubts
 from ..evaluation.intervals import Estimate
 from ..evaluation.metric_words import METRICS, is_oracle
 from ..evaluation.operating_point import OperatingPoint, StoredPoint
@@ -23,7 +24,8 @@ from ..evaluation.report import (
 )
 from ..evaluation.runs import RunScores
 from ..evaluation.score_cohort import CohortScores, score_cohort
-from ..evaluation.score_subject import SubjectScores, score_map
+from ..evaluation.score_subject import score_map
+from ..evaluation.subject_scores import SubjectScores
 from ..evaluation.tables import write_scores
 from .config import Config
 from .console import Progress
@@ -72,9 +74,10 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
         outputs.append(run.out.operating_point)
     # A threshold of its own needs none from the model, and no word about that one.
     lacks_one = not any(s.is_healthy for s in scores)
+    warnings = [warning] if warning and lacks_one else []
     return Work(
         outputs=outputs,
-        warnings=(warning,) if warning and lacks_one else (),
+        warnings=(*warnings, *doubts(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
         summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "

@@ -54,8 +54,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     """The stage of a run, or anybody's maps."""
-    named = {"--maps": options.maps, "--masks": options.masks, "--out": options.scores}
-    alone = {"--brain-masks": options.brain_masks, "--cohort": options.people, "--healthy": options.healthy}
+    named = {"--maps": options.maps, "--out": options.scores}
+    alone = {"--masks": options.masks, "--brain-masks": options.brain_masks}
+    alone |= {"--cohort": options.people, "--healthy": options.healthy}
     given = [name for name, value in (named | alone).items() if value]
     if not given and options.cohort is not None and options.out is not None:
         return _run(options)
@@ -72,6 +73,7 @@ def _score(options: argparse.Namespace) -> int:
 def _score_maps(options: argparse.Namespace) -> int:
     from .assessment import figures_in_words
     from .config import load_config
+    from .engine import usable_cores
     from .map_scoring import MapFolders, match_subjects, score_folders
     from .run import sole_user
 
@@ -84,12 +86,15 @@ def _score_maps(options: argparse.Namespace) -> int:
         return DONE
     _make_folder(options.scores)
     with sole_user(options.scores):
-        scores, failures = score_folders(folders, config.evaluation, options.scores, console, seed=config.seed)
+        scores, failures = score_folders(
+            folders, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
+        )
     for line in figures_in_words(scores):
         console.say(line, level=-1)
-    sick, healthy = (sum(getattr(s, name) for s in scores.subjects) for name in ("has_lesions", "is_healthy"))
+    counted = [s for s in scores.subjects if s.truth_known]
+    sick, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
     total = len(scores.subjects) + len(failures)
-    told = f"scored {len(scores.subjects)} of {total} subjects, {sick} with lesions, {healthy} healthy"
+    told = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
     console.say(f"{told}: {options.scores / 'scores.json'}", level=-1)
     if failures:
         console.warn(f"{len(failures)} subject(s) left out of all figures; {options.scores / 'failures.csv'} says why.")

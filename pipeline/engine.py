@@ -23,6 +23,11 @@ _WORKER_ENVIRONMENT = {
 }
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Results by subject key, in the subjects' order, and the subjects that failed."""
@@ -41,7 +46,7 @@ class Engine:
     """
 
     def __init__(self, jobs: int | None = None):
-        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.jobs = jobs or usable_cores()
         self._client: Any = None
 
     def __enter__(self) -> "Engine":

@@ -2,20 +2,24 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from ..data_manifests.errors import Failure, SubjectError, UserError
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import Failure, SubjectError, UserError, some_of
 from ..data_manifests.matching import IdFile, files_by_id, identity
 from ..data_manifests.people import Person, person_of, read_people
 from ..data_manifests.volume import Volume, read_map, read_mask
+from ..evaluation.doubts import doubts
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_folder import SUBJECTS
-from ..evaluation.score_subject import SubjectScores, score_map
+from ..evaluation.score_subject import score_map
 from ..evaluation.settings import EvaluationSettings
+from ..evaluation.subject_scores import SubjectScores
 from ..evaluation.tables import write_scores
 from .console import Console
 from .run import write_failures
@@ -29,8 +33,10 @@ class MapFolders:
 
     Attributes
     ----------
-    maps, masks : str
-        Anomaly maps, higher = more anomalous; lesion masks.
+    maps : str
+        Anomaly maps, higher = more anomalous.
+    masks : str or None
+        Lesion masks; None: everybody is healthy.
     brain_masks : str or None
         None: every voxel of the image counts.
     cohort : Path or None
@@ -40,7 +46,7 @@ class MapFolders:
     """
 
     maps: str
-    masks: str
+    masks: str | None = None
     brain_masks: str | None = None
     cohort: Path | None = None
     healthy: Sequence[str] = ()
@@ -58,9 +64,9 @@ class MapSubject:
 
 
 def score_folders(
-    folders: MapFolders, settings: EvaluationSettings, out: Path, console: Console, *, seed: int = 0
+    folders: MapFolders, settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
-    """Score every map; write the tables, what each subject leaves behind, and who could not be scored.
+    """Score every map, `jobs` at once; write the tables, what each subject leaves, and who could not be scored.
 
     Raises
     ------
@@ -75,29 +81,45 @@ def score_folders(
     shutil.rmtree(out / SUBJECTS, ignore_errors=True)
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
-    with console.progress("score", "subject") as progress:
-        for done, subject in enumerate(subjects):
+
+    def scored(subject: MapSubject) -> SubjectScores | Failure:
+        try:
+            return _scored(subject, folders, settings).save(out / SUBJECTS / f"{subject.key}.npz")
+        except UserError as error:
+            reason = str(error) if isinstance(error, SubjectError) else f"{subject.key}: {error}"
+            return Failure(subject.key, "score", reason)
+
+    # Threads: unpacking, sorting and counting all let go of the interpreter.
+    with console.progress("score", "subject") as progress, ThreadPoolExecutor(jobs) as pool:
+        for done, (subject, result) in enumerate(zip(subjects, pool.map(scored, subjects), strict=True), start=1):
             progress(done, len(subjects), subject.key)
-            try:
-                scored = _scored(subject, folders, settings)
-                scores.append(scored.save(out / SUBJECTS / f"{subject.key}.npz"))
+            if isinstance(result, Failure):
+                failures.append(result)
+                console.warn(f"FAILED {result.reason}")
+            else:
+                scores.append(result)
                 console.say(f"    scored {subject.key}", level=1)
-            except UserError as error:
-                reason = str(error) if isinstance(error, SubjectError) else f"{subject.key}: {error}"
-                failures.append(Failure(subject.key, "score", reason))
-                console.warn(f"FAILED {reason}")
     write_failures(out / "failures.csv", failures)
     if not scores:
-        raise UserError([failure.reason for failure in failures])
+        raise UserError(f"None of {len(subjects)} subjects could be scored, for the reasons above. Mend the first.")
     mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
+    for doubt in doubts(cohort):
+        console.warn(f"note: {doubt}")
     write_scores(out, cohort, left_out=[failure.key for failure in failures])
     return cohort, tuple(failures)
 
 
 def match_subjects(folders: MapFolders) -> tuple[list[MapSubject], list[str]]:
     """Everybody with a map or a mask, in the order of their ids, and what the user should know of the match."""
-    maps, masks = files_by_id(folders.maps, "--maps"), files_by_id(folders.masks, "--masks")
+    if OutputFolder(Path(folders.maps)).config.is_file():
+        raise UserError(
+            f"--maps {folders.maps}: is the folder of a run, expected maps alone. Score the run by `voxout score "
+            f"COHORT {folders.maps}`, or name its maps: "
+            f"--maps '{folders.maps}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_map.nii.gz'."
+        )
+    maps = files_by_id(folders.maps, "--maps")
+    masks = files_by_id(folders.masks, "--masks") if folders.masks else {}
     brains = files_by_id(folders.brain_masks, "--brain-masks") if folders.brain_masks else {}
     people = read_people(folders.cohort) if folders.cohort else {}
     names = sorted(maps.keys() | masks.keys())
@@ -119,6 +141,12 @@ def match_subjects(folders: MapFolders) -> tuple[list[MapSubject], list[str]]:
             key, Person(group, person.site, person.age), maps.get(name), masks.get(name), brains.get(name)
         )
         subjects.append(subject)
+    patients = [s.key for s in subjects if s.person.group != "control"]
+    if not folders.masks and patients:
+        raise UserError(
+            f"No --masks, and {len(patients)} subjects are not healthy ({some_of(patients)}), expected a lesion mask "
+            "of each. Name the folder of masks, or who is healthy: --healthy '*', or group control in --cohort."
+        )
     return subjects, _notes(subjects, names, people, folders)
 
 
@@ -129,7 +157,7 @@ def _notes(
     unknown = [s.key for s in subjects if s.map and not s.mask and s.person.group != "control"]
     if unknown:
         notes.append(
-            f"{len(unknown)} maps have no lesion mask and enter no figure ({_some(unknown)}). "
+            f"maps without a lesion mask enter no figure: {some_of(unknown)}. "
             "If these subjects are healthy, name them: --healthy ID ..., or group control in --cohort."
         )
     if not folders.brain_masks:
@@ -139,12 +167,8 @@ def _notes(
     covered = {name.partition("_ses-")[0] for name in names} | set(names)
     elsewhere = [name for name in people if name not in covered and name.partition("_ses-")[0] not in covered]
     if elsewhere:
-        notes.append(f"{len(elsewhere)} subjects of the cohort table have neither map nor mask ({_some(elsewhere)}).")
+        notes.append(f"in the cohort table, with neither map nor mask: {some_of(elsewhere)}.")
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _named_healthy(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
@@ -176,6 +200,14 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         inside = map.with_voxels(np.ones(map.voxels.shape, dtype=bool))
     else:
         inside = read(read_mask, subject.brain_mask, "brain mask")
-    truth = read(read_mask, subject.mask, "lesion mask") if subject.mask else None
+    try:
+        truth = read(read_mask, subject.mask, "lesion mask") if subject.mask else None
+    except SubjectError as error:
+        if len(np.unique(map.voxels)) > 2:
+            raise
+        raise SubjectError(
+            f"{key}: the map holds two values and the lesion mask more, expected it the other way round. "
+            "Are --maps and --masks swapped?"
+        ) from error
     group = person.group or "patient"
     return score_map(key, map, inside, truth, None, settings, group=group, site=person.site, age=person.age)

@@ -15,8 +15,8 @@ from ..evaluation.colour_scale import ColourScale
 from ..evaluation.report_inputs import ScoredMap, SubjectReport, Threshold
 from ..evaluation.runs import read_run
 from ..evaluation.score_cohort import CohortScores, subject_row
-from ..evaluation.score_subject import SubjectScores
 from ..evaluation.subject_page import write_subject_page
+from ..evaluation.subject_scores import SubjectScores
 from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
 from .config import Config
 from .records import StageRecord, versions

@@ -2,17 +2,17 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const about = JSON.parse(byId("about").textContent);
-  const rows = [...document.querySelectorAll("#clusters tbody tr")];
+  // Of both tables, clusters and lesions: each row leads to a place.
+  const rows = [...document.querySelectorAll("tr[data-place]")];
   const figures = [...document.querySelectorAll(".point")];
   const state = document.documentElement.dataset;
   let goTo = null;
 
   const choose = (row) => {
-    const number = Number(row.dataset.cluster);
     for (const other of rows) other.removeAttribute("aria-current");
     row.setAttribute("aria-current", "true");
-    for (const figure of figures) figure.classList.toggle("chosen", Number(figure.dataset.cluster) === number);
-    if (goTo) goTo(about.clusters[number]);
+    for (const figure of figures) figure.classList.toggle("chosen", figure.dataset.place === row.dataset.place);
+    if (goTo) goTo(about.places[Number(row.dataset.place)]);
   };
   for (const row of rows) {
     row.addEventListener("click", () => choose(row));
@@ -25,7 +25,7 @@
     });
   }
   if (byId("points")) byId("points").classList.add("one");
-  const first = rows.find((row) => row.dataset.cluster === "0");
+  const first = rows.find((row) => row.dataset.peak && row.dataset.place === "0");
   if (first) choose(first);
 
   const unpacked = (id) => {
@@ -90,7 +90,7 @@
       viewer.updateGLVolume();
       shown.textContent = value.toPrecision(3);
       threshold.setAttribute("aria-valuetext", "score " + shown.textContent);
-      for (const row of rows) row.classList.toggle("below", Number(row.dataset.peak) < value);
+      for (const row of rows) row.classList.toggle("below", Number(row.dataset.peak || Infinity) < value);
     };
     const reset = () => { threshold.value = about.threshold; draw(); };
     threshold.addEventListener("input", draw);
@@ -125,7 +125,7 @@
     canvas.addEventListener("keyup", (event) => event.stopImmediatePropagation(), true);
     reset();
     const chosen = rows.find((row) => row.getAttribute("aria-current"));
-    goTo(chosen ? about.clusters[Number(chosen.dataset.cluster)] : [0, 0, 0]);
+    goTo(chosen ? about.places[Number(chosen.dataset.place)] : [0, 0, 0]);
     byId("viewer-note").textContent = "Click into a plane to move the crosshair, drag with the right button for contrast. With the keyboard: arrow keys, Page Up and Page Down.";
     state.viewer = "ready";
   };

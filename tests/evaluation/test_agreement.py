@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume
-from voxout.evaluation.cohort_measures import voxel_measures
 from voxout.evaluation.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
+from voxout.evaluation.voxel_measures import voxel_measures
 
 from .slow_references import Scan, random_cohort, slow_figures
 

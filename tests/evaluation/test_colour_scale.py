@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import voxout.evaluation.page as page
 from skimage.color import rgb2lab
-from voxout.evaluation.colour_scale import LESION_COLOUR, ColourScale, colours_of
+from voxout.evaluation.colour_scale import LESION_COLOUR, ColourScale, colour_bar, colours_of
 
 # Machado, Oliveira, Fernandes (2009), complete dichromacy, for linear RGB.
 VISION = {
@@ -54,3 +54,13 @@ def test_words_stand_out_from_their_ground_in_light_and_dark():
         for word, ground in pairs:
             light, dark = sorted([luminance(theme[word]), luminance(theme[ground])], reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (word, ground, theme)
+
+
+def test_the_bar_marks_a_score_where_its_colour_is():
+    scale = ColourScale(1.0, 5.0)
+    plain, marked = colour_bar(scale), colour_bar(scale, 2.0)
+    changed = np.flatnonzero((plain != marked).any(axis=(0, 2)))
+    assert len(changed) == 3 and (marked[:, changed[1]] == 255).all()
+    assert changed[1] / plain.shape[1] == pytest.approx(0.25, abs=0.01)
+    for beyond in (-3.0, 9.0):
+        assert (colour_bar(scale, beyond) != plain).any(), "at the nearer end"

@@ -16,7 +16,7 @@ from .test_score_cohort import SETTINGS, make
 
 ARTEFACTS = Path(__file__).parents[2] / "artefacts"
 WHERE = "document.getElementById('where').textContent"
-CHOSEN = "document.querySelector('#clusters [aria-current]').dataset.cluster"
+CHOSEN = "document.querySelector('#clusters [aria-current]').dataset.place"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,17 @@ def test_a_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
         browser.press("Enter")
         assert browser.run(CHOSEN) == "0" and "(right)" in browser.run(WHERE)
         browser.picture(ARTEFACTS / "subject-clusters.png", "#suspicious")
+        insist_on_silence(browser, page)
+
+
+def test_a_row_of_the_lesions_leads_there_too(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        ready(browser, page)
+        assert browser.run("document.querySelector('#lesions tbody td').textContent") == "yes"
+        browser.click("#lesions tbody tr td")
+        assert "(left), y -44, z 10 mm: score 3.00" in browser.run(WHERE)
+        assert browser.run("document.querySelectorAll('[aria-current]').length") == 1
+        assert browser.run("document.querySelectorAll('.point.chosen').length") == 0
         insist_on_silence(browser, page)
 
 
@@ -177,7 +188,7 @@ def test_everything_is_reached_by_tab(page, tmp_path):
         reached = set()
         for _ in range(60):
             browser.press("Tab")
-            reached.add(browser.run("document.activeElement.id || document.activeElement.dataset.cluster"))
+            reached.add(browser.run("document.activeElement.id || document.activeElement.dataset.place"))
         assert {"theme", "canvas", "threshold", "to-healthy", "opacity", "lesion", "view", "0", "1"} <= reached
 
 

@@ -181,6 +181,25 @@ def test_all_words_are_there_and_nothing_is_run(written):
     assert set(METRICS) == set(report.scores.estimates)
 
 
+def test_patients_come_first_and_who_was_not_scored_last(written):
+    _, _, page = written
+    body = re.search(r'id="subjects">.*?<tbody>(.*?)</tbody>', page.text, flags=re.DOTALL)[1]
+    keys = re.findall(r'data-key="([^"]*)"', body)
+    assert keys == ["sub-03", "sub-04", "sub-05", "sub-91", "sub-00", "sub-01", "sub-02", "sub-90"]
+
+
+def test_strata_of_which_there_are_several_are_shown(written):
+    report, _, page = written
+    section = re.search(r'<section id="strata">(.*?)</section>', page.text, flags=re.DOTALL)[1]
+    rows = re.findall(r'<tr><td>(.*?)</td><th scope="row">(.*?)</th>', section)
+    kinds = {by for by, _ in rows}
+    assert "lesion volume" in kinds and "site" not in kinds, "one site alone is the cohort itself"
+    several = [s for s in report.scores.strata if s.by == "lesion volume"]
+    found = several[0].measures["lesion_sensitivity"]
+    assert len(several) == sum(by == "lesion volume" for by, _ in rows)
+    assert f"n = {found.n}" in section or found.n == 0
+
+
 def test_figures_for_papers_lie_beside(written):
     _, path, _ = written
     names = {p.name for p in (path.parent / "figures").iterdir()}

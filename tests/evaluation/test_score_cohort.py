@@ -218,7 +218,7 @@ def test_aupimo_is_the_recall_over_the_logarithm_of_healthy_false_positive_rates
     assert estimate.n == 4 and estimate.ci_low < estimate.value < estimate.ci_high
     assert scores.rows[0].aupimo is None
     # A draw with everybody once, on the coarser bins of the draws, gives the number itself.
-    from voxout.evaluation.cohort_measures import voxel_measures
+    from voxout.evaluation.voxel_measures import voxel_measures
 
     once = voxel_measures(scores.subjects, np.ones((3, 8))).measures["aupimo"]
     np.testing.assert_allclose(once.draws, once.value, atol=1e-9)

@@ -3,8 +3,9 @@ import pytest
 from sklearn import metrics
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.volume import Grid, Volume
-from voxout.evaluation.score_subject import NO_TRUTH, SubjectScores, score_map
+from voxout.evaluation.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
+from voxout.evaluation.subject_scores import NO_TRUTH, StoredCurves, SubjectScores
 from voxout.evaluation.voxel_metrics import NO_LESION_VOXEL
 
 GRID = Grid((12, 13, 14), np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -122,7 +123,7 @@ def test_saved_and_loaded_scores_are_the_same(tmp_path):
     path = tmp_path / "ä b" / "sub-01.npz"
     saved = scores.save(path)
     back = SubjectScores.load(path)
-    assert saved.curves == back.curves == path, "the arrays stay in the file"
+    assert saved.curves == back.curves == StoredCurves(path), "the arrays stay in the file"
     assert back.lesions == scores.lesions and back.key == scores.key and back.group == scores.group
     assert back.auroc == scores.auroc and back.best_dice == scores.best_dice
     np.testing.assert_array_equal(back.clusters.thresholds, scores.clusters.thresholds)

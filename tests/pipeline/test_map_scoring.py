@@ -76,7 +76,7 @@ def test_earlier_scores_are_replaced_with_a_word(maps, capsys):
 
 def test_figures_are_those_of_the_voxels(maps, capsys):
     assert maps.score() == 0
-    assert "scored 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
+    assert "figures of 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
     scores = maps.scores()
     values = np.concatenate([v[maps.inside] for v in maps.voxels.values()]).astype(np.float64)
     truth = np.concatenate([t[maps.inside] for t in maps.truth.values()])
@@ -122,7 +122,7 @@ def test_a_cohort_table_tells_group_site_and_age(maps, capsys):
     rows += ["a,patient,Lyon,61,x", "b,patient,Graz,62,x", "c,patient,Lyon,63,x", "d,patient,,,x", "e,control,Graz,3,x"]
     (maps.root / "who.csv").write_text("\n".join(rows))
     assert maps.score("--cohort", maps.root / "who.csv", healthy=()) == 0
-    assert "1 subjects of the cohort table have neither map nor mask (e)" in capsys.readouterr().err
+    assert "in the cohort table, with neither map nor mask: e." in capsys.readouterr().err
     assert [row["site"] for row in maps.table("scores.csv")][:4] == ["Lyon", "Graz", "Lyon", ""]
     strata = {(row["by"], row["stratum"]) for row in maps.table("strata.csv")}
     assert {("site", "Graz"), ("site", "Lyon"), ("age", "60 to 75 years"), ("age", "below 40 years")} <= strata
@@ -156,7 +156,7 @@ def test_a_mask_without_a_map_is_listed_and_counted(maps, capsys):
     assert maps.score() == 3
     told = capsys.readouterr()
     assert "FAILED c: has a lesion mask and no map. Make the map, or take the mask away." in told.err
-    assert "scored 6 of 7 subjects" in told.out
+    assert "figures of 6 of 7 subjects" in told.out
     about = maps.scores()["about"]
     assert (about["subjects"], about["subjects_left_out"]) == (6, ["c"])
     assert "no map" in failure(maps, "c")
@@ -178,11 +178,75 @@ def test_nan_inside_the_mask_is_an_error_and_outside_is_nobodys_business(maps):
     assert "a: 1 of 2184 scores of the anomaly map are NaN or infinite, expected finite numbers." in failure(maps, "a")
 
 
-def test_a_map_that_is_the_same_everywhere_is_scored(maps):
-    """It finds nothing: AUROC 1/2, which is a result and not an error."""
+def test_a_map_that_is_the_same_everywhere_is_scored(maps, capsys):
+    """It finds nothing: AUROC 1/2, which is a result and not an error, but worth a word."""
     maps.put("maps", maps.map_name, "a", np.zeros(GRID.size_vox, np.float32))
     assert maps.score() == 0
+    assert "note: maps of one and the same score everywhere: a.\n" in capsys.readouterr().err
     assert maps.table("scores.csv")[0]["auroc"] == "0.5"
+
+
+def test_maps_upside_down_get_a_word(maps, capsys):
+    assert maps.score() == 0
+    assert "other way round" not in capsys.readouterr().err
+    for name, voxels in maps.voxels.items():
+        maps.put("maps", maps.map_name, name, -voxels)
+    assert maps.score() == 0
+    told = capsys.readouterr().err
+    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in told
+    assert "expected higher = more anomalous. Are the maps the other way round?" in told
+
+
+def test_voxels_of_two_sizes_get_a_word(maps, capsys):
+    large = Grid(GRID.size_vox, np.diag([4.0, 4.0, 4.0, 1.0]))
+    for folder, voxels in (("maps", maps.voxels["h1"]), ("brains", maps.inside)):
+        maps.put(folder, maps.map_name, "h1", voxels, large)
+    assert maps.score() == 0
+    assert "voxels of 8 to 64 mm³ are pooled: pooled figures count voxels, so the finest scans weigh 8 times" in (
+        capsys.readouterr().err
+    )
+
+
+def test_lesions_outside_the_brain_get_a_word(maps, capsys):
+    truth = maps.truth["b"].copy()
+    truth[0, 0, :5] = True
+    maps.put("masks", maps.mask_name, "b", truth)
+    assert maps.score() == 0
+    assert "5 lesion voxels lie outside the evaluation mask and enter no figure: b." in capsys.readouterr().err
+
+
+def test_swapped_folders_are_told(maps, capsys):
+    assert maps.score(maps="masks", masks="maps") == 3
+    assert "a: the map holds two values and the lesion mask more, expected it the other way round." in failure(
+        maps, "a"
+    )
+
+
+def test_healthy_maps_alone_need_no_masks(maps, capsys):
+    command = ["score", "--maps", str(maps.root / "maps"), "--brain-masks", str(maps.root / "brains"), *FAST]
+    command += ["--out", str(maps.root / "out"), "--healthy"]
+    assert main([*command, "h*"]) == 2
+    assert "No --masks, and 4 subjects are not healthy (a, b, c and 1 more)" in capsys.readouterr().err
+    for name in "abcd":
+        maps.map_path(name).unlink()
+    assert main([*command, "*"]) == 0
+    assert maps.scores()["healthy_threshold"]["n"] == 3
+    assert "figures of 3 of 3 subjects, 0 with lesions, 3 healthy" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_holds_more_than_maps(maps, capsys):
+    (maps.root / "maps" / "config.yaml").write_text("seed: 0")
+    assert maps.score() == 2
+    assert "maps: is the folder of a run, expected maps alone. Score the run by `voxout score COHORT" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_same_scores_with_any_number_of_jobs(maps):
+    for jobs in ("1", "3"):
+        assert maps.score("--jobs", jobs, out=jobs) == 0
+    assert maps.scores("1") == maps.scores("3")
+    assert maps.table("scores.csv", "1") == maps.table("scores.csv", "3")
 
 
 def test_empty_masks(maps):
@@ -231,7 +295,7 @@ def test_nobody_healthy(maps, capsys):
 
 def test_a_map_without_a_mask_enters_no_figure_and_is_named(maps, capsys):
     assert maps.score(healthy=("h1", "h2")) == 0
-    assert "1 maps have no lesion mask and enter no figure (h3)" in capsys.readouterr().err
+    assert "maps without a lesion mask enter no figure: h3." in capsys.readouterr().err
     assert maps.scores()["about"]["subjects_without_truth"] == ["h3"]
 
 
@@ -251,6 +315,10 @@ def test_ids_that_match_twice_stop_everything(maps, capsys):
         ({"masks": "masks/a.nii.gz"}, "a.nii.gz: is a file, expected a folder"),
         ({"masks": "empty"}, "empty: found no file, expected an image (.nii.gz, .nii, .mgz). Check the path."),
         ({"masks": "masks/{id}_seg.nii"}, "found no file, expected a file that fits. Check the path."),
+        (
+            {"maps": "maps/*.nii.gz"},
+            "maps/*.nii.gz: has * and no {id}, expected to see where the id stands. Write it as in",
+        ),
         ({"healthy": ("k*",)}, "--healthy k*: no such subject, expected an id such as a. Check the ids."),
     ],
 )
@@ -270,7 +338,9 @@ def test_nobody_can_be_scored(maps, capsys):
     for name in maps.voxels:
         maps.map_path(name).write_bytes(b"no map")
     assert maps.score() == 2
-    assert "a, map: a.nii.gz: is not an image that is understood" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("a, map: a.nii.gz: is not an image that is understood") == 1
+    assert "None of 7 subjects could be scored, for the reasons above." in told
     assert len(maps.table("failures.csv")) == 7
 
 

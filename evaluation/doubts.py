@@ -1,0 +1,57 @@
+"""What is odd about maps and masks and yet no error: said beside the figures, so that nobody reads them wrongly."""
+
+from collections.abc import Sequence
+
+from ..data_manifests.errors import some_of
+from .score_cohort import CohortScores
+from .subject_scores import SubjectScores
+
+_SAME_SIZE = 1.1
+"""Voxels whose volumes differ by less than this ratio count as alike."""
+
+
+def doubts(scores: CohortScores) -> list[str]:
+    """What a reader of a cohort's figures should know, a sentence each."""
+    known = [s for s in scores.subjects if s.truth_known]
+    return [*_of_direction(scores), *_of_voxel_sizes(known), *_of_subjects(scores.subjects)]
+
+
+def _of_direction(scores: CohortScores) -> list[str]:
+    auroc = scores.estimates["auroc_per_subject_mean"]
+    # Without an interval a single poor map must not pass for one upside down.
+    most = auroc.ci_high if auroc.ci_high is not None else None if auroc.value is None else auroc.value + 0.2
+    if most is None or most >= 0.5:
+        return []
+    return [
+        f"lesions have lower scores than healthy tissue (AUROC {auroc.value:.2f}), expected higher = more anomalous. "
+        "Are the maps the other way round?"
+    ]
+
+
+def _of_voxel_sizes(known: Sequence[SubjectScores]) -> list[str]:
+    sizes = [s.voxel_mm3 for s in known]
+    if not sizes or max(sizes) < _SAME_SIZE * min(sizes):
+        return []
+    return [
+        f"voxels of {min(sizes):.3g} to {max(sizes):.3g} mm³ are pooled: pooled figures count voxels, so the finest "
+        f"scans weigh {max(sizes) / min(sizes):.2g} times as much. Read the means over subjects beside them."
+    ]
+
+
+def _of_subjects(subjects: Sequence[SubjectScores]) -> list[str]:
+    constant = [s.key for s in subjects if s.highest_score == s.lowest_score]
+    uncovered = {s.key: s.n_lesion_uncovered for s in subjects if s.n_lesion_uncovered}
+    outside = {s.key: s.n_lesion_outside for s in subjects if s.n_lesion_outside}
+    sentences = []
+    if constant:
+        sentences.append(f"maps of one and the same score everywhere: {some_of(constant)}.")
+    if uncovered:
+        sentences.append(
+            f"{sum(uncovered.values())} lesion voxels carry no score and count as missed: {some_of(uncovered)}."
+        )
+    if outside:
+        sentences.append(
+            f"{sum(outside.values())} lesion voxels lie outside the evaluation mask and enter no figure: "
+            f"{some_of(outside)}."
+        )
+    return sentences
