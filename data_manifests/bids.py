@@ -41,6 +41,12 @@ class _Name:
         return any(word in told for word in _LESION_WORDS)
 
     @property
+    def drawn_on(self) -> Modality | None:
+        """The image whose grid a mask lies on; None: another space."""
+        space = self.entities.get("space", "").lower()
+        return "t1w" if space in _NATIVE_SPACES else "flair" if space == "flair" else None
+
+    @property
     def rank(self) -> tuple:
         """First come the plainest: without contrast agent, without reconstruction variants, lowest run number."""
         variants = [n for n in ("ce", "rec", "acq", "desc") if n in self.entities]
@@ -53,8 +59,9 @@ def read_bids(folder: Path) -> Manifest:
 
     Scans: ``sub-*/[ses-*/]anat/*_T1w.nii[.gz]`` and ``*_FLAIR``; of several, the plainest is used. People:
     ``participants.tsv`` (`group`, `age`, `sex`, `site`). Masks: ``*_desc-brain_mask`` and ``*_label-lesion_mask`` (or
-    ``label-WMH``) under ``derivatives/*/sub-*`` or beside the scans, where they lie in the space of the T1w. Whoever
-    has no group is a control, unless there is a lesion mask. Whatever is passed over is told in the manifest's notes.
+    ``label-WMH``) under ``derivatives/*/sub-*`` or beside the scans, where they lie in the space of the T1w; lesions
+    also where they were drawn on the FLAIR (``space-FLAIR``). Whoever has no group is a control, unless there is a
+    lesion mask. Whatever is passed over is told in the manifest's notes.
 
     Parameters
     ----------
@@ -82,8 +89,6 @@ def read_bids(folder: Path) -> Manifest:
             *problems,
         ])  # fmt: skip
     brains, lesions, elsewhere = _masks(folder)
-    if elsewhere:
-        notes.append(f"masks outside the space of the T1w are not used: {some_of(n.path.name for n in elsewhere)}.")
     # One lesion mask, in any session or space, makes a patient of the whole person: no detector may learn from them.
     ill = {subject_id for subject_id, _ in lesions} | {n.person[0] for n in elsewhere if n.is_lesion}
     records, guessed, without_t1w, doubled = [], defaultdict(list), [], []
@@ -102,7 +107,9 @@ def read_bids(folder: Path) -> Manifest:
         if "t1w" not in found:
             without_t1w.append(key)
             continue
-        candidates = [*found.values(), brains.get(person, []), lesions.get(person, [])]
+        drawn = [name for name in lesions.get(person, []) if name.drawn_on in found]
+        elsewhere += [name for name in lesions.get(person, []) if name not in drawn]
+        candidates = [*found.values(), brains.get(person, []), drawn]
         doubled += [f"{names[0].path.name} of {len(names)}" for names in candidates if len(names) > 1]
         row = people.get(subject_id, _Participant())
         group: Group = row.group or ("patient" if subject_id in ill else "control")
@@ -115,7 +122,8 @@ def read_bids(folder: Path) -> Manifest:
                 group=group,
                 images={modality: found[modality][0].path for modality in MODALITIES if modality in found},
                 brain_mask=brains[person][0].path if person in brains else None,
-                lesion_mask=lesions[person][0].path if person in lesions else None,
+                lesion_mask=drawn[0].path if drawn else None,
+                mask_of=(drawn[0].drawn_on if drawn else None) or "t1w",
                 site=row.site,
                 age=row.age,
                 sex=row.sex,
@@ -125,6 +133,8 @@ def read_bids(folder: Path) -> Manifest:
     for group, keys in sorted(guessed.items()):
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
         notes.append(f"without a group in participants.tsv, taken as {group} because they {why}: {some_of(keys)}.")
+    if elsewhere:
+        notes.append(f"masks in no space of a scan are not used: {some_of(n.path.name for n in elsewhere)}.")
     if without_t1w:
         notes.append(f"left out, no T1w: {some_of(without_t1w)}.")
     if doubled:
@@ -157,12 +167,12 @@ def _masks(folder: Path) -> tuple[dict[_Person, list[_Name]], dict[_Person, list
         # A mask of a functional or diffusion run is called desc-brain_mask as well.
         if not (name.is_lesion or name.entities.get("desc") == "brain") or path.parent.name in ("func", "dwi", "perf"):
             continue
-        if name.entities.get("space", "").lower() not in _NATIVE_SPACES:
+        if name.drawn_on is None or (name.drawn_on != "t1w" and not name.is_lesion):
             elsewhere.append(name)
             continue
         (lesions if name.is_lesion else brains)[name.person].append(name)
     for found in (*brains.values(), *lesions.values()):
-        found.sort(key=lambda n: (n.path.parents[1], n.rank))
+        found.sort(key=lambda n: (n.drawn_on != "t1w", n.path.parents[1], n.rank))
     return dict(brains), dict(lesions), elsewhere
 
 

@@ -145,13 +145,12 @@ def _check_subject(
                 f"has no {BIDS_SUFFIX[modality]}, expected one (preprocessing.modalities asks for it). Name it in "
                 f"column {modality}, or take {modality} out of the settings."
             )
-    t1w = None
+    read: dict[Modality, Volume] = {}
     for modality, path in record.images.items():
         volume = findings.read(read_volume, path)
         if volume is None:
             continue
-        if modality == "t1w":
-            t1w = volume
+        read[modality] = volume
         if volume.grid.qform_code == volume.grid.sform_code == 0:
             findings.warning(
                 f"{path.name} does not say how it is oriented (both form codes are 0): it is taken as "
@@ -164,24 +163,26 @@ def _check_subject(
             findings.warning(f"{path.name} holds the same voxels as a scan of {twin}. Keep one of the two.")
     brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
     if brain is not None:
-        _check_brain_mask(brain, t1w, findings)
+        _check_brain_mask(brain, read.get("t1w"), findings)
     lesion = findings.read(read_mask, record.lesion_mask) if record.lesion_mask else None
     if lesion is not None:
-        _check_lesion_mask(record, lesion, brain, t1w, findings)
+        _check_lesion_mask(record, lesion, brain, read.get(record.mask_of), findings)
 
 
-def _on_grid_of(mask: Volume, t1w: Volume | None, name: str, findings: _Findings) -> bool:
-    if t1w is None or mask.grid.same_as(t1w.grid):
+def _on_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, findings: _Findings) -> bool:
+    if scan is None or mask.grid.same_as(scan.grid):
         return True
+    told, apart = BIDS_SUFFIX[of], mask.grid.apart_in_words(scan.grid)
+    other = " If it was drawn on another image, name that in column mask_of." if name == "lesion mask" else ""
     findings.problem(
-        f"{name} and T1w lie on different grids ({mask.grid} against {t1w.grid}{mask.grid.apart_in_words(t1w.grid)}). "
-        "Resample the mask to the T1w with nearest-neighbour interpolation."
+        f"{name} and {told} lie on different grids ({mask.grid} against {scan.grid}{apart}). "
+        f"Resample the mask to the {told} with nearest-neighbour interpolation.{other}"
     )
     return False
 
 
 def _check_brain_mask(brain: Volume, t1w: Volume | None, findings: _Findings) -> None:
-    if not _on_grid_of(brain, t1w, "brain mask", findings):
+    if not _on_grid_of(brain, t1w, "brain mask", "t1w", findings):
         return
     volume_ml = brain.voxels.sum() * brain.grid.voxel_volume_mm3 / 1000
     if volume_ml == 0:
@@ -194,9 +195,9 @@ def _check_brain_mask(brain: Volume, t1w: Volume | None, findings: _Findings) ->
 
 
 def _check_lesion_mask(
-    record: SubjectRecord, lesion: Volume, brain: Volume | None, t1w: Volume | None, findings: _Findings
+    record: SubjectRecord, lesion: Volume, brain: Volume | None, scan: Volume | None, findings: _Findings
 ) -> None:
-    if not _on_grid_of(lesion, t1w, "lesion mask", findings):
+    if not _on_grid_of(lesion, scan, "lesion mask", record.mask_of, findings):
         return
     if not lesion.voxels.any():
         if record.group == "patient":
@@ -210,10 +211,10 @@ def _check_lesion_mask(
             "is a control whose lesion mask holds a lesion, expected healthy controls. Call it a patient, or leave "
             "column lesion_mask empty."
         )
-    if t1w is None:
+    if scan is None:
         return
-    head = _head(t1w)
-    if brain is not None and brain.voxels.shape == head.shape:
+    head = _head(scan)
+    if brain is not None and brain.grid.same_as(scan.grid):
         head |= brain.voxels
     inside = head[lesion.voxels].mean()
     if inside < LEAST_INSIDE:
@@ -225,14 +226,14 @@ def _check_lesion_mask(
         findings.problem("the lesion mask covers more than half of the head. Is it inverted?")
 
 
-def _head(t1w: Volume) -> np.ndarray:
+def _head(scan: Volume) -> np.ndarray:
     """Roughly where the head is: holes filled, so that a cavity counts as inside; found on every n-th voxel."""
-    steps = np.maximum(1, np.round(4 / t1w.grid.spacing_mm)).astype(int)
-    sparse = t1w.voxels[tuple(slice(None, None, step) for step in steps)]
+    steps = np.maximum(1, np.round(4 / scan.grid.spacing_mm)).astype(int)
+    sparse = scan.voxels[tuple(slice(None, None, step) for step in steps)]
     smooth = ndimage.uniform_filter(sparse, 3)
     # Half of Otsu's threshold: that alone would leave out fluid, bone and what a coil does not reach.
     closed = ndimage.binary_closing(smooth > threshold_otsu(smooth) / 2, iterations=2)
     head = np.asarray(ndimage.binary_fill_holes(closed))
-    for axis, (step, size) in enumerate(zip(steps, t1w.voxels.shape, strict=True)):
+    for axis, (step, size) in enumerate(zip(steps, scan.voxels.shape, strict=True)):
         head = np.repeat(head, step, axis=axis).take(np.arange(size), axis=axis)
     return head

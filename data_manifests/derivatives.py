@@ -65,6 +65,14 @@ class OutputFolder:
         """On the grid of the subject's own T1w."""
         return self._anat(subject, "space-orig_desc-brain_mask.nii.gz")
 
+    def native_lesion_mask(self, subject: SubjectRecord) -> Path:
+        """On the grid of the subject's own T1w, whichever image it was drawn on."""
+        return self._anat(subject, "space-orig_label-lesion_mask.nii.gz")
+
+    def alignment(self, subject: SubjectRecord, modality: Modality) -> Path:
+        """Where another image lies relative to the T1w."""
+        return self.transform_folder(subject) / f"{modality}.json"
+
     def transform_folder(self, subject: SubjectRecord) -> Path:
         return self.subject_folder(subject) / "transforms"
 

@@ -19,8 +19,8 @@ from .subject import Manifest, SubjectRecord
 from .terms import GROUPS, MODALITIES, SPLITS
 
 REQUIRED = ("subject_id", "group", "t1w")
-PATHS = (*MODALITIES, "brain_mask", "lesion_mask")
-COLUMNS = ("subject_id", "session_id", "group", *PATHS, "site", "age", "sex", "split")
+PATHS = (*MODALITIES, "brain_mask", "lesion_mask", "template_transform")
+COLUMNS = ("subject_id", "session_id", "group", *PATHS, "mask_of", "site", "age", "sex", "split")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -28,8 +28,9 @@ def read_manifest(path: Path) -> Manifest:
 
     The CSV may be separated by commas, semicolons or tabs, and encoded as UTF-8 (with or without a byte-order mark),
     UTF-16 or Windows-1252: what spreadsheets write. Its columns: `subject_id`, `group` (control or patient) and
-    `t1w` are required; `session_id`, `flair`, `brain_mask`, `lesion_mask`, `site`, `age` (years), `sex` and `split`
-    (train or held_out, for controls) are optional. Paths are relative to the CSV, or absolute.
+    `t1w` are required; `session_id`, `flair`, `brain_mask`, `lesion_mask`, `mask_of` (t1w or flair: the image that
+    the lesion mask was drawn on), `template_transform`, `site`, `age` (years), `sex` and `split` (train or held_out,
+    for controls) are optional. Paths are relative to the CSV, or absolute.
 
     Parameters
     ----------
@@ -155,6 +156,9 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
     files = {name: _tidy(folder.absolute() / Path(cell).expanduser()) for name in PATHS if (cell := row.text(name))}
     age = row.age()
+    mask_of = row.word("mask_of", MODALITIES) or "t1w"
+    if mask_of not in files and row.text("t1w"):
+        row.problem(f"mask_of is {mask_of}, but no {mask_of} is named. Name it in column {mask_of}.")
     for name in REQUIRED:
         if row.text(name) is None:
             row.problem(f"{name} is empty. Fill it in.")
@@ -169,6 +173,8 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
         images={modality: files[modality] for modality in MODALITIES if modality in files},
         brain_mask=files.get("brain_mask"),
         lesion_mask=files.get("lesion_mask"),
+        mask_of=mask_of,
+        template_transform=files.get("template_transform"),
         site=row.text("site"),
         age=age,
         sex=row.text("sex"),

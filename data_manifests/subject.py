@@ -21,7 +21,11 @@ class SubjectRecord:
     session_id : str or None
         Without the ``ses-`` prefix.
     brain_mask, lesion_mask : Path or None
-        On the grid of the T1w.
+        On the grid of the T1w; the lesion mask on that of the image it was drawn on.
+    mask_of : Modality
+        That image.
+    template_transform : Path or None
+        An ITK transform that brings the T1w to the template, where the user has one.
     site, sex : str or None
     age : float or None
         Years.
@@ -35,6 +39,8 @@ class SubjectRecord:
     session_id: str | None = None
     brain_mask: Path | None = None
     lesion_mask: Path | None = None
+    mask_of: Modality = "t1w"
+    template_transform: Path | None = None
     site: str | None = None
     age: float | None = None
     sex: str | None = None
@@ -49,11 +55,9 @@ class SubjectRecord:
     def files(self) -> Mapping[str, Path]:
         """Every input file by its manifest column."""
         named: dict[str, Path] = {modality: path for modality, path in self.images.items()}
-        if self.brain_mask:
-            named["brain_mask"] = self.brain_mask
-        if self.lesion_mask:
-            named["lesion_mask"] = self.lesion_mask
-        return named
+        others = ("brain_mask", self.brain_mask), ("lesion_mask", self.lesion_mask)
+        others = *others, ("template_transform", self.template_transform)
+        return named | {column: path for column, path in others if path}
 
 
 @dataclass(frozen=True)

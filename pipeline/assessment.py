@@ -185,7 +185,7 @@ def write_cohort_report(
 def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
     """Map, evaluation mask, truth and coverage of one subject, all on one grid."""
     if space == "native":
-        truth = read_mask(subject.lesion_mask) if subject.lesion_mask else None
+        truth = read_mask(out.native_lesion_mask(subject)) if subject.lesion_mask else None
         return (
             read_volume(out.native_map(subject)),
             read_mask(out.native_brain_mask(subject)),

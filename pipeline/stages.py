@@ -226,8 +226,8 @@ def _settings(run: Run, *names: str) -> dict[str, Any]:
 
 
 def _files(subject: SubjectRecord) -> dict[str, str]:
-    """Hash of each input file."""
-    return {name: file_fingerprint(path) for name, path in subject.files.items()}
+    """Hash of each input file, and which image the lesions were drawn on."""
+    return {name: file_fingerprint(path) for name, path in subject.files.items()} | {"mask_of": subject.mask_of}
 
 
 def _checked(run: Run) -> list[SubjectRecord]:

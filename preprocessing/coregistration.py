@@ -4,16 +4,20 @@ Rigid, by mutual information (Mattes et al., "PET-CT image registration in the c
 IEEE TMI 22, 2003). The image itself is not interpolated here: the transform joins the one to the template.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
-from .resampling import to_itk
+from .resampling import LPS, itk_affine, to_itk
 
 _LEVELS_MM = (8.0, 4.0, 2.0)
 _HEIGHTS_MM = (-50.0, -25.0, 0.0, 25.0, 50.0)
@@ -37,6 +41,37 @@ class Alignment:
     transform: sitk.Transform
     shift_mm: float
     information: float | None
+
+    def save(self, path: Path) -> Path:
+        """Write JSON, whole or not at all."""
+        points = np.vstack([np.zeros(3), np.eye(3)])
+        moved = np.array([self.transform.TransformPoint((point @ LPS).tolist()) for point in points]) @ LPS
+        affine = np.eye(4)
+        affine[:3] = np.column_stack([(moved[1:] - moved[0]).T, moved[0]])
+        content = {
+            "t1w_to_image_ras_mm": affine.tolist(),
+            "shift_mm": self.shift_mm,
+            "information": self.information,
+        }
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Alignment":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            Missing or damaged.
+        """
+        try:
+            content = json.loads(path.read_text())
+            transform = itk_affine(np.array(content["t1w_to_image_ras_mm"], dtype=np.float64))
+            return cls(transform, content["shift_mm"], content["information"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: holds no alignment with the T1w. Run prepare for the subject again.") from error
 
 
 UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, None)

@@ -15,11 +15,12 @@ import numpy as np
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
-from ..data_manifests.terms import MODALITIES, Modality
-from ..data_manifests.volume import Grid, Volume, read_mask, read_volume, write_volume
+from ..data_manifests.terms import BIDS_SUFFIX, MODALITIES, Modality
+from ..data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
 from .bias_field import correct_bias_field
 from .brain_extraction import BrainExtraction, extract_brain
 from .coregistration import UNMOVED, Alignment, align_to_t1w
+from .given_transform import read_transform
 from .intensity import normalise
 from .quality import Quality, measure_quality, quality_picture
 from .registration import register_to_template
@@ -124,32 +125,40 @@ def prepare_subject(
 def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, seed: int) -> PreparedSubject:
     _require_modalities(subject, settings)
     native_grid, t1w = _read_scan(subject.images["t1w"], "T1w")
-    given = _read_mask_like(subject.brain_mask, native_grid, "brain mask")
-    lesion = _read_mask_like(subject.lesion_mask, native_grid, "lesion mask")
+    given = _read_mask_like(subject.brain_mask, native_grid, "brain mask", "t1w")
+    grids = {m: read_grid(path) for m, path in subject.images.items()}
+    lesion = _read_mask_like(subject.lesion_mask, grids[subject.mask_of], "lesion mask", subject.mask_of)
     if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
         raise UserError("the lesion mask is empty, expected lesions in a patient; correct it or leave the column empty")
 
     brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
     t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
     working_template = load_template(settings.registration.working_spacing_mm)
-    transform = register_to_template(
-        t1w, brain.mask, working_template, settings.registration, seed=seed, out=out.transform_folder(subject)
-    )
+    if subject.template_transform is not None:
+        transform = read_transform(subject.template_transform, working_template)
+    else:
+        transform = register_to_template(t1w, brain.mask, working_template, settings.registration, seed=seed)
+    transform.save(out.transform_folder(subject))
+    images, alignments = {"t1w": t1w}, {"t1w": UNMOVED}
+    for modality in _beside_t1w(subject, settings, lesion):
+        _, images[modality] = _read_scan(subject.images[modality], BIDS_SUFFIX[modality])
+        alignments[modality] = align_to_t1w(images[modality], t1w, brain.mask, seed=seed)
+        alignments[modality].save(out.alignment(subject, modality))
 
     template = load_template(settings.spacing_mm)
     brain_mask = transform.to_template(brain.mask, template.grid, interpolation="linear")
     warnings: list[str] = []
     if lesion is not None:
-        warped_lesion = transform.to_template(lesion, template.grid, interpolation="nearest")
+        from_t1w = alignments[subject.mask_of].transform
+        warped_lesion = transform.to_template(lesion, template.grid, interpolation="nearest", from_t1w=from_t1w)
         warnings += _lesion_warnings(lesion, warped_lesion, brain_mask)
         write_volume(out.prepared_lesion_mask(subject), warped_lesion)
+        on_t1w = lesion if subject.mask_of == "t1w" else resample(lesion, native_grid, from_t1w, "linear")
+        write_volume(out.native_lesion_mask(subject), on_t1w)
     prepared: dict[Modality, Volume] = {}
     for modality in settings.modalities:
-        if modality == "t1w":
-            image, inside, alignment = t1w, brain.mask, UNMOVED
-        else:
-            _, image = _read_scan(subject.images[modality], modality.upper())
-            alignment = align_to_t1w(image, t1w, brain.mask, seed=seed)
+        image, inside, alignment = images[modality], brain.mask, alignments[modality]
+        if modality != "t1w":
             inside = resample(brain.mask, image.grid, alignment.transform.GetInverse(), "linear")
             warnings += _alignment_warnings(modality, alignment, inside, brain)
             image = correct_bias_field(image, inside, settings.bias_field)
@@ -167,6 +176,12 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)
     quality.save(out.quality(subject))
     return PreparedSubject.load(subject, out)
+
+
+def _beside_t1w(subject: SubjectRecord, settings: PreprocessingSettings, lesion: Volume | None) -> tuple[Modality, ...]:
+    """The other images that are needed: for the encoder, or because the lesions were drawn on them."""
+    wanted = {*settings.modalities, *([subject.mask_of] if lesion is not None else [])} - {"t1w"}
+    return tuple(modality for modality in MODALITIES if modality in wanted)
 
 
 def _require_modalities(subject: SubjectRecord, settings: PreprocessingSettings) -> None:
@@ -191,14 +206,14 @@ def _read_scan(path: Path, name: str) -> tuple[Grid, Volume]:
     return scan.grid, canonical(scan.with_voxels(np.maximum(scan.voxels, 0)))
 
 
-def _read_mask_like(path: Path | None, grid: Grid, name: str) -> Volume | None:
+def _read_mask_like(path: Path | None, grid: Grid, name: str, of: Modality) -> Volume | None:
     if path is None:
         return None
     mask = read_mask(path)
     if not mask.grid.same_as(grid):
         raise UserError(
-            f"{name} and T1w lie on different grids ({mask.grid} against {grid}); resample the mask to the T1w "
-            "with nearest neighbours"
+            f"{name} and {BIDS_SUFFIX[of]} lie on different grids ({mask.grid} against {grid}); resample the mask to "
+            f"the {BIDS_SUFFIX[of]} with nearest neighbours"
         )
     return mask
 

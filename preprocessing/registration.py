@@ -32,7 +32,6 @@ def register_to_template(
     settings: RegistrationSettings,
     *,
     seed: int,
-    out: Path | None = None,
 ) -> TemplateTransform:
     """Register a brain to the template's brain.
 
@@ -47,19 +46,16 @@ def register_to_template(
     settings : RegistrationSettings
     seed : int
         The same seed and inputs give the same bits.
-    out : Path, optional
-        Folder the transform is saved to.
 
     Raises
     ------
     UserError
         ANTs gave no transform. A bad one is not seen here: `measure_quality` judges it.
     """
+    if settings.transform == "none":
+        return TemplateTransform.from_affine(np.eye(4))
     brain = t1w.with_voxels(winsorised(t1w.voxels, brain_mask.voxels))
-    transform = _register(coarsened(brain, settings.working_spacing_mm), template, settings.transform, seed)
-    if out is not None:
-        transform.save(out)
-    return transform
+    return _register(coarsened(brain, settings.working_spacing_mm), template, settings.transform, seed)
 
 
 def affine_registration(
@@ -123,7 +119,7 @@ def _register(moving: Volume, template: Template, kind: str, seed: int) -> Templ
             return TemplateTransform.from_affine(affine)
         inverse_file = next(name for name in result["invtransforms"] if name.endswith("InverseWarp.nii.gz"))
         warp, inverse_warp = (in_steps(ants.image_read(file).numpy() @ LPS) for file in (files[0], inverse_file))
-    jacobian = _jacobian_range(warp, template)
+    jacobian = jacobian_range(warp, template)
     return TemplateTransform(affine, warp, inverse_warp, template.grid, jacobian)
 
 
@@ -180,7 +176,8 @@ def _ants_affine(transform) -> np.ndarray:
     return affine
 
 
-def _jacobian_range(warp: np.ndarray, template: Template) -> JacobianRange:
+def jacobian_range(warp: np.ndarray, template: Template) -> JacobianRange:
+    """Of a warp on the template's own grid, inside its brain."""
     # The template grid's axes are those of RAS, so differences along them are derivatives to x, y and z.
     jacobian = np.empty((*warp.shape, 3))
     for axis, spacing in enumerate(template.grid.spacing_mm):

@@ -42,6 +42,14 @@ def itk_geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return LPS @ grid.affine[:3, 3], grid.spacing_mm, LPS @ grid.affine[:3, :3] / grid.spacing_mm
 
 
+def itk_affine(affine: np.ndarray) -> sitk.AffineTransform:
+    """A (4, 4) that moves RAS points, as ITK's transform of LPS points."""
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix((LPS @ affine[:3, :3] @ LPS).ravel().tolist())
+    transform.SetTranslation((LPS @ affine[:3, 3]).tolist())
+    return transform
+
+
 def canonical(volume: Volume) -> Volume:
     """Flip and permute the axes so that they run towards right, anterior and superior. No value is changed.
 

@@ -34,7 +34,8 @@ class BiasFieldSettings(Section):
 
 
 class RegistrationSettings(Section):
-    transform: Literal["syn", "affine"] = "syn"
+    transform: Literal["syn", "affine", "none"] = "syn"
+    """`none`: the images are in the template's space already."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
     """Registration runs at this resolution; 1 mm brings no gain in overlap."""
     smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.85

@@ -43,6 +43,10 @@ class Template:
     def grid(self) -> Grid:
         return self.t1w.grid
 
+    @property
+    def affine(self) -> np.ndarray:
+        return self.t1w.affine
+
 
 @cache
 def load_template(spacing_mm: float) -> Template:

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Grid, Volume
-from .resampling import LPS, Interpolation, itk_geometry, resample
+from .resampling import LPS, Interpolation, itk_affine, place_itk, resample
 
 WARP_STEP_MM = 1 / 64
 """Displacements are kept as multiples of this: 16 bits hold half a metre, and the error stays below 0.01 mm."""
@@ -76,9 +76,29 @@ class TemplateTransform:
             transform = sitk.CompositeTransform([from_t1w, transform])
         return resample(volume, template_grid, transform, interpolation)
 
-    def to_native(self, volume: Volume, native_grid: Grid, *, interpolation: Interpolation) -> Volume:
-        """Interpolate a template volume once onto a grid of the subject's T1w space; 0 outside."""
-        return resample(volume, native_grid, self._native_to_template(), interpolation)
+    def to_native(
+        self,
+        volume: Volume,
+        native_grid: Grid,
+        *,
+        interpolation: Interpolation,
+        from_t1w: sitk.Transform | None = None,
+    ) -> Volume:
+        """Interpolate a template volume once onto a native grid; 0 outside.
+
+        Parameters
+        ----------
+        volume : Volume
+        native_grid : Grid
+            In the subject's T1w space, or in that of another image.
+        interpolation : {"linear", "nearest", "bspline"}
+        from_t1w : SimpleITK.Transform, optional
+            Points of the T1w to points of that image (LPS mm).
+        """
+        transform = self._native_to_template()
+        if from_t1w is not None:
+            transform = sitk.CompositeTransform([transform, from_t1w.GetInverse()])
+        return resample(volume, native_grid, transform, interpolation)
 
     def scores_to_native(self, values: Volume, mask: Volume, native_grid: Grid) -> tuple[Volume, Volume]:
         """Bring a map that exists inside a mask to native space, without mixing in the emptiness around it.
@@ -168,12 +188,12 @@ class TemplateTransform:
             ) from error
 
     def _template_to_native(self) -> sitk.Transform:
-        affine = _itk_affine(self.affine)
+        affine = itk_affine(self.affine)
         # The transform added last is the first to move a point.
         return affine if self.warp is None else sitk.CompositeTransform([affine, self._itk_warp(self.warp)])
 
     def _native_to_template(self) -> sitk.Transform:
-        affine = _itk_affine(np.linalg.inv(self.affine))
+        affine = itk_affine(np.linalg.inv(self.affine))
         if self.inverse_warp is None:
             return affine
         return sitk.CompositeTransform([self._itk_warp(self.inverse_warp), affine])
@@ -181,23 +201,13 @@ class TemplateTransform:
     def _itk_warp(self, warp: np.ndarray) -> sitk.Transform:
         assert self.warp_grid is not None
         field = sitk.GetImageFromArray((warp.astype(np.float64) @ LPS).transpose(2, 1, 0, 3), isVector=True)
-        origin, spacing, direction = itk_geometry(self.warp_grid)
-        field.SetOrigin(origin.tolist())
-        field.SetSpacing(spacing.tolist())
-        field.SetDirection(direction.ravel().tolist())
+        place_itk(field, self.warp_grid)
         return sitk.DisplacementFieldTransform(field)
 
 
 def in_steps(displacements: np.ndarray) -> np.ndarray:
     """Displacements as they will be read back: rounded to `WARP_STEP_MM`, float32."""
     return _to_steps(displacements).astype(np.float32) * WARP_STEP_MM
-
-
-def _itk_affine(affine: np.ndarray) -> sitk.AffineTransform:
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix((LPS @ affine[:3, :3] @ LPS).ravel().tolist())
-    transform.SetTranslation((LPS @ affine[:3, 3]).tolist())
-    return transform
 
 
 def _to_steps(displacements: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def write_benchmark(
         digits=digits,
         summary=summary,
         metrics=METRICS,
-        best_title=METHODS[BEST_ON_VALIDATION].title,
+        best_titles=[METHODS[name].title for name in BEST_ON_VALIDATION],
         heat_maps=[embedded(plot) for plot in heat_maps],
         latents=[embedded(plot) for plot in latents],
         sheet=contact_sheet(run.conditions, digits.conditions),

@@ -64,7 +64,9 @@ def latents_plot(digit: int, other: int, films: Sequence[tuple[str, Path]]) -> P
             for column, (share, frame) in enumerate(zip(shares, points, strict=True)):
                 place = np.clip(frame, -3.4, 3.4) / 8 + (column, -row)
                 for chosen, colour, mark in ((~is_other, theme.blue, "o"), (is_other, theme.orange, "^")):
-                    axes.scatter(*place[chosen].T, s=7, color=colour, marker=mark, alpha=0.75, linewidths=0)
+                    # As pixels: thousands of marks in each of many figures would make a page of tens of megabytes.
+                    dots = axes.scatter(*place[chosen].T, s=7, color=colour, marker=mark, alpha=0.75, linewidths=0)
+                    dots.set_rasterized(True)
                 if row == 0:
                     axes.text(column, 0.56, f"{share:.0%}", ha="center", fontsize=8.5, color=theme.muted)
             axes.text(-0.6, -row, title, ha="right", va="center", fontsize=8.5, color=theme.ink)

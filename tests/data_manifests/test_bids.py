@@ -118,7 +118,19 @@ def test_masks_in_other_spaces_are_told_and_not_used(dataset):
         )
     )
     assert manifest["sub-01"].brain_mask.name == "sub-01_desc-brain_mask.nii.gz"
-    assert manifest.notes[1].startswith("masks outside the space of the T1w are not used: sub-01_space-MNI152")
+    assert manifest.notes[-1].startswith("masks in no space of a scan are not used: sub-01_space-MNI152")
+
+
+def test_lesions_drawn_on_the_flair_are_used_with_it(dataset):
+    names = [f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in ("01", "02", "03")]
+    names += [f"sub-{n}/anat/sub-{n}_FLAIR.nii.gz" for n in ("01", "03")]
+    names += [f"derivatives/r/sub-{n}/anat/sub-{n}_space-FLAIR_label-WMH_mask.nii.gz" for n in ("01", "02", "03")]
+    manifest = read_bids(dataset(*names, "derivatives/r/sub-03/anat/sub-03_label-lesion_mask.nii.gz"))
+    drawn = {r.key: (r.mask_of, r.lesion_mask and r.lesion_mask.name) for r in manifest}
+    assert drawn["sub-01"] == ("flair", "sub-01_space-FLAIR_label-WMH_mask.nii.gz")
+    assert drawn["sub-02"] == ("t1w", None), "without a FLAIR nobody knows where its mask lies"
+    assert drawn["sub-03"] == ("t1w", "sub-03_label-lesion_mask.nii.gz"), "the T1w's own comes first"
+    assert "masks in no space of a scan are not used: sub-02_space-FLAIR_label-WMH_mask.nii.gz." in manifest.notes
 
 
 def test_who_is_left_out(dataset):
@@ -179,5 +191,5 @@ def test_ms(shared_data):
 
 def test_lesion_masks_on_the_flair_grid(shared_data):
     manifest = read_bids(shared_data / "wmh_unaligned")
-    assert [r.group for r in manifest] == ["patient"] * 3
-    assert not any(r.lesion_mask for r in manifest)
+    assert [(r.group, r.mask_of) for r in manifest] == [("patient", "flair")] * 3
+    assert all(r.lesion_mask.name.endswith("_space-FLAIR_label-WMH_mask.nii.gz") for r in manifest)

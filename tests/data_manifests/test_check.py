@@ -155,6 +155,18 @@ def test_brain_mask_on_another_grid(cohort):
     )
 
 
+def test_lesions_drawn_on_the_flair_are_judged_there(cohort, tmp_path):
+    record = cohort["sub-24"]
+    affine = AFFINE @ np.diag([0.5, 1.0, 1.0, 1.0])
+    flair = saved(tmp_path / "flair.nii.gz", head(99), affine=affine)
+    saved(record.lesion_mask, LESION, affine=affine)
+    images = {**record.images, "flair": flair}
+    told = only_problem(changed(cohort, "sub-24", images=images))
+    assert "lesion mask and T1w lie on different grids" in told
+    assert told.endswith("If it was drawn on another image, name that in column mask_of.")
+    assert "sub-24" in check(changed(cohort, "sub-24", images=images, mask_of="flair")).good
+
+
 def test_a_flipped_mask_header_is_another_grid(cohort):
     saved(cohort["sub-24"].lesion_mask, LESION, affine=AFFINE @ np.diag([-1.0, 1, 1, 1]))
     assert "lesion mask and T1w lie on different grids" in only_problem(cohort)

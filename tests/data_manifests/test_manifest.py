@@ -33,7 +33,7 @@ def test_the_shortest_manifest(tmp_path):
 
 
 def test_every_column(tmp_path):
-    row = "sub-01,ses-2,Patient,t.nii,f.nii,b.nii,l.nii,north,38.5,F,held_out"
+    row = "sub-01,ses-2,Patient,t.nii,f.nii,b.nii,l.nii,x.h5,FLAIR,north,38.5,F,held_out"
     (record,) = read_manifest(written(tmp_path, ",".join(COLUMNS) + f"\n{row}\n"))
     assert record == SubjectRecord(
         subject_id="01",
@@ -42,11 +42,18 @@ def test_every_column(tmp_path):
         images={"t1w": tmp_path / "t.nii", "flair": tmp_path / "f.nii"},
         brain_mask=tmp_path / "b.nii",
         lesion_mask=tmp_path / "l.nii",
+        mask_of="flair",
+        template_transform=tmp_path / "x.h5",
         site="north",
         age=38.5,
         sex="F",
         split="held_out",
     )
+
+
+def test_lesions_drawn_on_an_image_that_is_not_there(tmp_path):
+    told = problems_of(written(tmp_path, "subject_id,group,t1w,mask_of\n01,patient,a.nii,flair\n"))
+    assert told == ("row 2: mask_of is flair, but no flair is named. Name it in column flair.",)
 
 
 def test_the_example_is_readable():

@@ -216,7 +216,7 @@ def test_lesions_outside_the_brain_get_a_word(maps, capsys):
 
 
 def test_swapped_folders_are_told(maps, capsys):
-    assert maps.score(maps="masks", masks="maps") == 3
+    assert maps.score(maps="masks", masks="maps") == 2
     assert "a: the map holds two values and the lesion mask more, expected it the other way round." in failure(
         maps, "a"
     )

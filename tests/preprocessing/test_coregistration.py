@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
-from voxout.preprocessing.coregistration import UNMOVED, align_to_t1w
+from voxout.preprocessing.coregistration import UNMOVED, Alignment, align_to_t1w
 from voxout.preprocessing.resampling import canonical, resample
 from voxout.preprocessing.template import load_template
 from voxout.preprocessing.template_transform import TemplateTransform
@@ -30,6 +32,19 @@ def test_a_known_move_between_two_contrasts_is_found(degrees, shift_mm, session,
     reached = [turn * found.transform.TransformPoint((turn * point).tolist()) for point in points]
     assert np.linalg.norm(reached - expected, axis=1).max() < 2.0
     assert found.shift_mm == pytest.approx(np.linalg.norm(expected - points, axis=1).mean(), abs=8)
+
+
+def test_an_alignment_is_read_back_as_it_was(tmp_path, kit):
+    turn = np.array([-1, -1, 1])
+    rigid = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, -0.2, 0.3, (4.0, 5.0, 6.0))
+    back = Alignment.load(Alignment(rigid, 7.5, 0.31).save(tmp_path / "flair.json"))
+    assert (back.shift_mm, back.information) == (7.5, 0.31)
+    for point in kit.turned(30.0)[:3, :3] * 80:
+        there = (turn * point).tolist()
+        assert back.transform.TransformPoint(there) == pytest.approx(rigid.TransformPoint(there), abs=1e-9)
+    (tmp_path / "flair.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no alignment with the T1w. Run prepare for the subject again"):
+        Alignment.load(tmp_path / "flair.json")
 
 
 def test_one_grid_counts_as_aligned(session):

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.subject import SubjectRecord
 from voxout.data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
+from voxout.preprocessing.coregistration import Alignment
 from voxout.preprocessing.prepare_subject import PreparedSubject, prepare_subject
+from voxout.preprocessing.resampling import itk_affine
 from voxout.preprocessing.settings import (
     BiasFieldSettings,
     BrainExtractionSettings,
@@ -90,7 +93,7 @@ def test_two_runs_write_the_same_bytes(subject, tmp_path):
     for folder in folders:
         prepare_subject(subject, FAST, folder, seed=1)
     files = [sorted(p.relative_to(f.root) for p in f.root.rglob("*.*") if p.is_file()) for f in folders]
-    assert files[0] == files[1] and len(files[0]) == 7
+    assert files[0] == files[1] and len(files[0]) == 8
     for name in files[0]:
         assert (folders[0].root / name).read_bytes() == (folders[1].root / name).read_bytes(), name
 
@@ -103,6 +106,51 @@ def test_a_flair_on_another_grid_lands_on_the_t1w(subject, out, kit):
     assert list(prepared.images) == ["t1w", "flair"]
     assert np.corrcoef(t1w[inside], flair[inside])[0, 1] < -0.8
     assert (flair[~inside] == 0).all()
+
+
+def test_lesions_drawn_on_the_flair_lie_on_the_t1w(subject, out, kit):
+    """The same lesion as in the T1w, on the FLAIR's own grid, whose header is off by a known move."""
+    move = kit.turned(3.0, (5, -6, 4))
+    both = with_flair(subject, move)
+    drawn = read_mask(subject.lesion_mask)
+    moved = Volume(drawn.voxels, Grid(drawn.voxels.shape, move @ drawn.affine))
+    on_flair = replace(both, mask_of="flair", lesion_mask=write_volume(both.lesion_mask.with_name("f.nii.gz"), moved))
+    prepared = prepare_subject(on_flair, FAST, out, seed=1)
+    assert list(prepared.images) == ["t1w"], "the FLAIR is read for its lesions alone"
+    native = read_mask(out.native_lesion_mask(on_flair))
+    assert native.grid.same_as(drawn.grid)
+    assert kit.dice(native.voxels, drawn.voxels) > 0.85
+    lesion = read_mask(prepared.lesion_mask)
+    assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
+    alignment = Alignment.load(out.alignment(on_flair, "flair"))
+    transform = TemplateTransform.load(prepared.transform_folder)
+    back = transform.to_native(lesion, moved.grid, interpolation="nearest", from_t1w=alignment.transform)
+    assert kit.dice(back.voxels, moved.voxels) > 0.7, "from the template to the FLAIR in one step"
+
+
+def test_a_transform_that_the_user_has_is_taken(subject, out, kit):
+    """An affine as ITK writes it; the registration is not asked."""
+    first = prepare_subject(subject, FAST, out, seed=1)
+    found = TemplateTransform.load(first.transform_folder)
+    path = subject.lesion_mask.with_name("to_template.tfm")
+    shifted = found.affine.copy()
+    shifted[:3, 3] += [3, 0, 0]
+    sitk.WriteTransform(itk_affine(shifted), str(path))
+    given = replace(subject, template_transform=path)
+    second = prepare_subject(given, FAST, OutputFolder(out.root / "second"), seed=1)
+    assert TemplateTransform.load(second.transform_folder).affine == pytest.approx(shifted, abs=1e-6)
+
+
+def test_images_in_template_space_need_no_registration(subject, out, kit):
+    brain = load_template(3.0).t1w
+    path = write_volume(subject.images["t1w"].with_name("mni.nii.gz"), brain)
+    there = SubjectRecord("02", "control", {"t1w": path})
+    nowhere = FAST.model_copy(update={"registration": RegistrationSettings(transform="none", working_spacing_mm=4.0)})
+    prepared = prepare_subject(there, nowhere, out, seed=1)
+    assert (TemplateTransform.load(prepared.transform_folder).affine == np.eye(4)).all()
+    image, template = read_volume(prepared.images["t1w"]), load_template(4.0)
+    inside = template.brain_mask.voxels
+    assert np.corrcoef(image.voxels[inside], template.t1w.voxels[inside])[0, 1] > 0.98
 
 
 def test_a_flair_that_shows_half_the_brain_warns(subject, out):
