@@ -4,6 +4,7 @@ import argparse
 from importlib import metadata
 from pathlib import Path
 
+from ..data_manifests.terms import MODALITIES
 from .titles import STAGE_TITLES
 
 _EXAMPLES = """\
@@ -57,6 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     apply.add_argument("model", type=Path, metavar="MODEL", help="folder of the earlier run")
     _add_cohort(apply)
     apply.set_defaults(command="apply")
+    native = commands.add_parser("native", help="bring a volume of template space to a subject's own image")
+    _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
     demo.add_argument("out", type=Path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
     _add_shared(demo)
@@ -64,6 +67,18 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark = commands.add_parser("benchmark", help="compare the method with others where it takes minutes")
     _add_mnist_c(benchmark.add_subparsers(required=True, metavar="BENCHMARK"))
     return parser
+
+
+def _add_native(parser: argparse.ArgumentParser) -> None:
+    parser.description = "One interpolation from MNI152 to the grid of a subject's own image."
+    parser.add_argument("folder", type=Path, metavar="OUT", help="folder of a run that prepared the subject")
+    parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
+    parser.add_argument("volume", type=Path, metavar="VOLUME", help="NIfTI in template space, on any grid")
+    parser.add_argument("result", type=Path, metavar="RESULT", help="NIfTI to write")
+    parser.add_argument("--image", choices=MODALITIES, default="t1w", help="whose space (default: t1w)")
+    parser.add_argument("--like", type=Path, metavar="IMAGE", help="whose grid; default: that of the T1w")
+    parser.add_argument("--labels", action="store_true", help="nearest neighbours, for atlases and masks")
+    parser.set_defaults(command="native")
 
 
 def _add_mnist_c(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -125,6 +125,26 @@ def _compare(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _native(options: argparse.Namespace) -> int:
+    from ..data_manifests.derivatives import OutputFolder
+    from ..data_manifests.volume import write_volume
+    from .native import bring_to_native
+
+    volume = bring_to_native(
+        OutputFolder(options.folder),
+        options.subject,
+        options.volume,
+        image=options.image,
+        like=options.like,
+        labels=options.labels,
+    )
+    if not options.result.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"{options.result}: expected a name that ends in .nii or .nii.gz. Rename the result.")
+    _make_folder(options.result.parent)
+    print(write_volume(options.result, volume))
+    return DONE
+
+
 def _apply(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
     from .stages import APPLIED, require_whole_model
@@ -276,6 +296,7 @@ _COMMANDS = {
     "run": _run,
     "score": _score,
     "compare": _compare,
+    "native": _native,
     "apply": _apply,
     "demo": _demo,
     "mnist_c": _mnist_c,
