@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.lesion_effects import Shift
 from voxout.data_manifests.manifest import read_manifest, write_manifest
 from voxout.data_manifests.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
 from voxout.data_manifests.subject import Manifest, SubjectRecord
@@ -115,7 +116,7 @@ def _painted(
             if not core.any() or tissue[core].mean() < 0.9 or (shape.voxels > 0)[_near(truth)].any():
                 continue
             fraction = CONTRASTS[(number + lesion) % len(CONTRASTS)]
-            result = paint_lesion(image, shape, change=-fraction * contrast, softness_mm=SOFTNESS_MM)
+            result = paint_lesion(image, shape, Shift(-fraction * contrast), softness_mm=SOFTNESS_MM)
             pieces = lesion_components(result.lesion_mask, smallest_ml=0, largest_ml=np.inf)
             in_limits = lesion_components(result.lesion_mask, smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
             if len(pieces) == len(in_limits) == 1:

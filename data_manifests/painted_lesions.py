@@ -9,6 +9,7 @@ from skimage.measure import label
 
 from .errors import UserError
 from .grid import Grid
+from .lesion_effects import Effect
 from .volume import Volume
 
 _MARGIN_VOX = 2
@@ -32,8 +33,8 @@ class Painted:
     lesion_mask: Volume
 
 
-def paint_lesion(image: Volume, shape: Volume, *, change: float, softness_mm: float) -> Painted:
-    """Add ``change * alpha`` to a scan, where alpha rises softly from 0 outside a shape to 1 inside.
+def paint_lesion(image: Volume, shape: Volume, effect: Effect, *, softness_mm: float) -> Painted:
+    """Change a scan inside a shape; how much, alpha says, which rises softly from 0 outside to 1 inside.
 
     Each connected part of the shape is blurred by a Gaussian, and the blurred values are then stretched in two
     straight pieces: 0 stays 0; the level that encloses the volume of the part becomes 1/2; the peak becomes 1. For a
@@ -48,15 +49,15 @@ def paint_lesion(image: Volume, shape: Volume, *, change: float, softness_mm: fl
     shape : Volume
         On the same grid: a bool mask, or the probability (0 to 1) that a voxel belongs to it, as resampling a mask
         gives. Parts of less than half a voxel in all are passed over.
-    change : float
-        In the units of the image; negative = darker.
+    effect : Effect
+        What the lesion does: see `lesion_effects`.
     softness_mm : float
         Standard deviation of the blur; 0 paints hard edges.
 
     Returns
     -------
     Painted
-        The painted image is not below 0 where it was changed, and is untouched where alpha is 0.
+        The painted image is untouched where alpha is 0.
 
     Raises
     ------
@@ -66,9 +67,8 @@ def paint_lesion(image: Volume, shape: Volume, *, change: float, softness_mm: fl
     if not image.grid.same_as(shape.grid):
         raise ValueError(f"the shape lies on another grid ({shape.grid}) than the image ({image.grid})")
     alpha = _soft_alpha(shape, softness_mm)
-    old = image.voxels.astype(np.float32)
-    painted = np.maximum(old + np.float32(change) * alpha, np.minimum(old, 0))
-    return Painted(image.with_voxels(np.where(alpha > 0, painted, old)), image.with_voxels(alpha >= 0.5))
+    voxels = np.where(alpha > 0, effect.painted(image, alpha), image.voxels.astype(np.float32))
+    return Painted(image.with_voxels(voxels), image.with_voxels(alpha >= 0.5))
 
 
 def white_grey_contrast(image: Volume, brain_mask: Volume) -> float:

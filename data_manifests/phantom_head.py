@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .lesion_effects import Shift
 from .painted_lesions import paint_lesion
 from .phantom_anatomy import BrainMaps, Part, brain_maps, head_solids, layered_head
 from .phantom_fields import Warp, apply_affine, random_grid, random_warp, smooth_noise
@@ -264,7 +265,7 @@ def _with_lesions(
     masks = []
     for lesion in planned:
         shape = image.with_voxels(lesion.shape)
-        painted = paint_lesion(image, shape, change=lesion.strength * full_change, softness_mm=_SOFTNESS_MM)
+        painted = paint_lesion(image, shape, Shift(lesion.strength * full_change), softness_mm=_SOFTNESS_MM)
         image = painted.image
         masks.append(painted.lesion_mask.voxels)
     return image, masks

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
+from voxout.data_manifests.lesion_effects import Shift
 from voxout.data_manifests.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
 from voxout.data_manifests.volume import Volume, read_mask, read_volume
 
@@ -25,12 +26,12 @@ def box(*slices) -> Volume:
 
 
 def alpha_of(shape: Volume, softness_mm: float) -> np.ndarray:
-    return paint_lesion(flat(0), shape, change=1, softness_mm=softness_mm).image.voxels
+    return paint_lesion(flat(0), shape, Shift(1), softness_mm=softness_mm).image.voxels
 
 
 def test_hard_edges_are_the_shape():
     shape = box((5, 12), (6, 11), (7, 10))
-    painted = paint_lesion(flat(), shape, change=-40, softness_mm=0)
+    painted = paint_lesion(flat(), shape, Shift(-40), softness_mm=0)
     np.testing.assert_array_equal(painted.lesion_mask.voxels, shape.voxels)
     np.testing.assert_array_equal(painted.image.voxels, np.where(shape.voxels, 60, 100))
 
@@ -41,7 +42,7 @@ def test_a_straight_edge_is_the_gaussian_s_own():
     block[10:50, 10:50, 10:50] = True
     grid = Grid(block.shape, np.eye(4))
     blank = Volume(np.zeros(block.shape, np.float32), grid)
-    alpha = paint_lesion(blank, Volume(block, grid), change=1, softness_mm=1).image.voxels
+    alpha = paint_lesion(blank, Volume(block, grid), Shift(1), softness_mm=1).image.voxels
     np.testing.assert_allclose(alpha[8:13, 30, 30], [0.0668, 0.3085, 0.6915, 0.9332, 0.9938], atol=0.01)
 
 
@@ -61,7 +62,7 @@ def test_the_softness_is_in_millimetres():
 )
 def test_the_full_change_is_reached_and_the_volume_kept_whatever_the_size(corner, edges, softness_mm, change):
     shape = box(*((c, min(c + e, n)) for c, e, n in zip(corner, edges, SIZE, strict=True)))
-    painted = paint_lesion(flat(), shape, change=change, softness_mm=softness_mm)
+    painted = paint_lesion(flat(), shape, Shift(change), softness_mm=softness_mm)
     difference = painted.image.voxels - 100
     assert difference.flat[np.abs(difference).argmax()] == pytest.approx(change, abs=1e-4)
     truth = painted.lesion_mask.voxels
@@ -74,7 +75,7 @@ def test_the_full_change_is_reached_and_the_volume_kept_whatever_the_size(corner
 def test_far_away_nothing_changes_by_a_bit():
     image = flat().with_voxels(np.random.default_rng(0).normal(0, 50, SIZE).astype(np.float32))
     shape = box((10, 14), (10, 14), (10, 14))
-    painted = paint_lesion(image, shape, change=-30, softness_mm=1).image.voxels
+    painted = paint_lesion(image, shape, Shift(-30), softness_mm=1).image.voxels
     far = ndimage.distance_transform_edt(~shape.voxels, sampling=GRID.spacing_mm) > 8
     assert far.any()
     np.testing.assert_array_equal(painted[far], image.voxels[far])
@@ -83,7 +84,7 @@ def test_far_away_nothing_changes_by_a_bit():
 def test_not_below_zero_where_painted():
     image = flat(10)
     image.voxels[0, 0, 0] = -5  # from somebody's interpolation: not ours to mend
-    painted = paint_lesion(image, box((10, 16), (10, 16), (10, 16)), change=-30, softness_mm=1).image.voxels
+    painted = paint_lesion(image, box((10, 16), (10, 16), (10, 16)), Shift(-30), softness_mm=1).image.voxels
     assert painted[13, 13, 13] == 0
     assert painted[0, 0, 0] == -5 and np.delete(painted.ravel(), 0).min() == 0
 
@@ -91,7 +92,7 @@ def test_not_below_zero_where_painted():
 def test_a_small_part_beside_a_large_one_is_painted_in_full():
     shape = box((4, 14), (4, 14), (4, 14))
     shape.voxels[22, 22, 22] = True
-    painted = paint_lesion(flat(), shape, change=-50, softness_mm=1.5)
+    painted = paint_lesion(flat(), shape, Shift(-50), softness_mm=1.5)
     assert painted.image.voxels[22, 22, 22] == pytest.approx(50)
     assert painted.lesion_mask.voxels[22, 22, 22]
 
@@ -102,14 +103,14 @@ def test_at_the_edge_of_the_scan():
     assert alpha.shape == SIZE and alpha.max() == 1
     padded = Volume(np.pad(shape.voxels, 8), Grid(tuple(n + 16 for n in SIZE), GRID.affine))
     inner = paint_lesion(
-        Volume(np.zeros(padded.grid.size_vox, np.float32), padded.grid), padded, change=1, softness_mm=1
+        Volume(np.zeros(padded.grid.size_vox, np.float32), padded.grid), padded, Shift(1), softness_mm=1
     )
     np.testing.assert_allclose(alpha, inner.image.voxels[8:-8, 8:-8, 8:-8], atol=1e-6)
 
 
 def test_a_resampled_shape_keeps_its_volume():
     shape = Volume(ndimage.shift(box((8, 14), (8, 14), (8, 14)).voxels.astype(np.float32), 0.37, order=1), GRID)
-    truth = paint_lesion(flat(), shape, change=-50, softness_mm=0.7).lesion_mask.voxels
+    truth = paint_lesion(flat(), shape, Shift(-50), softness_mm=0.7).lesion_mask.voxels
     assert truth.sum() == pytest.approx(shape.voxels.sum(), rel=0.05)
 
 
@@ -131,16 +132,16 @@ def test_a_shape_that_fills_the_scan():
 
 def test_it_is_deterministic_and_leaves_its_inputs_alone():
     image, shape = flat(), box((10, 14), (10, 14), (10, 14))
-    one, two = (paint_lesion(image, shape, change=-30, softness_mm=1) for _ in range(2))
+    one, two = (paint_lesion(image, shape, Shift(-30), softness_mm=1) for _ in range(2))
     np.testing.assert_array_equal(one.image.voxels, two.image.voxels)
     assert (image.voxels == 100).all() and shape.voxels.sum() == 64
 
 
 def test_misuse():
     with pytest.raises(ValueError, match="the shape is empty"):
-        paint_lesion(flat(), box((0, 0), (0, 0), (0, 0)), change=-1, softness_mm=1)
+        paint_lesion(flat(), box((0, 0), (0, 0), (0, 0)), Shift(-1), softness_mm=1)
     with pytest.raises(ValueError, match="lies on another grid"):
-        paint_lesion(flat(), Volume(np.ones((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4))), change=-1, softness_mm=1)
+        paint_lesion(flat(), Volume(np.ones((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4))), Shift(-1), softness_mm=1)
 
 
 # -- contrast --------------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_a_real_lesion_in_a_real_head(shared_data):
     centre = np.unravel_index(np.argmax(depth), depth.shape)
     for index in zip(*lesion.voxels.nonzero(), strict=True):  # 1 mm onto 2 mm
         shape[tuple(c + (i - k) // 2 for c, i, k in zip(centre, index, corner, strict=True))] = True
-    painted = paint_lesion(t1w, t1w.with_voxels(shape), change=-contrast, softness_mm=1)
+    painted = paint_lesion(t1w, t1w.with_voxels(shape), Shift(-contrast), softness_mm=1)
     truth = painted.lesion_mask.voxels
     assert truth.sum() == pytest.approx(shape.sum(), abs=3)
     darker = (t1w.voxels - painted.image.voxels)[truth]

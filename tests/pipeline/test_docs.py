@@ -48,7 +48,7 @@ def test_every_preset_is_documented():
 
 def test_the_readme_names_what_exists():
     for command in re.findall(r"^voxout (\w+)", README, flags=re.MULTILINE):
-        assert command in (*STAGE_TITLES, "run", "apply", "compare", "demo", "benchmark")
+        assert command in (*STAGE_TITLES, "run", "apply", "compare", "native", "demo", "benchmark")
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / link).exists(), link
 
