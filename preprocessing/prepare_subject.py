@@ -133,7 +133,13 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
     working_template = load_template(settings.registration.working_spacing_mm)
     transform = register_to_template(
-        t1w, brain.mask, working_template, settings.registration, seed=seed, out=out.transform_folder(subject)
+        t1w,
+        brain.mask,
+        working_template,
+        settings.registration,
+        seed=seed,
+        lesion_mask=canonical(lesion) if lesion and settings.registration.exclude_lesions else None,
+        out=out.transform_folder(subject),
     )
 
     template = load_template(settings.spacing_mm)
