@@ -46,7 +46,8 @@ from voxout.data_manifests.subject import Manifest
 
 PARTS = ("brains", "flair", "template", "speed", "repeat")
 COHORTS = ("ixi", "wmh", "wmh_unaligned")
-DISTURBED = {"ixi": 4, "wmh": 2}
+DISTURBED_EVERY = {"ixi": 20, "wmh": 8}
+"""One head in so many is disturbed."""
 QUICK = {"ixi": 6, "wmh": 3, "wmh_unaligned": 1}
 
 
@@ -158,8 +159,7 @@ def brain_rows(study: Study) -> list[Row]:
             "; ".join(f"{n.split('_')[-1]}: {v.get('method', 'failed')}, {v.get('verdict')}" for n, v in done.items()),
         )
     )
-    names = [name for cohort, number in DISTURBED.items() for name in study.names(cohort)[:: 1 if study.quick else 5]
-             [: number if not study.quick else 1]]  # fmt: skip
+    names = [name for cohort, step in DISTURBED_EVERY.items() for name in study.names(cohort)[::step]]
     disturbed = study.measured(brain_of_disturbed, names)
     for kind in next(iter(disturbed.values())):
         if kind == "as it is":
@@ -236,12 +236,13 @@ def template_rows(study: Study) -> list[Row]:
 def speed_rows(study: Study) -> list[Row]:
     done = [n for n in study.measured(prepared, study.names("ixi", "wmh")).values() if "failed" not in n]
     seconds, memory = [n["cpu_s"] for n in done], [n["peak_gb"] for n in done]
+    imports = [n["cpu_with_imports_s"] - n["cpu_s"] for n in done]
     return [
         Row(
             f"CPU seconds a head at 2 mm, all steps, {len(done)} heads",
             "<= 40",
             f"median {np.median(seconds):.0f}, most {max(seconds):.0f} "
-            f"(with {np.median([n['cpu_with_imports_s'] for n in done]) - np.median(seconds):.0f} s of imports a process)",
+            f"(and {np.median(imports):.0f} s of imports a process)",
         ),
         Row(
             "peak memory of a head's process", "<= 2.5 GB", f"median {np.median(memory):.1f}, most {max(memory):.1f} GB"
