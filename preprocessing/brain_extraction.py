@@ -1,20 +1,32 @@
 """Which voxels of a head scan are brain.
 
 The network is deepbet (Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural
-networks", Comput Biol Med 179, 2024), whose weights lie in its wheel.
+networks", Comput Biol Med 179, 2024), whose weights lie in its wheel. Whatever finds a mask, the mask is judged, by its
+volume, its pieces and its fit to the template, before the next method is asked.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
-from .head_registration import mask_from_template
-from .resampling import largest_component
+from .head_registration import fit_head, mask_from_template
+from .resampling import blurred_for, largest_component, resample
 from .settings import BrainExtractionSettings
+from .template_fit import TemplateFit, fit_template
+
+_UPRIGHT = "deepbet, upright copy"
+_UPRIGHT_SPACING_MM = 1.0
+_LARGEST_TILT_DEGREES = 30.0
+"""Heads in the scanner nod by up to 28 degrees against the template, and deepbet knows them so; further askew it is
+asked twice."""
+_SMALLEST_PIECE = 0.98
+"""Share of a mask that has to hang together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +36,9 @@ class BrainExtraction:
     Attributes
     ----------
     mask : Volume, bool
-    method : {"given", "already stripped", "deepbet", "template"}
+    method : {"given", "already stripped", "deepbet", "deepbet, upright copy", "template"}
     notes : tuple of str
-        What was tried before, for the user's eyes.
+        What was tried before and why it was not taken, for the user's eyes.
     """
 
     mask: Volume
@@ -52,7 +64,7 @@ def extract_brain(
     Raises
     ------
     UserError
-        No mask of a plausible volume was found, or method "given" has no mask.
+        No method found a plausible mask, or method "given" has no mask.
     """
     if settings.method == "given" and given is None:
         raise UserError(
@@ -60,18 +72,17 @@ def extract_brain(
         )
     if given is not None and settings.method in ("auto", "given"):
         # Taken as it is: the user has seen it.
-        return _plausible_or_error(given, "given", settings)
+        return _taken(given, "given", settings)
     if settings.method == "none":
-        return _plausible_or_error(_foreground(t1w), "already stripped", settings)
+        return _taken(_foreground(t1w), "already stripped", settings)
     if settings.method == "auto" and is_stripped(t1w, settings):
-        return _plausible_or_error(_foreground(t1w), "already stripped", settings)
-    notes: tuple[str, ...] = ()
-    if settings.method in ("auto", "deepbet"):
-        mask = _deepbet(t1w)
-        if settings.method == "deepbet" or _plausible(mask, settings):
-            return _plausible_or_error(mask, "deepbet", settings)
-        notes = (f"deepbet's brain of {_volume_ml(mask):.0f} ml is not plausible: the template was registered instead",)
-    return _plausible_or_error(mask_from_template(t1w, seed=seed), "template", settings, notes)
+        return _taken(_foreground(t1w), "already stripped", settings)
+    notes: list[str] = []
+    for candidate in _candidates(t1w, settings, seed):
+        if candidate.problem is None:
+            return BrainExtraction(candidate.mask, candidate.method, tuple(notes))
+        notes.append(f"brain extraction ({candidate.method}) {candidate.problem}")
+    raise UserError(f"{'; '.join(notes)}; look at the scan, or give a mask in column brain_mask")
 
 
 def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
@@ -80,31 +91,77 @@ def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
     around = ~np.asarray(ndimage.binary_dilation(shown.voxels, iterations=2), bool)
     # Interpolation leaves a faint rim around a stripped brain; a scanner leaves noise everywhere.
     empty = np.abs(t1w.voxels[around] - _background(t1w)) <= 1e-3 * np.abs(t1w.voxels).max()
-    return _plausible(shown, settings) and bool(around.any()) and float(empty.mean()) > 0.98
+    return _plausible_volume(shown, settings) and bool(around.any()) and float(empty.mean()) > 0.98
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A mask, what speaks against it, and how the template's brain fits it where it came to that."""
+
+    method: str
+    mask: Volume
+    problem: str | None
+    fit: TemplateFit | None = None
+    overlap: float = 0.0
+
+
+def _candidates(t1w: Volume, settings: BrainExtractionSettings, seed: int) -> Iterator[_Candidate]:
+    """From the quickest to the last resort; the next is only made when it is asked for."""
+    if settings.method in ("auto", "deepbet"):
+        found = _judged("deepbet", t1w, _deepbet(t1w), settings)
+        fit = found.fit if found.problem is None else None
+        if fit is not None and fit.tilt_degrees(t1w.grid) > _LARGEST_TILT_DEGREES:
+            upright = _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, fit), settings)
+            found = max(found, upright, key=lambda candidate: candidate.overlap)
+        yield found
+        yield _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, fit_head(t1w, seed=seed)), settings)
+    if settings.method in ("auto", "template"):
+        yield _judged("template", t1w, mask_from_template(t1w, seed=seed), settings)
+
+
+def _judged(method: str, t1w: Volume, mask: Volume, settings: BrainExtractionSettings) -> _Candidate:
+    if not _plausible_volume(mask, settings):
+        problem = f"found {_volume_ml(mask):.0f} ml, expected {_expected(settings)}"
+        return _Candidate(method, mask, problem)
+    whole = _cleaned(mask)
+    share = float((whole.voxels & mask.voxels).sum() / mask.voxels.sum())
+    if share < _SMALLEST_PIECE:
+        problem = f"found pieces, the largest with {share:.0%} of the volume, expected one brain"
+        return _Candidate(method, mask, problem)
+    fit = fit_template(t1w, whole)
+    overlap = fit.overlap_with(whole)
+    problem = None
+    if overlap < settings.smallest_overlap:
+        problem = (
+            f"found what overlaps the template's brain with Dice {overlap:.2f}, expected at least "
+            f"{settings.smallest_overlap:g}"
+        )
+    return _Candidate(method, whole, problem, fit, overlap)
 
 
 def _volume_ml(mask: Volume) -> float:
     return float(mask.voxels.sum() * mask.grid.voxel_volume_mm3 / 1000)
 
 
-def _plausible(mask: Volume, settings: BrainExtractionSettings) -> bool:
+def _plausible_volume(mask: Volume, settings: BrainExtractionSettings) -> bool:
     return settings.smallest_ml <= _volume_ml(mask) <= settings.largest_ml
 
 
-def _plausible_or_error(
-    mask: Volume, method: str, settings: BrainExtractionSettings, notes: tuple[str, ...] = ()
-) -> BrainExtraction:
-    if _plausible(mask, settings):
-        return BrainExtraction(mask, method, notes)
-    expected = f"expected {settings.smallest_ml:.0f}-{settings.largest_ml:.0f} ml"
-    if method == "given":
-        raise UserError(
-            f"the given brain mask holds {_volume_ml(mask):.0f} ml, {expected}; give another in column "
-            "brain_mask, or leave the column empty"
-        )
-    raise UserError(
-        f"brain extraction ({method}) found {_volume_ml(mask):.0f} ml, {expected}; give a mask in column brain_mask"
+def _expected(settings: BrainExtractionSettings) -> str:
+    return f"{settings.smallest_ml:.0f}-{settings.largest_ml:.0f} ml"
+
+
+def _taken(mask: Volume, method: str, settings: BrainExtractionSettings) -> BrainExtraction:
+    """A mask that somebody answers for: its volume alone is checked."""
+    if _plausible_volume(mask, settings):
+        return BrainExtraction(mask, method)
+    what = "the given brain mask holds" if method == "given" else f"brain extraction ({method}) found"
+    otherwise = (
+        "another in column brain_mask, or leave the column empty"
+        if method == "given"
+        else "a mask in column brain_mask"
     )
+    raise UserError(f"{what} {_volume_ml(mask):.0f} ml, expected {_expected(settings)}; give {otherwise}")
 
 
 def _background(t1w: Volume) -> float:
@@ -118,11 +175,21 @@ def _foreground(t1w: Volume) -> Volume:
     """The largest object that differs from the background, without holes."""
     level = _background(t1w)
     shown = t1w.voxels > level + 0.01 * (np.percentile(t1w.voxels, 99.5) - level)
-    return t1w.with_voxels(_filled(ndimage.binary_opening(shown)))
+    return _cleaned(t1w.with_voxels(np.asarray(ndimage.binary_opening(shown))))
 
 
-def _filled(mask) -> np.ndarray:
-    return np.asarray(ndimage.binary_fill_holes(largest_component(np.asarray(mask))))
+def _cleaned(mask: Volume) -> Volume:
+    """The largest piece, without holes."""
+    return mask.with_voxels(np.asarray(ndimage.binary_fill_holes(largest_component(mask.voxels))))
+
+
+def _deepbet_upright(t1w: Volume, fit: TemplateFit) -> Volume:
+    """The mask that deepbet draws on a copy in which the head stands upright, without its neck; brought back."""
+    unmoved = sitk.Transform(3, sitk.sitkIdentity)
+    upright = fit.upright_grid(_UPRIGHT_SPACING_MM)
+    found = _deepbet(resample(blurred_for(t1w, _UPRIGHT_SPACING_MM), upright, unmoved, "linear"))
+    share = blurred_for(found.with_voxels(found.voxels.astype(np.float32)), float(t1w.grid.spacing_mm.min()))
+    return t1w.with_voxels(resample(share, t1w.grid, unmoved, "linear").voxels >= 0.5)
 
 
 def _deepbet(t1w: Volume) -> Volume:
@@ -139,4 +206,4 @@ def _deepbet(t1w: Volume) -> Volume:
         return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
     finally:
         torch.set_num_threads(threads)
-    return t1w.with_voxels(_filled(np.asarray(mask.dataobj) > 0))
+    return t1w.with_voxels(np.asarray(mask.dataobj) > 0)

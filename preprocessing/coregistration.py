@@ -21,6 +21,8 @@ from .resampling import LPS, itk_affine, to_itk
 
 _LEVELS_MM = (8.0, 4.0, 2.0)
 _HEIGHTS_MM = (-50.0, -25.0, 0.0, 25.0, 50.0)
+_HEADERS_AGREE_MM = 0.5
+"""What the search itself wanders by: a header that it would move by less is right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +82,10 @@ UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, None)
 def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -> Alignment:
     """Align an image with the T1w of the same session.
 
-    Images on the very grid of the T1w are taken as aligned. Otherwise the search starts coarsely from the
-    headers and from the two centres of mass at several heights (an image may end at the chin or at the shoulders), and
-    goes on from the best: headers are right in most exports and useless in some.
+    The search starts coarsely from the headers and from the two centres of mass at several heights (an image may end
+    at the chin or at the shoulders), and goes on from the best: headers are right in most exports and useless in some.
+    Even one grid proves nothing: images are resampled onto others before they are aligned. Where the search ends
+    within half a millimetre of the headers, the headers are kept.
 
     Parameters
     ----------
@@ -91,8 +94,6 @@ def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -
         On the grid of `t1w`. The match is judged in and near the brain: necks and jaws move between scans.
     seed : int
     """
-    if image.grid.same_as(t1w.grid):
-        return UNMOVED
     reach = int(np.ceil(10 / t1w.grid.spacing_mm.min()))
     near_brain = t1w.with_voxels(ndimage.binary_dilation(brain_mask.voxels, iterations=reach))
     fixed, fixed_mask, moving = to_itk(t1w), to_itk(near_brain), to_itk(image)
@@ -107,17 +108,26 @@ def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -
         ends.append(_descend(fixed, fixed_mask, moving, start, _LEVELS_MM[:1], seed))
     _, best = min(ends, key=lambda end: end[0])
     cost, best = _descend(fixed, fixed_mask, moving, best, _LEVELS_MM[1:], seed)
+    information = max(0.0, -cost) if np.isfinite(cost) else 0.0
+    if _mean_move_mm(best, brain_mask) < _HEADERS_AGREE_MM:
+        return Alignment(UNMOVED.transform, 0.0, information)
     shift_mm = float(np.linalg.norm(np.array(best.TransformPoint(centre.tolist())) - centre))
-    return Alignment(best, shift_mm, max(0.0, -cost) if np.isfinite(cost) else 0.0)
+    return Alignment(best, shift_mm, information)
 
 
 def _centre_of_mass(volume: Volume) -> np.ndarray:
     index = ndimage.center_of_mass(np.maximum(volume.voxels, 0))
-    return np.diag([-1.0, -1.0, 1.0]) @ (volume.affine[:3, :3] @ index + volume.affine[:3, 3])
+    return LPS @ (volume.affine[:3, :3] @ index + volume.affine[:3, 3])
+
+
+def _mean_move_mm(transform: sitk.Transform, mask: Volume) -> float:
+    indices = np.argwhere(mask.voxels)[::997]
+    points = (indices @ mask.affine[:3, :3].T + mask.affine[:3, 3]) @ LPS
+    return float(np.linalg.norm([np.array(transform.TransformPoint(p.tolist())) - p for p in points], axis=1).mean())
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     # The metric inside the method follows the process's number alone, and sums of several threads differ in a bit.
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -152,7 +162,7 @@ def _descend(
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInitialTransform(start, inPlace=True)
     try:
-        with _one_thread():
+        with one_thread():
             method.Execute(fixed, moving)
     except RuntimeError:
         # The start lay so far off that no sample met the image.

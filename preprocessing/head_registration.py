@@ -12,6 +12,7 @@ from ..data_manifests.volume import Grid, Volume
 from .registration import affine_registration, winsorised
 from .resampling import coarsened, largest_component
 from .template import Template, load_template
+from .template_fit import TemplateFit
 from .template_transform import TemplateTransform
 
 _SPACING_MM = 4.0
@@ -38,13 +39,20 @@ def mask_from_template(t1w: Volume, *, seed: int) -> Volume:
     UserError
         No head is to be seen, or ANTs gave no transform.
     """
+    mask = load_template(2.0).brain_mask
+    fit = fit_head(t1w, seed=seed)
+    return TemplateTransform.from_affine(fit.affine).to_native(mask, t1w.grid, interpolation="linear")
+
+
+def fit_head(t1w: Volume, *, seed: int) -> TemplateFit:
+    """Where the template's brain lies in a whole head, no mask being known; as `mask_from_template`."""
     template = load_template(_SPACING_MM)
     drawing, near = _drawn_head(template)
     head = t1w.with_voxels(winsorised(t1w.voxels, t1w.voxels > 0))
     shift = _head_top(head) - _template_top(template)
-    affine = affine_registration(drawing, coarsened(head, _SPACING_MM), shift=shift, seed=seed, fixed_mask=near)
-    mask = load_template(2.0).brain_mask
-    return TemplateTransform.from_affine(affine).to_native(mask, t1w.grid, interpolation="linear")
+    return TemplateFit(
+        affine_registration(drawing, coarsened(head, _SPACING_MM), shift=shift, seed=seed, fixed_mask=near)
+    )
 
 
 def _drawn_head(template: Template) -> tuple[Volume, Volume]:

@@ -134,27 +134,32 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
     t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
     working_template = load_template(settings.registration.working_spacing_mm)
-    if subject.template_transform is not None:
-        transform = read_transform(subject.template_transform, working_template)
-    else:
-        transform = register_to_template(t1w, brain.mask, working_template, settings.registration, seed=seed)
-    transform.save(out.transform_folder(subject))
     images, alignments = {"t1w": t1w}, {"t1w": UNMOVED}
     for modality in _beside_t1w(subject, settings, lesion):
         _, images[modality] = _read_scan(subject.images[modality], BIDS_SUFFIX[modality])
         alignments[modality] = align_to_t1w(images[modality], t1w, brain.mask, seed=seed)
         alignments[modality].save(out.alignment(subject, modality))
+    lesion_on_t1w = lesion
+    if lesion is not None and subject.mask_of != "t1w":
+        lesion_on_t1w = resample(lesion, native_grid, alignments[subject.mask_of].transform, "linear")
+    if subject.template_transform is not None:
+        transform = read_transform(subject.template_transform, working_template)
+    else:
+        left_out = canonical(lesion_on_t1w) if lesion_on_t1w and settings.registration.exclude_lesions else None
+        transform = register_to_template(
+            t1w, brain.mask, working_template, settings.registration, seed=seed, lesion_mask=left_out
+        )
+    transform.save(out.transform_folder(subject))
 
     template = load_template(settings.spacing_mm)
     brain_mask = transform.to_template(brain.mask, template.grid, interpolation="linear")
     warnings: list[str] = []
-    if lesion is not None:
+    if lesion and lesion_on_t1w:
         from_t1w = alignments[subject.mask_of].transform
         warped_lesion = transform.to_template(lesion, template.grid, interpolation="nearest", from_t1w=from_t1w)
         warnings += _lesion_warnings(lesion, warped_lesion, brain_mask)
         write_volume(out.prepared_lesion_mask(subject), warped_lesion)
-        on_t1w = lesion if subject.mask_of == "t1w" else resample(lesion, native_grid, from_t1w, "linear")
-        write_volume(out.native_lesion_mask(subject), on_t1w)
+        write_volume(out.native_lesion_mask(subject), lesion_on_t1w)
     prepared: dict[Modality, Volume] = {}
     for modality in settings.modalities:
         image, inside, alignment = images[modality], brain.mask, alignments[modality]

@@ -16,13 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
 
 from ..data_manifests.errors import UserError
-from ..data_manifests.volume import Volume
-from .resampling import LPS, coarsened, itk_geometry
+from ..data_manifests.volume import Grid, Volume
+from .resampling import LPS, coarsened, itk_geometry, resample
 from .settings import RegistrationSettings
 from .template import Template
 from .template_transform import JacobianRange, TemplateTransform, in_steps
+
+LESION_RIM_MM = 3.0
+"""What surrounds a lesion is seldom untouched, and the metric looks at gradients, which reach over its border."""
 
 
 def register_to_template(
@@ -32,6 +37,7 @@ def register_to_template(
     settings: RegistrationSettings,
     *,
     seed: int,
+    lesion_mask: Volume | None = None,
 ) -> TemplateTransform:
     """Register a brain to the template's brain.
 
@@ -46,6 +52,9 @@ def register_to_template(
     settings : RegistrationSettings
     seed : int
         The same seed and inputs give the same bits.
+    lesion_mask : Volume, bool, optional
+        On the grid of `t1w`: what the registration is not to look at (Brett et al., "Spatial normalization of brain
+        images with focal lesions using cost function masking", NeuroImage 14, 2001). Dilated by `LESION_RIM_MM`.
 
     Raises
     ------
@@ -55,7 +64,11 @@ def register_to_template(
     if settings.transform == "none":
         return TemplateTransform.from_affine(np.eye(4))
     brain = t1w.with_voxels(winsorised(t1w.voxels, brain_mask.voxels))
-    return _register(coarsened(brain, settings.working_spacing_mm), template, settings.transform, seed)
+    moving = coarsened(brain, settings.working_spacing_mm)
+    looked_at = None
+    if lesion_mask is not None and lesion_mask.voxels.any():
+        looked_at = _all_but(lesion_mask, moving.grid)
+    return _register(moving, looked_at, template, settings, seed)
 
 
 def affine_registration(
@@ -107,12 +120,31 @@ def winsorised(voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.where(inside, np.clip(voxels / max(high, 1e-12), 0, 1), 0).astype(np.float32)
 
 
-def _register(moving: Volume, template: Template, kind: str, seed: int) -> TemplateTransform:
+def _all_but(lesion_mask: Volume, grid: Grid) -> Volume:
+    """Where no lesion and no rim of one is, on another grid of the same space."""
+    spacing = lesion_mask.grid.spacing_mm
+    distance = ndimage.distance_transform_edt(~lesion_mask.voxels, sampling=spacing)
+    near = lesion_mask.with_voxels(np.asarray(distance) <= LESION_RIM_MM)
+    left_out = resample(near, grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
+    return left_out.with_voxels(~left_out.voxels)
+
+
+def _register(
+    moving: Volume, looked_at: Volume | None, template: Template, settings: RegistrationSettings, seed: int
+) -> TemplateTransform:
     with _repeatable(seed), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
         import ants  # Seconds long, and not needed by those who only apply transforms.
 
-        ants_kind = "SyN" if kind == "syn" else "Affine"
-        result = _run_ants(_to_ants(template.t1w), _to_ants(moving), ants_kind, f"{folder}/")
+        kind = settings.transform
+        result = _run_ants(
+            _to_ants(template.t1w),
+            _to_ants(moving),
+            "SyN" if kind == "syn" else "Affine",
+            f"{folder}/",
+            flow_sigma=settings.stiffness,
+            moving_mask=looked_at and _to_ants(looked_at),
+            mask_all_stages=True,
+        )
         files = result["fwdtransforms"]
         affine = _ants_affine(ants.read_transform(files[-1]))
         if kind != "syn":

@@ -10,10 +10,14 @@ from ..data_manifests.terms import Modality
 
 class BrainExtractionSettings(Section):
     method: Literal["auto", "deepbet", "template", "given", "none"] = "auto"
-    """`auto`: the manifest's mask if it names one; nothing to do if the scan is already stripped; else deepbet, and
-    template registration where deepbet's mask is not plausible. `none`: every scan is taken as already stripped."""
+    """`auto`: the manifest's mask if it names one; nothing to do if the scan is already stripped; else deepbet, deepbet
+    on a copy in which the head stands upright where it is askew or the mask is not plausible, and template registration
+    where that is not plausible either. `none`: every scan is taken as already stripped."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
+    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.89
+    """Dice with the template's brain after a coarse affine fit, below which a mask that voxout found is not taken:
+    brains reach 0.91 to 0.96, a mask that leaked into face or neck 0.88 at most."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -38,6 +42,13 @@ class RegistrationSettings(Section):
     """`none`: the images are in the template's space already."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
     """Registration runs at this resolution; 1 mm brings no gain in overlap."""
+    stiffness: Annotated[float, Field(ge=1, le=10)] = 3.0
+    """Variance, in squared voxels of each level, of the Gaussian that smooths every step of SyN (ANTs' flow_sigma).
+    Higher bends less: a lesion keeps more of its volume, and tissue overlaps less (docs/preprocessing.md)."""
+    exclude_lesions: bool = False
+    """Leave the manifest's lesion mask, slightly dilated, out of what the registration looks at, so that lesions are
+    not warped away. Off, because the masks of an evaluation are the truth, which must not leak into the maps that
+    are judged by it; switch it on for lesions that are known beforehand, such as resection cavities."""
     smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.85
     """Dice of the warped brain with the template's brain, below which a subject fails."""
     smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.5

@@ -47,9 +47,23 @@ def test_an_alignment_is_read_back_as_it_was(tmp_path, kit):
         Alignment.load(tmp_path / "flair.json")
 
 
-def test_one_grid_counts_as_aligned(session):
+def test_headers_that_are_right_are_kept_to_the_bit(session):
     template, flair_like = session
-    assert align_to_t1w(flair_like, template.t1w, template.brain_mask, seed=1) is UNMOVED
+    found = align_to_t1w(flair_like, template.t1w, template.brain_mask, seed=1)
+    assert found.transform is UNMOVED.transform and found.shift_mm == 0
+    assert found.information is not None and found.information > 0.3
+
+
+def test_one_grid_does_not_count_as_aligned(session, kit):
+    template, flair_like = session
+    truth = kit.turned(3.0, (4.0, -3.0, 5.0))
+    moved = TemplateTransform.from_affine(truth).to_native(flair_like, flair_like.grid, interpolation="linear")
+    found = align_to_t1w(moved, template.t1w, template.brain_mask, seed=1)
+    points = kit.millimetres(template.grid)[template.brain_mask.voxels][::2000]
+    expected = points @ truth[:3, :3].T + truth[:3, 3]
+    turn = np.array([-1, -1, 1])
+    reached = [turn * found.transform.TransformPoint((turn * point).tolist()) for point in points]
+    assert np.linalg.norm(reached - expected, axis=1).mean() < 1.0
 
 
 def test_two_runs_agree_bit_for_bit(session, kit):

@@ -77,6 +77,50 @@ def test_the_warp_improves_on_the_affine(warped):
     assert 0 < transform.jacobian_range.smallest < 1 < transform.jacobian_range.percentile_99
 
 
+def test_a_stiffer_warp_bends_less(warped):
+    image, transform = warped
+    stiff = registered(image, SYN.model_copy(update={"stiffness": 8.0}))
+    loose, firm = transform.jacobian_range, stiff.jacobian_range
+    assert firm.percentile_1 > loose.percentile_1 and firm.percentile_99 < loose.percentile_99
+
+
+@pytest.fixture(scope="module")
+def hurt(kit, warped):
+    """The bent brain with a black ball in its white matter: the scan and the ball."""
+    image, transform = warped
+    ball = transform.to_native(
+        TEMPLATE.t1w.with_voxels(kit.ball(TEMPLATE.grid, (28, -20, 28), 13)), image.grid, interpolation="linear"
+    )
+    return image.with_voxels(np.where(ball.voxels, 0.05, image.voxels).astype(np.float32)), ball
+
+
+def test_a_lesion_left_out_is_warped_as_if_it_were_not_there(hurt, warped):
+    image, ball = hurt
+    healthy = warped[1]
+    mask = image.with_voxels(image.voxels > 0.02)
+
+    def change(**options) -> float:
+        """Mean distance between the lesion's way to the template and that of the healthy brain, mm."""
+        transform = register_to_template(image, mask, TEMPLATE, SYN, seed=3, **options)
+        there = healthy.to_template(ball, TEMPLATE.grid, interpolation="linear").voxels
+        apart = np.linalg.norm(transform.warp - healthy.warp, axis=-1)
+        return float(apart[there].mean())
+
+    assert change(lesion_mask=ball) < 0.7 * change()
+    nothing = ball.with_voxels(np.zeros_like(ball.voxels))
+    assert change(lesion_mask=nothing) == change()
+
+
+def test_the_lesion_and_its_rim_are_left_out_on_any_grid(kit):
+    grid = Grid((20, 20, 20), np.diag([1.0, 1.0, 1.0, 1.0]))
+    coarse = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
+    lesion = Volume(kit.ball(grid, (10, 10, 10), 3), grid)
+    looked_at = registration._all_but(lesion, coarse)
+    distance = np.linalg.norm(kit.millimetres(coarse) - 10, axis=-1)
+    assert not looked_at.voxels[distance <= 5].any()
+    assert looked_at.voxels[distance >= 7].all()
+
+
 def test_what_was_saved_is_what_is_loaded(warped, tmp_path, kit):
     image, transform = warped
     loaded = TemplateTransform.load(transform.save(tmp_path / "transforms"))
