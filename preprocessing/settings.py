@@ -43,10 +43,16 @@ class RegistrationSettings(Section):
     """Correlation of the warped T1w with the template's inside the template's brain, below which a subject fails."""
 
 
-class IntensitySettings(Section):
-    """Percentiles of the brain's intensities that become 0 and 1."""
+IntensityMethod = Literal["percentiles", "z_score", "white_matter", "landmarks"]
 
+
+class IntensitySettings(Section):
+    """How intensities come onto one scale."""
+
+    method: IntensityMethod = "landmarks"
+    """What all brains are brought to have in common, beyond the two percentiles: see `intensity_scale`."""
     low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    """Percentiles of the brain's intensities that become 0 and 1 in the prepared image."""
     high_percent: Annotated[float, Field(gt=0, le=100)] = 99.5
 
     @model_validator(mode="after")
@@ -54,6 +60,29 @@ class IntensitySettings(Section):
         if self.low_percent >= self.high_percent:
             raise ValueError(f"low_percent ({self.low_percent:g}) must lie below high_percent ({self.high_percent:g})")
         return self
+
+
+class QualitySettings(Section):
+    """Limits of what is usual: a number outside them warns. `RegistrationSettings` holds those that fail."""
+
+    smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0
+    largest_brain_ml: Annotated[float, Field(gt=0)] = 1900.0
+    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.96
+    """Dice of the warped brain with the template's brain."""
+    smallest_coverage: Annotated[float, Field(ge=0, le=1)] = 0.97
+    """Share of the template's brain inside the warped brain mask."""
+    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.6
+    """Correlation of the warped T1w with the template's."""
+    smallest_white_matter_overlap: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Dice of the warped bright tissue with the template's white matter."""
+    smallest_jacobian: Annotated[float, Field(ge=0)] = 0.5
+    """Local change of volume by the warp: its first percentile in the brain."""
+    largest_jacobian: Annotated[float, Field(gt=0)] = 2.5
+    """The same: its 99th percentile."""
+    largest_noise: Annotated[float, Field(gt=0)] = 0.06
+    """SD of the noise over the mean, in white matter."""
+    largest_dark_share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of the brain mask darker than a tenth of the brain's median."""
 
 
 class PreprocessingSettings(Section):
@@ -67,6 +96,7 @@ class PreprocessingSettings(Section):
     bias_field: BiasFieldSettings = BiasFieldSettings()
     registration: RegistrationSettings = RegistrationSettings()
     intensity: IntensitySettings = IntensitySettings()
+    quality: QualitySettings = QualitySettings()
 
     @model_validator(mode="after")
     def _each_modality_once(self) -> Self:

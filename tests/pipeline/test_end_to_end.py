@@ -2,6 +2,7 @@
 
 import csv
 import filecmp
+import html
 import json
 import os
 import shutil
@@ -14,9 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
+from voxout.data_manifests.splits import split_controls
 from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.preprocessing.prepared_images import PreparedImages
 
 SETTINGS = """
 preprocessing:
@@ -86,6 +91,35 @@ def test_a_broken_scan_costs_one_subject(finished):
     for key, words in BROKEN.items():
         assert words in reasons[key]
     assert "Traceback" not in result.stderr
+
+
+def test_the_scale_comes_from_the_training_controls_alone_and_travels_with_the_model(finished, cohort):
+    out, folder = OutputFolder(finished[0]), finished[0]
+    manifest = read_manifest(cohort)
+    split = split_controls(manifest, held_out_share=0.2, seed=0)
+    train = [manifest[key] for key in split.train if key not in BROKEN]
+    modalities = ("t1w", "flair")
+    images = [PreparedImages.of(subject, out, modalities) for subject in train]
+    learnt = IntensityScale.learn("landmarks", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
+    assert IntensityScale.load(folder / "detectors") == IntensityScale.load(folder / "patches") == learnt
+    others = [PreparedImages.of(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
+    more = IntensityScale.learn("landmarks", modalities, [*images, *others], read_grid(images[0].brain_mask))
+    assert more != learnt, "whoever else had a say would have moved it"
+
+
+def test_quality_is_told_of_everybody(finished):
+    """What failed stops with its reason, what warns goes on and says so on its own page and on the cohort's."""
+    out, result = finished
+    with (out / "report" / "tables" / "quality.csv").open(newline="") as file:
+        rows = {row["subject"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 18
+    for key, words in BROKEN.items():
+        assert rows[key]["verdict"] == "not prepared" and words in rows[key]["reasons"]
+    warned = [key for key, row in rows.items() if row["verdict"] == "warn"]
+    assert "sub-patient001" in warned, "phantoms have less white matter than the template: the limits say so"
+    page = (out / "report" / "subjects" / "sub-patient001.html").read_text()
+    for text in (page, (out / "report" / "index.html").read_text(), result.stdout):
+        assert rows["sub-patient001"]["reasons"].split("; ")[0] in html.unescape(text)
 
 
 def test_lesions_outrank_the_rest(finished):
