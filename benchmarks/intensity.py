@@ -26,12 +26,14 @@ import numpy as np
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.subject import SubjectRecord
 from voxout.data_manifests.volume import read_mask
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.prepare_subject import prepare_subject
 from voxout.preprocessing.prepared_images import PreparedImages
+from voxout.preprocessing.quality import Quality
 from voxout.preprocessing.settings import IntensityMethod, PreprocessingSettings
 from voxout.preprocessing.template import Template, load_template
 
@@ -175,14 +177,21 @@ def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedI
     others = OutputFolder(out)
     missing = [record for record in records if not others.quality(record).exists()]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        list(pool.map(partial(_prepare, out=others), missing))
+        for reason in pool.map(partial(_prepare, out=others), missing):
+            print(f"left out: {reason}" if reason else ".", flush=True)
+    good = [record for record in records if Quality.load(others.quality(record)).verdict != "fail"]
     for name in ("wmh", "tumour"):
-        groups.append(Group(f"{name} (automatic masks)", [(r, others) for r in records if r.site == name]))
+        groups.append(Group(f"{name} (automatic masks)", [(r, others) for r in good if r.site == name]))
     return controls, groups
 
 
-def _prepare(record: SubjectRecord, out: OutputFolder) -> None:
-    prepare_subject(record, PreprocessingSettings(), out, seed=0)
+def _prepare(record: SubjectRecord, out: OutputFolder) -> str | None:
+    """Prepare one scan; why it failed, if it did."""
+    try:
+        prepare_subject(record, PreprocessingSettings(), out, seed=0)
+    except SubjectError as error:
+        return str(error)
+    return None
 
 
 def _line(group: Group, method: str, found: Sequence[Judged]) -> str:

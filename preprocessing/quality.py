@@ -94,11 +94,13 @@ def measure_quality(
         Sentences from elsewhere; any makes the verdict "warn" at least.
     """
     numbers = measure(t1w, brain.mask, transform, template)
-    failures, odd = _broken(numbers, settings), _broken_usual(numbers, settings)
+    failures = _broken(numbers, settings)
+    failed = {limit.number for limit in failures}
+    odd = [limit for limit in _broken_usual(numbers, settings) if limit.number not in failed]
     told = tuple(limit.sentence for limit in failures)
     noted = tuple(limit.sentence for limit in odd) + brain.notes + tuple(warnings)
     verdict: Verdict = "fail" if told else "warn" if noted else "pass"
-    unusual = tuple(dict.fromkeys(limit.number for limit in (*failures, *odd)))
+    unusual = tuple(limit.number for limit in (*failures, *odd))
     return Quality(**asdict(numbers), brain_method=brain.method, verdict=verdict, reasons=told + noted, unusual=unusual)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
@@ -42,6 +43,7 @@ BROKEN = {
     "sub-control004": "NaN or infinite",
     "sub-control006": "brain mask",
     "sub-control008": "qform",
+    "sub-control010": "registration failed: the warped brain overlaps the template's with Dice 0.",
 }
 
 
@@ -56,12 +58,13 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Sixteen controls, four of them broken: truncated, NaN, an empty mask, contradictory orientation; two patients."""
+    """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that takes
+    in the skull; two patients."""
     folder = tmp_path_factory.mktemp("cohort")
     path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
     manifest = read_manifest(path)
-    truncated, with_nan, unmasked, flipped = (manifest[key] for key in BROKEN)
+    truncated, with_nan, unmasked, flipped, too_wide = (manifest[key] for key in BROKEN)
     scan = truncated.images["t1w"]
     scan.write_bytes(scan.read_bytes()[: scan.stat().st_size // 2])
     image = nib.load(with_nan.images["t1w"])
@@ -70,6 +73,8 @@ def cohort(tmp_path_factory) -> Path:
     nib.Nifti1Image(voxels.astype(np.float32), image.affine).to_filename(with_nan.images["t1w"])
     mask = read_mask(unmasked.brain_mask)
     write_volume(unmasked.brain_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
+    mask = read_mask(too_wide.brain_mask)
+    write_volume(too_wide.brain_mask, mask.with_voxels(ndimage.binary_dilation(mask.voxels, iterations=2)))
     image = nib.load(flipped.images["t1w"])
     image.set_sform(image.affine @ np.diag([-1, 1, 1, 1]), code=1)
     image.set_qform(image.get_qform(), code=1)
@@ -113,10 +118,13 @@ def test_quality_is_told_of_everybody(finished):
     with (out / "report" / "tables" / "quality.csv").open(newline="") as file:
         rows = {row["subject"]: row for row in csv.DictReader(file)}
     assert len(rows) == 18
-    for key, words in BROKEN.items():
-        assert rows[key]["verdict"] == "not prepared" and words in rows[key]["reasons"]
+    *unread, misled = BROKEN
+    for key in unread:
+        assert rows[key]["verdict"] == "not prepared" and BROKEN[key] in rows[key]["reasons"]
+    assert rows[misled]["verdict"] == "fail" and rows[misled]["reasons"].startswith(BROKEN[misled])
+    assert list(rows)[0] == misled and "brain_overlap" in rows[misled]["outside_limits"]
     warned = [key for key, row in rows.items() if row["verdict"] == "warn"]
-    assert "sub-patient001" in warned, "phantoms have less white matter than the template: the limits say so"
+    assert "sub-patient001" in warned, "phantoms fit the template less well than people do"
     page = (out / "report" / "subjects" / "sub-patient001.html").read_text()
     for text in (page, (out / "report" / "index.html").read_text(), result.stdout):
         assert rows["sub-patient001"]["reasons"].split("; ")[0] in html.unescape(text)
