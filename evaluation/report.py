@@ -15,6 +15,7 @@ from .colour_scale import colour_bar
 from .metric_words import METRICS, is_oracle
 from .mosaic import subject_mosaic
 from .page import picture_file_uri, picture_uri, write_page
+from .quality_rows import quality_table
 from .report_inputs import (
     CohortReport,
     ReportSubject,
@@ -76,8 +77,9 @@ def write_report(
     scale = parts.colour_scale_of(report)
     subjects = sorted(report.subjects, key=parts.reading_order)
     shown = [s for s in subjects if s.images is not None]
-    checked = [s for s in report.subjects if s.quality_picture is not None]
-    with_quality = sorted(checked, key=lambda s: s.quality_verdict == "pass")[:MOST_QUALITY_PICTURES]
+    quality_rows = quality_table(report.subjects, {failure.key: failure.reason for failure in report.failures})
+    outliers_first = [row.subject for row in quality_rows.rows if row.subject.quality_picture is not None]
+    with_quality = outliers_first[:MOST_QUALITY_PICTURES]
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
     threshold = report.scores.threshold if report.scores else None
@@ -104,6 +106,7 @@ def write_report(
     tables = tables_folder or path.parent / "tables"
     if lines:
         write_table(tables / "subjects.csv", parts.subject_table(lines))
+        write_table(tables / "quality.csv", quality_rows.as_lines())
     if runs:
         write_table(tables / "runs.csv", parts.figure_table(runs))
     typical, typical_words = parts.typical_patient([s for s in shown if s.key in pictures]) or (None, "")
@@ -121,6 +124,7 @@ def write_report(
         runs=runs,
         compared=[(n, METRICS[n].label, is_oracle(n)) for n in COMPARED if any(n in r.estimates for r in runs)],
         quality_lines=parts.quality_lines(report.subjects),
+        quality_table=quality_rows,
         pictures=pictures,
         quality=quality,
         rows=rows,
@@ -128,7 +132,7 @@ def write_report(
         with_scan=len(shown) <= MOST_WITH_SCAN,
         typical=typical,
         typical_words=typical_words,
-        not_shown=len(checked) - len(with_quality),
+        not_shown=len(outliers_first) - len(with_quality),
         with_quality=[s for s in with_quality if s.key in quality],
         warnings=warnings,
         scale=scale,

@@ -36,6 +36,28 @@ class SubjectImages:
 
 
 @dataclass(frozen=True)
+class QualityNumber:
+    """One number that says how well a subject was prepared.
+
+    Attributes
+    ----------
+    name : str
+        Of the table's column.
+    label : str
+        In a word or two, for people.
+    value : float or None
+        None: could not be measured.
+    unusual : bool
+        Whether it lies outside its limits.
+    """
+
+    name: str
+    label: str
+    value: float | None
+    unusual: bool = False
+
+
+@dataclass(frozen=True)
 class ReportSubject:
     """One line of the cohort table and, if there is a map, one picture.
 
@@ -48,6 +70,10 @@ class ReportSubject:
     quality_reasons : tuple of str
     quality_picture : Path or None
         A PNG made while preparing the scan.
+    quality : tuple of QualityNumber
+        Empty: the subject was not prepared.
+    brain_method : str or None
+        Where the brain mask comes from.
     brain_volume_ml : float or None
     scores : SubjectScores or None
     images : callable or None
@@ -65,6 +91,8 @@ class ReportSubject:
     quality_verdict: str | None = None
     quality_reasons: tuple[str, ...] = ()
     quality_picture: Path | None = None
+    quality: tuple[QualityNumber, ...] = ()
+    brain_method: str | None = None
     brain_volume_ml: float | None = None
     scores: SubjectScores | None = None
     images: Callable[[], SubjectImages] | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from math import isfinite
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -22,6 +24,7 @@ from ..evaluation.report import (
     TrainingCurve,
     write_report,
 )
+from ..evaluation.report_inputs import QualityNumber
 from ..evaluation.runs import RunScores
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_subject import score_map
@@ -32,6 +35,9 @@ from .console import Progress
 from .records import StageRecord
 from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
+
+if TYPE_CHECKING:
+    from ..preprocessing.quality import Quality
 
 _HEADLINES = (
     "healthy_threshold",
@@ -224,10 +230,22 @@ def report_subject(
         quality_verdict=quality.verdict if quality else None,
         quality_reasons=quality.reasons if quality else (),
         quality_picture=out.quality_picture(subject) if prepared else None,
+        quality=_quality_numbers(quality) if quality else (),
+        brain_method=quality.brain_method if quality else None,
         brain_volume_ml=quality.brain_ml if quality else None,
         scores=scores,
         images=partial(_images, subject, out, config) if scores is not None else None,
         page=page.relative_to(out.report.parent).as_posix() if page.is_file() else None,
+    )
+
+
+def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
+    from ..preprocessing.quality_measures import LABELS
+
+    values = {name: getattr(quality, name) for name in LABELS}
+    return tuple(
+        QualityNumber(name, LABELS[name], value if isfinite(value) else None, name in quality.unusual)
+        for name, value in values.items()
     )
 
 
@@ -237,6 +255,7 @@ def run_summary(config: Config) -> dict[str, str]:
     return {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
         "Modalities": ", ".join(config.preprocessing.modalities),
+        "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
         "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
         "Code": f"{models.encoder.code_size} numbers",
         "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",

@@ -9,7 +9,7 @@ import torch
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
-from ..data_manifests.volume import Volume, read_grid, read_mask, read_volume, write_volume
+from ..data_manifests.volume import Volume, read_grid, read_mask, write_volume
 from ..models.anomaly_map import score_subject
 from ..models.checkpoint import Checkpoint
 from ..models.dense_encoding import encode_densely
@@ -17,8 +17,10 @@ from ..models.detector import DetectorField, fit_detectors
 from ..models.latent_store import LatentStore
 from ..models.settings import resolve_gamma
 from ..models.whitening import WhitenedLatents, Whitening, fit_whitening
+from ..preprocessing.intensity_scale import IntensityScale
 from ..preprocessing.patch_grid import PatchGrid
 from ..preprocessing.patch_store import PatchStore
+from ..preprocessing.prepared_images import PreparedImages
 from ..preprocessing.template_transform import TemplateTransform
 from .config import Config
 from .console import Progress
@@ -51,7 +53,8 @@ def fit_model(
         progress=progress,
     )
     detectors.save(out.detectors / _FIELD)
-    # Where the locations lie: with this, a model travels without the scans it was trained on.
+    # Where the locations lie, and which scale their controls gave: with these, a model travels without its scans.
+    IntensityScale.load(out.patches).save(out.detectors)
     write_volume(out.detectors / _BRAIN_MASK, Volume(store.grid.brain_mask, store.grid.grid))
     return detectors
 
@@ -81,11 +84,13 @@ def map_subject(
     whitening = Whitening.load(model.detectors / _WHITENING) if whitened else None
     detectors = DetectorField.load(model.detectors / _FIELD)
 
-    images = [read_volume(out.prepared_image(subject, m)).voxels for m in config.preprocessing.modalities]
-    codes = encode_densely(encoder, torch.from_numpy(np.stack(images)), grid, device=device).numpy()
+    prepared = PreparedImages.of(subject, out, config.preprocessing.modalities)
+    # The model's own scale: what is mapped has no say in it.
+    images = IntensityScale.load(model.detectors).read(prepared, grid.grid)
+    codes = encode_densely(encoder, torch.from_numpy(images), grid, device=device).numpy()
     template_map = score_subject(detectors, codes, grid, whitening, jobs=1)
     # A score means something where the model has a detector and the subject has brain.
-    known = template_map.with_voxels(grid.brain_mask & read_mask(out.prepared_brain_mask(subject)).voxels)
+    known = template_map.with_voxels(grid.brain_mask & prepared.read_brain_mask(grid.grid).voxels)
     template_map = template_map.with_voxels(np.where(known.voxels, template_map.voxels, 0).astype(np.float32))
 
     transform = TemplateTransform.load(out.transform_folder(subject))

@@ -14,6 +14,8 @@ from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_set
 from .run import Run, Stage, Work, all_failures
 from .subject_work import work_by_subject
 
+_SCALE_SETTING = "preprocessing.intensity.method"
+
 
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
@@ -45,12 +47,18 @@ def _check(run: Run) -> Work:
 # -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
 def _prepare_inputs(run: Run) -> dict[str, Any]:
     scans = {f"scans of {s.key}": fingerprint(_files(s)) for s in _checked(run)}
-    return scans | _settings(run, "preprocessing", "seed")
+    return scans | _settings_of_prepare(run)
 
 
 def _prepare(run: Run) -> Work:
-    inputs = {s.key: _files(s) | _settings(run, "preprocessing", "seed") for s in _checked(run)}
+    inputs = {s.key: _files(s) | _settings_of_prepare(run) for s in _checked(run)}
     return work_by_subject(run, "prepare", tasks.prepare, inputs, run.out.subject_record, run.config, run.out)
+
+
+def _settings_of_prepare(run: Run) -> dict[str, Any]:
+    settings = _settings(run, "preprocessing", "seed")
+    # The cohort's scale comes later: a prepared scan is its own subject's affair.
+    return {name: value for name, value in settings.items() if name != f"settings.{_SCALE_SETTING}"}
 
 
 # -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
@@ -61,20 +69,24 @@ def _extract_inputs(run: Run) -> dict[str, Any]:
         "the training controls": fingerprint(train),
         "the held-out controls": fingerprint(held_out),
         **{f"prepared {key}": prepared[key] for key in [*train, *held_out]},
+        **_settings(run, _SCALE_SETTING),
     }
 
 
 def _extract(run: Run) -> Work:
+    from ..preprocessing.intensity_scale import IntensityScale
     from ..preprocessing.patch_store import PatchStore
+    from ..preprocessing.prepared_images import PreparedImages
     from ..preprocessing.template import load_template
 
     train, held_out = _split(run)
     if not train:
         raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
-    modalities = run.config.preprocessing.modalities
-    mask = load_template(run.config.preprocessing.spacing_mm).brain_mask
-    images = [(key, [run.out.prepared_image(run.manifest[key], m) for m in modalities]) for key in [*train, *held_out]]
-    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, channels=modalities)
+    settings = run.config.preprocessing
+    mask = load_template(settings.spacing_mm).brain_mask
+    images = [PreparedImages.of(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]]
+    scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
+    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, scale)
     return Work(
         outputs=[run.out.patches],
         done=store.keys,

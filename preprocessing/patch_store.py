@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
-from ..data_manifests.volume import read_volume
+from .intensity_scale import IntensityScale
 from .patch_grid import PatchGrid
+from .prepared_images import PreparedImages
 
 _VOLUMES, _MASK, _INDEX = "volumes.npy", "brain_mask.npy", "store.json"
 
@@ -46,30 +47,32 @@ class PatchStore:
     def create(
         cls,
         folder: Path,
-        subjects: Sequence[tuple[str, Sequence[Path]]],
+        subjects: Sequence[PreparedImages],
         template_grid: Grid,
         brain_mask: np.ndarray,
-        *,
-        channels: Sequence[str],
+        scale: IntensityScale,
     ) -> "PatchStore":
-        """Stack prepared images. A store that stood in the folder is replaced.
+        """Stack prepared images, brought onto one scale, and keep the scale beside them.
+
+        A store that stood in the folder is replaced.
 
         Parameters
         ----------
         folder : Path
-        subjects : sequence of (key, image paths in the order of the channels)
+        subjects : sequence of PreparedImages
         template_grid : Grid
         brain_mask : ndarray of bool, (X, Y, Z)
-        channels : sequence of str
+        scale : IntensityScale
+            Its modalities become the channels.
 
         Raises
         ------
         UserError
             No subjects, or one subject twice.
         SubjectError
-            An image is missing, unreadable, off the template grid, or its intensities leave [0, 1].
+            As `IntensityScale.read`.
         """
-        keys = [key for key, _ in subjects]
+        keys, channels = [subject.key for subject in subjects], tuple(scale.standard)
         if not keys:
             raise UserError("Patch store: no subject is left to put in, expected at least one. See failures.csv.")
         if len(set(keys)) < len(keys):
@@ -81,10 +84,11 @@ class PatchStore:
         shape = (len(subjects), len(channels), *template_grid.size_vox)
         with written_whole(folder / _VOLUMES) as temporary:
             volumes = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-            for row, (key, paths) in enumerate(subjects):
-                volumes[row] = _read_channels(key, paths, template_grid, channels)
+            for row, subject in enumerate(subjects):
+                volumes[row] = scale.read(subject, template_grid)
             volumes.flush()
         np.save(folder / _MASK, grid.brain_mask, allow_pickle=False)
+        scale.save(folder)
         index = {
             "keys": keys,
             "channels": list(channels),
@@ -131,27 +135,3 @@ class PatchStore:
         if missing:
             raise UserError(f"Patch store: {', '.join(missing)} not among its subjects. Run the stage extract again.")
         return np.array([rows[key] for key in keys], dtype=np.int64)
-
-
-def _read_channels(key: str, paths: Sequence[Path], grid: Grid, channels: Sequence[str]) -> np.ndarray:
-    if len(paths) != len(channels):
-        raise SubjectError(f"{key}: has {len(paths)} prepared images, expected one each for {', '.join(channels)}.")
-    images = []
-    for path, channel in zip(paths, channels, strict=True):
-        try:
-            image = read_volume(path)
-        except UserError as error:
-            raise SubjectError(f"{key}: {error} Prepare the subject again.") from error
-        if not image.grid.same_as(grid):
-            raise SubjectError(
-                f"{key}: its prepared {channel} lies on {image.grid}, expected the template grid {grid}. "
-                "Prepare the subject again."
-            )
-        low, high = float(image.voxels.min()), float(image.voxels.max())
-        if low < -1e-3 or high > 1 + 1e-3:
-            raise SubjectError(
-                f"{key}: its prepared {channel} has intensities from {low:.3g} to {high:.3g}, expected 0 to 1. "
-                "Prepare the subject again."
-            )
-        images.append(image.voxels)
-    return np.stack(images)

@@ -22,7 +22,8 @@ from .brain_extraction import BrainExtraction, extract_brain
 from .coregistration import UNMOVED, Alignment, align_to_t1w
 from .given_transform import read_transform
 from .intensity import normalise
-from .quality import Quality, measure_quality, quality_picture
+from .quality import Quality, measure_quality
+from .quality_picture import quality_picture
 from .registration import register_to_template
 from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
 from .settings import PreprocessingSettings
@@ -172,7 +173,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
             warped, brain_mask.with_voxels(brain_mask.voxels & seen.voxels), settings.intensity
         )
 
-    quality = measure_quality(t1w, brain, transform, working_template, settings.registration, warnings=warnings)
+    quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
     for modality, image in prepared.items():
         write_volume(out.prepared_image(subject, modality), image)
     write_volume(out.prepared_brain_mask(subject), brain_mask)

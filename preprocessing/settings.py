@@ -49,22 +49,66 @@ class RegistrationSettings(Section):
     """Leave the manifest's lesion mask, slightly dilated, out of what the registration looks at, so that lesions are
     not warped away. Off, because the masks of an evaluation are the truth, which must not leak into the maps that
     are judged by it; switch it on for lesions that are known beforehand, such as resection cavities."""
-    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.85
+    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Dice of the warped brain with the template's brain, below which a subject fails."""
-    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.5
-    """Correlation of the warped T1w with the template's inside the template's brain, below which a subject fails."""
+    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.35
+    """Correlation of the warped T1w with the template's inside the template's brain, below which a subject fails. A
+    brain with large ventricles that lies right may have 0.46; one that is turned by 20 degrees has less than 0.35."""
+
+
+IntensityMethod = Literal["percentiles", "z_score", "white_matter", "landmarks"]
 
 
 class IntensitySettings(Section):
-    """Percentiles of the brain's intensities that become 0 and 1."""
+    """How intensities come onto one scale."""
 
+    method: IntensityMethod = "landmarks"
+    """What all brains are brought to have in common, beyond the two percentiles: see `intensity_scale`."""
     low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    """Percentiles of the brain's intensities that become 0 and 1 in the prepared image."""
     high_percent: Annotated[float, Field(gt=0, le=100)] = 99.5
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low_percent >= self.high_percent:
             raise ValueError(f"low_percent ({self.low_percent:g}) must lie below high_percent ({self.high_percent:g})")
+        return self
+
+
+class QualitySettings(Section):
+    """Limits of what is usual: a number outside them warns. `RegistrationSettings` holds those that fail.
+
+    Set where they let about 99 of 100 good preparations pass: 82 heads of IXI and of the MS patients, 16 elderly heads
+    with large ventricles and 2 tumours, every picture looked at, rounded outwards. All are adults, and most are of one
+    scanner: other cohorts may need others. `benchmarks/quality.py` shows what the limits catch.
+    """
+
+    smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0
+    largest_brain_ml: Annotated[float, Field(gt=0)] = 1900.0
+    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.97
+    """Dice of the warped brain with the template's brain."""
+    smallest_coverage: Annotated[float, Field(ge=0, le=1)] = 0.98
+    """Share of the template's brain inside the warped brain mask."""
+    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.55
+    """Correlation of the warped T1w with the template's."""
+    smallest_white_matter_overlap: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Dice of the warped bright tissue with the template's white matter."""
+    smallest_jacobian: Annotated[float, Field(ge=0)] = 0.55
+    """Local change of volume by the warp: its first percentile in the brain."""
+    largest_jacobian: Annotated[float, Field(gt=0)] = 2.5
+    """The same: its 99th percentile."""
+    largest_noise: Annotated[float, Field(gt=0)] = 0.08
+    """SD of the noise over the mean, in white matter."""
+    largest_dark_share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of the brain mask darker than a tenth of the brain's median."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.smallest_brain_ml >= self.largest_brain_ml:
+            raise ValueError(
+                f"smallest_brain_ml ({self.smallest_brain_ml:g}) must lie below largest_brain_ml "
+                f"({self.largest_brain_ml:g})"
+            )
         return self
 
 
@@ -79,6 +123,7 @@ class PreprocessingSettings(Section):
     bias_field: BiasFieldSettings = BiasFieldSettings()
     registration: RegistrationSettings = RegistrationSettings()
     intensity: IntensitySettings = IntensitySettings()
+    quality: QualitySettings = QualitySettings()
 
     @model_validator(mode="after")
     def _each_modality_once(self) -> Self:

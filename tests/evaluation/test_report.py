@@ -21,6 +21,7 @@ from voxout.evaluation.report import (
     TrainingCurve,
     write_report,
 )
+from voxout.evaluation.report_inputs import QualityNumber
 from voxout.evaluation.report_parts import quality_lines
 from voxout.evaluation.runs import RunScores
 from voxout.evaluation.score_cohort import score_cohort
@@ -87,6 +88,7 @@ def written(tmp_path_factory):
                 quality_verdict="pass",
                 quality_picture=folder / ("gone.png" if number == 5 else "quality.png"),
                 brain_volume_ml=1400.0,
+                quality=(QualityNumber("noise", "Noise", 0.02 + 0.001 * number),),
                 scores=make(number, healthy=healthy)[0],
                 images=lambda n=number, h=healthy: images_of(n, h),
                 page="subjects/sub-03.html" if number == 3 else None,
@@ -125,7 +127,8 @@ def test_nothing_is_asked_from_outside(written):
     _, _, page = written
     # What is not part of the page are files beside it, by relative links.
     outside = {link for link in page.links if not link.startswith(("data:image/", "#"))}
-    assert outside == {"tables/subjects.csv", "tables/runs.csv", "subjects/sub-03.html"}
+    tables = {f"tables/{name}.csv" for name in ("subjects", "runs", "quality")}
+    assert outside == tables | {"subjects/sub-03.html", "subjects/sub-03.html#quality"}
     assert "url(" not in page.text and "@import" not in page.text
     assert "default-src 'none'" in page.text
 

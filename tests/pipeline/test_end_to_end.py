@@ -2,6 +2,7 @@
 
 import csv
 import filecmp
+import html
 import json
 import os
 import shutil
@@ -14,9 +15,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
+from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
+from voxout.data_manifests.splits import split_controls
 from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.preprocessing.prepared_images import PreparedImages
 
 SETTINGS = """
 preprocessing:
@@ -37,6 +43,7 @@ BROKEN = {
     "sub-control004": "NaN or infinite",
     "sub-control006": "brain mask",
     "sub-control008": "qform",
+    "sub-control010": "registration failed: the warped brain overlaps the template's with Dice 0.",
 }
 
 
@@ -51,12 +58,13 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Sixteen controls, four of them broken: truncated, NaN, an empty mask, contradictory orientation; two patients."""
+    """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that takes
+    in the skull; two patients."""
     folder = tmp_path_factory.mktemp("cohort")
     path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
     manifest = read_manifest(path)
-    truncated, with_nan, unmasked, flipped = (manifest[key] for key in BROKEN)
+    truncated, with_nan, unmasked, flipped, too_wide = (manifest[key] for key in BROKEN)
     scan = truncated.images["t1w"]
     scan.write_bytes(scan.read_bytes()[: scan.stat().st_size // 2])
     image = nib.load(with_nan.images["t1w"])
@@ -65,6 +73,8 @@ def cohort(tmp_path_factory) -> Path:
     nib.Nifti1Image(voxels.astype(np.float32), image.affine).to_filename(with_nan.images["t1w"])
     mask = read_mask(unmasked.brain_mask)
     write_volume(unmasked.brain_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
+    mask = read_mask(too_wide.brain_mask)
+    write_volume(too_wide.brain_mask, mask.with_voxels(ndimage.binary_dilation(mask.voxels, iterations=2)))
     image = nib.load(flipped.images["t1w"])
     image.set_sform(image.affine @ np.diag([-1, 1, 1, 1]), code=1)
     image.set_qform(image.get_qform(), code=1)
@@ -86,6 +96,38 @@ def test_a_broken_scan_costs_one_subject(finished):
     for key, words in BROKEN.items():
         assert words in reasons[key]
     assert "Traceback" not in result.stderr
+
+
+def test_the_scale_comes_from_the_training_controls_alone_and_travels_with_the_model(finished, cohort):
+    out, folder = OutputFolder(finished[0]), finished[0]
+    manifest = read_manifest(cohort)
+    split = split_controls(manifest, held_out_share=0.2, seed=0)
+    train = [manifest[key] for key in split.train if key not in BROKEN]
+    modalities = ("t1w", "flair")
+    images = [PreparedImages.of(subject, out, modalities) for subject in train]
+    learnt = IntensityScale.learn("landmarks", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
+    assert IntensityScale.load(folder / "detectors") == IntensityScale.load(folder / "patches") == learnt
+    others = [PreparedImages.of(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
+    more = IntensityScale.learn("landmarks", modalities, [*images, *others], read_grid(images[0].brain_mask))
+    assert more != learnt, "whoever else had a say would have moved it"
+
+
+def test_quality_is_told_of_everybody(finished):
+    """What failed stops with its reason, what warns goes on and says so on its own page and on the cohort's."""
+    out, result = finished
+    with (out / "report" / "tables" / "quality.csv").open(newline="") as file:
+        rows = {row["subject"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 18
+    *unread, misled = BROKEN
+    for key in unread:
+        assert rows[key]["verdict"] == "not prepared" and BROKEN[key] in rows[key]["reasons"]
+    assert rows[misled]["verdict"] == "fail" and rows[misled]["reasons"].startswith(BROKEN[misled])
+    assert list(rows)[0] == misled and "brain_overlap" in rows[misled]["outside_limits"]
+    warned = [key for key, row in rows.items() if row["verdict"] == "warn"]
+    assert "sub-patient001" in warned, "phantoms fit the template less well than people do"
+    page = (out / "report" / "subjects" / "sub-patient001.html").read_text()
+    for text in (page, (out / "report" / "index.html").read_text(), result.stdout):
+        assert rows["sub-patient001"]["reasons"].split("; ")[0] in html.unescape(text)
 
 
 def test_lesions_outrank_the_rest(finished):

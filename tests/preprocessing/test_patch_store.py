@@ -5,11 +5,14 @@ import pytest
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, write_volume
+from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.patch_store import PatchStore
+from voxout.preprocessing.prepared_images import PreparedImages
 
 GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
 MASK = np.zeros(GRID.size_vox, bool)
 MASK[1:4, 1:5, 1:3] = True
+AS_PREPARED = IntensityScale("percentiles", {"t1w": (0.0, 1.0), "flair": (0.0, 1.0)})
 
 
 @pytest.fixture
@@ -18,14 +21,18 @@ def cohort(tmp_path):
     subjects = []
     for key in ("sub-01", "sub-02_ses-a", "sub-03"):
         images = random.random((2, *GRID.size_vox)).astype(np.float32)
-        paths = [write_volume(tmp_path / f"{key}-{c}.nii.gz", Volume(image, GRID)) for c, image in enumerate(images)]
-        subjects.append((key, paths, images))
+        paths = {
+            channel: write_volume(tmp_path / f"{key}-{channel}.nii.gz", Volume(image, GRID))
+            for channel, image in zip(("t1w", "flair"), images, strict=True)
+        }
+        brain = write_volume(tmp_path / f"{key}-brain.nii.gz", Volume(np.ones(GRID.size_vox, bool), GRID))
+        subjects.append((PreparedImages(key, paths, brain), images))
     return subjects
 
 
 def create(tmp_path, cohort, **change):
-    arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": ("t1w", "flair")} | change
-    return PatchStore.create(tmp_path / "store", [(key, paths) for key, paths, _ in cohort], **arguments)
+    arguments = {"template_grid": GRID, "brain_mask": MASK, "scale": AS_PREPARED} | change
+    return PatchStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
 
 
 def test_holds_what_was_put_in(tmp_path, cohort):
@@ -35,7 +42,7 @@ def test_holds_what_was_put_in(tmp_path, cohort):
     assert store.channels == ("t1w", "flair")
     assert store.volumes.dtype == np.float16
     assert isinstance(store.volumes, np.memmap)
-    np.testing.assert_allclose(store.volumes, np.stack([images for *_, images in cohort]), atol=5e-4)
+    np.testing.assert_allclose(store.volumes, np.stack([images for _, images in cohort]), atol=5e-4)
     np.testing.assert_array_equal(store.grid.brain_mask, MASK)
     assert store.grid.grid.same_as(GRID)
     assert store.index(["sub-03", "sub-01"]).tolist() == [2, 0]
@@ -51,25 +58,31 @@ def test_unknown_subject(tmp_path, cohort):
         create(tmp_path, cohort).index(["sub-01", "sub-09"])
 
 
-def test_image_on_another_grid(tmp_path, cohort):
+def test_images_come_in_on_the_scale_which_is_kept_beside_them(tmp_path, cohort):
+    halved = IntensityScale("z_score", {"t1w": (0.0, 0.5)})
+    assert create(tmp_path, cohort, scale=AS_PREPARED).channels == ("t1w", "flair")
+    store = create(tmp_path, cohort, scale=halved)
+    assert store.channels == ("t1w",)
+    assert IntensityScale.load(tmp_path / "store") == halved
+    assert np.array_equal(store.volumes[1], halved.read(cohort[1][0], GRID).astype(np.float16))
+    assert 0.2 < store.volumes[0][0][MASK].mean() < 0.3, "half of what spans 0 to 1"
+
+
+def test_images_that_cannot_be_used_name_the_subject(tmp_path, cohort):
+    (broken, images), path = cohort[1], cohort[1][0].images["flair"]
     moved = Grid(GRID.size_vox, GRID.affine + np.array([[0, 0, 0, 2.0], *np.zeros((3, 4))]))
-    write_volume(cohort[1][1][1], Volume(cohort[1][2][1], moved))
+    write_volume(path, Volume(images[1], moved))
     with pytest.raises(SubjectError, match="sub-02_ses-a: its prepared flair lies on .* expected the template grid"):
         create(tmp_path, cohort)
-
-
-def test_intensities_that_were_not_normalised(tmp_path, cohort):
-    write_volume(cohort[0][1][0], Volume(cohort[0][2][0] * 300, GRID))
-    with pytest.raises(SubjectError, match="sub-01: its prepared t1w has intensities from .* expected 0 to 1"):
+    write_volume(path, Volume(images[1] * 300, GRID))
+    with pytest.raises(SubjectError, match="sub-02_ses-a: its prepared flair has intensities from .* expected 0 to 1"):
         create(tmp_path, cohort)
-
-
-def test_missing_image_names_the_subject(tmp_path, cohort):
-    cohort[2][1][0].unlink()
-    with pytest.raises(SubjectError, match="sub-03: .* no such file"):
+    path.unlink()
+    with pytest.raises(SubjectError, match="sub-02_ses-a: .* no such file"):
         create(tmp_path, cohort)
-    with pytest.raises(SubjectError, match="sub-01: has 2 prepared images, expected one each for t1w"):
-        create(tmp_path, cohort, channels=("t1w",))
+    alone = PreparedImages(broken.key, {"t1w": broken.images["t1w"]}, broken.brain_mask)
+    with pytest.raises(SubjectError, match="sub-02_ses-a: has no prepared flair"):
+        create(tmp_path, [(alone, images)])
 
 
 def test_nobody_and_somebody_twice(tmp_path, cohort):
@@ -81,7 +94,7 @@ def test_nobody_and_somebody_twice(tmp_path, cohort):
 
 def test_a_store_that_was_not_finished_does_not_open(tmp_path, cohort):
     create(tmp_path, cohort)
-    cohort[2][1][0].unlink()
+    cohort[2][0].images["t1w"].unlink()
     with pytest.raises(SubjectError):
         create(tmp_path, cohort)
     with pytest.raises(UserError, match="holds no finished patch store. Run the stage extract first"):

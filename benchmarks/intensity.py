@@ -1,0 +1,211 @@
+"""Which scale of intensities carries over to scans of another scanner.
+
+    python benchmarks/intensity.py --run real_cohort --data ../shared/data --out /tmp/intensity
+
+`--run` is the folder of `benchmarks/real_cohort.py`: its training controls, prepared, give mean and variance of every
+voxel. The scans of `wmh` and `tumour` are prepared under `--out`. All methods then start from the same prepared images
+(ends at percentiles 0.5 and 99.5), as they do in the pipeline.
+
+The detector is the plainest there is, so that nothing hides the intensities: z = |x - mean| / SD at every voxel, the
+variance pooled over the 3x3x3 neighbours. Healthy tissue is what lies outside the lesion mask and a voxel around it.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.errors import SubjectError
+from voxout.data_manifests.manifest import read_manifest
+from voxout.data_manifests.subject import SubjectRecord
+from voxout.data_manifests.volume import read_mask
+from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.preprocessing.prepare_subject import prepare_subject
+from voxout.preprocessing.prepared_images import PreparedImages
+from voxout.preprocessing.quality import Quality
+from voxout.preprocessing.settings import IntensityMethod, PreprocessingSettings
+from voxout.preprocessing.template import Template, load_template
+
+SPACING_MM = 2.0
+ALARM_SHARE = 0.001
+"""Of the voxels of a held-out control: what lies above this share's threshold is an alarm."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scans to judge: a name, and who is in it and where he lies prepared."""
+
+    name: str
+    members: Sequence[tuple[SubjectRecord, OutputFolder]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One scan by one method.
+
+    Attributes
+    ----------
+    grey, white : float
+        Median z in the healthy part of each tissue; 0.67 for a scan like the controls.
+    shift_grey, shift_white : float
+        Median of the signed z: which way the tissue is off.
+    alarms : float
+        Share of the healthy brain above the threshold of the held-out controls.
+    auroc, precision : float
+        Of the lesion voxels; NaN without lesions.
+    """
+
+    grey: float
+    white: float
+    shift_grey: float
+    shift_white: float
+    alarms: float
+    auroc: float
+    precision: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("real_cohort"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("intensity"))
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    if not (options.data / "wmh").is_dir() or not (options.run / "cohort" / "cohort.csv").is_file():
+        print(f"skipped: no real scans at {options.data}, or no run of benchmarks/real_cohort.py at {options.run}")
+        return 0
+    controls, groups = _groups(options.run, options.data, options.out, options.jobs)
+    template = load_template(SPACING_MM)
+    lines = [
+        f"{len(controls)} training controls, {time.strftime('%Y-%m-%d')}",
+        "",
+        "| scans | n | method | z grey | z white | shift grey | shift white | alarms, per mille | AUROC | AP |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    judged = {method: judge(method, controls, groups, template) for method in get_args(IntensityMethod)}
+    for group in groups:
+        for method, found in judged.items():
+            lines.append(_line(group, method, found[group.name]))
+    table = "\n".join(lines)
+    print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.md").write_text(table + "\n")
+    return 0
+
+
+def judge(
+    method: IntensityMethod, controls: Sequence[PreparedImages], groups: Sequence[Group], template: Template
+) -> Mapping[str, list[Judged]]:
+    """Learn from the controls; judge every scan of every group, the first of which sets the threshold of an alarm."""
+    grid, inside = template.grid, template.brain_mask.voxels
+    scale = IntensityScale.learn(method, ("t1w",), controls, grid)
+    total, squares = np.zeros(inside.shape), np.zeros(inside.shape)
+    for control in controls:
+        image = scale.read(control, grid)[0].astype(np.float64)
+        total, squares = total + image, squares + image**2
+    mean = total / len(controls)
+    variance = _pooled_variance(mean, squares / len(controls) - mean**2, inside)
+    found: dict[str, list[Judged]] = {}
+    threshold = np.nan
+    for group in groups:
+        maps = []
+        for subject, out in group.members:
+            prepared = PreparedImages.of(subject, out, ("t1w",))
+            signed = (scale.read(prepared, grid)[0] - mean) / np.sqrt(variance)
+            known = inside & prepared.read_brain_mask(grid).voxels
+            lesions = np.zeros(inside.shape, bool)
+            if subject.group == "patient":
+                lesions = read_mask(out.prepared_lesion_mask(subject)).voxels
+            maps.append((signed, known, lesions))
+        if np.isnan(threshold):
+            threshold = float(np.mean([np.quantile(np.abs(z[known]), 1 - ALARM_SHARE) for z, known, _ in maps]))
+        found[group.name] = [_judged(*one, threshold, template) for one in maps]
+    return found
+
+
+def _judged(z: np.ndarray, known: np.ndarray, lesions: np.ndarray, threshold: float, template: Template) -> Judged:
+    healthy = known & ~ndimage.binary_dilation(lesions, np.ones((3, 3, 3)))
+    grey, white = (z[healthy & (tissue.voxels > 0.7)] for tissue in (template.grey, template.white))
+    scores, truth = np.abs(z[known]), lesions[known]
+    return Judged(
+        grey=float(np.median(np.abs(grey))),
+        white=float(np.median(np.abs(white))),
+        shift_grey=float(np.median(grey)),
+        shift_white=float(np.median(white)),
+        alarms=float((np.abs(z[healthy]) > threshold).mean()),
+        auroc=float(roc_auc_score(truth, scores)) if truth.any() else np.nan,
+        precision=float(average_precision_score(truth, scores)) if truth.any() else np.nan,
+    )
+
+
+def _pooled_variance(mean: np.ndarray, variance: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Mean over the 3x3x3 neighbours inside of their variance and of the squared difference of their mean from ours."""
+
+    def around(values: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(np.where(inside, values, 0.0), 3, mode="constant")
+
+    counted = np.maximum(around(np.ones(inside.shape)), 1e-9)
+    first, second = around(mean) / counted, around(variance + mean**2) / counted
+    pooled = second - 2 * mean * first + mean**2
+    return np.maximum(pooled, 0.003 * np.median(pooled[inside]))
+
+
+def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedImages], list[Group]]:
+    cohort, folder = read_manifest(run / "cohort" / "cohort.csv"), OutputFolder(run / "run")
+    controls = [PreparedImages.of(r, folder, ("t1w",)) for r in cohort.controls if r.split == "train"]
+    held_out = [r for r in cohort.controls if r.split == "held_out"]
+    parts = {"IXI, held out": held_out}
+    parts |= {
+        name: [r for r in cohort.patients if r.site == site]
+        for name, site in (("IXI, painted lesions", "painted"), ("MS (expert masks)", "Ljubljana"))
+    }
+    groups = [Group(name, [(r, folder) for r in records]) for name, records in parts.items()]
+    records = []
+    for name in ("wmh", "tumour"):
+        records += [replace(r, group="patient", site=name, brain_mask=None) for r in read_manifest(data / name)]
+    others = OutputFolder(out)
+    missing = [record for record in records if not others.quality(record).exists()]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for reason in pool.map(partial(_prepare, out=others), missing):
+            print(f"left out: {reason}" if reason else ".", flush=True)
+    good = [record for record in records if Quality.load(others.quality(record)).verdict != "fail"]
+    for name in ("wmh", "tumour"):
+        groups.append(Group(f"{name} (automatic masks)", [(r, others) for r in good if r.site == name]))
+    return controls, groups
+
+
+def _prepare(record: SubjectRecord, out: OutputFolder) -> str | None:
+    """Prepare one scan; why it failed, if it did."""
+    try:
+        prepare_subject(record, PreprocessingSettings(), out, seed=0)
+    except SubjectError as error:
+        return str(error)
+    return None
+
+
+def _line(group: Group, method: str, found: Sequence[Judged]) -> str:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(one, name) for one in found]))
+
+    def size(name: str) -> float:
+        return float(np.mean([abs(getattr(one, name)) for one in found]))
+
+    cells = [f"{mean('grey'):.2f}", f"{mean('white'):.2f}", f"{size('shift_grey'):.2f}", f"{size('shift_white'):.2f}"]
+    cells += [f"{1000 * mean('alarms'):.1f}"]
+    cells += ["" if np.isnan(mean(name)) else f"{mean(name):.3f}" for name in ("auroc", "precision")]
+    return f"| {group.name} | {len(found)} | {method} | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

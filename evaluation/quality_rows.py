@@ -1,0 +1,107 @@
+"""How well each subject of a cohort was prepared, a row a subject, outliers first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .report_inputs import QualityNumber, ReportSubject
+
+FEWEST_TO_COMPARE = 8
+"""Subjects from which on it is told who lies far from the others."""
+_ORDER = ("fail", "not prepared", "warn", "pass")
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """One subject's row.
+
+    Attributes
+    ----------
+    subject : ReportSubject
+    verdict : {"fail", "not prepared", "warn", "pass"}
+    reasons : tuple of str
+        A subject that was not prepared at all has the reason why it failed.
+    numbers : tuple of QualityNumber or None
+        In the order of the columns; None where there is none.
+    distance : float or None
+        How far the subject lies from the cohort in its most unusual number: robust standard deviations (1.4826 times
+        the median absolute deviation) from the median, either way.
+    furthest : str
+        Label of that number.
+    """
+
+    subject: ReportSubject
+    verdict: str
+    reasons: tuple[str, ...]
+    numbers: tuple[QualityNumber | None, ...]
+    distance: float | None
+    furthest: str
+
+
+@dataclass(frozen=True)
+class QualityTable:
+    """All rows, and the columns of their numbers: (name, label)."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[QualityRow, ...]
+
+    def as_lines(self) -> list[dict[str, object]]:
+        """The table as it is written beside the page."""
+        return [
+            {"subject": row.subject.key, "role": row.subject.role, "site": row.subject.site, "verdict": row.verdict}
+            | {name: n and n.value for (name, _), n in zip(self.columns, row.numbers, strict=True)}
+            | {
+                "brain_method": row.subject.brain_method,
+                "distance_from_cohort": row.distance,
+                "furthest_number": row.furthest,
+                "outside_limits": " ".join(n.name for n in row.numbers if n is not None and n.unusual),
+                "reasons": "; ".join(row.reasons),
+            }
+            for row in self.rows
+        ]
+
+
+def quality_table(subjects: Sequence[ReportSubject], failed: Mapping[str, str]) -> QualityTable:
+    """Compare the subjects of a cohort.
+
+    Parameters
+    ----------
+    subjects : sequence of ReportSubject
+    failed : mapping from subject key to the reason why it was given up
+
+    Returns
+    -------
+    QualityTable
+        Those that failed first, then those that could not be prepared, then warnings, then the others; the furthest
+        from the cohort first in each.
+    """
+    columns = tuple({number.name: number.label for subject in subjects for number in subject.quality}.items())
+    values = np.full((len(subjects), len(columns)), np.nan)
+    numbers: list[tuple[QualityNumber | None, ...]] = []
+    for row, subject in enumerate(subjects):
+        by_name = {number.name: number for number in subject.quality}
+        numbers.append(tuple(by_name.get(name) for name, _ in columns))
+        values[row] = [np.nan if n is None or n.value is None else n.value for n in numbers[-1]]
+    rows = []
+    for subject, own, distances in zip(subjects, numbers, _distances(values), strict=True):
+        verdict = subject.quality_verdict or "not prepared"
+        reasons = subject.quality_reasons or ((failed[subject.key],) if subject.key in failed else ())
+        place = int(np.argmax(np.nan_to_num(distances, nan=-1))) if np.isfinite(distances).any() else None
+        distance, furthest = (float(distances[place]), columns[place][1]) if place is not None else (None, "")
+        rows.append(QualityRow(subject, verdict, reasons, own, distance, furthest))
+    rows.sort(key=lambda row: (_ORDER.index(row.verdict), -(row.distance or 0), row.subject.key))
+    return QualityTable(columns, tuple(rows))
+
+
+def _distances(values: np.ndarray) -> np.ndarray:
+    """Robust standard deviations from the median of each column, (S, K); NaN where nothing can be said."""
+    distances = np.full(values.shape, np.nan)
+    for column, present in enumerate(np.isfinite(values).T):
+        if present.sum() < FEWEST_TO_COMPARE:
+            continue
+        deviation = np.abs(values[present, column] - np.median(values[present, column]))
+        spread = 1.4826 * np.median(deviation)
+        if spread > 0:
+            distances[present, column] = deviation / spread
+    return distances

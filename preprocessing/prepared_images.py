@@ -1,0 +1,77 @@
+"""The prepared images of one subject, as whoever learns or maps reads them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.grid import Grid
+from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.terms import Modality
+from ..data_manifests.volume import Volume, read_mask, read_volume
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Where they lie.
+
+    Attributes
+    ----------
+    key : str
+    images : mapping from modality to path
+        On the template grid, in [0, 1] inside the brain, 0 outside.
+    brain_mask : Path
+        The subject's own brain on the template grid.
+    """
+
+    key: str
+    images: Mapping[Modality, Path]
+    brain_mask: Path
+
+    @classmethod
+    def of(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
+        """Those that `prepare_subject` wrote."""
+        images = {modality: out.prepared_image(subject, modality) for modality in modalities}
+        return cls(subject.key, images, out.prepared_brain_mask(subject))
+
+    def read(self, modality: Modality, grid: Grid) -> Volume:
+        """Read one image.
+
+        Raises
+        ------
+        SubjectError
+            Missing, unreadable, on another grid, or with intensities beyond [0, 1].
+        """
+        if modality not in self.images:
+            raise SubjectError(f"{self.key}: has no prepared {modality}, expected one. Prepare the subject again.")
+        image = self._read(read_volume, self.images[modality], modality, grid)
+        low, high = float(image.voxels.min()), float(image.voxels.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise SubjectError(
+                f"{self.key}: its prepared {modality} has intensities from {low:.3g} to {high:.3g}, expected 0 to 1. "
+                "Prepare the subject again."
+            )
+        return image
+
+    def read_brain_mask(self, grid: Grid) -> Volume:
+        """Read the brain mask.
+
+        Raises
+        ------
+        SubjectError
+            Missing, unreadable, or on another grid.
+        """
+        return self._read(read_mask, self.brain_mask, "brain mask", grid)
+
+    def _read(self, reader, path: Path, name: str, grid: Grid) -> Volume:
+        try:
+            volume = reader(path)
+        except UserError as error:
+            raise SubjectError(f"{self.key}: {error} Prepare the subject again.") from error
+        if not volume.grid.same_as(grid):
+            raise SubjectError(
+                f"{self.key}: its prepared {name} lies on {volume.grid}, expected the template grid {grid}. "
+                "Prepare the subject again."
+            )
+        return volume
