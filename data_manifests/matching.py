@@ -65,13 +65,16 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         raise UserError(f"{option} {where}: found no file, expected {wanted}. Check the path.")
     twice = {name: files for name, files in found.items() if len(files) > 1}
     if twice:
+        several = list(twice.values())
+        more = [f"{option} {where}: and so for {len(several) - 3} more."] if len(several) > 3 else []
         raise UserError(
             [
                 f"{option} {where}: {files[0].name} matches {len(files)} files "
                 f"({' and '.join(str(file.path.relative_to(root)) for file in files[:2])}), expected one. "
-                "Say which by a path with {id} in it, as in 'maps/{id}_map.nii.gz'."
-                for files in twice.values()
+                "Say which by a path with {id} in it and no * beside it, as in 'maps/{id}_map.nii.gz'."
+                for files in several[:3]
             ]
+            + more
         )
     return {name: files[0] for name, files in found.items()}
 

@@ -89,7 +89,13 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
         raise UserError(f"compare: {' and '.join(names)} share no subject, expected the same ids. Check the folders.")
     for key in common:
         truths = {
-            (s.group, s.truth_known, s.n_voxels, s.n_lesion, tuple(les.volume_mm3 for les in s.lesions))
+            (
+                s.group,
+                s.truth_known,
+                s.n_voxels,
+                s.n_lesion,
+                tuple((les.volume_mm3, *(round(mm, 2) for mm in les.centre_mm)) for les in s.lesions),
+            )
             for s in (subjects[key] for subjects in by_key)
         }
         if len(truths) > 1:

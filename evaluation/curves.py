@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import voxel_metrics as vm
-from .intervals import FEWEST_SUBJECTS, resample_subjects
-from .score_cohort import CohortScores
+from .intervals import FEWEST_SUBJECTS
+from .score_cohort import CohortScores, redrawn
 from .subject_scores import SubjectScores
 
 GRID = np.linspace(0, 1, 201)
@@ -61,7 +61,7 @@ def cohort_curves(scores: CohortScores, *, seed: int = 0) -> CohortCurves:
     """
     known = [s for s in scores.subjects if s.truth_known]
     settings = scores.settings
-    weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in known], settings.bootstrap_draws, seed)[1:]
+    weights = redrawn(known, settings.bootstrap_draws, seed)[1:]
     with_lesions = sum(s.has_lesions for s in known)
 
     def band(at: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:

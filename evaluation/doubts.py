@@ -10,6 +10,11 @@ _SAME_SIZE = 1.1
 """Voxels whose volumes differ by less than this ratio count as alike."""
 
 
+_UPSIDE_DOWN = "lesions have lower scores than healthy tissue"
+_LOWEST_AUROC = 0.3
+"""A poor map guesses; one as wrong as this knows something."""
+
+
 def doubts(scores: CohortScores) -> list[str]:
     """What a reader of a cohort's figures should know, a sentence each."""
     known = [s for s in scores.subjects if s.truth_known]
@@ -21,11 +26,10 @@ def _of_direction(scores: CohortScores) -> list[str]:
     # Without an interval a single poor map must not pass for one upside down.
     most = auroc.ci_high if auroc.ci_high is not None else None if auroc.value is None else auroc.value + 0.2
     if most is None or most >= 0.5:
-        return []
-    return [
-        f"lesions have lower scores than healthy tissue (AUROC {auroc.value:.2f}), expected higher = more anomalous. "
-        "Are the maps the other way round?"
-    ]
+        known = [s for s in scores.subjects if s.auroc.value is not None]
+        few = [f"{s.key} ({s.auroc.value:.2f})" for s in known if s.auroc.value < _LOWEST_AUROC]
+        return [f"{_UPSIDE_DOWN}, by their AUROC, in: {some_of(few)}. Are these maps upside down?"] if few else []
+    return [f"{_UPSIDE_DOWN} (AUROC {auroc.value:.2f}), expected higher = more anomalous. Are the maps upside down?"]
 
 
 def _of_voxel_sizes(known: Sequence[SubjectScores]) -> list[str]:
@@ -42,7 +46,13 @@ def _of_subjects(subjects: Sequence[SubjectScores]) -> list[str]:
     constant = [s.key for s in subjects if s.highest_score == s.lowest_score]
     uncovered = {s.key: s.n_lesion_uncovered for s in subjects if s.n_lesion_uncovered}
     outside = {s.key: s.n_lesion_outside for s in subjects if s.n_lesion_outside}
+    empty = [s.key for s in subjects if s.truth_known and not s.n_lesion + s.n_lesion_outside and not s.is_healthy]
     sentences = []
+    if empty:
+        sentences.append(
+            f"lesion masks without a lesion, of subjects that are not called healthy: {some_of(empty)}. They count as "
+            "free of lesions; were these masks lost in resampling?"
+        )
     if constant:
         sentences.append(f"maps of one and the same score everywhere: {some_of(constant)}.")
     if uncovered:

@@ -85,26 +85,39 @@ class Measure:
         return Measure(self.value - other.value, self.draws - other.draws, n, subjects, why_none)
 
 
-def resample_subjects(strata: Sequence[object], draws: int, seed: int) -> np.ndarray:
-    """How often each subject is in each draw.
+def resample_subjects(
+    strata: Sequence[object], draws: int, seed: int, persons: Sequence[object] | None = None
+) -> np.ndarray:
+    """How often each scan is in each draw.
 
     Parameters
     ----------
     strata : sequence of S labels
-        Subjects are drawn with replacement among those of their own label.
+        Persons are drawn with replacement among those whose scans have the same labels.
     draws : int
     seed : int
+    persons : sequence of S labels, optional
+        Whose scan it is: the sessions of one person are no independent observations, and are drawn together. By
+        default every scan is of somebody else.
 
     Returns
     -------
     ndarray of float64, (1 + draws, S)
-        Counts; within a stratum they sum to its number of subjects. The first row is the cohort itself, each once.
+        Counts; within a stratum they sum to its number of persons. The first row is the cohort itself, each once.
     """
     random = np.random.default_rng(seed)
+    scans: dict[object, list[int]] = {}
+    for row, person in enumerate(persons if persons is not None else range(len(strata))):
+        scans.setdefault(person, []).append(row)
+    alike: dict[str, list[list[int]]] = {}
+    for rows in scans.values():
+        alike.setdefault(str(sorted({str(strata[row]) for row in rows})), []).append(rows)
     weights = np.ones((1 + draws, len(strata)))
-    for stratum in sorted(set(strata), key=str):
-        members = np.flatnonzero([label == stratum for label in strata])
-        weights[1:, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+    for stratum in sorted(alike):
+        members = alike[stratum]
+        counts = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+        for rows, count in zip(members, counts.T, strict=True):
+            weights[1:, rows] = count[:, None]
     return weights
 
 

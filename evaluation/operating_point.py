@@ -29,8 +29,8 @@ class OperatingPoint:
     draws : ndarray of float32, (draws,)
         The threshold that each bootstrap draw of healthy subjects sets; NaN where it sets none.
     without : ndarray of float32, (H,)
-        The threshold that the healthy scans of this cohort set without each in turn; NaN for a single one. With a
-        threshold from elsewhere, that one for each.
+        The threshold that the healthy scans of this cohort set without each scan's person; NaN for a single person.
+        With a threshold from elsewhere, that one for each.
     n_healthy : int
         Scans that set it.
     origin : str
@@ -44,7 +44,13 @@ class OperatingPoint:
     origin: str = "the healthy scans of this cohort"
 
     @classmethod
-    def set_on(cls, births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray) -> "OperatingPoint":
+    def set_on(
+        cls,
+        births: Sequence[np.ndarray],
+        false_clusters: float,
+        weights: np.ndarray,
+        persons: Sequence[object] | None = None,
+    ) -> "OperatingPoint":
         """Set it on healthy scans.
 
         Parameters
@@ -55,14 +61,18 @@ class OperatingPoint:
             Allowed in a healthy brain, on average.
         weights : ndarray, (1 + draws, H)
             Bootstrap draws of these scans; the first row is each once.
+        persons : sequence of H labels, optional
+            Whose scans they are; by default each is of somebody else.
         """
         if not births:
             nothing = np.full(len(weights) - 1, np.nan, np.float32)
             return cls(np.nan, nothing, np.zeros(0, np.float32), 0)
         thresholds = operating_threshold(births, false_clusters, weights)
-        without = np.full(1, np.nan, np.float32)
-        if len(births) > 1:
-            without = operating_threshold(births, false_clusters, 1 - np.eye(len(births)))
+        names = np.array([str(person) for person in (persons if persons is not None else range(len(births)))])
+        without = np.full(len(births), np.nan, np.float32)
+        if len(set(names)) > 1:
+            others = (names[:, None] != names).astype(np.float64)
+            without = operating_threshold(births, false_clusters, others)
         return cls(float(thresholds[0]), thresholds[1:], without, len(births))
 
     @property

@@ -12,6 +12,7 @@ from PIL import UnidentifiedImageError
 from ..data_manifests.errors import UserError
 from . import report_parts as parts
 from .colour_scale import colour_bar
+from .doubts import doubts
 from .metric_words import METRICS, is_oracle
 from .mosaic import subject_mosaic
 from .page import picture_file_uri, picture_uri, write_page
@@ -83,7 +84,9 @@ def write_report(
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
     threshold = report.scores.threshold if report.scores else None
-    warnings = list(report.warnings)
+    odd = doubts(report.scores) if report.scores else []
+    # Those stand beside the figures that they are about.
+    warnings = [warning for warning in report.warnings if warning not in odd]
     pictures: dict[str, tuple[str, str]] = {}
     for subject in progress(shown) if progress else shown:
         try:
@@ -134,6 +137,7 @@ def write_report(
         typical_words=typical_words,
         not_shown=len(outliers_first) - len(with_quality),
         with_quality=[s for s in with_quality if s.key in quality],
+        doubts=odd,
         warnings=warnings,
         scale=scale,
         bar=picture_uri(colour_bar(scale, threshold), 10_000) if scale else None,

@@ -58,7 +58,7 @@ class StratumLine:
 STRATUM_FIGURES = (
     "auroc_per_subject_mean",
     "average_precision_per_subject_mean",
-    "dice_at_healthy_threshold",
+    "dice_at_healthy_threshold_per_subject_mean",
     "lesion_sensitivity",
     "false_clusters_per_healthy_subject",
 )

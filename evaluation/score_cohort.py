@@ -169,13 +169,14 @@ def score_cohort(
         raise UserError(f"{', '.join(twice)}: scored more than once, expected one map a subject. Drop the others.")
     known = tuple(subject for subject in subjects if subject.truth_known)
     healthy = np.array([s.is_healthy for s in known], dtype=bool)
-    weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in known], settings.bootstrap_draws, seed)
+    weights = redrawn(known, settings.bootstrap_draws, seed)
     # No draw looks further down a scan's list of false clusters than this.
     most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
     births = [s.clusters.false_births[:most] for s in known]
     if healthy.any() or point is None:
         own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
-        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy])
+        own_persons = [s.person for s in known if s.is_healthy]
+        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
     at = None
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
@@ -206,6 +207,12 @@ def score_cohort(
         space or settings.space,
         mask,
     )
+
+
+def redrawn(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:
+    """How often each scan is in each draw of the bootstrap, (1 + draws, S); see `resample_subjects`."""
+    kinds, persons = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.person for s in known]
+    return resample_subjects(kinds, draws, seed, persons)
 
 
 def _strata(

@@ -1,6 +1,7 @@
 """One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
 
 import numpy as np
+from scipy import ndimage
 
 from ..data_manifests.errors import SubjectError
 from ..data_manifests.terms import Group
@@ -129,13 +130,22 @@ def score_map(
         auroc_fpr30_normalised=estimate(vm.area_below_fpr(counts, 0.3)),
         average_precision=estimate(vm.average_precision(counts), needs_healthy=False),
         best_dice=estimate(vm.best_dice(counts)[0], needs_healthy=False),
-        lesions=_lesion_scores(found, labels, values, found_at),
+        lesions=_lesion_scores(found, labels, values, found_at, _peaks_mm(found, scores, map)),
         curves=SubjectCurves(histogram, clusters, overlaps),
     )
 
 
+def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:
+    """Where each lesion has its highest score, (number of lesions, 3)."""
+    numbers = [lesion.number for lesion in found.lesions]
+    if not numbers:
+        return np.zeros((0, 3))
+    index = np.array(ndimage.maximum_position(scores, found.labels, numbers))
+    return index @ map.affine[:3, :3].T + map.affine[:3, 3]
+
+
 def _lesion_scores(
-    found: Lesions, labels: np.ndarray, values: np.ndarray, found_at: np.ndarray
+    found: Lesions, labels: np.ndarray, values: np.ndarray, found_at: np.ndarray, peaks_mm: np.ndarray
 ) -> tuple[LesionScore, ...]:
     """A row for every lesion, from the number and the score of each lesion voxel."""
     covered = values > -np.inf
@@ -153,6 +163,7 @@ def _lesion_scores(
             mean_score=float(sums[lesion.number] / counts[lesion.number]) if counts[lesion.number] else None,
             found_at=float(score) if np.isfinite(score) else None,
             covered_share=float(counts[lesion.number] / lesion.voxels),
+            peak_mm=(float(x), float(y), float(z)) if counts[lesion.number] else lesion.centre_mm,
         )
-        for lesion, score in zip(found.lesions, found_at, strict=True)
+        for lesion, score, (x, y, z) in zip(found.lesions, found_at, peaks_mm, strict=True)
     )

@@ -52,7 +52,7 @@ class ClusterLine:
 
 @dataclass(frozen=True)
 class LesionLine:
-    """A lesion of the mask, where its centre lies in MNI space, and whether a cluster at the threshold touches it."""
+    """A lesion of the mask, where its peak lies in MNI space, and whether a cluster at the threshold touches it."""
 
     lesion: LesionScore
     mni_mm: tuple[float, float, float]
@@ -138,11 +138,11 @@ def _lesion_lines(report: SubjectReport) -> list[LesionLine]:
     scores = report.subject.scores
     if scores is None or not scores.lesions:
         return []
-    centres = report.scored.to_template(np.array([lesion.centre_mm for lesion in scores.lesions]))
+    peaks = report.scored.to_template(np.array([lesion.peak_mm for lesion in scores.lesions]))
     found = scores.found_at >= np.float32(report.threshold.value)
     return [
         LesionLine(lesion, (float(x), float(y), float(z)), bool(is_found))
-        for lesion, (x, y, z), is_found in zip(scores.lesions, centres, found, strict=True)
+        for lesion, (x, y, z), is_found in zip(scores.lesions, peaks, found, strict=True)
     ]
 
 

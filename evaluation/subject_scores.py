@@ -35,6 +35,8 @@ class LesionScore:
         RAS+ millimetres of the grid it was scored on.
     highest_score, mean_score : float or None
         Over its covered voxels; None if the map covers none of them.
+    peak_mm : tuple of float, (3,)
+        Where the highest score is; the centre if the map covers none of its voxels.
     found_at : float or None
         The highest threshold at which a cluster touches it; None if none ever does.
     covered_share : float
@@ -48,6 +50,7 @@ class LesionScore:
     mean_score: float | None
     found_at: float | None
     covered_share: float
+    peak_mm: tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,11 @@ class SubjectScores:
         return self.truth_known and self.n_lesion > 0
 
     @property
+    def person(self) -> str:
+        """Whose scan it is: sessions of one person have it in common."""
+        return self.key.partition("_ses-")[0]
+
+    @property
     def is_healthy(self) -> bool:
         """A control: the operating point is set on these."""
         return self.group == "control"
@@ -251,13 +259,14 @@ class SubjectScores:
                 if about.pop("format") != FORMAT or not wanted <= set(stored.files):
                     raise KeyError("format")
             about |= {name: Estimate(**about[name]) for name in _ESTIMATES}
-            lesions = tuple(LesionScore(**les | {"centre_mm": tuple(les["centre_mm"])}) for les in about.pop("lesions"))
+            lesions = tuple(LesionScore(**les | {n: tuple(les[n]) for n in _PLACES}) for les in about.pop("lesions"))
             return cls(**about, lesions=lesions, curves=StoredCurves(path))
         except Exception as error:
             raise _unreadable(path, error) from error
 
 
 _PARTS = (vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
+_PLACES = ("centre_mm", "peak_mm")
 _ESTIMATES = ("auroc", "auroc_fpr30_normalised", "average_precision", "best_dice")
 
 

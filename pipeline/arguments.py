@@ -92,8 +92,12 @@ def _add_mnist_c(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser
         help="folder of MNIST-C, folder of MNIST's IDX files, or npz with images and labels; default: the 1,797 digits "
         "that scikit-learn carries",
     )
-    mnist_c.add_argument("--seeds", type=_at_least_one, default=3, metavar="N", help="repeats, each with its own split")
-    mnist_c.add_argument("--methods", type=_names, metavar="A,B", help="only these; default: all")
+    mnist_c.add_argument(
+        "--seeds", type=_at_least_one, default=3, metavar="N", help="repeats, each with its own split (default: 3)"
+    )
+    mnist_c.add_argument(
+        "--methods", type=_names, metavar="A,B", help="only these, by the names of docs/mnist-c.md; default: all"
+    )
     mnist_c.add_argument("--digits", type=_names, metavar="0,1", help="the normal ones, in turn; default: all ten")
     mnist_c.add_argument("--jobs", type=_at_least_one, metavar="N", help="trainings at once; default: one a core")
     mnist_c.add_argument("-q", "--quiet", action="store_true", help="only results and errors")

@@ -65,7 +65,7 @@ def _score(options: argparse.Namespace) -> int:
         found = ", ".join(given + [str(path) for path in (options.cohort, options.out) if path]) or "nothing"
         raise UserError(
             f"score: found {found}, expected either COHORT and OUT (a run's own maps) or --maps, --masks and --out "
-            "(anybody's). See `voxout score --help`."
+            "(anybody's). See `voxout score --help`; a path with * needs quotes, or the shell resolves it."
         )
     return _score_maps(options)
 
@@ -74,20 +74,21 @@ def _score_maps(options: argparse.Namespace) -> int:
     from .assessment import figures_in_words
     from .config import load_config
     from .engine import usable_cores
-    from .map_scoring import MapFolders, match_subjects, score_folders
+    from .map_scoring import MapFolders, match_subjects, require_own_folder, score_folders
     from .run import sole_user
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
     console = _console(options, None)
+    matched = match_subjects(folders)
+    require_own_folder(options.scores, folders)
     if options.dry_run:
-        subjects, notes = match_subjects(folders)
-        console.say("\n".join([f"would score {len(subjects)} subjects", *notes]))
+        console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
         return DONE
     _make_folder(options.scores)
     with sole_user(options.scores):
         scores, failures = score_folders(
-            folders, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
+            matched, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
         )
     for line in figures_in_words(scores):
         console.say(line, level=-1)

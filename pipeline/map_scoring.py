@@ -1,6 +1,5 @@
 """`voxout score --maps ...`: anybody's maps against anybody's masks, with no run behind them."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ..evaluation.tables import write_scores
 from .console import Console
 from .run import write_failures
 
+_SWAPPED = "Are --maps and --masks swapped?"
 WHOLE_IMAGE, BRAIN = "whole image", "brain mask"
 
 
@@ -64,7 +64,7 @@ class MapSubject:
 
 
 def score_folders(
-    folders: MapFolders, settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
+    matched: "MatchedMaps", settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
     """Score every map, `jobs` at once; write the tables, what each subject leaves, and who could not be scored.
 
@@ -73,12 +73,13 @@ def score_folders(
     UserError
         Folders that cannot be matched, or no subject at all that could be scored.
     """
-    subjects, notes = match_subjects(folders)
-    for note in notes:
+    folders, subjects = matched.folders, matched.subjects
+    for note in matched.notes:
         console.warn(f"note: {note}")
     if (out / "scores.json").exists():
         console.warn(f"note: {out} held scores before; these take their place.")
-    shutil.rmtree(out / SUBJECTS, ignore_errors=True)
+        for earlier in (out / SUBJECTS).glob("*.npz"):
+            earlier.unlink()
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
 
@@ -101,7 +102,9 @@ def score_folders(
                 console.say(f"    scored {subject.key}", level=1)
     write_failures(out / "failures.csv", failures)
     if not scores:
-        raise UserError(f"None of {len(subjects)} subjects could be scored, for the reasons above. Mend the first.")
+        swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
+        advice = _SWAPPED if swapped else "The reasons stand above: mend the first."
+        raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
     mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
     for doubt in doubts(cohort):
@@ -110,13 +113,48 @@ def score_folders(
     return cohort, tuple(failures)
 
 
-def match_subjects(folders: MapFolders) -> tuple[list[MapSubject], list[str]]:
+@dataclass(frozen=True)
+class MatchedMaps:
     """Everybody with a map or a mask, in the order of their ids, and what the user should know of the match."""
-    if OutputFolder(Path(folders.maps)).config.is_file():
+
+    folders: MapFolders
+    subjects: tuple[MapSubject, ...]
+    notes: tuple[str, ...]
+
+
+def require_own_folder(out: Path, folders: MapFolders) -> None:
+    """Refuse a folder for scores in which other things lie: they would be overwritten.
+
+    Raises
+    ------
+    UserError
+        So it is.
+    """
+    inputs = [Path(where) for where in (folders.maps, folders.masks, folders.brain_masks) if where]
+    if any(out.resolve() == where.resolve() for where in inputs):
+        raise UserError(f"--out {out}: is a folder of the maps or masks themselves. Name another one.")
+    others = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
+    if others and not (out / "scores.json").is_file():
+        raise UserError(
+            f"--out {out}: holds other things ({some_of(sorted(others))}) and no scores, expected a new folder or one "
+            "of earlier scores. Name another one."
+        )
+
+
+def match_subjects(folders: MapFolders) -> MatchedMaps:
+    """Find whose files are whose.
+
+    Raises
+    ------
+    UserError
+        Folders that cannot be matched.
+    """
+    run = next((f for f in (Path(folders.maps), Path(folders.maps).parent) if OutputFolder(f).config.is_file()), None)
+    if run is not None and "{id}" not in folders.maps:
         raise UserError(
             f"--maps {folders.maps}: is the folder of a run, expected maps alone. Score the run by `voxout score "
-            f"COHORT {folders.maps}`, or name its maps: "
-            f"--maps '{folders.maps}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_map.nii.gz'."
+            f"COHORT {run}`, or name its maps: "
+            f"--maps '{run}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_map.nii.gz'."
         )
     maps = files_by_id(folders.maps, "--maps")
     masks = files_by_id(folders.masks, "--masks") if folders.masks else {}
@@ -147,7 +185,7 @@ def match_subjects(folders: MapFolders) -> tuple[list[MapSubject], list[str]]:
             f"No --masks, and {len(patients)} subjects are not healthy ({some_of(patients)}), expected a lesion mask "
             "of each. Name the folder of masks, or who is healthy: --healthy '*', or group control in --cohort."
         )
-    return subjects, _notes(subjects, names, people, folders)
+    return MatchedMaps(folders, tuple(subjects), tuple(_notes(subjects, names, people, folders)))
 
 
 def _notes(
@@ -173,10 +211,13 @@ def _notes(
 
 def _named_healthy(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     healthy: set[str] = set()
-    for pattern in patterns:
+    for pattern in (part.strip() for several in patterns for part in several.split(",")):
         hits = {name for name in names if fnmatchcase(name, identity(pattern))}
         if not hits:
-            raise UserError(f"--healthy {pattern}: no such subject, expected an id such as {names[0]}. Check the ids.")
+            raise UserError(
+                f"--healthy {pattern}: no such subject, expected an id such as {names[0]}. Check the ids; patterns "
+                "need quotes ('control*'), or the shell puts file names in their place."
+            )
         healthy |= hits
     return healthy
 
@@ -192,8 +233,9 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         try:
             return reader(file.path)
         except UserError as error:
-            # All of a subject's files may have the same name.
-            raise SubjectError(f"{key}, {role}: {error}") from error
+            # By its role: all of a subject's files may have one name, and a name may be a person's.
+            told = str(error).replace(f"{file.path}: ", "").replace(f"{file.path.name}: ", "")
+            raise SubjectError(f"{key}, {role}: {told}") from error
 
     map = read(read_map, subject.map, "map")
     if subject.brain_mask is None:
@@ -206,8 +248,7 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         if len(np.unique(map.voxels)) > 2:
             raise
         raise SubjectError(
-            f"{key}: the map holds two values and the lesion mask more, expected it the other way round. "
-            "Are --maps and --masks swapped?"
+            f"{key}: the map holds two values and the lesion mask more, expected it the other way round. {_SWAPPED}"
         ) from error
     group = person.group or "patient"
     return score_map(key, map, inside, truth, None, settings, group=group, site=person.site, age=person.age)

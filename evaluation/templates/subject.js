@@ -14,11 +14,16 @@
     for (const figure of figures) figure.classList.toggle("chosen", figure.dataset.place === row.dataset.place);
     if (goTo) goTo(about.places[Number(row.dataset.place)]);
   };
+  // Asked for by the reader: what the row leads to has to be seen.
+  const chooseAndShow = (row) => {
+    choose(row);
+    if (goTo) byId("viewer").scrollIntoView({ block: "nearest" });
+  };
   for (const row of rows) {
-    row.addEventListener("click", () => choose(row));
+    row.addEventListener("click", () => chooseAndShow(row));
     row.addEventListener("keydown", (event) => {
       const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
-      if (event.key === "Enter" || event.key === " ") choose(row);
+      if (event.key === "Enter" || event.key === " ") chooseAndShow(row);
       else if (step && row[step]) row[step].focus();
       else return;
       event.preventDefault();

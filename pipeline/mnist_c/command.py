@@ -1,6 +1,5 @@
 """`voxout benchmark mnist-c`: read the digits, run what is missing, write the page."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def benchmark(
     tuple of Failure
         What did not work out; the rest did.
     """
-    began = time.monotonic()
     chosen, run_methods = _chosen_digits(digits), chosen_methods(methods)
     read = read_digits(data)
     console.say(f"data: {read.source}")
@@ -63,7 +61,7 @@ def benchmark(
         write_failures(out / "failures.csv", failures)
         if not run.results:
             raise UserError(f"{out}: no method came to a result. failures.csv there names each reason.")
-        summary = write_benchmark(out, read, run, failures, duration_s=time.monotonic() - began)
+        summary = write_benchmark(out, read, run, failures)
     for line in in_words(summary):
         console.say(line, level=-1)
     console.say(f"page: {out / 'index.html'}", level=-1)

@@ -43,9 +43,7 @@ class TrainingLine:
     seconds: float
 
 
-def write_benchmark(
-    out: Path, digits: Digits, run: BenchmarkRun, failures: Sequence[Failure], *, duration_s: float
-) -> Summary:
+def write_benchmark(out: Path, digits: Digits, run: BenchmarkRun, failures: Sequence[Failure]) -> Summary:
     """Write ``index.html``, ``figures.csv``, ``differences.csv`` and ``cells.csv`` into `out`."""
     summary = Summary(run.results)
     for name, table in (
@@ -77,11 +75,10 @@ def write_benchmark(
         n_digits=len({digit for digit, _ in units}),
         n_seeds=len({seed for _, seed in units}),
         seen={s: conditions_of(Unit(PROTOCOLS[1], 0, s), digits.conditions)[0] for s in sorted({s for _, s in units})},
-        protocol_text=(protocol_module.__doc__ or "").split("\n\n", 1)[1],
+        protocol_parts=_parts_of((protocol_module.__doc__ or "").split("\n\n", 1)[1]),
         settings=TrainingSettings(),
         constants={"nu": NU, "batch": BATCH, "last": LAST, "fixed_gamma": FIXED_GAMMA, "kappa": KAPPA},
         cpu_seconds=sum(r.seconds for r in run.results),
-        duration_s=duration_s,
         versions=versions(),
     )
     return summary
@@ -92,6 +89,15 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     path.unlink(missing_ok=True)
     if failures:
         _write_table(path, pd.DataFrame([vars(failure) for failure in failures]))
+
+
+def _parts_of(text: str) -> list[str | list[str]]:
+    """Paragraphs and lists of a docstring, without its marks."""
+    parts: list[str | list[str]] = []
+    for block in text.replace("``", "").strip().split("\n\n"):
+        items = [" ".join(item.split()) for item in block.removeprefix("- ").split("\n- ")]
+        parts.append(items if block.startswith("- ") else items[0])
+    return parts
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

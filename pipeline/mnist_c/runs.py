@@ -83,7 +83,7 @@ def run_benchmark(
     say(f"results: {len(tasks) - len(wanted)} of {len(tasks)} are there, {len(wanted)} to make")
     rows = np.concatenate([np.concatenate([s.train, s.validation, s.test]) for s in splits.values()])
     with progress("corruptions", "kind") as tell:
-        folder = make_conditions(digits, rows, out / "digits", progress=tell)
+        folder = make_conditions(digits, rows, out / "conditions", progress=tell)
 
     warm = {task: _warm_up(out, data, task) for task in wanted}
     missing = {w.out: w for w in warm.values() if w is not None and not w.out.is_file()}.values()

@@ -89,7 +89,9 @@ def test_a_row_of_the_lesions_leads_there_too(page, tmp_path):
         ready(browser, page)
         assert browser.run("document.querySelector('#lesions tbody td').textContent") == "yes"
         browser.click("#lesions tbody tr td")
-        assert "(left), y -44, z 10 mm: score 3.00" in browser.run(WHERE)
+        assert "(left)" in browser.run(WHERE) and "score 3.00" in browser.run(WHERE)
+        top = "document.getElementById('viewer').getBoundingClientRect().top"
+        assert 0 <= browser.run(top) < browser.run("innerHeight"), "the viewer is scrolled into sight"
         assert browser.run("document.querySelectorAll('[aria-current]').length") == 1
         assert browser.run("document.querySelectorAll('.point.chosen').length") == 0
         insist_on_silence(browser, page)

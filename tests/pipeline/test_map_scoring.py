@@ -188,13 +188,19 @@ def test_a_map_that_is_the_same_everywhere_is_scored(maps, capsys):
 
 def test_maps_upside_down_get_a_word(maps, capsys):
     assert maps.score() == 0
-    assert "other way round" not in capsys.readouterr().err
+    assert "upside down" not in capsys.readouterr().err
     for name, voxels in maps.voxels.items():
         maps.put("maps", maps.map_name, name, -voxels)
     assert maps.score() == 0
     told = capsys.readouterr().err
     assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in told
-    assert "expected higher = more anomalous. Are the maps the other way round?" in told
+    assert "expected higher = more anomalous. Are the maps upside down?" in told
+
+
+def test_one_map_upside_down_is_named(maps, capsys):
+    maps.put("maps", maps.map_name, "b", -maps.voxels["b"])
+    assert maps.score() == 0
+    assert "note: lesions have lower scores than healthy tissue, by their AUROC, in: b (0.0" in capsys.readouterr().err
 
 
 def test_voxels_of_two_sizes_get_a_word(maps, capsys):
@@ -217,6 +223,7 @@ def test_lesions_outside_the_brain_get_a_word(maps, capsys):
 
 def test_swapped_folders_are_told(maps, capsys):
     assert maps.score(maps="masks", masks="maps") == 2
+    assert capsys.readouterr().err.endswith("could be scored. Are --maps and --masks swapped?\n")
     assert "a: the map holds two values and the lesion mask more, expected it the other way round." in failure(
         maps, "a"
     )
@@ -249,12 +256,48 @@ def test_the_same_scores_with_any_number_of_jobs(maps):
     assert maps.table("scores.csv", "1") == maps.table("scores.csv", "3")
 
 
-def test_empty_masks(maps):
+def test_a_folder_of_other_things_is_left_alone(maps, capsys):
+    """Whoever writes --out . keeps what lies in subjects/."""
+    mine = maps.root / "study" / "subjects" / "sub-a"
+    mine.mkdir(parents=True)
+    (mine / "T1.nii").write_bytes(b"mine")
+    assert maps.score(out="study") == 2
+    assert "study: holds other things (subjects) and no scores, expected a new folder" in capsys.readouterr().err
+    assert (mine / "T1.nii").read_bytes() == b"mine" and not (maps.root / "study" / ".lock").exists()
+    assert maps.score(out="maps") == 2
+    assert "is a folder of the maps or masks themselves" in capsys.readouterr().err
+    assert maps.score() == 0
+    (maps.root / "out" / "subjects" / "notes.txt").write_text("mine")
+    assert maps.score() == 0
+    assert (maps.root / "out" / "subjects" / "notes.txt").read_text() == "mine"
+
+
+def test_sessions_of_one_person_are_drawn_together(tmp_path):
+    """The same scans twice, as two sessions, tell nothing new: every interval stays as it was."""
+    once = Maps(tmp_path / "once", ids=("h1", "h2", "h3", "a", "b", "c"))
+    twice = Maps(tmp_path / "twice", ids=())
+    for name, voxels in once.voxels.items():
+        for session in ("1", "2"):
+            key = f"sub-{name}_ses-{session}"
+            twice.put("maps", "{id}_map.nii.gz", key, voxels)
+            twice.put("brains", "{id}_mask.nii.gz", key, once.inside)
+            if once.truth[name].any():
+                twice.put("masks", "{id}_mask.nii.gz", key, once.truth[name])
+    assert once.score() == 0 and twice.score(healthy=("h*",)) == 0
+    first, second = once.scores(), twice.scores()
+    assert second["about"]["subjects"] == 2 * first["about"]["subjects"]
+    for name in ("auroc", "average_precision", "lesion_sensitivity", "false_clusters_per_healthy_subject"):
+        for field in ("value", "ci_low", "ci_high"):
+            assert second[name][field] == pytest.approx(first[name][field], abs=1e-9), (name, field)
+
+
+def test_empty_masks(maps, capsys):
     """No lesion is a finding; no brain is a mistake."""
     maps.put("masks", maps.mask_name, "a", np.zeros(GRID.size_vox, bool))
     maps.put("brains", maps.mask_name, "b", np.zeros(GRID.size_vox, bool))
     assert maps.score() == 3
     assert "b: the evaluation mask is empty, expected the brain. Check the mask." in failure(maps, "b")
+    assert "lesion masks without a lesion, of subjects that are not called healthy: a." in capsys.readouterr().err
     row = maps.table("scores.csv")[0]
     assert (row["subject"], row["truth_known"], row["lesions"]) == ("a", "yes", "0")
     assert row["dice_at_healthy_threshold"] == "" and row["flagged_volume_ml"] != ""
@@ -268,7 +311,7 @@ def test_a_mask_of_other_values_than_0_and_1_is_an_error(maps):
     assert maps.score() == 3
     found = failure(maps, "a")
     assert "found the values 0, 0.25, 0.75, expected a mask of 0 and 1. Threshold it first." in found
-    assert found.startswith("a, lesion mask: a.nii.gz: "), "map and masks have one name"
+    assert found.startswith("a, lesion mask: found the values"), "by its role: map and masks have one name"
 
 
 def test_all_subjects_healthy(maps):
@@ -319,7 +362,10 @@ def test_ids_that_match_twice_stop_everything(maps, capsys):
             {"maps": "maps/*.nii.gz"},
             "maps/*.nii.gz: has * and no {id}, expected to see where the id stands. Write it as in",
         ),
-        ({"healthy": ("k*",)}, "--healthy k*: no such subject, expected an id such as a. Check the ids."),
+        (
+            {"healthy": ("k*",)},
+            "--healthy k*: no such subject, expected an id such as a. Check the ids; patterns need quotes",
+        ),
     ],
 )
 def test_folders_and_ids_that_are_not_there(maps, capsys, wrong, sentence):
@@ -339,8 +385,9 @@ def test_nobody_can_be_scored(maps, capsys):
         maps.map_path(name).write_bytes(b"no map")
     assert maps.score() == 2
     told = capsys.readouterr().err
-    assert told.count("a, map: a.nii.gz: is not an image that is understood") == 1
-    assert "None of 7 subjects could be scored, for the reasons above." in told
+    assert told.count("a, map: is not an image that is understood") == 1
+    assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in told
+    assert "a.nii.gz" not in told and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
     assert len(maps.table("failures.csv")) == 7
 
 
@@ -419,6 +466,9 @@ def test_what_cannot_be_compared(methods, capsys):
     assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in told
     assert methods.score(brains=None, out="whole") == 0
     assert "different mask (brain mask against whole image)" in compare_error(methods, capsys, "first", "whole")
+    methods.put("masks", methods.mask_name, "c", methods.truth["c"][::-1])
+    assert methods.score(out="mirrored") == 0
+    assert "c was scored against different masks" in compare_error(methods, capsys, "first", "mirrored")
     methods.put("masks", methods.mask_name, "c", methods.truth["a"])
     assert methods.score(out="truth") == 0
     assert "c was scored against different masks" in compare_error(methods, capsys, "first", "truth")

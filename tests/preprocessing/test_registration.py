@@ -215,7 +215,7 @@ def test_scores_at_the_edge_of_the_mask_are_not_diluted(warped):
 def test_the_jacobian_of_a_known_stretch():
     points = np.moveaxis(np.indices(TEMPLATE.grid.size_vox), 0, -1) * 4.0
     warp = (points * [0.1, 0.2, -0.1]).astype(np.float32)
-    found = registration._jacobian_range(warp, TEMPLATE)
+    found = registration.jacobian_range(warp, TEMPLATE)
     assert [found.smallest, found.percentile_1, found.percentile_99] == pytest.approx([1.1 * 1.2 * 0.9] * 3, rel=1e-4)
 
 
