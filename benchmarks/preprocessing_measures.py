@@ -335,7 +335,8 @@ def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volu
     found = []
     while len(found) < LESIONS_A_HEAD:
         wanted_ml = np.exp(random.uniform(np.log(SMALLEST_ML), np.log(LARGEST_ML)))
-        shape = shapes[np.abs(np.log(sizes_ml / wanted_ml)).argmin()]
+        choice = int(np.abs(np.log(sizes_ml / wanted_ml)).argmin())
+        shape, sizes_ml[choice] = shapes[choice], np.inf  # Each is taken once.
         lesion = transform.affine_only().to_native(shape, mask.grid, interpolation="linear")
         ml = lesion.voxels.sum() * lesion.grid.voxel_volume_mm3 / 1000
         if ml < SMALLEST_ML or (lesion.voxels & ~mask.voxels).sum() > 0.2 * lesion.voxels.sum():
