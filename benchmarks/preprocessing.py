@@ -177,16 +177,29 @@ def brain_rows(study: Study) -> list[Row]:
 
 def flair_rows(study: Study) -> list[Row]:
     rows = []
-    found = study.measured(flair_moved, study.names("wmh"))
-    for kind in next(iter(found.values())):
-        errors = [numbers[kind]["error_mm"] for numbers in found.values()]
+    found = study.measured(flair_moved, study.names("wmh")).values()
+    for kind in ("moved by its header", "moved by resampling"):
+        errors = [numbers[kind]["error_mm"] for numbers in found]
+        far = max(numbers[kind]["moved_mm"] for numbers in found)
         rows.append(
             Row(
-                f"FLAIR to T1w, {len(errors)} heads, {kind}: mean error in the brain",
+                f"FLAIR to T1w, {len(errors)} heads, {kind} (up to {far:.0f} mm): mean error in the brain",
                 "<= 1 mm in all",
                 f"median {np.median(errors):.2f} mm, largest {max(errors):.2f} mm",
             )
         )
+    header_off, before, after = (
+        np.array([numbers[key] for numbers in found]) for key in ("header_off_mm", "edges_by_header", "edges_aligned")
+    )
+    rows.append(
+        Row(
+            "the same left in place: how far the alignment moves it, and whether the edges agree better for it",
+            "reported",
+            f"median {np.median(header_off):.1f} mm, most {header_off.max():.1f} mm; correlation of the gradients "
+            f"{np.median(before):.3f} by the headers, {np.median(after):.3f} aligned, better in "
+            f"{(after > before).sum()} of {len(after)}",
+        )
+    )
     study.measured(prepared, study.names("wmh_unaligned"))
     for name, numbers in study.measured(flair_unaligned, study.names("wmh_unaligned")).items():
         rows.append(

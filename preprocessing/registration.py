@@ -141,7 +141,7 @@ def _register(
             _to_ants(moving),
             "SyN" if kind == "syn" else "Affine",
             f"{folder}/",
-            flow_sigma=settings.stiffness,
+            total_sigma=settings.stiffness,
             moving_mask=looked_at and _to_ants(looked_at),
             mask_all_stages=True,
         )

@@ -42,9 +42,10 @@ class RegistrationSettings(Section):
     """`none`: the images are in the template's space already."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
     """Registration runs at this resolution; 1 mm brings no gain in overlap."""
-    stiffness: Annotated[float, Field(ge=1, le=10)] = 3.0
-    """Variance, in squared voxels of each level, of the Gaussian that smooths every step of SyN (ANTs' flow_sigma).
-    Higher bends less: a lesion keeps more of its volume, and tissue overlaps less (docs/preprocessing.md)."""
+    stiffness: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Variance, in squared voxels of each level, of the Gaussian that smooths the whole warp after every step of SyN
+    (ANTs' total_sigma). 0 leaves the warp free; higher bends less: a lesion keeps more of its volume, and tissue
+    overlaps less (measured in docs/preprocessing.md)."""
     exclude_lesions: bool = False
     """Leave the manifest's lesion mask, slightly dilated, out of what the registration looks at, so that lesions are
     not warped away. Off, because the masks of an evaluation are the truth, which must not leak into the maps that
