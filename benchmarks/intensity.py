@@ -64,6 +64,8 @@ class Judged:
         Share of the healthy brain above the threshold of the held-out controls.
     auroc, precision : float
         Of the lesion voxels; NaN without lesions.
+    scores, truth : ndarray, (N,)
+        |z| and lesion mask in the brain.
     """
 
     grey: float
@@ -73,6 +75,8 @@ class Judged:
     alarms: float
     auroc: float
     precision: float
+    scores: np.ndarray
+    truth: np.ndarray
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judged = {method: judge(method, controls, groups, template) for method in get_args(IntensityMethod)}
     for group in groups:
         for method, found in judged.items():
-            lines.append(_line(group, method, found[group.name]))
+            lines.append(_line(group.name, method, found[group.name]))
+    for method, found in judged.items():
+        lines.append(_pooled_line(method, [one for group in found.values() for one in group]))
     table = "\n".join(lines)
     print(table)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +152,8 @@ def _judged(z: np.ndarray, known: np.ndarray, lesions: np.ndarray, threshold: fl
         alarms=float((np.abs(z[healthy]) > threshold).mean()),
         auroc=float(roc_auc_score(truth, scores)) if truth.any() else np.nan,
         precision=float(average_precision_score(truth, scores)) if truth.any() else np.nan,
+        scores=scores.astype(np.float32),
+        truth=truth,
     )
 
 
@@ -194,7 +202,7 @@ def _prepare(record: SubjectRecord, out: OutputFolder) -> str | None:
     return None
 
 
-def _line(group: Group, method: str, found: Sequence[Judged]) -> str:
+def _line(group: str, method: str, found: Sequence[Judged]) -> str:
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in found]))
 
@@ -204,7 +212,14 @@ def _line(group: Group, method: str, found: Sequence[Judged]) -> str:
     cells = [f"{mean('grey'):.2f}", f"{mean('white'):.2f}", f"{size('shift_grey'):.2f}", f"{size('shift_white'):.2f}"]
     cells += [f"{1000 * mean('alarms'):.1f}"]
     cells += ["" if np.isnan(mean(name)) else f"{mean(name):.3f}" for name in ("auroc", "precision")]
-    return f"| {group.name} | {len(found)} | {method} | " + " | ".join(cells) + " |"
+    return f"| {group} | {len(found)} | {method} | " + " | ".join(cells) + " |"
+
+
+def _pooled_line(method: str, found: Sequence[Judged]) -> str:
+    """All voxels of all scans together: one threshold for every scanner."""
+    scores, truth = (np.concatenate([getattr(one, name) for one in found]) for name in ("scores", "truth"))
+    auroc, precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
+    return f"| all, pooled | {len(found)} | {method} | | | | | | {auroc:.3f} | {precision:.3f} |"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class PreparedImages:
     @classmethod
     def of(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
         """Those that `prepare_subject` wrote."""
-        images = {modality: out.prepared_image(subject, modality) for modality in modalities}
+        images: dict[Modality, Path] = {modality: out.prepared_image(subject, modality) for modality in modalities}
         return cls(subject.key, images, out.prepared_brain_mask(subject))
 
     def read(self, modality: Modality, grid: Grid) -> Volume:

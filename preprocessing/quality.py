@@ -94,9 +94,9 @@ def measure_quality(
         Sentences from elsewhere; any makes the verdict "warn" at least.
     """
     numbers = measure(t1w, brain.mask, transform, template)
-    failures = _broken(numbers, settings)
+    failures = _failures(numbers, settings)
     failed = {limit.number for limit in failures}
-    odd = [limit for limit in _broken_usual(numbers, settings) if limit.number not in failed]
+    odd = [limit for limit in _oddities(numbers, settings) if limit.number not in failed]
     told = tuple(limit.sentence for limit in failures)
     noted = tuple(limit.sentence for limit in odd) + brain.notes + tuple(warnings)
     verdict: Verdict = "fail" if told else "warn" if noted else "pass"
@@ -121,7 +121,7 @@ class _Limit:
 _NO_LIMIT = float("inf")
 
 
-def _broken(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
+def _failures(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
     limits = settings.registration
     found = [
         _Limit(
@@ -143,7 +143,7 @@ def _broken(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_L
     return [limit for limit in found if limit.broken_by(numbers)]
 
 
-def _broken_usual(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
+def _oddities(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
     n, usual = numbers, settings.quality
     found = [
         _Limit(

@@ -80,8 +80,8 @@ class QualitySettings(Section):
     """Limits of what is usual: a number outside them warns. `RegistrationSettings` holds those that fail.
 
     Set where they let about 99 of 100 good preparations pass: 82 heads of IXI and of the MS patients, 16 elderly heads
-    with large ventricles and 2 tumours, every picture looked at, rounded outwards. All are adults, and most are of one
-    scanner: other cohorts may need others. `benchmarks/quality.py` shows what the limits catch.
+    with large ventricles and 2 tumours, their pictures looked through, rounded outwards. All are adults, and most are
+    of one scanner: other cohorts may need others. `benchmarks/quality.py` shows what the limits catch.
     """
 
     smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0

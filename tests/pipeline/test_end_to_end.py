@@ -58,8 +58,8 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that takes
-    in the skull; two patients."""
+    """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that
+    takes in the skull; two patients."""
     folder = tmp_path_factory.mktemp("cohort")
     path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
@@ -122,7 +122,7 @@ def test_quality_is_told_of_everybody(finished):
     for key in unread:
         assert rows[key]["verdict"] == "not prepared" and BROKEN[key] in rows[key]["reasons"]
     assert rows[misled]["verdict"] == "fail" and rows[misled]["reasons"].startswith(BROKEN[misled])
-    assert list(rows)[0] == misled and "brain_overlap" in rows[misled]["outside_limits"]
+    assert next(iter(rows)) == misled and "brain_overlap" in rows[misled]["outside_limits"]
     warned = [key for key, row in rows.items() if row["verdict"] == "warn"]
     assert "sub-patient001" in warned, "phantoms fit the template less well than people do"
     page = (out / "report" / "subjects" / "sub-patient001.html").read_text()

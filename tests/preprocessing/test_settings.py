@@ -4,6 +4,7 @@ from voxout.preprocessing.settings import (
     BrainExtractionSettings,
     IntensitySettings,
     PreprocessingSettings,
+    QualitySettings,
 )
 
 
@@ -22,6 +23,10 @@ def test_defaults_are_valid_and_frozen():
             "low_percent (50) must lie below high_percent (50)",
         ),
         (lambda: BrainExtractionSettings(smallest_ml=3000), "smallest_ml (3000) must lie below largest_ml (2200)"),
+        (
+            lambda: QualitySettings(largest_brain_ml=500),
+            "smallest_brain_ml (1000) must lie below largest_brain_ml (500)",
+        ),
         (lambda: PreprocessingSettings(modalities=("t1w", "t1w")), "names one twice: t1w, t1w"),
         (lambda: PreprocessingSettings(modalities=()), "at least 1 item"),
     ],
