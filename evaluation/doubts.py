@@ -26,8 +26,8 @@ def _of_direction(scores: CohortScores) -> list[str]:
     # Without an interval a single poor map must not pass for one upside down.
     most = auroc.ci_high if auroc.ci_high is not None else None if auroc.value is None else auroc.value + 0.2
     if most is None or most >= 0.5:
-        known = [s for s in scores.subjects if s.auroc.value is not None]
-        few = [f"{s.key} ({s.auroc.value:.2f})" for s in known if s.auroc.value < _LOWEST_AUROC]
+        each = {s.key: s.auroc.value for s in scores.subjects}
+        few = [f"{key} ({own:.2f})" for key, own in each.items() if own is not None and own < _LOWEST_AUROC]
         return [f"{_UPSIDE_DOWN}, by their AUROC, in: {some_of(few)}. Are these maps upside down?"] if few else []
     return [f"{_UPSIDE_DOWN} (AUROC {auroc.value:.2f}), expected higher = more anomalous. Are the maps upside down?"]
 

@@ -8,13 +8,13 @@ volume, its pieces and its fit to the template, before the next method is asked.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
+from .extractors import by_command, deepbet, hdbet
 from .head_registration import fit_head, mask_from_template
 from .resampling import blurred_for, largest_component, resample
 from .settings import BrainExtractionSettings
@@ -37,7 +37,7 @@ class BrainExtraction:
     Attributes
     ----------
     mask : Volume, bool
-    method : {"given", "already stripped", "deepbet", "deepbet, upright copy", "template"}
+    method : {"given", "already stripped", "deepbet", "deepbet, upright copy", "hdbet", "command", "template"}
     notes : tuple of str
         What was tried before and why it was not taken, for the user's eyes.
     """
@@ -109,12 +109,16 @@ class _Candidate:
 def _candidates(t1w: Volume, settings: BrainExtractionSettings, seed: int) -> Iterator[_Candidate]:
     """From the quickest to the last resort; the next is only made when it is asked for."""
     if settings.method in ("auto", "deepbet"):
-        found = _judged("deepbet", t1w, _deepbet(t1w), settings)
+        found = _judged("deepbet", t1w, deepbet(t1w), settings)
         if found.problem is None and found.fit is not None and _doubtful(found, t1w):
             upright = _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, found.fit), settings)
             found = max(found, upright, key=lambda candidate: candidate.overlap)
         yield found
         yield _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, fit_head(t1w, seed=seed)), settings)
+    if settings.method == "hdbet":
+        yield _judged("hdbet", t1w, hdbet(t1w), settings)
+    if settings.method == "command":
+        yield _judged("command", t1w, by_command(t1w, settings.command), settings)
     if settings.method in ("auto", "template"):
         yield _judged("template", t1w, mask_from_template(t1w, seed=seed), settings)
 
@@ -192,23 +196,6 @@ def _deepbet_upright(t1w: Volume, fit: TemplateFit) -> Volume:
     """The mask that deepbet draws on a copy in which the head stands upright, without its neck; brought back."""
     unmoved = sitk.Transform(3, sitk.sitkIdentity)
     upright = fit.upright_grid(_UPRIGHT_SPACING_MM)
-    found = _deepbet(resample(blurred_for(t1w, _UPRIGHT_SPACING_MM), upright, unmoved, "linear"))
+    found = deepbet(resample(blurred_for(t1w, _UPRIGHT_SPACING_MM), upright, unmoved, "linear"))
     share = blurred_for(found.with_voxels(found.voxels.astype(np.float32)), float(t1w.grid.spacing_mm.min()))
     return t1w.with_voxels(resample(share, t1w.grid, unmoved, "linear").voxels >= 0.5)
-
-
-def _deepbet(t1w: Volume) -> Volume:
-    """deepbet's mask; empty where the network finds nothing."""
-    import torch  # Both seconds long, and not needed for scans that bring a mask.
-    from deepbet import BrainExtraction as Network
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _, mask, _ = Network(no_gpu=True).run(nib.Nifti1Image(t1w.voxels.astype(np.float32), t1w.affine))
-    except (AssertionError, ValueError, IndexError):
-        # How it ends when no voxel looks like brain.
-        return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
-    finally:
-        torch.set_num_threads(threads)
-    return t1w.with_voxels(np.asarray(mask.dataobj) > 0)

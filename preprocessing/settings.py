@@ -9,15 +9,28 @@ from ..data_manifests.terms import Modality
 
 
 class BrainExtractionSettings(Section):
-    method: Literal["auto", "deepbet", "template", "given", "none"] = "auto"
+    method: Literal["auto", "deepbet", "hdbet", "command", "template", "given", "none"] = "auto"
     """`auto`: the manifest's mask if it names one; nothing to do if the scan is already stripped; else deepbet, deepbet
     on a copy in which the head stands upright where it is askew or the mask is not plausible, and template registration
-    where that is not plausible either. `none`: every scan is taken as already stripped."""
+    where that is not plausible either. `hdbet`: HD-BET, an extra, for scans with much pathology; `command`: the site's
+    own program. `none`: every scan is taken as already stripped."""
+    command: str = ""
+    """For method `command`: its command line, in which {image} and {mask} stand for the NIfTI files to read and to
+    write. Weights lie where the command says; nothing is downloaded."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
     smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.89
     """Dice with the template's brain after a coarse affine fit, below which a mask that voxout found is not taken:
     brains reach 0.91 to 0.96, a mask that leaked into face or neck 0.88 at most."""
+
+    @model_validator(mode="after")
+    def _command_with_both_files(self) -> Self:
+        if self.method == "command" and not ("{image}" in self.command and "{mask}" in self.command):
+            raise ValueError(
+                f'method is command and command is "{self.command}", expected a command line with {{image}} and {{mask}} '
+                "in it, as in mri_synthstrip -i {image} -m {mask}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
