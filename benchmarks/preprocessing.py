@@ -29,13 +29,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from preprocessing_flair import flair_moved, flair_unaligned
 from preprocessing_measures import (
     Measure,
     Numbers,
     brain_of_disturbed,
     brain_of_prepared,
-    flair_moved,
-    flair_unaligned,
     heads,
     on_template,
     prepared,
@@ -139,6 +138,9 @@ def brain_rows(study: Study) -> list[Row]:
         failed = [name for name, numbers in done.items() if "failed" in numbers]
         found = study.measured(brain_of_prepared, [name for name in done if name not in failed])
         values = {name: numbers["dice"] for name, numbers in found.items()}
+        if not values:
+            rows.append(Row(f"brain mask, {len(done)} heads of {cohort}", goal, "all failed: " + failed[0]))
+            continue
         worst = min(values, key=values.__getitem__)
         methods = [numbers["method"] for numbers in found.values()]
         counted = ", ".join(f"{methods.count(m)} {m}" for m in sorted(set(methods)))
@@ -215,7 +217,7 @@ def flair_rows(study: Study) -> list[Row]:
 def template_rows(study: Study) -> list[Row]:
     names = study.names("ixi", "wmh")
     done = study.measured(prepared, names)
-    found = study.measured(on_template, [name for name in names if "failed" not in done[name]]).values()
+    found = study.measured(on_template, [name for name in done if "failed" not in done[name]]).values()
     lesions = [lesion for numbers in found for lesion in numbers["lesions"]]
     off = np.array([abs(lesion["kept"] - 1) for lesion in lesions])
     correlations = [numbers["map_correlation"] for numbers in found]
