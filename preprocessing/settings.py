@@ -27,8 +27,8 @@ class BrainExtractionSettings(Section):
     def _command_with_both_files(self) -> Self:
         if self.method == "command" and not ("{image}" in self.command and "{mask}" in self.command):
             raise ValueError(
-                f'method is command and command is "{self.command}", expected a command line with {{image}} and {{mask}} '
-                "in it, as in mri_synthstrip -i {image} -m {mask}"
+                f'method is command and command is "{self.command}", expected a command line with {{image}} and '
+                "{mask} in it, as in mri_synthstrip -i {image} -m {mask}"
             )
         return self
 
