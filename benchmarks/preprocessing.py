@@ -311,7 +311,7 @@ def repeat_rows(study: Study) -> list[Row]:
         hashes.append(_hashes(out / "prepared"))
     same = sum(hashes[0][name] == hashes[1].get(name) for name in hashes[0])
     return [
-        Row("the same bytes with 1 and with 2 jobs", "all", f"{same} of {len(hashes[0])} files of two heads"),
+        Row("the same bytes with 1 and with 2 jobs", "all", f"{same} of {len(hashes[0])} files of four heads"),
         Row("prepared with the network cut off", "passes", "passes (own network namespace without any interface)"),
     ]
 
