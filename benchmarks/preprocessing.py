@@ -302,14 +302,16 @@ def repeat_rows(study: Study) -> list[Row]:
     hashes = []
     for jobs, cut_off in ((1, ["unshare", "--map-root-user", "--net"]), (2, [])):
         out = folder / f"jobs-{jobs}"
-        command = [sys.executable, "-m", "voxout.pipeline.cli", "prepare", str(folder / "cohort.csv"), str(out)]
-        done = subprocess.run([*cut_off, *command, "--jobs", str(jobs)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            return [Row("the same bytes twice", "all", f"did not run: {done.stderr.strip()[-200:]}")]
+        for stage in ("check", "prepare"):
+            command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(folder / "cohort.csv"), str(out)]
+            command += ["--jobs", str(jobs)]
+            done = subprocess.run([*cut_off, *command], capture_output=True, text=True, check=False)
+            if done.returncode:
+                return [Row("the same bytes twice", "all", f"{stage} did not run: {done.stderr.strip()[-200:]}")]
         hashes.append(_hashes(out / "prepared"))
     same = sum(hashes[0][name] == hashes[1].get(name) for name in hashes[0])
     return [
-        Row("the same bytes with 1 and with 2 jobs", "all", f"{same} of {len(hashes[0])} files of two heads"),
+        Row("the same bytes with 1 and with 2 jobs", "all", f"{same} of {len(hashes[0])} files of four heads"),
         Row("prepared with the network cut off", "passes", "passes (own network namespace without any interface)"),
     ]
 
