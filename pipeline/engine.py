@@ -4,11 +4,8 @@ Dask distributed does the work, spoken to through its client alone, so that the 
 """
 
 import os
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,31 +119,17 @@ class Engine:
                     "distributed.logging.distributed": "error",
                 }
             )
-            with _interrupts_ignored():
-                self._cluster = LocalCluster(
-                    n_workers=self.jobs,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",  # any free port: a second run on the machine has its own
-                    host="127.0.0.1",
-                    memory_limit=0,
-                    silence_logs=50,
-                )
+            self._cluster = LocalCluster(
+                n_workers=self.jobs,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # any free port: a second run on the machine has its own
+                host="127.0.0.1",
+                memory_limit=0,
+                silence_logs=50,
+            )
             self._client = Client(self._cluster)
         return self._client
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C: a terminal sends it to all, and this one alone shall speak."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _guarded(function: Callable[..., Any], subject: SubjectRecord, *arguments: Any) -> tuple[Any, str | None]:
