@@ -63,8 +63,17 @@ class MapSubject:
     brain_mask: IdFile | None
 
 
+@dataclass(frozen=True)
+class MatchedMaps:
+    """Everybody with a map or a mask, in the order of their ids, and what the user should know of the match."""
+
+    folders: MapFolders
+    subjects: tuple[MapSubject, ...]
+    notes: tuple[str, ...]
+
+
 def score_folders(
-    matched: "MatchedMaps", settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
+    matched: MatchedMaps, settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
     """Score every map, `jobs` at once; write the tables, what each subject leaves, and who could not be scored.
 
@@ -78,8 +87,8 @@ def score_folders(
         console.warn(f"note: {note}")
     if (out / "scores.json").exists():
         console.warn(f"note: {out} held scores before; these take their place.")
-        for earlier in (out / SUBJECTS).glob("*.npz"):
-            earlier.unlink()
+    for earlier in (out / SUBJECTS).glob("*.npz"):
+        earlier.unlink()
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
 
@@ -113,15 +122,6 @@ def score_folders(
     return cohort, tuple(failures)
 
 
-@dataclass(frozen=True)
-class MatchedMaps:
-    """Everybody with a map or a mask, in the order of their ids, and what the user should know of the match."""
-
-    folders: MapFolders
-    subjects: tuple[MapSubject, ...]
-    notes: tuple[str, ...]
-
-
 def require_own_folder(out: Path, folders: MapFolders) -> None:
     """Refuse a folder for scores in which other things lie: they would be overwritten.
 
@@ -133,8 +133,12 @@ def require_own_folder(out: Path, folders: MapFolders) -> None:
     inputs = [Path(where) for where in (folders.maps, folders.masks, folders.brain_masks) if where]
     if any(out.resolve() == where.resolve() for where in inputs):
         raise UserError(f"--out {out}: is a folder of the maps or masks themselves. Name another one.")
-    others = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
-    if others and not (out / "scores.json").is_file():
+    if not out.is_dir() or (out / "scores.json").is_file():
+        return
+    # What an attempt leaves that came to nothing.
+    left = {"failures.csv"} | ({SUBJECTS} if all(p.suffix == ".npz" for p in (out / SUBJECTS).glob("*")) else set())
+    others = [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in left]
+    if others:
         raise UserError(
             f"--out {out}: holds other things ({some_of(sorted(others))}) and no scores, expected a new folder or one "
             "of earlier scores. Name another one."

@@ -389,6 +389,9 @@ def test_nobody_can_be_scored(maps, capsys):
     assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in told
     assert "a.nii.gz" not in told and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
     assert len(maps.table("failures.csv")) == 7
+    for name, voxels in maps.voxels.items():
+        maps.put("maps", maps.map_name, name, voxels)
+    assert maps.score() == 0, "what that attempt left is in nobody's way"
 
 
 def test_a_second_call_leaves_nothing_of_the_first(maps):
