@@ -1,7 +1,4 @@
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -72,37 +69,3 @@ def test_nothing_to_do_starts_nothing():
     engine = Engine(jobs=2)
     assert engine.map(_task(), [], stage="prepare").results == {}
     assert engine._client is None
-
-
-SLOW_WORK = """
-import sys, time
-from pathlib import Path
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.pipeline.engine import Engine
-
-def slow(subject):
-    Path(sys.argv[1], subject.key).touch()
-    time.sleep(60)
-
-if __name__ == "__main__":
-    try:
-        with Engine(2) as engine:
-            engine.map(slow, [(SubjectRecord(name, "control", {}),) for name in ("01", "02")], stage="slow")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-"""
-
-
-def test_an_interrupt_is_told_once(tmp_path):
-    """A terminal sends Ctrl-C to all processes; only the one that the user started has something to say."""
-    script = tmp_path / "slow_work.py"
-    script.write_text(SLOW_WORK.replace("sys.argv[1]", repr(str(tmp_path))))
-    with subprocess.Popen(
-        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("sub-*"))) < 2 and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert told == "interrupted\n"
