@@ -297,8 +297,8 @@ def _counting(data: Path, out: Path, name: str) -> Numbers:
 def repeat_rows(study: Study) -> list[Row]:
     """`voxout prepare` twice: with one job and no network, and with two jobs."""
     folder = study.out / "repeat"
-    manifest = write_manifest(folder / "cohort.csv", Manifest(tuple([*heads(study.data, "ixi").values()][:2])))
-    del manifest
+    four = [*heads(study.data, "ixi").values()][:4]  # The fewest controls that a cohort may have.
+    write_manifest(folder / "cohort.csv", Manifest(tuple(four)))
     hashes = []
     for jobs, cut_off in ((1, ["unshare", "--map-root-user", "--net"]), (2, [])):
         out = folder / f"jobs-{jobs}"

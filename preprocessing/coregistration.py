@@ -17,7 +17,7 @@ from scipy import ndimage
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
-from .resampling import LPS, itk_affine, to_itk
+from .resampling import LPS, itk_affine, ras_affine, to_itk
 
 _LEVELS_MM = (8.0, 4.0, 2.0)
 _HEIGHTS_MM = (-50.0, -25.0, 0.0, 25.0, 50.0)
@@ -46,12 +46,8 @@ class Alignment:
 
     def save(self, path: Path) -> Path:
         """Write JSON, whole or not at all."""
-        points = np.vstack([np.zeros(3), np.eye(3)])
-        moved = np.array([self.transform.TransformPoint((point @ LPS).tolist()) for point in points]) @ LPS
-        affine = np.eye(4)
-        affine[:3] = np.column_stack([(moved[1:] - moved[0]).T, moved[0]])
         content = {
-            "t1w_to_image_ras_mm": affine.tolist(),
+            "t1w_to_image_ras_mm": ras_affine(self.transform).tolist(),
             "shift_mm": self.shift_mm,
             "information": self.information,
         }

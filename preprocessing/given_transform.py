@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from ..data_manifests.errors import UserError
 from .registration import jacobian_range
-from .resampling import LPS, itk_geometry, place_itk
+from .resampling import LPS, itk_displacements, itk_geometry
 from .template import Template
 from .template_transform import TemplateTransform, in_steps
 
@@ -78,10 +78,8 @@ def _best_affine(points: np.ndarray, moved: np.ndarray, inside: np.ndarray) -> n
 
 
 def _inverted(warp: np.ndarray, template: Template) -> np.ndarray:
-    field = sitk.GetImageFromArray((warp.astype(np.float64) @ LPS).transpose(2, 1, 0, 3), isVector=True)
-    place_itk(field, template.grid)
     inverse = sitk.InvertDisplacementField(
-        field,
+        itk_displacements(warp, template.grid),
         maximumNumberOfIterations=50,
         maxErrorToleranceThreshold=_INVERSE_ERROR_MM,
         meanErrorToleranceThreshold=_INVERSE_ERROR_MM / 10,

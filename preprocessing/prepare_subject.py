@@ -127,8 +127,8 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     _require_modalities(subject, settings)
     native_grid, t1w = _read_scan(subject.images["t1w"], "T1w")
     given = _read_mask_like(subject.brain_mask, native_grid, "brain mask", "t1w")
-    grids = {m: read_grid(path) for m, path in subject.images.items()}
-    lesion = _read_mask_like(subject.lesion_mask, grids[subject.mask_of], "lesion mask", subject.mask_of)
+    drawn_on = native_grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
+    lesion = _read_mask_like(subject.lesion_mask, drawn_on, "lesion mask", subject.mask_of)
     if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
         raise UserError("the lesion mask is empty, expected lesions in a patient; correct it or leave the column empty")
 

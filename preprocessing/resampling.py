@@ -50,6 +50,22 @@ def itk_affine(affine: np.ndarray) -> sitk.AffineTransform:
     return transform
 
 
+def ras_affine(transform: sitk.Transform) -> np.ndarray:
+    """The other way round: ITK's transform of LPS points, which has to be linear, as a (4, 4) that moves RAS points."""
+    points = np.vstack([np.zeros(3), LPS])
+    origin, *axes = (np.array(transform.TransformPoint(point.tolist())) @ LPS for point in points)
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([*(axis - origin for axis in axes), origin])
+    return affine
+
+
+def itk_displacements(displacements: np.ndarray, grid: Grid) -> sitk.Image:
+    """RAS displacements on a grid, (X, Y, Z, 3), as ITK's image of LPS vectors."""
+    field = sitk.GetImageFromArray((displacements.astype(np.float64) @ LPS).transpose(2, 1, 0, 3), isVector=True)
+    place_itk(field, grid)
+    return field
+
+
 def canonical(volume: Volume) -> Volume:
     """Flip and permute the axes so that they run towards right, anterior and superior. No value is changed.
 

@@ -13,7 +13,7 @@ from scipy import linalg
 from ..data_manifests.volume import Grid, Volume
 from .coregistration import one_thread
 from .registration import winsorised
-from .resampling import LPS, coarsened, to_itk
+from .resampling import LPS, coarsened, ras_affine, to_itk
 from .template import load_template
 from .template_transform import TemplateTransform
 
@@ -89,7 +89,7 @@ def fit_template(t1w: Volume, mask: Volume) -> TemplateFit:
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
     affine = _descend(fixed, moving, affine)
-    return TemplateFit(_ras_affine(affine))
+    return TemplateFit(ras_affine(affine))
 
 
 def _descend(fixed: sitk.Image, moving: sitk.Image, start):
@@ -126,12 +126,3 @@ def _centre_mm(mask: Volume) -> np.ndarray:
 def _corners_mm(mask: Volume) -> np.ndarray:
     indices = np.argwhere(mask.voxels)
     return np.array([indices.min(0), indices.max(0)]) * mask.grid.spacing_mm + mask.affine[:3, 3]
-
-
-def _ras_affine(transform: sitk.AffineTransform) -> np.ndarray:
-    matrix = np.array(transform.GetMatrix()).reshape(3, 3)
-    centre, shift = np.array(transform.GetCenter()), np.array(transform.GetTranslation())
-    affine = np.eye(4)
-    affine[:3, :3] = LPS @ matrix @ LPS
-    affine[:3, 3] = LPS @ (shift + centre - matrix @ centre)
-    return affine

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Grid, Volume
-from .resampling import LPS, Interpolation, itk_affine, place_itk, resample
+from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
 
 WARP_STEP_MM = 1 / 64
 """Displacements are kept as multiples of this: 16 bits hold half a metre, and the error stays below 0.01 mm."""
@@ -200,9 +200,7 @@ class TemplateTransform:
 
     def _itk_warp(self, warp: np.ndarray) -> sitk.Transform:
         assert self.warp_grid is not None
-        field = sitk.GetImageFromArray((warp.astype(np.float64) @ LPS).transpose(2, 1, 0, 3), isVector=True)
-        place_itk(field, self.warp_grid)
-        return sitk.DisplacementFieldTransform(field)
+        return sitk.DisplacementFieldTransform(itk_displacements(warp, self.warp_grid))
 
 
 def in_steps(displacements: np.ndarray) -> np.ndarray:
