@@ -17,7 +17,7 @@ from ..models.detector import DetectorField, fit_detectors
 from ..models.latent_store import LatentStore
 from ..models.settings import resolve_gamma
 from ..models.whitening import WhitenedLatents, Whitening, fit_whitening
-from ..preprocessing.intensity_scale import IntensityScale
+from ..preprocessing.channels import Channels
 from ..preprocessing.patch_grid import PatchGrid
 from ..preprocessing.patch_store import PatchStore
 from ..preprocessing.prepared_images import PreparedImages
@@ -33,8 +33,8 @@ def fit_model(
 ) -> DetectorField:
     """Encode every location of every training control; fit one one-class SVM a location; write both."""
     settings = config.models.detector
-    store = PatchStore.open(out.patches)
-    encoder = Checkpoint.load(out.encoder, device=device).encoder
+    checkpoint = Checkpoint.load(out.encoder, device=device)
+    store, encoder = PatchStore.open(out.patches).only(checkpoint.origin.channels), checkpoint.encoder
     latents = LatentStore.create(out.latents, store.grid, encoder.code_size)
     for key, row in zip(train, store.index(train), strict=True):
         volume = torch.from_numpy(store.volumes[row].astype(np.float32))
@@ -53,8 +53,8 @@ def fit_model(
         progress=progress,
     )
     detectors.save(out.detectors / _FIELD)
-    # Where the locations lie, and which scale their controls gave: with these, a model travels without its scans.
-    IntensityScale.load(out.patches).save(out.detectors)
+    # Where the locations lie, and how the channels are made: with these, a model travels without its scans.
+    Channels.load(out.patches).save(out.detectors)
     write_volume(out.detectors / _BRAIN_MASK, Volume(store.grid.brain_mask, store.grid.grid))
     return detectors
 
@@ -86,7 +86,8 @@ def map_subject(
 
     prepared = PreparedImages.of(subject, out, config.preprocessing.modalities)
     # The model's own scale: what is mapped has no say in it.
-    images = IntensityScale.load(model.detectors).read(prepared, grid.grid)
+    channels = Channels.load(model.detectors)
+    images = channels.read(prepared, grid.grid)[channels.index(checkpoint.origin.channels)]
     codes = encode_densely(encoder, torch.from_numpy(images), grid, device=device).numpy()
     template_map = score_subject(detectors, codes, grid, whitening, jobs=1)
     # A score means something where the model has a detector and the subject has brain.

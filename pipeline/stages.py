@@ -14,7 +14,7 @@ from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_set
 from .run import Run, Stage, Work, all_failures
 from .subject_work import work_by_subject
 
-_SCALE_SETTING = "preprocessing.intensity.method"
+_CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
 
 
 # -- check: every header and every array, before anything long starts ------------------------------------------------
@@ -57,8 +57,8 @@ def _prepare(run: Run) -> Work:
 
 def _settings_of_prepare(run: Run) -> dict[str, Any]:
     settings = _settings(run, "preprocessing", "seed")
-    # The cohort's scale comes later: a prepared scan is its own subject's affair.
-    return {name: value for name, value in settings.items() if name != f"settings.{_SCALE_SETTING}"}
+    # The cohort's scale comes later, and the maps derived on it: a prepared scan is its own subject's affair.
+    return {name: value for name, value in settings.items() if name.removeprefix("settings.") not in _CHANNEL_SETTINGS}
 
 
 # -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
@@ -69,11 +69,12 @@ def _extract_inputs(run: Run) -> dict[str, Any]:
         "the training controls": fingerprint(train),
         "the held-out controls": fingerprint(held_out),
         **{f"prepared {key}": prepared[key] for key in [*train, *held_out]},
-        **_settings(run, _SCALE_SETTING),
+        **_settings(run, *_CHANNEL_SETTINGS),
     }
 
 
 def _extract(run: Run) -> Work:
+    from ..preprocessing.channels import Channels
     from ..preprocessing.intensity_scale import IntensityScale
     from ..preprocessing.patch_store import PatchStore
     from ..preprocessing.prepared_images import PreparedImages
@@ -86,7 +87,8 @@ def _extract(run: Run) -> Work:
     mask = load_template(settings.spacing_mm).brain_mask
     images = [PreparedImages.of(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]]
     scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
-    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, scale)
+    channels = Channels(scale, settings.derived_maps)
+    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, channels)
     return Work(
         outputs=[run.out.patches],
         done=store.keys,
@@ -107,7 +109,7 @@ def _train(run: Run) -> Work:
     train, held_out = _split(run)
     with run.console.progress("train", "step") as progress:
         checkpoint = train_encoder(
-            PatchStore.open(run.out.patches),
+            PatchStore.open(run.out.patches).only(run.config.preprocessing.modalities),
             run.config.models,
             run.out.encoder,
             train=train,

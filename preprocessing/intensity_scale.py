@@ -13,23 +13,18 @@ through pairs of (landmark of this image, where it belongs), cut off at 0 and 1.
 Only the last learns, and only from training controls: no patient ever moves the scale he is judged on.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.terms import Modality
 from ..data_manifests.volume import Grid, Volume
 from .prepared_images import PreparedImages
 from .settings import IntensityMethod
 from .template import load_template
-
-_FILE = "intensity_scale.json"
 
 _FEWEST_VOXELS = 50
 _DECILES = np.arange(10, 100, 10)
@@ -58,6 +53,10 @@ class IntensityScale:
 
     method: IntensityMethod
     standard: Mapping[Modality, tuple[float, ...]]
+
+    def __post_init__(self):
+        if not all(len(positions) > 1 and (np.diff(positions) > 0).all() for positions in self.standard.values()):
+            raise ValueError("landmarks that do not ascend")
 
     @classmethod
     def learn(
@@ -136,33 +135,6 @@ class IntensityScale:
         else:
             mapped = np.interp(image.voxels, landmarks(self.method, image), self.standard[modality])
         return image.with_voxels(np.where(brain_mask.voxels, mapped, 0).astype(np.float32))
-
-    def save(self, folder: Path) -> Path:
-        """Write ``intensity_scale.json``, whole or not at all."""
-        with written_whole(folder / _FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1))
-        return folder / _FILE
-
-    @classmethod
-    def load(cls, folder: Path) -> "IntensityScale":
-        """Read what `save` wrote, to the bit.
-
-        Raises
-        ------
-        UserError
-            Missing or damaged.
-        """
-        try:
-            content = json.loads((folder / _FILE).read_text())
-            standard = {modality: tuple(map(float, positions)) for modality, positions in content["standard"].items()}
-            if not all(len(positions) > 1 and (np.diff(positions) > 0).all() for positions in standard.values()):
-                raise ValueError("not ascending")
-            return cls(content["method"], standard)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder}: holds no whole scale of intensities ({_FILE}), expected the one that the model's training "
-                "controls gave. Run `voxout run` there again."
-            ) from error
 
 
 def landmarks(method: IntensityMethod, image: Volume) -> np.ndarray:

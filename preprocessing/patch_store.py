@@ -5,7 +5,7 @@ Patches overlap: cut out and stored they would take a patch's area times the roo
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy as np
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
-from .intensity_scale import IntensityScale
+from .channels import Channels, channel_index
 from .patch_grid import PatchGrid
 from .prepared_images import PreparedImages
 
-_VOLUMES, _MASK, _INDEX = "volumes.npy", "brain_mask.npy", "store.json"
+_VOLUMES, _INSIDE, _MASK, _INDEX = "volumes.npy", "inside.npy", "brain_mask.npy", "store.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +27,16 @@ class PatchStore:
     Attributes
     ----------
     folder : Path
-        Holds ``volumes.npy``, ``brain_mask.npy`` and, written last, ``store.json``.
+        Holds ``volumes.npy``, ``inside.npy``, ``brain_mask.npy``, ``channels.json`` and, written last, ``store.json``.
     keys : tuple of str
         The subjects, in the order of the rows.
     channels : tuple of str
-        What each channel is: the modalities, as ``("t1w", "flair")``.
+        What each channel is: the modalities, then the maps derived from them, as ``("t1w", "t1w_junction")``.
     grid : PatchGrid
     volumes : memory-mapped ndarray, (S, C, X, Y, Z), float16
-        Intensities in [0, 1]. Mapped copy-on-write: nothing that is done to it reaches the disk.
+        In [0, 1]. Mapped copy-on-write: nothing that is done to it reaches the disk.
+    inside : memory-mapped ndarray, (S, X, Y, Z), bool
+        Each subject's own brain. The template's, which gives the locations, is `grid`'s.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class PatchStore:
     channels: tuple[str, ...]
     grid: PatchGrid
     volumes: np.ndarray
+    inside: np.ndarray
 
     @classmethod
     def create(
@@ -50,9 +53,9 @@ class PatchStore:
         subjects: Sequence[PreparedImages],
         template_grid: Grid,
         brain_mask: np.ndarray,
-        scale: IntensityScale,
+        channels: Channels,
     ) -> "PatchStore":
-        """Stack prepared images, brought onto one scale, and keep the scale beside them.
+        """Stack what the models see of each subject, and keep beside it how that was made.
 
         A store that stood in the folder is replaced.
 
@@ -62,17 +65,16 @@ class PatchStore:
         subjects : sequence of PreparedImages
         template_grid : Grid
         brain_mask : ndarray of bool, (X, Y, Z)
-        scale : IntensityScale
-            Its modalities become the channels.
+        channels : Channels
 
         Raises
         ------
         UserError
             No subjects, or one subject twice.
         SubjectError
-            As `IntensityScale.read`.
+            As `Channels.read`.
         """
-        keys, channels = [subject.key for subject in subjects], tuple(scale.standard)
+        keys = [subject.key for subject in subjects]
         if not keys:
             raise UserError("Patch store: no subject is left to put in, expected at least one. See failures.csv.")
         if len(set(keys)) < len(keys):
@@ -81,17 +83,20 @@ class PatchStore:
         grid = PatchGrid(template_grid, brain_mask)
         # The index is what makes a store whole: it goes first and comes last.
         (folder / _INDEX).unlink(missing_ok=True)
-        shape = (len(subjects), len(channels), *template_grid.size_vox)
-        with written_whole(folder / _VOLUMES) as temporary:
-            volumes = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        size = template_grid.size_vox
+        with written_whole(folder / _VOLUMES) as images, written_whole(folder / _INSIDE) as masks:
+            volumes = _new_array(images, np.float16, (len(keys), len(channels.names), *size))
+            inside = _new_array(masks, np.bool_, (len(keys), *size))
             for row, subject in enumerate(subjects):
-                volumes[row] = scale.read(subject, template_grid)
+                volumes[row] = channels.read(subject, template_grid)
+                inside[row] = subject.read_brain_mask(template_grid).voxels
             volumes.flush()
+            inside.flush()
         np.save(folder / _MASK, grid.brain_mask, allow_pickle=False)
-        scale.save(folder)
+        channels.save(folder)
         index = {
             "keys": keys,
-            "channels": list(channels),
+            "channels": list(channels.names),
             "affine": template_grid.affine.tolist(),
             "qform_code": template_grid.qform_code,
             "sform_code": template_grid.sform_code,
@@ -114,13 +119,27 @@ class PatchStore:
             raise UserError(f"{folder}: holds no finished patch store. Run the stage extract first.")
         index = json.loads((folder / _INDEX).read_text())
         mask = np.load(folder / _MASK, allow_pickle=False)
-        volumes = np.load(folder / _VOLUMES, mmap_mode="c", allow_pickle=False)
+        volumes, inside = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in (_VOLUMES, _INSIDE))
         affine = np.array(index["affine"])
         grid = PatchGrid(Grid(mask.shape, affine, index["qform_code"], index["sform_code"]), mask)
         expected = (len(index["keys"]), len(index["channels"]), *mask.shape)
-        if grid.mask_hash != index["mask_hash"] or volumes.shape != expected:
+        shapes = volumes.shape, inside.shape
+        if grid.mask_hash != index["mask_hash"] or shapes != (expected, (expected[0], *mask.shape)):
             raise UserError(f"{folder}: its files do not belong together. Delete the folder and run extract again.")
-        return cls(folder, tuple(index["keys"]), tuple(index["channels"]), grid, volumes)
+        return cls(folder, tuple(index["keys"]), tuple(index["channels"]), grid, volumes, inside)
+
+    def only(self, channels: Sequence[str]) -> "PatchStore":
+        """The same store with some of its channels, in that order; a view where they stand side by side.
+
+        Raises
+        ------
+        UserError
+            One is not in the store.
+        """
+        chosen = channel_index(channels, self.channels)
+        together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+        volumes = self.volumes[:, chosen[0] : chosen[-1] + 1] if together else self.volumes[:, chosen]
+        return replace(self, channels=tuple(channels), volumes=volumes)
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
         """Rows of subjects, (len(keys),) int64.
@@ -135,3 +154,7 @@ class PatchStore:
         if missing:
             raise UserError(f"Patch store: {', '.join(missing)} not among its subjects. Run the stage extract again.")
         return np.array([rows[key] for key in keys], dtype=np.int64)
+
+
+def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -73,6 +73,9 @@ class RegistrationSettings(Section):
 IntensityMethod = Literal["percentiles", "z_score", "white_matter", "landmarks"]
 
 
+DerivedMapName = Literal["junction", "detail"]
+
+
 class IntensitySettings(Section):
     """How intensities come onto one scale."""
 
@@ -133,6 +136,8 @@ class PreprocessingSettings(Section):
     """Edge length of the template grid's voxels."""
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("t1w",)
     """In the order of the channels. The T1w leads extraction and registration whether or not it is among them."""
+    derived_maps: tuple[DerivedMapName, ...] = ("junction", "detail")
+    """Maps computed from every modality, as channels after the modalities: see `derived_maps`."""
     brain_extraction: BrainExtractionSettings = BrainExtractionSettings()
     bias_field: BiasFieldSettings = BiasFieldSettings()
     registration: RegistrationSettings = RegistrationSettings()
@@ -140,7 +145,8 @@ class PreprocessingSettings(Section):
     quality: QualitySettings = QualitySettings()
 
     @model_validator(mode="after")
-    def _each_modality_once(self) -> Self:
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities names one twice: {', '.join(self.modalities)}")
+    def _each_channel_once(self) -> Self:
+        for setting, names in (("modalities", self.modalities), ("derived_maps", self.derived_maps)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{setting} names one twice: {', '.join(names)}")
         return self

@@ -33,7 +33,8 @@ def store():
     mask = np.zeros(shape, bool)
     mask[4:-4, 4:-4, 1:-1] = True
     grid = PatchGrid(Grid(shape, np.diag([2.0, 2, 2, 1])), mask)
-    return PatchStore(None, KEYS, ("t1w",), grid, volumes.astype(np.float16))
+    inside = np.broadcast_to(mask, (len(KEYS), *shape))
+    return PatchStore(None, KEYS, ("t1w",), grid, volumes.astype(np.float16), inside)
 
 
 def settings_of(**change):

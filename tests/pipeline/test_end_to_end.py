@@ -21,6 +21,7 @@ from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.splits import split_controls
 from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.prepared_images import PreparedImages
 
@@ -106,7 +107,8 @@ def test_the_scale_comes_from_the_training_controls_alone_and_travels_with_the_m
     modalities = ("t1w", "flair")
     images = [PreparedImages.of(subject, out, modalities) for subject in train]
     learnt = IntensityScale.learn("landmarks", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
-    assert IntensityScale.load(folder / "detectors") == IntensityScale.load(folder / "patches") == learnt
+    assert Channels.load(folder / "detectors") == Channels.load(folder / "patches")
+    assert Channels.load(folder / "detectors").scale == learnt
     others = [PreparedImages.of(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
     more = IntensityScale.learn("landmarks", modalities, [*images, *others], read_grid(images[0].brain_mask))
     assert more != learnt, "whoever else had a say would have moved it"

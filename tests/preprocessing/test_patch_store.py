@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, write_volume
+from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.patch_store import PatchStore
 from voxout.preprocessing.prepared_images import PreparedImages
@@ -12,7 +14,7 @@ from voxout.preprocessing.prepared_images import PreparedImages
 GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
 MASK = np.zeros(GRID.size_vox, bool)
 MASK[1:4, 1:5, 1:3] = True
-AS_PREPARED = IntensityScale("percentiles", {"t1w": (0.0, 1.0), "flair": (0.0, 1.0)})
+AS_PREPARED = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0), "flair": (0.0, 1.0)}))
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def cohort(tmp_path):
 
 
 def create(tmp_path, cohort, **change):
-    arguments = {"template_grid": GRID, "brain_mask": MASK, "scale": AS_PREPARED} | change
+    arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": AS_PREPARED} | change
     return PatchStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
 
 
@@ -58,14 +60,41 @@ def test_unknown_subject(tmp_path, cohort):
         create(tmp_path, cohort).index(["sub-01", "sub-09"])
 
 
-def test_images_come_in_on_the_scale_which_is_kept_beside_them(tmp_path, cohort):
-    halved = IntensityScale("z_score", {"t1w": (0.0, 0.5)})
-    assert create(tmp_path, cohort, scale=AS_PREPARED).channels == ("t1w", "flair")
-    store = create(tmp_path, cohort, scale=halved)
-    assert store.channels == ("t1w",)
-    assert IntensityScale.load(tmp_path / "store") == halved
+def test_channels_come_in_as_they_are_read_and_how_is_kept_beside_them(tmp_path, cohort):
+    halved = Channels(IntensityScale("z_score", {"t1w": (0.0, 0.5)}), ("detail",))
+    assert create(tmp_path, cohort).channels == ("t1w", "flair")
+    store = create(tmp_path, cohort, channels=halved)
+    assert store.channels == ("t1w", "t1w_detail")
+    assert Channels.load(tmp_path / "store") == halved
     assert np.array_equal(store.volumes[1], halved.read(cohort[1][0], GRID).astype(np.float16))
     assert 0.2 < store.volumes[0][0][MASK].mean() < 0.3, "half of what spans 0 to 1"
+
+
+def test_holds_everybodys_own_brain(tmp_path, cohort):
+    own = np.random.default_rng(1).random((3, *GRID.size_vox)) < 0.7
+    for (subject, _), brain in zip(cohort, own, strict=True):
+        write_volume(subject.brain_mask, Volume(brain, GRID))
+    store = create(tmp_path, cohort)
+    assert isinstance(store.inside, np.memmap) and store.inside.dtype == bool
+    assert np.array_equal(store.inside, own)
+    assert np.array_equal(store.volumes[:, 0] > 0, own & (store.volumes[:, 0] > 0))
+    assert np.array_equal(store.grid.brain_mask, MASK)
+
+
+def test_some_channels_alone(tmp_path, cohort):
+    store = create(tmp_path, cohort, channels=replace(AS_PREPARED, derived=("detail",)))
+    assert store.channels == ("t1w", "flair", "t1w_detail", "flair_detail")
+    for names, rows in (
+        (("t1w", "flair"), [0, 1]),
+        (("flair_detail",), [3]),
+        (("flair_detail", "t1w"), [3, 0]),
+    ):
+        some = store.only(names)
+        assert some.channels == names and some.grid is store.grid and some.inside is store.inside
+        assert np.array_equal(some.volumes, store.volumes[:, rows])
+    assert np.shares_memory(store.only(store.channels[1:3]).volumes, store.volumes), "a view, no second copy"
+    with pytest.raises(UserError, match="Channels: t2w, t1w_swelling not among t1w, flair, t1w_detail.* run the stage"):
+        store.only(("t1w", "t2w", "t1w_swelling"))
 
 
 def test_images_that_cannot_be_used_name_the_subject(tmp_path, cohort):
@@ -106,5 +135,12 @@ def test_files_that_do_not_belong_together(tmp_path, cohort):
     create(tmp_path, cohort)
     path = tmp_path / "store" / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"keys": ["sub-01"]}))
+    with pytest.raises(UserError, match="do not belong together"):
+        PatchStore.open(tmp_path / "store")
+
+
+def test_masks_of_another_store(tmp_path, cohort):
+    create(tmp_path, cohort)
+    np.save(tmp_path / "store" / "inside.npy", np.ones((2, *GRID.size_vox), bool))
     with pytest.raises(UserError, match="do not belong together"):
         PatchStore.open(tmp_path / "store")

@@ -27,7 +27,11 @@ def test_defaults_are_valid_and_frozen():
             lambda: QualitySettings(largest_brain_ml=500),
             "smallest_brain_ml (1000) must lie below largest_brain_ml (500)",
         ),
-        (lambda: PreprocessingSettings(modalities=("t1w", "t1w")), "names one twice: t1w, t1w"),
+        (lambda: PreprocessingSettings(modalities=("t1w", "t1w")), "modalities names one twice: t1w, t1w"),
+        (
+            lambda: PreprocessingSettings(derived_maps=("junction", "junction")),
+            "derived_maps names one twice: junction, junction",
+        ),
         (lambda: PreprocessingSettings(modalities=()), "at least 1 item"),
     ],
 )

@@ -1,0 +1,126 @@
+"""What the models see of a subject: the modalities on the cohort's scale, then the maps derived from them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from ..data_manifests.grid import Grid
+from ..data_manifests.terms import Modality
+from ..data_manifests.volume import Volume
+from .derived_maps import DERIVED_MAPS, Direction, derive
+from .intensity_scale import IntensityScale
+from .prepared_images import PreparedImages
+from .settings import DerivedMapName
+
+_FILE = "channels.json"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """An ordered list of images of one subject.
+
+    Attributes
+    ----------
+    scale : IntensityScale
+        Its modalities are the first channels.
+    derived : tuple of str
+        Maps derived from every modality, in the order of the modalities.
+    """
+
+    scale: IntensityScale
+    derived: tuple[DerivedMapName, ...] = ()
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(self.scale.standard)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """``("t1w", "flair", "t1w_junction", ..., "flair_junction", ...)``."""
+        return (*self.modalities, *(f"{modality}_{name}" for modality in self.modalities for name in self.derived))
+
+    @property
+    def suspicious(self) -> tuple[Direction, ...]:
+        """Of each channel, which of its values are suspicious."""
+        modalities: tuple[Direction, ...] = ("both",) * len(self.modalities)
+        return modalities + tuple(DERIVED_MAPS[name].suspicious for name in self.derived) * len(self.modalities)
+
+    def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
+        """Read a subject's prepared images, and derive the maps.
+
+        Returns
+        -------
+        ndarray, (C, X, Y, Z), float32
+            In [0, 1], 0 outside the subject's brain mask; channels in the order of `names`.
+
+        Raises
+        ------
+        SubjectError
+            As `IntensityScale.read`.
+        """
+        mask = subject.read_brain_mask(grid)
+        images = self.scale.read(subject, grid)
+        maps = [derive(name, Volume(image, grid), mask).voxels for image in images for name in self.derived]
+        return np.stack([*images, *maps])
+
+    def index(self, names: Sequence[str]) -> list[int]:
+        """Where some channels stand among all.
+
+        Raises
+        ------
+        UserError
+            One is not among them.
+        """
+        return channel_index(names, self.names)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``channels.json``, whole or not at all."""
+        with written_whole(folder / _FILE) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1))
+        return folder / _FILE
+
+    @classmethod
+    def load(cls, folder: Path) -> "Channels":
+        """Read what `save` wrote, to the bit.
+
+        Raises
+        ------
+        UserError
+            Missing or damaged.
+        """
+        try:
+            content = json.loads((folder / _FILE).read_text())
+            method, standard = content["scale"]["method"], content["scale"]["standard"]
+            standard = {modality: tuple(map(float, positions)) for modality, positions in standard.items()}
+            derived = tuple(content["derived"])
+            if not set(derived) <= set(DERIVED_MAPS):
+                raise ValueError("an unknown map")
+            return cls(IntensityScale(method, standard), derived)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{folder}: holds no whole description of the model's channels ({_FILE}), expected the scale of "
+                "intensities that its training controls gave, and the maps derived. Run `voxout run` there again."
+            ) from error
+
+
+def channel_index(names: Sequence[str], among: Sequence[str]) -> list[int]:
+    """Where some channels stand among all.
+
+    Raises
+    ------
+    UserError
+        One is not among them.
+    """
+    missing = [name for name in names if name not in among]
+    if missing:
+        raise UserError(
+            f"Channels: {', '.join(missing)} not among {', '.join(among)}. Add the modality or the derived map to the "
+            "settings of preprocessing and run the stage extract again."
+        )
+    return [among.index(name) for name in names]
