@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ..data_manifests.settings import Section
+from ..preprocessing.settings import DerivedMapName
 
 _PER_DIMENSION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*d\s*")
 
@@ -85,7 +86,37 @@ class DetectorSettings(Section):
     """`whitened`: codes are whitened per location, with covariances pooled over neighbours, before the kernel."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight of the whole brain's covariance, brought to the location's variance, in each location's."""
+    score: Literal["decision", "log_ratio"] = "decision"
+    """`decision`: minus the decision function, which ends where no control is near; `log_ratio`: log(offset / kernel
+    sum), which goes on rising."""
     precision: Literal["float16", "float32"] = "float16"
+
+
+ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"] | DerivedMapName
+
+
+class FusionSettings(Section):
+    """Which ways of reading a brain make the map, and how they are brought onto one scale."""
+
+    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = ("ocsvm", "intensity", "patches")
+    """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
+    pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
+    name of one derived map."""
+    patch_components: Annotated[int, Field(ge=1)] = 8
+    """Principal components of the reader `patches`."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of the controls for cross-fitting; with fewer controls, one at a time."""
+    pooling_mm: Annotated[float, Field(ge=0)] = 3.0
+    """Standard deviation of the Gaussian over which the spread of the null is pooled."""
+    pooling_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Weight of the whole brain's spread in each location's."""
+    smoothing_mm: Annotated[float, Field(ge=0)] = 1.6
+    """Standard deviation of the Gaussian that smooths the sum; 0: none."""
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether some reader looks at codes."""
+        return bool({"ocsvm", "mahalanobis"} & set(self.readers))
 
 
 class ModelSettings(Section):
@@ -93,6 +124,7 @@ class ModelSettings(Section):
     guidance: GuidanceSettings = GuidanceSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
+    fusion: FusionSettings = FusionSettings()
 
     @model_validator(mode="after")
     def _needs_pretraining(self) -> "ModelSettings":

@@ -259,8 +259,8 @@ def run_summary(config: Config) -> dict[str, str]:
         "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
         "Code": f"{models.encoder.code_size} numbers",
         "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
-        "Detectors": f"one-class SVM, nu {models.detector.nu:g}, gamma {models.detector.gamma}, "
-        f"{models.detector.read_out} codes",
+        "Readers": ", ".join(models.fusion.readers),
+        "One-class SVM": f"nu {models.detector.nu:g}, gamma {models.detector.gamma}, {models.detector.read_out} codes",
         "Scored in": f"{evaluation.space} space, inside the brain mask",
     }
 

@@ -99,10 +99,14 @@ def _extract(run: Run) -> Work:
 # -- train: the patch encoder ----------------------------------------------------------------------------------------
 def _train_inputs(run: Run) -> dict[str, Any]:
     sections = ("models.encoder", "models.guidance", "models.training", "seed")
-    return {"the patches": _record(run, "extract").identity} | _settings(run, *sections)
+    needed = run.config.models.fusion.needs_encoder
+    patches = _record(run, "extract").identity
+    return {"the patches": patches, "an encoder is needed": needed} | _settings(run, *sections)
 
 
 def _train(run: Run) -> Work:
+    if not run.config.models.fusion.needs_encoder:
+        return Work(summary="nothing to train: no reader looks at codes")
     from ..models.training import train_encoder
     from ..preprocessing.patch_store import PatchStore
 
@@ -122,12 +126,12 @@ def _train(run: Run) -> Work:
     return Work(outputs=[run.out.encoder], summary=f"{checkpoint.step} steps")
 
 
-# -- fit: dense codes of the training controls, one one-class SVM at every location ----------------------------------
+# -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
 def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
         "the patches": _record(run, "extract").identity,
         "the encoder": _record(run, "train").identity,
-        **_settings(run, "models.detector"),
+        **_settings(run, "models.detector", "models.fusion", "seed"),
     }
 
 
@@ -135,11 +139,11 @@ def _fit(run: Run) -> Work:
     from .detection import fit_model
 
     train, _ = _split(run)
-    with run.console.progress("fit", "location") as progress:
-        detectors = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
+    with run.console.progress("fit", "step") as progress:
+        fusion = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
-    return Work(outputs=[run.out.latents, run.out.detectors], summary=f"{len(detectors.offset):,} one-class SVMs")
+    return Work(outputs=[run.out.latents, run.out.detectors], summary=f"{', '.join(r.name for r in fusion.readers)}")
 
 
 # -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------

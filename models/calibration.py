@@ -1,0 +1,177 @@
+"""Scores of any kind on one scale: how seldom a healthy brain scores as high.
+
+A detector scores the controls it was fitted on too kindly. So the null scores come from cross-fitting: each control is
+scored by a detector that has not seen it. Then in two steps:
+
+1. *Spread.* Scores are divided by their own root mean square at the location, pooled over neighbours: where healthy
+   brains differ much, a high score means little.
+2. *Tail.* The share of the null that reaches a value, over all locations and controls; above the highest thousandth
+   by an exponential fitted to the excesses (peaks over threshold; Coles, "An Introduction to Statistical Modeling of
+   Extreme Values", 2001, with shape 0).
+
+What comes out is the *surprise*, -log10 p: comparable between detectors, and summable (Fisher's way to combine tests).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy import ndimage, special
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from ..preprocessing.patch_grid import PatchGrid
+
+_TAIL = 1e-3
+"""The share of the null to which the exponential is fitted."""
+_STEP = 0.01
+"""Between two knots of the table, in units of surprise."""
+_VALUES_AT_ONCE = 8_000_000
+"""Values of the null that are sorted; more are thinned."""
+_LEAST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """From scores to surprise.
+
+    Attributes
+    ----------
+    spread : ndarray, (P,), float32
+        What a score is divided by at each location.
+    knots : ndarray, (K,), float64
+        Ascending scores, after division.
+    surprise_at : ndarray, (K,), float64
+        -log10 of the share of healthy voxels that score as high, at each knot.
+    slope : float
+        Surprise per unit of score beyond the last knot.
+    mask_hash : str
+        Of the `PatchGrid` whose locations these are.
+    """
+
+    spread: np.ndarray
+    knots: np.ndarray
+    surprise_at: np.ndarray
+    slope: float
+    mask_hash: str
+
+    def surprise(self, scores: np.ndarray) -> np.ndarray:
+        """-log10 p of scores.
+
+        Parameters
+        ----------
+        scores : ndarray, (..., P)
+            Higher = more anomalous.
+
+        Returns
+        -------
+        ndarray, (..., P), float32
+            From 0; higher = seldomer. It rises with the score.
+        """
+        ratio = np.asarray(scores, np.float64) / self.spread
+        beyond = np.maximum(ratio - self.knots[-1], 0) * self.slope
+        return (np.interp(ratio, self.knots, self.surprise_at) + beyond).astype(np.float32)
+
+    def z(self, scores: np.ndarray) -> np.ndarray:
+        """The same as standard deviations of a normal distribution: p < .001 is z > 3.09."""
+        return z_of_surprise(self.surprise(scores))
+
+    def save(self, path: Path) -> Path:
+        """Write one safetensors file, whole or not at all."""
+        tensors = {"spread": self.spread, "knots": self.knots, "surprise_at": self.surprise_at}
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary, {"slope": repr(self.slope), "mask_hash": self.mask_hash})
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            Missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                spread, knots, surprise_at = (file.get_tensor(name) for name in ("spread", "knots", "surprise_at"))
+                about = file.metadata()
+                return cls(spread, knots, surprise_at, float(about["slope"]), about["mask_hash"])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise UserError(f"{path}: holds no whole calibration. Run the stage fit again.") from error
+
+
+def calibrate(null: np.ndarray, inside: np.ndarray, grid: PatchGrid, *, pooling_mm: float, shrinkage: float):
+    """Learn from the scores of controls.
+
+    Parameters
+    ----------
+    null : ndarray, (S, P)
+        Each control scored by a detector that has not seen it; may be memory-mapped.
+    inside : ndarray of bool, (S, P)
+        Where each control has brain; the rest is left out.
+    grid : PatchGrid
+    pooling_mm : float
+        Standard deviation of the Gaussian over which the spread is pooled.
+    shrinkage : float in [0, 1]
+        Weight of the whole brain's spread in each location's.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    UserError
+        Null scores that are not finite, or all alike.
+    """
+    if null.shape != inside.shape or null.shape[1] != grid.size:
+        raise ValueError(f"null {null.shape} and brains {inside.shape}, expected (subjects, {grid.size}) for both")
+    total, count = np.zeros(grid.size), np.zeros(grid.size)
+    for scores, brain in zip(null, inside, strict=True):
+        total += np.where(brain, np.square(scores, dtype=np.float64), 0)
+        count += brain
+    whole = total.sum() / max(count.sum(), 1)
+    if not np.isfinite(whole):
+        raise UserError("Calibration: scores of controls are not finite, expected finite ones. Fit the model again.")
+    if not whole > 0:
+        raise UserError("Calibration: the controls' scores are all 0, expected some that differ. Train again.")
+    sigma_vox = pooling_mm / grid.grid.spacing_mm
+    smooth_total, smooth_count = (ndimage.gaussian_filter(grid.scatter(part), sigma_vox) for part in (total, count))
+    own = grid.gather(smooth_total) / np.maximum(grid.gather(smooth_count), 1e-9)
+    spread = np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_LEAST_SPREAD).astype(np.float32)
+    return Calibration(spread, *_tail_table(null, inside, spread), grid.mask_hash)
+
+
+def _tail_table(null: np.ndarray, inside: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    thinned = slice(None, None, 1 + null.size // _VALUES_AT_ONCE)
+    pool = np.sort(
+        np.concatenate(
+            [(row[thinned] / spread[thinned])[brain[thinned]] for row, brain in zip(null, inside, strict=True)]
+        ).astype(np.float64)
+    )
+    # As many as the highest share holds, and never so few that the fit hangs on a handful.
+    n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
+    start = -np.log10(n_tail / len(pool))
+    surprise = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
+    # The k-th highest value is reached by k of n.
+    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-surprise).astype(int) - 1).clip(0)]
+    mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _LEAST_SPREAD)
+    # Where values tie, the rarest reading would be too bold: keep the first knot of each.
+    first = np.append(True, np.diff(knots) > 0)
+    return knots[first], surprise[first], float(1 / (mean_excess * np.log(10)))
+
+
+def z_of_surprise(surprise: np.ndarray) -> np.ndarray:
+    """Standard deviations of a normal distribution whose upper tail has ``p = 10 ** -surprise``; float32."""
+    # The logarithm keeps its digits where p itself would be 0.
+    return -special.ndtri_exp(-np.maximum(surprise, 1e-6) * np.log(10)).astype(np.float32)
+
+
+def folds_of(n: int, folds: int, seed: int) -> Sequence[np.ndarray]:
+    """Split 0..n-1 into so many random parts of nearly one size, at most n; a list of index arrays, ascending."""
+    order = np.random.default_rng(seed).permutation(n)
+    return [np.sort(part) for part in np.array_split(order, min(folds, n))]

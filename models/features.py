@@ -1,0 +1,169 @@
+"""What a detector looks at: some numbers for every location of a brain.
+
+All kinds answer one question: given a subject's channels on the template grid, which numbers stand for each location?
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
+from ..preprocessing.patch_grid import PatchGrid
+from .dense_encoding import encode_densely
+from .encoder import PatchEncoder
+
+_SAMPLES = 20_000
+"""Patches of each control from which the components are learnt."""
+_NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+
+
+class Features(Protocol):
+    """Numbers for every location."""
+
+    @property
+    def size(self) -> int:
+        """How many (d)."""
+        ...
+
+    def of(self, channels: np.ndarray) -> np.ndarray:
+        """Of one subject: channels (C, X, Y, Z) float32 to (P, d) float32."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelFeatures:
+    """The values of some channels at the voxel itself.
+
+    Attributes
+    ----------
+    grid : PatchGrid
+    rows : tuple of int
+        Which channels.
+    """
+
+    grid: PatchGrid
+    rows: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def of(self, channels: np.ndarray) -> np.ndarray:
+        return self.grid.gather(channels[list(self.rows)]).T.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class CodeFeatures:
+    """The encoder's codes.
+
+    Attributes
+    ----------
+    grid : PatchGrid
+    rows : tuple of int
+        The channels that the encoder was trained on.
+    encoder : PatchEncoder
+    device : str or torch.device
+    """
+
+    grid: PatchGrid
+    rows: tuple[int, ...]
+    encoder: PatchEncoder
+    device: torch.device | str = "cpu"
+
+    @property
+    def size(self) -> int:
+        return self.encoder.code_size
+
+    def of(self, channels: np.ndarray) -> np.ndarray:
+        chosen = torch.from_numpy(channels[list(self.rows)].astype(np.float32))
+        return encode_densely(self.encoder, chosen, self.grid, device=self.device).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFeatures:
+    """Principal components of the 3x3x3 voxels around: what a linear encoder without training keeps.
+
+    Attributes
+    ----------
+    grid : PatchGrid
+    rows : tuple of int
+        Which channels.
+    components : ndarray, (27 * len(rows), d), float32
+        Orthonormal; voxels in C order, channel by channel.
+    """
+
+    grid: PatchGrid
+    rows: tuple[int, ...]
+    components: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return self.components.shape[1]
+
+    def of(self, channels: np.ndarray) -> np.ndarray:
+        index = np.arange(self.grid.size)
+        return _patches(channels[list(self.rows)], self.grid, index) @ self.components
+
+    @classmethod
+    def learn(
+        cls, controls: Iterable[np.ndarray], grid: PatchGrid, rows: Sequence[int], size: int, seed: int
+    ) -> "PatchFeatures":
+        """Learn the components from the channels of controls, each (C, X, Y, Z).
+
+        Raises
+        ------
+        UserError
+            More components than numbers in a patch.
+        """
+        width = 27 * len(rows)
+        if size > width:
+            raise UserError(
+                f"{size} components of patches with {width} numbers, expected at most {width}. "
+                f"Lower models.fusion.patch_components."
+            )
+        random = np.random.default_rng(seed)
+        total, products, count = np.zeros(width), np.zeros((width, width)), 0
+        for channels in controls:
+            index = np.sort(random.choice(grid.size, min(_SAMPLES, grid.size), replace=False))
+            patches = _patches(channels[list(rows)], grid, index).astype(np.float64)
+            total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
+        mean = total / count
+        _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+        return cls(grid, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :size], np.float32))
+
+    def save(self, path: Path) -> Path:
+        """Write one safetensors file, whole or not at all."""
+        with written_whole(path) as temporary:
+            save_file({"components": self.components}, temporary, {"rows": " ".join(map(str, self.rows))})
+        return path
+
+    @classmethod
+    def load(cls, path: Path, grid: PatchGrid) -> "PatchFeatures":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            Missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                rows = tuple(int(row) for row in file.metadata()["rows"].split())
+                return cls(grid, rows, file.get_tensor("components"))
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise UserError(f"{path}: holds no components of patches. Run the stage fit again.") from error
+
+
+def _patches(channels: np.ndarray, grid: PatchGrid, index: np.ndarray) -> np.ndarray:
+    """3x3x3 voxels around some locations, (len(index), C * 27) float32; 0 beyond the grid, as the background is."""
+    padded = np.pad(channels.astype(np.float32), [(0, 0), (1, 1), (1, 1), (1, 1)])
+    x, y, z = (grid.locations[index].astype(np.int64) + 1).T
+    found = [padded[:, x + dx, y + dy, z + dz] for dx, dy, dz in _NEIGHBOURS]  # 27 of (C, n)
+    return np.stack(found, axis=-1).transpose(1, 0, 2).reshape(len(index), -1)

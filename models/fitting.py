@@ -1,0 +1,162 @@
+"""From controls to a fused model: features, scorers, their null by cross-fitting, calibrations.
+
+Every control is scored by scorers fitted on the others' folds. The encoder is shared by all folds: to train it again
+for each would cost as much as everything else together, and the controls it has not seen show what that leaves
+(the calibration row of `benchmarks/method.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data_manifests.errors import UserError
+from ..preprocessing.patch_store import PatchStore
+from .calibration import Calibration, calibrate, folds_of
+from .features import Features, PatchFeatures
+from .fusion import Fusion, fused
+from .latent_store import LatentStore
+from .readers import Plan, Reader, Sight
+from .scorers import Mahalanobis, OneClassSvms, Scorer
+from .settings import ModelSettings
+
+FEWEST_CONTROLS = 3
+"""One is left out at a time, and two are what a variance needs."""
+
+Progress = Callable[[int, int], None]
+
+
+def fit_fusion(
+    store: PatchStore,
+    train: Sequence[str],
+    sight: Sight,
+    settings: ModelSettings,
+    scratch: Path,
+    *,
+    seed: int,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Fusion:
+    """Fit every reader of the settings on the training controls, and calibrate them.
+
+    Parameters
+    ----------
+    store : PatchStore
+    train : sequence of str
+        Keys of the training controls.
+    sight : Sight
+    settings : ModelSettings
+    scratch : Path
+        Folder for the controls' features and their null: the fused z-map of each, read by readers that have not seen
+        it, as ``null/<key>.npy`` (P,). It stays behind when the model travels.
+    seed : int
+    jobs : int, optional
+        Threads; one a core by default.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Raises
+    ------
+    UserError
+        Too few controls, or features that cannot be fitted.
+    """
+    if len(train) < FEWEST_CONTROLS:
+        raise UserError(
+            f"{len(train)} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
+            "on others. Add healthy scans, or lower data_manifests.held_out_share."
+        )
+    return _Fit(store, tuple(train), sight, settings, scratch, seed, jobs, progress).fusion()
+
+
+class _Fit:
+    def __init__(
+        self,
+        store: PatchStore,
+        train: tuple[str, ...],
+        sight: Sight,
+        settings: ModelSettings,
+        scratch: Path,
+        seed: int,
+        jobs: int | None,
+        progress: Progress | None,
+    ):
+        self.train, self.sight, self.settings, self.scratch = train, sight, settings, scratch
+        self.grid, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
+        rows = store.index(train)
+        self.volumes = [store.volumes[row] for row in rows]
+        self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in rows])
+        self.folds = folds_of(len(train), settings.fusion.folds, seed)
+        self.plans = sight.plans(settings.fusion.readers)
+        kinds = {_folder_name(plan) for plan in self.plans.values()}
+        self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
+
+    def fusion(self) -> Fusion:
+        features: dict[str, Features] = {}
+        readers, total = [], np.zeros(self.inside.shape, np.float32)
+        for name, plan in self.plans.items():
+            kind = _folder_name(plan)
+            if kind not in features:
+                features[kind] = self.stored_features(plan)
+            null = self.cross_fitted(plan)
+            calibration = self.calibrated(null)
+            total += calibration.surprise(null)
+            readers.append(Reader(name, features[kind], self.scorer(plan, self.train), calibration))
+        smoothing_mm = self.settings.fusion.smoothing_mm
+        for row, brain in zip(total, self.inside, strict=True):
+            row[:] = fused([row], brain, self.grid, smoothing_mm)
+        calibration = self.calibrated(total)
+        null_maps = LatentStore.create(self.scratch / "null", self.grid, 1)
+        for key, row, brain in zip(self.train, total, self.inside, strict=True):
+            null_maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
+        return Fusion(self.grid, tuple(readers), calibration, smoothing_mm)
+
+    def stored_features(self, plan: Plan) -> Features:
+        """Write the features of every control, and say how they are made."""
+        if plan.features == "patches":
+            size = self.settings.fusion.patch_components
+            features: Features = PatchFeatures.learn(
+                self.volumes, self.grid, self.sight.rows(plan), size=size, seed=self.seed
+            )
+        else:
+            features = self.sight.features(plan, self.grid)
+        latents = LatentStore.create(self.scratch / _folder_name(plan), self.grid, features.size)
+        for key, volume in zip(self.train, self.volumes, strict=True):
+            latents.write(key, features.of(volume.astype(np.float32)))
+            self.step()
+        return features
+
+    def cross_fitted(self, plan: Plan) -> np.ndarray:
+        """Scores (S, P) of every control by a scorer that was fitted without its fold."""
+        null = np.empty(self.inside.shape, np.float32)
+        seen = self.latents(plan, self.train)
+        for fold in self.folds:
+            scorer = self.scorer(plan, [key for number, key in enumerate(self.train) if number not in fold])
+            for number in fold:
+                null[number] = scorer.score(seen.subject(self.train[number]), jobs=self.jobs)
+        return null
+
+    def scorer(self, plan: Plan, keys: Sequence[str]) -> Scorer:
+        latents, detector = self.latents(plan, keys), self.settings.detector
+        if plan.scorer == "ocsvm":
+            scorer: Scorer = OneClassSvms.fit(latents, self.grid, detector, jobs=self.jobs)
+        else:
+            scorer = Mahalanobis.fit(latents, self.grid, detector, plan.direction)
+        self.step()
+        return scorer
+
+    def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
+        return LatentStore.open(self.scratch / _folder_name(plan), keys, self.grid)
+
+    def calibrated(self, null: np.ndarray) -> Calibration:
+        fusion = self.settings.fusion
+        return calibrate(null, self.inside, self.grid, pooling_mm=fusion.pooling_mm, shrinkage=fusion.pooling_shrinkage)
+
+    def step(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.steps)
+
+
+def _folder_name(plan: Plan) -> str:
+    """Readers that look at the same features share them."""
+    return plan.features if plan.features == "codes" else f"{plan.features}_{plan.channels}"

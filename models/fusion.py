@@ -1,0 +1,94 @@
+"""Several readers, one map: their surprises are summed, and the sum is calibrated like any other score.
+
+Summing -log10 p is Fisher's way to combine tests. The readers look at one brain and are anything but independent, so
+the sum's own null is what counts: that of the same controls, each read by readers that have not seen it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ..data_manifests.errors import UserError
+from ..preprocessing.patch_grid import PatchGrid
+from .calibration import Calibration
+from .readers import Reader, Sight
+from .settings import ModelSettings
+
+_CALIBRATION = "fused.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """All the readers of a model.
+
+    Attributes
+    ----------
+    grid : PatchGrid
+    readers : tuple of Reader
+    calibration : Calibration
+        Of the smoothed sum.
+    smoothing_mm : float
+        Standard deviation of the Gaussian, within the subject's own brain; 0: none.
+    """
+
+    grid: PatchGrid
+    readers: tuple[Reader, ...]
+    calibration: Calibration
+    smoothing_mm: float
+
+    def z(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """Read one subject.
+
+        Parameters
+        ----------
+        channels : ndarray, (C, X, Y, Z), float32
+        inside : ndarray of bool, (P,)
+            The subject's own brain.
+        jobs : int, optional
+            Threads; one a core by default.
+
+        Returns
+        -------
+        ndarray, (P,), float32
+            Standard deviations of a normal distribution: a healthy voxel exceeds 3.09 once in a thousand. Higher =
+            more anomalous. 0 outside the subject's brain.
+        """
+        surprises = (reader.surprise(channels, jobs=jobs) for reader in self.readers)
+        total = fused(surprises, inside, self.grid, self.smoothing_mm)
+        return np.where(inside, self.calibration.z(total), 0).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write every reader to a folder of its own name, and the calibration of their sum."""
+        for reader in self.readers:
+            reader.save(folder / reader.name)
+        self.calibration.save(folder / _CALIBRATION)
+
+    @classmethod
+    def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings) -> "Fusion":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            A part is missing, damaged, or of other locations.
+        """
+        calibration = Calibration.load(folder / _CALIBRATION)
+        if calibration.mask_hash != grid.mask_hash:
+            raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
+        plans = sight.plans(settings.fusion.readers)
+        readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
+        return cls(grid, readers, calibration, settings.fusion.smoothing_mm)
+
+
+def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, smoothing_mm: float) -> np.ndarray:
+    """Sum surprises (P,) of one subject and smooth the sum within its brain; 0 outside."""
+    total = np.where(inside, sum(surprises), 0).astype(np.float32)
+    if smoothing_mm == 0:
+        return total
+    sigma_vox = smoothing_mm / grid.grid.spacing_mm
+    weights = ndimage.gaussian_filter(grid.scatter(inside.astype(np.float32)), sigma_vox)
+    smooth = ndimage.gaussian_filter(grid.scatter(total), sigma_vox)
+    return np.where(inside, grid.gather(smooth) / np.maximum(grid.gather(weights), 1e-6), 0).astype(np.float32)

@@ -1,0 +1,164 @@
+"""The ways to read a brain: what is looked at, and how its likeness to the controls is judged.
+
+A reader is features, a scorer that was fitted on the controls' features, and a calibration that brings its scores onto
+the scale that all readers share.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..data_manifests.errors import UserError
+from ..preprocessing.channels import Channels
+from ..preprocessing.derived_maps import DERIVED_MAPS, Direction
+from ..preprocessing.patch_grid import PatchGrid
+from .calibration import Calibration
+from .checkpoint import Checkpoint
+from .features import CodeFeatures, Features, PatchFeatures, VoxelFeatures
+from .scorers import Mahalanobis, OneClassSvms, Scorer
+from .settings import ModelSettings, ReaderName
+
+_CALIBRATION, _COMPONENTS = "calibration.safetensors", "components.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a reader.
+
+    Attributes
+    ----------
+    features : {"codes", "voxels", "patches"}
+        See `features`.
+    scorer : {"ocsvm", "mahalanobis"}
+        See `scorers`.
+    channels : {"modalities", "all"} or str
+        Which channels are looked at, or the name of one of them. Codes are of those that the encoder was trained on.
+    direction : {"both", "higher", "lower"}
+    """
+
+    features: Literal["codes", "voxels", "patches"]
+    scorer: Literal["ocsvm", "mahalanobis"] = "mahalanobis"
+    channels: str = "modalities"
+    direction: Direction = "both"
+
+
+PLANS: Mapping[ReaderName, Plan] = {
+    "ocsvm": Plan("codes", "ocsvm"),
+    "mahalanobis": Plan("codes"),
+    "intensity": Plan("voxels"),
+    "patches": Plan("patches"),
+    "hand_made": Plan("voxels", channels="all"),
+}
+"""Readers by name. `ocsvm` is the method's own; `intensity` is the z-score with pooled variance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What there is to look at: the channels of the cohort, and the trained encoder.
+
+    Attributes
+    ----------
+    channels : Channels
+    checkpoint : Checkpoint or None
+        None where no reader looks at codes.
+    device : str or torch.device
+        Where the encoder runs.
+    """
+
+    channels: Channels
+    checkpoint: Checkpoint | None = None
+    device: torch.device | str = "cpu"
+
+    def plans(self, names: Sequence[ReaderName]) -> dict[str, Plan]:
+        """Plans by the reader's own name; a derived map has one reader a modality.
+
+        Raises
+        ------
+        UserError
+            A reader of a derived map that the cohort does not have.
+        """
+        found = {}
+        for name in names:
+            if name in PLANS:
+                found[name] = PLANS[name]
+                continue
+            if name not in self.channels.derived:
+                raise UserError(
+                    f"models.fusion.readers names {name}, and the derived maps are "
+                    f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or leave "
+                    "the reader out."
+                )
+            for modality in self.channels.modalities:
+                channel = f"{modality}_{name}"
+                found[channel] = Plan("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
+        return found
+
+    def rows(self, plan: Plan) -> tuple[int, ...]:
+        """Which channels a reader looks at."""
+        known = {"modalities": self.channels.modalities, "all": self.channels.names}
+        names = known.get(plan.channels, (plan.channels,))
+        if plan.features == "codes" and self.checkpoint is not None:
+            names = self.checkpoint.origin.channels
+        return tuple(self.channels.index(names))
+
+    def features(self, plan: Plan, grid: PatchGrid) -> Features:
+        """Features that need nothing learnt but the encoder."""
+        if plan.features == "codes":
+            if self.checkpoint is None:
+                raise ValueError("a reader of codes, and no encoder")
+            return CodeFeatures(grid, self.rows(plan), self.checkpoint.encoder, self.device)
+        return VoxelFeatures(grid, self.rows(plan))
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """One way to read a brain, fitted and calibrated.
+
+    Attributes
+    ----------
+    name : str
+    features : Features
+    scorer : Scorer
+    calibration : Calibration
+    """
+
+    name: str
+    features: Features
+    scorer: Scorer
+    calibration: Calibration
+
+    def surprise(self, channels: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """-log10 p of one subject's channels (C, X, Y, Z): (P,) float32, higher = more anomalous."""
+        return self.calibration.surprise(self.scorer.score(self.features.of(channels), jobs=jobs))
+
+    def save(self, folder: Path) -> None:
+        """Write all but the encoder, which has a place of its own."""
+        if isinstance(self.features, PatchFeatures):
+            self.features.save(folder / _COMPONENTS)
+        self.scorer.save(folder)
+        self.calibration.save(folder / _CALIBRATION)
+
+    @classmethod
+    def load(
+        cls, name: str, plan: Plan, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings
+    ) -> "Reader":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            A part is missing, damaged, or of other locations.
+        """
+        if plan.features == "patches":
+            features: Features = PatchFeatures.load(folder / _COMPONENTS, grid)
+        else:
+            features = sight.features(plan, grid)
+        if plan.scorer == "ocsvm":
+            scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
+        else:
+            scorer = Mahalanobis.load(folder, plan.direction)
+        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION))

@@ -1,0 +1,120 @@
+"""How unlike the controls a subject's features are, at every location. Here, and nowhere else, the sign turns over."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..data_manifests.errors import UserError
+from ..preprocessing.derived_maps import Direction
+from ..preprocessing.patch_grid import PatchGrid
+from .detector import DetectorField, fit_detectors
+from .settings import DetectorSettings, resolve_gamma
+from .whitening import WhitenedLatents, Whitening, fit_whitening
+
+_FIELD, _WHITENING = "field", "whitening.safetensors"
+_LEAST_KERNEL = 1e-12
+"""As a share of the offset: further away than that, all is equally far for the logarithm."""
+
+
+class Scorer(Protocol):
+    """Fitted on controls, scores a subject."""
+
+    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """Features (P, d) of one subject to (P,) scores, float32; higher = more anomalous."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Mahalanobis:
+    """Distance from the controls' mean, in their own standard deviations; for one number a location, the z-score.
+
+    Attributes
+    ----------
+    whitening : Whitening
+    direction : {"both", "higher", "lower"}
+        One-sided for one number a location only.
+    """
+
+    whitening: Whitening
+    direction: Direction = "both"
+
+    @classmethod
+    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
+        """Fit on the controls' features (S, P, d)."""
+        return cls(fit_whitening(features, grid, shrinkage=settings.shrinkage), direction)
+
+    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        white = self.whitening.apply(features)
+        if self.direction == "both":
+            return np.sqrt(np.einsum("pd,pd->p", white, white))
+        return white[:, 0] if self.direction == "higher" else -white[:, 0]
+
+    def save(self, folder: Path) -> None:
+        self.whitening.save(folder / _WHITENING)
+
+    @classmethod
+    def load(cls, folder: Path, direction: Direction = "both") -> "Mahalanobis":
+        return cls(Whitening.load(folder / _WHITENING), direction)
+
+
+@dataclass(frozen=True, eq=False)
+class OneClassSvms:
+    """One one-class SVM at every location.
+
+    Attributes
+    ----------
+    field : DetectorField
+    whitening : Whitening, optional
+        The one that the detectors were fitted through.
+    log_ratio : bool
+        Score log(offset / kernel sum) instead of minus the decision function: it goes on rising where the decision
+        function has come to its end.
+    """
+
+    field: DetectorField
+    whitening: Whitening | None
+    log_ratio: bool
+
+    @classmethod
+    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
+        """Fit on the controls' features (S, P, d)."""
+        whitening = None
+        if settings.read_out == "whitened":
+            whitening = fit_whitening(features, grid, shrinkage=settings.shrinkage)
+            features = WhitenedLatents(features, whitening)
+        gamma = resolve_gamma(settings.gamma, features.shape[2])
+        field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=settings.precision)
+        return cls(field, whitening, settings.score == "log_ratio")
+
+    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        if self.whitening is not None:
+            features = self.whitening.apply(features)
+        decision = np.asarray(self.field.decision_function(features, jobs=jobs))
+        if not self.log_ratio:
+            return (-decision).astype(np.float32)
+        offset = self.field.offset
+        return -np.log(np.maximum(decision / offset + 1, _LEAST_KERNEL)).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        self.field.save(folder / _FIELD)
+        if self.whitening is not None:
+            self.whitening.save(folder / _WHITENING)
+
+    @classmethod
+    def load(cls, folder: Path, grid: PatchGrid, settings: DetectorSettings) -> "OneClassSvms":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            A part is missing, or of other locations.
+        """
+        whitening = Whitening.load(folder / _WHITENING) if settings.read_out == "whitened" else None
+        field = DetectorField.load(folder / _FIELD)
+        if len(field) != grid.size or (whitening is not None and whitening.mask_hash != grid.mask_hash):
+            raise UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")
+        return cls(field, whitening, settings.score == "log_ratio")

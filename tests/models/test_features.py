@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.grid import Grid
+from voxout.models.dense_encoding import encode_densely
+from voxout.models.encoder import PatchEncoder
+from voxout.models.features import CodeFeatures, PatchFeatures, VoxelFeatures
+from voxout.preprocessing.patch_grid import PatchGrid
+
+MASK = np.zeros((9, 10, 8), bool)
+MASK[0:7, 2:9, 1:8] = True  # touches the grid's edge
+GRID = PatchGrid(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
+RANDOM = np.random.default_rng(0)
+CHANNELS = RANDOM.random((3, *MASK.shape), dtype=np.float32)
+
+
+def test_voxels_are_the_channels_at_the_locations():
+    found = VoxelFeatures(GRID, (2, 0)).of(CHANNELS)
+    assert found.shape == (GRID.size, 2) and found.dtype == np.float32
+    for number, place in enumerate(GRID.locations):
+        assert tuple(found[number]) == (CHANNELS[2][tuple(place)], CHANNELS[0][tuple(place)])
+
+
+def test_codes_are_the_encoders():
+    torch.manual_seed(0)
+    encoder = PatchEncoder(1, 5, 4, "wide").eval()
+    features = CodeFeatures(GRID, (1,), encoder)
+    expected = encode_densely(encoder, torch.from_numpy(CHANNELS[1:2]), GRID).numpy()
+    assert features.size == 4
+    np.testing.assert_array_equal(features.of(CHANNELS), expected)
+
+
+def _naive_patches(channels):
+    padded = np.pad(channels, [(0, 0), (1, 1), (1, 1), (1, 1)])
+    return np.stack([padded[:, x : x + 3, y : y + 3, z : z + 3].reshape(-1) for x, y, z in GRID.locations])
+
+
+def test_components_of_patches_are_those_of_scikit_learn():
+    controls = [RANDOM.random((3, *MASK.shape), dtype=np.float32) * scale for scale in (1.0, 0.5, 2.0)]
+    found = PatchFeatures.learn(controls, GRID, (0, 2), size=5, seed=0)  # fewer locations than samples: all of them
+    patches = np.concatenate([_naive_patches(control[[0, 2]]) for control in controls])
+    oracle = PCA(5).fit(patches)
+    agreement = np.abs(np.einsum("ij,ji->i", oracle.components_, found.components))
+    np.testing.assert_allclose(agreement, 1, atol=1e-3)
+    np.testing.assert_allclose(found.of(CHANNELS), _naive_patches(CHANNELS[[0, 2]]) @ found.components, atol=1e-4)
+
+
+def test_components_are_saved_and_loaded(tmp_path):
+    features = PatchFeatures.learn([CHANNELS], GRID, (1,), size=3, seed=0)
+    loaded = PatchFeatures.load(features.save(tmp_path / "components.safetensors"), GRID)
+    np.testing.assert_array_equal(loaded.of(CHANNELS), features.of(CHANNELS))
+    with pytest.raises(UserError, match="holds no components of patches. Run the stage fit again"):
+        PatchFeatures.load(tmp_path / "other.safetensors", GRID)
+
+
+def test_more_components_than_numbers_are_refused():
+    with pytest.raises(UserError, match="28 components of patches with 27 numbers, expected at most 27"):
+        PatchFeatures.learn([CHANNELS], GRID, (0,), size=28, seed=0)

@@ -1,0 +1,136 @@
+"""Fitting, fusing and calibrating on small brains whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.grid import Grid
+from voxout.models.fitting import fit_fusion
+from voxout.models.fusion import Fusion, fused
+from voxout.models.latent_store import LatentStore
+from voxout.models.readers import PLANS, Sight
+from voxout.models.settings import FusionSettings, ModelSettings
+from voxout.preprocessing.channels import Channels
+from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.preprocessing.patch_grid import PatchGrid
+from voxout.preprocessing.patch_store import PatchStore
+
+SHAPE = (24, 24, 24)
+MASK = np.zeros(SHAPE, bool)
+MASK[2:-2, 2:-2, 2:-2] = True
+GRID = PatchGrid(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), MASK)
+CHANNELS = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}), ())
+KEYS = tuple(f"sub-{number:02}" for number in range(30))
+TRAIN, UNSEEN = KEYS[:20], KEYS[20:]
+SETTINGS = ModelSettings.model_validate({"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0}})
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A mean brain, and noise of each subject's own that is coherent over neighbours and wilder on the left."""
+    random = np.random.default_rng(0)
+    mean = ndimage.gaussian_filter(random.normal(size=SHAPE), 3)
+    mean = 0.3 + 0.4 * (mean - mean.min()) / np.ptp(mean)
+    noise = ndimage.gaussian_filter(random.normal(size=(len(KEYS), *SHAPE)), [0, 0.6, 0.6, 0.6])
+    wild = np.where(np.arange(SHAPE[0]) < SHAPE[0] // 2, 0.06, 0.02)[:, None, None]
+    volumes = np.clip(mean + wild * noise / noise.std(), 0, 1)[:, None] * MASK
+    inside = np.broadcast_to(MASK, (len(KEYS), *SHAPE))
+    return PatchStore(None, KEYS, ("t1w",), GRID, volumes.astype(np.float16), inside)
+
+
+@pytest.fixture(scope="module")
+def fitted(store, tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("scratch")
+    calls = []
+    fusion = fit_fusion(
+        store, TRAIN, Sight(CHANNELS), SETTINGS, scratch, seed=0, jobs=1, progress=lambda *c: calls.append(c)
+    )
+    return fusion, scratch, calls
+
+
+def _z(fusion, store, key, change=None):
+    volume = store.volumes[store.index([key])[0]].astype(np.float32)
+    if change is not None:
+        volume[0] += change
+    return fusion.z(volume, np.ones(GRID.size, bool), jobs=1)
+
+
+def test_the_map_of_an_unseen_control_reads_in_standard_deviations(fitted, store):
+    fusion, _, _ = fitted
+    z = np.concatenate([_z(fusion, store, key) for key in UNSEEN])
+    assert (z > 3.0902).mean() == pytest.approx(0.001, abs=0.0006)
+    assert (z > 1.6449).mean() == pytest.approx(0.05, abs=0.012)
+    assert np.median(z) == pytest.approx(0, abs=0.1)
+
+
+def test_it_does_so_on_the_wild_side_as_on_the_calm_one(fitted, store):
+    fusion, _, _ = fitted
+    left = GRID.locations[:, 0] < SHAPE[0] // 2
+    z = np.stack([_z(fusion, store, key) for key in UNSEEN])
+    for side in (left, ~left):
+        assert (z[:, side] > 2.3263).mean() == pytest.approx(0.01, abs=0.006)
+
+
+def test_a_control_scored_by_itself_would_look_too_healthy(fitted, store):
+    """Why there is cross-fitting: the same controls, read by readers that were fitted on them."""
+    fusion, scratch, _ = fitted
+    null = LatentStore.open(scratch / "null", TRAIN, GRID)
+    apart = np.concatenate([null.subject(key)[:, 0] for key in TRAIN])
+    seen = np.concatenate([_z(fusion, store, key) for key in TRAIN])
+    assert (apart > 3.0902).mean() == pytest.approx(0.001, rel=0.1)
+    assert (seen > 3.0902).mean() < 0.6 * (apart > 3.0902).mean()
+
+
+def test_what_does_not_fit_stands_out_of_both_readers_and_most_of_all_of_the_map(fitted, store):
+    fusion, _, _ = fitted
+    spot = np.zeros(SHAPE, np.float32)
+    spot[16:18, 11:13, 11:13] = -0.1
+    z = _z(fusion, store, UNSEEN[0], spot)
+    inside = GRID.gather(spot) < 0
+    assert z[inside].min() > 3
+    assert z[inside].mean() > np.quantile(z[~inside], 0.999)
+
+
+def test_every_step_is_told(fitted):
+    _, _, calls = fitted
+    total = 2 * 20 + 2 * (5 + 1)
+    assert calls == [(done, total) for done in range(1, total + 1)]
+
+
+def test_saved_and_loaded_it_draws_the_same_map(fitted, store, tmp_path):
+    fusion, _, _ = fitted
+    fusion.save(tmp_path)
+    loaded = Fusion.load(tmp_path, GRID, Sight(CHANNELS), SETTINGS)
+    np.testing.assert_array_equal(_z(loaded, store, UNSEEN[0]), _z(fusion, store, UNSEEN[0]))
+    turned = PatchGrid(Grid(SHAPE, np.eye(4)), MASK)
+    with pytest.raises(UserError, match="its calibration is of another brain mask. Fit the model again"):
+        Fusion.load(tmp_path, turned, Sight(CHANNELS), SETTINGS)
+
+
+def test_few_controls_are_left_out_one_at_a_time(store, tmp_path):
+    fusion = fit_fusion(store, TRAIN[:3], Sight(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
+    assert np.isfinite(_z(fusion, store, UNSEEN[0])).all()
+    with pytest.raises(UserError, match="2 training controls, expected at least 3: each is scored by detectors"):
+        fit_fusion(store, TRAIN[:2], Sight(CHANNELS), SETTINGS, tmp_path, seed=0)
+
+
+def test_a_reader_of_a_map_that_is_not_there(store, tmp_path):
+    settings = ModelSettings.model_validate({"fusion": {"readers": ["intensity", "junction"]}})
+    with pytest.raises(UserError, match="names junction, and the derived maps are none. Add junction to preproc"):
+        fit_fusion(store, TRAIN, Sight(CHANNELS), settings, tmp_path, seed=0)
+
+
+def test_which_readers_need_an_encoder():
+    for name, plan in PLANS.items():
+        assert FusionSettings(readers=(name,)).needs_encoder == (plan.features == "codes")
+    assert not FusionSettings(readers=("junction",)).needs_encoder
+
+
+def test_smoothing_keeps_to_the_brain():
+    """A constant stays constant up to the brain's edge, and what lies outside does not leak in."""
+    inside = GRID.locations[:, 0] > 10
+    surprise = np.where(inside, 2.0, 99.0).astype(np.float32)
+    found = fused([surprise, surprise], inside, GRID, 3.0)
+    np.testing.assert_allclose(found[inside], 4.0, rtol=1e-5)
+    assert (found[~inside] == 0).all()
+    np.testing.assert_array_equal(fused([surprise], inside, GRID, 0.0)[inside], 2.0)
