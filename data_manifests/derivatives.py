@@ -130,11 +130,11 @@ class OutputFolder:
 
     def template_map(self, subject: SubjectRecord) -> Path:
         """Anomaly score, higher = more anomalous, on the template grid."""
-        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-anomaly_map.nii.gz")
+        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-anomaly_zmap.nii.gz")
 
     def native_map(self, subject: SubjectRecord) -> Path:
         """Anomaly score on the grid of the subject's own T1w."""
-        return self._map(subject, "space-orig_desc-anomaly_map.nii.gz")
+        return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
 
     def native_coverage(self, subject: SubjectRecord) -> Path:
         """Voxels of the native map that carry a score."""

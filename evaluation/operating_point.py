@@ -157,7 +157,11 @@ class StoredPoint:
     def point(self) -> OperatingPoint:
         draws = np.array(self.draws, dtype=np.float32)
         return OperatingPoint(
-            self.threshold, draws, np.zeros(0, np.float32), self.n_healthy, "the model's own healthy scans"
+            self.threshold,
+            draws,
+            np.zeros(0, np.float32),
+            self.n_healthy,
+            "the model's training controls",
         )
 
 

@@ -151,7 +151,7 @@ def score_cohort(
     seed : int
         Of the bootstrap.
     point : OperatingPoint, optional
-        From elsewhere; counts only where this cohort has no healthy scan of its own.
+        From elsewhere; by default the healthy scans of this cohort set it.
     with_strata : bool
         Whether to give figures by site, age and lesion volume as well.
 
@@ -173,7 +173,7 @@ def score_cohort(
     # No draw looks further down a scan's list of false clusters than this.
     most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
     births = [s.clusters.false_births[:most] for s in known]
-    if healthy.any() or point is None:
+    if point is None:
         own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
         own_persons = [s.person for s in known if s.is_healthy]
         point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)

@@ -20,6 +20,8 @@ from .readers import Plan, Reader, Sight
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings
 
+NULL = "null"
+"""Folder of the null maps among the controls' features."""
 FEWEST_CONTROLS = 3
 """One is left out at a time, and two are what a variance needs."""
 
@@ -65,7 +67,8 @@ def fit_fusion(
             f"{len(train)} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
             "on others. Add healthy scans, or lower data_manifests.held_out_share."
         )
-    return _Fit(store, tuple(train), sight, settings, scratch, seed, jobs, progress).fusion()
+    fit = _Fit(store, tuple(train), sight, settings, scratch, seed, jobs, progress)
+    return fit.fused([fit.reader(name) for name in fit.plans])
 
 
 class _Fit:
@@ -87,27 +90,34 @@ class _Fit:
         self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in rows])
         self.folds = folds_of(len(train), settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
+        self.features: dict[str, Features] = {}
         kinds = {_folder_name(plan) for plan in self.plans.values()}
         self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
 
-    def fusion(self) -> Fusion:
-        features: dict[str, Features] = {}
-        readers, total = [], np.zeros(self.inside.shape, np.float32)
-        for name, plan in self.plans.items():
-            kind = _folder_name(plan)
-            if kind not in features:
-                features[kind] = self.stored_features(plan)
-            null = self.cross_fitted(plan)
-            calibration = self.calibrated(null)
-            total += calibration.surprise(null)
-            readers.append(Reader(name, features[kind], self.scorer(plan, self.train), calibration))
+    def reader(self, name: str) -> Reader:
+        """Fit and calibrate one reader; its null surprises go to the folder `null/<name>`."""
+        plan = self.plans[name]
+        kind = _folder_name(plan)
+        if kind not in self.features:
+            self.features[kind] = self.stored_features(plan)
+        null = self.cross_fitted(plan)
+        calibration = self.calibrated(null)
+        surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
+        for key, scores in zip(self.train, null, strict=True):
+            surprises.write(key, calibration.surprise(scores)[:, None])
+        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration)
+
+    def fused(self, readers: Sequence[Reader]) -> Fusion:
+        """Calibrate the sum of the readers; the null z-maps go to the folder `null`."""
         smoothing_mm = self.settings.fusion.smoothing_mm
-        for row, brain in zip(total, self.inside, strict=True):
-            row[:] = fused([row], brain, self.grid, smoothing_mm)
+        stores = [LatentStore.open(self.scratch / NULL / reader.name, self.train, self.grid) for reader in readers]
+        total = np.empty(self.inside.shape, np.float32)
+        for row, key, brain in zip(total, self.train, self.inside, strict=True):
+            row[:] = fused([store.subject(key)[:, 0] for store in stores], brain, self.grid, smoothing_mm)
         calibration = self.calibrated(total)
-        null_maps = LatentStore.create(self.scratch / "null", self.grid, 1)
+        maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
         for key, row, brain in zip(self.train, total, self.inside, strict=True):
-            null_maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
+            maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
         return Fusion(self.grid, tuple(readers), calibration, smoothing_mm)
 
     def stored_features(self, plan: Plan) -> Features:

@@ -32,6 +32,7 @@ from ..evaluation.subject_scores import SubjectScores
 from ..evaluation.tables import write_scores
 from .config import Config
 from .console import Progress
+from .null_threshold import null_threshold
 from .records import StageRecord
 from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
@@ -70,20 +71,16 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
             failed.append(Failure(key, "score", f"{key}: {error}"))
     if not scores:
         raise UserError([failure.reason for failure in failed])
-    point, warning = _model_point(run)
+    outputs = [run.out.scores]
+    if not run.applies_a_model and (own := null_threshold(run)) is not None:
+        StoredPoint.of(own, settings, _fitted(run)).save(run.out.operating_point)
+        outputs.append(run.out.operating_point)
+    point, warning = _model_point(run, scores)
     cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
     write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
-    outputs = [run.out.scores]
-    run.out.operating_point.unlink(missing_ok=True)
-    if cohort.threshold is not None and not run.applies_a_model:
-        StoredPoint.of(cohort.point, settings, _fitted(run)).save(run.out.operating_point)
-        outputs.append(run.out.operating_point)
-    # A threshold of its own needs none from the model, and no word about that one.
-    lacks_one = not any(s.is_healthy for s in scores)
-    warnings = [warning] if warning and lacks_one else []
     return Work(
         outputs=outputs,
-        warnings=(*warnings, *doubts(cohort)),
+        warnings=(*([warning] if warning else []), *doubts(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
         summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "
@@ -91,13 +88,14 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     )
 
 
-def _model_point(run: Run) -> tuple[OperatingPoint | None, str | None]:
-    """The threshold that a model that is applied carries along, or why it carries none that holds here."""
-    if not run.applies_a_model:
+def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPoint | None, str | None]:
+    """The threshold that the model carries; or None, and why, where the cohort's healthy scans have to set one."""
+    if run.applies_a_model and any(s.is_healthy for s in scores):
+        # Another scanner's healthy scans know more of this cohort than the model does.
         return None, None
     stored = StoredPoint.load(run.model.operating_point)
     if stored is None:
-        return None, "the model carries no threshold, and no healthy scan of this cohort sets one"
+        return None, "the model carries no threshold" if run.applies_a_model else None
     unfit = stored.unfit_because(run.config.evaluation, _fitted(run))
     return (None, f"the threshold that the model carries does not hold: {unfit}") if unfit else (stored.point, None)
 
@@ -115,7 +113,7 @@ def load_scores(run: Run) -> CohortScores:
     if record is None:
         raise UserError(f"{out.root}: holds no scores. Run the stage score first.")
     subjects = [SubjectScores.load(out.subject_scores(key)) for key in record.done]
-    return score_cohort(subjects, config.evaluation, seed=config.seed, point=_model_point(run)[0])
+    return score_cohort(subjects, config.evaluation, seed=config.seed, point=_model_point(run, subjects)[0])
 
 
 def figures_in_words(scores: CohortScores) -> list[str]:

@@ -158,7 +158,7 @@ def match_subjects(folders: MapFolders) -> MatchedMaps:
         raise UserError(
             f"--maps {folders.maps}: is the folder of a run, expected maps alone. Score the run by `voxout score "
             f"COHORT {run}`, or name its maps: "
-            f"--maps '{run}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_map.nii.gz'."
+            f"--maps '{run}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_zmap.nii.gz'."
         )
     maps = files_by_id(folders.maps, "--maps")
     masks = files_by_id(folders.masks, "--masks") if folders.masks else {}

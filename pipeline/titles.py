@@ -5,7 +5,7 @@ STAGE_TITLES: dict[str, str] = {
     "prepare": "strip, correct, register and normalise every subject",
     "extract": "stack the controls on one grid",
     "train": "train the patch encoder, guided by a one-class SVM",
-    "fit": "fit one one-class SVM at every location of the brain",
+    "fit": "fit the readers on the training controls, and calibrate them",
     "map": "write anomaly maps of patients and held-out controls",
     "score": "score the maps against the lesion masks",
     "report": "write the HTML report",

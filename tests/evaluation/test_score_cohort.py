@@ -306,7 +306,7 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
     patients = [make(n)[0] for n in range(20, 24)]
     scores = score_cohort(patients, SETTINGS, point=stored.point)
     assert scores.threshold == first.threshold
-    assert scores.point.origin == "the model's own healthy scans"
+    assert scores.point.origin == "the model's training controls"
     sensitivity = scores.estimates["lesion_sensitivity"]
     found = sum(s.lesions_found_at(first.threshold) for s in patients)
     assert sensitivity.value == pytest.approx(found / sum(len(s.lesions) for s in patients))
@@ -314,10 +314,11 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
     # The uncertainty of the threshold is carried along: its interval is the model's own.
     ours, theirs = scores.estimates["healthy_threshold"], first.estimates["healthy_threshold"]
     assert (ours.value, ours.ci_low, ours.ci_high) == (theirs.value, theirs.ci_low, theirs.ci_high)
-    with_own = score_cohort(
-        [*patients, make(1, healthy=True)[0], make(2, healthy=True)[0]], SETTINGS, point=stored.point
-    )
-    assert with_own.point.origin == "the healthy scans of this cohort"
+    # Healthy scans show whether it holds, and set nothing.
+    healthy = make(1, healthy=True)[0]
+    with_own = score_cohort([*patients, healthy, make(2, healthy=True)[0]], SETTINGS, point=stored.point)
+    assert with_own.threshold == first.threshold
+    assert with_own.row(healthy.key).false_clusters == healthy.clusters.false_clusters_at(first.threshold)
     path.write_text("{}")
     with pytest.raises(UserError, match=r"point.json: not readable as an operating point \(KeyError\)"):
         StoredPoint.load(path)

@@ -21,8 +21,10 @@ from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.splits import split_controls
 from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.pipeline.config import load_config
 from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.preprocessing.patch_store import PatchStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 SETTINGS = """
@@ -139,11 +141,34 @@ def test_lesions_outrank_the_rest(finished):
     assert scores["average_precision"]["value"] > 3 * scores["prevalence"]["value"]
 
 
+def test_the_threshold_is_the_training_controls_own(finished):
+    """At it, their null maps show at most the allowed clusters a brain, and just below it one too many."""
+    from skimage.measure import label
+
+    out = OutputFolder(finished[0])
+    store, settings = PatchStore.open(out.patches), load_config(out.config).evaluation
+    point = json.loads(out.operating_point.read_text())
+    null = {path.stem: np.load(path)[:, 0] for path in (out.latents / "null").glob("*.npy")}
+    assert point["n_healthy"] == len(null) == len(json.loads(out.trained_on.read_text()))
+    smallest = settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6
+
+    def clusters(threshold):
+        flagged = [store.grid.scatter(z >= threshold, False) for z in null.values()]
+        sizes = [np.bincount(label(f, connectivity=3).ravel())[1:] for f in flagged]
+        return np.mean([(size >= smallest).sum() for size in sizes])
+
+    threshold = np.float32(point["threshold"])
+    assert clusters(threshold) <= settings.false_clusters < clusters(np.nextafter(threshold, np.float32(-np.inf)))
+    scores = json.loads((out.scores / "scores.json").read_text())
+    assert scores["healthy_threshold"]["value"] == pytest.approx(point["threshold"])
+    assert scores["about"]["threshold_from"] == "the model's training controls"
+
+
 def test_native_maps_lie_where_the_scans_lie(finished, cohort):
     out, _ = finished
     for patient in read_manifest(cohort).patients:
         anat = out / "maps" / patient.key / "anat"
-        grid = read_grid(anat / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz")
+        grid = read_grid(anat / f"{patient.key}_space-orig_desc-anomaly_zmap.nii.gz")
         scan = read_grid(patient.images["t1w"])
         assert grid.size_vox == scan.size_vox
         assert np.allclose(grid.affine, scan.affine, atol=1e-4)
@@ -159,7 +184,7 @@ def test_the_lesion_lies_on_its_own_side(finished, cohort):
     out, _ = finished
     own, mirrored = [], []
     for patient in read_manifest(cohort).patients:
-        path = out / "maps" / patient.key / "anat" / f"{patient.key}_space-orig_desc-anomaly_map.nii.gz"
+        path = out / "maps" / patient.key / "anat" / f"{patient.key}_space-orig_desc-anomaly_zmap.nii.gz"
         scores, lesion = read_volume(path), read_mask(patient.lesion_mask).voxels
         axis = next(i for i, code in enumerate(scores.grid.orientation) if code in "LR")
         own.append(scores.voxels[lesion].mean())
@@ -208,7 +233,7 @@ def test_a_broken_map_costs_one_page_and_a_lost_page_is_made_again(finished, coh
     assert before == {page: page.stat().st_mtime_ns for page in pages.glob("*.html") if page != lost}
 
     # Damaged without a change of its size: only whoever reads it finds out.
-    broken = out / "maps" / "sub-patient001" / "anat" / "sub-patient001_space-orig_desc-anomaly_map.nii.gz"
+    broken = out / "maps" / "sub-patient001" / "anat" / "sub-patient001_space-orig_desc-anomaly_zmap.nii.gz"
     broken.write_bytes(b"\x1f\x8b" + bytes(broken.stat().st_size - 2))
     lost.unlink()
     result = _voxout("report", cohort, out)
@@ -250,7 +275,7 @@ def test_a_deleted_stage_is_redone_with_those_after_it(finished, cohort, tmp_pat
     assert "train: done before, skipped" in result.stdout
     for stage in ("fit", "map", "score", "report"):
         assert f"{stage}: done before" not in result.stdout
-    assert "fit: fit one one-class SVM" in result.stdout
+    assert "fit: fit the readers" in result.stdout
     assert "because files of it are missing" in result.stdout
     assert (out / "scores" / "scores.json").read_text() == before
 
@@ -310,14 +335,14 @@ def _apply(model: Path, *more) -> subprocess.CompletedProcess:
 def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp_path):
     result = _apply(model, new_cohort, tmp_path / "out")
     assert result.returncode == 0, result.stdout + result.stderr
-    maps = sorted((tmp_path / "out" / "maps").rglob("*desc-anomaly_map.nii.gz"))
+    maps = sorted((tmp_path / "out" / "maps").rglob("*desc-anomaly_zmap.nii.gz"))
     assert {path.name.split("_")[0] for path in maps} == {"sub-patient001", "sub-patient002"}
     for path in maps:
         assert filecmp.cmp(finished[0] / path.relative_to(tmp_path / "out"), path, shallow=False)
     assert "sub-control001: the model was trained on this very scan" in result.stdout
     # Nobody of the new cohort is healthy: the threshold is the one that travels with the model.
     first, new = (json.loads((out / "scores" / "scores.json").read_text()) for out in (finished[0], tmp_path / "out"))
-    assert new["about"]["threshold_from"] == "the model's own healthy scans"
+    assert new["about"]["threshold_from"] == "the model's training controls"
     assert new["healthy_threshold"] == first["healthy_threshold"]
     assert new["dice_at_healthy_threshold"]["value"] is not None
     assert not (tmp_path / "out" / "records" / "operating_point.json").exists()

@@ -1,0 +1,43 @@
+"""The threshold that a model carries: set on its training controls, each mapped by readers that have not seen it.
+
+No patient has a say in it, and no held-out control: those are free to show whether it holds.
+"""
+
+import numpy as np
+
+from ..evaluation.intervals import resample_subjects
+from ..evaluation.lesion_metrics import cluster_curve
+from ..evaluation.operating_point import OperatingPoint
+from ..models.fitting import NULL
+from ..models.latent_store import LatentStore
+from ..preprocessing.patch_store import PatchStore
+from .run import Run
+
+
+def null_threshold(run: Run) -> OperatingPoint | None:
+    """Follow the clusters of every training control's null map, on the template grid.
+
+    Returns
+    -------
+    OperatingPoint or None
+        None where the null maps were deleted, as one may to save room.
+    """
+    settings, folder = run.config.evaluation, run.out.latents / NULL
+    trained = {path.stem for path in folder.glob("*.npy")}
+    if not trained:
+        return None
+    store = PatchStore.open(run.out.patches)
+    train = [key for key in store.keys if key in trained]
+    null = LatentStore.open(folder, train, store.grid)
+    smallest = int(np.ceil(settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6))
+    # No draw looks further down a scan's list of clusters than this.
+    most = int(np.ceil(settings.false_clusters * len(train))) + 1
+    births = []
+    for key, row in zip(train, store.index(train), strict=True):
+        inside = np.asarray(store.inside[row]) & store.grid.brain_mask
+        z = np.where(inside, store.grid.scatter(null.subject(key)[:, 0]), -np.inf).astype(np.float32)
+        curve, _, _ = cluster_curve(z, np.zeros(z.shape, np.int32), smallest_voxels=smallest)
+        births.append(curve.false_births[:most])
+    persons = [run.manifest[key].subject_id for key in train]
+    weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, persons)
+    return OperatingPoint.set_on(births, settings.false_clusters, weights, persons)
