@@ -9,7 +9,6 @@ line, and the table is printed and saved as ``table.md``. A second call goes on 
 """
 
 import argparse
-import hashlib
 import os
 import platform
 import subprocess
@@ -20,13 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+from painted_cohort import Canvas, Head, drawn, lesion_shapes, nearest_in_size, random_ml, write_painted
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.lesion_effects import Shift
 from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
 from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import Volume, read_mask, read_volume, write_volume
+from voxout.data_manifests.volume import Volume
 from voxout.evaluation.score_cohort import CohortScores, score_cohort
 from voxout.evaluation.subject_scores import SubjectScores
 from voxout.pipeline.config import load_config
@@ -35,9 +33,7 @@ from voxout.pipeline.stages import STAGES
 
 TRAIN, HELD_OUT, PAINTED = 60, 10, 10
 CONTRASTS = (0.5, 1.0, 1.5)
-SMALLEST_ML, LARGEST_ML = 0.05, 3.0
 LESIONS_A_HEAD = 4
-SOFTNESS_MM = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,15 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_cohort(data: Path, path: Path, seed: int) -> None:
     """Choose who trains, paint lesions into ten heads, and write the manifest as a lab would."""
-    heads = sorted(read_manifest(data / "ixi").records, key=lambda r: _drawn(seed, r.subject_id))
+    heads = sorted(read_manifest(data / "ixi").records, key=lambda r: drawn(seed, r.subject_id))
     heads = [replace(head, brain_mask=None) for head in heads]
     masks = {head.subject_id: data / "ixi/derivatives/reference" / head.key / "anat" for head in heads}
-    shapes = _lesion_shapes(data / "lesion_masks")
+    shapes = lesion_shapes(data / "lesion_masks")
     records = [replace(head, split="train", site="IXI") for head in heads[:TRAIN]]
     records += [replace(head, split="held_out", site="IXI") for head in heads[TRAIN : TRAIN + HELD_OUT]]
     for number, head in enumerate(heads[TRAIN + HELD_OUT : TRAIN + HELD_OUT + PAINTED]):
         print(f"painting {number + 1} of {PAINTED}", flush=True)
-        brain_mask = read_mask(masks[head.subject_id] / f"{head.key}_desc-brain_mask.nii.gz")
+        brain_mask = masks[head.subject_id] / f"{head.key}_desc-brain_mask.nii.gz"
         records.append(_painted(head, brain_mask, shapes, path.parent, number, seed))
     for patient in read_manifest(data / "ms"):
         records.append(replace(patient, group="patient", site="Ljubljana"))
@@ -90,66 +86,17 @@ def make_cohort(data: Path, path: Path, seed: int) -> None:
 
 
 def _painted(
-    head: SubjectRecord, brain_mask: Volume, shapes: Sequence[Volume], folder: Path, number: int, seed: int
+    record: SubjectRecord, brain_mask: Path, shapes: Sequence[Volume], folder: Path, number: int, seed: int
 ) -> SubjectRecord:
-    """One head with lesions: shapes of the template space brought to the head's own space by an affine."""
-    from voxout.preprocessing.registration import register_to_template
-    from voxout.preprocessing.settings import RegistrationSettings
-    from voxout.preprocessing.template import load_template
-
-    scan = read_volume(head.images["t1w"])
-    settings = RegistrationSettings(transform="affine")
-    transform = register_to_template(scan, brain_mask, load_template(2.0), settings, seed=seed)
-    contrast = white_grey_contrast(scan, brain_mask)
-    # Lesions lie in tissue: what is as dark as CSF already cannot be darkened visibly.
-    tissue = brain_mask.voxels & (scan.voxels > np.percentile(scan.voxels[brain_mask.voxels], 25))
+    """One head with darker lesions at their real places."""
+    head = Head.read(record, brain_mask, seed=seed)
     random = np.random.default_rng([seed, number])
-    sizes_ml = np.array([shape.voxels.sum() * shape.grid.voxel_volume_mm3 / 1000 for shape in shapes])
-    image, truth = scan, np.zeros(scan.voxels.shape, dtype=bool)
+    canvas = Canvas.blank(head)
     for lesion in range(LESIONS_A_HEAD):
-        # Sizes spread evenly on a log scale; the nearest shape whose place in this head is free tissue.
-        wanted_ml = np.exp(random.uniform(np.log(SMALLEST_ML), np.log(LARGEST_ML)))
-        for choice in np.argsort(np.abs(np.log(sizes_ml / wanted_ml)), kind="stable"):
-            lesion_shape = shapes[choice].with_voxels(shapes[choice].voxels.astype(np.float32))
-            shape = transform.to_native(lesion_shape, scan.grid, interpolation="linear")
-            core = shape.voxels >= 0.5
-            if not core.any() or tissue[core].mean() < 0.9 or (shape.voxels > 0)[_near(truth)].any():
-                continue
-            fraction = CONTRASTS[(number + lesion) % len(CONTRASTS)]
-            result = paint_lesion(image, shape, Shift(-fraction * contrast), softness_mm=SOFTNESS_MM)
-            pieces = lesion_components(result.lesion_mask, smallest_ml=0, largest_ml=np.inf)
-            in_limits = lesion_components(result.lesion_mask, smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
-            if len(pieces) == len(in_limits) == 1:
-                image, truth = result.image, truth | result.lesion_mask.voxels
-                break
-    name = f"{head.subject_id}painted"
-    anat = folder / f"sub-{name}" / "anat"
-    return SubjectRecord(
-        subject_id=name,
-        group="patient",
-        images={"t1w": write_volume(anat / f"sub-{name}_T1w.nii.gz", image)},
-        lesion_mask=write_volume(anat / f"sub-{name}_label-lesion_mask.nii.gz", scan.with_voxels(truth)),
-        site="painted",
-        age=head.age,
-        sex=head.sex,
-    )
-
-
-def _near(mask: np.ndarray) -> np.ndarray:
-    """The mask and two voxels around it: lesions are painted apart."""
-    return ndimage.binary_dilation(mask, iterations=2) if mask.any() else mask
-
-
-def _lesion_shapes(folder: Path) -> list[Volume]:
-    """Small connected lesions of the real masks, bool, in template space."""
-    shapes = []
-    for path in sorted(folder.rglob("*.nii.gz")):
-        shapes += lesion_components(read_mask(path), smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
-    return shapes
-
-
-def _drawn(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+        candidates = nearest_in_size(shapes, random_ml(random))
+        darker = Shift(-CONTRASTS[(number + lesion) % len(CONTRASTS)] * head.contrast)
+        canvas = canvas.with_lesion(candidates, darker, head.in_tissue) or canvas
+    return write_painted(folder, record, canvas, site="painted")
 
 
 def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s: float) -> str:

@@ -71,8 +71,23 @@ def paint_lesion(image: Volume, shape: Volume, effect: Effect, *, softness_mm: f
     return Painted(image.with_voxels(voxels), image.with_voxels(alpha >= 0.5))
 
 
+def tissue_thresholds(image: Volume, brain_mask: Volume) -> tuple[float, float]:
+    """Otsu's thresholds between the three tissue classes of a brain, in the units of the image.
+
+    On a T1w the first lies between CSF and grey matter, the second between grey and white matter. The extremes, half a
+    per cent on either side, are left out.
+
+    Raises
+    ------
+    UserError
+        The brain holds fewer than three different intensities.
+    """
+    low, high = threshold_multiotsu(_usual(image, brain_mask), classes=3)
+    return float(low), float(high)
+
+
 def white_grey_contrast(image: Volume, brain_mask: Volume) -> float:
-    """Median intensity of the brightest minus the middle one of three tissue classes (Otsu's thresholds).
+    """Median intensity of the brightest minus the middle one of three tissue classes (`tissue_thresholds`).
 
     On a T1w that is white matter minus grey matter, in the units of the image; always positive.
 
@@ -81,6 +96,13 @@ def white_grey_contrast(image: Volume, brain_mask: Volume) -> float:
     UserError
         The brain holds fewer than three different intensities.
     """
+    inside = _usual(image, brain_mask)
+    low, high = tissue_thresholds(image, brain_mask)
+    return float(np.median(inside[inside > high]) - np.median(inside[(inside > low) & (inside <= high)]))
+
+
+def _usual(image: Volume, brain_mask: Volume) -> np.ndarray:
+    """The intensities of a brain without the extremes."""
     inside = image.voxels[brain_mask.voxels]
     if inside.size:
         inside = inside[(inside >= np.percentile(inside, 0.5)) & (inside <= np.percentile(inside, 99.5))]
@@ -89,8 +111,7 @@ def white_grey_contrast(image: Volume, brain_mask: Volume) -> float:
             "the brain mask covers fewer than three intensities, expected the three tissues of a brain. Check that the "
             "mask belongs to the scan."
         )
-    low, high = threshold_multiotsu(inside, classes=3)
-    return float(np.median(inside[inside > high]) - np.median(inside[(inside > low) & (inside <= high)]))
+    return inside
 
 
 def lesion_components(mask: Volume, *, smallest_ml: float, largest_ml: float) -> list[Volume]:

@@ -203,11 +203,29 @@ def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tup
     return np.arange(len(scores) + 1) / len(births), total / len(detections)
 
 
-def froc_scores(births: Sequence[np.ndarray], found: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Mean sensitivity at `FROC_RATES` for every row of `weights`, (draws, S): ndarray, (draws,); NaN: no lesion."""
+def froc_scores(
+    births: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    weights: np.ndarray,
+    at: Sequence[float] = FROC_RATES,
+) -> np.ndarray:
+    """Mean sensitivity at so many false clusters a subject, for every row of `weights`.
+
+    Parameters
+    ----------
+    births, found
+        As for `froc_curve`.
+    weights : ndarray, (draws, S)
+    at : sequence of float
+
+    Returns
+    -------
+    ndarray, (draws,)
+        NaN where a draw holds no lesion.
+    """
     scores, owners = _falling(births)
     detections, lesion_owners = _falling(found)
-    rates, values = np.array(FROC_RATES), np.full(len(weights), np.nan)
+    rates, values = np.array(at), np.full(len(weights), np.nan)
     for draw, weight in enumerate(weights):
         clusters = np.cumsum(weight[owners])
         # The first false cluster that is one too many for each rate; lesions found above its score are there before.

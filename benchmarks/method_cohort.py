@@ -1,0 +1,209 @@
+"""The cohort that the method is judged on: 80 healthy IXI heads split once, 20 of them with lesions of five kinds.
+
+    python benchmarks/method_cohort.py --data ../shared/data --out /tmp/method/cohort
+
+50 heads to train on, 10 healthy ones unseen (calibrate), 10 painted to choose settings by (validate) and 10 painted to
+report (test); the two multiple-sclerosis patients go along on T1w alone. ``cohort.csv`` says who is what: split train,
+split held_out, site validate, site test.
+
+A painted head gets ten lesions of 0.05-3 ml, two of each kind. The darker, brighter and textured ones lie where the
+real lesions lay, the blurred and the swollen ones on the border between grey and white matter, where such a change
+shows. Beside the scan and the mask of all lesions lie ``..._desc-kinds_dseg.nii.gz``, which says of what kind a voxel
+is, and a JSON with the names of the kinds and every lesion's effect and size.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from painted_cohort import (
+    SMALLEST_ML,
+    Canvas,
+    Head,
+    drawn,
+    lesion_shapes,
+    moved_to,
+    nearest_in_size,
+    painted_record,
+    random_ml,
+    write_painted,
+)
+from scipy import ndimage
+from voxout.data_manifests.atomic import written_whole
+from voxout.data_manifests.lesion_effects import Blur, Effect, Shift, Swelling, Texture
+from voxout.data_manifests.manifest import read_manifest, write_manifest
+from voxout.data_manifests.painted_lesions import tissue_thresholds
+from voxout.data_manifests.subject import Manifest, SubjectRecord
+from voxout.data_manifests.volume import Volume, write_volume
+
+# Test before validate: the heads that `real_cohort.py` paints have been looked at, and come last in its order.
+PARTS = {"train": 50, "calibrate": 10, "test": 10, "validate": 10}
+PAINTED = ("validate", "test")
+LESIONS_A_KIND = 2
+APART_VOX = 4
+"""Lesions are far enough from each other that what one does to a map seldom reaches the next."""
+_PLACES_TRIED = 50
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of lesion.
+
+    Attributes
+    ----------
+    label : int
+        In the label volume.
+    effects : sequence of callables
+        From the contrast of white and grey matter and a seed to an effect; used in turn.
+    smallest_ml : float
+        What changes the structure is not to be seen in a few voxels.
+    on_border : bool
+        Whether it is compact and lies on the border between grey and white matter, or is any lesion in its real place.
+    """
+
+    label: int
+    effects: Sequence[Callable[[float, int], Effect]]
+    smallest_ml: float = SMALLEST_ML
+    on_border: bool = False
+
+
+KINDS = {
+    "dark": Kind(1, [lambda c, _, f=f: Shift(-f * c) for f in (0.5, 1.0, 1.5)]),
+    "bright": Kind(2, [lambda c, _, f=f: Shift(f * c) for f in (0.35, 0.7)]),
+    "blur": Kind(3, [lambda _, __, s=s: Blur(s) for s in (2.5, 3.5)], smallest_ml=0.3, on_border=True),
+    "texture": Kind(4, [lambda c, seed, f=f: Texture(f * c, 0.8, seed) for f in (0.35, 0.5)], smallest_ml=0.1),
+    "swelling": Kind(5, [lambda _, __, g=g: Swelling(g) for g in (1.0, -0.45)], smallest_ml=0.3, on_border=True),
+}
+LABELS = {name: kind.label for name, kind in KINDS.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("method/cohort"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if not (options.data / "ixi").is_dir():
+        print(f"skipped: no real scans at {options.data} (expected the folders ixi, ms and lesion_masks there)")
+        return 0
+    print(make_cohort(options.data, options.out, options.seed))
+    return 0
+
+
+def make_cohort(data: Path, folder: Path, seed: int) -> Path:
+    """Split the heads, paint lesions into those of `PAINTED`, and write the manifest; its path.
+
+    Heads that were painted already, with the same seed, are left as they are.
+    """
+    heads = sorted(read_manifest(data / "ixi").records, key=lambda record: drawn(seed, record.subject_id))
+    parts = iter([name for name, number in PARTS.items() for _ in range(number)])
+    part_of = {head.subject_id: part for head, part in zip(heads, parts, strict=True)}
+    shapes: list[Volume] = []
+    records = []
+    for number, head in enumerate(replace(head, brain_mask=None) for head in heads):
+        part = part_of[head.subject_id]
+        if part not in PAINTED:
+            records.append(replace(head, split="train" if part == "train" else "held_out", site="IXI"))
+            continue
+        patient = painted_record(folder, head, site=part)
+        if not _is_painted(patient, seed):
+            print(f"painting {patient.key}", flush=True)
+            shapes = shapes or lesion_shapes(data / "lesion_masks")
+            mask = data / "ixi/derivatives/reference" / head.key / "anat" / f"{head.key}_desc-brain_mask.nii.gz"
+            canvas, lesions = painted(Head.read(head, mask, seed=seed), shapes, number, seed)
+            write_painted(folder, head, canvas, site=part)
+            write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
+            # Last: a head with this file is complete.
+            with written_whole(_lesions_file(patient)) as temporary:
+                temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
+        records.append(patient)
+    for patient in read_manifest(data / "ms"):
+        records.append(replace(patient, group="patient", site="Ljubljana"))
+    return write_manifest(folder / "cohort.csv", Manifest(tuple(records)))
+
+
+def kinds_file(patient: SubjectRecord) -> Path:
+    """The label volume of a painted head, on the grid of its T1w: 0, or the label of a kind."""
+    return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.nii.gz")
+
+
+def _lesions_file(patient: SubjectRecord) -> Path:
+    return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.json")
+
+
+def _is_painted(patient: SubjectRecord, seed: int) -> bool:
+    about = _lesions_file(patient)
+    return about.exists() and json.loads(about.read_text())["seed"] == seed
+
+
+# -- one head ----------------------------------------------------------------------------------------------------------
+def painted(head: Head, shapes: Sequence[Volume], number: int, seed: int) -> tuple[Canvas, list[dict[str, object]]]:
+    """Two lesions of each kind in one head, and a row about each; the effects of a kind take turns over the heads."""
+    random = np.random.default_rng([seed, number])
+    border = Border(head)
+    canvas, lesions = Canvas.blank(head), []
+    for name, kind in KINDS.items():
+        for lesion in range(LESIONS_A_KIND):
+            effect = kind.effects[(number * LESIONS_A_KIND + lesion) % len(kind.effects)]
+            effect = effect(head.contrast, int(random.integers(2**31)))
+            by_size = nearest_in_size(shapes, random_ml(random, kind.smallest_ml))
+            candidates, suits = by_size, head.in_tissue
+            if kind.on_border:
+                compact = (shape for shape in by_size if compactness(shape) > 0.5)
+                candidates, suits = border.candidates(compact, random), border.divides
+            done = canvas.with_lesion(candidates, effect, suits, label=kind.label, apart_vox=APART_VOX)
+            if done is None:
+                print(f"no place for a lesion of the kind {name}", flush=True)
+                continue
+            ml = float((done.labels > 0).sum() - (canvas.labels > 0).sum()) * head.scan.grid.voxel_volume_mm3 / 1000
+            lesions.append({"kind": name, "ml": round(ml, 3), "effect": repr(effect)})
+            canvas = done
+    return canvas, lesions
+
+
+def compactness(shape: Volume) -> float:
+    """The largest ball inside a shape against a ball of the same volume: the radii's ratio, about 1 for a ball."""
+    depth = np.asarray(ndimage.distance_transform_edt(shape.voxels)).max()
+    return float(depth / np.cbrt(0.75 * shape.voxels.sum() / np.pi))
+
+
+class Border:
+    """Where grey and white matter of a head meet.
+
+    Attributes
+    ----------
+    grey, white : ndarray of bool, (X, Y, Z)
+        By intensity.
+    """
+
+    def __init__(self, head: Head):
+        from voxout.preprocessing.bias_field import correct_bias_field
+        from voxout.preprocessing.settings import BiasFieldSettings
+
+        even = correct_bias_field(head.scan, head.brain_mask, BiasFieldSettings())
+        low, high = tissue_thresholds(even, head.brain_mask)
+        voxels, inside = even.voxels, head.brain_mask.voxels
+        self.grey, self.white = inside & (voxels > low) & (voxels <= high), inside & (voxels > high)
+        places = np.argwhere(self.white & ndimage.binary_dilation(self.grey))
+        self.places_mm = places @ head.scan.affine[:3, :3].T + head.scan.affine[:3, 3]
+        self.transform = head.transform
+
+    def divides(self, core: np.ndarray) -> bool:
+        """Whether the border runs through the middle of a lesion: at least a third of either tissue."""
+        grey, white = self.grey[core].mean(), self.white[core].mean()
+        return bool(min(grey, white) >= 0.33 and grey + white >= 0.85)
+
+    def candidates(self, shapes: Iterator[Volume], random: np.random.Generator) -> Iterator[Volume]:
+        """The shapes in turn, each moved to some places of the border."""
+        for shape in shapes:
+            places = random.choice(self.places_mm, _PLACES_TRIED)
+            for place in self.transform.points_to_template(places):
+                yield moved_to(shape, place)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
