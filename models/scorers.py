@@ -83,8 +83,9 @@ class OneClassSvms:
     def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
         """Fit on the controls' features (S, P, d)."""
         whitening = None
-        if settings.read_out == "whitened":
-            whitening = fit_whitening(features, grid, shrinkage=settings.shrinkage)
+        if settings.read_out != "raw":
+            diagonal = settings.read_out == "standardised"
+            whitening = fit_whitening(features, grid, shrinkage=settings.shrinkage, diagonal=diagonal)
             features = WhitenedLatents(features, whitening)
         gamma = resolve_gamma(settings.gamma, features.shape[2])
         field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=settings.precision)
@@ -113,7 +114,7 @@ class OneClassSvms:
         UserError
             A part is missing, or of other locations.
         """
-        whitening = Whitening.load(folder / _WHITENING) if settings.read_out == "whitened" else None
+        whitening = Whitening.load(folder / _WHITENING) if settings.read_out != "raw" else None
         field = DetectorField.load(folder / _FIELD)
         if len(field) != grid.size or (whitening is not None and whitening.mask_hash != grid.mask_hash):
             raise UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")

@@ -82,8 +82,9 @@ class DetectorSettings(Section):
     nu: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Also the least share of controls that are kept as support vectors: with few of them a map has few grey levels."""
     gamma: Gamma = "0.1/d"
-    read_out: Literal["whitened", "raw"] = "whitened"
-    """`whitened`: codes are whitened per location, with covariances pooled over neighbours, before the kernel."""
+    read_out: Literal["whitened", "standardised", "raw"] = "whitened"
+    """What the codes go through before the kernel. `whitened`: per location, with covariances pooled over neighbours;
+    `standardised`: the same without the covariances, each number by its own deviation."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight of the whole brain's covariance, brought to the location's variance, in each location's."""
     score: Literal["decision", "log_ratio"] = "decision"

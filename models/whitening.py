@@ -101,7 +101,9 @@ class WhitenedLatents:
         return self.whitening.apply(self.latents[index], start, stop)
 
 
-def fit_whitening(latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinkage: float) -> Whitening:
+def fit_whitening(
+    latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinkage: float, diagonal: bool = False
+) -> Whitening:
     """Estimate means and pooled covariances from the controls' codes.
 
     Parameters
@@ -112,6 +114,8 @@ def fit_whitening(latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinka
     shrinkage : float in [0, 1]
         Weight of the whole brain's average covariance in each location's, brought to the location's own variance:
         white matter varies little, and the brain's average itself would drown its covariance.
+    diagonal : bool
+        Leave the covariances out: every number is divided by its own standard deviation alone.
 
     Returns
     -------
@@ -136,9 +140,9 @@ def fit_whitening(latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinka
     for slab in _slabs(grid, len(rows) + dimension):
         slab_mean, slab_pooled = _pooled_moments(latents, grid, slab, rows, columns)
         mean[slab.start : slab.stop], pooled[slab.start : slab.stop] = slab_mean, slab_pooled
-    diagonal = np.flatnonzero(rows == columns)
+    on_diagonal = np.flatnonzero(rows == columns)
     brain = pooled.mean(axis=0, dtype=np.float64)
-    variance = brain[diagonal].mean()
+    variance = brain[on_diagonal].mean()
     if not variance > 0:
         raise UserError("Whitening: all codes are alike, expected some that differ. Train the encoder again.")
     floor = _FLOOR * variance * np.eye(dimension)
@@ -146,10 +150,12 @@ def fit_whitening(latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinka
     for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
         b = min(a + _LOCATIONS_AT_ONCE, n_locations)
         own = pooled[a:b].astype(np.float64)
-        scale = own[:, diagonal].mean(axis=1, keepdims=True) / variance
+        scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / variance
         covariance = np.empty((b - a, dimension, dimension))
         covariance[:, rows, columns] = (1 - shrinkage) * own + shrinkage * scale * brain
         covariance[:, columns, rows] = covariance[:, rows, columns]
+        if diagonal:
+            covariance *= np.eye(dimension)
         cholesky = torch.linalg.cholesky(torch.from_numpy(covariance + floor))
         inverse = torch.linalg.solve_triangular(cholesky, torch.eye(dimension, dtype=torch.float64), upper=False)
         factor[a:b] = inverse.numpy()

@@ -147,3 +147,13 @@ def test_errors():
         fit_whitening(broken, grid, shrinkage=0.1)
     with pytest.raises(ValueError, match="do not end in"):
         fit_whitening(codes, grid, shrinkage=0.1).apply(codes[:, 1:])
+
+
+def test_the_diagonal_alone_divides_by_standard_deviations():
+    random = np.random.default_rng(0)
+    grid = holed_grid()
+    codes = (random.normal(size=(400, grid.size, 2)) @ np.array([[2.0, 1.5], [0, 0.3]])).astype(np.float32)
+    white = fit_whitening(codes, grid, shrinkage=0.0, diagonal=True).apply(codes)
+    np.testing.assert_allclose(white.std(axis=(0, 1)), 1, atol=0.1)
+    before, after = np.corrcoef(codes[:, 0].T)[0, 1], np.corrcoef(white[:, 0].T)[0, 1]
+    assert after == pytest.approx(before, abs=1e-3), "what goes together goes on doing so"

@@ -1,0 +1,239 @@
+"""What each part of the method adds, on real heads with painted lesions: readers, guidance, fusion, calibration.
+
+    python benchmarks/method.py --data ../shared/data --out /tmp/method [--seeds 3] [--part validate]
+
+The cohort is that of `method_cohort`: 50 IXI heads to train on, 10 healthy ones unseen, 10 painted to choose by
+(validate), 10 painted to report (test). Settings are chosen with ``--part validate``; the test part is for the table.
+Everything is kept in OUT, and a second call goes on where the first one stopped: OUT/run holds the prepared heads,
+OUT/encoders the encoders, OUT/fits the readers' surprises. The tables are printed and saved as OUT/table-<part>.md.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from method_cohort import make_cohort
+from method_measures import MethodFigures, calibration, cell, judge, overview, table
+from method_subjects import TestSet
+from voxout.data_manifests.atomic import written_whole
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.manifest import read_manifest
+from voxout.evaluation.lesion_metrics import cluster_curve, operating_threshold
+from voxout.evaluation.settings import EvaluationSettings
+from voxout.models.calibration import calibrate
+from voxout.models.checkpoint import Checkpoint
+from voxout.models.fitting import NULL, fit_fusion
+from voxout.models.fusion import fused
+from voxout.models.latent_store import LatentStore
+from voxout.models.readers import Sight
+from voxout.models.settings import ModelSettings
+from voxout.models.training import train_encoder
+from voxout.preprocessing.channels import Channels
+from voxout.preprocessing.derived_maps import DERIVED_MAPS
+from voxout.preprocessing.patch_store import PatchStore
+from voxout.preprocessing.prepared_images import PreparedImages
+
+SEED = 1
+DERIVED = tuple(DERIVED_MAPS)
+ENCODERS: Mapping[str, Mapping[str, object]] = {"AE": {"guidance": {"weight": 0.0}}, "OgAE": {}}
+"""By name, what differs from the default settings of the models."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Readers that are fitted together.
+
+    Attributes
+    ----------
+    readers : tuple of str
+    encoder : str, optional
+        One of `ENCODERS`; there is then a fit a seed.
+    changes : mapping
+        To the settings of the models.
+    """
+
+    readers: tuple[str, ...]
+    encoder: str | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+FITS: Mapping[str, Fit] = {
+    "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
+    "AE": Fit(("ocsvm", "mahalanobis"), "AE"),
+    "OgAE": Fit(("ocsvm", "mahalanobis"), "OgAE"),
+    "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
+    "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
+    "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
+}
+
+Parts = tuple[tuple[str, str], ...]
+"""Pairs of a fit and one of its readers."""
+
+METHODS: Mapping[str, Parts] = {
+    "zpool": (("plain", "intensity"),),
+    "3x3x3 components": (("plain", "patches"),),
+    "hand-made maps, Mahalanobis": (("plain", "hand_made"),),
+    **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
+    "AE, Mahalanobis": (("AE", "mahalanobis"),),
+    "AE, OC-SVM": (("AE", "ocsvm"),),
+    "OgAE, Mahalanobis": (("OgAE", "mahalanobis"),),
+    "OgAE, OC-SVM": (("OgAE", "ocsvm"),),
+    "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
+    "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
+    "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
+    "zpool + components": (("plain", "intensity"), ("plain", "patches")),
+    "OC-SVM + zpool": (("OgAE", "ocsvm"), ("plain", "intensity")),
+    "OC-SVM + zpool + components": (("OgAE", "ocsvm"), ("plain", "intensity"), ("plain", "patches")),
+}
+_DEFAULT = "OC-SVM + zpool + components"
+_FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
+DIFFERENCES = (
+    ("OgAE, OC-SVM", "AE, OC-SVM"),
+    ("OgAE, Mahalanobis", "AE, Mahalanobis"),
+    ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
+    ("OgAE, OC-SVM", "OgAE, Mahalanobis"),
+    ("OC-SVM + zpool + components", "zpool"),
+    ("OC-SVM + zpool + components", "zpool + components"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("method_benchmark"))
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--part", choices=("validate", "test"), default="test")
+    options = parser.parse_args(arguments)
+    if not (options.data / "ixi").is_dir():
+        print(f"skipped: no real scans at {options.data} (expected the folders ixi, ms and lesion_masks there)")
+        return 0
+    manifest = make_cohort(options.data, options.out / "cohort", seed=0)
+    for stage in ("check", "prepare", "extract"):
+        command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(options.out / "run")]
+        code = subprocess.run([*command, "--seed", str(SEED), "--jobs", str(options.jobs)], check=False).returncode
+        if code not in (0, 3):
+            return code
+    text = Study(options.out, options.seeds, options.part, options.jobs).tables()
+    print(text)
+    (options.out / f"table-{options.part}.md").write_text(text)
+    return 0
+
+
+class Study:
+    """What is fitted, read and judged, from a prepared cohort on."""
+
+    def __init__(self, out: Path, seeds: int, part: str, jobs: int):
+        self.out, self.seeds, self.jobs = out, seeds, jobs
+        self.run = OutputFolder(out / "run")
+        self.manifest = read_manifest(out / "cohort" / "cohort.csv")
+        self.store, self.channels = PatchStore.open(self.run.patches), Channels.load(self.run.patches)
+        self.grid = self.store.grid
+        controls = [r for r in self.manifest.controls if r.key in self.store.keys]
+        self.train = [r.key for r in controls if r.split == "train"]
+        self.unseen = [r.key for r in controls if r.split == "held_out"]
+        self.test = TestSet.read(self.manifest, self.run, self.grid, part)
+        rows = self.store.index(self.train)
+        self.inside = np.stack([self.grid.gather(np.asarray(self.store.inside[row])) for row in rows])
+        self.everybody = [*self.unseen, *(r.key for r in self.manifest.patients)]
+
+    # -- what takes long, kept on disk ---------------------------------------------------------------------------
+    def checkpoint(self, name: str, seed: int) -> Checkpoint:
+        print(f"encoder {name}, seed {seed}", file=sys.stderr, flush=True)
+        return train_encoder(
+            self.store.only(self.channels.modalities),
+            ModelSettings.model_validate(ENCODERS[name]),
+            self.out / "encoders" / f"{name}-{seed}",
+            train=self.train,
+            held_out=self.unseen,
+            seed=seed,
+        )
+
+    def fitted(self, name: str, seed: int) -> Path:
+        """Folder of a fit: null surprises of the controls, surprises of everybody who is judged."""
+        fit = FITS[name]
+        folder = self.out / "fits" / (f"{name}-{seed}" if fit.encoder else name)
+        done = folder / "done.json"
+        if done.exists():
+            return folder
+        settings = ModelSettings.model_validate({**fit.changes, "fusion": {"readers": fit.readers}})
+        sight = Sight(self.channels, self.checkpoint(fit.encoder, seed) if fit.encoder else None)
+        print(f"fit {folder.name}", file=sys.stderr, flush=True)
+        fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
+        for key in self.everybody:
+            prepared = PreparedImages.of(self.manifest[key], self.run, self.channels.modalities)
+            images = self.channels.read(prepared, self.grid.grid)
+            for reader in fusion.readers:
+                surprise = reader.surprise(images, jobs=self.jobs)
+                LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
+        with written_whole(done) as temporary:
+            temporary.write_text(json.dumps([reader.name for reader in fusion.readers]))
+        return folder
+
+    # -- methods, judged -----------------------------------------------------------------------------------------
+    def z_maps(self, parts: Parts, seed: int, settings: ModelSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Null z-maps of the training controls (S, P), and those of everybody judged."""
+        folders = [(self.fitted(fit, seed), reader) for fit, reader in parts]
+        fusion = settings.fusion
+
+        def total(which: str, key: str, brain: np.ndarray) -> np.ndarray:
+            stores = [LatentStore.open(folder / which / reader, [key], self.grid) for folder, reader in folders]
+            return fused([s.subject(key)[:, 0] for s in stores], brain, self.grid, fusion.smoothing_mm)
+
+        null = np.stack([total(NULL, key, brain) for key, brain in zip(self.train, self.inside, strict=True)])
+        scale = calibrate(
+            null, self.inside, self.grid, pooling_mm=fusion.pooling_mm, shrinkage=fusion.pooling_shrinkage
+        )
+        subjects = (*self.test.subjects, *self.test.patients)
+        return scale.z(null), {s.key: scale.z(total("read", s.key, s.inside)) for s in subjects}
+
+    def judged(self, name: str, smoothing_mm: float | None = None) -> MethodFigures:
+        """The mean over the seeds, where an encoder has a part in the method."""
+        settings = ModelSettings()
+        if smoothing_mm is not None:
+            fusion = settings.fusion.model_copy(update={"smoothing_mm": smoothing_mm})
+            settings = settings.model_copy(update={"fusion": fusion})
+        seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in METHODS[name]) else 1)
+        print(f"judging {name}", file=sys.stderr, flush=True)
+        each = [judge(name, self.z_maps(METHODS[name], seed, settings)[1], self.test) for seed in seeds]
+        return each[0].averaged_with(*each[1:], name=name)
+
+    def tables(self) -> str:
+        figures = {name: self.judged(name, 0.0) for name in METHODS}
+        smoothed = f"{_DEFAULT}, smoothed"
+        figures[smoothed] = replace(self.judged(_DEFAULT), name=smoothed)
+        methods = [*figures.values()]
+        text = [table(methods, "all"), table(methods, "dark")]
+        text += [overview(methods, figure) for figure in _FIGURES]
+        differences = [figures[a].minus(figures[b]) for a, b in DIFFERENCES]
+        differences.append(figures[smoothed].minus(figures["zpool"]))
+        text += [overview(differences, figure) for figure in ("average_precision", "auroc_fpr30")]
+        return "\n".join([*text, self.calibration_table()])
+
+    def calibration_table(self) -> str:
+        """The default on the healthy heads that it has not seen, at the threshold of the training controls."""
+        settings, rows = ModelSettings(), []
+        evaluation = EvaluationSettings()
+        smallest = int(np.ceil(evaluation.smallest_cluster_mm3 / self.grid.grid.voxel_volume_mm3 - 1e-6))
+        for seed in range(self.seeds):
+            null, z_maps = self.z_maps(METHODS[_DEFAULT], seed, settings)
+            births = []
+            for z, brain in zip(null, self.inside, strict=True):
+                volume = self.grid.scatter(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
+                nothing = np.zeros(volume.shape, np.int32)
+                births.append(cluster_curve(volume, nothing, smallest_voxels=smallest)[0].false_births)
+            threshold = float(operating_threshold(births, 1.0)[0])
+            found = calibration(z_maps, self.test.healthy, threshold)
+            rows.append(f"| {seed} | {threshold:.2f} | {cell(found.share_below_p001)} | {cell(found.false_clusters)} |")
+        head = ["| seed | z at 1 false cluster | share with p < .001 (.0007-.0014) | false clusters (0.6-1.5) |"]
+        return "\n".join([*head, "|---|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
