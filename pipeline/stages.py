@@ -6,12 +6,11 @@ from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, UserError
-from ..data_manifests.splits import split_controls
-from ..data_manifests.subject import SubjectRecord
 from . import tasks
 from .config import save_config
-from .records import StageRecord, clear, file_fingerprint, fingerprint, flat_settings, write_json
-from .run import Run, Stage, Work, all_failures
+from .records import StageRecord, clear, file_fingerprint, fingerprint, write_json
+from .run import Run, Stage, Work
+from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_of
 from .subject_work import work_by_subject
 
 _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
@@ -19,8 +18,8 @@ _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_ma
 
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
-    rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, _files(s)]) for s in run.manifest}
-    return rows | _settings(run, "preprocessing.modalities")
+    rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
+    return rows | settings_of(run, "preprocessing.modalities")
 
 
 def _check(run: Run) -> Work:
@@ -46,30 +45,30 @@ def _check(run: Run) -> Work:
 
 # -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
 def _prepare_inputs(run: Run) -> dict[str, Any]:
-    scans = {f"scans of {s.key}": fingerprint(_files(s)) for s in _checked(run)}
+    scans = {f"scans of {s.key}": fingerprint(files_of(s)) for s in checked(run)}
     return scans | _settings_of_prepare(run)
 
 
 def _prepare(run: Run) -> Work:
-    inputs = {s.key: _files(s) | _settings_of_prepare(run) for s in _checked(run)}
+    inputs = {s.key: files_of(s) | _settings_of_prepare(run) for s in checked(run)}
     return work_by_subject(run, "prepare", tasks.prepare, inputs, run.out.subject_record, run.config, run.out)
 
 
 def _settings_of_prepare(run: Run) -> dict[str, Any]:
-    settings = _settings(run, "preprocessing", "seed")
+    settings = settings_of(run, "preprocessing", "seed")
     # The cohort's scale comes later, and the maps derived on it: a prepared scan is its own subject's affair.
     return {name: value for name, value in settings.items() if name.removeprefix("settings.") not in _CHANNEL_SETTINGS}
 
 
 # -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
 def _extract_inputs(run: Run) -> dict[str, Any]:
-    train, held_out = _split(run)
-    prepared = _prepared(run)
+    train, held_out = split_of(run)
+    prepared = prepared_of(run)
     return {
         "the training controls": fingerprint(train),
         "the held-out controls": fingerprint(held_out),
         **{f"prepared {key}": prepared[key] for key in [*train, *held_out]},
-        **_settings(run, *_CHANNEL_SETTINGS),
+        **settings_of(run, *_CHANNEL_SETTINGS),
     }
 
 
@@ -80,7 +79,7 @@ def _extract(run: Run) -> Work:
     from ..preprocessing.prepared_images import PreparedImages
     from ..preprocessing.template import load_template
 
-    train, held_out = _split(run)
+    train, held_out = split_of(run)
     if not train:
         raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
     settings = run.config.preprocessing
@@ -100,8 +99,8 @@ def _extract(run: Run) -> Work:
 def _train_inputs(run: Run) -> dict[str, Any]:
     sections = ("models.encoder", "models.guidance", "models.training", "seed")
     needed = run.config.models.fusion.needs_encoder
-    patches = _record(run, "extract").identity
-    return {"the patches": patches, "an encoder is needed": needed} | _settings(run, *sections)
+    patches = record_of(run, "extract").identity
+    return {"the patches": patches, "an encoder is needed": needed} | settings_of(run, *sections)
 
 
 def _train(run: Run) -> Work:
@@ -110,7 +109,7 @@ def _train(run: Run) -> Work:
     from ..models.training import train_encoder
     from ..preprocessing.patch_store import PatchStore
 
-    train, held_out = _split(run)
+    train, held_out = split_of(run)
     with run.console.progress("train", "step") as progress:
         checkpoint = train_encoder(
             PatchStore.open(run.out.patches).only(run.config.preprocessing.modalities),
@@ -129,16 +128,16 @@ def _train(run: Run) -> Work:
 # -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
 def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
-        "the patches": _record(run, "extract").identity,
-        "the encoder": _record(run, "train").identity,
-        **_settings(run, "models.detector", "models.fusion", "seed"),
+        "the patches": record_of(run, "extract").identity,
+        "the encoder": record_of(run, "train").identity,
+        **settings_of(run, "models.detector", "models.fusion", "seed"),
     }
 
 
 def _fit(run: Run) -> Work:
     from .detection import fit_model
 
-    train, _ = _split(run)
+    train, _ = split_of(run)
     with run.console.progress("fit", "step") as progress:
         fusion = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
@@ -167,10 +166,10 @@ def _map(run: Run) -> Work:
 
 
 def _mapped(run: Run) -> dict[str, dict[str, Any]]:
-    prepared = _prepared(run)
+    prepared = prepared_of(run)
     keys = {subject.key for subject in run.manifest.patients}
     controls = {subject.key for subject in run.manifest.controls}
-    keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(_split(run)[1])
+    keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
     return {key: {"prepared": prepared[key]} | _model_identity(run) for key in mapped}
 
@@ -190,95 +189,49 @@ def _model_identity(run: Run) -> dict[str, Any]:
 
 # -- score and report ------------------------------------------------------------------------------------------------
 def _score_inputs(run: Run) -> dict[str, Any]:
-    mapped = _record(run, "map").done
+    mapped = record_of(run, "map").done
     identities = {}
     for subject in (s for s in run.manifest if s.key in mapped):
         record = StageRecord.read(run.out.map_record(subject))
-        about = [subject.group, subject.site, subject.age, subject.sex, _files(subject), record and record.identity]
+        about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
         identities[f"map and truth of {subject.key}"] = fingerprint(about)
     if run.applies_a_model:
         identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
-    return identities | _settings(run, "evaluation", "seed")
+    return identities | settings_of(run, "evaluation", "seed")
 
 
 def _score(run: Run) -> Work:
     from .assessment import score_maps
 
     with run.console.progress("score", "subject") as progress:
-        return score_maps(run, _record(run, "map").done, progress)
+        return score_maps(run, record_of(run, "map").done, progress)
 
 
 def _report_inputs(run: Run) -> dict[str, Any]:
     from ..evaluation.runs import scores_file
 
     # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
-    early = {name: _record(run, name) for name in ("check", "prepare")}
+    early = {name: record_of(run, name) for name in ("check", "prepare")}
     told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
     told |= {
         f"run {name or path.name} beside this one": file_fingerprint(scores_file(path)) for name, path in run.beside
     }
-    return told | {f"stage {name}": _record(run, name).identity for name in ("map", "score")}
+    return told | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
 
 
 def _report(run: Run) -> Work:
     from .pages import write_pages
 
-    return write_pages(run, _roles(run), _page_inputs(run))
+    return write_pages(run, roles_of(run), _page_inputs(run))
 
 
 def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
-    score, roles = _record(run, "score"), _roles(run)
+    score, roles = record_of(run, "score"), roles_of(run)
     maps = {key: StageRecord.read(run.out.map_record(run.manifest[key])) for key in score.done}
     return {
         key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
         for key, record in maps.items()
     }
-
-
-# -- what several stages ask -----------------------------------------------------------------------------------------
-def _settings(run: Run, *names: str) -> dict[str, Any]:
-    """The named settings, or sections of settings, flat."""
-    every = flat_settings(run.config.model_dump(mode="json"))
-    prefixes = [f"settings.{name}" for name in names]
-    return {key: value for key, value in every.items() if any(key == p or key.startswith(f"{p}.") for p in prefixes)}
-
-
-def _files(subject: SubjectRecord) -> dict[str, str]:
-    """Hash of each input file, and which image the lesions were drawn on."""
-    return {name: file_fingerprint(path) for name, path in subject.files.items()} | {"mask_of": subject.mask_of}
-
-
-def _checked(run: Run) -> list[SubjectRecord]:
-    """Subjects whose files are in order."""
-    good = _record(run, "check").done
-    return [s for s in run.manifest if s.key in good]
-
-
-def _record(run: Run, stage: str) -> StageRecord:
-    return StageRecord.read(run.out.record(stage)) or StageRecord(stage, {}, {})
-
-
-def _prepared(run: Run) -> dict[str, str]:
-    """Identity of each prepared subject's record."""
-    records = {s.key: StageRecord.read(run.out.subject_record(s)) for s in run.manifest}
-    done = _record(run, "prepare").done
-    return {key: record.identity for key, record in records.items() if record is not None and key in done}
-
-
-def _roles(run: Run) -> dict[str, str]:
-    """What each subject is here for, in words."""
-    train, held_out = _split(run) if not run.applies_a_model else ([], [s.key for s in run.manifest.controls])
-    named = {s.key: "patient" if s.group == "patient" else "control" for s in run.manifest}
-    named |= dict.fromkeys(train, "training control") | dict.fromkeys(held_out, "held-out control")
-    failed = {failure.key for failure in all_failures(run.out)}
-    return {key: f"{role}, failed" if key in failed else role for key, role in named.items()}
-
-
-def _split(run: Run) -> tuple[list[str], list[str]]:
-    """Prepared controls to train on, and held out, in the manifest's order."""
-    split = split_controls(run.manifest, held_out_share=run.config.data_manifests.held_out_share, seed=run.config.seed)
-    prepared = _prepared(run)
-    return [key for key in split.train if key in prepared], [key for key in split.held_out if key in prepared]
 
 
 STAGES: dict[str, Stage] = {
