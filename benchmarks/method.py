@@ -41,7 +41,12 @@ from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1
 DERIVED = tuple(DERIVED_MAPS)
-ENCODERS: Mapping[str, Mapping[str, object]] = {"AE": {"guidance": {"weight": 0.0}}, "OgAE": {}}
+ENCODERS: Mapping[str, Mapping[str, object]] = {
+    # The same batches and steps, and as good as no pull: what differs is guidance alone.
+    "AE": {"guidance": {"weight": 1e-12}},
+    "OgAE": {},
+    "OgAE, gamma fixed": {"guidance": {"gamma": "0.1/d"}},
+}
 """By name, what differs from the default settings of the models."""
 
 
@@ -67,6 +72,7 @@ FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
     "AE": Fit(("ocsvm", "mahalanobis"), "AE"),
     "OgAE": Fit(("ocsvm", "mahalanobis"), "OgAE"),
+    "OgAE, gamma fixed": Fit(("ocsvm", "mahalanobis"), "OgAE, gamma fixed"),
     "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
     "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
     "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
@@ -84,6 +90,8 @@ METHODS: Mapping[str, Parts] = {
     "AE, OC-SVM": (("AE", "ocsvm"),),
     "OgAE, Mahalanobis": (("OgAE", "mahalanobis"),),
     "OgAE, OC-SVM": (("OgAE", "ocsvm"),),
+    "OgAE, gamma fixed, Mahalanobis": (("OgAE, gamma fixed", "mahalanobis"),),
+    "OgAE, gamma fixed, OC-SVM": (("OgAE, gamma fixed", "ocsvm"),),
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
     "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),

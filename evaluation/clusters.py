@@ -1,5 +1,6 @@
 """Suspicious clusters: what of one subject's map lies above a threshold, largest score first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,8 @@ class Cluster:
     in_lesion : float or None
         Share of its voxels inside the lesion mask; None where there is none.
     p_value : float or None
-        Smallest p-value of its voxels; None for a map that is not calibrated.
+        Share of brains with a cluster at least as large at this threshold, this one and the healthy ones: the chance
+        that a healthy brain shows such a one anywhere. None where no healthy brain is known.
     """
 
     rank: int
@@ -45,7 +47,7 @@ def find_clusters(
     *,
     smallest_mm3: float = 0.0,
     lesion_mask: Volume | None = None,
-    p_values: Volume | None = None,
+    largest_healthy_mm3: Sequence[float] = (),
 ) -> tuple[Cluster, ...]:
     """List the clusters of a thresholded map.
 
@@ -63,8 +65,8 @@ def find_clusters(
     smallest_mm3 : float
         Smaller clusters are left out.
     lesion_mask : Volume of bool, optional
-    p_values : Volume, optional
-        Of each voxel, for a calibrated map.
+    largest_healthy_mm3 : sequence of float, optional
+        The largest cluster of each of some healthy brains, at the same threshold; 0 where there is none.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def find_clusters(
     places = np.array(ndimage.maximum_position(map.voxels, components.labels, numbers))
     places_mm = places @ map.affine[:3, :3].T + map.affine[:3, 3]
     shares = of_each(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
-    lowest_p = of_each(ndimage.minimum, p_values.voxels) if p_values is not None else None
+    healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
     order = np.argsort(-peaks, kind="stable")
     return tuple(
         Cluster(
@@ -94,10 +96,15 @@ def find_clusters(
             mean_score=float(means[i]),
             peak_mm=_triple(places_mm[i]),
             in_lesion=None if shares is None else float(shares[i]),
-            p_value=None if lowest_p is None else float(lowest_p[i]),
+            p_value=_share_as_large(components.lesions[i].volume_mm3, healthy) if len(healthy) else None,
         )
         for rank, i in enumerate(order, start=1)
     )
+
+
+def _share_as_large(volume_mm3: float, healthy_mm3: np.ndarray) -> float:
+    # Volumes of one grid differ by rounding alone.
+    return float(1 + (healthy_mm3 >= volume_mm3 - 1e-6).sum()) / (1 + len(healthy_mm3))
 
 
 def _triple(point: np.ndarray) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from .settings import EvaluationSettings
 
 NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
 NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
-FORMAT = "voxout operating point 1"
+FORMAT = "voxout operating point 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,8 @@ class OperatingPoint:
         Scans that set it.
     origin : str
         Whose scans they are, in words.
+    largest_mm3 : tuple of float
+        The largest cluster at the threshold of each scan that set it; empty where nobody looked.
     """
 
     threshold: float
@@ -42,6 +44,7 @@ class OperatingPoint:
     without: np.ndarray
     n_healthy: int
     origin: str = "the healthy scans of this cohort"
+    largest_mm3: tuple[float, ...] = ()
 
     @classmethod
     def set_on(
@@ -104,6 +107,8 @@ class StoredPoint:
         The settings it rests on: `false_clusters`, `smallest_cluster_mm3` and `space`.
     model : str
         The identity of the model whose maps it was set on.
+    largest_mm3 : tuple of float
+        As in `OperatingPoint`.
     """
 
     threshold: float
@@ -111,11 +116,12 @@ class StoredPoint:
     n_healthy: int
     settings: dict[str, object]
     model: str
+    largest_mm3: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
         draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
-        return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model)
+        return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
 
     def save(self, path: Path) -> None:
         with written_whole(path) as temporary:
@@ -134,7 +140,7 @@ class StoredPoint:
             values = json.loads(path.read_text())
             if values.pop("format") != FORMAT:
                 raise KeyError("format")
-            return cls(**values | {"draws": tuple(values["draws"])})
+            return cls(**values | {name: tuple(values[name]) for name in ("draws", "largest_mm3")})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -156,12 +162,9 @@ class StoredPoint:
     @property
     def point(self) -> OperatingPoint:
         draws = np.array(self.draws, dtype=np.float32)
+        none = np.zeros(0, np.float32)
         return OperatingPoint(
-            self.threshold,
-            draws,
-            np.zeros(0, np.float32),
-            self.n_healthy,
-            "the model's training controls",
+            self.threshold, draws, none, self.n_healthy, "the model's training controls", self.largest_mm3
         )
 
 

@@ -111,23 +111,24 @@ class ScoredMap:
     to_template : callable
         Takes points of the map's space to the template's: (N, 3) to (N, 3), RAS+ mm.
     lesion_mask : Volume of bool or None
-    p_values : Volume or None
-        Of each voxel, for a calibrated map.
     """
 
     map: Volume
     inside: Volume
     to_template: Callable[[np.ndarray], np.ndarray]
     lesion_mask: Volume | None = None
-    p_values: Volume | None = None
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The score from which on a voxel is called suspicious, and where that comes from, in words."""
+    """The score from which on a voxel is called suspicious, and where that comes from, in words.
+
+    `largest_healthy_mm3`: the largest cluster at it of each healthy brain that set it, where they are known.
+    """
 
     value: float
     words: str
+    largest_healthy_mm3: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         report.scored.inside,
         smallest_mm3=report.smallest_cluster_mm3,
         lesion_mask=report.scored.lesion_mask,
-        p_values=report.scored.p_values,
+        largest_healthy_mm3=report.threshold.largest_healthy_mm3,
     )
     lines = _lines(report, clusters, head)
     lesions = _lesion_lines(report)

@@ -3,10 +3,15 @@
 No patient has a say in it, and no held-out control: those are free to show whether it holds.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 
+from ..data_manifests.volume import Volume
 from ..evaluation.intervals import resample_subjects
 from ..evaluation.lesion_metrics import cluster_curve
+from ..evaluation.lesions import find_lesions
 from ..evaluation.operating_point import OperatingPoint
 from ..models.fitting import NULL
 from ..models.latent_store import LatentStore
@@ -32,12 +37,18 @@ def null_threshold(run: Run) -> OperatingPoint | None:
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6))
     # No draw looks further down a scan's list of clusters than this.
     most = int(np.ceil(settings.false_clusters * len(train))) + 1
-    births = []
-    for key, row in zip(train, store.index(train), strict=True):
-        inside = np.asarray(store.inside[row]) & store.grid.brain_mask
-        z = np.where(inside, store.grid.scatter(null.subject(key)[:, 0]), -np.inf).astype(np.float32)
-        curve, _, _ = cluster_curve(z, np.zeros(z.shape, np.int32), smallest_voxels=smallest)
-        births.append(curve.false_births[:most])
+
+    def maps() -> Iterator[np.ndarray]:
+        for key, row in zip(train, store.index(train), strict=True):
+            inside = np.asarray(store.inside[row]) & store.grid.brain_mask
+            yield np.where(inside, store.grid.scatter(null.subject(key)[:, 0]), -np.inf).astype(np.float32)
+
+    nothing = np.zeros(store.grid.grid.size_vox, np.int32)
+    curves = (cluster_curve(z, nothing, smallest_voxels=smallest)[0] for z in maps())
+    births = [curve.false_births[:most] for curve in curves]
     persons = [run.manifest[key].subject_id for key in train]
     weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, persons)
-    return OperatingPoint.set_on(births, settings.false_clusters, weights, persons)
+    point = OperatingPoint.set_on(births, settings.false_clusters, weights, persons)
+    flagged = (find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions for z in maps())
+    # The largest comes first.
+    return replace(point, largest_mm3=tuple(found[0].volume_mm3 if found else 0.0 for found in flagged))

@@ -50,6 +50,7 @@ class Shared:
                 scores.threshold,
                 f"set on {scores.point.origin} alone, of which each shows at most {allowed:g} such "
                 f"cluster{'s' if allowed != 1 else ''} on average",
+                scores.point.largest_mm3,
             )
         else:
             threshold = Threshold(

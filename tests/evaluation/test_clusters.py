@@ -25,14 +25,15 @@ def test_two_clusters_by_hand():
     scores[8:11, 8, 8] = 2.0
     truth = np.zeros(GRID.size_vox, bool)
     truth[9:12, 8, 8] = True
-    p_values = np.full(GRID.size_vox, 0.5, np.float32)
-    p_values[3, 2, 2] = 0.001
+    healthy = (0.0, 12.0, 24.0, 30.0)
     first, second = find_clusters(
-        volume(scores), 1.0, everywhere(), lesion_mask=volume(truth), p_values=volume(p_values)
+        volume(scores), 1.0, everywhere(), lesion_mask=volume(truth), largest_healthy_mm3=healthy
     )
     assert (first.rank, first.peak_score, first.mean_score, first.volume_mm3) == (1, 3.0, 2.0, pytest.approx(24))
     assert first.peak_mm == pytest.approx((4, -16, 11))
-    assert (first.in_lesion, first.p_value) == (0.0, pytest.approx(0.001))
+    assert first.in_lesion == 0.0
+    # Two of four healthy brains show one as large as the first, none one as large as the second.
+    assert (first.p_value, second.p_value) == (pytest.approx(3 / 5), pytest.approx(1 / 5))
     assert (second.rank, second.peak_score, second.volume_mm3) == (2, 2.0, pytest.approx(36))
     assert second.in_lesion == pytest.approx(2 / 3)
 

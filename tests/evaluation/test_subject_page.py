@@ -69,13 +69,13 @@ def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
     assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
 
 
-def test_a_calibrated_map_has_p_values(tmp_path):
-    plain = phantom_report(tmp_path).scored
-    p_values = plain.map.with_voxels(np.where(plain.map.voxels > 4, 2e-5, 0.01).astype(np.float32))
-    scored = ScoredMap(plain.map, plain.inside, plain.to_template, plain.lesion_mask, p_values)
-    _, page, rows = written(tmp_path, scored=scored)
-    assert float(rows[0]["p_value"]) == pytest.approx(2e-5)
-    assert "p-value" in page.text and "2e-05" in rows_of(page)[0]
+def test_with_healthy_brains_known_clusters_have_p_values(tmp_path):
+    plain = phantom_report(tmp_path).threshold
+    largest = float(written(tmp_path)[2][0]["volume_mm3"])
+    known = Threshold(plain.value, plain.words, (largest, 2 * largest, 0.0))
+    _, page, rows = written(tmp_path, threshold=known)
+    assert float(rows[0]["p_value"]) == pytest.approx(0.75)
+    assert "p-value" in page.text and "0.75" in rows_of(page)[0]
 
 
 def test_peaks_are_named_in_template_space(tmp_path):

@@ -380,7 +380,7 @@ def test_apply_says_why_a_model_brings_no_threshold(model, new_cohort, tmp_path)
 
 def test_apply_refuses_a_model_with_a_part_missing(model, new_cohort, tmp_path):
     shutil.copytree(model, tmp_path / "model")
-    (tmp_path / "model" / "detectors" / "whitening.safetensors").unlink()
+    (tmp_path / "model" / "detectors" / "ocsvm" / "whitening.safetensors").unlink()
     result = _apply(tmp_path / "model", new_cohort, tmp_path / "out")
     assert result.returncode == 2
     assert "files are missing" in result.stderr
