@@ -46,6 +46,8 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
     "AE": {"guidance": {"weight": 1e-12}},
     "OgAE": {},
     "OgAE, gamma fixed": {"guidance": {"gamma": "0.1/d"}},
+    "AE, all channels": {"encoder": {"channels": "all"}, "guidance": {"weight": 1e-12}},
+    "OgAE, all channels": {"encoder": {"channels": "all"}},
 }
 """By name, what differs from the default settings of the models."""
 
@@ -73,6 +75,8 @@ FITS: Mapping[str, Fit] = {
     "AE": Fit(("ocsvm", "mahalanobis"), "AE"),
     "OgAE": Fit(("ocsvm", "mahalanobis"), "OgAE"),
     "OgAE, gamma fixed": Fit(("ocsvm", "mahalanobis"), "OgAE, gamma fixed"),
+    "AE, all channels": Fit(("ocsvm", "mahalanobis"), "AE, all channels"),
+    "OgAE, all channels": Fit(("ocsvm", "mahalanobis"), "OgAE, all channels"),
     "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
     "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
     "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
@@ -154,9 +158,10 @@ class Study:
     # -- what takes long, kept on disk ---------------------------------------------------------------------------
     def checkpoint(self, name: str, seed: int) -> Checkpoint:
         print(f"encoder {name}, seed {seed}", file=sys.stderr, flush=True)
+        settings = ModelSettings.model_validate(ENCODERS[name])
         return train_encoder(
-            self.store.only(self.channels.modalities),
-            ModelSettings.model_validate(ENCODERS[name]),
+            self.store.only(self.channels.chosen(settings.encoder.channels)),
+            settings,
             self.out / "encoders" / f"{name}-{seed}",
             train=self.train,
             held_out=self.unseen,

@@ -40,6 +40,8 @@ class EncoderSettings(Section):
 
     patch_size_mm: Annotated[float, Field(gt=0)] = 10.0
     """Edge of the axial patch; converted to the nearest odd number of voxels."""
+    channels: Literal["modalities", "all"] = "modalities"
+    """What the patch is of: the modalities, or they and their derived maps."""
     code_size: Annotated[int, Field(ge=1)] = 16
     width: Literal["paper", "wide"] = "wide"
     """Filters before the code. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more of them, same depth."""

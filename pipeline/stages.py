@@ -107,12 +107,14 @@ def _train(run: Run) -> Work:
     if not run.config.models.fusion.needs_encoder:
         return Work(summary="nothing to train: no reader looks at codes")
     from ..models.training import train_encoder
+    from ..preprocessing.channels import Channels
     from ..preprocessing.patch_store import PatchStore
 
     train, held_out = split_of(run)
+    seen = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
     with run.console.progress("train", "step") as progress:
         checkpoint = train_encoder(
-            PatchStore.open(run.out.patches).only(run.config.preprocessing.modalities),
+            PatchStore.open(run.out.patches).only(seen),
             run.config.models,
             run.out.encoder,
             train=train,

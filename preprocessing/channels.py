@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,6 +51,10 @@ class Channels:
         """Of each channel, which of its values are suspicious."""
         modalities: tuple[Direction, ...] = ("both",) * len(self.modalities)
         return modalities + tuple(DERIVED_MAPS[name].suspicious for name in self.derived) * len(self.modalities)
+
+    def chosen(self, which: Literal["modalities", "all"]) -> tuple[str, ...]:
+        """Names of the modalities, or of them and their derived maps."""
+        return self.names if which == "all" else self.modalities
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
         """Read a subject's prepared images, and derive the maps.
