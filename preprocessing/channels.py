@@ -48,8 +48,9 @@ class Channels:
     @property
     def suspicious(self) -> tuple[Direction, ...]:
         """Of each channel, which of its values are suspicious."""
-        modalities: tuple[Direction, ...] = ("both",) * len(self.modalities)
-        return modalities + tuple(DERIVED_MAPS[name].suspicious for name in self.derived) * len(self.modalities)
+        directions: list[Direction] = ["both" for _ in self.modalities]
+        directions += [DERIVED_MAPS[name].suspicious for name in self.derived] * len(self.modalities)
+        return tuple(directions)
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
         """Read a subject's prepared images, and derive the maps.
