@@ -19,6 +19,7 @@ from .prepared_images import PreparedImages
 from .settings import DerivedMapName
 
 _FILE = "channels.json"
+_OF_MODALITIES: Direction = "both"
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ class Channels:
     @property
     def suspicious(self) -> tuple[Direction, ...]:
         """Of each channel, which of its values are suspicious."""
-        directions: list[Direction] = ["both" for _ in self.modalities]
-        directions += [DERIVED_MAPS[name].suspicious for name in self.derived] * len(self.modalities)
-        return tuple(directions)
+        derived = [DERIVED_MAPS[name].suspicious for name in self.derived]
+        return (*[_OF_MODALITIES] * len(self.modalities), *derived * len(self.modalities))
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
         """Read a subject's prepared images, and derive the maps.
