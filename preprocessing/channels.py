@@ -19,7 +19,6 @@ from .prepared_images import PreparedImages
 from .settings import DerivedMapName
 
 _FILE = "channels.json"
-_OF_MODALITIES: Direction = "both"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,9 @@ class Channels:
     @property
     def suspicious(self) -> tuple[Direction, ...]:
         """Of each channel, which of its values are suspicious."""
-        derived = [DERIVED_MAPS[name].suspicious for name in self.derived]
-        return (*[_OF_MODALITIES] * len(self.modalities), *derived * len(self.modalities))
+        of_modalities: list[Direction] = ["both"] * len(self.modalities)
+        of_maps: list[Direction] = [DERIVED_MAPS[name].suspicious for name in self.derived]
+        return (*of_modalities, *(of_maps * len(self.modalities)))
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
         """Read a subject's prepared images, and derive the maps.
