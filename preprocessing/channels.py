@@ -49,8 +49,9 @@ class Channels:
     @property
     def suspicious(self) -> tuple[Direction, ...]:
         """Of each channel, which of its values are suspicious."""
-        modalities: tuple[Direction, ...] = ("both",) * len(self.modalities)
-        return modalities + tuple(DERIVED_MAPS[name].suspicious for name in self.derived) * len(self.modalities)
+        of_modalities: list[Direction] = ["both"] * len(self.modalities)
+        of_maps: list[Direction] = [DERIVED_MAPS[name].suspicious for name in self.derived]
+        return (*of_modalities, *(of_maps * len(self.modalities)))
 
     def chosen(self, which: Literal["modalities", "all"]) -> tuple[str, ...]:
         """Names of the modalities, or of them and their derived maps."""
