@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from voxout.models.fitting import NULL, fit_fusion
 from voxout.models.fusion import fused
 from voxout.models.latent_store import LatentStore
 from voxout.models.readers import Sight
-from voxout.models.settings import ModelSettings
+from voxout.models.settings import FusionSettings, ModelSettings
 from voxout.models.training import train_encoder
 from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.derived_maps import DERIVED_MAPS
@@ -41,13 +41,15 @@ from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1
 DERIVED = tuple(DERIVED_MAPS)
+_T1W = {"channels": "modalities"}
+# The same batches and steps, and as good as no pull: what differs is guidance alone.
+_UNGUIDED = {"weight": 1e-12}
 ENCODERS: Mapping[str, Mapping[str, object]] = {
-    # The same batches and steps, and as good as no pull: what differs is guidance alone.
-    "AE": {"guidance": {"weight": 1e-12}},
+    "AE on T1w": {"encoder": _T1W, "guidance": _UNGUIDED},
+    "OgAE on T1w": {"encoder": _T1W},
+    "OgAE on T1w, gamma fixed": {"encoder": _T1W, "guidance": {"gamma": "0.1/d"}},
+    "AE": {"guidance": _UNGUIDED},
     "OgAE": {},
-    "OgAE, gamma fixed": {"guidance": {"gamma": "0.1/d"}},
-    "AE, all channels": {"encoder": {"channels": "all"}, "guidance": {"weight": 1e-12}},
-    "OgAE, all channels": {"encoder": {"channels": "all"}},
 }
 """By name, what differs from the default settings of the models."""
 
@@ -70,13 +72,10 @@ class Fit:
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
+_BOTH = ("ocsvm", "mahalanobis")
 FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
-    "AE": Fit(("ocsvm", "mahalanobis"), "AE"),
-    "OgAE": Fit(("ocsvm", "mahalanobis"), "OgAE"),
-    "OgAE, gamma fixed": Fit(("ocsvm", "mahalanobis"), "OgAE, gamma fixed"),
-    "AE, all channels": Fit(("ocsvm", "mahalanobis"), "AE, all channels"),
-    "OgAE, all channels": Fit(("ocsvm", "mahalanobis"), "OgAE, all channels"),
+    **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
     "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
     "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
@@ -85,33 +84,40 @@ FITS: Mapping[str, Fit] = {
 Parts = tuple[tuple[str, str], ...]
 """Pairs of a fit and one of its readers."""
 
+_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL = (
+    ("OgAE", "ocsvm"),
+    ("plain", "hand_made"),
+    ("plain", "patches"),
+    ("plain", "intensity"),
+)
 METHODS: Mapping[str, Parts] = {
-    "zpool": (("plain", "intensity"),),
-    "3x3x3 components": (("plain", "patches"),),
-    "hand-made maps, Mahalanobis": (("plain", "hand_made"),),
+    "zpool": (_ZPOOL,),
+    "3x3x3 components": (_PATCHES,),
+    "hand-made maps, Mahalanobis": (_HAND_MADE,),
     **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
-    "AE, Mahalanobis": (("AE", "mahalanobis"),),
-    "AE, OC-SVM": (("AE", "ocsvm"),),
-    "OgAE, Mahalanobis": (("OgAE", "mahalanobis"),),
-    "OgAE, OC-SVM": (("OgAE", "ocsvm"),),
-    "OgAE, gamma fixed, Mahalanobis": (("OgAE, gamma fixed", "mahalanobis"),),
-    "OgAE, gamma fixed, OC-SVM": (("OgAE, gamma fixed", "ocsvm"),),
+    **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ENCODERS},
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
     "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
-    "zpool + components": (("plain", "intensity"), ("plain", "patches")),
-    "OC-SVM + zpool": (("OgAE", "ocsvm"), ("plain", "intensity")),
-    "OC-SVM + zpool + components": (("OgAE", "ocsvm"), ("plain", "intensity"), ("plain", "patches")),
+    "fused": (_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL),
+    "fused without OC-SVM": (_HAND_MADE, _PATCHES, _ZPOOL),
+    "fused without hand-made": (_OCSVM, _PATCHES, _ZPOOL),
+    "fused without components": (_OCSVM, _HAND_MADE, _ZPOOL),
+    "fused without zpool": (_OCSVM, _HAND_MADE, _PATCHES),
 }
-_DEFAULT = "OC-SVM + zpool + components"
+_FUSED = tuple(name for name in METHODS if name.startswith("fused"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
     ("OgAE, OC-SVM", "AE, OC-SVM"),
     ("OgAE, Mahalanobis", "AE, Mahalanobis"),
+    ("OgAE on T1w, OC-SVM", "AE on T1w, OC-SVM"),
     ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
+    ("OgAE, OC-SVM, log-ratio", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
     ("OgAE, OC-SVM", "OgAE, Mahalanobis"),
-    ("OC-SVM + zpool + components", "zpool"),
-    ("OC-SVM + zpool + components", "zpool + components"),
+    ("OgAE, OC-SVM", "hand-made maps, Mahalanobis"),
+    *(("fused", name) for name in _FUSED[1:]),
+    ("fused", "zpool"),
 )
 
 
@@ -190,52 +196,46 @@ class Study:
         return folder
 
     # -- methods, judged -----------------------------------------------------------------------------------------
-    def z_maps(self, parts: Parts, seed: int, settings: ModelSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def z_maps(self, parts: Parts, seed: int, settings: FusionSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Null z-maps of the training controls (S, P), and those of everybody judged."""
         folders = [(self.fitted(fit, seed), reader) for fit, reader in parts]
-        fusion = settings.fusion
 
-        def total(which: str, key: str, brain: np.ndarray) -> np.ndarray:
+        def combined(which: str, key: str, brain: np.ndarray) -> np.ndarray:
             stores = [LatentStore.open(folder / which / reader, [key], self.grid) for folder, reader in folders]
-            return fused([s.subject(key)[:, 0] for s in stores], brain, self.grid, fusion.smoothing_mm)
+            return fused([s.subject(key)[:, 0] for s in stores], brain, self.grid, settings)
 
-        null = np.stack([total(NULL, key, brain) for key, brain in zip(self.train, self.inside, strict=True)])
+        null = np.stack([combined(NULL, key, brain) for key, brain in zip(self.train, self.inside, strict=True)])
         scale = calibrate(
-            null, self.inside, self.grid, pooling_mm=fusion.pooling_mm, shrinkage=fusion.pooling_shrinkage
+            null, self.inside, self.grid, pooling_mm=settings.pooling_mm, shrinkage=settings.pooling_shrinkage
         )
         subjects = (*self.test.subjects, *self.test.patients)
-        return scale.z(null), {s.key: scale.z(total("read", s.key, s.inside)) for s in subjects}
+        return scale.z(null), {s.key: scale.z(combined("read", s.key, s.inside)) for s in subjects}
 
-    def judged(self, name: str, smoothing_mm: float | None = None) -> MethodFigures:
-        """The mean over the seeds, where an encoder has a part in the method."""
-        settings = ModelSettings()
-        if smoothing_mm is not None:
-            fusion = settings.fusion.model_copy(update={"smoothing_mm": smoothing_mm})
-            settings = settings.model_copy(update={"fusion": fusion})
+    def judged(self, name: str, **fusion: float) -> MethodFigures:
+        """The mean over the seeds, where an encoder has a part in the method; `fusion`: changes to its settings."""
+        settings = ModelSettings().fusion.model_copy(update=fusion)
         seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in METHODS[name]) else 1)
         print(f"judging {name}", file=sys.stderr, flush=True)
         each = [judge(name, self.z_maps(METHODS[name], seed, settings)[1], self.test) for seed in seeds]
         return each[0].averaged_with(*each[1:], name=name)
 
     def tables(self) -> str:
-        figures = {name: self.judged(name, 0.0) for name in METHODS}
-        smoothed = f"{_DEFAULT}, smoothed"
-        figures[smoothed] = replace(self.judged(_DEFAULT), name=smoothed)
+        # Smoothing belongs to the fused map; what it consists of is compared as it is.
+        figures = {n: self.judged(n) if n in _FUSED else self.judged(n, smoothing_mm=0.0) for n in METHODS}
         methods = [*figures.values()]
         text = [table(methods, "all"), table(methods, "dark")]
         text += [overview(methods, figure) for figure in _FIGURES]
-        differences = [figures[a].minus(figures[b]) for a, b in DIFFERENCES]
-        differences.append(figures[smoothed].minus(figures["zpool"]))
+        differences = [figures[one].minus(figures[other]) for one, other in DIFFERENCES]
         text += [overview(differences, figure) for figure in ("average_precision", "auroc_fpr30")]
         return "\n".join([*text, self.calibration_table()])
 
     def calibration_table(self) -> str:
         """The default on the healthy heads that it has not seen, at the threshold of the training controls."""
-        settings, rows = ModelSettings(), []
+        settings, rows = ModelSettings().fusion, []
         evaluation = EvaluationSettings()
         smallest = int(np.ceil(evaluation.smallest_cluster_mm3 / self.grid.grid.voxel_volume_mm3 - 1e-6))
         for seed in range(self.seeds):
-            null, z_maps = self.z_maps(METHODS[_DEFAULT], seed, settings)
+            null, z_maps = self.z_maps(METHODS["fused"], seed, settings)
             births = []
             for z, brain in zip(null, self.inside, strict=True):
                 volume = self.grid.scatter(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)

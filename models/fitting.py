@@ -108,17 +108,17 @@ class _Fit:
         return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
-        """Calibrate the sum of the readers; the null z-maps go to the folder `null`."""
-        smoothing_mm = self.settings.fusion.smoothing_mm
+        """Calibrate the readers' combination; its null z-maps go to the folder `null`."""
+        settings = self.settings.fusion
         stores = [LatentStore.open(self.scratch / NULL / reader.name, self.train, self.grid) for reader in readers]
         total = np.empty(self.inside.shape, np.float32)
         for row, key, brain in zip(total, self.train, self.inside, strict=True):
-            row[:] = fused([store.subject(key)[:, 0] for store in stores], brain, self.grid, smoothing_mm)
+            row[:] = fused([store.subject(key)[:, 0] for store in stores], brain, self.grid, settings)
         calibration = self.calibrated(total)
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
         for key, row, brain in zip(self.train, total, self.inside, strict=True):
             maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
-        return Fusion(self.grid, tuple(readers), calibration, smoothing_mm)
+        return Fusion(self.grid, tuple(readers), calibration, settings)
 
     def stored_features(self, plan: Plan) -> Features:
         """Write the features of every control, and say how they are made."""

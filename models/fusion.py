@@ -1,7 +1,9 @@
-"""Several readers, one map: their surprises are summed, and the sum is calibrated like any other score.
+"""Several readers, one map: their surprises are combined, and the result is calibrated like any other score.
 
-Summing -log10 p is Fisher's way to combine tests. The readers look at one brain and are anything but independent, so
-the sum's own null is what counts: that of the same controls, each read by readers that have not seen it.
+The sum of -log10 p, Fisher's way to combine tests, favours what all readers agree on; the largest, Tippett's, what one
+of them alone sees. Between them lie the power means. Whichever it is, the readers look at one brain and are anything
+but independent, so the combination's own null is what counts: that of the same controls, each read by readers that
+have not seen it.
 """
 
 from collections.abc import Iterable
@@ -15,7 +17,7 @@ from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
 from .readers import Reader, Sight
-from .settings import ModelSettings
+from .settings import FusionSettings, ModelSettings
 
 _CALIBRATION = "fused.safetensors"
 
@@ -29,15 +31,14 @@ class Fusion:
     grid : PatchGrid
     readers : tuple of Reader
     calibration : Calibration
-        Of the smoothed sum.
-    smoothing_mm : float
-        Standard deviation of the Gaussian, within the subject's own brain; 0: none.
+        Of the combined surprises.
+    settings : FusionSettings
     """
 
     grid: PatchGrid
     readers: tuple[Reader, ...]
     calibration: Calibration
-    smoothing_mm: float
+    settings: FusionSettings
 
     def z(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
         """Read one subject.
@@ -57,8 +58,8 @@ class Fusion:
             more anomalous. 0 outside the subject's brain.
         """
         surprises = (reader.surprise(channels, jobs=jobs) for reader in self.readers)
-        total = fused(surprises, inside, self.grid, self.smoothing_mm)
-        return np.where(inside, self.calibration.z(total), 0).astype(np.float32)
+        combined = fused(surprises, inside, self.grid, self.settings)
+        return np.where(inside, self.calibration.z(combined), 0).astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """Write every reader to a folder of its own name, and the calibration of their sum."""
@@ -80,15 +81,16 @@ class Fusion:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
         readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
-        return cls(grid, readers, calibration, settings.fusion.smoothing_mm)
+        return cls(grid, readers, calibration, settings.fusion)
 
 
-def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, smoothing_mm: float) -> np.ndarray:
-    """Sum surprises (P,) of one subject and smooth the sum within its brain; 0 outside."""
-    total = np.where(inside, sum(surprises), 0).astype(np.float32)
-    if smoothing_mm == 0:
+def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, settings: FusionSettings) -> np.ndarray:
+    """Combine the surprises (P,) of one subject: (P,) float32, smoothed within its brain, 0 outside."""
+    total = sum(np.power(surprise, settings.power, dtype=np.float64) for surprise in surprises)
+    total = np.where(inside, np.power(total, 1 / settings.power), 0).astype(np.float32)
+    if settings.smoothing_mm == 0:
         return total
-    sigma_vox = smoothing_mm / grid.grid.spacing_mm
+    sigma_vox = settings.smoothing_mm / grid.grid.spacing_mm
     weights = ndimage.gaussian_filter(grid.scatter(inside.astype(np.float32)), sigma_vox)
     smooth = ndimage.gaussian_filter(grid.scatter(total), sigma_vox)
     return np.where(inside, grid.gather(smooth) / np.maximum(grid.gather(weights), 1e-6), 0).astype(np.float32)

@@ -40,7 +40,7 @@ class EncoderSettings(Section):
 
     patch_size_mm: Annotated[float, Field(gt=0)] = 10.0
     """Edge of the axial patch; converted to the nearest odd number of voxels."""
-    channels: Literal["modalities", "all"] = "modalities"
+    channels: Literal["modalities", "all"] = "all"
     """What the patch is of: the modalities, or they and their derived maps."""
     code_size: Annotated[int, Field(ge=1)] = 16
     width: Literal["paper", "wide"] = "wide"
@@ -101,7 +101,7 @@ ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"
 class FusionSettings(Section):
     """Which ways of reading a brain make the map, and how they are brought onto one scale."""
 
-    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = ("ocsvm", "intensity", "patches")
+    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = ("ocsvm", "hand_made", "patches", "intensity")
     """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
     pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
     name of one derived map."""
@@ -113,8 +113,11 @@ class FusionSettings(Section):
     """Standard deviation of the Gaussian over which the spread of the null is pooled."""
     pooling_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Weight of the whole brain's spread in each location's."""
-    smoothing_mm: Annotated[float, Field(ge=0)] = 1.6
-    """Standard deviation of the Gaussian that smooths the sum; 0: none."""
+    power: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """How surprises are combined: the root of the sum of their powers. 1: their sum, which favours what all readers
+    agree on; high: the largest, which favours what one of them alone sees."""
+    smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
+    """Standard deviation of the Gaussian that smooths the combined surprises; 0: none."""
 
     @property
     def needs_encoder(self) -> bool:

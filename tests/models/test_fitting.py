@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
@@ -130,7 +132,16 @@ def test_smoothing_keeps_to_the_brain():
     """A constant stays constant up to the brain's edge, and what lies outside does not leak in."""
     inside = GRID.locations[:, 0] > 10
     surprise = np.where(inside, 2.0, 99.0).astype(np.float32)
-    found = fused([surprise, surprise], inside, GRID, 3.0)
+    found = fused([surprise, surprise], inside, GRID, FusionSettings(smoothing_mm=3.0, power=1.0))
     np.testing.assert_allclose(found[inside], 4.0, rtol=1e-5)
     assert (found[~inside] == 0).all()
-    np.testing.assert_array_equal(fused([surprise], inside, GRID, 0.0)[inside], 2.0)
+    np.testing.assert_array_equal(fused([surprise], inside, GRID, FusionSettings(smoothing_mm=0.0))[inside], 2.0)
+
+
+@given(power=st.floats(1, 100), one=st.floats(0, 300), other=st.floats(0, 300))
+def test_combined_surprise_lies_between_the_largest_and_the_sum(power, one, other):
+    everywhere = np.ones(GRID.size, bool)
+    surprises = [np.full(GRID.size, value, np.float32) for value in (one, other)]
+    found = fused(surprises, everywhere, GRID, FusionSettings(smoothing_mm=0.0, power=power))[0]
+    assert np.isfinite(found)
+    assert max(one, other) * (1 - 1e-5) - 1e-3 <= found <= (one + other) * (1 + 1e-5) + 1e-3
