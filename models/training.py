@@ -287,7 +287,7 @@ class _Training:
 
 def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
     """All that decides what training gives, by name."""
-    sections = settings.model_dump(mode="json", exclude={"detector"})
+    sections = settings.model_dump(mode="json", include={"encoder", "guidance", "training"})
     sections["training"].pop("checkpoint_every")
     flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
     return flat | asdict(origin)

@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_run(store, trained, change, named):
 
 
 def test_what_does_not_touch_training_may_change(store, trained):
-    settings = settings_of(detector={"nu": 0.9}, training={"checkpoint_every": 9})
+    settings = settings_of(detector={"nu": 0.9}, fusion={"folds": 3}, training={"checkpoint_every": 9})
     assert_same(train(store, trained[1] / "encoder", settings), trained[0])
 
 
