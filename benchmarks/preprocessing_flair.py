@@ -10,7 +10,6 @@ from preprocessing_measures import (
     Numbers,
     about,
     heads,
-    itk_affine,
     moved,
     output_folder,
     reference_mask,
@@ -19,7 +18,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
 from voxout.preprocessing.coregistration import Alignment, align_to_t1w
-from voxout.preprocessing.resampling import LPS, canonical, resample
+from voxout.preprocessing.resampling import LPS, canonical, itk_affine, resample
 
 
 def flair_moved(data: Path, out: Path, name: str) -> Numbers:

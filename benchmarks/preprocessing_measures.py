@@ -21,11 +21,10 @@ from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.painted_lesions import lesion_components
 from voxout.data_manifests.subject import SubjectRecord
 from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
-from voxout.preprocessing.bias_field import correct_bias_field
-from voxout.preprocessing.brain_extraction import BrainExtraction, extract_brain
+from voxout.preprocessing.brain_extraction import extract_brain
 from voxout.preprocessing.prepare_subject import prepare_subject
-from voxout.preprocessing.quality import Quality, measure_quality
-from voxout.preprocessing.resampling import LPS, canonical, resample
+from voxout.preprocessing.quality import Quality
+from voxout.preprocessing.resampling import canonical, itk_affine, resample
 from voxout.preprocessing.settings import PreprocessingSettings
 from voxout.preprocessing.template import load_template
 from voxout.preprocessing.template_transform import TemplateTransform
@@ -192,13 +191,6 @@ def about(middle: np.ndarray, rotation: Rotation, shift: np.ndarray) -> np.ndarr
     return affine
 
 
-def itk_affine(affine: np.ndarray) -> sitk.Transform:
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix((LPS @ affine[:3, :3] @ LPS).ravel().tolist())
-    transform.SetTranslation((LPS @ affine[:3, 3]).tolist())
-    return transform
-
-
 def moved(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return points @ affine[:3, :3].T + affine[:3, 3]
 
@@ -213,15 +205,13 @@ def on_template(data: Path, out: Path, name: str) -> Numbers:
     transform = TemplateTransform.load(folder.transform_folder(head))
     mask = canonical(read_mask(folder.native_brain_mask(head)))
     quality = Quality.load(folder.quality(head))
-    t1w = correct_bias_field(canonical(read_volume(head.images["t1w"])), mask, SETTINGS.bias_field)
-    brain = BrainExtraction(mask, quality.brain_method)
     template = load_template(SETTINGS.registration.working_spacing_mm)
-    before = measure_quality(t1w, brain, transform.affine_only(), template, SETTINGS.registration)
+    affine_alone = transform.affine_only().to_template(mask, template.grid, interpolation="linear")
     return {
         "brain_overlap": quality.brain_overlap,
-        "brain_overlap_affine": before.brain_overlap,
+        "brain_overlap_affine": dice(affine_alone.voxels, template.brain_mask.voxels),
         "white_overlap": quality.white_matter_overlap,
-        "white_overlap_affine": before.white_matter_overlap,
+        "white_overlap_affine": quality.white_matter_overlap_before,
         "jacobian_smallest": quality.jacobian_smallest,
         "map_correlation": _map_there_and_back(transform, mask, key),
         "lesions": _lesions_there_and_back(data, transform, mask, key),
