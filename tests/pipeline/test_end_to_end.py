@@ -284,7 +284,7 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     out = tmp_path / "killed"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(_command("run", cohort, out), **silent, env=_ENVIRONMENT, start_new_session=True)
-    give_up = time.monotonic() + 150
+    give_up = time.monotonic() + 400
     while not list(out.glob("encoder/step-*.safetensors")) and time.monotonic() < give_up:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
