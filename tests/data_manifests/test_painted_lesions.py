@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.errors import UserError
@@ -60,6 +60,7 @@ def test_the_softness_is_in_millimetres():
     softness_mm=st.floats(0.3, 3),
     change=st.sampled_from([-80.0, -30.0, 50.0]),
 )
+@example(corner=(2, 2, 2), edges=(1, 4, 8), softness_mm=1.125, change=-80.0)
 def test_the_full_change_is_reached_and_the_volume_kept_whatever_the_size(corner, edges, softness_mm, change):
     shape = box(*((c, min(c + e, n)) for c, e, n in zip(corner, edges, SIZE, strict=True)))
     painted = paint_lesion(flat(), shape, Shift(change), softness_mm=softness_mm)
@@ -67,8 +68,11 @@ def test_the_full_change_is_reached_and_the_volume_kept_whatever_the_size(corner
     assert difference.flat[np.abs(difference).argmax()] == pytest.approx(change, abs=1e-4)
     truth = painted.lesion_mask.voxels
     np.testing.assert_array_equal(truth, np.abs(difference) >= abs(change) / 2 - 1e-4)
-    # Voxels that mirror each other are in or out together: at most one such set of eight is too many.
-    assert abs(int(truth.sum()) - int(shape.voxels.sum())) <= 8 + 0.05 * shape.voxels.sum()
+    # Voxels of one and the same alpha are in or out together: at most one such set is too many. Mirrored ones are
+    # eight; along the long edges of a thin plate all but those near the corners are alike.
+    alpha = np.abs(difference) / abs(change)
+    alike = np.isclose(alpha, alpha[truth].min(), atol=1e-3).sum()
+    assert abs(int(truth.sum()) - int(shape.voxels.sum())) <= max(alike, 8) + 0.05 * shape.voxels.sum()
     assert (truth & shape.voxels).any()
 
 
