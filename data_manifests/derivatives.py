@@ -157,7 +157,7 @@ class OutputFolder:
 
     @property
     def operating_point(self) -> Path:
-        """The threshold set on this run's healthy scans; travels with the records of the model."""
+        """The threshold set on the training controls' null maps; travels with the records of the model."""
         return self.root / "records" / "operating_point.json"
 
     @property

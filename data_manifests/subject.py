@@ -7,6 +7,11 @@ from pathlib import Path
 from .terms import Group, Modality, Split
 
 
+def person_of_key(key: str) -> str:
+    """Whose scan it is: sessions of one person have it in common."""
+    return key.partition("_ses-")[0]
+
+
 @dataclass(frozen=True)
 class SubjectRecord:
     """One row of a manifest.

@@ -95,7 +95,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class StoredPoint:
-    """An operating point as a model carries it along, for cohorts without healthy scans.
+    """An operating point as a model carries it along.
 
     Attributes
     ----------

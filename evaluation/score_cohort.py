@@ -6,7 +6,7 @@ wherever it stands.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -177,6 +177,9 @@ def score_cohort(
         own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
         own_persons = [s.person for s in known if s.is_healthy]
         point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
+    else:
+        # These scans had no say in it.
+        point = replace(point, without=np.full(int(healthy.sum()), point.threshold, np.float32))
     at = None
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
+from ..data_manifests.subject import person_of_key
 from ..data_manifests.terms import Group
 from . import voxel_metrics as vm
 from .intervals import Estimate
@@ -193,7 +194,7 @@ class SubjectScores:
     @property
     def person(self) -> str:
         """Whose scan it is: sessions of one person have it in common."""
-        return self.key.partition("_ses-")[0]
+        return person_of_key(self.key)
 
     @property
     def is_healthy(self) -> bool:

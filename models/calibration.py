@@ -100,7 +100,7 @@ class Calibration:
                 spread, knots, surprise_at = (file.get_tensor(name) for name in ("spread", "knots", "surprise_at"))
                 about = file.metadata()
                 return cls(spread, knots, surprise_at, float(about["slope"]), about["mask_hash"])
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{path}: holds no whole calibration. Run the stage fit again.") from error
 
 
@@ -171,7 +171,14 @@ def z_of_surprise(surprise: np.ndarray) -> np.ndarray:
     return -special.ndtri_exp(-np.maximum(surprise, 1e-6) * np.log(10)).astype(np.float32)
 
 
-def folds_of(n: int, folds: int, seed: int) -> Sequence[np.ndarray]:
-    """Split 0..n-1 into so many random parts of nearly one size, at most n; a list of index arrays, ascending."""
-    order = np.random.default_rng(seed).permutation(n)
-    return [np.sort(part) for part in np.array_split(order, min(folds, n))]
+def folds_of(persons: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
+    """Split scans into random parts, at most one a person; a person's scans stay together.
+
+    Returns
+    -------
+    list of ndarray
+        Indices of the scans, ascending; the parts hold nearly the same number of persons.
+    """
+    names, person = np.unique(persons, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [np.flatnonzero(np.isin(person, part)) for part in np.array_split(order, min(folds, len(names)))]

@@ -21,6 +21,8 @@ from .encoder import PatchEncoder
 
 _SAMPLES = 20_000
 """Patches of each control from which the components are learnt."""
+_AT_ONCE = 100_000
+"""Locations whose patches are held at a time."""
 _NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -108,8 +110,9 @@ class PatchFeatures:
         return self.components.shape[1]
 
     def of(self, channels: np.ndarray) -> np.ndarray:
-        index = np.arange(self.grid.size)
-        return _patches(channels[list(self.rows)], self.grid, index) @ self.components
+        chosen = channels[list(self.rows)]
+        blocks = (np.arange(a, min(a + _AT_ONCE, self.grid.size)) for a in range(0, self.grid.size, _AT_ONCE))
+        return np.concatenate([_patches(chosen, self.grid, block) @ self.components for block in blocks])
 
     @classmethod
     def learn(
@@ -157,7 +160,7 @@ class PatchFeatures:
             with safe_open(path, framework="numpy") as file:
                 rows = tuple(int(row) for row in file.metadata()["rows"].split())
                 return cls(grid, rows, file.get_tensor("components"))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{path}: holds no components of patches. Run the stage fit again.") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.errors import UserError
+from ..data_manifests.subject import person_of_key
 from ..preprocessing.patch_store import PatchStore
 from .calibration import Calibration, calibrate, folds_of
 from .features import Features, PatchFeatures
@@ -62,9 +63,10 @@ def fit_fusion(
     UserError
         Too few controls, or features that cannot be fitted.
     """
-    if len(train) < FEWEST_CONTROLS:
+    persons = len({person_of_key(key) for key in train})
+    if persons < FEWEST_CONTROLS:
         raise UserError(
-            f"{len(train)} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
+            f"{persons} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
             "on others. Add healthy scans, or lower data_manifests.held_out_share."
         )
     fit = _Fit(store, tuple(train), sight, settings, scratch, seed, jobs, progress)
@@ -88,7 +90,7 @@ class _Fit:
         rows = store.index(train)
         self.volumes = [store.volumes[row] for row in rows]
         self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in rows])
-        self.folds = folds_of(len(train), settings.fusion.folds, seed)
+        self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
         self.features: dict[str, Features] = {}
         kinds = {_folder_name(plan) for plan in self.plans.values()}
@@ -143,6 +145,7 @@ class _Fit:
             scorer = self.scorer(plan, [key for number, key in enumerate(self.train) if number not in fold])
             for number in fold:
                 null[number] = scorer.score(seen.subject(self.train[number]), jobs=self.jobs)
+            del scorer  # The next one needs the room.
         return null
 
     def scorer(self, plan: Plan, keys: Sequence[str]) -> Scorer:

@@ -86,8 +86,10 @@ class Fusion:
 
 def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, settings: FusionSettings) -> np.ndarray:
     """Combine the surprises (P,) of one subject: (P,) float32, smoothed within its brain, 0 outside."""
-    total = sum(np.power(surprise, settings.power, dtype=np.float64) for surprise in surprises)
-    total = np.where(inside, np.power(total, 1 / settings.power), 0).astype(np.float32)
+    every = np.stack([np.asarray(surprise, np.float64) for surprise in surprises])
+    largest = np.maximum(every.max(axis=0), 1e-9)  # Divided out, so that no power is too large a number.
+    total = largest * np.power(np.power(every / largest, settings.power).sum(axis=0), 1 / settings.power)
+    total = np.where(inside, total, 0).astype(np.float32)
     if settings.smoothing_mm == 0:
         return total
     sigma_vox = settings.smoothing_mm / grid.grid.spacing_mm

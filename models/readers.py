@@ -84,7 +84,9 @@ class Sight:
         found = {}
         for name in names:
             if name in PLANS:
-                found[name] = PLANS[name]
+                # Without derived maps, all channels are the modalities: one reader, not two that agree.
+                if self.channels.derived or name != "hand_made" or "intensity" not in names:
+                    found[name] = PLANS[name]
                 continue
             if name not in self.channels.derived:
                 raise UserError(

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..data_manifests.settings import Section
 from ..preprocessing.settings import DerivedMapName
@@ -118,6 +118,13 @@ class FusionSettings(Section):
     agree on; high: the largest, which favours what one of them alone sees."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths the combined surprises; 0: none."""
+
+    @field_validator("readers")
+    @classmethod
+    def _each_reader_once(cls, readers: tuple[ReaderName, ...]) -> tuple[ReaderName, ...]:
+        if len(set(readers)) < len(readers):
+            raise ValueError(f"names one twice: {', '.join(readers)}")
+        return readers
 
     @property
     def needs_encoder(self) -> bool:

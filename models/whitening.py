@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..data_manifests.atomic import written_whole
@@ -79,8 +79,11 @@ class Whitening:
         """Read what `save` wrote."""
         if not path.exists():
             raise UserError(f"{path}: no such file. Run the stage fit first.")
-        with safe_open(path, framework="numpy") as file:
-            return cls(file.get_tensor("mean"), file.get_tensor("factor"), file.metadata()["mask_hash"])
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return cls(file.get_tensor("mean"), file.get_tensor("factor"), file.metadata()["mask_hash"])
+        except (OSError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(f"{path}: holds no whole whitening. Run the stage fit again.") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,6 @@ from ..evaluation.subject_scores import SubjectScores
 from ..evaluation.tables import write_scores
 from .config import Config
 from .console import Progress
-from .null_threshold import null_threshold
 from .records import StageRecord
 from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
@@ -55,6 +54,8 @@ _HEADLINES = (
 
 def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     """Score every map against its lesion mask; a control has none. Writes the tables and each subject's counts."""
+    from .null_threshold import null_threshold
+
     settings = run.config.evaluation
     scores: list[SubjectScores] = []
     failed: list[Failure] = []
@@ -173,7 +174,7 @@ def write_cohort_report(
             scores=scores,
             runs=beside,
             summary=run_summary(run.config),
-            training=_training_curves(run.model),
+            training=_training_curves(run.model) if run.config.models.fusion.needs_encoder else [],
             stages=[
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done
@@ -249,17 +250,23 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
 
 def run_summary(config: Config) -> dict[str, str]:
     """The few settings that a reader asks for first."""
-    models, evaluation = config.models, config.evaluation
-    return {
+    models, detector = config.models, config.models.detector
+    summary = {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
         "Modalities": ", ".join(config.preprocessing.modalities),
+        "Derived maps": ", ".join(config.preprocessing.derived_maps) or "none",
         "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
-        "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
-        "Code": f"{models.encoder.code_size} numbers",
-        "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
         "Readers": ", ".join(models.fusion.readers),
-        "One-class SVM": f"nu {models.detector.nu:g}, gamma {models.detector.gamma}, {models.detector.read_out} codes",
-        "Scored in": f"{evaluation.space} space, inside the brain mask",
+    }
+    if models.fusion.needs_encoder:
+        summary |= {
+            "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
+            "Code": f"{models.encoder.code_size} numbers",
+            "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
+            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.read_out} codes",
+        }
+    return summary | {
+        "Scored in": f"{config.evaluation.space} space, inside the brain mask",
     }
 
 

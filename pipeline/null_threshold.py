@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..data_manifests.subject import person_of_key
 from ..data_manifests.volume import Volume
 from ..evaluation.intervals import resample_subjects
 from ..evaluation.lesion_metrics import cluster_curve
@@ -25,7 +26,7 @@ def null_threshold(run: Run) -> OperatingPoint | None:
     Returns
     -------
     OperatingPoint or None
-        None where the null maps were deleted, as one may to save room.
+        None where the null maps were deleted.
     """
     settings, folder = run.config.evaluation, run.out.latents / NULL
     trained = {path.stem for path in folder.glob("*.npy")}
@@ -46,7 +47,7 @@ def null_threshold(run: Run) -> OperatingPoint | None:
     nothing = np.zeros(store.grid.grid.size_vox, np.int32)
     curves = (cluster_curve(z, nothing, smallest_voxels=smallest)[0] for z in maps())
     births = [curve.false_births[:most] for curve in curves]
-    persons = [run.manifest[key].subject_id for key in train]
+    persons = [person_of_key(key) for key in train]
     weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, persons)
     point = OperatingPoint.set_on(births, settings.false_clusters, weights, persons)
     flagged = (find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions for z in maps())

@@ -14,7 +14,7 @@ from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
 from ..data_manifests.terms import Modality
 from ..data_manifests.volume import Volume
-from .derived_maps import DERIVED_MAPS, Direction, derive
+from .derived_maps import DERIVED_MAPS, derive
 from .intensity_scale import IntensityScale
 from .prepared_images import PreparedImages
 from .settings import DerivedMapName
@@ -45,13 +45,6 @@ class Channels:
     def names(self) -> tuple[str, ...]:
         """``("t1w", "flair", "t1w_junction", ..., "flair_junction", ...)``."""
         return (*self.modalities, *(f"{modality}_{name}" for modality in self.modalities for name in self.derived))
-
-    @property
-    def suspicious(self) -> tuple[Direction, ...]:
-        """Of each channel, which of its values are suspicious."""
-        of_modalities: list[Direction] = ["both"] * len(self.modalities)
-        of_maps: list[Direction] = [DERIVED_MAPS[name].suspicious for name in self.derived]
-        return (*of_modalities, *(of_maps * len(self.modalities)))
 
     def chosen(self, which: Literal["modalities", "all"]) -> tuple[str, ...]:
         """Names of the modalities, or of them and their derived maps."""

@@ -319,6 +319,9 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
     with_own = score_cohort([*patients, healthy, make(2, healthy=True)[0]], SETTINGS, point=stored.point)
     assert with_own.threshold == first.threshold
     assert with_own.row(healthy.key).false_clusters == healthy.clusters.false_clusters_at(first.threshold)
+    apart = with_own.estimates["false_clusters_per_healthy_subject"]
+    expected = [make(n, healthy=True)[0].clusters.false_clusters_at(first.threshold) for n in (1, 2)]
+    assert (apart.value, apart.n) == (pytest.approx(np.mean(expected)), 2)
     path.write_text("{}")
     with pytest.raises(UserError, match=r"point.json: not readable as an operating point \(KeyError\)"):
         StoredPoint.load(path)

@@ -100,10 +100,12 @@ def test_scores_that_tell_nothing_are_refused():
         _calibrated(np.full((3, GRID.size), np.nan))
 
 
-@given(n=st.integers(3, 90), folds=st.integers(2, 10), seed=st.integers(0, 5))
-def test_folds_take_every_control_once(n, folds, seed):
-    parts = folds_of(n, folds, seed)
-    assert len(parts) == min(n, folds)
-    assert sorted(np.concatenate(parts)) == list(range(n))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
+@given(persons=st.lists(st.integers(0, 40), min_size=3, max_size=90), folds=st.integers(2, 10), seed=st.integers(0, 5))
+def test_folds_take_every_scan_once_and_a_persons_together(persons, folds, seed):
+    names = [f"sub-{person}" for person in persons]
+    parts = folds_of(names, folds, seed)
+    assert len(parts) == min(len(set(names)), folds)
+    assert sorted(np.concatenate(parts)) == list(range(len(names)))
+    people = [{names[scan] for scan in part} for part in parts]
+    assert sum(map(len, people)) == len(set(names)), "nobody is in two parts"
+    assert max(map(len, people)) - min(map(len, people)) <= 1

@@ -1,5 +1,7 @@
 """Fitting, fusing and calibrating on small brains whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -116,6 +118,19 @@ def test_few_controls_are_left_out_one_at_a_time(store, tmp_path):
         fit_fusion(store, TRAIN[:2], Sight(CHANNELS), SETTINGS, tmp_path, seed=0)
 
 
+def test_sessions_of_a_person_do_not_vouch_for_each_other(store, tmp_path):
+    """Two persons with two sessions each are two controls, not four."""
+    keys = ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-2_ses-2")
+    sessions = replace(store, keys=(*keys, *store.keys[4:]))
+    with pytest.raises(UserError, match="2 training controls, expected at least 3"):
+        fit_fusion(sessions, keys, Sight(CHANNELS), SETTINGS, tmp_path, seed=0)
+
+
+def test_without_derived_maps_the_intensity_is_not_read_twice():
+    assert [*Sight(CHANNELS).plans(("hand_made", "patches", "intensity"))] == ["patches", "intensity"]
+    assert [*Sight(CHANNELS).plans(("hand_made", "patches"))] == ["hand_made", "patches"]
+
+
 def test_a_reader_of_a_map_that_is_not_there(store, tmp_path):
     settings = ModelSettings.model_validate({"fusion": {"readers": ["intensity", "junction"]}})
     with pytest.raises(UserError, match="names junction, and the derived maps are none. Add junction to preproc"):
@@ -138,7 +153,7 @@ def test_smoothing_keeps_to_the_brain():
     np.testing.assert_array_equal(fused([surprise], inside, GRID, FusionSettings(smoothing_mm=0.0))[inside], 2.0)
 
 
-@given(power=st.floats(1, 100), one=st.floats(0, 300), other=st.floats(0, 300))
+@given(power=st.floats(1, 100), one=st.floats(0, 5000), other=st.floats(0, 5000))
 def test_combined_surprise_lies_between_the_largest_and_the_sum(power, one, other):
     everywhere = np.ones(GRID.size, bool)
     surprises = [np.full(GRID.size, value, np.float32) for value in (one, other)]

@@ -32,3 +32,8 @@ def test_norms_cannot_be_held_before_they_saw_anything():
 
 def test_defaults_are_valid():
     assert ModelSettings().training.pretraining_steps > 0
+
+
+def test_readers_named_twice_are_refused():
+    with pytest.raises(ValidationError, match="names one twice: ocsvm, ocsvm"):
+        ModelSettings.model_validate({"fusion": {"readers": ["ocsvm", "ocsvm"]}})

@@ -162,6 +162,7 @@ def test_the_threshold_is_the_training_controls_own(finished):
     scores = json.loads((out.scores / "scores.json").read_text())
     assert scores["healthy_threshold"]["value"] == pytest.approx(point["threshold"])
     assert scores["about"]["threshold_from"] == "the model's training controls"
+    assert scores["false_clusters_per_healthy_subject"]["value"] is not None, "the held-out show whether it holds"
 
 
 def test_native_maps_lie_where_the_scans_lie(finished, cohort):
@@ -298,6 +299,16 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     different = [str(n) for n in names if not filecmp.cmp(first / n, out / n, shallow=False)]
     assert different == []
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
+
+
+def test_without_a_reader_of_codes_nothing_is_trained(finished, cohort, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    result = _voxout("run", cohort, out, "--set", "models.fusion.readers=[intensity, hand_made]")
+    assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
+    assert "nothing to train: no reader looks at codes" in result.stdout
+    assert not list((out / "encoder").glob("step-*"))
+    assert "One-class SVM" not in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_changed_setting_is_named(finished, cohort):

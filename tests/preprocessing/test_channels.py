@@ -7,7 +7,7 @@ import pytest
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.volume import Volume, write_volume
 from voxout.preprocessing.channels import Channels
-from voxout.preprocessing.derived_maps import DERIVED_MAPS, derive
+from voxout.preprocessing.derived_maps import derive
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.prepared_images import PreparedImages
 from voxout.preprocessing.template import load_template
@@ -47,11 +47,6 @@ def test_modalities_first_then_the_maps_of_each(subject):
 def test_nothing_is_derived_unless_asked_for(subject):
     assert Channels(SCALE).names == ("flair", "t1w")
     assert np.array_equal(Channels(SCALE).read(subject, GRID), SCALE.read(subject, GRID))
-
-
-def test_each_channel_knows_what_is_suspicious():
-    channels = Channels(SCALE, ("junction",))
-    assert channels.suspicious == ("both", "both", *[DERIVED_MAPS["junction"].suspicious] * 2)
 
 
 def test_an_unknown_channel_is_told():
