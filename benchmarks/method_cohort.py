@@ -7,9 +7,9 @@ report (test); the two multiple-sclerosis patients go along on T1w alone. ``coho
 split held_out, site validate, site test.
 
 A painted head gets ten lesions of 0.05-3 ml, two of each kind. The darker, brighter and textured ones lie where the
-real lesions lay, the blurred and the swollen ones on the border between grey and white matter, where such a change
-shows. Beside the scan and the mask of all lesions lie ``..._desc-kinds_dseg.nii.gz``, which says of what kind a voxel
-is, and a JSON with the names of the kinds and every lesion's effect and size.
+real lesions lay, the blurred and the swollen ones on the border between grey and white matter of the cerebrum, where
+such a change shows. Beside the scan and the mask of all lesions lie ``..._desc-kinds_dseg.nii.gz``, which says of what
+kind a voxel is, and a JSON with the names of the kinds and every lesion's effect and size.
 """
 
 import argparse
@@ -178,6 +178,8 @@ class Border:
     ----------
     grey, white : ndarray of bool, (X, Y, Z)
         By intensity.
+    places_mm : ndarray, (N, 3)
+        Voxels of the border in the cerebrum, in template space.
     """
 
     def __init__(self, head: Head):
@@ -189,8 +191,11 @@ class Border:
         voxels, inside = even.voxels, head.brain_mask.voxels
         self.grey, self.white = inside & (voxels > low) & (voxels <= high), inside & (voxels > high)
         places = np.argwhere(self.white & ndimage.binary_dilation(self.grey))
-        self.places_mm = places @ head.scan.affine[:3, :3].T + head.scan.affine[:3, 3]
-        self.transform = head.transform
+        places = places @ head.scan.affine[:3, :3].T + head.scan.affine[:3, 3]
+        x, y, z = head.transform.points_to_template(places).T
+        # The cerebrum: cerebellum and brainstem lie below, and behind or between the temporal lobes.
+        cerebrum = (z >= 0) | ((y >= -25) & (np.abs(x) >= 25))
+        self.places_mm = np.stack([x, y, z], axis=1)[cerebrum]
 
     def divides(self, core: np.ndarray) -> bool:
         """Whether the border runs through the middle of a lesion: at least a third of either tissue."""
@@ -200,8 +205,7 @@ class Border:
     def candidates(self, shapes: Iterator[Volume], random: np.random.Generator) -> Iterator[Volume]:
         """The shapes in turn, each moved to some places of the border."""
         for shape in shapes:
-            places = random.choice(self.places_mm, _PLACES_TRIED)
-            for place in self.transform.points_to_template(places):
+            for place in random.choice(self.places_mm, _PLACES_TRIED):
                 yield moved_to(shape, place)
 
 

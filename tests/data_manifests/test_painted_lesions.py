@@ -8,7 +8,12 @@ from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.lesion_effects import Shift
-from voxout.data_manifests.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
+from voxout.data_manifests.painted_lesions import (
+    lesion_components,
+    paint_lesion,
+    tissue_thresholds,
+    white_grey_contrast,
+)
 from voxout.data_manifests.volume import Volume, read_mask, read_volume
 
 SIZE = (30, 28, 26)
@@ -159,6 +164,8 @@ def test_contrast_of_three_tissues(scale):
     inside = np.ones(SIZE, bool)
     inside[0] = False
     assert white_grey_contrast(Volume(voxels, GRID), Volume(inside, GRID)) == pytest.approx(30 * scale, rel=0.05)
+    low, high = tissue_thresholds(Volume(voxels, GRID), Volume(inside, GRID))
+    assert 20 * scale < low < 60 * scale < high < 90 * scale
 
 
 @pytest.mark.parametrize("covered", [True, False])

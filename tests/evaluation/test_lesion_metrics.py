@@ -118,6 +118,7 @@ def test_froc_by_hand():
     once, first_twice = np.ones(2), np.array([2.0, 0])
     expected = [(0.25 + 2 * 0.5 + 3 * 0.75) / 6, (0.5 + 0.5 + 4 * 1) / 6]
     np.testing.assert_allclose(froc_scores(births, found, np.array([once, first_twice])), expected)
+    assert [froc_scores(births, found, once[None], at=(rate,))[0] for rate in (0.25, 1, 2)] == [0.25, 0.5, 0.75]
     assert np.isnan(froc_scores(births, [np.zeros(0), np.zeros(0)], once[None]))
 
 
