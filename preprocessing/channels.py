@@ -14,7 +14,7 @@ from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
 from ..data_manifests.terms import Modality
 from ..data_manifests.volume import Volume
-from .derived_maps import DERIVED_MAPS, derive
+from .derived_maps import DERIVED_MAPS, Brain
 from .intensity_scale import IntensityScale
 from .prepared_images import PreparedImages
 from .settings import DerivedMapName
@@ -65,7 +65,8 @@ class Channels:
         """
         mask = subject.read_brain_mask(grid)
         images = self.scale.read(subject, grid)
-        maps = [derive(name, Volume(image, grid), mask).voxels for image in images for name in self.derived]
+        brains = [Brain(Volume(image, grid), mask) for image in images]
+        maps = [brain.derive(name).voxels for brain in brains for name in self.derived]
         return np.stack([*images, *maps])
 
     def index(self, names: Sequence[str]) -> list[int]:

@@ -73,7 +73,7 @@ class RegistrationSettings(Section):
 IntensityMethod = Literal["percentiles", "z_score", "white_matter", "landmarks"]
 
 
-DerivedMapName = Literal["junction", "detail"]
+DerivedMapName = Literal["junction", "extension", "detail", "fineness"]
 
 
 class IntensitySettings(Section):
@@ -136,7 +136,7 @@ class PreprocessingSettings(Section):
     """Edge length of the template grid's voxels."""
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("t1w",)
     """In the order of the channels. The T1w leads extraction and registration whether or not it is among them."""
-    derived_maps: tuple[DerivedMapName, ...] = ("junction", "detail")
+    derived_maps: tuple[DerivedMapName, ...] = ("junction", "extension", "detail", "fineness")
     """Maps computed from every modality, as channels after the modalities: see `derived_maps`."""
     brain_extraction: BrainExtractionSettings = BrainExtractionSettings()
     bias_field: BiasFieldSettings = BiasFieldSettings()

@@ -7,7 +7,7 @@ import pytest
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.volume import Volume, write_volume
 from voxout.preprocessing.channels import Channels
-from voxout.preprocessing.derived_maps import derive
+from voxout.preprocessing.derived_maps import Brain
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.prepared_images import PreparedImages
 from voxout.preprocessing.template import load_template
@@ -40,7 +40,7 @@ def test_modalities_first_then_the_maps_of_each(subject):
     assert np.array_equal(volumes[:2], SCALE.read(subject, GRID))
     mask = subject.read_brain_mask(GRID)
     for name, one in (("t1w_detail", "detail"), ("t1w_junction", "junction")):
-        by_hand = derive(one, Volume(volumes[1], GRID), mask).voxels
+        by_hand = Brain(Volume(volumes[1], GRID), mask).derive(one).voxels
         assert np.array_equal(volumes[channels.names.index(name)], by_hand) and by_hand.any()
 
 
