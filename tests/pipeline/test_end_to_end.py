@@ -301,14 +301,28 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
 
 
-def test_without_a_reader_of_codes_nothing_is_trained(finished, cohort, tmp_path):
+def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, new_cohort, tmp_path):
+    """Trying the map without the encoder must not cost the hour that it took to train."""
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     result = _voxout("run", cohort, out, "--set", "models.fusion.readers=[intensity, hand_made]")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
-    assert "nothing to train: no reader looks at codes" in result.stdout
-    assert not list((out / "encoder").glob("step-*"))
-    assert "One-class SVM" not in (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "train: nothing to train: no reader looks at codes" in result.stdout
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "One-class SVM" not in page and "Reconstruction error" not in page
+
+    # What travels of such a model is no encoder.
+    for name in ("detectors", "records"):
+        shutil.copytree(out / name, tmp_path / "model" / name)
+    result = _apply(tmp_path / "model", new_cohort, tmp_path / "applied")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    readers = json.dumps(load_config(OutputFolder(finished[0]).config).models.fusion.readers)
+    result = _voxout("run", cohort, out, "--set", f"models.fusion.readers={readers}")
+    assert "train: done before, skipped" in result.stdout
+    assert "fit: fit the readers" in result.stdout
+    maps = [path.relative_to(out) for path in (out / "maps").rglob("*.nii.gz")]
+    assert maps and all(filecmp.cmp(finished[0] / path, out / path, shallow=False) for path in maps)
 
 
 def test_a_changed_setting_is_named(finished, cohort):
