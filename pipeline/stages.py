@@ -149,7 +149,8 @@ def _fit(run: Run) -> Work:
 
 # -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
 def _map_inputs(run: Run) -> dict[str, Any]:
-    return {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()} | _model_identity(run)
+    prepared = {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()}
+    return prepared | _settings_of_map(run)
 
 
 def _map(run: Run) -> Work:
@@ -173,7 +174,7 @@ def _mapped(run: Run) -> dict[str, dict[str, Any]]:
     controls = {subject.key for subject in run.manifest.controls}
     keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
-    return {key: {"prepared": prepared[key]} | _model_identity(run) for key in mapped}
+    return {key: {"prepared": prepared[key]} | _settings_of_map(run) for key in mapped}
 
 
 def _known_to_the_model(run: Run) -> set[str]:
@@ -184,9 +185,9 @@ def _known_to_the_model(run: Run) -> set[str]:
     return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 
-def _model_identity(run: Run) -> dict[str, Any]:
+def _settings_of_map(run: Run) -> dict[str, Any]:
     record = StageRecord.read(run.model.record("fit"))
-    return {"the detectors": record.identity if record else None}
+    return {"the detectors": record.identity if record else None} | settings_of(run, "evaluation.p_maps")
 
 
 # -- score and report ------------------------------------------------------------------------------------------------
