@@ -136,6 +136,11 @@ class OutputFolder:
         """Anomaly score on the grid of the subject's own T1w."""
         return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
 
+    def p_maps(self, map: Path) -> tuple[Path, Path]:
+        """Beside a z-map, -log10 of its p-values and of its q-values."""
+        stem = map.name.removesuffix("zmap.nii.gz")
+        return map.with_name(f"{stem}logpmap.nii.gz"), map.with_name(f"{stem}logqmap.nii.gz")
+
     def native_coverage(self, subject: SubjectRecord) -> Path:
         """Voxels of the native map that carry a score."""
         return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")

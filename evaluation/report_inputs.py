@@ -11,6 +11,7 @@ from ..data_manifests.errors import Failure
 from ..data_manifests.terms import Group
 from ..data_manifests.volume import Volume
 from .colour_scale import ColourScale
+from .false_discovery import Discovery
 from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
 from .subject_scores import SubjectScores
@@ -144,6 +145,8 @@ class SubjectReport:
     space : str
         Where that is: "native" or "template".
     threshold : Threshold
+    discovery : Discovery or None
+        What of this brain survives; None where the map is not in standard deviations.
     smallest_cluster_mm3 : float
     scale : ColourScale
         The cohort's.
@@ -166,6 +169,7 @@ class SubjectReport:
     scale: ColourScale
     grey: Volume
     white: Volume
+    discovery: Discovery | None = None
     row: SubjectRow | None = None
     cohort_page: str | None = None
     summary: Mapping[str, str] = field(default_factory=dict)

@@ -23,6 +23,10 @@ class EvaluationSettings(Section):
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0)] = 1.0
     """The operating point: at most this many false clusters in a held-out healthy brain, on average."""
+    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """What a subject's page calls surviving: Benjamini and Hochberg, over the voxels of the one brain."""
+    p_maps: bool = False
+    """Write -log10 p and -log10 q beside every z-map."""
     lesion_bands_ml: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (0.1, 1.0, 10.0)
     """Where one band of lesion volume ends and the next begins."""
     age_bands: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (40.0, 60.0, 75.0)

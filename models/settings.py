@@ -1,7 +1,7 @@
 """Settings of the `models` section of a configuration."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -125,6 +125,11 @@ class FusionSettings(Section):
         if len(set(readers)) < len(readers):
             raise ValueError(f"names one twice: {', '.join(readers)}")
         return readers
+
+    @property
+    def derived_maps(self) -> tuple[str, ...]:
+        """Derived maps that are readers of their own."""
+        return tuple(name for name in self.readers if name in get_args(DerivedMapName))
 
     @property
     def needs_encoder(self) -> bool:

@@ -156,8 +156,11 @@ def write_cohort_report(
     without_page : sequence of Failure
         Subjects whose own page could not be made.
     """
-    records = {name: StageRecord.read(run.out.record(name)) for name in STAGE_TITLES}
-    trained = {name: StageRecord.read(run.model.record(name)) for name in STAGE_TITLES} | {
+    # An encoder of other settings, kept for whoever goes back to them, has no part in these maps.
+    needs_encoder = run.config.models.fusion.needs_encoder
+    stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
+    records = {name: StageRecord.read(run.out.record(name)) for name in stages}
+    trained = {name: StageRecord.read(run.model.record(name)) for name in stages} | {
         name: record for name, record in records.items() if record is not None
     }
     by_key = {scored.key: scored for scored in scores.subjects}
@@ -174,7 +177,7 @@ def write_cohort_report(
             scores=scores,
             runs=beside,
             summary=run_summary(run.config),
-            training=_training_curves(run.model) if run.config.models.fusion.needs_encoder else [],
+            training=_training_curves(run.model) if needs_encoder else [],
             stages=[
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done

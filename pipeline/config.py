@@ -8,10 +8,10 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
@@ -31,6 +31,24 @@ class Config(Section):
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     models: ModelSettings = ModelSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _readers_find_what_they_read(self) -> Self:
+        """Told now, and not after the hour that preparation takes."""
+        fusion, prepared = self.models.fusion, self.preprocessing
+        if missing := [name for name in fusion.derived_maps if name not in prepared.derived_maps]:
+            raise ValueError(
+                f"models.fusion.readers names {', '.join(missing)}, and the derived maps are "
+                f"{', '.join(prepared.derived_maps) or 'none'}. Add {', '.join(missing)} to "
+                "preprocessing.derived_maps, or leave the reader out"
+            )
+        numbers = 27 * len(prepared.modalities)
+        if "patches" in fusion.readers and fusion.patch_components > numbers:
+            raise ValueError(
+                f"models.fusion.patch_components is {fusion.patch_components}, and a patch of 3x3x3 voxels of "
+                f"{', '.join(prepared.modalities)} holds {numbers} numbers. Lower it to {numbers} at most"
+            )
+        return self
 
 
 def preset_names() -> tuple[str, ...]:
@@ -118,6 +136,9 @@ def _sentence(problem: Any) -> str:
             return f"Setting {name} is not known. Did you mean {'.'.join([*location[:-1], near[0]])}?"
         return f"Setting {name} is not known. Known there are {', '.join(known)}."
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        # Settings that do not go together: the sentence names them.
+        return f"{name}: {message}." if name else f"{message}."
     return f"Setting {name} is {problem['input']!r}, expected {message.removeprefix('a valid ')}."
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_grid, read_mask, write_volume
+from ..evaluation.false_discovery import log_p, log_q
 from ..models.checkpoint import Checkpoint
 from ..models.fitting import fit_fusion
 from ..models.fusion import Fusion
@@ -39,7 +42,8 @@ def fit_model(
 def map_subject(
     subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
 ) -> list[Path]:
-    """Read one subject at every location; write the template map, the native map and their coverages.
+    """Read one subject at every location; write the template map, the native map and their coverages; and, where the
+    settings ask for them, the maps of p and q.
 
     Returns
     -------
@@ -68,12 +72,26 @@ def map_subject(
 
     transform = TemplateTransform.load(out.transform_folder(subject))
     native_map, coverage = transform.scores_to_native(template_map, known, read_grid(subject.images["t1w"]))
-    return [
+    written = [
         write_volume(out.template_map(subject), template_map),
         write_volume(out.template_coverage(subject), known),
         write_volume(out.native_map(subject), native_map),
         write_volume(out.native_coverage(subject), coverage),
     ]
+    if config.evaluation.p_maps:
+        written += _write_p_maps(out.p_maps(out.template_map(subject)), template_map, known)
+        written += _write_p_maps(out.p_maps(out.native_map(subject)), native_map, coverage)
+    return written
+
+
+def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:
+    """-log10 p and -log10 q where the map carries a score, 0 elsewhere."""
+    brain, written = covered.voxels, []
+    for path, adjusted in zip(paths, (log_p, log_q), strict=True):
+        values = np.zeros(brain.shape, np.float32)
+        values[brain] = adjusted(z.voxels[brain])
+        written.append(write_volume(path, z.with_voxels(values)))
+    return written
 
 
 def _sight(config: Config, channels: Channels, model: OutputFolder, device: str) -> Sight:

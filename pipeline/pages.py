@@ -12,6 +12,7 @@ from ..data_manifests.atomic import written_whole
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.subject import SubjectRecord
 from ..evaluation.colour_scale import ColourScale
+from ..evaluation.false_discovery import Discovery
 from ..evaluation.report_inputs import ScoredMap, SubjectReport, Threshold
 from ..evaluation.runs import read_run
 from ..evaluation.score_cohort import CohortScores, subject_row
@@ -132,6 +133,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         scale=shared.scale,
         grey=template.grey,
         white=template.white,
+        discovery=Discovery.of(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
         summary=run_summary(config),

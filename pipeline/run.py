@@ -90,6 +90,9 @@ class Stage:
         Stages whose records it reads.
     tries_again : bool
         Whether subjects that failed are tried again although nothing has changed: memory or disk may have.
+    needless : callable
+        ``needless(run)``: why there is nothing to do under the run's settings, or None. What the stage did under others
+        stays, record and all: whoever goes back to them finds it.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Stage:
     folders: Callable[[Run], Sequence[Path]] = lambda run: ()
     needs: tuple[str, ...] = ()
     tries_again: bool = False
+    needless: Callable[[Run], str | None] = lambda run: None
 
 
 @contextmanager
@@ -130,6 +134,9 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
     """
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
+        if (why := stage.needless(run)) is not None:
+            run.console.say(f"{label}: {why}", stage=stage.name)
+            continue
         outdated = why_outdated(stage, run)
         if dry_run:
             run.console.say(f"{label}: {f'would run, {outdated.reason}' if outdated else 'up to date'}")
@@ -193,6 +200,8 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
 def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None:
     """Refuse to run a stage on its own while one that it reads is missing or out of date."""
     for name in stage.needs:
+        if stages[name].needless(run) is not None:
+            continue
         record = StageRecord.read(run.out.record(name))
         if record is None:
             raise UserError(f"{stage.name} needs the stage {name}, which has not run. {_advice(name)}")

@@ -98,14 +98,14 @@ def _extract(run: Run) -> Work:
 # -- train: the patch encoder ----------------------------------------------------------------------------------------
 def _train_inputs(run: Run) -> dict[str, Any]:
     sections = ("models.encoder", "models.guidance", "models.training", "seed")
-    needed = run.config.models.fusion.needs_encoder
-    patches = record_of(run, "extract").identity
-    return {"the patches": patches, "an encoder is needed": needed} | settings_of(run, *sections)
+    return {"the patches": record_of(run, "extract").identity} | settings_of(run, *sections)
+
+
+def _needs_no_encoder(run: Run) -> str | None:
+    return None if run.config.models.fusion.needs_encoder else "nothing to train: no reader looks at codes"
 
 
 def _train(run: Run) -> Work:
-    if not run.config.models.fusion.needs_encoder:
-        return Work(summary="nothing to train: no reader looks at codes")
     from ..models.training import train_encoder
     from ..preprocessing.channels import Channels
     from ..preprocessing.patch_store import PatchStore
@@ -131,7 +131,7 @@ def _train(run: Run) -> Work:
 def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
         "the patches": record_of(run, "extract").identity,
-        "the encoder": record_of(run, "train").identity,
+        "the encoder": record_of(run, "train").identity if run.config.models.fusion.needs_encoder else None,
         **settings_of(run, "models.detector", "models.fusion", "seed"),
     }
 
@@ -149,7 +149,8 @@ def _fit(run: Run) -> Work:
 
 # -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
 def _map_inputs(run: Run) -> dict[str, Any]:
-    return {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()} | _model_identity(run)
+    prepared = {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()}
+    return prepared | _settings_of_map(run)
 
 
 def _map(run: Run) -> Work:
@@ -173,7 +174,7 @@ def _mapped(run: Run) -> dict[str, dict[str, Any]]:
     controls = {subject.key for subject in run.manifest.controls}
     keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
-    return {key: {"prepared": prepared[key]} | _model_identity(run) for key in mapped}
+    return {key: {"prepared": prepared[key]} | _settings_of_map(run) for key in mapped}
 
 
 def _known_to_the_model(run: Run) -> set[str]:
@@ -184,9 +185,9 @@ def _known_to_the_model(run: Run) -> set[str]:
     return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 
-def _model_identity(run: Run) -> dict[str, Any]:
+def _settings_of_map(run: Run) -> dict[str, Any]:
     record = StageRecord.read(run.model.record("fit"))
-    return {"the detectors": record.identity if record else None}
+    return {"the detectors": record.identity if record else None} | settings_of(run, "evaluation.p_maps")
 
 
 # -- score and report ------------------------------------------------------------------------------------------------
@@ -242,7 +243,14 @@ STAGES: dict[str, Stage] = {
         Stage("check", _check_inputs, _check),
         Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
         Stage("extract", _extract_inputs, _extract, lambda run: [run.out.patches], needs=("prepare",)),
-        Stage("train", _train_inputs, _train, lambda run: [run.out.encoder], needs=("extract",)),
+        Stage(
+            "train",
+            _train_inputs,
+            _train,
+            lambda run: [run.out.encoder],
+            needs=("extract",),
+            needless=_needs_no_encoder,
+        ),
         Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
         Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
         Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
@@ -270,10 +278,12 @@ def require_whole_model(model: OutputFolder) -> None:
         So it is.
     """
     train, fit = StageRecord.read(model.record("train")), StageRecord.read(model.record("fit"))
-    if train is None or fit is None:
+    needs_encoder = fit is not None and fit.inputs.get("the encoder") is not None
+    if fit is None or (needs_encoder and train is None):
         raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
     # The codes that the detectors were fitted on may stay behind.
-    if not train.whole(model.root) or not fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/"):
+    whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
+    if not whole or (needs_encoder and not train.whole(model.root)):
         raise UserError(f"{model.root}: files are missing from the model or damaged. Run `voxout run` there again.")
-    if fit.inputs.get("the encoder") != train.identity:
+    if needs_encoder and fit.inputs["the encoder"] != train.identity:
         raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")

@@ -19,6 +19,11 @@ def test_names_are_bids_derivatives():
     assert OUT.prepared_lesion_mask(ONE) == anat / "sub-01_space-MNI152NLin2009aSym_label-lesion_mask.nii.gz"
     assert OUT.native_brain_mask(ONE) == anat / "sub-01_space-orig_desc-brain_mask.nii.gz"
     assert OUT.native_map(TWO) == Path("/out/maps/sub-01/ses-2/anat/sub-01_ses-2_space-orig_desc-anomaly_zmap.nii.gz")
+    anat = Path("/out/maps/sub-01/anat")
+    assert OUT.p_maps(OUT.native_map(ONE)) == (
+        anat / "sub-01_space-orig_desc-anomaly_logpmap.nii.gz",
+        anat / "sub-01_space-orig_desc-anomaly_logqmap.nii.gz",
+    )
 
 
 def _subject_paths(subject: SubjectRecord) -> set[Path]:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from voxout.data_manifests.errors import UserError
+from voxout.evaluation.false_discovery import Discovery
 from voxout.evaluation.report_inputs import ReportSubject, ScoredMap, Threshold
 from voxout.evaluation.subject_page import write_subject_page
 from voxout.evaluation.viewer.volumes import niivue_source
@@ -67,6 +68,18 @@ def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
     _, page, _ = written(tmp_path)
     told = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
     assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
+
+
+def test_the_page_says_what_survives_a_false_discovery_rate(tmp_path):
+    def told(discovery):
+        text = re.sub(r"<(script|style)\b.*?</\1>", "", written(tmp_path, discovery=discovery)[1].text, flags=re.DOTALL)
+        return html.unescape(re.sub(r"<[^>]+>", "", text))
+
+    survives = told(Discovery(0.05, 4.4123))
+    assert "FDR 5 %from 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
+    nothing = told(Discovery(0.01, None))
+    assert "FDR 1 %none survives" in nothing and "at 1 % no voxel survives." in nothing
+    assert "alse discovery" not in told(None) and "FDR" not in told(None)
 
 
 def test_with_healthy_brains_known_clusters_have_p_values(tmp_path):

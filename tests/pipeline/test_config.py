@@ -46,6 +46,38 @@ def test_gamma_is_told_in_words():
         load_config(overrides=["models.detector.gamma=wide"])
 
 
+def _told(*overrides: str) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=overrides)
+    return caught.value.problems
+
+
+def test_a_reader_of_a_map_that_is_not_derived_is_told_before_anything_is_prepared():
+    assert list(_told("models.fusion.readers=[intensity, detail]", "preprocessing.derived_maps=[junction]")) == [
+        "models.fusion.readers names detail, and the derived maps are junction. Add detail to "
+        "preprocessing.derived_maps, or leave the reader out."
+    ]
+    assert "the derived maps are none" in _told("models.fusion.readers=[detail]", "preprocessing.derived_maps=[]")[0]
+    load_config(overrides=["models.fusion.readers=[intensity, detail]"])
+    load_config(overrides=["preprocessing.derived_maps=[]"])
+
+
+def test_more_components_than_a_patch_has_numbers_are_told_before_anything_is_prepared():
+    assert list(_told("models.fusion.patch_components=28")) == [
+        "models.fusion.patch_components is 28, and a patch of 3x3x3 voxels of t1w holds 27 numbers. "
+        "Lower it to 27 at most."
+    ]
+    load_config(overrides=["models.fusion.patch_components=54", "preprocessing.modalities=[t1w, flair]"])
+    load_config(overrides=["models.fusion.patch_components=28", "models.fusion.readers=[intensity]"])
+
+
+def test_what_two_settings_say_together_is_told_without_a_dump_of_the_section():
+    told = _told("models.training.pretraining_steps=0", "models.training.guided_steps=0")
+    assert told[0].startswith("models: training.pretraining_steps is 0 and no guided steps follow"), told
+    told = _told("preprocessing.intensity.low_percent=90", "preprocessing.intensity.high_percent=10")
+    assert told[0] == "preprocessing.intensity: low_percent (90) must lie below high_percent (10)."
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

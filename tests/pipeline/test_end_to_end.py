@@ -15,12 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.splits import split_controls
 from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.evaluation.page import number_text
 from voxout.pipeline.config import load_config
 from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.intensity_scale import IntensityScale
@@ -301,14 +302,28 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
 
 
-def test_without_a_reader_of_codes_nothing_is_trained(finished, cohort, tmp_path):
+def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, new_cohort, tmp_path):
+    """Trying the map without the encoder must not cost the hour that it took to train."""
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     result = _voxout("run", cohort, out, "--set", "models.fusion.readers=[intensity, hand_made]")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
-    assert "nothing to train: no reader looks at codes" in result.stdout
-    assert not list((out / "encoder").glob("step-*"))
-    assert "One-class SVM" not in (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "train: nothing to train: no reader looks at codes" in result.stdout
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "One-class SVM" not in page and "Reconstruction error" not in page
+
+    # What travels of such a model is no encoder.
+    for name in ("detectors", "records"):
+        shutil.copytree(out / name, tmp_path / "model" / name)
+    result = _apply(tmp_path / "model", new_cohort, tmp_path / "applied")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    readers = json.dumps(load_config(OutputFolder(finished[0]).config).models.fusion.readers)
+    result = _voxout("run", cohort, out, "--set", f"models.fusion.readers={readers}")
+    assert "train: done before, skipped" in result.stdout
+    assert "fit: fit the readers" in result.stdout
+    maps = [path.relative_to(out) for path in (out / "maps").rglob("*.nii.gz")]
+    assert maps and all(filecmp.cmp(finished[0] / path, out / path, shallow=False) for path in maps)
 
 
 def test_a_changed_setting_is_named(finished, cohort):
@@ -357,6 +372,33 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     assert new["healthy_threshold"] == first["healthy_threshold"]
     assert new["dice_at_healthy_threshold"]["value"] is not None
     assert not (tmp_path / "out" / "records" / "operating_point.json").exists()
+
+
+def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, new_cohort, tmp_path):
+    out = OutputFolder(tmp_path / "out")
+    assert not list(finished[0].rglob("*_log?map.nii.gz"))
+    result = _apply(model, new_cohort, out.root, "--set", "evaluation.p_maps=true")
+    assert result.returncode == 0, result.stdout + result.stderr
+    subject = read_manifest(new_cohort)["sub-patient001"]
+    maps = {
+        out.template_map(subject): out.template_coverage(subject),
+        out.native_map(subject): out.native_coverage(subject),
+    }
+    for path, coverage in maps.items():
+        z, covered = read_volume(path), read_mask(coverage).voxels
+        p, q = (read_volume(beside) for beside in out.p_maps(path))
+        assert p.grid.same_as(z.grid) and q.grid.same_as(z.grid)
+        np.testing.assert_allclose(10.0 ** -p.voxels[covered], stats.norm.sf(z.voxels[covered]), rtol=1e-4)
+        expected = stats.false_discovery_control(stats.norm.sf(z.voxels[covered].astype(np.float64)))
+        np.testing.assert_allclose(10.0 ** -q.voxels[covered], expected, rtol=1e-4)
+        assert not p.voxels[~covered].any() and not q.voxels[~covered].any()
+    # The page speaks of the voxels of the q-map.
+    q, z = read_volume(out.p_maps(out.native_map(subject))[1]).voxels, read_volume(out.native_map(subject)).voxels
+    told = "none survives" if q.max() < -np.log10(0.05) else f"from {number_text(z[q >= -np.log10(0.05)].min())}"
+    assert f"<dt>FDR 5 %</dt><dd>{told}</dd>" in out.subject_page(subject).read_text(encoding="utf-8")
+
+    result = _apply(model, new_cohort, out.root, "--set", "evaluation.p_maps=false")
+    assert result.returncode == 0 and not list(out.root.rglob("*_log?map.nii.gz"))
 
 
 def test_apply_refuses_other_settings_than_the_models(model, new_cohort, tmp_path):
