@@ -1,0 +1,74 @@
+"""What guidance costs: its share of a training step.
+
+    python benchmarks/training.py --run OUT [--set models.guidance.gamma=0.1/d]
+
+OUT is a folder that ``voxout run`` or ``voxout extract`` filled: its patches are trained on, at their spacing, with the
+default settings. A guided step is compared with the same step on the same co-located patches with next to nothing in
+the place of guidance (a siamese term of weight 1e-9): medians of CPU time, in turns (A, B, A, B, ...) in one process of
+one thread.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.models.settings import ModelSettings
+from voxout.models.training import train_encoder
+from voxout.pipeline.config import load_config
+from voxout.preprocessing.channels import Channels
+from voxout.preprocessing.patch_store import PatchStore
+
+_STEPS, _ROUNDS = 60, 4
+_WARM_UP = 10
+
+
+def step_times(store: PatchStore, settings: ModelSettings) -> list[float]:
+    """CPU seconds of each guided step, the first ones left out."""
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train_encoder(
+            store,
+            settings,
+            Path(folder) / "encoder",
+            train=store.keys,
+            held_out=(),
+            seed=0,
+            progress=lambda done, total: ends.append(time.process_time()),
+        )
+    # The first step of all is pre-training.
+    return list(np.diff(ends)[1 + _WARM_UP :])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args()
+    patches = OutputFolder(options.run).patches
+    short = [f"models.training.guided_steps={_STEPS}", "models.training.pretraining_steps=1"]
+    guided = load_config(overrides=[*options.set, *short]).models
+    bare = load_config(
+        overrides=[*options.set, *short, "models.guidance.weight=0", "models.training.siamese_weight=1e-9"]
+    ).models
+    store = PatchStore.open(patches).only(Channels.load(patches).chosen(guided.encoder.channels))
+    print(f"{platform.processor() or platform.machine()}, one thread; {len(store.keys)} controls, ", end="")
+    print(f"{len(store.channels)} channels at {store.grid.grid.spacing_mm[0]:g} mm")
+    times: dict[str, list[float]] = {"guided": [], "bare": []}
+    for _ in range(_ROUNDS):
+        times["guided"] += step_times(store, guided)
+        times["bare"] += step_times(store, bare)
+    with_guidance, without = (float(np.median(times[name])) * 1e3 for name in ("guided", "bare"))
+    print(f"a guided step {with_guidance:.1f} ms, the same without guidance {without:.1f} ms: ", end="")
+    print(f"guidance is {1 - without / with_guidance:.1%} of the step (goal 15 %)")
+
+
+if __name__ == "__main__":
+    main()
