@@ -13,7 +13,7 @@ import numpy as np
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import person_of_key
 from ..preprocessing.patch_store import PatchStore
-from .calibration import Calibration, calibrate, folds_of
+from .calibration import Calibration, calibrate, folds_of, z_of_surprise
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused
 from .latent_store import LatentStore
@@ -102,11 +102,10 @@ class _Fit:
         kind = _folder_name(plan)
         if kind not in self.features:
             self.features[kind] = self.stored_features(plan)
-        null = self.cross_fitted(plan)
-        calibration = self.calibrated(null)
+        calibration, null = self.calibrated(self.cross_fitted(plan))
         surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
-        for key, scores in zip(self.train, null, strict=True):
-            surprises.write(key, calibration.surprise(scores)[:, None])
+        for key, surprise in zip(self.train, null, strict=True):
+            surprises.write(key, surprise[:, None])
         return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
@@ -116,10 +115,10 @@ class _Fit:
         total = np.empty(self.inside.shape, np.float32)
         for row, key, brain in zip(total, self.train, self.inside, strict=True):
             row[:] = fused([store.subject(key)[:, 0] for store in stores], brain, self.grid, settings)
-        calibration = self.calibrated(total)
+        calibration, null = self.calibrated(total)
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
-        for key, row, brain in zip(self.train, total, self.inside, strict=True):
-            maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
+        for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
+            maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
         return Fusion(self.grid, tuple(readers), calibration, settings)
 
     def stored_features(self, plan: Plan) -> Features:
@@ -160,9 +159,16 @@ class _Fit:
     def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
         return LatentStore.open(self.scratch / _folder_name(plan), keys, self.grid)
 
-    def calibrated(self, null: np.ndarray) -> Calibration:
+    def calibrated(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
         fusion = self.settings.fusion
-        return calibrate(null, self.inside, self.grid, pooling_mm=fusion.pooling_mm, shrinkage=fusion.pooling_shrinkage)
+        return calibrate(
+            null,
+            self.inside,
+            self.folds,
+            self.grid,
+            pooling_mm=fusion.pooling_mm,
+            shrinkage=fusion.pooling_shrinkage(len(self.train)),
+        )
 
     def step(self) -> None:
         self.done += 1

@@ -75,6 +75,14 @@ def test_it_does_so_on_the_wild_side_as_on_the_calm_one(fitted, store):
         assert (z[:, side] > 2.3263).mean() == pytest.approx(0.01, abs=0.006)
 
 
+@pytest.mark.parametrize("controls", [3, 4, 8])
+def test_few_controls_do_not_make_unseen_brains_look_wild(store, tmp_path, controls):
+    """With 3 and 4, some 3 of a thousand voxels did exceed 3.09."""
+    fusion = fit_fusion(store, TRAIN[:controls], Sight(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
+    z = np.concatenate([_z(fusion, store, key) for key in KEYS[8:]])
+    assert 0.0004 < (z > 3.0902).mean() < 0.0017
+
+
 def test_a_control_scored_by_itself_would_look_too_healthy(fitted, store):
     """Why there is cross-fitting: the same controls, read by readers that were fitted on them."""
     fusion, scratch, _ = fitted
