@@ -183,7 +183,7 @@ class Study:
         if done.exists():
             return folder
         settings = ModelSettings.model_validate({**fit.changes, "fusion": {"readers": fit.readers}})
-        sight = Sight(self.channels, self.checkpoint(fit.encoder, seed) if fit.encoder else None)
+        sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
         fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
         for key in self.everybody:

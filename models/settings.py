@@ -105,6 +105,8 @@ class FusionSettings(Section):
     """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
     pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
     name of one derived map."""
+    members: Annotated[int, Field(ge=1, le=50)] = 1
+    """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
     patch_components: Annotated[int, Field(ge=1)] = 8
     """Principal components of the reader `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5
