@@ -24,9 +24,10 @@ from method_subjects import TestSet
 from voxout.data_manifests.atomic import written_whole
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest
+from voxout.data_manifests.subject import person_of_key
 from voxout.evaluation.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.calibration import calibrate
+from voxout.models.calibration import calibrate, folds_of, z_of_surprise
 from voxout.models.checkpoint import Checkpoint
 from voxout.models.fitting import NULL, fit_fusion
 from voxout.models.fusion import fused
@@ -182,7 +183,7 @@ class Study:
         if done.exists():
             return folder
         settings = ModelSettings.model_validate({**fit.changes, "fusion": {"readers": fit.readers}})
-        sight = Sight(self.channels, self.checkpoint(fit.encoder, seed) if fit.encoder else None)
+        sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
         fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
         for key in self.everybody:
@@ -205,11 +206,13 @@ class Study:
             return fused([s.subject(key)[:, 0] for s in stores], brain, self.grid, settings)
 
         null = np.stack([combined(NULL, key, brain) for key, brain in zip(self.train, self.inside, strict=True)])
-        scale = calibrate(
-            null, self.inside, self.grid, pooling_mm=settings.pooling_mm, shrinkage=settings.pooling_shrinkage
+        folds = folds_of([person_of_key(key) for key in self.train], settings.folds, seed)
+        shrinkage = settings.pooling_shrinkage(len(self.train))
+        scale, null = calibrate(
+            null, self.inside, folds, self.grid, pooling_mm=settings.pooling_mm, shrinkage=shrinkage
         )
         subjects = (*self.test.subjects, *self.test.patients)
-        return scale.z(null), {s.key: scale.z(combined("read", s.key, s.inside)) for s in subjects}
+        return z_of_surprise(null), {s.key: scale.z(combined("read", s.key, s.inside)) for s in subjects}
 
     def judged(self, name: str, **fusion: float) -> MethodFigures:
         """The mean over the seeds, where an encoder has a part in the method; `fusion`: changes to its settings."""

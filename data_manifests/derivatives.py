@@ -94,9 +94,12 @@ class OutputFolder:
     def encoder(self) -> Path:
         return self.root / "encoder"
 
-    @property
-    def tensorboard(self) -> Path:
-        return self.root / "encoder" / "tensorboard"
+    def member(self, number: int) -> Path:
+        """One encoder of an ensemble; the first lies where a lone one does."""
+        return self.encoder / f"member-{number + 1}" if number else self.encoder
+
+    def tensorboard(self, member: int) -> Path:
+        return self.member(member) / "tensorboard"
 
     @property
     def latents(self) -> Path:
@@ -135,6 +138,10 @@ class OutputFolder:
     def native_map(self, subject: SubjectRecord) -> Path:
         """Anomaly score on the grid of the subject's own T1w."""
         return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
+
+    def spread_map(self, subject: SubjectRecord) -> Path:
+        """How far the members of an ensemble lie apart, on the same grid."""
+        return self._map(subject, "space-orig_desc-spread_zmap.nii.gz")
 
     def p_maps(self, map: Path) -> tuple[Path, Path]:
         """Beside a z-map, -log10 of its p-values and of its q-values."""

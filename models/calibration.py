@@ -4,7 +4,7 @@ A detector scores the controls it was fitted on too kindly. So the null scores c
 scored by a detector that has not seen it. Then in two steps:
 
 1. *Spread.* Scores are divided by their own root mean square at the location, pooled over neighbours: where healthy
-   brains differ much, a high score means little.
+   brains differ much, a high score means little. In the divisor of a null score, its own fold counts half (`_OWN`).
 2. *Tail.* The share of the null that reaches a value, over all locations and controls; above the highest thousandth
    by an exponential fitted to the excesses (peaks over threshold; Coles, "An Introduction to Statistical Modeling of
    Extreme Values", 2001, with shape 0).
@@ -32,6 +32,10 @@ _STEP = 0.01
 _VALUES_AT_ONCE = 8_000_000
 """Values of the null that are sorted; more are thinned."""
 _LEAST_SPREAD = 1e-6
+_OWN = 0.5
+"""What a fold counts for in the spread that its own null scores are divided by. In full, a control that is wild
+somewhere hides it, and unseen brains read too high. Not at all, it looks too wild, since the detectors that scored the
+others have seen it, and unseen brains read too low. Half lies between; docs/maps.md tells what was measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,9 @@ class Calibration:
         ndarray, (..., P), float32
             From 0; higher = seldomer. It rises with the score.
         """
-        ratio = np.asarray(scores, np.float64) / self.spread
+        return self._surprise_of(np.asarray(scores, np.float64) / self.spread)
+
+    def _surprise_of(self, ratio: np.ndarray) -> np.ndarray:
         beyond = np.maximum(ratio - self.knots[-1], 0) * self.slope
         return (np.interp(ratio, self.knots, self.surprise_at) + beyond).astype(np.float32)
 
@@ -104,7 +110,15 @@ class Calibration:
             raise UserError(f"{path}: holds no whole calibration. Run the stage fit again.") from error
 
 
-def calibrate(null: np.ndarray, inside: np.ndarray, grid: PatchGrid, *, pooling_mm: float, shrinkage: float):
+def calibrate(
+    null: np.ndarray,
+    inside: np.ndarray,
+    folds: Sequence[np.ndarray],
+    grid: PatchGrid,
+    *,
+    pooling_mm: float,
+    shrinkage: float,
+) -> tuple[Calibration, np.ndarray]:
     """Learn from the scores of controls.
 
     Parameters
@@ -113,6 +127,8 @@ def calibrate(null: np.ndarray, inside: np.ndarray, grid: PatchGrid, *, pooling_
         Each control scored by a detector that has not seen it; may be memory-mapped.
     inside : ndarray of bool, (S, P)
         Where each control has brain; the rest is left out.
+    folds : sequence of ndarray of int
+        Which controls were left out together; two folds at least.
     grid : PatchGrid
     pooling_mm : float
         Standard deviation of the Gaussian over which the spread is pooled.
@@ -122,6 +138,9 @@ def calibrate(null: np.ndarray, inside: np.ndarray, grid: PatchGrid, *, pooling_
     Returns
     -------
     Calibration
+        Its spread is that of all controls, for brains that are none of them.
+    ndarray, (S, P), float32
+        Surprises of the controls themselves, each by a spread in which its own fold counts half.
 
     Raises
     ------
@@ -130,28 +149,53 @@ def calibrate(null: np.ndarray, inside: np.ndarray, grid: PatchGrid, *, pooling_
     """
     if null.shape != inside.shape or null.shape[1] != grid.size:
         raise ValueError(f"null {null.shape} and brains {inside.shape}, expected (subjects, {grid.size}) for both")
-    total, count = np.zeros(grid.size), np.zeros(grid.size)
-    for scores, brain in zip(null, inside, strict=True):
-        total += np.where(brain, np.square(scores, dtype=np.float64), 0)
-        count += brain
-    whole = total.sum() / max(count.sum(), 1)
-    if not np.isfinite(whole):
+    total, count = _sums(null, inside)
+    if not np.isfinite(total.sum()):
         raise UserError("Calibration: scores of controls are not finite, expected finite ones. Fit the model again.")
-    if not whole > 0:
+    if not total.sum() > 0:
         raise UserError("Calibration: the controls' scores are all 0, expected some that differ. Train again.")
     sigma_vox = pooling_mm / grid.grid.spacing_mm
-    smooth_total, smooth_count = (ndimage.gaussian_filter(grid.scatter(part), sigma_vox) for part in (total, count))
-    own = grid.gather(smooth_total) / np.maximum(grid.gather(smooth_count), 1e-9)
-    spread = np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_LEAST_SPREAD).astype(np.float32)
-    return Calibration(spread, *_tail_table(null, inside, spread), grid.mask_hash)
+    null_surprise = np.empty(null.shape, np.float32)
+    for fold in folds:
+        own_total, own_count = _sums(null[fold], inside[fold])
+        less = 1 - _OWN
+        spread = _spread(total - less * own_total, count - less * own_count, grid, sigma_vox, shrinkage)
+        null_surprise[fold] = null[fold] / spread
+    table = _tail_table(null_surprise, inside)
+    calibration = Calibration(_spread(total, count, grid, sigma_vox, shrinkage), *table, grid.mask_hash)
+    for row in null_surprise:
+        row[:] = calibration._surprise_of(row)
+    return calibration, null_surprise
 
 
-def _tail_table(null: np.ndarray, inside: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    thinned = slice(None, None, 1 + null.size // _VALUES_AT_ONCE)
+def _sums(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of squares at each location, and over how many brains, (P,)."""
+    total, count = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
+    for row, brain in zip(scores, inside, strict=True):
+        total += np.where(brain, np.square(row, dtype=np.float64), 0)
+        count += brain
+    return total, count
+
+
+def _spread(
+    total: np.ndarray, count: np.ndarray, grid: PatchGrid, sigma_vox: np.ndarray, shrinkage: float
+) -> np.ndarray:
+    """Root mean square at each location, pooled over neighbours and drawn towards the brain's, (P,) float32."""
+    whole = total.sum() / max(count.sum(), 1)
+    smooth_total, smooth_count = (
+        grid.gather(ndimage.gaussian_filter(grid.scatter(part), sigma_vox)) for part in (total, count)
+    )
+    # Where nobody has brain nearby, the whole brain's has to do.
+    own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)
+    return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_LEAST_SPREAD).astype(np.float32)
+
+
+def _tail_table(ratio: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    thinned = slice(None, None, 1 + ratio.size // _VALUES_AT_ONCE)
     pool = np.sort(
-        np.concatenate(
-            [(row[thinned] / spread[thinned])[brain[thinned]] for row, brain in zip(null, inside, strict=True)]
-        ).astype(np.float64)
+        np.concatenate([row[thinned][brain[thinned]] for row, brain in zip(ratio, inside, strict=True)]).astype(
+            np.float64
+        )
     )
     # As many as the highest share holds, and never so few that the fit hangs on a handful.
     n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))

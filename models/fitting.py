@@ -13,9 +13,9 @@ import numpy as np
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import person_of_key
 from ..preprocessing.patch_store import PatchStore
-from .calibration import Calibration, calibrate, folds_of
+from .calibration import Calibration, calibrate, folds_of, z_of_surprise
 from .features import Features, PatchFeatures
-from .fusion import Fusion, fused
+from .fusion import Fusion, fused_by_member
 from .latent_store import LatentStore
 from .readers import Plan, Reader, Sight
 from .scorers import Mahalanobis, OneClassSvms, Scorer
@@ -93,33 +93,34 @@ class _Fit:
         self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
         self.features: dict[str, Features] = {}
-        kinds = {_folder_name(plan) for plan in self.plans.values()}
+        kinds = {plan.looks_at for plan in self.plans.values()}
         self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
 
     def reader(self, name: str) -> Reader:
         """Fit and calibrate one reader; its null surprises go to the folder `null/<name>`."""
         plan = self.plans[name]
-        kind = _folder_name(plan)
+        kind = plan.looks_at
         if kind not in self.features:
             self.features[kind] = self.stored_features(plan)
-        null = self.cross_fitted(plan)
-        calibration = self.calibrated(null)
+        calibration, null = self.calibrated(self.cross_fitted(plan))
         surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
-        for key, scores in zip(self.train, null, strict=True):
-            surprises.write(key, calibration.surprise(scores)[:, None])
-        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration)
+        for key, surprise in zip(self.train, null, strict=True):
+            surprises.write(key, surprise[:, None])
+        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration, plan.member)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
         """Calibrate the readers' combination; its null z-maps go to the folder `null`."""
         settings = self.settings.fusion
         stores = [LatentStore.open(self.scratch / NULL / reader.name, self.train, self.grid) for reader in readers]
+        members = [reader.member for reader in readers]
         total = np.empty(self.inside.shape, np.float32)
         for row, key, brain in zip(total, self.train, self.inside, strict=True):
-            row[:] = fused([store.subject(key)[:, 0] for store in stores], brain, self.grid, settings)
-        calibration = self.calibrated(total)
+            surprises = [store.subject(key)[:, 0] for store in stores]
+            row[:] = fused_by_member(surprises, members, brain, self.grid, settings).mean(axis=0)
+        calibration, null = self.calibrated(total)
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
-        for key, row, brain in zip(self.train, total, self.inside, strict=True):
-            maps.write(key, np.where(brain, calibration.z(row), 0)[:, None])
+        for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
+            maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
         return Fusion(self.grid, tuple(readers), calibration, settings)
 
     def stored_features(self, plan: Plan) -> Features:
@@ -131,7 +132,7 @@ class _Fit:
             )
         else:
             features = self.sight.features(plan, self.grid)
-        latents = LatentStore.create(self.scratch / _folder_name(plan), self.grid, features.size)
+        latents = LatentStore.create(self.scratch / plan.looks_at, self.grid, features.size)
         for key, volume in zip(self.train, self.volumes, strict=True):
             latents.write(key, features.of(volume.astype(np.float32)))
             self.step()
@@ -158,18 +159,20 @@ class _Fit:
         return scorer
 
     def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
-        return LatentStore.open(self.scratch / _folder_name(plan), keys, self.grid)
+        return LatentStore.open(self.scratch / plan.looks_at, keys, self.grid)
 
-    def calibrated(self, null: np.ndarray) -> Calibration:
+    def calibrated(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
         fusion = self.settings.fusion
-        return calibrate(null, self.inside, self.grid, pooling_mm=fusion.pooling_mm, shrinkage=fusion.pooling_shrinkage)
+        return calibrate(
+            null,
+            self.inside,
+            self.folds,
+            self.grid,
+            pooling_mm=fusion.pooling_mm,
+            shrinkage=fusion.pooling_shrinkage(len(self.train)),
+        )
 
     def step(self) -> None:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.steps)
-
-
-def _folder_name(plan: Plan) -> str:
-    """Readers that look at the same features share them."""
-    return plan.features if plan.features == "codes" else f"{plan.features}_{plan.channels}"

@@ -4,9 +4,12 @@ The sum of -log10 p, Fisher's way to combine tests, favours what all readers agr
 of them alone sees. Between them lie the power means. Whichever it is, the readers look at one brain and are anything
 but independent, so the combination's own null is what counts: that of the same controls, each read by readers that
 have not seen it.
+
+Of several encoders, each is combined with the readers that need none; the map is the mean over these members, and the
+null is put together in the same way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,23 @@ from .readers import Reader, Sight
 from .settings import FusionSettings, ModelSettings
 
 _CALIBRATION = "fused.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the readers make of one subject.
+
+    Attributes
+    ----------
+    z : ndarray, (P,), float32
+        Standard deviations of a normal distribution: a healthy voxel exceeds 3.09 once in a thousand. Higher = more
+        anomalous. 0 outside the subject's brain.
+    spread : ndarray or None, (P,), float32
+        Standard deviation over the members of an ensemble, each read on the ensemble's scale; None for one alone.
+    """
+
+    z: np.ndarray
+    spread: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +60,7 @@ class Fusion:
     calibration: Calibration
     settings: FusionSettings
 
-    def z(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+    def read(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> Reading:
         """Read one subject.
 
         Parameters
@@ -50,16 +70,15 @@ class Fusion:
             The subject's own brain.
         jobs : int, optional
             Threads; one a core by default.
-
-        Returns
-        -------
-        ndarray, (P,), float32
-            Standard deviations of a normal distribution: a healthy voxel exceeds 3.09 once in a thousand. Higher =
-            more anomalous. 0 outside the subject's brain.
         """
-        surprises = (reader.surprise(channels, jobs=jobs) for reader in self.readers)
-        combined = fused(surprises, inside, self.grid, self.settings)
-        return np.where(inside, self.calibration.z(combined), 0).astype(np.float32)
+        surprises = [reader.surprise(channels, jobs=jobs) for reader in self.readers]
+        members = [reader.member for reader in self.readers]
+        combined = fused_by_member(surprises, members, inside, self.grid, self.settings)
+        z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
+        if len(combined) == 1:
+            return Reading(z)
+        apart = self.calibration.z(combined).std(axis=0, ddof=1)
+        return Reading(z, np.where(inside, apart, 0).astype(np.float32))
 
     def save(self, folder: Path) -> None:
         """Write every reader to a folder of its own name, and the calibration of their sum."""
@@ -82,6 +101,27 @@ class Fusion:
         plans = sight.plans(settings.fusion.readers)
         readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
         return cls(grid, readers, calibration, settings.fusion)
+
+
+def fused_by_member(
+    surprises: Sequence[np.ndarray],
+    members: Sequence[int | None],
+    inside: np.ndarray,
+    grid: PatchGrid,
+    settings: FusionSettings,
+) -> np.ndarray:
+    """Combine the surprises (P,) of one subject, once for each member: (M, P) float32.
+
+    Parameters
+    ----------
+    surprises : sequence of ndarray, (P,)
+        One a reader.
+    members : sequence of int or None
+        Whose codes it reads; a reader of no codes stands by every member.
+    """
+    each = sorted({member for member in members if member is not None}) or [None]
+    named = list(zip(surprises, members, strict=True))
+    return np.stack([fused((s for s, m in named if m in (None, member)), inside, grid, settings) for member in each])
 
 
 def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, settings: FusionSettings) -> np.ndarray:

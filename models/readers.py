@@ -5,7 +5,7 @@ the scale that all readers share.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,12 +38,25 @@ class Plan:
     channels : {"modalities", "all"} or str
         Which channels are looked at, or the name of one of them. Codes are of those that the encoder was trained on.
     direction : {"both", "higher", "lower"}
+    member : int or None
+        Which encoder of the ensemble makes the codes.
     """
 
     features: Literal["codes", "voxels", "patches"]
     scorer: Literal["ocsvm", "mahalanobis"] = "mahalanobis"
     channels: str = "modalities"
     direction: Direction = "both"
+    member: int | None = None
+
+    @property
+    def looks_at(self) -> str:
+        """Readers that look at the same features share this name."""
+        return numbered("codes", self.member) if self.features == "codes" else f"{self.features}_{self.channels}"
+
+
+def numbered(name: str, member: int | None) -> str:
+    """The first member goes by the plain name."""
+    return f"{name}_{member + 1}" if member else name
 
 
 PLANS: Mapping[ReaderName, Plan] = {
@@ -58,23 +71,23 @@ PLANS: Mapping[ReaderName, Plan] = {
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What there is to look at: the channels of the cohort, and the trained encoder.
+    """What there is to look at: the channels of the cohort, and the trained encoders.
 
     Attributes
     ----------
     channels : Channels
-    checkpoint : Checkpoint or None
-        None where no reader looks at codes.
+    checkpoints : tuple of Checkpoint
+        An ensemble; empty where no reader looks at codes.
     device : str or torch.device
-        Where the encoder runs.
+        Where the encoders run.
     """
 
     channels: Channels
-    checkpoint: Checkpoint | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
     device: torch.device | str = "cpu"
 
     def plans(self, names: Sequence[ReaderName]) -> dict[str, Plan]:
-        """Plans by the reader's own name; a derived map has one reader a modality.
+        """Plans by the reader's own name; codes have one reader an encoder, a derived map one a modality.
 
         Raises
         ------
@@ -83,6 +96,12 @@ class Sight:
         """
         found = {}
         for name in names:
+            if name in PLANS and PLANS[name].features == "codes":
+                if not self.checkpoints:
+                    raise ValueError(f"{name} is a reader of codes, and there is no encoder")
+                for member in range(len(self.checkpoints)):
+                    found[numbered(name, member)] = replace(PLANS[name], member=member)
+                continue
             if name in PLANS:
                 # Without derived maps, all channels are the modalities: one reader, not two that agree.
                 if self.channels.derived or name != "hand_made" or "intensity" not in names:
@@ -103,16 +122,14 @@ class Sight:
         """Which channels a reader looks at."""
         known = {"modalities": self.channels.modalities, "all": self.channels.names}
         names = known.get(plan.channels, (plan.channels,))
-        if plan.features == "codes" and self.checkpoint is not None:
-            names = self.checkpoint.origin.channels
+        if plan.member is not None:
+            names = self.checkpoints[plan.member].origin.channels
         return tuple(self.channels.index(names))
 
     def features(self, plan: Plan, grid: PatchGrid) -> Features:
         """Features that need nothing learnt but the encoder."""
-        if plan.features == "codes":
-            if self.checkpoint is None:
-                raise ValueError("a reader of codes, and no encoder")
-            return CodeFeatures(grid, self.rows(plan), self.checkpoint.encoder, self.device)
+        if plan.member is not None:
+            return CodeFeatures(grid, self.rows(plan), self.checkpoints[plan.member].encoder, self.device)
         return VoxelFeatures(grid, self.rows(plan))
 
 
@@ -126,12 +143,15 @@ class Reader:
     features : Features
     scorer : Scorer
     calibration : Calibration
+    member : int or None
+        Whose codes it reads; None: none's.
     """
 
     name: str
     features: Features
     scorer: Scorer
     calibration: Calibration
+    member: int | None = None
 
     def surprise(self, channels: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
         """-log10 p of one subject's channels (C, X, Y, Z): (P,) float32, higher = more anomalous."""
@@ -163,4 +183,4 @@ class Reader:
             scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
         else:
             scorer = Mahalanobis.load(folder, plan.direction)
-        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION))
+        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION), plan.member)

@@ -105,14 +105,17 @@ class FusionSettings(Section):
     """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
     pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
     name of one derived map."""
+    members: Annotated[int, Field(ge=1, le=50)] = 1
+    """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
     patch_components: Annotated[int, Field(ge=1)] = 8
     """Principal components of the reader `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Parts of the controls for cross-fitting; with fewer controls, one at a time."""
     pooling_mm: Annotated[float, Field(ge=0)] = 3.0
     """Standard deviation of the Gaussian over which the spread of the null is pooled."""
-    pooling_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Weight of the whole brain's spread in each location's."""
+    pooling_controls: Annotated[float, Field(ge=0)] = 12.5
+    """How many controls' worth the whole brain's spread counts in each location's: few cannot tell how much they differ
+    at one place."""
     power: Annotated[float, Field(ge=1, le=100)] = 2.0
     """How surprises are combined: the root of the sum of their powers. 1: their sum, which favours what all readers
     agree on; high: the largest, which favours what one of them alone sees."""
@@ -125,6 +128,10 @@ class FusionSettings(Section):
         if len(set(readers)) < len(readers):
             raise ValueError(f"names one twice: {', '.join(readers)}")
         return readers
+
+    def pooling_shrinkage(self, controls: int) -> float:
+        """Weight of the whole brain's spread in each location's."""
+        return self.pooling_controls / (self.pooling_controls + controls)
 
     @property
     def derived_maps(self) -> tuple[str, ...]:

@@ -151,6 +151,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="named settings to start from: default, demo or paper-1mm")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     parser.add_argument("--seed", type=int, help="the same seed gives the same result")
+    parser.add_argument(
+        "--seeds", type=_at_least_one, metavar="N", help="train N encoders, of N seeds; the map is their mean"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     parser.add_argument(
         "--jobs", type=_at_least_one, metavar="N", help="subjects worked on at once; default: one a core"

@@ -21,7 +21,6 @@ from ..evaluation.report import (
     ReportSubject,
     StageTime,
     SubjectImages,
-    TrainingCurve,
     write_report,
 )
 from ..evaluation.report_inputs import QualityNumber
@@ -35,6 +34,7 @@ from .console import Progress
 from .records import StageRecord
 from .run import Run, Work, all_failures
 from .titles import STAGE_TITLES
+from .training_curves import training_curves
 
 if TYPE_CHECKING:
     from ..preprocessing.quality import Quality
@@ -177,7 +177,7 @@ def write_cohort_report(
             scores=scores,
             runs=beside,
             summary=run_summary(run.config),
-            training=_training_curves(run.model) if needs_encoder else [],
+            training=training_curves(run.model, run.config.models.fusion.members) if needs_encoder else [],
             stages=[
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done
@@ -265,6 +265,7 @@ def run_summary(config: Config) -> dict[str, str]:
         summary |= {
             "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
             "Code": f"{models.encoder.code_size} numbers",
+            "Encoders": f"{models.fusion.members}",
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
             "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.read_out} codes",
         }
@@ -282,23 +283,3 @@ def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> Subjec
         covered=read_mask(out.template_coverage(subject)),
         lesion_mask=_prepared_lesions(subject, out),
     )
-
-
-def _training_curves(model: OutputFolder) -> list[TrainingCurve]:
-    from ..models.checkpoint import Checkpoint
-
-    history = Checkpoint.load(model.encoder).history
-
-    def curve(panel: str, name: str, quantity: str, unit: str, *, log_scale: bool = False) -> TrainingCurve:
-        measured = [row for row in history if getattr(row, quantity) is not None]
-        values = [getattr(row, quantity) for row in measured]
-        return TrainingCurve(panel, name, [row.step for row in measured], values, unit, log_scale)
-
-    return [
-        curve("Reconstruction error", "training", "mse_train", "MSE", log_scale=True),
-        curve("Reconstruction error", "held-out", "mse_held_out", "MSE", log_scale=True),
-        curve("Guidance", "guidance loss", "guidance", "loss"),
-        curve("Controls outside the boundary", "share", "outside_share", "share"),
-        curve("Kernel between controls", "mean off-diagonal", "kernel_mean", "k"),
-        curve("Codes", "effective rank", "effective_rank", "dimensions"),
-    ]

@@ -200,7 +200,11 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     # A run's own settings hold for every later command on its folder, until others are named.
     go_on = options.config is None and options.preset is None and saved.is_file()
     config = load_config(
-        saved if go_on else options.config, preset=options.preset, overrides=options.set, seed=options.seed
+        saved if go_on else options.config,
+        preset=options.preset,
+        overrides=options.set,
+        seed=options.seed,
+        seeds=options.seeds,
     )
     if options.model:
         require_settings_of_model(config, load_config(saved))

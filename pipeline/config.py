@@ -58,9 +58,15 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_config(
-    path: Path | None = None, *, preset: str | None = None, overrides: Sequence[str] = (), seed: int | None = None
+    path: Path | None = None,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    seeds: int | None = None,
 ) -> Config:
-    """Resolve a configuration: defaults, then the preset, then the file, then ``--set name=value``, then the seed.
+    """Resolve a configuration: defaults, then the preset, then the file, then ``--set name=value``, then the seed and
+    the number of seeds.
 
     Raises
     ------
@@ -76,6 +82,8 @@ def load_config(
         _merge(values, _parsed_override(override))
     if seed is not None:
         values["seed"] = seed
+    if seeds is not None:
+        _merge(values, {"models": {"fusion": {"members": seeds}}})
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -42,8 +42,8 @@ def fit_model(
 def map_subject(
     subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
 ) -> list[Path]:
-    """Read one subject at every location; write the template map, the native map and their coverages; and, where the
-    settings ask for them, the maps of p and q.
+    """Read one subject at every location; write the template map, the native map and their coverages; of an
+    ensemble, how far its members lie apart; and, where the settings ask for them, the maps of p and q.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def map_subject(
     grid = PatchGrid(locations.grid, locations.voxels)
     # The model's own channels: what is mapped has no say in their scale.
     sight = _sight(config, Channels.load(model.detectors), model, device)
-    if sight.checkpoint is not None and sight.checkpoint.origin.mask_hash != grid.mask_hash:
+    if any(checkpoint.origin.mask_hash != grid.mask_hash for checkpoint in sight.checkpoints):
         raise UserError(f"{model.root}: encoder and detectors are of different brain masks. Fit the model again.")
     fusion = Fusion.load(model.detectors, grid, sight, config.models)
 
@@ -67,17 +67,21 @@ def map_subject(
     # A score means something where the model has a detector and the subject has brain.
     brain = prepared.read_brain_mask(grid.grid)
     known = brain.with_voxels(grid.brain_mask & brain.voxels)
-    z = fusion.z(sight.channels.read(prepared, grid.grid), grid.gather(known.voxels), jobs=1)
-    template_map = Volume(grid.scatter(z), grid.grid)
+    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(known.voxels), jobs=1)
+    template_map = Volume(grid.scatter(reading.z), grid.grid)
 
     transform = TemplateTransform.load(out.transform_folder(subject))
-    native_map, coverage = transform.scores_to_native(template_map, known, read_grid(subject.images["t1w"]))
+    native = read_grid(subject.images["t1w"])
+    native_map, coverage = transform.scores_to_native(template_map, known, native)
     written = [
         write_volume(out.template_map(subject), template_map),
         write_volume(out.template_coverage(subject), known),
         write_volume(out.native_map(subject), native_map),
         write_volume(out.native_coverage(subject), coverage),
     ]
+    if reading.spread is not None:
+        spread, _ = transform.scores_to_native(Volume(grid.scatter(reading.spread), grid.grid), known, native)
+        written.append(write_volume(out.spread_map(subject), spread))
     if config.evaluation.p_maps:
         written += _write_p_maps(out.p_maps(out.template_map(subject)), template_map, known)
         written += _write_p_maps(out.p_maps(out.native_map(subject)), native_map, coverage)
@@ -95,5 +99,6 @@ def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Pat
 
 
 def _sight(config: Config, channels: Channels, model: OutputFolder, device: str) -> Sight:
-    needed = config.models.fusion.needs_encoder
-    return Sight(channels, Checkpoint.load(model.encoder, device=device) if needed else None, device)
+    fusion = config.models.fusion
+    folders = [model.member(number) for number in range(fusion.members)] if fusion.needs_encoder else []
+    return Sight(channels, tuple(Checkpoint.load(folder, device=device) for folder in folders), device)

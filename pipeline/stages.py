@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
@@ -13,6 +14,7 @@ from .run import Run, Stage, Work
 from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_of
 from .subject_work import work_by_subject
 
+_MEMBERS = "models.fusion.members"
 _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
 
 
@@ -95,9 +97,9 @@ def _extract(run: Run) -> Work:
     )
 
 
-# -- train: the patch encoder ----------------------------------------------------------------------------------------
+# -- train: the patch encoder, or several ------------------------------------------------------------------------------
 def _train_inputs(run: Run) -> dict[str, Any]:
-    sections = ("models.encoder", "models.guidance", "models.training", "seed")
+    sections = ("models.encoder", "models.guidance", "models.training", "seed", _MEMBERS)
     return {"the patches": record_of(run, "extract").identity} | settings_of(run, *sections)
 
 
@@ -112,19 +114,29 @@ def _train(run: Run) -> Work:
 
     train, held_out = split_of(run)
     seen = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
+    store, members, steps = PatchStore.open(run.out.patches).only(seen), run.config.models.fusion.members, []
     with run.console.progress("train", "step") as progress:
-        checkpoint = train_encoder(
-            PatchStore.open(run.out.patches).only(seen),
-            run.config.models,
-            run.out.encoder,
-            train=train,
-            held_out=held_out,
-            seed=run.config.seed,
-            device=run.device,
-            tensorboard=run.out.tensorboard,
-            progress=progress,
-        )
-    return Work(outputs=[run.out.encoder], summary=f"{checkpoint.step} steps")
+        for member in range(members):
+            checkpoint = train_encoder(
+                store,
+                run.config.models,
+                run.out.member(member),
+                train=train,
+                held_out=held_out,
+                seed=run.config.seed + member,
+                device=run.device,
+                tensorboard=run.out.tensorboard(member),
+                progress=lambda done, total, before=member: progress(before * total + done, members * total),
+            )
+            steps.append(f"{checkpoint.step} steps")
+    return Work(outputs=[run.out.encoder], summary=", ".join(steps))
+
+
+def _encoders_of_other_settings(run: Run) -> list[Path]:
+    """More members, or fewer, are no reason to train those again that are there."""
+    before, now = dict(record_of(run, "train").inputs), _train_inputs(run)
+    had, has = (inputs.pop(f"settings.{_MEMBERS}", 0) for inputs in (before, now))
+    return [run.out.encoder] if before != now else [run.out.member(number) for number in range(has, had)]
 
 
 # -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
@@ -247,7 +259,7 @@ STAGES: dict[str, Stage] = {
             "train",
             _train_inputs,
             _train,
-            lambda run: [run.out.encoder],
+            _encoders_of_other_settings,
             needs=("extract",),
             needless=_needs_no_encoder,
         ),
@@ -278,12 +290,12 @@ def require_whole_model(model: OutputFolder) -> None:
         So it is.
     """
     train, fit = StageRecord.read(model.record("train")), StageRecord.read(model.record("fit"))
-    needs_encoder = fit is not None and fit.inputs.get("the encoder") is not None
-    if fit is None or (needs_encoder and train is None):
+    fitted_on = fit and fit.inputs.get("the encoder")
+    if fit is None or (fitted_on and train is None):
         raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
-    # The codes that the detectors were fitted on may stay behind.
+    # The codes that the detectors were fitted on may stay behind; and so may an encoder that no reader needs.
     whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
-    if not whole or (needs_encoder and not train.whole(model.root)):
+    if not whole or (fitted_on and train and not train.whole(model.root)):
         raise UserError(f"{model.root}: files are missing from the model or damaged. Run `voxout run` there again.")
-    if needs_encoder and fit.inputs["the encoder"] != train.identity:
+    if fitted_on and train and fitted_on != train.identity:
         raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,9 +17,14 @@ def _null(seed, subjects=30):
     return np.abs(np.random.default_rng(seed).normal(size=(subjects, GRID.size)))
 
 
-def _calibrated(null, inside=None, **changed):
+def _with_null(null, inside=None, folds=5, **changed):
     inside = np.ones(null.shape, bool) if inside is None else inside
-    return calibrate(null, inside, GRID, **({"pooling_mm": 4.0, "shrinkage": 0.2} | changed))
+    parts = folds_of([f"sub-{number}" for number in range(len(null))], folds, seed=0)
+    return calibrate(null, inside, parts, GRID, **({"pooling_mm": 4.0, "shrinkage": 0.2} | changed))
+
+
+def _calibrated(null, inside=None, **changed):
+    return _with_null(null, inside, **changed)[0]
 
 
 def test_unseen_scores_of_the_same_kind_exceed_a_surprise_as_often_as_it_says():
@@ -28,6 +35,35 @@ def test_unseen_scores_of_the_same_kind_exceed_a_surprise_as_often_as_it_says():
         # What so many, and so many in the null, leave to chance; beyond a thousandth, the null's highest thousandth.
         seen, null = expected * unseen.size, max(expected, 1e-3) * 30 * GRID.size
         assert (unseen >= surprise).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
+
+
+def test_a_fold_counts_half_in_the_spread_that_its_own_scores_are_divided_by():
+    """Against the plain way, control by control."""
+    null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9
+    calibration, surprise = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
+    for fold in folds_of([f"sub-{number}" for number in range(7)], 3, seed=0):
+        weights = np.where(np.isin(np.arange(7), fold), 0.5, 1.0)[:, None] * inside
+        whole = (weights * null**2).sum() / weights.sum()
+        own = (weights * null**2).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-9)
+        expected = replace(calibration, spread=np.sqrt(0.8 * own + 0.2 * whole)).surprise(null[fold])
+        somebody = inside.any(axis=0)
+        np.testing.assert_allclose(surprise[fold][:, somebody], expected[:, somebody], rtol=1e-4, atol=1e-4)
+
+
+def test_the_null_maps_exceed_a_surprise_as_often_as_it_says():
+    null, inside = _null(0, subjects=4), np.random.default_rng(1).random((4, GRID.size)) < 0.9
+    _, surprise = _with_null(null, inside)
+    for expected in (1.0, 2.0, 3.0):
+        found = (surprise[inside] >= expected - 1e-4).mean()
+        assert found == pytest.approx(10**-expected, rel=0.05, abs=3 / inside.sum())
+
+
+def test_where_the_others_have_no_brain_the_whole_brains_spread_has_to_do():
+    null, inside = _null(0, subjects=3), np.ones((3, GRID.size), bool)
+    alone = GRID.locations[:, 0] < 10
+    inside[1:, alone] = False
+    _, surprise = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
+    assert surprise[0][alone].max() < 8 and np.isfinite(surprise).all()
 
 
 def test_far_beyond_the_null_the_tail_goes_on_as_fitted():

@@ -24,6 +24,12 @@ def test_the_order_is_preset_then_file_then_set_then_seed(tmp_path):
     assert config.models.guidance.weight == 0
 
 
+def test_the_number_of_seeds_is_a_setting():
+    config = load_config(overrides=["models.fusion.members=2"], seeds=3)
+    assert config.models.fusion.members == 3
+    assert load_config(overrides=["models.fusion.members=2"]).models.fusion.members == 2
+
+
 def test_the_saved_configuration_is_the_configuration(tmp_path):
     config = load_config(preset="paper-1mm", overrides=["preprocessing.modalities=[t1w, flair]"])
     save_config(tmp_path / "config.yaml", config)

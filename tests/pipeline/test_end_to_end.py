@@ -326,6 +326,33 @@ def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, n
     assert maps and all(filecmp.cmp(finished[0] / path, out / path, shallow=False) for path in maps)
 
 
+def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(finished, cohort, tmp_path):
+    out = OutputFolder(tmp_path / "copy")
+    shutil.copytree(finished[0], out.root)
+    assert not list(out.maps.rglob("*desc-spread*")), "one encoder alone lies apart from none"
+    checkpoint = next(out.encoder.glob("step-*.safetensors"))
+    before = checkpoint.stat().st_mtime_ns
+    result = _voxout("run", cohort, out.root, "--seeds", "2")
+    assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
+    assert (
+        "train: train the patch encoder, guided by a one-class SVM (because models.fusion.members was 1, is now 2)"
+        in (result.stdout)
+    )
+    assert checkpoint.stat().st_mtime_ns == before, "the first is there already"
+    assert list(out.member(1).glob("step-*.safetensors"))
+    subject = read_manifest(cohort)["sub-patient001"]
+    spread, z = read_volume(out.spread_map(subject)), read_volume(out.native_map(subject))
+    covered = read_mask(out.native_coverage(subject)).voxels
+    assert spread.grid.same_as(z.grid) and not spread.voxels[~covered].any()
+    assert 0.01 < spread.voxels[covered].mean() < 1
+    assert (read_volume(OutputFolder(finished[0]).native_map(subject)).voxels != z.voxels)[covered].mean() > 0.9
+
+    result = _voxout("run", cohort, out.root, "--seeds", "1")
+    assert checkpoint.stat().st_mtime_ns == before and not out.member(1).exists()
+    maps = [path.relative_to(out.root) for path in out.maps.rglob("*.nii.gz")]
+    assert maps and all(filecmp.cmp(finished[0] / path, out.root / path, shallow=False) for path in maps)
+
+
 def test_a_changed_setting_is_named(finished, cohort):
     result = _voxout("run", cohort, finished[0], "--set", "models.detector.nu=0.2", "--dry-run")
     assert "train: up to date" in result.stdout
