@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,14 @@ from voxout.data_manifests.manifest import read_manifest
 from voxout.data_manifests.subject import person_of_key
 from voxout.evaluation.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.calibration import calibrate, folds_of, z_of_surprise
+from voxout.models.calibration import Calibration, calibrate, folds_of, z_of_surprise
 from voxout.models.checkpoint import Checkpoint
 from voxout.models.fitting import NULL, fit_fusion
 from voxout.models.fusion import fused
 from voxout.models.latent_store import LatentStore
 from voxout.models.readers import Sight
 from voxout.models.settings import FusionSettings, ModelSettings
+from voxout.models.smoothing import smoothed
 from voxout.models.training import train_encoder
 from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.derived_maps import DERIVED_MAPS
@@ -42,15 +44,16 @@ from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1
 DERIVED = tuple(DERIVED_MAPS)
-_T1W = {"channels": "modalities"}
 # The same batches and steps, and as good as no pull: what differs is guidance alone.
 _UNGUIDED = {"weight": 1e-12}
 ENCODERS: Mapping[str, Mapping[str, object]] = {
-    "AE on T1w": {"encoder": _T1W, "guidance": _UNGUIDED},
-    "OgAE on T1w": {"encoder": _T1W},
-    "OgAE on T1w, gamma fixed": {"encoder": _T1W, "guidance": {"gamma": "0.1/d"}},
     "AE": {"guidance": _UNGUIDED},
     "OgAE": {},
+    "OgAE, lambda 1e-3": {"guidance": {"weight": 1e-3}},
+    "OgAE, lambda 1e-3, gamma fixed": {"guidance": {"weight": 1e-3, "gamma": "0.1/d"}},
+    "OgAE, lambda 1e-3, expander alone": {"guidance": {"weight": 1e-3, "expander_only_share": 1}},
+    "AE, code of 32": {"guidance": _UNGUIDED, "encoder": {"code_size": 32}},
+    "AE, patches of 14 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": 14}},
 }
 """By name, what differs from the default settings of the models."""
 
@@ -85,39 +88,46 @@ FITS: Mapping[str, Fit] = {
 Parts = tuple[tuple[str, str], ...]
 """Pairs of a fit and one of its readers."""
 
-_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL = (
+_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION = (
     ("OgAE", "ocsvm"),
     ("plain", "hand_made"),
     ("plain", "patches"),
     ("plain", "intensity"),
+    ("plain", "t1w_extension"),
 )
+_ALL = (_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION)
+_NAMES = ("OC-SVM", "hand-made", "components", "zpool", "extension")
 METHODS: Mapping[str, Parts] = {
     "zpool": (_ZPOOL,),
     "3x3x3 components": (_PATCHES,),
     "hand-made maps, Mahalanobis": (_HAND_MADE,),
     **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
-    **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ENCODERS},
-    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
+    **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE")},
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ("AE", "OgAE")},
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
     "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
-    "fused": (_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL),
-    "fused without OC-SVM": (_HAND_MADE, _PATCHES, _ZPOOL),
-    "fused without hand-made": (_OCSVM, _PATCHES, _ZPOOL),
-    "fused without components": (_OCSVM, _HAND_MADE, _ZPOOL),
-    "fused without zpool": (_OCSVM, _HAND_MADE, _PATCHES),
+    "fused": _ALL,
+    **{f"fused without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)},
+    "fused, Mahalanobis for the OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
+SEARCHED: Mapping[str, Parts] = {f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS}
+"""Only on the part by which settings are chosen."""
+SMOOTHED = ("zpool", "hand-made maps, Mahalanobis", "AE, OC-SVM", "OgAE, OC-SVM", "OgAE, Mahalanobis")
+"""Single readers that are judged smoothed as well, as they are in the fused map."""
 _FUSED = tuple(name for name in METHODS if name.startswith("fused"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
     ("OgAE, OC-SVM", "AE, OC-SVM"),
     ("OgAE, Mahalanobis", "AE, Mahalanobis"),
-    ("OgAE on T1w, OC-SVM", "AE on T1w, OC-SVM"),
     ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
     ("OgAE, OC-SVM, log-ratio", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
     ("OgAE, OC-SVM", "OgAE, Mahalanobis"),
+    ("OgAE, OC-SVM, smoothed", "OgAE, Mahalanobis, smoothed"),
     ("OgAE, OC-SVM", "hand-made maps, Mahalanobis"),
+    ("OgAE, OC-SVM, smoothed", "hand-made maps, Mahalanobis, smoothed"),
     *(("fused", name) for name in _FUSED[1:]),
+    ("fused", "zpool, smoothed"),
     ("fused", "zpool"),
 )
 
@@ -145,11 +155,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclass(frozen=True, eq=False)
+class Surprises:
+    """What a reader makes of everybody, -log10 p.
+
+    Attributes
+    ----------
+    null : ndarray, (S, P)
+        Of the training controls.
+    judged : mapping from key to ndarray, (P,)
+    """
+
+    null: np.ndarray
+    judged: Mapping[str, np.ndarray]
+
+
 class Study:
     """What is fitted, read and judged, from a prepared cohort on."""
 
     def __init__(self, out: Path, seeds: int, part: str, jobs: int):
-        self.out, self.seeds, self.jobs = out, seeds, jobs
+        self.out, self.seeds, self.part, self.jobs = out, seeds, part, jobs
+        self.known: dict[tuple[str, str, int, float], Surprises] = {}
         self.run = OutputFolder(out / "run")
         self.manifest = read_manifest(out / "cohort" / "cohort.csv")
         self.store, self.channels = PatchStore.open(self.run.patches), Channels.load(self.run.patches)
@@ -182,52 +208,77 @@ class Study:
         done = folder / "done.json"
         if done.exists():
             return folder
-        settings = ModelSettings.model_validate({**fit.changes, "fusion": {"readers": fit.readers}})
+        # Smoothing comes when they are judged.
+        fusion = {"readers": fit.readers, "smoothing_mm": 0}
+        settings = ModelSettings.model_validate({**fit.changes, "fusion": fusion})
         sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
         fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
         for key in self.everybody:
             prepared = PreparedImages.of(self.manifest[key], self.run, self.channels.modalities)
             images = self.channels.read(prepared, self.grid.grid)
+            inside = self.grid.gather(prepared.read_brain_mask(self.grid.grid).voxels)
             for reader in fusion.readers:
-                surprise = reader.surprise(images, jobs=self.jobs)
+                surprise = reader.surprise(images, inside, jobs=self.jobs)
                 LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
         with written_whole(done) as temporary:
             temporary.write_text(json.dumps([reader.name for reader in fusion.readers]))
         return folder
 
     # -- methods, judged -----------------------------------------------------------------------------------------
-    def z_maps(self, parts: Parts, seed: int, settings: FusionSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Null z-maps of the training controls (S, P), and those of everybody judged."""
-        folders = [(self.fitted(fit, seed), reader) for fit, reader in parts]
+    def surprises(self, fit: str, reader: str, seed: int, settings: FusionSettings) -> Surprises:
+        """Of the training controls by readers that have not seen them, and of everybody judged; smoothed."""
+        seed = seed if FITS[fit].encoder else 0
+        known = (fit, reader, seed, settings.smoothing_mm)
+        if known not in self.known:
+            folder, subjects = self.fitted(fit, seed), (*self.test.subjects, *self.test.patients)
+            null = LatentStore.open(folder / NULL / reader, self.train, self.grid)
+            read = LatentStore.open(folder / "read" / reader, [s.key for s in subjects], self.grid)
+            found = Surprises(
+                np.stack([null.subject(key)[:, 0] for key in self.train]),
+                {s.key: np.array(read.subject(s.key)[:, 0]) for s in subjects},
+            )
+            if settings.smoothing_mm > 0:
+                smooth = partial(smoothed, grid=self.grid, sigma_mm=settings.smoothing_mm)
+                rows = [smooth(row, brain) for row, brain in zip(found.null, self.inside, strict=True)]
+                scale, null = self.calibrated(np.stack(rows), seed, settings)
+                found = Surprises(
+                    null, {s.key: scale.surprise(smooth(found.judged[s.key], s.inside)) for s in subjects}
+                )
+            self.known[known] = found
+        return self.known[known]
 
-        def combined(which: str, key: str, brain: np.ndarray) -> np.ndarray:
-            stores = [LatentStore.open(folder / which / reader, [key], self.grid) for folder, reader in folders]
-            return fused([s.subject(key)[:, 0] for s in stores], brain, self.grid, settings)
-
-        null = np.stack([combined(NULL, key, brain) for key, brain in zip(self.train, self.inside, strict=True)])
+    def calibrated(self, null: np.ndarray, seed: int, settings: FusionSettings) -> tuple[Calibration, np.ndarray]:
         folds = folds_of([person_of_key(key) for key in self.train], settings.folds, seed)
         shrinkage = settings.pooling_shrinkage(len(self.train))
-        scale, null = calibrate(
-            null, self.inside, folds, self.grid, pooling_mm=settings.pooling_mm, shrinkage=shrinkage
-        )
-        subjects = (*self.test.subjects, *self.test.patients)
-        return z_of_surprise(null), {s.key: scale.z(combined("read", s.key, s.inside)) for s in subjects}
+        return calibrate(null, self.inside, folds, self.grid, pooling_mm=settings.pooling_mm, shrinkage=shrinkage)
 
-    def judged(self, name: str, **fusion: float) -> MethodFigures:
+    def z_maps(self, parts: Parts, seed: int, settings: FusionSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Null z-maps of the training controls (S, P), and those of everybody judged: as `Fusion` makes them."""
+        each = [self.surprises(fit, reader, seed, settings) for fit, reader in parts]
+        null = np.stack([fused([one.null[n] for one in each], b, settings.power) for n, b in enumerate(self.inside)])
+        scale, null = self.calibrated(null, seed, settings)
+        subjects = (*self.test.subjects, *self.test.patients)
+        return z_of_surprise(null), {
+            s.key: scale.z(fused([one.judged[s.key] for one in each], s.inside, settings.power)) for s in subjects
+        }
+
+    def judged(self, name: str, parts: Parts, **fusion: float) -> MethodFigures:
         """The mean over the seeds, where an encoder has a part in the method; `fusion`: changes to its settings."""
         settings = ModelSettings().fusion.model_copy(update=fusion)
-        seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in METHODS[name]) else 1)
+        seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in parts) else 1)
         print(f"judging {name}", file=sys.stderr, flush=True)
-        each = [judge(name, self.z_maps(METHODS[name], seed, settings)[1], self.test) for seed in seeds]
+        each = [judge(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
         return each[0].averaged_with(*each[1:], name=name)
 
     def tables(self) -> str:
-        # Smoothing belongs to the fused map; what it consists of is compared as it is.
-        figures = {n: self.judged(n) if n in _FUSED else self.judged(n, smoothing_mm=0.0) for n in METHODS}
-        methods = [*figures.values()]
-        text = [table(methods, "all"), table(methods, "dark")]
-        text += [overview(methods, figure) for figure in _FIGURES]
+        methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
+        # Smoothing belongs to the fused map; what it consists of is compared as it is, and as it enters.
+        figures = {n: self.judged(n, p, **({} if n in _FUSED else {"smoothing_mm": 0.0})) for n, p in methods.items()}
+        figures |= {f"{n}, smoothed": self.judged(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
+        every = [*figures.values()]
+        text = [table(every, "all"), table(every, "dark")]
+        text += [overview(every, figure) for figure in _FIGURES]
         differences = [figures[one].minus(figures[other]) for one, other in DIFFERENCES]
         text += [overview(differences, figure) for figure in ("average_precision", "auroc_fpr30")]
         return "\n".join([*text, self.calibration_table()])

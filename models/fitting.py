@@ -20,6 +20,7 @@ from .latent_store import LatentStore
 from .readers import Plan, Reader, Sight
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings
+from .smoothing import Smoothing, smoothed
 
 NULL = "null"
 """Folder of the null maps among the controls' features."""
@@ -103,25 +104,31 @@ class _Fit:
         if kind not in self.features:
             self.features[kind] = self.stored_features(plan)
         calibration, null = self.calibrated(self.cross_fitted(plan))
+        sigma_mm, smoothing = self.settings.fusion.smoothing_mm, None
+        if sigma_mm > 0:
+            for row, brain in zip(null, self.inside, strict=True):
+                row[:] = smoothed(row, brain, self.grid, sigma_mm)
+            of_smoothed, null = self.calibrated(null)
+            smoothing = Smoothing(self.grid, sigma_mm, of_smoothed)
         surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
         for key, surprise in zip(self.train, null, strict=True):
             surprises.write(key, surprise[:, None])
-        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration, plan.member)
+        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration, smoothing, plan.member)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
         """Calibrate the readers' combination; its null z-maps go to the folder `null`."""
-        settings = self.settings.fusion
+        power = self.settings.fusion.power
         stores = [LatentStore.open(self.scratch / NULL / reader.name, self.train, self.grid) for reader in readers]
         members = [reader.member for reader in readers]
         total = np.empty(self.inside.shape, np.float32)
         for row, key, brain in zip(total, self.train, self.inside, strict=True):
             surprises = [store.subject(key)[:, 0] for store in stores]
-            row[:] = fused_by_member(surprises, members, brain, self.grid, settings).mean(axis=0)
+            row[:] = fused_by_member(surprises, members, brain, power).mean(axis=0)
         calibration, null = self.calibrated(total)
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
         for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
             maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
-        return Fusion(self.grid, tuple(readers), calibration, settings)
+        return Fusion(self.grid, tuple(readers), calibration, power)
 
     def stored_features(self, plan: Plan) -> Features:
         """Write the features of every control, and say how they are made."""

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
 from .readers import Reader, Sight
-from .settings import FusionSettings, ModelSettings
+from .settings import ModelSettings
 
 _CALIBRATION = "fused.safetensors"
 
@@ -52,13 +51,14 @@ class Fusion:
     readers : tuple of Reader
     calibration : Calibration
         Of the combined surprises.
-    settings : FusionSettings
+    power : float
+        See `FusionSettings`.
     """
 
     grid: PatchGrid
     readers: tuple[Reader, ...]
     calibration: Calibration
-    settings: FusionSettings
+    power: float
 
     def read(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> Reading:
         """Read one subject.
@@ -71,9 +71,9 @@ class Fusion:
         jobs : int, optional
             Threads; one a core by default.
         """
-        surprises = [reader.surprise(channels, jobs=jobs) for reader in self.readers]
+        surprises = [reader.surprise(channels, inside, jobs=jobs) for reader in self.readers]
         members = [reader.member for reader in self.readers]
-        combined = fused_by_member(surprises, members, inside, self.grid, self.settings)
+        combined = fused_by_member(surprises, members, inside, self.power)
         z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
         if len(combined) == 1:
             return Reading(z)
@@ -100,15 +100,14 @@ class Fusion:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
         readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
-        return cls(grid, readers, calibration, settings.fusion)
+        return cls(grid, readers, calibration, settings.fusion.power)
 
 
 def fused_by_member(
     surprises: Sequence[np.ndarray],
     members: Sequence[int | None],
     inside: np.ndarray,
-    grid: PatchGrid,
-    settings: FusionSettings,
+    power: float,
 ) -> np.ndarray:
     """Combine the surprises (P,) of one subject, once for each member: (M, P) float32.
 
@@ -121,18 +120,12 @@ def fused_by_member(
     """
     each = sorted({member for member in members if member is not None}) or [None]
     named = list(zip(surprises, members, strict=True))
-    return np.stack([fused((s for s, m in named if m in (None, member)), inside, grid, settings) for member in each])
+    return np.stack([fused((s for s, m in named if m in (None, member)), inside, power) for member in each])
 
 
-def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, grid: PatchGrid, settings: FusionSettings) -> np.ndarray:
-    """Combine the surprises (P,) of one subject: (P,) float32, smoothed within its brain, 0 outside."""
+def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, power: float) -> np.ndarray:
+    """Combine the surprises (P,) of one subject: (P,) float32, 0 outside its brain."""
     every = np.stack([np.asarray(surprise, np.float64) for surprise in surprises])
     largest = np.maximum(every.max(axis=0), 1e-9)  # Divided out, so that no power is too large a number.
-    total = largest * np.power(np.power(every / largest, settings.power).sum(axis=0), 1 / settings.power)
-    total = np.where(inside, total, 0).astype(np.float32)
-    if settings.smoothing_mm == 0:
-        return total
-    sigma_vox = settings.smoothing_mm / grid.grid.spacing_mm
-    weights = ndimage.gaussian_filter(grid.scatter(inside.astype(np.float32)), sigma_vox)
-    smooth = ndimage.gaussian_filter(grid.scatter(total), sigma_vox)
-    return np.where(inside, grid.gather(smooth) / np.maximum(grid.gather(weights), 1e-6), 0).astype(np.float32)
+    total = largest * np.power(np.power(every / largest, power).sum(axis=0), 1 / power)
+    return np.where(inside, total, 0).astype(np.float32)

@@ -21,8 +21,9 @@ from .checkpoint import Checkpoint
 from .features import CodeFeatures, Features, PatchFeatures, VoxelFeatures
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings, ReaderName
+from .smoothing import Smoothing
 
-_CALIBRATION, _COMPONENTS = "calibration.safetensors", "components.safetensors"
+_CALIBRATION, _SMOOTHED, _COMPONENTS = "calibration.safetensors", "smoothed.safetensors", "components.safetensors"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,9 @@ class Reader:
     features : Features
     scorer : Scorer
     calibration : Calibration
+        Of single voxels.
+    smoothing : Smoothing or None
+        None: a voxel stands for itself.
     member : int or None
         Whose codes it reads; None: none's.
     """
@@ -151,11 +155,22 @@ class Reader:
     features: Features
     scorer: Scorer
     calibration: Calibration
+    smoothing: Smoothing | None
     member: int | None = None
 
-    def surprise(self, channels: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        """-log10 p of one subject's channels (C, X, Y, Z): (P,) float32, higher = more anomalous."""
-        return self.calibration.surprise(self.scorer.score(self.features.of(channels), jobs=jobs))
+    def surprise(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """-log10 p of one subject, (P,) float32, higher = more anomalous.
+
+        Parameters
+        ----------
+        channels : ndarray, (C, X, Y, Z), float32
+        inside : ndarray of bool, (P,)
+            The subject's own brain.
+        jobs : int, optional
+            Threads; one a core by default.
+        """
+        surprise = self.calibration.surprise(self.scorer.score(self.features.of(channels), jobs=jobs))
+        return surprise if self.smoothing is None else self.smoothing.surprise(surprise, inside)
 
     def save(self, folder: Path) -> None:
         """Write all but the encoder, which has a place of its own."""
@@ -163,6 +178,8 @@ class Reader:
             self.features.save(folder / _COMPONENTS)
         self.scorer.save(folder)
         self.calibration.save(folder / _CALIBRATION)
+        if self.smoothing is not None:
+            self.smoothing.calibration.save(folder / _SMOOTHED)
 
     @classmethod
     def load(
@@ -183,4 +200,7 @@ class Reader:
             scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
         else:
             scorer = Mahalanobis.load(folder, plan.direction)
-        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION), plan.member)
+        calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
+        if sigma_mm > 0:
+            smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
+        return cls(name, features, scorer, calibration, smoothing, plan.member)

@@ -101,7 +101,13 @@ ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"
 class FusionSettings(Section):
     """Which ways of reading a brain make the map, and how they are brought onto one scale."""
 
-    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = ("ocsvm", "hand_made", "patches", "intensity")
+    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = (
+        "ocsvm",
+        "hand_made",
+        "patches",
+        "intensity",
+        "extension",
+    )
     """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
     pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
     name of one derived map."""
@@ -120,7 +126,7 @@ class FusionSettings(Section):
     """How surprises are combined: the root of the sum of their powers. 1: their sum, which favours what all readers
     agree on; high: the largest, which favours what one of them alone sees."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
-    """Standard deviation of the Gaussian that smooths the combined surprises; 0: none."""
+    """Standard deviation of the Gaussian that smooths each reader's surprises; 0: none."""
 
     @field_validator("readers")
     @classmethod

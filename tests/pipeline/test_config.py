@@ -65,7 +65,8 @@ def test_a_reader_of_a_map_that_is_not_derived_is_told_before_anything_is_prepar
     ]
     assert "the derived maps are none" in _told("models.fusion.readers=[detail]", "preprocessing.derived_maps=[]")[0]
     load_config(overrides=["models.fusion.readers=[intensity, detail]"])
-    load_config(overrides=["preprocessing.derived_maps=[]"])
+    assert "names extension, and the derived maps are none" in _told("preprocessing.derived_maps=[]")[0]
+    load_config(overrides=["preprocessing.derived_maps=[]", "models.fusion.readers=[hand_made]"])
 
 
 def test_more_components_than_a_patch_has_numbers_are_told_before_anything_is_prepared():
