@@ -148,7 +148,9 @@ def _named_path(text: str) -> tuple[str, Path]:
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings; those not named keep their defaults")
-    parser.add_argument("--preset", metavar="NAME", help="named settings to start from: default, demo or paper-1mm")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="named settings to start from: default, fast, fine-1mm, paper-1mm or demo"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     parser.add_argument("--seed", type=int, help="the same seed gives the same result")
     parser.add_argument(
