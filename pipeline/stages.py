@@ -78,7 +78,7 @@ def _extract(run: Run) -> Work:
     from ..preprocessing.channels import Channels
     from ..preprocessing.intensity_scale import IntensityScale
     from ..preprocessing.patch_store import PatchStore
-    from ..preprocessing.prepared_images import PreparedImages
+    from ..preprocessing.prepared_images import PreparedImages, covered
     from ..preprocessing.template import load_template
 
     train, held_out = split_of(run)
@@ -89,12 +89,12 @@ def _extract(run: Run) -> Work:
     images = [PreparedImages.of(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]]
     scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
     channels = Channels(scale, settings.derived_maps)
-    store = PatchStore.create(run.out.patches, images, mask.grid, mask.voxels, channels)
-    return Work(
-        outputs=[run.out.patches],
-        done=store.keys,
-        summary=f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations",
-    )
+    locations = covered(images[: len(train)], mask)
+    store = PatchStore.create(run.out.patches, images, mask.grid, locations, channels)
+    summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
+    if left_out := int(mask.voxels.sum()) - store.grid.size:
+        summary += f" ({left_out:,} left out, where fewer than half of the controls have brain)"
+    return Work(outputs=[run.out.patches], done=store.keys, summary=summary)
 
 
 # -- train: the patch encoder, or several ------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.grid import Grid
@@ -75,3 +77,23 @@ class PreparedImages:
                 "Prepare the subject again."
             )
         return volume
+
+
+def covered(subjects: Sequence[PreparedImages], template_brain: Volume) -> np.ndarray:
+    """Where enough of the subjects have brain to say what is normal there: at least half of them.
+
+    Parameters
+    ----------
+    subjects : sequence of PreparedImages
+        The training controls.
+    template_brain : Volume, bool
+
+    Returns
+    -------
+    ndarray of bool, (X, Y, Z)
+        A part of the template's brain.
+    """
+    brains = np.zeros(template_brain.grid.size_vox, np.uint16)
+    for subject in subjects:
+        brains += subject.read_brain_mask(template_brain.grid).voxels
+    return template_brain.voxels & (2 * brains >= len(subjects))
