@@ -33,6 +33,8 @@ class TrainingRow:
         Mean squared error of the reconstruction; None without held-out controls.
     guidance : float
         The guidance loss, mean over locations, unweighted.
+    guidance_weight : float
+        lambda, as it was in force.
     outside_share : float
         Share of the controls that did not solve the dual which fall outside its boundary; nu is what it aims at.
     kernel_mean : float
@@ -49,11 +51,17 @@ class TrainingRow:
     mse_train: float
     mse_held_out: float | None
     guidance: float | None
+    guidance_weight: float
     outside_share: float | None
     kernel_mean: float | None
     latent_scale: float
     effective_rank: float
     learning_rate: float
+
+    @property
+    def mse(self) -> float:
+        """Of held-out controls, or where there are none, of those that are trained on."""
+        return self.mse_train if self.mse_held_out is None else self.mse_held_out
 
 
 @dataclass(frozen=True)

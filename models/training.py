@@ -184,7 +184,9 @@ class _Training:
         if phase_ends or self.step % WATCH_EVERY == 0:
             guided = self.schedule.is_guided(self.step - 1)
             rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
-            self.history.append(self.watch.row(self.model, step=self.step, phase=phase, learning_rate=rate))
+            weight = self.guidance_weight if guided else 0.0
+            row = self.watch.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+            self.history.append(row)
             if guided or phase_ends:
                 require_no_collapse(self.history[-1], self.settings.encoder.code_size)
         if phase_ends or self.step % self.settings.training.checkpoint_every == 0:
@@ -209,12 +211,23 @@ class _Training:
             per_location = guidance_loss(
                 solving, judged, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
             )
-            loss = loss + guidance.weight * per_location.mean().to(loss.dtype)
+            loss = loss + self.guidance_weight * per_location.mean().to(loss.dtype)
         if kappa > 0:
             # The controls of a location come in random order: neighbours are random pairs.
             pairs = codes.shape[1] // 2 * 2
             loss = loss + kappa * (1 - cosine_similarity(codes[:, 0:pairs:2], codes[:, 1:pairs:2], dim=2)).mean()
         return loss
+
+    @property
+    def guidance_weight(self) -> float:
+        """lambda: halved for every row of the history by which the reconstruction had become too poor.
+
+        The history travels with the checkpoint, and so does what follows from it.
+        """
+        before = [row.mse for row in self.history if row.phase == "pretraining"]
+        limit = self.settings.guidance.largest_mse_ratio * before[-1] if before else math.inf
+        too_poor = sum(row.phase == "guided" and row.mse > limit for row in self.history)
+        return self.settings.guidance.weight * 0.5**too_poor
 
     # -- batch norm ----------------------------------------------------------------------------------------------
     def hold_norms(self, guided: bool) -> None:

@@ -41,7 +41,9 @@ class TrainingWatch:
     guidance: GuidanceSettings
 
     @torch.no_grad()
-    def row(self, model: PatchAutoEncoder, *, step: int, phase: str, learning_rate: float) -> TrainingRow:
+    def row(
+        self, model: PatchAutoEncoder, *, step: int, phase: str, learning_rate: float, guidance_weight: float
+    ) -> TrainingRow:
         """Measure; leaves the model in eval mode."""
         model.eval()
         codes = model.encoder(self.mixed)
@@ -52,6 +54,7 @@ class TrainingWatch:
             mse_train=mse_loss(model.decoder(codes), self.mixed).item(),
             mse_held_out=None if self.held_out is None else mse_loss(model(self.held_out), self.held_out).item(),
             guidance=guidance,
+            guidance_weight=guidance_weight,
             outside_share=outside_share,
             kernel_mean=kernel_mean,
             latent_scale=codes.var(dim=0, correction=0).mean().sqrt().item(),

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, UserError
@@ -13,6 +13,9 @@ from .records import StageRecord, clear, file_fingerprint, fingerprint, write_js
 from .run import Run, Stage, Work
 from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_of
 from .subject_work import work_by_subject
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import TrainingRow
 
 _MEMBERS = "models.fusion.members"
 _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
@@ -128,8 +131,16 @@ def _train(run: Run) -> Work:
                 tensorboard=run.out.tensorboard(member),
                 progress=lambda done, total, before=member: progress(before * total + done, members * total),
             )
-            steps.append(f"{checkpoint.step} steps")
+            steps.append(
+                f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
+            )
     return Work(outputs=[run.out.encoder], summary=", ".join(steps))
+
+
+def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
+    if last.phase != "guided" or last.guidance_weight == asked:
+        return ""
+    return f" (lambda came down from {asked:g} to {last.guidance_weight:.2g}: the reconstruction had suffered)"
 
 
 def _encoders_of_other_settings(run: Run) -> list[Path]:

@@ -7,7 +7,7 @@ from voxout.models.checkpoint import Checkpoint, Origin, TrainingRow, build_auto
 from voxout.models.settings import ModelSettings
 
 ORIGIN = Origin(("t1w", "flair"), 7, 2.0, "mask", "subjects", 5)
-ROW = TrainingRow(50, "guided", 0.1, None, 1.0, 0.2, 0.5, 1.0, 4.0, 1e-3)
+ROW = TrainingRow(50, "guided", 0.1, None, 1.0, 1e-4, 0.2, 0.5, 1.0, 4.0, 1e-3)
 
 
 def checkpoint(step=50, seed=0):

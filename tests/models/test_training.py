@@ -172,6 +172,37 @@ def test_guided_steps_hold_the_inner_norms_and_the_scale_of_the_codes(store, tmp
     assert after.history[-1].latent_scale == pytest.approx(held, rel=0.15)
 
 
+def test_lambda_is_halved_while_the_reconstruction_suffers(store, tmp_path, monkeypatch):
+    """Also across a stop: what was seen before decides what is done after."""
+    monkeypatch.setattr(training, "WATCH_EVERY", 2)
+    heavy = {
+        "guidance": {"weight": 30.0, "gamma": 0.5, "nu": 0.5},
+        "training": {"guided_learning_rate": 1e-2, "pretraining_steps": 300},
+    }
+    bound = train(store, tmp_path / "bound", settings_of(**heavy))
+    unbound = heavy | {"guidance": heavy["guidance"] | {"largest_mse_ratio": 1e6}}
+    with pytest.raises(UserError, match="the codes fill"):
+        train(store, tmp_path / "free", settings_of(**unbound))
+    limit = 1.2 * [row.mse for row in bound.history if row.phase == "pretraining"][-1]
+    guided = [row for row in bound.history if row.phase == "guided"]
+    expected = 30.0
+    for row in guided:
+        assert row.guidance_weight == expected
+        expected *= 0.5 if row.mse > limit else 1
+    assert guided[-1].guidance_weight < 1.0, "this guidance is far too strong"
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, _total):
+        if done == 311:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(store, tmp_path / "killed", settings_of(**heavy), progress=kill)
+    assert_same(train(store, tmp_path / "killed", settings_of(**heavy)), bound)
+
+
 def test_settled_norms_describe_the_whole_brain(store, trained):
     """In eval mode, codes over all training subjects and locations have the mean and scale of the code norm."""
     encoder = trained[0].encoder

@@ -15,6 +15,7 @@ from voxout.models.training_watch import TrainingWatch, effective_rank, require_
 def row_of(**change):
     measured = {"guidance": 1.0, "outside_share": 0.1, "kernel_mean": 0.5, "latent_scale": 1.0, "effective_rank": 4.0}
     fixed = {"step": 50, "phase": "guided", "mse_train": 0.1, "mse_held_out": None, "learning_rate": 1e-3}
+    fixed["guidance_weight"] = 1e-4
     return TrainingRow(**(fixed | measured | change))
 
 
