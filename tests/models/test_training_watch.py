@@ -34,7 +34,7 @@ def test_numbers_against_scikit_learn_and_the_loss():
     together, mixed, held_out = torch.rand(5, 12, 1, 5, 5), torch.rand(64, 1, 5, 5), torch.rand(32, 1, 5, 5)
     guidance = GuidanceSettings(nu=0.3, gamma="2/d", support_share=0.5)
     watch = TrainingWatch(mixed, held_out, together, guidance)
-    row = watch.row(model, step=7, phase="guided", learning_rate=0.1)
+    row = watch.row(model, step=7, phase="guided", learning_rate=0.1, guidance_weight=1e-4)
     with torch.no_grad():
         codes = model.encoder(together.flatten(0, 1)).unflatten(0, (5, 12)).double()
         solving, judged = codes[:, :6], codes[:, 6:]
