@@ -16,6 +16,7 @@ from ..data_manifests.errors import UserError
 from ..preprocessing.channels import Channels
 from ..preprocessing.derived_maps import DERIVED_MAPS, Direction
 from ..preprocessing.patch_grid import PatchGrid
+from .adjustment import Adjustment
 from .calibration import Calibration
 from .checkpoint import Checkpoint
 from .features import CodeFeatures, Features, PatchFeatures, VoxelFeatures
@@ -23,6 +24,7 @@ from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings, ReaderName
 
 _CALIBRATION, _COMPONENTS = "calibration.safetensors", "components.safetensors"
+_ADJUSTMENT = "covariates.safetensors"
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class Reader:
     calibration : Calibration
     member : int or None
         Whose codes it reads; None: none's.
+    adjustment : Adjustment or None
+        What is taken off the features for the person's covariates.
     """
 
     name: str
@@ -152,15 +156,26 @@ class Reader:
     scorer: Scorer
     calibration: Calibration
     member: int | None = None
+    adjustment: Adjustment | None = None
 
-    def surprise(self, channels: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        """-log10 p of one subject's channels (C, X, Y, Z): (P,) float32, higher = more anomalous."""
-        return self.calibration.surprise(self.scorer.score(self.features.of(channels), jobs=jobs))
+    def surprise(
+        self, channels: np.ndarray, covariates: np.ndarray | None = None, *, jobs: int | None = None
+    ) -> np.ndarray:
+        """-log10 p of one subject's channels (C, X, Y, Z): (P,) float32, higher = more anomalous.
+
+        `covariates` (k,), as `Covariates.of` gives them; without them, the subject is read at the controls' mean.
+        """
+        features = self.features.of(channels)
+        if self.adjustment is not None and covariates is not None:
+            features = self.adjustment.apply(features, covariates)
+        return self.calibration.surprise(self.scorer.score(features, jobs=jobs))
 
     def save(self, folder: Path) -> None:
         """Write all but the encoder, which has a place of its own."""
         if isinstance(self.features, PatchFeatures):
             self.features.save(folder / _COMPONENTS)
+        if self.adjustment is not None:
+            self.adjustment.save(folder / _ADJUSTMENT)
         self.scorer.save(folder)
         self.calibration.save(folder / _CALIBRATION)
 
@@ -183,4 +198,5 @@ class Reader:
             scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
         else:
             scorer = Mahalanobis.load(folder, plan.direction)
-        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION), plan.member)
+        adjustment = Adjustment.load(folder / _ADJUSTMENT) if settings.fusion.covariates else None
+        return cls(name, features, scorer, Calibration.load(folder / _CALIBRATION), plan.member, adjustment)
