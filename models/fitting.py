@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.errors import UserError
-from ..data_manifests.subject import person_of_key
+from ..data_manifests.subject import SubjectRecord, person_of_key
 from ..preprocessing.patch_store import PatchStore
+from .adjustment import AdjustedLatents, Adjustment
 from .calibration import Calibration, calibrate, folds_of, z_of_surprise
+from .covariates import Covariates
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused_by_member
 from .latent_store import LatentStore
@@ -38,6 +40,7 @@ def fit_fusion(
     scratch: Path,
     *,
     seed: int,
+    people: Sequence[SubjectRecord] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Fusion:
@@ -54,6 +57,8 @@ def fit_fusion(
         Folder for the controls' features and their null: the fused z-map of each, read by readers that have not seen
         it, as ``null/<key>.npy`` (P,). It stays behind when the model travels.
     seed : int
+    people : sequence of SubjectRecord
+        The training controls; needed where the settings name covariates.
     jobs : int, optional
         Threads; one a core by default.
     progress : callable, optional
@@ -62,7 +67,7 @@ def fit_fusion(
     Raises
     ------
     UserError
-        Too few controls, or features that cannot be fitted.
+        Too few controls, features that cannot be fitted, or a covariate that tells nothing.
     """
     persons = len({person_of_key(key) for key in train})
     if persons < FEWEST_CONTROLS:
@@ -70,7 +75,9 @@ def fit_fusion(
             f"{persons} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
             "on others. Add healthy scans, or lower data_manifests.held_out_share."
         )
-    fit = _Fit(store, tuple(train), sight, settings, scratch, seed, jobs, progress)
+    by_key = {person.key: person for person in people}
+    controls = [by_key[key] for key in train] if settings.fusion.covariates else []
+    fit = _Fit(store, tuple(train), controls, sight, settings, scratch, seed, jobs, progress)
     return fit.fused([fit.reader(name) for name in fit.plans])
 
 
@@ -79,6 +86,7 @@ class _Fit:
         self,
         store: PatchStore,
         train: tuple[str, ...],
+        controls: Sequence[SubjectRecord],
         sight: Sight,
         settings: ModelSettings,
         scratch: Path,
@@ -94,6 +102,8 @@ class _Fit:
         self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
         self.features: dict[str, Features] = {}
+        self.covariates = Covariates.learn(settings.fusion.covariates, controls)
+        self.known = np.array([self.covariates.of(person) for person in controls])
         kinds = {plan.looks_at for plan in self.plans.values()}
         self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
 
@@ -113,7 +123,8 @@ class _Fit:
         surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
         for key, surprise in zip(self.train, null, strict=True):
             surprises.write(key, surprise[:, None])
-        return Reader(name, self.features[kind], self.scorer(plan, self.train), calibration, smoothing, plan.member)
+        scorer, adjustment = self.scorer(plan, np.arange(len(self.train)))
+        return Reader(name, self.features[kind], scorer, calibration, smoothing, plan.member, adjustment)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
         """Calibrate the readers' combination; its null z-maps go to the folder `null`."""
@@ -128,7 +139,7 @@ class _Fit:
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
         for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
             maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
-        return Fusion(self.grid, tuple(readers), calibration, power)
+        return Fusion(self.grid, tuple(readers), calibration, power, self.covariates)
 
     def stored_features(self, plan: Plan) -> Features:
         """Write the features of every control, and say how they are made."""
@@ -150,20 +161,29 @@ class _Fit:
         null = np.empty(self.inside.shape, np.float32)
         seen = self.latents(plan, self.train)
         for fold in self.folds:
-            scorer = self.scorer(plan, [key for number, key in enumerate(self.train) if number not in fold])
+            scorer, adjustment = self.scorer(plan, np.setdiff1d(np.arange(len(self.train)), fold))
             for number in fold:
-                null[number] = scorer.score(seen.subject(self.train[number]), jobs=self.jobs)
+                features = seen.subject(self.train[number])
+                if adjustment is not None:
+                    features = adjustment.apply(features, self.known[number])
+                null[number] = scorer.score(features, jobs=self.jobs)
             del scorer  # The next one needs the room.
         return null
 
-    def scorer(self, plan: Plan, keys: Sequence[str]) -> Scorer:
-        latents, detector = self.latents(plan, keys), self.settings.detector
+    def scorer(self, plan: Plan, numbers: np.ndarray) -> tuple[Scorer, Adjustment | None]:
+        """Fit on some of the controls: what their covariates explain, then the scorer on the rest."""
+        seen, detector = self.latents(plan, [self.train[number] for number in numbers]), self.settings.detector
+        adjustment, latents = None, seen
+        if self.covariates.size:
+            known = self.known[numbers]
+            adjustment = Adjustment.fit(seen, known, self.grid)
+            latents = AdjustedLatents(seen, adjustment, known)
         if plan.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.fit(latents, self.grid, detector, jobs=self.jobs)
         else:
             scorer = Mahalanobis.fit(latents, self.grid, detector, plan.direction)
         self.step()
-        return scorer
+        return scorer, adjustment
 
     def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
         return LatentStore.open(self.scratch / plan.looks_at, keys, self.grid)

@@ -10,14 +10,16 @@ null is put together in the same way.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..data_manifests.errors import UserError
+from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
+from .covariates import Covariates
 from .readers import Reader, Sight
 from .settings import ModelSettings
 
@@ -53,14 +55,24 @@ class Fusion:
         Of the combined surprises.
     power : float
         See `FusionSettings`.
+    covariates : Covariates
+        What the readers are adjusted for.
     """
 
     grid: PatchGrid
     readers: tuple[Reader, ...]
     calibration: Calibration
     power: float
+    covariates: Covariates = field(default_factory=Covariates)
 
-    def read(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> Reading:
+    def read(
+        self,
+        channels: np.ndarray,
+        inside: np.ndarray,
+        person: SubjectRecord | None = None,
+        *,
+        jobs: int | None = None,
+    ) -> Reading:
         """Read one subject.
 
         Parameters
@@ -68,10 +80,13 @@ class Fusion:
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
             The subject's own brain.
+        person : SubjectRecord, optional
+            Whose covariates are adjusted for; without it, the subject is read at the controls' mean.
         jobs : int, optional
             Threads; one a core by default.
         """
-        surprises = [reader.surprise(channels, inside, jobs=jobs) for reader in self.readers]
+        covariates = None if person is None else self.covariates.of(person)
+        surprises = [reader.surprise(channels, inside, covariates, jobs=jobs) for reader in self.readers]
         members = [reader.member for reader in self.readers]
         combined = fused_by_member(surprises, members, inside, self.power)
         z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
@@ -85,6 +100,7 @@ class Fusion:
         for reader in self.readers:
             reader.save(folder / reader.name)
         self.calibration.save(folder / _CALIBRATION)
+        self.covariates.save(folder)
 
     @classmethod
     def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings) -> "Fusion":
@@ -100,7 +116,8 @@ class Fusion:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
         readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
-        return cls(grid, readers, calibration, settings.fusion.power)
+        covariates = Covariates.load(folder, settings.fusion.covariates)
+        return cls(grid, readers, calibration, settings.fusion.power, covariates)
 
 
 def fused_by_member(

@@ -16,6 +16,7 @@ from ..data_manifests.errors import UserError
 from ..preprocessing.channels import Channels
 from ..preprocessing.derived_maps import DERIVED_MAPS, Direction
 from ..preprocessing.patch_grid import PatchGrid
+from .adjustment import Adjustment
 from .calibration import Calibration
 from .checkpoint import Checkpoint
 from .features import CodeFeatures, Features, PatchFeatures, VoxelFeatures
@@ -24,6 +25,7 @@ from .settings import ModelSettings, ReaderName
 from .smoothing import Smoothing
 
 _CALIBRATION, _SMOOTHED, _COMPONENTS = "calibration.safetensors", "smoothed.safetensors", "components.safetensors"
+_ADJUSTMENT = "covariates.safetensors"
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Reader:
         None: a voxel stands for itself.
     member : int or None
         Whose codes it reads; None: none's.
+    adjustment : Adjustment or None
+        What is taken off the features for the person's covariates.
     """
 
     name: str
@@ -157,8 +161,16 @@ class Reader:
     calibration: Calibration
     smoothing: Smoothing | None
     member: int | None = None
+    adjustment: Adjustment | None = None
 
-    def surprise(self, channels: np.ndarray, inside: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+    def surprise(
+        self,
+        channels: np.ndarray,
+        inside: np.ndarray,
+        covariates: np.ndarray | None = None,
+        *,
+        jobs: int | None = None,
+    ) -> np.ndarray:
         """-log10 p of one subject, (P,) float32, higher = more anomalous.
 
         Parameters
@@ -166,16 +178,23 @@ class Reader:
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
             The subject's own brain.
+        covariates : ndarray, (k,), optional
+            As `Covariates.of` gives them; without them, the subject is read at the controls' mean.
         jobs : int, optional
             Threads; one a core by default.
         """
-        surprise = self.calibration.surprise(self.scorer.score(self.features.of(channels), jobs=jobs))
+        features = self.features.of(channels)
+        if self.adjustment is not None and covariates is not None:
+            features = self.adjustment.apply(features, covariates)
+        surprise = self.calibration.surprise(self.scorer.score(features, jobs=jobs))
         return surprise if self.smoothing is None else self.smoothing.surprise(surprise, inside)
 
     def save(self, folder: Path) -> None:
         """Write all but the encoder, which has a place of its own."""
         if isinstance(self.features, PatchFeatures):
             self.features.save(folder / _COMPONENTS)
+        if self.adjustment is not None:
+            self.adjustment.save(folder / _ADJUSTMENT)
         self.scorer.save(folder)
         self.calibration.save(folder / _CALIBRATION)
         if self.smoothing is not None:
@@ -203,4 +222,5 @@ class Reader:
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
         if sigma_mm > 0:
             smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
-        return cls(name, features, scorer, calibration, smoothing, plan.member)
+        adjustment = Adjustment.load(folder / _ADJUSTMENT) if settings.fusion.covariates else None
+        return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)

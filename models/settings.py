@@ -101,6 +101,9 @@ class DetectorSettings(Section):
 ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"] | DerivedMapName
 
 
+CovariateName = Literal["age", "sex", "site"]
+
+
 class FusionSettings(Section):
     """Which ways of reading a brain make the map, and how they are brought onto one scale."""
 
@@ -116,6 +119,8 @@ class FusionSettings(Section):
     name of one derived map."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
     """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
+    covariates: tuple[CovariateName, ...] = ()
+    """Columns of the manifest whose linear effect on every feature is taken off, as learnt on the training controls."""
     patch_components: Annotated[int, Field(ge=1)] = 8
     """Principal components of the reader `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -131,12 +136,12 @@ class FusionSettings(Section):
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths each reader's surprises; 0: none."""
 
-    @field_validator("readers")
+    @field_validator("readers", "covariates")
     @classmethod
-    def _each_reader_once(cls, readers: tuple[ReaderName, ...]) -> tuple[ReaderName, ...]:
-        if len(set(readers)) < len(readers):
-            raise ValueError(f"names one twice: {', '.join(readers)}")
-        return readers
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"names one twice: {', '.join(names)}")
+        return names
 
     def pooling_shrinkage(self, controls: int) -> float:
         """Weight of the whole brain's spread in each location's."""

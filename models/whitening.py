@@ -202,8 +202,8 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns] / (block.shape[2] - 1)
     moments = np.concatenate([within + local[:, rows] * local[:, columns], local], axis=1)
     here = slice(slab.start - first, slab.stop - first)
-    summed = _sum_over_neighbours(moments, grid.locations[first:last])[here]
-    counted = _sum_over_neighbours(np.ones((len(moments), 1), np.float32), grid.locations[first:last])[here]
+    summed = sum_over_neighbours(moments, grid.locations[first:last])[here]
+    counted = sum_over_neighbours(np.ones((len(moments), 1), np.float32), grid.locations[first:last])[here]
     second, neighbours = np.split(summed / counted, [len(rows)], axis=1)
     own = local[here]
     # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
@@ -211,7 +211,7 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     return means.numpy()[here], second - cross + own[:, rows] * own[:, columns]
 
 
-def _sum_over_neighbours(values: np.ndarray, locations: np.ndarray) -> np.ndarray:
+def sum_over_neighbours(values: np.ndarray, locations: np.ndarray) -> np.ndarray:
     """Sums of (n, k) values over each location's 3x3x3 neighbourhood, itself included; beyond the locations, 0."""
     low = locations.min(axis=0) - 1
     size = locations.max(axis=0) - low + 2

@@ -148,7 +148,8 @@ def _native(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
-    from .stages import APPLIED, require_whole_model
+    from .stages import APPLIED
+    from .whole_model import require_whole_model
 
     model = OutputFolder(options.model)
     require_whole_model(model)

@@ -26,12 +26,15 @@ _BRAIN_MASK = "brain_mask.nii.gz"
 
 
 def fit_model(
-    config: Config, out: OutputFolder, train: Sequence[str], *, device: str, jobs: int, progress: Progress
+    config: Config, out: OutputFolder, train: Sequence[SubjectRecord], *, device: str, jobs: int, progress: Progress
 ) -> Fusion:
     """Fit and calibrate every reader on the training controls; write them."""
     store = PatchStore.open(out.patches)
     sight = _sight(config, Channels.load(out.patches), out, device)
-    fusion = fit_fusion(store, train, sight, config.models, out.latents, seed=config.seed, jobs=jobs, progress=progress)
+    keys = [subject.key for subject in train]
+    fusion = fit_fusion(
+        store, keys, sight, config.models, out.latents, seed=config.seed, people=train, jobs=jobs, progress=progress
+    )
     fusion.save(out.detectors)
     # Where the locations lie, and how the channels are made: with these, a model travels without its scans.
     sight.channels.save(out.detectors)
@@ -41,7 +44,7 @@ def fit_model(
 
 def map_subject(
     subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
-) -> list[Path]:
+) -> tuple[list[Path], tuple[str, ...]]:
     """Read one subject at every location; write the template map, the native map and their coverages; of an
     ensemble, how far its members lie apart; and, where the settings ask for them, the maps of p and q.
 
@@ -49,6 +52,8 @@ def map_subject(
     -------
     list of Path
         The files written.
+    tuple of str
+        What the map could not be adjusted for.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def map_subject(
     # A score means something where the model has a detector and the subject has brain.
     brain = prepared.read_brain_mask(grid.grid)
     known = brain.with_voxels(grid.brain_mask & brain.voxels)
-    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(known.voxels), jobs=1)
+    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(known.voxels), subject, jobs=1)
     template_map = Volume(grid.scatter(reading.z), grid.grid)
 
     transform = TemplateTransform.load(out.transform_folder(subject))
@@ -85,7 +90,7 @@ def map_subject(
     if config.evaluation.p_maps:
         written += _write_p_maps(out.p_maps(out.template_map(subject)), template_map, known)
         written += _write_p_maps(out.p_maps(out.native_map(subject)), native_map, coverage)
-    return written
+    return written, fusion.covariates.doubts(subject)
 
 
 def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:

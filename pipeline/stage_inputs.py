@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..data_manifests.splits import split_controls
+from ..data_manifests.splits import Split, split_controls
 from ..data_manifests.subject import SubjectRecord
 from .records import StageRecord, file_fingerprint, flat_settings
 from .run import Run, all_failures
@@ -46,8 +46,13 @@ def roles_of(run: Run) -> dict[str, str]:
     return {key: f"{role}, failed" if key in failed else role for key, role in named.items()}
 
 
+def split_controls_of(run: Run) -> Split:
+    """The controls as the manifest and the settings part them, prepared or not."""
+    return split_controls(run.manifest, held_out_share=run.config.data_manifests.held_out_share, seed=run.config.seed)
+
+
 def split_of(run: Run) -> tuple[list[str], list[str]]:
     """Prepared controls to train on, and held out, in the manifest's order."""
-    split = split_controls(run.manifest, held_out_share=run.config.data_manifests.held_out_share, seed=run.config.seed)
+    split = split_controls_of(run)
     prepared = prepared_of(run)
     return [key for key in split.train if key in prepared], [key for key in split.held_out if key in prepared]

@@ -5,13 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, UserError
 from . import tasks
 from .config import save_config
 from .records import StageRecord, clear, file_fingerprint, fingerprint, write_json
 from .run import Run, Stage, Work
-from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_of
+from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_controls_of, split_of
 from .subject_work import work_by_subject
 
 if TYPE_CHECKING:
@@ -24,12 +23,16 @@ _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_ma
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
     rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
-    return rows | settings_of(run, "preprocessing.modalities")
+    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates")
 
 
 def _check(run: Run) -> Work:
     from ..data_manifests.check import check_manifest
+    from ..models.covariates import Covariates
 
+    if not run.applies_a_model:
+        split = split_controls_of(run)
+        Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
     modalities = run.config.preprocessing.modalities
     # A model that is applied brings its controls along.
     limits = {"fewest_controls": 0} if run.applies_a_model else {}
@@ -156,28 +159,38 @@ def _fit_inputs(run: Run) -> dict[str, Any]:
         "the patches": record_of(run, "extract").identity,
         "the encoder": record_of(run, "train").identity if run.config.models.fusion.needs_encoder else None,
         **settings_of(run, "models.detector", "models.fusion", "seed"),
+        **{f"{name} {key}": value for key in split_of(run)[0] for name, value in _covariates(run, key).items()},
     }
+
+
+def _covariates(run: Run, key: str) -> dict[str, Any]:
+    return {name: getattr(run.manifest[key], name) for name in run.config.models.fusion.covariates}
 
 
 def _fit(run: Run) -> Work:
     from .detection import fit_model
 
     train, _ = split_of(run)
+    controls = [run.manifest[key] for key in train]
     with run.console.progress("fit", "step") as progress:
-        fusion = fit_model(run.config, run.out, train, device=run.device, jobs=run.engine.jobs, progress=progress)
+        fusion = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
-    return Work(outputs=[run.out.latents, run.out.detectors], summary=f"{', '.join(r.name for r in fusion.readers)}")
+    return Work(
+        outputs=[run.out.latents, run.out.detectors],
+        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.covariates.doubts(c)),
+        summary=f"{', '.join(r.name for r in fusion.readers)}",
+    )
 
 
 # -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
 def _map_inputs(run: Run) -> dict[str, Any]:
-    prepared = {f"prepared {key}": inputs["prepared"] for key, inputs in _mapped(run).items()}
-    return prepared | _settings_of_map(run)
+    named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
+    return named | _settings_of_map(run)
 
 
 def _map(run: Run) -> Work:
-    mapped = _mapped(run)
+    mapped = {key: own | _settings_of_map(run) for key, own in _mapped(run).items()}
     if not mapped:
         raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
     # A map of somebody who is no longer mapped, or whose new scan failed, must not pass for this run's.
@@ -197,7 +210,7 @@ def _mapped(run: Run) -> dict[str, dict[str, Any]]:
     controls = {subject.key for subject in run.manifest.controls}
     keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
-    return {key: {"prepared": prepared[key]} | _settings_of_map(run) for key in mapped}
+    return {key: {"prepared": prepared[key]} | _covariates(run, key) for key in mapped}
 
 
 def _known_to_the_model(run: Run) -> set[str]:
@@ -290,23 +303,3 @@ STAGES: dict[str, Stage] = {
 
 APPLIED = ("check", "prepare", "map", "score", "report")
 """The stages that apply a trained model to new subjects."""
-
-
-def require_whole_model(model: OutputFolder) -> None:
-    """Refuse a model whose encoder and detectors are missing, damaged, or not of one run.
-
-    Raises
-    ------
-    UserError
-        So it is.
-    """
-    train, fit = StageRecord.read(model.record("train")), StageRecord.read(model.record("fit"))
-    fitted_on = fit and fit.inputs.get("the encoder")
-    if fit is None or (fitted_on and train is None):
-        raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
-    # The codes that the detectors were fitted on may stay behind; and so may an encoder that no reader needs.
-    whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
-    if not whole or (fitted_on and train and not train.whole(model.root)):
-        raise UserError(f"{model.root}: files are missing from the model or damaged. Run `voxout run` there again.")
-    if fitted_on and train and fitted_on != train.identity:
-        raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")

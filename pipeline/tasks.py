@@ -39,6 +39,6 @@ def write_maps(
         from .detection import map_subject
 
         clear([out.map_folder(subject)])
-        return map_subject(subject, config, out, model, device), ()
+        return map_subject(subject, config, out, model, device)
 
     return recorded("map", subject, out.map_record(subject), inputs, out, work)

@@ -1,6 +1,7 @@
 """Fitting, fusing and calibrating on small brains whose truth is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
+from voxout.data_manifests.subject import SubjectRecord
 from voxout.models.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.fitting import fit_fusion
 from voxout.models.fusion import Fusion, fused
@@ -216,6 +218,58 @@ def test_a_saved_ensemble_draws_the_same_map(ensemble, store, tmp_path):
     _, again = _read(loaded, store, UNSEEN[0])
     np.testing.assert_array_equal(again.z, ours.z)
     np.testing.assert_array_equal(again.spread, ours.spread)
+
+
+AGED = ModelSettings.model_validate(
+    {"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0, "covariates": ["age"]}}
+)
+
+
+def _aged(store):
+    """Every decade, from 20 years to 80, takes a little from the intensity of the right half."""
+    ages = np.random.default_rng(3).uniform(20, 80, len(KEYS))
+    right = np.arange(SHAPE[0])[:, None, None] >= SHAPE[0] // 2
+    darker = (0.02 * (ages - 50) / 10)[:, None, None, None] * right * MASK
+    volumes = (store.volumes.astype(np.float32) - darker[:, None]).clip(0, 1).astype(np.float16)
+    people = [
+        SubjectRecord(key.removeprefix("sub-"), "control", {"t1w": Path("t1.nii")}, age=float(age))
+        for key, age in zip(KEYS, ages, strict=True)
+    ]
+    return replace(store, volumes=volumes), people
+
+
+def test_adjusted_for_age_the_young_and_the_old_are_as_calm_as_the_rest(store, tmp_path):
+    aged, people = _aged(store)
+    right = GRID.locations[:, 0] >= SHAPE[0] // 2
+    plain = fit_fusion(aged, TRAIN, Sight(CHANNELS), SETTINGS, tmp_path / "plain", seed=0, jobs=1)
+    adjusted = fit_fusion(aged, TRAIN, Sight(CHANNELS), AGED, tmp_path / "adjusted", seed=0, people=people[:20], jobs=1)
+    unseen = list(zip(UNSEEN, people[20:], strict=True))
+
+    def read(fusion, key, person=None, change=0.0):
+        volume = aged.volumes[aged.index([key])[0]].astype(np.float32) + change
+        return fusion.read(volume, np.ones(GRID.size, bool), person, jobs=1).z
+
+    z = np.concatenate([read(adjusted, key, person) for key, person in unseen])
+    assert (z > 3.0902).mean() == pytest.approx(0.001, abs=0.0008)
+
+    def median(fusion, *, extreme, with_person):
+        far = [(key, p) for key, p in unseen if (abs(p.age - 50) > 15) == extreme]
+        return np.median([read(fusion, key, p if with_person else None)[right] for key, p in far])
+
+    before = median(plain, extreme=True, with_person=False) - median(plain, extreme=False, with_person=False)
+    after = median(adjusted, extreme=True, with_person=True) - median(adjusted, extreme=False, with_person=True)
+    assert before > 0.8 > 0.4 > abs(after)
+    # Of whom nothing is known is read at the mean age, and a model on disk is the model.
+    key, person = unseen[0]
+    nameless = replace(person, age=None)
+    np.testing.assert_array_equal(read(adjusted, key, nameless), read(adjusted, key))
+    assert (read(adjusted, key, nameless) != read(adjusted, key, person)).any()
+    adjusted.save(tmp_path / "saved")
+    loaded = Fusion.load(tmp_path / "saved", GRID, Sight(CHANNELS), AGED)
+    np.testing.assert_array_equal(read(loaded, key, person), read(adjusted, key, person))
+    with pytest.raises(UserError, match="names age, and age is not given for any of them"):
+        nobody = [replace(person, age=None) for person in people[:20]]
+        fit_fusion(aged, TRAIN, Sight(CHANNELS), AGED, tmp_path / "none", seed=0, people=nobody, jobs=1)
 
 
 def test_without_derived_maps_the_intensity_is_not_read_twice():

@@ -55,7 +55,7 @@ def test_numbers_against_scikit_learn_and_the_loss():
 
 def test_without_held_out_and_without_a_split():
     row = TrainingWatch(torch.rand(8, 1, 5, 5), None, None, GuidanceSettings()).row(
-        PatchAutoEncoder(1, 5, 4, "wide"), step=1, phase="pretraining", learning_rate=0.1
+        PatchAutoEncoder(1, 5, 4, "wide"), step=1, phase="pretraining", learning_rate=0.1, guidance_weight=0.0
     )
     assert row.mse_held_out is row.guidance is row.outside_share is row.kernel_mean is None
 

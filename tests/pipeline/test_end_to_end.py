@@ -401,6 +401,36 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     assert not (tmp_path / "out" / "records" / "operating_point.json").exists()
 
 
+def test_maps_are_adjusted_for_covariates_and_a_missing_one_costs_nobody_the_map(
+    finished, cohort, new_cohort, tmp_path
+):
+    out = OutputFolder(tmp_path / "copy")
+    shutil.copytree(finished[0], out.root)
+    adjusted = "models.fusion.covariates=[age]"
+    refused = _voxout("run", cohort, out.root, "--set", "models.fusion.covariates=[site]")
+    assert refused.returncode == 2
+    assert "models.fusion.covariates names site, and site is" in refused.stderr, "told before anything is made"
+    result = _voxout("run", cohort, out.root, "--set", adjusted)
+    assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
+    assert "train: done before, skipped" in result.stdout
+
+    rows = [row for row in csv.DictReader(new_cohort.open()) if row["group"] == "patient"]
+    rows[0]["age"], rows[1]["age"] = "", "99"
+    path = cohort.parent / "aged.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    applied = OutputFolder(tmp_path / "applied")
+    result = _apply(out.root, path, applied.root)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "sub-patient001: age is not given, so the map is adjusted to the controls' mean age" in result.stdout
+    assert "sub-patient002: age 99 lies outside the controls'" in result.stdout
+    for patient in read_manifest(path).patients:
+        ours, theirs = (read_volume(folder.native_map(patient)).voxels for folder in (applied, out))
+        assert np.isfinite(ours).all() and (ours != theirs).any()
+
+
 def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, new_cohort, tmp_path):
     out = OutputFolder(tmp_path / "out")
     assert not list(finished[0].rglob("*_log?map.nii.gz"))
