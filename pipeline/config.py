@@ -118,6 +118,9 @@ def _sentence(problem: Any) -> str:
             return f"Setting {name} is not known. Did you mean {'.'.join([*location[:-1], near[0]])}?"
         return f"Setting {name} is not known. Known there are {', '.join(known)}."
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        # Of a whole section, whose settings contradict each other: the message names them and what they are.
+        return f"Setting {name}: {message}."
     return f"Setting {name} is {problem['input']!r}, expected {message.removeprefix('a valid ')}."
 
 

@@ -107,7 +107,8 @@ def by_command(scan: Volume, command: str) -> Volume:
     scan : Volume
     command : str
         A command line in which ``{image}`` and ``{mask}`` stand for the NIfTI files to read and to write, as in
-        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved.
+        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved; braces of
+        its own are doubled. `BrainExtractionSettings` has checked it.
 
     Raises
     ------
