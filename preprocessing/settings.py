@@ -39,8 +39,8 @@ class BrainExtractionSettings(Section):
             ) from error
         if not {"image", "mask"} <= named:
             raise ValueError(
-                f"{found}, expected a command line with {{image}} and {{mask}} in it, as in mri_synthstrip -i {{image}} "
-                "-m {mask}"
+                f"{found}, expected a command line with {{image}} and {{mask}} in it, as in mri_synthstrip "
+                "-i {image} -m {mask}"
             )
         if others := sorted(named - {"image", "mask"}):
             raise ValueError(

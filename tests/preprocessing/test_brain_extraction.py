@@ -173,6 +173,24 @@ def test_an_empty_image_makes_the_network_find_nothing(head):
     assert not extractors.deepbet(empty).voxels.any()
 
 
+def test_of_thick_slices_the_network_sees_thin_ones(head, brain, monkeypatch):
+    seen = []
+
+    def found(t1w: Volume) -> Volume:
+        seen.append(t1w.grid)
+        return TemplateTransform.from_affine(np.eye(4)).to_native(brain, t1w.grid, interpolation="linear")
+
+    monkeypatch.setattr(brain_extraction, "deepbet", found)
+    thick = head.grid.affine @ np.diag([1, 1, 2.5, 1])
+    grid = Grid((*head.grid.size_vox[:2], int(head.grid.size_vox[2] / 2.5)), thick)
+    sliced = TemplateTransform.from_affine(np.eye(4)).to_native(head, grid, interpolation="linear")
+    extracted = extract_brain(sliced, AUTO)
+    assert seen[0].spacing_mm == pytest.approx(head.grid.spacing_mm)
+    assert extracted.mask.grid is grid
+    truth = TemplateTransform.from_affine(np.eye(4)).to_native(brain, grid, interpolation="linear")
+    assert np.array_equal(extracted.mask.voxels, truth.voxels)
+
+
 def test_the_network_sees_the_head_as_it_lies_in_the_array(head, brain, kit):
     # deepbet sorts axes by their directions in the scanner: it saw the upright copy of a head that lay 57 degrees
     # askew on its back, and took the orbits along.
