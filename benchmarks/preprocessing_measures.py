@@ -241,8 +241,8 @@ def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volu
         ml = lesion.voxels.sum() * lesion.grid.voxel_volume_mm3 / 1000
         if ml < SMALLEST_ML or (lesion.voxels & ~mask.voxels).sum() > 0.2 * lesion.voxels.sum():
             continue
-        there = transform.to_template(lesion, grid, interpolation="nearest")
-        back = transform.to_native(there, mask.grid, interpolation="nearest")
+        there = transform.to_template(lesion, grid, interpolation="volume")
+        back = transform.to_native(there, mask.grid, interpolation="volume")
         found.append(
             {
                 "ml": float(ml),
@@ -255,8 +255,8 @@ def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volu
 
 
 def lesion_shapes(folder: Path) -> list[Volume]:
-    """Connected lesions of some of the stroke masks, in template space."""
+    """Connected lesions of some of the stroke and MS masks, in template space: large ones, and small ones."""
     shapes = []
-    for path in sorted((folder / "stroke").rglob("*.nii.gz"))[::8]:
+    for path in [*sorted((folder / "stroke").rglob("*.nii.gz"))[::8], *sorted((folder / "ms").rglob("*.nii.gz"))[::6]]:
         shapes += lesion_components(read_mask(path), smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
     return shapes

@@ -102,7 +102,7 @@ def read_volume(path: Path) -> Volume:
     finite = np.isfinite(voxels)
     if not finite.all():
         raise UserError(
-            f"{path.name}: {np.count_nonzero(~finite)} voxels ({1 - finite.mean():.2%}) are NaN or infinite, expected "
+            f"{path.name}: {np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite, expected "
             "finite intensities. Set those outside the head to 0, or convert the scan again from its source."
         )
     if voxels.min() == voxels.max():

@@ -77,7 +77,9 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", type=Path, metavar="RESULT", help="NIfTI to write")
     parser.add_argument("--image", choices=MODALITIES, default="t1w", help="whose space (default: t1w)")
     parser.add_argument("--like", type=Path, metavar="IMAGE", help="whose grid; default: that of the T1w")
-    parser.add_argument("--labels", action="store_true", help="nearest neighbours, for atlases and masks")
+    parser.add_argument(
+        "--labels", action="store_true", help="for atlases, by nearest neighbours, and masks, which keep their volume"
+    )
     parser.set_defaults(command="native")
 
 

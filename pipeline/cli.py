@@ -258,11 +258,14 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
 def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[str] | None:
     if subjects is None:
         return None
-    names = {name.removeprefix("sub-") for name in subjects}
+    names = {name.removeprefix("sub-") for given in subjects for name in given.split(",") if name}
     records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
     missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
     if missing:
-        raise UserError(f"--subjects: {', '.join(missing)} not in the cohort. Known are ids as in column subject_id.")
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"--subjects: {', '.join(missing)} {are} not in the cohort. Known are ids as in column subject_id."
+        )
     return frozenset(r.key for r in records)
 
 

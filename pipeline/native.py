@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
@@ -29,7 +31,8 @@ def bring_to_native(
     like : Path, optional
         An image of that space, whose grid and form codes the result gets; needed but for the T1w.
     labels : bool
-        Nearest neighbours instead of linear interpolation.
+        Nearest neighbours instead of linear interpolation; a volume of a single label is a mask, whose parts keep their
+        volume.
 
     Raises
     ------
@@ -53,8 +56,13 @@ def bring_to_native(
     if like is None and image != "t1w":
         raise UserError(f"--image {image}: no image to be like, expected one of that space. Name it by --like.")
     grid = read_grid(like or out.native_brain_mask(subject))
-    interpolation = "nearest" if labels else "linear"
-    return transform.to_native(read_map(path), grid, interpolation=interpolation, from_t1w=alignment)
+    volume = read_map(path)
+    shown = volume.voxels != 0
+    label = volume.voxels.max()
+    if labels and label > 0 and (volume.voxels[shown] == label).all():
+        mask = transform.to_native(volume.with_voxels(shown), grid, interpolation="volume", from_t1w=alignment)
+        return mask.with_voxels(np.where(mask.voxels, label, 0).astype(np.float32))
+    return transform.to_native(volume, grid, interpolation="nearest" if labels else "linear", from_t1w=alignment)
 
 
 def _named(key: str) -> SubjectRecord:

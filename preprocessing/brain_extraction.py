@@ -16,12 +16,12 @@ from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
 from .extractors import by_command, deepbet, hdbet
 from .head_registration import fit_head, mask_from_template
-from .resampling import blurred_for, largest_component, resample
+from .resampling import blurred_for, largest_component, refined, resample
 from .settings import BrainExtractionSettings
 from .template_fit import TemplateFit, fit_template
 
 _UPRIGHT = "deepbet, upright copy"
-_UPRIGHT_SPACING_MM = 1.0
+_COPY_SPACING_MM = 1.0
 _SURE_OVERLAP = 0.92
 _USUAL_TILT_DEGREES = 25.0
 """Below the one or above the other, deepbet is asked again. Masks that leaked into the neck of a turned head fitted
@@ -109,7 +109,7 @@ class _Candidate:
 def _candidates(t1w: Volume, settings: BrainExtractionSettings, seed: int) -> Iterator[_Candidate]:
     """From the quickest to the last resort; the next is only made when it is asked for."""
     if settings.method in ("auto", "deepbet"):
-        found = _judged("deepbet", t1w, deepbet(t1w), settings)
+        found = _judged("deepbet", t1w, _deepbet_in_place(t1w), settings)
         if found.problem is None and found.fit is not None and _doubtful(found, t1w):
             upright = _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, found.fit), settings)
             found = max(found, upright, key=lambda candidate: candidate.overlap)
@@ -192,10 +192,17 @@ def _cleaned(mask: Volume) -> Volume:
     return mask.with_voxels(np.asarray(ndimage.binary_fill_holes(largest_component(mask.voxels))))
 
 
+def _deepbet_in_place(t1w: Volume) -> Volume:
+    """The mask that deepbet draws where the head lies; of thick slices, which it would repeat, it sees thin ones."""
+    thin = refined(t1w, _COPY_SPACING_MM)
+    found = deepbet(thin)
+    return found if thin is t1w else resample(found, t1w.grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
+
+
 def _deepbet_upright(t1w: Volume, fit: TemplateFit) -> Volume:
     """The mask that deepbet draws on a copy in which the head stands upright, without its neck; brought back."""
     unmoved = sitk.Transform(3, sitk.sitkIdentity)
-    upright = fit.upright_grid(_UPRIGHT_SPACING_MM)
-    found = deepbet(resample(blurred_for(t1w, _UPRIGHT_SPACING_MM), upright, unmoved, "linear"))
+    upright = fit.upright_grid(_COPY_SPACING_MM)
+    found = deepbet(resample(blurred_for(t1w, _COPY_SPACING_MM), upright, unmoved, "linear"))
     share = blurred_for(found.with_voxels(found.voxels.astype(np.float32)), float(t1w.grid.spacing_mm.min()))
     return t1w.with_voxels(resample(share, t1w.grid, unmoved, "linear").voxels >= 0.5)

@@ -41,12 +41,19 @@ def deepbet(t1w: Volume) -> Volume:
 
     Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural networks", Comput Biol
     Med 179, 2024.
+
+    Parameters
+    ----------
+    t1w : Volume
+        Axes towards the head's right, front and crown, wherever these point in the scanner.
     """
     from deepbet import BrainExtraction as Network  # Seconds long, and not needed for scans that bring a mask.
 
     try:
         with _one_torch_thread():
-            _, mask, _ = Network(no_gpu=True).run(nib.Nifti1Image(t1w.voxels.astype(np.float32), t1w.affine))
+            # Without its directions: deepbet would permute axes that point more than 45 degrees askew.
+            array = nib.Nifti1Image(t1w.voxels.astype(np.float32), np.diag([*t1w.grid.spacing_mm, 1.0]))
+            _, mask, _ = Network(no_gpu=True).run(array)
     except (AssertionError, ValueError, IndexError):
         # How it ends when no voxel looks like brain.
         return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
@@ -100,7 +107,8 @@ def by_command(scan: Volume, command: str) -> Volume:
     scan : Volume
     command : str
         A command line in which ``{image}`` and ``{mask}`` stand for the NIfTI files to read and to write, as in
-        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved.
+        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved; braces of
+        its own are doubled. `BrainExtractionSettings` has checked it.
 
     Raises
     ------

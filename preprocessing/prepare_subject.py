@@ -157,7 +157,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     warnings: list[str] = []
     if lesion and lesion_on_t1w:
         from_t1w = alignments[subject.mask_of].transform
-        warped_lesion = transform.to_template(lesion, template.grid, interpolation="nearest", from_t1w=from_t1w)
+        warped_lesion = transform.to_template(lesion, template.grid, interpolation="volume", from_t1w=from_t1w)
         warnings += _lesion_warnings(lesion, warped_lesion, brain_mask)
         write_volume(out.prepared_lesion_mask(subject), warped_lesion)
         write_volume(out.native_lesion_mask(subject), lesion_on_t1w)

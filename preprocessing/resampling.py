@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..data_manifests.volume import Grid, Volume
 
-Interpolation = Literal["linear", "nearest", "bspline"]
+Interpolation = Literal["linear", "nearest", "bspline", "volume"]
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 """Turns RAS vectors into LPS ones, and back."""
@@ -95,9 +95,11 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     grid : Grid
     transform : SimpleITK.Transform
         Takes a point of `grid` to its place in `volume` (LPS mm).
-    interpolation : {"linear", "nearest", "bspline"}
+    interpolation : {"linear", "nearest", "bspline", "volume"}
         Cubic for "bspline", with overshoots clipped to the range of the input. A mask becomes True where its
-        interpolated value reaches one half.
+        interpolated value reaches one half; with "volume", for masks of lesions, where it is greatest, in as many
+        voxels as keep the volume of each part. (At one half, thin lesions of 1 ml lose up to a fifth; nearest
+        neighbours scatter by 5 %.)
 
     Returns
     -------
@@ -107,6 +109,11 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     is_mask = volume.voxels.dtype == bool
     if is_mask and interpolation != "nearest":
         volume = volume.with_voxels(volume.voxels.astype(np.float32))
+    if interpolation == "volume":
+        if not is_mask:
+            raise ValueError("the interpolation volume is for masks")
+        fine = blurred_for(volume, float(grid.spacing_mm.min()))
+        return _most_of_each_part(resample(fine, grid, transform, "linear"))
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)
     origin, spacing, direction = itk_geometry(grid)
@@ -122,6 +129,20 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     if interpolation == "bspline":
         voxels = np.clip(voxels, min(0.0, float(volume.voxels.min())), max(0.0, float(volume.voxels.max())))
     return Volume(np.ascontiguousarray(voxels), grid)
+
+
+def _most_of_each_part(share: Volume) -> Volume:
+    """As many voxels of every connected part as its shares add up to, those with the greatest."""
+    labels, number = cast(tuple[np.ndarray, int], ndimage.label(share.voxels > 0, np.ones((3, 3, 3))))
+    inside = np.flatnonzero(labels)
+    part, value = labels.ravel()[inside], share.voxels.ravel()[inside]
+    wanted = np.rint(np.bincount(part, value, number + 1))
+    order = np.lexsort((-value, part))
+    part = part[order]
+    rank = np.arange(len(part)) - np.searchsorted(part, part)
+    mask = np.zeros(share.voxels.shape, bool)
+    mask.ravel()[inside[order][rank < wanted[part]]] = True
+    return share.with_voxels(mask)
 
 
 def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:
@@ -168,6 +189,20 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
     return resample(
         blurred_for(volume, spacing_mm), Grid((x, y, z), affine), sitk.Transform(3, sitk.sitkIdentity), "linear"
     )
+
+
+def refined(volume: Volume, spacing_mm: float) -> Volume:
+    """Cut thick slices into thin ones by cubic splines: as thin as the finest axis, but no thinner than this spacing.
+
+    Scans whose slices are at most twice as thick as that are returned as they are.
+    """
+    spacing = volume.grid.spacing_mm
+    step = np.maximum(spacing / max(float(spacing.min()), spacing_mm), 1.0)
+    if (step <= 2).all():
+        return volume
+    x, y, z = (int(n) for n in np.ceil((np.array(volume.grid.size_vox) - 1) * step - 1e-6) + 1)
+    grid = Grid((x, y, z), volume.affine @ np.diag([*1 / step, 1.0]))
+    return resample(volume, grid, sitk.Transform(3, sitk.sitkIdentity), "bspline")
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Settings of the `preprocessing` section of a configuration."""
 
+import shlex
+from string import Formatter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,7 +18,8 @@ class BrainExtractionSettings(Section):
     own program. `none`: every scan is taken as already stripped."""
     command: str = ""
     """For method `command`: its command line, in which {image} and {mask} stand for the NIfTI files to read and to
-    write. Weights lie where the command says; nothing is downloaded."""
+    write; braces that the program itself is to see are doubled. Weights lie where the command says; nothing is
+    downloaded."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
     smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.89
@@ -25,11 +28,29 @@ class BrainExtractionSettings(Section):
 
     @model_validator(mode="after")
     def _command_with_both_files(self) -> Self:
-        if self.method == "command" and not ("{image}" in self.command and "{mask}" in self.command):
+        if self.method != "command":
+            return self
+        found = f'method is command and command is "{self.command}"'
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(self.command) if name is not None}
+        except ValueError as error:
             raise ValueError(
-                f'method is command and command is "{self.command}", expected a command line with {{image}} and '
-                "{mask} in it, as in mri_synthstrip -i {image} -m {mask}"
+                f"{found}, which has a brace without its other half; double the braces that the program is to see"
+            ) from error
+        if not {"image", "mask"} <= named:
+            raise ValueError(
+                f"{found}, expected a command line with {{image}} and {{mask}} in it, as in mri_synthstrip "
+                "-i {image} -m {mask}"
             )
+        if others := sorted(named - {"image", "mask"}):
+            raise ValueError(
+                f"{found}, which has {{{others[0]}}} in it, expected {{image}} and {{mask}} alone in braces; double "
+                "those that the program is to see"
+            )
+        try:
+            shlex.split(self.command)
+        except ValueError as error:
+            raise ValueError(f"{found}, which cannot be split into words ({error}); close its quotes") from error
         return self
 
     @model_validator(mode="after")

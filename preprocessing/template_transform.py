@@ -67,7 +67,8 @@ class TemplateTransform:
         volume : Volume
             In the subject's T1w space, on any grid.
         template_grid : Grid
-        interpolation : {"linear", "nearest", "bspline"}
+        interpolation : {"linear", "nearest", "bspline", "volume"}
+            As `resample`.
         from_t1w : SimpleITK.Transform, optional
             Points of the T1w to points of `volume` (LPS mm), for an image of another space, as `align_to_t1w` finds it.
         """
@@ -91,7 +92,8 @@ class TemplateTransform:
         volume : Volume
         native_grid : Grid
             In the subject's T1w space, or in that of another image.
-        interpolation : {"linear", "nearest", "bspline"}
+        interpolation : {"linear", "nearest", "bspline", "volume"}
+            As `resample`.
         from_t1w : SimpleITK.Transform, optional
             Points of the T1w to points of that image (LPS mm).
         """

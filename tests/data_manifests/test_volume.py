@@ -133,7 +133,7 @@ def test_gzip_checksum_is_verified(tmp_path):
 def test_not_finite(tmp_path, bad):
     voxels = VOXELS.astype(np.float32)
     voxels[1, 2, 3] = bad
-    with pytest.raises(UserError, match=r"1 voxels \(0\.48%\) are NaN or infinite, expected finite intensities"):
+    with pytest.raises(UserError, match=r"1 of 210 voxels are NaN or infinite, expected finite intensities"):
         read_volume(saved(tmp_path, scan(voxels)))
 
 

@@ -49,9 +49,9 @@ def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp
 
 
 def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "prepare", cohort, tmp_path, "--subjects", "control001", "nobody")
+    code, told = _told(capsys, "prepare", cohort, tmp_path, "--subjects", "control001,nobody")
     assert code == 2
-    assert "nobody not in the cohort" in told
+    assert "nobody is not in the cohort" in told
 
 
 def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_path):

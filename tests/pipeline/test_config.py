@@ -47,6 +47,14 @@ def test_all_problems_are_told_at_once_with_the_nearest_name():
     assert "preprocesing is not known. Did you mean preprocessing?" in told
 
 
+def test_settings_that_contradict_each_other_are_told_in_words():
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=["preprocessing.brain_extraction.smallest_ml=3000"])
+    assert str(caught.value) == (
+        "preprocessing.brain_extraction: smallest_ml (3000) must lie below largest_ml (2200)."
+    )
+
+
 def test_gamma_is_told_in_words():
     with pytest.raises(UserError, match='gamma is "wide", expected a number, "scale", "auto"'):
         load_config(overrides=["models.detector.gamma=wide"])

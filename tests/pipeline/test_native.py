@@ -85,3 +85,21 @@ def test_the_sentences(out, region, tmp_path, capsys):
     assert "expected a name that ends in .nii or .nii.gz" in told(out.root, "01_ses-2", region, tmp_path / "r.mgz")
     assert "no such file" in told(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
     assert not result.exists()
+
+
+def test_a_mask_keeps_its_volume(out, tmp_path):
+    # Twelve balls of 0.2 ml, of the label 3. By nearest neighbours some gain or lose more than two voxels.
+    grid = load_template(2.0).grid
+    points = np.moveaxis(np.indices(grid.size_vox), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    middles = [(x, y, z) for x in (-31, 1) for y in (-51, -14, 21) for z in (3, 32)]
+    balls = [np.linalg.norm(points - middle, axis=-1) < 3.7 for middle in middles]
+    mask = write_volume(tmp_path / "lesions.nii.gz", Volume((3 * np.any(balls, axis=0)).astype(np.float32), grid))
+    result = tmp_path / "lesions-01.nii.gz"
+    assert main(["native", str(out.root), "sub-01_ses-2", str(mask), str(result), "--labels"]) == 0
+    native = read_volume(result)
+    assert set(np.unique(native.voxels)) == {0, 3}
+    places = np.moveaxis(np.indices(native.grid.size_vox), 0, -1) @ native.affine[:3, :3].T + native.affine[:3, 3]
+    for middle, ball in zip(middles, balls, strict=True):
+        near = np.linalg.norm(places - (MOVE @ [*middle, 1])[:3], axis=-1) < 12
+        expected_vox = np.linalg.det(MOVE[:3, :3]) * ball.sum() * 8 / 12
+        assert abs((native.voxels[near] > 0).sum() - expected_vox) < 1.5

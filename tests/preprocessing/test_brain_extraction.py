@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from voxout.data_manifests.errors import UserError
-from voxout.data_manifests.volume import Volume, read_mask, read_volume
+from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
 from voxout.preprocessing import brain_extraction, extractors
 from voxout.preprocessing.brain_extraction import extract_brain, is_stripped
 from voxout.preprocessing.resampling import canonical
@@ -170,6 +171,35 @@ def test_the_sentences(head, brain, kit, network):
 def test_an_empty_image_makes_the_network_find_nothing(head):
     empty = head.with_voxels(np.zeros_like(head.voxels))
     assert not extractors.deepbet(empty).voxels.any()
+
+
+def test_of_thick_slices_the_network_sees_thin_ones(head, brain, monkeypatch):
+    seen = []
+
+    def found(t1w: Volume) -> Volume:
+        seen.append(t1w.grid)
+        return TemplateTransform.from_affine(np.eye(4)).to_native(brain, t1w.grid, interpolation="linear")
+
+    monkeypatch.setattr(brain_extraction, "deepbet", found)
+    thick = head.grid.affine @ np.diag([1, 1, 2.5, 1])
+    grid = Grid((*head.grid.size_vox[:2], int(head.grid.size_vox[2] / 2.5)), thick)
+    sliced = TemplateTransform.from_affine(np.eye(4)).to_native(head, grid, interpolation="linear")
+    extracted = extract_brain(sliced, AUTO)
+    assert seen[0].spacing_mm == pytest.approx(head.grid.spacing_mm)
+    assert extracted.mask.grid is grid
+    truth = TemplateTransform.from_affine(np.eye(4)).to_native(brain, grid, interpolation="linear")
+    assert np.array_equal(extracted.mask.voxels, truth.voxels)
+
+
+def test_the_network_sees_the_head_as_it_lies_in_the_array(head, brain, kit):
+    # deepbet sorts axes by their directions in the scanner: it saw the upright copy of a head that lay 57 degrees
+    # askew on its back, and took the orbits along.
+    lying = np.eye(4)
+    lying[:3, :3] = Rotation.from_euler("x", 57, degrees=True).as_matrix()
+    found = extractors.deepbet(head)
+    assert kit.dice(found.voxels, brain.voxels) > 0.9
+    askew = Volume(head.voxels, Grid(head.grid.size_vox, lying @ head.affine))
+    assert np.array_equal(extractors.deepbet(askew).voxels, found.voxels)
 
 
 @pytest.mark.parametrize("name", ["IXI012"])

