@@ -14,6 +14,8 @@ from voxout.preprocessing.patch_grid import PatchGrid
 from voxout.preprocessing.template_transform import TemplateTransform
 
 ALL = "all"
+FURTHEST_VOX = 3.0
+"""Between a voxel of a prepared lesion mask and the next that has a number."""
 RIM_MM = 4.0
 """Maps of patches spill over a lesion's edge: around a lesion of another kind that is nobody's false alarm."""
 
@@ -83,16 +85,19 @@ class Subject:
 def _painted_lesions(record: SubjectRecord, out: OutputFolder, truth: Volume) -> tuple[np.ndarray, np.ndarray]:
     """The number of every voxel's lesion on the template grid, (X, Y, Z), and the kind of each lesion.
 
-    Lesions are told apart in the head's own space, where each is one piece: a thin one may come apart on the way.
+    Lesions are told apart in the head's own space, where each is one piece: a thin one may come apart on the way. The
+    prepared mask keeps volumes and the numbers come over by nearest neighbours, so at an edge the next number serves.
     """
     kinds = read_volume(kinds_file(record))
     labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
     kind_of = ndimage.maximum(kinds.voxels, labels, np.arange(1, labels.max() + 1))
     transform = TemplateTransform.load(out.transform_folder(record))
     warped = transform.to_template(kinds.with_voxels(labels), truth.grid, interpolation="nearest")
-    numbers = np.round(warped.voxels).astype(np.int32)
-    if not np.array_equal(numbers > 0, truth.voxels):
+    warped = np.round(warped.voxels).astype(np.int32)
+    away, nearest = ndimage.distance_transform_edt(warped == 0, return_indices=True)
+    if (away[truth.voxels] > FURTHEST_VOX).any():
         raise ValueError(f"{record.key}: its lesions by kind do not lie on its prepared lesion mask. Prepare it again.")
+    numbers = np.where(truth.voxels, warped[tuple(nearest)], 0)
     return numbers, np.asarray(kind_of, dtype=np.uint8)
 
 
