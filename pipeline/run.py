@@ -132,6 +132,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
     tuple of Failure
         Subjects that a stage gave up; also written to ``failures.csv``.
     """
+    among_chosen: tuple[Failure, ...] = ()
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
         if (why := stage.needless(run)) is not None:
@@ -148,15 +149,15 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
             run.console.say(f"{label}: done before, skipped", stage=stage.name)
         else:
             try:
-                _do(stage, run, label, outdated.reason)
+                among_chosen = _do(stage, run, label, outdated.reason)
             except UserError as error:
                 run.console.log(
                     "stopped", stage=stage.name, problems=[run.manifest.anonymous(p) for p in error.problems]
                 )
                 raise
             finally:
-                write_failures(run.out.failures, all_failures(run.out))
-    return () if dry_run else all_failures(run.out)
+                write_failures(run.out.failures, (*all_failures(run.out), *among_chosen))
+    return () if dry_run else (*all_failures(run.out), *among_chosen)
 
 
 def all_failures(out: OutputFolder) -> tuple[Failure, ...]:
@@ -215,7 +216,8 @@ def _advice(stage: str) -> str:
     return f"With the same settings, run `voxout {stage}` first, or `voxout run` for all that is missing."
 
 
-def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
+def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
+    """Run a stage; who failed, where only some subjects were chosen and no record is kept to say so."""
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
     inputs = json.loads(json.dumps(stage.inputs(run)))  # as they are read back from a record
     started = run.out.started(stage.name)
@@ -232,12 +234,17 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
         wall_s=meter.wall_s,
         peak_memory_mb=meter.peak_memory_mb,
     )
-    if work.left:
-        run.console.say(f"    {work.left} subjects are left for another call", stage=stage.name)
-        return
     # What is kept on disk names columns of the manifest, not files: a file may bear a patient's name.
     failed = tuple(Failure(f.key, f.stage, run.manifest.anonymous(f.reason)) for f in work.failed)
     warnings = tuple(run.manifest.anonymous(warning) for warning in work.warnings)
+    # The terminal may name files: whoever sits there has to find them.
+    for told, kept in zip(work.failed, failed, strict=True):
+        run.console.warn(f"    FAILED {told.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
+    for told, kept in zip(work.warnings, warnings, strict=True):
+        run.console.say(f"    warning: {told}", kept=f"warning: {kept}", stage=stage.name)
+    if work.left:
+        run.console.say(f"    {work.left} subjects are left for another call", stage=stage.name)
+        return failed
     record = StageRecord(
         stage=stage.name,
         inputs=inputs,
@@ -253,11 +260,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> None:
     )
     record.write(run.out.record(stage.name))
     started.unlink(missing_ok=True)
-    # The terminal may name files: whoever sits there has to find them.
-    for told, kept in zip(work.failed, failed, strict=True):
-        run.console.warn(f"    FAILED {told.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
-    for told, kept in zip(work.warnings, warnings, strict=True):
-        run.console.say(f"    warning: {told}", kept=f"warning: {kept}", stage=stage.name)
+    return ()
 
 
 def _unfinished(path: Path) -> Any:

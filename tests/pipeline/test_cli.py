@@ -1,8 +1,10 @@
 import csv
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.pipeline.cli import main
 from voxout.pipeline.run import sole_user
@@ -68,12 +70,27 @@ def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_pa
     assert "extract needs the stage prepare, which has not run" in told
 
 
+def test_a_chosen_subject_that_fails_is_told(capsys, cohort, tmp_path, monkeypatch):
+    def one_fails(subject, settings, out, *, seed):
+        if subject.key == "sub-control002":
+            raise SubjectError("sub-control002: no brain was found.")
+        return SimpleNamespace(quality=SimpleNamespace(verdict="pass", reasons=()))
+
+    monkeypatch.setattr("voxout.preprocessing.prepare_subject.prepare_subject", one_fails)
+    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
+    chosen = ["--jobs", "1", "--subjects", "control001,control002"]
+    code, told = _told(capsys, "prepare", cohort, tmp_path, *chosen)
+    assert code == 3, told
+    assert "FAILED sub-control002: no brain was found." in told
+    assert "control002" in (tmp_path / "failures.csv").read_text()
+
+
 def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=5, patients=0, seed=1)
     rows = list(csv.DictReader(cohort.open()))
     (cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
     code, told = _told(capsys, "check", cohort, tmp_path / "out")
-    assert code == 3
+    assert code == 3, told
     assert "FAILED sub-control001" in told
     failures = list(csv.DictReader((tmp_path / "out" / "failures.csv").open()))
     assert [(row["subject"], row["stage"]) for row in failures] == [("sub-control001", "check")]
