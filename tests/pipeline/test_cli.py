@@ -1,13 +1,20 @@
 import csv
 import subprocess
 import sys
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.phantoms import small_cohort
+from voxout.data_manifests.volume import read_volume, write_volume
 from voxout.pipeline.cli import main
 from voxout.pipeline.run import sole_user
+
+QUICK = (
+    *("--set", "preprocessing.spacing_mm=4", "--set", "preprocessing.registration.transform=affine"),
+    *("--set", "preprocessing.registration.working_spacing_mm=4"),
+    *("--set", "preprocessing.bias_field.working_spacing_mm=8"),
+)
+"""Settings of a coarse preparation."""
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +64,7 @@ def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
 
 
 def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_path):
-    small = ["--set", "preprocessing.spacing_mm=4", "--set", "preprocessing.registration.transform=affine"]
-    small += ["--set", "preprocessing.registration.working_spacing_mm=4"]
-    small += ["--set", "preprocessing.bias_field.working_spacing_mm=8"]
-    assert _told(capsys, "check", cohort, tmp_path, *small)[0] == 0
+    assert _told(capsys, "check", cohort, tmp_path, *QUICK)[0] == 0
     code, told = _told(capsys, "prepare", cohort, tmp_path, "--jobs", "1", "--subjects", "sub-control002")
     assert code == 0, told
     assert "4 subjects are left for another call" in told
@@ -70,19 +74,19 @@ def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_pa
     assert "extract needs the stage prepare, which has not run" in told
 
 
-def test_a_chosen_subject_that_fails_is_told(capsys, cohort, tmp_path, monkeypatch):
-    def one_fails(subject, settings, out, *, seed):
-        if subject.key == "sub-control002":
-            raise SubjectError("sub-control002: no brain was found.")
-        return SimpleNamespace(quality=SimpleNamespace(verdict="pass", reasons=()))
-
-    monkeypatch.setattr("voxout.preprocessing.prepare_subject.prepare_subject", one_fails)
-    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
+def test_a_chosen_subject_that_fails_is_told(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1)
+    rows = list(csv.DictReader(cohort.open()))
+    path = cohort.parent / rows[1]["t1w"]
+    head = read_volume(path)
+    noise = np.random.default_rng(0).random(head.voxels.shape, dtype=np.float32)
+    write_volume(path, head.with_voxels(1000 * noise))
+    assert _told(capsys, "check", cohort, tmp_path / "out", *QUICK)[0] == 0
     chosen = ["--jobs", "1", "--subjects", "control001,control002"]
-    code, told = _told(capsys, "prepare", cohort, tmp_path, *chosen)
+    code, told = _told(capsys, "prepare", cohort, tmp_path / "out", *chosen)
     assert code == 3, told
-    assert "FAILED sub-control002: no brain was found." in told
-    assert "control002" in (tmp_path / "failures.csv").read_text()
+    assert "FAILED sub-control002: " in told and "2 subjects are left for another call" in told
+    assert "sub-control002,prepare" in (tmp_path / "out" / "failures.csv").read_text()
 
 
 def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
@@ -90,7 +94,7 @@ def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
     rows = list(csv.DictReader(cohort.open()))
     (cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
     code, told = _told(capsys, "check", cohort, tmp_path / "out")
-    assert code == 3, told
+    assert code == 3
     assert "FAILED sub-control001" in told
     failures = list(csv.DictReader((tmp_path / "out" / "failures.csv").open()))
     assert [(row["subject"], row["stage"]) for row in failures] == [("sub-control001", "check")]

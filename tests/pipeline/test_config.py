@@ -50,9 +50,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_name():
 def test_settings_that_contradict_each_other_are_told_in_words():
     with pytest.raises(UserError) as caught:
         load_config(overrides=["preprocessing.brain_extraction.smallest_ml=3000"])
-    assert str(caught.value) == (
-        "preprocessing.brain_extraction: smallest_ml (3000) must lie below largest_ml (2200)."
-    )
+    assert str(caught.value) == ("preprocessing.brain_extraction: smallest_ml (3000) must lie below largest_ml (2200).")
 
 
 def test_gamma_is_told_in_words():
