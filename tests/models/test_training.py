@@ -183,7 +183,7 @@ def test_lambda_is_halved_while_the_reconstruction_suffers(store, tmp_path, monk
     unbound = heavy | {"guidance": heavy["guidance"] | {"largest_mse_ratio": 1e6}}
     with pytest.raises(UserError, match="the codes fill"):
         train(store, tmp_path / "free", settings_of(**unbound))
-    limit = 1.2 * [row.mse for row in bound.history if row.phase == "pretraining"][-1]
+    limit = 2.0 * [row.mse for row in bound.history if row.phase == "pretraining"][-1]
     guided = [row for row in bound.history if row.phase == "guided"]
     expected = 30.0
     for row in guided:
