@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .latent_store import LatentStore
+from .tensor_file import opened_tensors, write_tensors
 from .whitening import sum_over_neighbours
 
 _RIDGE = 5.0
@@ -67,9 +64,7 @@ class Adjustment:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        with written_whole(path) as temporary:
-            save_file({"slopes": self.slopes}, temporary)
-        return path
+        return write_tensors(path, {"slopes": self.slopes})
 
     @classmethod
     def load(cls, path: Path) -> "Adjustment":
@@ -80,11 +75,8 @@ class Adjustment:
         UserError
             Missing or damaged.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return cls(file.get_tensor("slopes"))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: holds no slopes of covariates. Run the stage fit again.") from error
+        with opened_tensors(path, "slopes of covariates") as file:
+            return cls(file.get_tensor("slopes"))
 
 
 @dataclass(frozen=True, eq=False)

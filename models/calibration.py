@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy import ndimage, special
 
-from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
+from .tensor_file import opened_tensors, write_tensors
 
 _TAIL = 1e-3
 """The share of the null to which the exponential is fitted."""
@@ -88,9 +86,7 @@ class Calibration:
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
         tensors = {"spread": self.spread, "knots": self.knots, "surprise_at": self.surprise_at}
-        with written_whole(path) as temporary:
-            save_file(tensors, temporary, {"slope": repr(self.slope), "mask_hash": self.mask_hash})
-        return path
+        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
@@ -101,13 +97,10 @@ class Calibration:
         UserError
             Missing or damaged.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                spread, knots, surprise_at = (file.get_tensor(name) for name in ("spread", "knots", "surprise_at"))
-                about = file.metadata()
-                return cls(spread, knots, surprise_at, float(about["slope"]), about["mask_hash"])
-        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-            raise UserError(f"{path}: holds no whole calibration. Run the stage fit again.") from error
+        with opened_tensors(path, "whole calibration") as file:
+            spread, knots, surprise_at = (file.get_tensor(name) for name in ("spread", "knots", "surprise_at"))
+            about = file.metadata()
+            return cls(spread, knots, surprise_at, float(about["slope"]), about["mask_hash"])
 
 
 def calibrate(

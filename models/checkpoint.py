@@ -18,7 +18,7 @@ from .encoder import PatchAutoEncoder, PatchEncoder
 from .settings import ModelSettings
 
 _INDEX = "checkpoint.json"
-_SECTIONS = {"encoder", "guidance", "training"}
+TRAINED_BY = {"encoder", "guidance", "training"}
 """Settings that decide what training gives. The others are none of an encoder's: a new name among them spoils none."""
 
 
@@ -133,7 +133,7 @@ class Checkpoint:
             "tensors": name,
             "step": self.step,
             "origin": asdict(self.origin),
-            "settings": self.settings.model_dump(mode="json", include=_SECTIONS),
+            "settings": self.settings.model_dump(mode="json", include=TRAINED_BY),
             "history": [asdict(row) for row in self.history],
         }
         with written_whole(folder / _INDEX) as temporary:
@@ -157,7 +157,7 @@ class Checkpoint:
         try:
             index = json.loads((folder / _INDEX).read_text())
             origin = Origin(**{**index["origin"], "channels": tuple(index["origin"]["channels"])})
-            settings = ModelSettings.model_validate({name: index["settings"][name] for name in _SECTIONS})
+            settings = ModelSettings.model_validate({name: index["settings"][name] for name in TRAINED_BY})
             history = tuple(TrainingRow(**row) for row in index["history"])
             tensors = load_file(folder / index["tensors"])
             with torch.random.fork_rng(devices=[]):  # the fresh weights are drawn for nothing

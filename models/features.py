@@ -10,14 +10,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .dense_encoding import encode_densely
 from .encoder import PatchEncoder
+from .tensor_file import opened_tensors, write_tensors
 
 _SAMPLES = 20_000
 """Patches of each control from which the components are learnt."""
@@ -143,9 +141,7 @@ class PatchFeatures:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        with written_whole(path) as temporary:
-            save_file({"components": self.components}, temporary, {"rows": " ".join(map(str, self.rows))})
-        return path
+        return write_tensors(path, {"components": self.components}, rows=" ".join(map(str, self.rows)))
 
     @classmethod
     def load(cls, path: Path, grid: PatchGrid) -> "PatchFeatures":
@@ -156,12 +152,9 @@ class PatchFeatures:
         UserError
             Missing or damaged.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                rows = tuple(int(row) for row in file.metadata()["rows"].split())
-                return cls(grid, rows, file.get_tensor("components"))
-        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-            raise UserError(f"{path}: holds no components of patches. Run the stage fit again.") from error
+        with opened_tensors(path, "components of patches") as file:
+            rows = tuple(int(row) for row in file.metadata()["rows"].split())
+            return cls(grid, rows, file.get_tensor("components"))
 
 
 def _patches(channels: np.ndarray, grid: PatchGrid, index: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import patch_size_vox
 from ..preprocessing.patch_store import PatchStore
-from .checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder
+from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
 from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, volumes_on
 from .encoder import PatchAutoEncoder, plan_of
 from .ocsvm_loss import guidance_loss
@@ -300,7 +300,7 @@ class _Training:
 
 def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
     """All that decides what training gives, by name."""
-    sections = settings.model_dump(mode="json", include={"encoder", "guidance", "training"})
+    sections = settings.model_dump(mode="json", include=TRAINED_BY)
     sections["training"].pop("checkpoint_every")
     flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
     return flat | asdict(origin)

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .latent_store import LatentStore
+from .tensor_file import opened_tensors, write_tensors
 
 _FLOOR = 1e-4
 """Added to every eigenvalue, as a share of the brain's mean variance."""
@@ -70,20 +68,15 @@ class Whitening:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        with written_whole(path) as temporary:
-            save_file({"mean": self.mean, "factor": self.factor}, temporary, {"mask_hash": self.mask_hash})
-        return path
+        return write_tensors(path, {"mean": self.mean, "factor": self.factor}, mask_hash=self.mask_hash)
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
         """Read what `save` wrote."""
         if not path.exists():
             raise UserError(f"{path}: no such file. Run the stage fit first.")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                return cls(file.get_tensor("mean"), file.get_tensor("factor"), file.metadata()["mask_hash"])
-        except (OSError, KeyError, TypeError, SafetensorError) as error:
-            raise UserError(f"{path}: holds no whole whitening. Run the stage fit again.") from error
+        with opened_tensors(path, "whole whitening") as file:
+            return cls(file.get_tensor("mean"), file.get_tensor("factor"), file.metadata()["mask_hash"])
 
 
 @dataclass(frozen=True, eq=False)
