@@ -23,6 +23,7 @@ from .coregistration import UNMOVED, Alignment, align_to_t1w
 from .given_transform import read_transform
 from .intensity import normalise
 from .quality import Quality, measure_quality
+from .quality_measures import white_to_grey
 from .quality_picture import quality_picture
 from .registration import register_to_template
 from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
@@ -162,6 +163,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
         write_volume(out.prepared_lesion_mask(subject), warped_lesion)
         write_volume(out.native_lesion_mask(subject), lesion_on_t1w)
     prepared: dict[Modality, Volume] = {}
+    contrast: dict[Modality, float] = {}
     for modality in settings.modalities:
         image, inside, alignment = images[modality], brain.mask, alignments[modality]
         if modality != "t1w":
@@ -169,10 +171,12 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
             warnings += _alignment_warnings(modality, alignment, inside, brain)
             image = correct_bias_field(image, inside, settings.bias_field)
         warped, seen = _on_template(image, inside, transform, template, alignment.transform)
+        contrast[modality] = white_to_grey(warped.voxels, template)
         prepared[modality] = normalise(
             warped, brain_mask.with_voxels(brain_mask.voxels & seen.voxels), settings.intensity
         )
 
+    warnings += _contrast_warnings(contrast)
     quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
     for modality, image in prepared.items():
         write_volume(out.prepared_image(subject, modality), image)
@@ -264,3 +268,13 @@ def _alignment_warnings(modality: Modality, alignment: Alignment, inside: Volume
     if share < 0.97:
         found.append(f"the {modality.upper()} shows only {share:.0%} of the brain")
     return found
+
+
+def _contrast_warnings(white_to_grey: Mapping[Modality, float]) -> list[str]:
+    """By nothing else does a FLAIR in the place of the T1w show: it registers nearly as well."""
+    return [
+        f"the T1w and the {modality.upper()} may be swapped: white matter over grey is {ratio:.2f} in the "
+        f"{modality.upper()} and {white_to_grey['t1w']:.2f} in the T1w, which should have more; look at the picture"
+        for modality, ratio in white_to_grey.items()
+        if ratio > white_to_grey.get("t1w", np.inf)
+    ]

@@ -12,6 +12,9 @@ from .template import Template
 if TYPE_CHECKING:
     from .template_transform import TemplateTransform
 
+_SURELY = 0.8
+"""Probability of a tissue from which on a voxel of the template is taken for it."""
+
 LABELS = {
     "brain_ml": "Brain, ml",
     "brain_overlap": "Brain overlap",
@@ -109,6 +112,12 @@ def measure(t1w: Volume, brain_mask: Volume, transform: "TemplateTransform", tem
         noise=_noise(t1w.voxels, white),
         dark_share=float((t1w.voxels[mask] < 0.1 * np.median(t1w.voxels[mask])).mean()),
     )
+
+
+def white_to_grey(warped: np.ndarray, template: Template) -> float:
+    """How many times as bright white matter is as grey, in an image (X, Y, Z) on the template's grid; NaN if unseen."""
+    white, grey = (warped[(tissue.voxels >= _SURELY) & (warped > 0)] for tissue in (template.white, template.grey))
+    return float(np.median(white) / np.median(grey)) if len(white) and len(grey) else float("nan")
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.affines import from_matvec
 from scipy import ndimage
 
 from ..data_manifests.volume import Grid, Volume
@@ -113,7 +114,8 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
         if not is_mask:
             raise ValueError("the interpolation volume is for masks")
         fine = blurred_for(volume, float(grid.spacing_mm.min()))
-        return _most_of_each_part(resample(fine, grid, transform, "linear"))
+        values = resample(fine, grid, transform, "linear")
+        return _most_of_each_part(values, _shares(fine, values, transform))
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)
     origin, spacing, direction = itk_geometry(grid)
@@ -131,18 +133,33 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     return Volume(np.ascontiguousarray(voxels), grid)
 
 
-def _most_of_each_part(share: Volume) -> Volume:
-    """As many voxels of every connected part as its shares add up to, those with the greatest."""
-    labels, number = cast(tuple[np.ndarray, int], ndimage.label(share.voxels > 0, np.ones((3, 3, 3))))
+def _shares(mask: Volume, values: Volume, transform: sitk.Transform) -> np.ndarray:
+    """What share of each voxel a mask of floats covers: the mean over eight points of it, not its centre's value."""
+    shares = values.voxels.copy()
+    if not shares.any():
+        return shares
+    box = bounding_box(shares > 0, 1)
+    x, y, z = shares[box].shape
+    halved = from_matvec(np.eye(3) / 2, np.array([part.start for part in box]) - 0.25)
+    points = resample(mask, Grid((2 * x, 2 * y, 2 * z), values.affine @ halved), transform, "linear").voxels
+    shares[box] = points.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
+    return shares
+
+
+def _most_of_each_part(values: Volume, shares: np.ndarray) -> Volume:
+    """As many voxels of every connected part as its shares add up to, those with the greatest values."""
+    labels, number = cast(tuple[np.ndarray, int], ndimage.label(values.voxels > 0, np.ones((3, 3, 3))))
+    # A part has a share of voxels whose centre it does not reach.
+    labels = np.where(labels > 0, labels, ndimage.maximum_filter(labels, 3))
     inside = np.flatnonzero(labels)
-    part, value = labels.ravel()[inside], share.voxels.ravel()[inside]
-    wanted = np.rint(np.bincount(part, value, number + 1))
+    part, value = labels.ravel()[inside], values.voxels.ravel()[inside]
+    wanted = np.rint(np.bincount(part, shares.ravel()[inside], number + 1))
     order = np.lexsort((-value, part))
     part = part[order]
     rank = np.arange(len(part)) - np.searchsorted(part, part)
-    mask = np.zeros(share.voxels.shape, bool)
+    mask = np.zeros(shares.shape, bool)
     mask.ravel()[inside[order][rank < wanted[part]]] = True
-    return share.with_voxels(mask)
+    return values.with_voxels(mask)
 
 
 def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:

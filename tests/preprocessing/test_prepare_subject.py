@@ -170,6 +170,18 @@ def test_a_flair_of_something_else_warns(subject, out, kit):
     assert any("the FLAIR may not lie on the T1w" in reason for reason in prepared.quality.reasons)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_flair_that_is_more_of_a_t1w_warns(tmp_path, out, swapped):
+    brain = load_template(3.0).t1w
+    t1w = write_volume(tmp_path / "t1w.nii.gz", brain)
+    flair = write_volume(tmp_path / "flair.nii.gz", brain.with_voxels(np.sqrt(brain.voxels)))
+    images = {"t1w": flair, "flair": t1w} if swapped else {"t1w": t1w, "flair": flair}
+    nowhere = RegistrationSettings(transform="none", working_spacing_mm=4.0)
+    settings = FAST.model_copy(update={"registration": nowhere, "modalities": ("t1w", "flair")})
+    prepared = prepare_subject(SubjectRecord("02", "control", images), settings, out, seed=1)
+    assert any("may be swapped" in reason for reason in prepared.quality.reasons) == swapped
+
+
 def test_a_lesion_lost_between_voxels_warns(subject, out):
     mask = read_mask(subject.lesion_mask)
     # On a grid twice as fine, one voxel that no template voxel has as its nearest.
