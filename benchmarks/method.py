@@ -52,8 +52,14 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
     "OgAE, lambda 1e-3": {"guidance": {"weight": 1e-3}},
     "OgAE, lambda 1e-3, gamma fixed": {"guidance": {"weight": 1e-3, "gamma": "0.1/d"}},
     "OgAE, lambda 1e-3, expander alone": {"guidance": {"weight": 1e-3, "expander_only_share": 1}},
+    "AE, axial patches of 10 mm": {"guidance": _UNGUIDED, "encoder": {"planes": ("axial",), "patch_size_mm": 10}},
+    "AE, three planes of 10 mm": {
+        "guidance": _UNGUIDED,
+        "encoder": {"planes": ("axial", "coronal", "sagittal"), "patch_size_mm": 10},
+    },
+    "AE, cubes of 6 and 10 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": (6, 10)}},
     "AE, code of 32": {"guidance": _UNGUIDED, "encoder": {"code_size": 32}},
-    "AE, patches of 14 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": 14}},
+    "AE, layer norm": {"guidance": _UNGUIDED, "encoder": {"norm": "layer"}},
 }
 """By name, what differs from the default settings of the models."""
 
@@ -77,9 +83,12 @@ class Fit:
 
 
 _BOTH = ("ocsvm", "mahalanobis")
+_NO_PATTERNS = {"fusion": {"patterns": 0}}
 FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
+    "plain, without patterns": Fit(("intensity", "patches", "hand_made", "extension"), None, _NO_PATTERNS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
+    "OgAE, without patterns": Fit(_BOTH, "OgAE", _NO_PATTERNS),
     "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
     "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
     "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
@@ -98,7 +107,8 @@ _OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION = (
 _ALL = (_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION)
 _NAMES = ("OC-SVM", "hand-made", "components", "zpool", "extension")
 METHODS: Mapping[str, Parts] = {
-    "zpool": (_ZPOOL,),
+    "zpool": (("plain, without patterns", "intensity"),),
+    "zpool, patterns taken off": (_ZPOOL,),
     "3x3x3 components": (_PATCHES,),
     "hand-made maps, Mahalanobis": (_HAND_MADE,),
     **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
@@ -111,9 +121,21 @@ METHODS: Mapping[str, Parts] = {
     **{f"fused without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)},
     "fused, Mahalanobis for the OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
-SEARCHED: Mapping[str, Parts] = {f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS}
+SEARCHED: Mapping[str, Parts] = {
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
+    "hand-made maps, without patterns": (("plain, without patterns", "hand_made"),),
+    "OgAE, OC-SVM, without patterns": (("OgAE, without patterns", "ocsvm"),),
+    "fused, without patterns": tuple((f"{fit}, without patterns", reader) for fit, reader in _ALL),
+}
 """Only on the part by which settings are chosen."""
-SMOOTHED = ("zpool", "hand-made maps, Mahalanobis", "AE, OC-SVM", "OgAE, OC-SVM", "OgAE, Mahalanobis")
+SMOOTHED = (
+    "zpool",
+    "zpool, patterns taken off",
+    "hand-made maps, Mahalanobis",
+    "AE, OC-SVM",
+    "OgAE, OC-SVM",
+    "OgAE, Mahalanobis",
+)
 """Single readers that are judged smoothed as well, as they are in the fused map."""
 _FUSED = tuple(name for name in METHODS if name.startswith("fused"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
@@ -209,7 +231,7 @@ class Study:
         if done.exists():
             return folder
         # Smoothing comes when they are judged.
-        fusion = {"readers": fit.readers, "smoothing_mm": 0}
+        fusion = {**fit.changes.get("fusion", {}), "readers": fit.readers, "smoothing_mm": 0}
         settings = ModelSettings.model_validate({**fit.changes, "fusion": fusion})
         sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
@@ -218,8 +240,9 @@ class Study:
             prepared = PreparedImages.of(self.manifest[key], self.run, self.channels.modalities)
             images = self.channels.read(prepared, self.grid.grid)
             inside = self.grid.gather(prepared.read_brain_mask(self.grid.grid).voxels)
+            nuisances = fusion.nuisances.of(images, inside)
             for reader in fusion.readers:
-                surprise = reader.surprise(images, inside, jobs=self.jobs)
+                surprise = reader.surprise(images, inside, nuisances, jobs=self.jobs)
                 LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
         with written_whole(done) as temporary:
             temporary.write_text(json.dumps([reader.name for reader in fusion.readers]))

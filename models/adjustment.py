@@ -1,7 +1,7 @@
-"""Features without what age, sex or site explain of them: a straight line at every location.
+"""Features without what age, sex, site or the whole brain explain of them: a straight line at every location.
 
-At each location, ridge regression of every feature on the controls' covariates; the slopes are pooled over the 3x3x3
-neighbours, as the covariances are. What is taken off is the slope times a person's covariates, which are centred: a
+At each location, ridge regression of every feature on the controls' nuisances; the slopes are pooled over the 3x3x3
+neighbours, as the covariances are. What is taken off is the slope times a person's nuisances, which are centred: a
 person of the controls' mean, or of whom nothing is known, is left as found.
 """
 
@@ -26,41 +26,49 @@ class Adjustment:
 
     Attributes
     ----------
-    slopes : ndarray, (P, k, d), float32
-        Change of the features with one unit of each covariate.
+    slopes : ndarray, (k, P, d), float16
+        Change of the features with one unit of each nuisance.
     """
 
     slopes: np.ndarray
 
-    def apply(self, features: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-        """Features (P, d) of one person with `covariates` (k,) as they would be at the controls' mean; float32."""
-        return features - np.einsum("k,pkd->pd", covariates.astype(np.float32), self.slopes)
+    def apply(self, features: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
+        """Features (P, d) of one person with `nuisances` (k,) as they would be at the controls' mean; float32."""
+        return self.taken_off(features[None], nuisances[None])[0]
+
+    def taken_off(self, features: np.ndarray, nuisances: np.ndarray, start: int = 0) -> np.ndarray:
+        """The same of several people, (S, n, d), at the locations from `start` on; `nuisances` (S, k)."""
+        left = features.astype(np.float32)
+        for a in range(0, left.shape[1], _LOCATIONS_AT_ONCE):
+            here = slice(a, min(a + _LOCATIONS_AT_ONCE, left.shape[1]))
+            slopes = self.slopes[:, start + here.start : start + here.stop].astype(np.float32)
+            left[:, here] -= np.tensordot(nuisances.astype(np.float32), slopes, axes=1)
+        return left
 
     @classmethod
-    def fit(cls, latents: LatentStore | np.ndarray, covariates: np.ndarray, grid: PatchGrid) -> "Adjustment":
+    def fit(cls, latents: LatentStore | np.ndarray, nuisances: np.ndarray, grid: PatchGrid) -> "Adjustment":
         """Fit on the controls.
 
         Parameters
         ----------
         latents : (S, P, d)
             Read in blocks.
-        covariates : ndarray, (S, k)
+        nuisances : ndarray, (S, k)
         grid : PatchGrid
         """
         _, n_locations, dimension = latents.shape
-        size = covariates.shape[1]
+        size = nuisances.shape[1]
         # Their own mean: a part of the controls need not be centred.
-        centred = covariates - covariates.mean(axis=0)
+        centred = nuisances - nuisances.mean(axis=0)
         weights = np.linalg.solve(centred.T @ centred + _RIDGE * np.eye(size), centred.T).astype(np.float32)
-        slopes = np.empty((n_locations, size, dimension), np.float32)
+        slopes = np.empty((size, n_locations, dimension), np.float32)
         for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
             b = min(a + _LOCATIONS_AT_ONCE, n_locations)
-            block = np.asarray(latents[:, a:b], np.float32)
-            slopes[a:b] = np.einsum("ks,spd->pkd", weights, block - block.mean(axis=0), optimize=True)
+            slopes[:, a:b] = np.tensordot(weights, np.asarray(latents[:, a:b], np.float32), axes=1)
         counted = sum_over_neighbours(np.ones((n_locations, 1), np.float32), grid.locations)
-        for number in range(size):
-            slopes[:, number] = sum_over_neighbours(slopes[:, number], grid.locations) / counted
-        return cls(slopes)
+        for slope in slopes:
+            slope[:] = sum_over_neighbours(slope, grid.locations) / counted
+        return cls(slopes.astype(np.float16))
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
@@ -75,7 +83,7 @@ class Adjustment:
         UserError
             Missing or damaged.
         """
-        with opened_tensors(path, "slopes of covariates") as file:
+        with opened_tensors(path, "slopes of nuisances") as file:
             return cls(file.get_tensor("slopes"))
 
 
@@ -87,12 +95,12 @@ class AdjustedLatents:
     ----------
     latents : LatentStore
     adjustment : Adjustment
-    covariates : ndarray, (S, k)
+    nuisances : ndarray, (S, k)
     """
 
     latents: LatentStore
     adjustment: Adjustment
-    covariates: np.ndarray
+    nuisances: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,5 +113,5 @@ class AdjustedLatents:
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
-        taken = np.einsum("sk,pkd->spd", self.covariates.astype(np.float32), self.adjustment.slopes[index[1]])
-        return self.latents[index] - taken
+        start, _, _ = index[1].indices(self.shape[1])
+        return self.adjustment.taken_off(self.latents[index], self.nuisances, start)

@@ -16,6 +16,7 @@ from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from .encoder import PatchAutoEncoder, PatchEncoder
 from .settings import ModelSettings
+from .windows import Window
 
 _INDEX = "checkpoint.json"
 TRAINED_BY = {"encoder", "guidance", "training"}
@@ -73,7 +74,7 @@ class Origin:
     Attributes
     ----------
     channels : tuple of str
-    patch_size_vox : int
+    windows : tuple of Window
     spacing_mm : float
     mask_hash : str
     subjects_hash : str
@@ -82,7 +83,7 @@ class Origin:
     """
 
     channels: tuple[str, ...]
-    patch_size_vox: int
+    windows: tuple[Window, ...]
     spacing_mm: float
     mask_hash: str
     subjects_hash: str
@@ -156,7 +157,9 @@ class Checkpoint:
             raise UserError(f"{folder}: holds no trained encoder. Run the stage train first.")
         try:
             index = json.loads((folder / _INDEX).read_text())
-            origin = Origin(**{**index["origin"], "channels": tuple(index["origin"]["channels"])})
+            origin = index["origin"]
+            windows = tuple(Window(**window) for window in origin["windows"])
+            origin = Origin(**{**origin, "channels": tuple(origin["channels"]), "windows": windows})
             settings = ModelSettings.model_validate({name: index["settings"][name] for name in TRAINED_BY})
             history = tuple(TrainingRow(**row) for row in index["history"])
             tensors = load_file(folder / index["tensors"])
@@ -173,8 +176,7 @@ class Checkpoint:
 
 def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
     """The network of the settings, with fresh weights from torch's random numbers."""
-    encoder = settings.encoder
-    return PatchAutoEncoder(len(origin.channels), origin.patch_size_vox, encoder.code_size, encoder.width)
+    return PatchAutoEncoder(len(origin.channels), origin.windows, settings.encoder)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..preprocessing.patch_store import PatchStore
+from .windows import Patches, Window
 
 MIXED, COLOCATED, WATCH, SETTLE = range(4)
 """Streams of random numbers that never meet."""
@@ -18,33 +19,6 @@ MIXED, COLOCATED, WATCH, SETTLE = range(4)
 def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
     """The store's volumes as a tensor (S, C, X, Y, Z), float16; on the CPU still mapped from disk."""
     return torch.from_numpy(store.volumes).to(device)
-
-
-def gather_patches(volumes: torch.Tensor, rows: torch.Tensor, centres: torch.Tensor, size_vox: int) -> torch.Tensor:
-    """Cut axial windows.
-
-    Parameters
-    ----------
-    volumes : tensor, (S, C, X, Y, Z)
-    rows : tensor of int64, (N,)
-        Which subject each patch is of.
-    centres : tensor of int64, (N, 3)
-        Voxel indices of the central voxels.
-    size_vox : int
-        Odd edge length p.
-
-    Returns
-    -------
-    tensor, (N, C, p, p), float32
-        Axes are X and Y of the volume; what lies beyond the grid is 0, as the background is.
-    """
-    size_x, size_y = volumes.shape[2:4]
-    offsets = torch.arange(size_vox, device=volumes.device) - size_vox // 2
-    x, y = centres[:, 0, None] + offsets, centres[:, 1, None] + offsets
-    inside = ((x >= 0) & (x < size_x))[:, :, None] & ((y >= 0) & (y < size_y))[:, None, :]
-    x, y = x.clamp(0, size_x - 1)[:, :, None], y.clamp(0, size_y - 1)[:, None, :]
-    patches = volumes[rows[:, None, None], :, x, y, centres[:, 2, None, None]]
-    return patches.permute(0, 3, 1, 2).float() * inside[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +31,7 @@ class MixedPatches:
     rows : ndarray of int64
         The subjects to draw from.
     locations : ndarray of int, (P, 3)
-    patch_size_vox : int
+    windows : tuple of Window
     size : int
         Patches a batch.
     seed : int
@@ -67,17 +41,17 @@ class MixedPatches:
     volumes: torch.Tensor
     rows: np.ndarray
     locations: np.ndarray
-    patch_size_vox: int
+    windows: tuple[Window, ...]
     size: int
     seed: int
     stream: int = MIXED
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Patches (size, C, p, p) of one step."""
+    def batch(self, step: int) -> Patches:
+        """Patches (size, C, p, p) of one step, one tensor a window."""
         random = np.random.default_rng((self.seed, self.stream, step))
         rows = random.choice(self.rows, self.size)
         centres = self.locations[random.integers(len(self.locations), size=self.size)]
-        return _cut(self.volumes, rows, centres, self.patch_size_vox)
+        return _cut(self.volumes, rows, centres, self.windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +60,7 @@ class ColocatedPatches:
 
     Attributes
     ----------
-    volumes, rows, locations, patch_size_vox, seed, stream
+    volumes, rows, locations, windows, seed, stream
         As in `MixedPatches`.
     n_locations : int
         Locations a batch (B), drawn without repeats while there are enough.
@@ -98,25 +72,25 @@ class ColocatedPatches:
     volumes: torch.Tensor
     rows: np.ndarray
     locations: np.ndarray
-    patch_size_vox: int
+    windows: tuple[Window, ...]
     n_locations: int
     n_subjects: int
     seed: int
     stream: int = COLOCATED
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Patches (B, n, C, p, p) of one step."""
+    def batch(self, step: int) -> Patches:
+        """Patches (B, n, C, p, p) of one step, one tensor a window."""
         random = np.random.default_rng((self.seed, self.stream, step))
         repeats = self.n_locations > len(self.locations)
         chosen = self.locations[random.choice(len(self.locations), self.n_locations, replace=repeats)]
         order = random.permuted(np.tile(self.rows, (self.n_locations, 1)), axis=1)[:, : self.n_subjects]
         centres = np.repeat(chosen, self.n_subjects, axis=0)
-        patches = _cut(self.volumes, order.ravel(), centres, self.patch_size_vox)
-        return patches.unflatten(0, (self.n_locations, self.n_subjects))
+        patches = _cut(self.volumes, order.ravel(), centres, self.windows)
+        return tuple(patch.unflatten(0, (self.n_locations, self.n_subjects)) for patch in patches)
 
 
-def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, size_vox: int) -> torch.Tensor:
+def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, windows: tuple[Window, ...]) -> Patches:
     device = volumes.device
     rows_there = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device)
     centres_there = torch.from_numpy(np.asarray(centres, dtype=np.int64)).to(device)
-    return gather_patches(volumes, rows_there, centres_there, size_vox)
+    return tuple(window.cut(volumes, rows_there, centres_there) for window in windows)

@@ -6,6 +6,7 @@ for each would cost as much as everything else together, and the controls it has
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from .covariates import Covariates
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused_by_member
 from .latent_store import LatentStore
+from .nuisances import Nuisances
+from .patterns import Patterns, affordable, sampled
 from .readers import Plan, Reader, Sight
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings
@@ -81,6 +84,23 @@ def fit_fusion(
     return fit.fused([fit.reader(name) for name in fit.plans])
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some of the controls, and what they tell of everybody.
+
+    Attributes
+    ----------
+    controls : ndarray of int
+    nuisances : Nuisances
+    numbers : ndarray, (S, k)
+        The nuisances of all controls.
+    """
+
+    controls: np.ndarray
+    nuisances: Nuisances
+    numbers: np.ndarray
+
+
 class _Fit:
     def __init__(
         self,
@@ -103,9 +123,28 @@ class _Fit:
         self.plans = sight.plans(settings.fusion.readers)
         self.features: dict[str, Features] = {}
         self.covariates = Covariates.learn(settings.fusion.covariates, controls)
-        self.known = np.array([self.covariates.of(person) for person in controls])
+        everybody = np.arange(len(train))
+        parts = [*(np.setdiff1d(everybody, fold) for fold in self.folds), everybody]
+        told = np.array([self.covariates.of(person) for person in controls]).reshape(len(train), -1)
+        *self.apart, self.whole = self.parts(parts, told)
         kinds = {plan.looks_at for plan in self.plans.values()}
         self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
+
+    def parts(self, parts: Sequence[np.ndarray], told: np.ndarray) -> list["_Part"]:
+        """What features are adjusted for, as each part of the controls tells it; `told`: their covariates (S, k)."""
+        size = affordable(self.settings.fusion.patterns, min(map(len, parts)))
+        if size == 0:
+            return [_Part(part, Nuisances(self.covariates), told) for part in parts]
+        voxels, found = self.sight.voxels(self.grid), []
+        brains = [
+            sampled(voxels.of(volume.astype(np.float32)), inside)
+            for volume, inside in zip(self.volumes, self.inside, strict=True)
+        ]
+        for part in parts:
+            patterns = Patterns.learn(voxels, np.stack([brains[number] for number in part]), size)
+            weights = np.stack([patterns.weights(brain) for brain in brains])
+            found.append(_Part(part, Nuisances(self.covariates, patterns), np.concatenate([told, weights], axis=1)))
+        return found
 
     def reader(self, name: str) -> Reader:
         """Fit and calibrate one reader; its null surprises go to the folder `null/<name>`."""
@@ -123,7 +162,7 @@ class _Fit:
         surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
         for key, surprise in zip(self.train, null, strict=True):
             surprises.write(key, surprise[:, None])
-        scorer, adjustment = self.scorer(plan, np.arange(len(self.train)))
+        scorer, adjustment = self.scorer(plan, self.whole)
         return Reader(name, self.features[kind], scorer, calibration, smoothing, plan.member, adjustment)
 
     def fused(self, readers: Sequence[Reader]) -> Fusion:
@@ -139,7 +178,7 @@ class _Fit:
         maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
         for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
             maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
-        return Fusion(self.grid, tuple(readers), calibration, power, self.covariates)
+        return Fusion(self.grid, tuple(readers), calibration, power, self.whole.nuisances)
 
     def stored_features(self, plan: Plan) -> Features:
         """Write the features of every control, and say how they are made."""
@@ -160,24 +199,24 @@ class _Fit:
         """Scores (S, P) of every control by a scorer that was fitted without its fold."""
         null = np.empty(self.inside.shape, np.float32)
         seen = self.latents(plan, self.train)
-        for fold in self.folds:
-            scorer, adjustment = self.scorer(plan, np.setdiff1d(np.arange(len(self.train)), fold))
+        for fold, part in zip(self.folds, self.apart, strict=True):
+            scorer, adjustment = self.scorer(plan, part)
             for number in fold:
                 features = seen.subject(self.train[number])
                 if adjustment is not None:
-                    features = adjustment.apply(features, self.known[number])
+                    features = adjustment.apply(features, part.numbers[number])
                 null[number] = scorer.score(features, jobs=self.jobs)
             del scorer  # The next one needs the room.
         return null
 
-    def scorer(self, plan: Plan, numbers: np.ndarray) -> tuple[Scorer, Adjustment | None]:
-        """Fit on some of the controls: what their covariates explain, then the scorer on the rest."""
-        seen, detector = self.latents(plan, [self.train[number] for number in numbers]), self.settings.detector
+    def scorer(self, plan: Plan, part: "_Part") -> tuple[Scorer, Adjustment | None]:
+        """Fit on some of the controls: what their nuisances explain, then the scorer on the rest."""
+        seen, detector = self.latents(plan, [self.train[number] for number in part.controls]), self.settings.detector
         adjustment, latents = None, seen
-        if self.covariates.size:
-            known = self.known[numbers]
-            adjustment = Adjustment.fit(seen, known, self.grid)
-            latents = AdjustedLatents(seen, adjustment, known)
+        if part.nuisances.size:
+            numbers = part.numbers[part.controls]
+            adjustment = Adjustment.fit(seen, numbers, self.grid)
+            latents = AdjustedLatents(seen, adjustment, numbers)
         if plan.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.fit(latents, self.grid, detector, jobs=self.jobs)
         else:

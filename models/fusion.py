@@ -19,7 +19,7 @@ from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
-from .covariates import Covariates
+from .nuisances import Nuisances
 from .readers import Reader, Sight
 from .settings import ModelSettings
 
@@ -55,7 +55,7 @@ class Fusion:
         Of the combined surprises.
     power : float
         See `FusionSettings`.
-    covariates : Covariates
+    nuisances : Nuisances
         What the readers are adjusted for.
     """
 
@@ -63,7 +63,7 @@ class Fusion:
     readers: tuple[Reader, ...]
     calibration: Calibration
     power: float
-    covariates: Covariates = field(default_factory=Covariates)
+    nuisances: Nuisances = field(default_factory=Nuisances)
 
     def read(
         self,
@@ -85,8 +85,8 @@ class Fusion:
         jobs : int, optional
             Threads; one a core by default.
         """
-        covariates = None if person is None else self.covariates.of(person)
-        surprises = [reader.surprise(channels, inside, covariates, jobs=jobs) for reader in self.readers]
+        nuisances = self.nuisances.of(channels, inside, person)
+        surprises = [reader.surprise(channels, inside, nuisances, jobs=jobs) for reader in self.readers]
         members = [reader.member for reader in self.readers]
         combined = fused_by_member(surprises, members, inside, self.power)
         z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
@@ -100,7 +100,7 @@ class Fusion:
         for reader in self.readers:
             reader.save(folder / reader.name)
         self.calibration.save(folder / _CALIBRATION)
-        self.covariates.save(folder)
+        self.nuisances.save(folder)
 
     @classmethod
     def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings) -> "Fusion":
@@ -116,8 +116,8 @@ class Fusion:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
         readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
-        covariates = Covariates.load(folder, settings.fusion.covariates)
-        return cls(grid, readers, calibration, settings.fusion.power, covariates)
+        nuisances = Nuisances.load(folder, grid, sight, settings.fusion)
+        return cls(grid, readers, calibration, settings.fusion.power, nuisances)
 
 
 def fused_by_member(

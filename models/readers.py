@@ -25,7 +25,7 @@ from .settings import ModelSettings, ReaderName
 from .smoothing import Smoothing
 
 _CALIBRATION, _SMOOTHED, _COMPONENTS = "calibration.safetensors", "smoothed.safetensors", "components.safetensors"
-_ADJUSTMENT = "covariates.safetensors"
+_ADJUSTMENT = "nuisances.safetensors"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,10 @@ class Sight:
             names = self.checkpoints[plan.member].origin.channels
         return tuple(self.channels.index(names))
 
+    def voxels(self, grid: PatchGrid) -> VoxelFeatures:
+        """All channels, voxel by voxel."""
+        return VoxelFeatures(grid, tuple(range(len(self.channels.names))))
+
     def features(self, plan: Plan, grid: PatchGrid) -> Features:
         """Features that need nothing learnt but the encoder."""
         if plan.member is not None:
@@ -152,7 +156,7 @@ class Reader:
     member : int or None
         Whose codes it reads; None: none's.
     adjustment : Adjustment or None
-        What is taken off the features for the person's covariates.
+        What is taken off the features for the person's nuisances.
     """
 
     name: str
@@ -167,7 +171,7 @@ class Reader:
         self,
         channels: np.ndarray,
         inside: np.ndarray,
-        covariates: np.ndarray | None = None,
+        nuisances: np.ndarray | None = None,
         *,
         jobs: int | None = None,
     ) -> np.ndarray:
@@ -178,14 +182,14 @@ class Reader:
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
             The subject's own brain.
-        covariates : ndarray, (k,), optional
-            As `Covariates.of` gives them; without them, the subject is read at the controls' mean.
+        nuisances : ndarray, (k,), optional
+            As `Nuisances.of` gives them; without them, the subject is read at the controls' mean.
         jobs : int, optional
             Threads; one a core by default.
         """
         features = self.features.of(channels)
-        if self.adjustment is not None and covariates is not None:
-            features = self.adjustment.apply(features, covariates)
+        if self.adjustment is not None and nuisances is not None:
+            features = self.adjustment.apply(features, nuisances)
         surprise = self.calibration.surprise(self.scorer.score(features, jobs=jobs))
         return surprise if self.smoothing is None else self.smoothing.surprise(surprise, inside)
 
@@ -222,5 +226,7 @@ class Reader:
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
         if sigma_mm > 0:
             smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
-        adjustment = Adjustment.load(folder / _ADJUSTMENT) if settings.fusion.covariates else None
+        path = folder / _ADJUSTMENT
+        # Patterns are as many as the controls allow: none at all of few.
+        adjustment = Adjustment.load(path) if path.exists() or settings.fusion.covariates else None
         return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)

@@ -31,20 +31,41 @@ def resolve_gamma(gamma: float | str, dimension: int) -> float | str:
     return float(value)
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"names one twice: {', '.join(names)}")
+    return names
+
+
 Gamma = Annotated[float | str, AfterValidator(_checked_gamma)]
 """Width of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
+
+
+Length = Annotated[float, Field(gt=0)]
+Plane = Literal["axial", "coronal", "sagittal", "volume"]
 
 
 class EncoderSettings(Section):
     """The patch auto-encoder."""
 
-    patch_size_mm: Annotated[float, Field(gt=0)] = 10.0
-    """Edge of the axial patch; converted to the nearest odd number of voxels."""
+    patch_size_mm: Length | Annotated[tuple[Length, ...], Field(min_length=1)] = 6.0
+    """Edge of the patch, or of several that become one code; each converted to the nearest odd number of voxels."""
+    planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("volume",)
+    """Planes of the patches; `volume`: cubes."""
     channels: Literal["modalities", "all"] = "all"
     """What the patch is of: the modalities, or they and their derived maps."""
     code_size: Annotated[int, Field(ge=1)] = 16
     width: Literal["paper", "wide"] = "wide"
     """Filters before the code. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more of them, same depth."""
+    norm: Literal["batch", "layer"] = "batch"
+    """What follows the inner convolutions: `layer` is over the channels of each voxel, and asks nothing of a batch."""
+
+    _planes_once = field_validator("planes")(_each_once)
+
+    @property
+    def sizes_mm(self) -> tuple[float, ...]:
+        """Patch sizes, however many."""
+        return self.patch_size_mm if isinstance(self.patch_size_mm, tuple) else (self.patch_size_mm,)
 
 
 class GuidanceSettings(Section):
@@ -121,6 +142,9 @@ class FusionSettings(Section):
     """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
     covariates: tuple[CovariateName, ...] = ()
     """Columns of the manifest whose linear effect on every feature is taken off, as learnt on the training controls."""
+    patterns: Annotated[int, Field(ge=0)] = 10
+    """Whole-brain patterns in which the controls differ, as wide ventricles, that are taken off every feature in the
+    same way; at most one for five controls. 0: none."""
     patch_components: Annotated[int, Field(ge=1)] = 8
     """Principal components of the reader `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -136,12 +160,7 @@ class FusionSettings(Section):
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths each reader's surprises; 0: none."""
 
-    @field_validator("readers", "covariates")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError(f"names one twice: {', '.join(names)}")
-        return names
+    _named_once = field_validator("readers", "covariates")(_each_once)
 
     def pooling_shrinkage(self, controls: int) -> float:
         """Weight of the whole brain's spread in each location's."""

@@ -19,15 +19,14 @@ from pathlib import Path
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.trainer import Trainer
-from torch.nn.functional import cosine_similarity, mse_loss
+from torch.nn.functional import cosine_similarity
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data_manifests.errors import UserError
-from ..preprocessing.patch_grid import patch_size_vox
 from ..preprocessing.patch_store import PatchStore
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
 from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, volumes_on
-from .encoder import PatchAutoEncoder, plan_of
+from .encoder import PatchAutoEncoder, windows_of
 from .ocsvm_loss import guidance_loss
 from .schedule import Schedule, require_enough_controls, support_size
 from .settings import ModelSettings, resolve_gamma
@@ -82,15 +81,14 @@ def train_encoder(
         longer finite, or codes that have collapsed.
     """
     spacing_mm = float(store.grid.grid.spacing_mm[0])
-    size_vox = patch_size_vox(settings.encoder.patch_size_mm, spacing_mm)
-    plan_of(size_vox, spacing_mm)
+    windows = windows_of(settings.encoder, spacing_mm)
     if not train:
         raise UserError("Training: no control in the training split, expected several. Mend column split or group.")
     schedule = Schedule.of(settings)
     if schedule.guided_steps:
         require_enough_controls(len(train), settings)
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
-    origin = Origin(store.channels, size_vox, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
+    origin = Origin(store.channels, windows, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
         training = _Training(store, settings, schedule, origin, out, train, held_out, torch.device(device))
         training.resume()
@@ -115,11 +113,12 @@ class _Training:
     ):
         self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
         volumes, rows, places = volumes_on(store, device), store.index(train), store.grid.locations
-        size, seed, training = origin.patch_size_vox, origin.seed, settings.training
-        self.mixed = MixedPatches(volumes, rows, places, size, training.patches_per_step, seed)
+        windows, seed, training = origin.windows, origin.seed, settings.training
+        self.mixed = MixedPatches(volumes, rows, places, windows, training.patches_per_step, seed)
         self.settling = replace(self.mixed, stream=SETTLE)
         n_controls = min(len(rows), training.controls_per_location)
-        self.colocated = ColocatedPatches(volumes, rows, places, size, training.locations_per_step, n_controls, seed)
+        n_locations = training.locations_per_step
+        self.colocated = ColocatedPatches(volumes, rows, places, windows, n_locations, n_controls, seed)
         self.support = support_size(n_controls, settings.guidance)
         self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)
         watched = replace(self.mixed, stream=WATCH, size=_WATCHED_PATCHES)
@@ -194,16 +193,13 @@ class _Training:
 
     # -- the losses ----------------------------------------------------------------------------------------------
     def reconstruction_loss(self, step: int) -> torch.Tensor:
-        patches = self.mixed.batch(step)
-        return mse_loss(self.model(patches), patches)
+        return self.model(self.mixed.batch(step))
 
     def guided_loss(self, step: int) -> torch.Tensor:
         """Method, section 3: L = MSE + lambda * L_guidance + kappa * (1 - cos)."""
-        together = self.colocated.batch(step)
-        patches = together.flatten(0, 1)
+        patches = self.colocated.batch(step)
         codes = self.model.encoder(patches)
-        loss = mse_loss(self.model.decoder(codes), patches)
-        codes = codes.unflatten(0, together.shape[:2])
+        loss = self.model.error(codes, patches)
         guidance, kappa = self.settings.guidance, self.settings.training.siamese_weight
         if guidance.weight > 0:
             expander, compactor = self.schedule.routes(step)
@@ -303,7 +299,7 @@ def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
     sections = settings.model_dump(mode="json", include=TRAINED_BY)
     sections["training"].pop("checkpoint_every")
     flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    return flat | asdict(origin)
+    return flat | vars(origin)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import mse_loss
 
 from ..data_manifests.errors import UserError
 from .checkpoint import TrainingRow
@@ -14,6 +13,7 @@ from .kernel import centred_kernel
 from .ocsvm_dual import solve_dual
 from .schedule import support_size
 from .settings import GuidanceSettings, resolve_gamma
+from .windows import Patches
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +27,17 @@ class TrainingWatch:
 
     Attributes
     ----------
-    mixed : tensor, (N, C, p, p)
-        Of training controls.
-    held_out : tensor, (N, C, p, p), or None
-    together : tensor, (B, n, C, p, p), or None
+    mixed : tensors, (N, C, p, p)
+        Of training controls, one a window.
+    held_out : tensors, (N, C, p, p), or None
+    together : tensors, (B, n, C, p, p), or None
         Co-located, of training controls; None if they are too few to be split.
     guidance : GuidanceSettings
     """
 
-    mixed: torch.Tensor
-    held_out: torch.Tensor | None
-    together: torch.Tensor | None
+    mixed: Patches
+    held_out: Patches | None
+    together: Patches | None
     guidance: GuidanceSettings
 
     @torch.no_grad()
@@ -51,8 +51,8 @@ class TrainingWatch:
         return TrainingRow(
             step=step,
             phase=phase,
-            mse_train=mse_loss(model.decoder(codes), self.mixed).item(),
-            mse_held_out=None if self.held_out is None else mse_loss(model(self.held_out), self.held_out).item(),
+            mse_train=model.error(codes, self.mixed).item(),
+            mse_held_out=None if self.held_out is None else model(self.held_out).item(),
             guidance=guidance,
             guidance_weight=guidance_weight,
             outside_share=outside_share,
@@ -66,8 +66,8 @@ class TrainingWatch:
         """How the one-class SVMs of the watched locations stand: guidance, outside_share, kernel_mean."""
         if self.together is None:
             return None, None, None
-        m = support_size(self.together.shape[1], self.guidance)
-        codes = encoder(self.together.flatten(0, 1)).double().unflatten(0, self.together.shape[:2])
+        codes = encoder(self.together).double()
+        m = support_size(codes.shape[1], self.guidance)
         gamma = resolve_gamma(self.guidance.gamma, codes.shape[-1])
         solution = solve_dual(codes[:, :m], nu=self.guidance.nu, gamma=gamma)
         kernel = 1 + centred_kernel(codes[:, m:], codes[:, :m], solution.gamma)

@@ -253,7 +253,7 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
 
 def run_summary(config: Config) -> dict[str, str]:
     """The few settings that a reader asks for first."""
-    models, detector = config.models, config.models.detector
+    models, encoder, detector = config.models, config.models.encoder, config.models.detector
     summary = {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
         "Modalities": ", ".join(config.preprocessing.modalities),
@@ -263,8 +263,8 @@ def run_summary(config: Config) -> dict[str, str]:
     }
     if models.fusion.needs_encoder:
         summary |= {
-            "Patch": f"{models.encoder.patch_size_mm:g} mm, axial",
-            "Code": f"{models.encoder.code_size} numbers",
+            "Patches": f"{', '.join(f'{size:g}' for size in encoder.sizes_mm)} mm, {', '.join(encoder.planes)}",
+            "Code": f"{encoder.code_size} numbers",
             "Encoders": f"{models.fusion.members}",
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
             "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.read_out} codes",

@@ -90,7 +90,7 @@ def map_subject(
     if config.evaluation.p_maps:
         written += _write_p_maps(out.p_maps(out.template_map(subject)), template_map, known)
         written += _write_p_maps(out.p_maps(out.native_map(subject)), native_map, coverage)
-    return written, fusion.covariates.doubts(subject)
+    return written, fusion.nuisances.covariates.doubts(subject)
 
 
 def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:

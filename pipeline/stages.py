@@ -178,7 +178,7 @@ def _fit(run: Run) -> Work:
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     return Work(
         outputs=[run.out.latents, run.out.detectors],
-        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.covariates.doubts(c)),
+        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
         summary=f"{', '.join(r.name for r in fusion.readers)}",
     )
 

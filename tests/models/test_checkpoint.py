@@ -5,8 +5,9 @@ import torch
 from voxout.data_manifests.errors import UserError
 from voxout.models.checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder
 from voxout.models.settings import ModelSettings
+from voxout.models.windows import Window
 
-ORIGIN = Origin(("t1w", "flair"), 7, 2.0, "mask", "subjects", 5)
+ORIGIN = Origin(("t1w", "flair"), (Window("axial", 7), Window("volume", 3)), 2.0, "mask", "subjects", 5)
 ROW = TrainingRow(50, "guided", 0.1, None, 1.0, 1e-4, 0.2, 0.5, 1.0, 4.0, 1e-3)
 
 
@@ -14,8 +15,11 @@ def checkpoint(step=50, seed=0):
     settings = ModelSettings.model_validate({"encoder": {"code_size": 6}, "detector": {"nu": 0.07}})
     torch.manual_seed(seed)
     model = build_autoencoder(settings, ORIGIN)
-    model(torch.rand(9, 2, 7, 7))  # moves the batch-norm statistics
-    optimiser = {"encoder.layers.0.weight.exp_avg": torch.rand(3, 4), "encoder.layers.0.weight.step": torch.tensor(5.0)}
+    model((torch.rand(9, 2, 7, 7), torch.rand(9, 2, 3, 3, 3)))  # moves the batch-norm statistics
+    optimiser = {
+        "encoder.branches.0.0.weight.exp_avg": torch.rand(3, 4),
+        "encoder.branches.0.0.weight.step": torch.tensor(5.0),
+    }
     return Checkpoint(model, optimiser, settings, ORIGIN, step, (ROW,))
 
 
@@ -27,7 +31,7 @@ def test_comes_back_whole(tmp_path):
     for section in ("encoder", "guidance", "training"):
         assert getattr(loaded.settings, section) == getattr(saved.settings, section)
     assert not loaded.autoencoder.training
-    patches = torch.rand(4, 2, 7, 7)
+    patches = torch.rand(4, 2, 7, 7), torch.rand(4, 2, 3, 3, 3)
     assert torch.equal(loaded.encoder(patches), saved.encoder.eval()(patches))
     assert loaded.optimiser.keys() == saved.optimiser.keys()
     assert all(torch.equal(loaded.optimiser[name], value) for name, value in saved.optimiser.items())
@@ -64,7 +68,7 @@ def test_killed_while_saving_the_older_one_stands(tmp_path, monkeypatch, killed_
         checkpoint(100, seed=1).save(tmp_path)
     loaded = Checkpoint.load(tmp_path)
     assert loaded.step == 50
-    assert torch.equal(loaded.encoder.layers[0].weight, older.encoder.layers[0].weight)
+    assert torch.equal(loaded.encoder.branches[0][0].weight, older.encoder.branches[0][0].weight)
 
 
 def test_nothing_is_pickled(tmp_path):

@@ -7,6 +7,8 @@ from voxout.data_manifests.grid import Grid
 from voxout.models.dense_encoding import encode_densely
 from voxout.models.encoder import PatchEncoder
 from voxout.models.features import CodeFeatures, PatchFeatures, VoxelFeatures
+from voxout.models.settings import EncoderSettings
+from voxout.models.windows import Window
 from voxout.preprocessing.patch_grid import PatchGrid
 
 MASK = np.zeros((9, 10, 8), bool)
@@ -25,7 +27,7 @@ def test_voxels_are_the_channels_at_the_locations():
 
 def test_codes_are_the_encoders():
     torch.manual_seed(0)
-    encoder = PatchEncoder(1, 5, 4, "wide").eval()
+    encoder = PatchEncoder(1, [Window("axial", 5)], EncoderSettings(code_size=4)).eval()
     features = CodeFeatures(GRID, (1,), encoder)
     expected = encode_densely(encoder, torch.from_numpy(CHANNELS[1:2]), GRID).numpy()
     assert features.size == 4

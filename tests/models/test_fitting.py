@@ -18,6 +18,7 @@ from voxout.models.fusion import Fusion, fused
 from voxout.models.latent_store import LatentStore
 from voxout.models.readers import PLANS, Sight
 from voxout.models.settings import FusionSettings, ModelSettings
+from voxout.models.windows import Window
 from voxout.preprocessing.channels import Channels
 from voxout.preprocessing.intensity_scale import IntensityScale
 from voxout.preprocessing.patch_grid import PatchGrid
@@ -30,7 +31,9 @@ GRID = PatchGrid(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), MASK)
 CHANNELS = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}), ())
 KEYS = tuple(f"sub-{number:02}" for number in range(30))
 TRAIN, UNSEEN = KEYS[:20], KEYS[20:]
-SETTINGS = ModelSettings.model_validate({"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0}})
+SETTINGS = ModelSettings.model_validate(
+    {"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0, "patterns": 0}}
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,9 @@ def test_sessions_of_a_person_do_not_vouch_for_each_other(store, tmp_path):
 
 
 def test_with_smoothing_the_readers_and_their_map_stay_calibrated(store, tmp_path):
-    settings = ModelSettings.model_validate({"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 2.0}})
+    settings = ModelSettings.model_validate(
+        {"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 2.0, "patterns": 0}}
+    )
     fusion = fit_fusion(store, TRAIN, Sight(CHANNELS), settings, tmp_path / "scratch", seed=0, jobs=1)
     everywhere = np.ones(GRID.size, bool)
     volumes = [store.volumes[row].astype(np.float32) for row in store.index(UNSEEN)]
@@ -155,16 +160,19 @@ def test_with_smoothing_the_readers_and_their_map_stay_calibrated(store, tmp_pat
 
 
 ENSEMBLE = ModelSettings.model_validate(
-    {"fusion": {"readers": ["mahalanobis", "intensity"], "smoothing_mm": 0.0}, "encoder": {"code_size": 4}}
+    {
+        "fusion": {"readers": ["mahalanobis", "intensity"], "smoothing_mm": 0.0, "patterns": 0},
+        "encoder": {"code_size": 4},
+    }
 )
 
 
 def _encoder(seed):
     """Not trained: random convolutions see something, too."""
     torch.manual_seed(seed)
-    origin = Origin(("t1w",), 7, 2.0, GRID.mask_hash, "", seed)
+    origin = Origin(("t1w",), (Window("axial", 7),), 2.0, GRID.mask_hash, "", seed)
     autoencoder = build_autoencoder(ENSEMBLE, origin)
-    autoencoder(torch.rand(64, 1, 7, 7))  # moves the batch-norm statistics
+    autoencoder((torch.rand(64, 1, 7, 7),))  # moves the batch-norm statistics
     return Checkpoint(autoencoder.eval(), {}, ENSEMBLE, origin, 0, ())
 
 
@@ -221,7 +229,7 @@ def test_a_saved_ensemble_draws_the_same_map(ensemble, store, tmp_path):
 
 
 AGED = ModelSettings.model_validate(
-    {"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0, "covariates": ["age"]}}
+    {"fusion": {"readers": ["intensity", "patches"], "smoothing_mm": 0.0, "patterns": 0, "covariates": ["age"]}}
 )
 
 
@@ -270,6 +278,42 @@ def test_adjusted_for_age_the_young_and_the_old_are_as_calm_as_the_rest(store, t
     with pytest.raises(UserError, match="names age, and age is not given for any of them"):
         nobody = [replace(person, age=None) for person in people[:20]]
         fit_fusion(aged, TRAIN, Sight(CHANNELS), AGED, tmp_path / "none", seed=0, people=nobody, jobs=1)
+
+
+def test_what_brains_have_in_common_is_told_by_the_brain_itself(store, tmp_path):
+    """The same as with age, and nobody tells it; and a spot is still found."""
+    aged, people = _aged(store)
+    right = GRID.locations[:, 0] >= SHAPE[0] // 2
+    fits = {
+        patterns: fit_fusion(
+            aged,
+            TRAIN,
+            Sight(CHANNELS),
+            SETTINGS.model_copy(update={"fusion": SETTINGS.fusion.model_copy(update={"patterns": patterns})}),
+            tmp_path / str(patterns),
+            seed=0,
+            jobs=1,
+        )
+        for patterns in (0, 3)
+    }
+    assert [fusion.nuisances.size for fusion in fits.values()] == [0, 3]
+    far = {key: abs(person.age - 50) > 15 for key, person in zip(KEYS, people, strict=True)}
+    maps = {n: {key: _z(fusion, aged, key) for key in UNSEEN} for n, fusion in fits.items()}
+
+    def too_high(patterns):
+        of = {
+            extreme: [maps[patterns][key][right] for key in UNSEEN if far[key] == extreme] for extreme in (True, False)
+        }
+        return np.median(of[True]) - np.median(of[False])
+
+    assert too_high(0) > 0.8 > 0.4 > abs(too_high(3))
+    assert (np.stack([*maps[3].values()]) > 3.0902).mean() == pytest.approx(0.001, abs=0.0008)
+    spot = np.zeros(SHAPE, np.float32)
+    spot[16:18, 11:13, 11:13] = -0.1
+    assert _z(fits[3], aged, UNSEEN[0], spot)[GRID.gather(spot) < 0].min() > 3
+    fits[3].save(tmp_path / "saved")
+    loaded = Fusion.load(tmp_path / "saved", GRID, Sight(CHANNELS), SETTINGS)
+    np.testing.assert_array_equal(_z(loaded, aged, UNSEEN[0]), maps[3][UNSEEN[0]])
 
 
 def test_without_derived_maps_the_intensity_is_not_read_twice():

@@ -1,6 +1,6 @@
 import pytest
 from pydantic import ValidationError
-from voxout.models.settings import ModelSettings, resolve_gamma
+from voxout.models.settings import EncoderSettings, ModelSettings, resolve_gamma
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,14 @@ def test_norms_cannot_be_held_before_they_saw_anything():
 
 def test_defaults_are_valid():
     assert ModelSettings().training.pretraining_steps > 0
+
+
+def test_one_patch_size_or_several():
+    assert EncoderSettings().sizes_mm == (10.0,)
+    assert EncoderSettings(patch_size_mm=[6, 10]).sizes_mm == (6.0, 10.0)
+    for wrong in ({"patch_size_mm": []}, {"patch_size_mm": [6, -1]}, {"planes": []}, {"planes": ["axial", "axial"]}):
+        with pytest.raises(ValidationError):
+            EncoderSettings.model_validate(wrong)
 
 
 def test_readers_named_twice_are_refused():

@@ -8,7 +8,7 @@ from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
-from voxout.models import training
+from voxout.models import encoder, training
 from voxout.models.checkpoint import Checkpoint
 from voxout.models.dense_encoding import encode_densely
 from voxout.models.settings import ModelSettings
@@ -100,7 +100,7 @@ def test_both_phases_are_learnt_and_written_down(store, trained):
 def test_same_seed_same_encoder_other_seed_another(store, trained, tmp_path):
     assert_same(train(store, tmp_path / "again"), trained[0])
     other = train(store, tmp_path / "other", seed=4)
-    assert not torch.equal(other.encoder.layers[0].weight, trained[0].encoder.layers[0].weight)
+    assert not torch.equal(other.encoder.branches[0][0].weight, trained[0].encoder.branches[0][0].weight)
 
 
 @pytest.mark.parametrize("killed_at", [5, 20, 30, 37, 50])
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_alone(store, trained):
         ({"seed": 4}, "seed 3 instead of 4"),
         ({"train": KEYS[:6]}, "subjects_hash"),
         ({"settings": settings_of(guidance={"weight": 0.5})}, "models.guidance.weight 0.0001 instead of 0.5"),
-        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "patch_size_vox 5 instead of 7"),
+        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (axial 5,) instead of (axial 7,)"),
     ],
 )
 def test_a_checkpoint_of_another_run(store, trained, change, named):
@@ -167,7 +167,7 @@ def test_guided_steps_hold_the_inner_norms_and_the_scale_of_the_codes(store, tmp
         assert torch.equal(old.running_var, new.running_var)
     assert torch.equal(before.encoder.code_norm.weight, after.encoder.code_norm.weight)
     assert torch.equal(before.encoder.code_norm.bias, after.encoder.code_norm.bias)
-    assert not torch.equal(before.encoder.layers[0].weight, after.encoder.layers[0].weight)
+    assert not torch.equal(before.encoder.branches[0][0].weight, after.encoder.branches[0][0].weight)
     held = before.encoder.code_norm.weight.square().mean().sqrt().item()
     assert after.history[-1].latent_scale == pytest.approx(held, rel=0.15)
 
@@ -254,12 +254,12 @@ def test_too_few_controls(store, tmp_path):
 
 
 def test_patch_size_without_a_network(store, tmp_path):
-    with pytest.raises(UserError, match="choose one of 10, 14, 18"):
+    with pytest.raises(UserError, match="choose of 6, 10, 14, 18"):
         train(store, tmp_path, settings_of(encoder={"patch_size_mm": 80}))
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "mse_loss", lambda a, b: (a - b).sum() * torch.nan)
+    monkeypatch.setattr(encoder, "mse_loss", lambda a, b: (a - b).sum() * torch.nan)
     with pytest.raises(UserError, match="Training: the loss is nan at step 0, expected a finite one. Lower"):
         train(store, tmp_path)
     assert not Checkpoint.exists(tmp_path)

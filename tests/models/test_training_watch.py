@@ -8,8 +8,11 @@ from voxout.data_manifests.errors import UserError
 from voxout.models.checkpoint import TrainingRow
 from voxout.models.encoder import PatchAutoEncoder
 from voxout.models.ocsvm_loss import guidance_loss
-from voxout.models.settings import GuidanceSettings
+from voxout.models.settings import EncoderSettings, GuidanceSettings
 from voxout.models.training_watch import TrainingWatch, effective_rank, require_no_collapse
+from voxout.models.windows import Window
+
+AXIAL = (Window("axial", 5),)
 
 
 def row_of(**change):
@@ -30,13 +33,17 @@ def test_effective_rank():
 
 def test_numbers_against_scikit_learn_and_the_loss():
     torch.manual_seed(0)
-    model = PatchAutoEncoder(1, 5, 4, "wide")
-    together, mixed, held_out = torch.rand(5, 12, 1, 5, 5), torch.rand(64, 1, 5, 5), torch.rand(32, 1, 5, 5)
+    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(code_size=4))
+    together, mixed, held_out = ((torch.rand(*n, 1, 5, 5),) for n in ((5, 12), (64,), (32,)))
     guidance = GuidanceSettings(nu=0.3, gamma="2/d", support_share=0.5)
     watch = TrainingWatch(mixed, held_out, together, guidance)
     row = watch.row(model, step=7, phase="guided", learning_rate=0.1, guidance_weight=1e-4)
+
+    def rebuilt(patches):
+        return model.decoder(model.encoder(patches))[0]
+
     with torch.no_grad():
-        codes = model.encoder(together.flatten(0, 1)).unflatten(0, (5, 12)).double()
+        codes = model.encoder((together[0].flatten(0, 1),)).unflatten(0, (5, 12)).double()
         solving, judged = codes[:, :6], codes[:, 6:]
         kernel, outside = [], []
         for own, rest in zip(solving.numpy(), judged.numpy(), strict=True):
@@ -44,8 +51,8 @@ def test_numbers_against_scikit_learn_and_the_loss():
             outside.append(svm.decision_function(rest) < 0)
             kernel.append(np.exp(-0.5 * ((rest[:, None] - own[None]) ** 2).sum(-1)))
         loss = guidance_loss(solving, judged, nu=0.3, gamma=0.5).mean()
-        assert row.mse_train == pytest.approx((model(mixed) - mixed).square().mean().item(), rel=1e-5)
-        assert row.mse_held_out == pytest.approx((model(held_out) - held_out).square().mean().item(), rel=1e-5)
+        assert row.mse_train == pytest.approx((rebuilt(mixed) - mixed[0]).square().mean().item(), rel=1e-5)
+        assert row.mse_held_out == pytest.approx((rebuilt(held_out) - held_out[0]).square().mean().item(), rel=1e-5)
         assert row.latent_scale == pytest.approx(model.encoder(mixed).var(dim=0, correction=0).mean().sqrt().item())
     assert row.outside_share == pytest.approx(np.mean(outside))
     assert row.kernel_mean == pytest.approx(np.mean(kernel), rel=1e-6)
@@ -54,9 +61,9 @@ def test_numbers_against_scikit_learn_and_the_loss():
 
 
 def test_without_held_out_and_without_a_split():
-    row = TrainingWatch(torch.rand(8, 1, 5, 5), None, None, GuidanceSettings()).row(
-        PatchAutoEncoder(1, 5, 4, "wide"), step=1, phase="pretraining", learning_rate=0.1, guidance_weight=0.0
-    )
+    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(code_size=4))
+    watch = TrainingWatch((torch.rand(8, 1, 5, 5),), None, None, GuidanceSettings())
+    row = watch.row(model, step=1, phase="pretraining", learning_rate=0.1, guidance_weight=0.0)
     assert row.mse_held_out is row.guidance is row.outside_share is row.kernel_mean is None
 
 
