@@ -104,8 +104,8 @@ _OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION = (
     ("plain", "intensity"),
     ("plain", "t1w_extension"),
 )
-_ALL = (_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION)
-_NAMES = ("OC-SVM", "hand-made", "components", "zpool", "extension")
+_ALL = (_OCSVM, _HAND_MADE, _ZPOOL, _EXTENSION)
+_NAMES = ("OC-SVM", "hand-made", "zpool", "extension")
 METHODS: Mapping[str, Parts] = {
     "zpool": (("plain, without patterns", "intensity"),),
     "zpool, patterns taken off": (_ZPOOL,),
@@ -119,6 +119,8 @@ METHODS: Mapping[str, Parts] = {
     "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
     "fused": _ALL,
     **{f"fused without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)},
+    "fused with components": (*_ALL, _PATCHES),
+    "fused with components, without OC-SVM": (_HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION),
     "fused, Mahalanobis for the OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
 SEARCHED: Mapping[str, Parts] = {
@@ -227,12 +229,12 @@ class Study:
         """Folder of a fit: null surprises of the controls, surprises of everybody who is judged."""
         fit = FITS[name]
         folder = self.out / "fits" / (f"{name}-{seed}" if fit.encoder else name)
-        done = folder / "done.json"
-        if done.exists():
-            return folder
         # Smoothing comes when they are judged.
         fusion = {**fit.changes.get("fusion", {}), "readers": fit.readers, "smoothing_mm": 0}
         settings = ModelSettings.model_validate({**fit.changes, "fusion": fusion})
+        done, asked = folder / "done.json", self.asked(fit, settings)
+        if done.exists() and done.read_text() == asked:
+            return folder
         sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
         fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
@@ -245,8 +247,14 @@ class Study:
                 surprise = reader.surprise(images, inside, nuisances, jobs=self.jobs)
                 LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
         with written_whole(done) as temporary:
-            temporary.write_text(json.dumps([reader.name for reader in fusion.readers]))
+            temporary.write_text(asked)
         return folder
+
+    @staticmethod
+    def asked(fit: Fit, settings: ModelSettings) -> str:
+        """All that a fit rests on: one of other settings is no answer."""
+        encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]).model_dump(mode="json") if fit.encoder else None
+        return json.dumps({"readers": settings.model_dump(mode="json"), "encoder": encoder}, indent=1)
 
     # -- methods, judged -----------------------------------------------------------------------------------------
     def surprises(self, fit: str, reader: str, seed: int, settings: FusionSettings) -> Surprises:
@@ -297,7 +305,7 @@ class Study:
     def tables(self) -> str:
         methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
         # Smoothing belongs to the fused map; what it consists of is compared as it is, and as it enters.
-        figures = {n: self.judged(n, p, **({} if n in _FUSED else {"smoothing_mm": 0.0})) for n, p in methods.items()}
+        figures = {n: self.judged(n, p, **({} if "fused" in n else {"smoothing_mm": 0.0})) for n, p in methods.items()}
         figures |= {f"{n}, smoothed": self.judged(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
         every = [*figures.values()]
         text = [table(every, "all"), table(every, "dark")]

@@ -47,7 +47,7 @@ class MixedPatches:
     stream: int = MIXED
 
     def batch(self, step: int) -> Patches:
-        """Patches (size, C, p, p) of one step, one tensor a window."""
+        """Patches (size, C, p, p[, p]) of one step, one tensor a window."""
         random = np.random.default_rng((self.seed, self.stream, step))
         rows = random.choice(self.rows, self.size)
         centres = self.locations[random.integers(len(self.locations), size=self.size)]
@@ -79,7 +79,7 @@ class ColocatedPatches:
     stream: int = COLOCATED
 
     def batch(self, step: int) -> Patches:
-        """Patches (B, n, C, p, p) of one step, one tensor a window."""
+        """Patches (B, n, C, p, p[, p]) of one step, one tensor a window."""
         random = np.random.default_rng((self.seed, self.stream, step))
         repeats = self.n_locations > len(self.locations)
         chosen = self.locations[random.choice(len(self.locations), self.n_locations, replace=repeats)]

@@ -16,7 +16,7 @@ from .encoder import PatchEncoder
 from .windows import Window
 
 _CELLS_AT_ONCE = 8_000_000
-"""Activations of the widest layer held at a time; 32 MB."""
+"""Activations of the widest layer held at a time; 32 MB. Around a cube come the slices on both sides."""
 _LOCATIONS_AT_ONCE = 100_000
 
 
@@ -69,7 +69,8 @@ def _at_locations(
     low_x, low_y, high_x, high_y = x.min(), y.min(), x.max() + 2 * half + 1, y.max() + 2 * half + 1
     slices = np.arange(z.min(), z.max() + 1) if in_depth else np.unique(z)
     widest = max(layer.out_channels for layer in branch if isinstance(layer, (nn.Conv2d, nn.Conv3d)))
-    at_once = max(1, _CELLS_AT_ONCE // int(widest * (high_x - low_x) * (high_y - low_y)))
+    # A cube's slices at the sides are run through again with the next block: few blocks, then, and not thin ones.
+    at_once = max(1 + 4 * in_depth, _CELLS_AT_ONCE // int(widest * (high_x - low_x) * (high_y - low_y)))
     for start in range(0, len(slices), at_once):
         chosen = slices[start : start + at_once]
         around = np.arange(chosen[0] - in_depth, chosen[-1] + in_depth + 1) if in_depth else chosen

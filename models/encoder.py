@@ -1,9 +1,9 @@
 """The patch auto-encoder: a patch becomes a short code that stands for its central voxel.
 
 Every convolution runs without padding until 1x1 is left, so a code depends on its own patch alone, and the same
-weights can be run densely over whole slices (`dense_encoding`). Each convolution is followed by GELU, then by batch
-norm (Pinon, Trombetta, Lartizien, arXiv 2507.21164, section 4). Where several windows are looked at, each has a branch
-of its own, and a linear layer makes one code of theirs.
+weights can be run densely over whole slices (`dense_encoding`). Each convolution is followed by GELU, then by a norm;
+as published, by batch norm (Pinon, Trombetta, Lartizien, arXiv 2507.21164, section 4). Where several windows are looked
+at, each has a branch of its own, and a linear layer makes one code of theirs.
 """
 
 from collections.abc import Sequence
@@ -46,14 +46,14 @@ HIDDEN_FILTERS: dict[str, tuple[int, ...]] = {"paper": (3, 4, 12), "wide": (16, 
 
 
 def windows_of(settings: EncoderSettings, spacing_mm: float) -> tuple[Window, ...]:
-    """The windows of the settings in voxels, each once.
+    """The windows of the settings in voxels, each once and none smaller than the smallest plan: grids may be coarse.
 
     Raises
     ------
     UserError
         There is no plan for a size; the sentence lists the sizes in mm that have one at this spacing.
     """
-    sizes = [patch_size_vox(size_mm, spacing_mm) for size_mm in settings.sizes_mm]
+    sizes = [max(patch_size_vox(size_mm, spacing_mm), min(PLANS)) for size_mm in settings.patch_size_mm]
     for size in sizes:
         if size not in PLANS:
             valid = ", ".join(f"{size * spacing_mm:g}" for size in PLANS)
@@ -167,7 +167,7 @@ def _down(channels: int, window: Window, settings: EncoderSettings) -> nn.Sequen
     ):
         layers += [_CONVOLUTIONS[axes](f_in, f_out, step.kernel, step.stride), nn.GELU()]
         layers.append(_inner_norm(window, settings, f_out))
-    # Whatever the others are, the last one is over a batch: it gives the codes their scale.
+    # Whatever the others are, the last one is over a batch: of a window alone, it gives the codes their scale.
     return nn.Sequential(*layers[:-1], _BATCH_NORMS[axes](settings.code_size))
 
 

@@ -130,9 +130,10 @@ class _Fit:
         kinds = {plan.looks_at for plan in self.plans.values()}
         self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
 
-    def parts(self, parts: Sequence[np.ndarray], told: np.ndarray) -> list["_Part"]:
+    def parts(self, parts: Sequence[np.ndarray], told: np.ndarray) -> list[_Part]:
         """What features are adjusted for, as each part of the controls tells it; `told`: their covariates (S, k)."""
-        size = affordable(self.settings.fusion.patterns, min(map(len, parts)))
+        people = [len({person_of_key(self.train[number]) for number in part}) for part in parts]
+        size = affordable(self.settings.fusion.patterns, min(people))
         if size == 0:
             return [_Part(part, Nuisances(self.covariates), told) for part in parts]
         voxels, found = self.sight.voxels(self.grid), []
@@ -206,10 +207,10 @@ class _Fit:
                 if adjustment is not None:
                     features = adjustment.apply(features, part.numbers[number])
                 null[number] = scorer.score(features, jobs=self.jobs)
-            del scorer  # The next one needs the room.
+            del scorer, adjustment  # The next ones need the room.
         return null
 
-    def scorer(self, plan: Plan, part: "_Part") -> tuple[Scorer, Adjustment | None]:
+    def scorer(self, plan: Plan, part: _Part) -> tuple[Scorer, Adjustment | None]:
         """Fit on some of the controls: what their nuisances explain, then the scorer on the rest."""
         seen, detector = self.latents(plan, [self.train[number] for number in part.controls]), self.settings.detector
         adjustment, latents = None, seen

@@ -115,8 +115,11 @@ class Fusion:
         if calibration.mask_hash != grid.mask_hash:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
-        readers = tuple(Reader.load(name, plan, folder / name, grid, sight, settings) for name, plan in plans.items())
         nuisances = Nuisances.load(folder, grid, sight, settings.fusion)
+        readers = tuple(
+            Reader.load(name, plan, folder / name, grid, sight, settings, nuisances.size > 0)
+            for name, plan in plans.items()
+        )
         return cls(grid, readers, calibration, settings.fusion.power, nuisances)
 
 

@@ -1,10 +1,13 @@
 """What of a person is taken off every feature: what the manifest tells, and what the whole brain shows."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ..data_manifests.atomic import written_whole
+from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .covariates import Covariates
@@ -12,7 +15,7 @@ from .patterns import Patterns, sampled
 from .readers import Sight
 from .settings import FusionSettings
 
-_PATTERNS = "patterns.safetensors"
+_INDEX, _PATTERNS = "nuisances.json", "patterns.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +54,12 @@ class Nuisances:
         return np.concatenate([told, self.patterns.weights(brain)])
 
     def save(self, folder: Path) -> None:
-        """Write a file for each that there is."""
+        """Write how many patterns there are, and a file for each part that there is."""
         self.covariates.save(folder)
         if self.patterns:
             self.patterns.save(folder / _PATTERNS)
+        with written_whole(folder / _INDEX) as temporary:
+            temporary.write_text(json.dumps({"patterns": self.patterns.size if self.patterns else 0}))
 
     @classmethod
     def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: FusionSettings) -> "Nuisances":
@@ -65,7 +70,10 @@ class Nuisances:
         UserError
             A part is missing or damaged.
         """
-        covariates, path = Covariates.load(folder, settings.covariates), folder / _PATTERNS
-        # With few controls there are none, whatever the settings say.
-        patterns = Patterns.load(path, sight.voxels(grid)) if path.exists() else None
-        return cls(covariates, patterns)
+        try:
+            # Not to be had from the settings: of few controls there are fewer.
+            size = int(json.loads((folder / _INDEX).read_text())["patterns"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder}: does not say what is taken off ({_INDEX}). Run the stage fit again.") from error
+        covariates = Covariates.load(folder, settings.covariates)
+        return cls(covariates, Patterns.load(folder / _PATTERNS, sight.voxels(grid)) if size else None)

@@ -24,7 +24,7 @@ _TRUSTED = 1.345
 _ROUNDS = 5
 _LEAST_SPREAD = 0.3
 """Of a place, as a share of the brain's median."""
-_CONTROLS_A_PATTERN = 5
+_PEOPLE_A_PATTERN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,13 @@ class Patterns:
 
     def weights(self, brain: np.ndarray) -> np.ndarray:
         """How much a `sampled` brain (p, c) has of each pattern, (k,) float64: 0 is the controls' mean."""
-        values, trust = _held(brain, self.mean, self.scale), np.ones(1, np.float32)
+        values, known = _held(brain, self.mean, self.scale), np.isfinite(brain).ravel()
+        trust = known.astype(np.float32)
         for _ in range(_ROUNDS):
             trusted = self.maps * trust
             found = np.linalg.lstsq((trusted @ self.maps.T).astype(np.float64), trusted @ values, rcond=None)[0]
             apart = np.abs(values - found.astype(np.float32) @ self.maps)
-            trust = _TRUSTED / np.maximum(apart, _TRUSTED)
+            trust = known * (_TRUSTED / np.maximum(apart, _TRUSTED)).astype(np.float32)
         return found
 
     @classmethod
@@ -91,9 +92,9 @@ class Patterns:
             return cls(features, *(file.get_tensor(name) for name in ("mean", "scale", "maps")))
 
 
-def affordable(wanted: int, controls: int) -> int:
-    """As many patterns as some controls can tell from chance: one for five of them, at most those wanted."""
-    return min(wanted, controls // _CONTROLS_A_PATTERN)
+def affordable(wanted: int, people: int) -> int:
+    """As many patterns as some people can tell from chance: one for five of them, at most those wanted."""
+    return min(wanted, people // _PEOPLE_A_PATTERN)
 
 
 def sampled(features: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -206,9 +206,9 @@ class Reader:
 
     @classmethod
     def load(
-        cls, name: str, plan: Plan, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings
+        cls, name: str, plan: Plan, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings, adjusted: bool
     ) -> "Reader":
-        """Read what `save` wrote.
+        """Read what `save` wrote; `adjusted`: whether there are nuisances to take off.
 
         Raises
         ------
@@ -226,7 +226,5 @@ class Reader:
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
         if sigma_mm > 0:
             smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
-        path = folder / _ADJUSTMENT
-        # Patterns are as many as the controls allow: none at all of few.
-        adjustment = Adjustment.load(path) if path.exists() or settings.fusion.covariates else None
+        adjustment = Adjustment.load(folder / _ADJUSTMENT) if adjusted else None
         return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ..data_manifests.settings import Section
 from ..preprocessing.settings import DerivedMapName
@@ -41,6 +41,10 @@ Gamma = Annotated[float | str, AfterValidator(_checked_gamma)]
 """Width of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
 
 
+def _several(lengths: object) -> object:
+    return lengths if isinstance(lengths, (list, tuple)) else (lengths,)
+
+
 Length = Annotated[float, Field(gt=0)]
 Plane = Literal["axial", "coronal", "sagittal", "volume"]
 
@@ -48,7 +52,7 @@ Plane = Literal["axial", "coronal", "sagittal", "volume"]
 class EncoderSettings(Section):
     """The patch auto-encoder."""
 
-    patch_size_mm: Length | Annotated[tuple[Length, ...], Field(min_length=1)] = 6.0
+    patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_several), Field(min_length=1)] = (6.0,)
     """Edge of the patch, or of several that become one code; each converted to the nearest odd number of voxels."""
     planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("volume",)
     """Planes of the patches; `volume`: cubes."""
@@ -61,11 +65,6 @@ class EncoderSettings(Section):
     """What follows the inner convolutions: `layer` is over the channels of each voxel, and asks nothing of a batch."""
 
     _planes_once = field_validator("planes")(_each_once)
-
-    @property
-    def sizes_mm(self) -> tuple[float, ...]:
-        """Patch sizes, however many."""
-        return self.patch_size_mm if isinstance(self.patch_size_mm, tuple) else (self.patch_size_mm,)
 
 
 class GuidanceSettings(Section):
@@ -131,7 +130,6 @@ class FusionSettings(Section):
     readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = (
         "ocsvm",
         "hand_made",
-        "patches",
         "intensity",
         "extension",
     )
@@ -144,7 +142,7 @@ class FusionSettings(Section):
     """Columns of the manifest whose linear effect on every feature is taken off, as learnt on the training controls."""
     patterns: Annotated[int, Field(ge=0)] = 10
     """Whole-brain patterns in which the controls differ, as wide ventricles, that are taken off every feature in the
-    same way; at most one for five controls. 0: none."""
+    same way; at most one for five people of the smallest part of the cross-fitting. 0: none."""
     patch_components: Annotated[int, Field(ge=1)] = 8
     """Principal components of the reader `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5

@@ -27,10 +27,10 @@ class TrainingWatch:
 
     Attributes
     ----------
-    mixed : tensors, (N, C, p, p)
+    mixed : tensors, (N, C, p, p[, p])
         Of training controls, one a window.
-    held_out : tensors, (N, C, p, p), or None
-    together : tensors, (B, n, C, p, p), or None
+    held_out : tensors, (N, C, p, p[, p]), or None
+    together : tensors, (B, n, C, p, p[, p]), or None
         Co-located, of training controls; None if they are too few to be split.
     guidance : GuidanceSettings
     """

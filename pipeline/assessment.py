@@ -263,7 +263,7 @@ def run_summary(config: Config) -> dict[str, str]:
     }
     if models.fusion.needs_encoder:
         summary |= {
-            "Patches": f"{', '.join(f'{size:g}' for size in encoder.sizes_mm)} mm, {', '.join(encoder.planes)}",
+            "Patches": f"{', '.join(f'{size:g}' for size in encoder.patch_size_mm)} mm, {', '.join(encoder.planes)}",
             "Code": f"{encoder.code_size} numbers",
             "Encoders": f"{models.fusion.members}",
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",

@@ -95,7 +95,8 @@ def test_layer_norm_looks_at_no_other_voxel_and_no_other_patch():
 def test_windows_in_voxels():
     settings = EncoderSettings(patch_size_mm=(6, 14, 15), planes=("axial", "volume"))
     assert [*map(str, windows_of(settings, 2.0))] == ["axial 3", "axial 7", "volume 3", "volume 7"]
-    assert windows_of(EncoderSettings(), 2.0) == (Window("axial", 5),)
+    assert windows_of(EncoderSettings(), 2.0) == (VOLUME,)
+    assert windows_of(EncoderSettings(), 5.0) == (VOLUME,)  # on a coarse grid, the smallest that there is
 
 
 def test_patch_size_without_a_network():

@@ -12,6 +12,7 @@ from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.subject import SubjectRecord
+from voxout.models import fitting
 from voxout.models.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.fitting import fit_fusion
 from voxout.models.fusion import Fusion, fused
@@ -314,6 +315,43 @@ def test_what_brains_have_in_common_is_told_by_the_brain_itself(store, tmp_path)
     fits[3].save(tmp_path / "saved")
     loaded = Fusion.load(tmp_path / "saved", GRID, Sight(CHANNELS), SETTINGS)
     np.testing.assert_array_equal(_z(loaded, aged, UNSEEN[0]), maps[3][UNSEEN[0]])
+
+
+def test_patterns_are_learnt_without_the_fold_and_follow_the_covariates(store, tmp_path, monkeypatch):
+    aged, people = _aged(store)
+    seen = []
+    learn = fitting.Patterns.learn
+    monkeypatch.setattr(
+        fitting.Patterns, "learn", lambda voxels, brains, size: seen.append(brains) or learn(voxels, brains, size)
+    )
+    both = {"readers": ["intensity"], "smoothing_mm": 0.0, "patterns": 2, "covariates": ["age"]}
+    settings = ModelSettings.model_validate({"fusion": both})
+    fusion = fit_fusion(aged, TRAIN, Sight(CHANNELS), settings, tmp_path / "a", seed=0, people=people[:20], jobs=1)
+    assert [len(brains) for brains in seen] == [16] * 5 + [20]
+    shared = [sum(bool((brain == other).all()) for brain in seen[0] for other in part) for part in seen[1:]]
+    assert shared == [12, 12, 12, 12, 16], "each fold is left out once"
+    assert fusion.nuisances.size == 3
+    volume = aged.volumes[20].astype(np.float32)
+    numbers = fusion.nuisances.of(volume, np.ones(GRID.size, bool), people[20])
+    np.testing.assert_array_equal(numbers[:1], fusion.nuisances.covariates.of(people[20]))
+    nameless = fusion.nuisances.of(volume, np.ones(GRID.size, bool))
+    np.testing.assert_array_equal(nameless, [0, *numbers[1:]])
+
+
+def test_people_are_counted_for_patterns_and_not_their_scans(store, tmp_path):
+    keys = [f"sub-{n // 5:02}_ses-{n % 5}" for n in range(20)]  # of four people
+    scans = replace(store, keys=(*keys, *KEYS[20:]))
+    settings = ModelSettings.model_validate({"fusion": {"readers": ["intensity"], "smoothing_mm": 0.0}})
+    assert fit_fusion(scans, keys, Sight(CHANNELS), settings, tmp_path, seed=0, jobs=1).nuisances.size == 0
+
+
+@pytest.mark.parametrize("lost", ["nuisances.json", "patterns.safetensors", "intensity/nuisances.safetensors"])
+def test_a_model_without_what_it_takes_off_is_refused(store, tmp_path, lost):
+    settings = ModelSettings.model_validate({"fusion": {"readers": ["intensity"], "smoothing_mm": 0.0}})
+    fit_fusion(store, TRAIN, Sight(CHANNELS), settings, tmp_path / "scratch", seed=0, jobs=1).save(tmp_path / "model")
+    (tmp_path / "model" / lost).unlink()
+    with pytest.raises(UserError, match="Run the stage fit again"):
+        Fusion.load(tmp_path / "model", GRID, Sight(CHANNELS), settings)
 
 
 def test_without_derived_maps_the_intensity_is_not_read_twice():

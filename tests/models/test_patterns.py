@@ -55,18 +55,23 @@ def test_a_lesion_hardly_weighs_in(share, most):
     lesion[np.argsort(-TRUTH[0].sum(axis=1))[: int(share * GRID.size)]] = -1e6
     moved = found.weights(lesion) - found.weights(brain)
     assert np.abs(moved).max() < most
-    least_squares = np.linalg.lstsq(found.maps.T, ((lesion - brain) * found.scale).clip(-8, 8).ravel(), rcond=None)[0]
+    apart = patterns._held(lesion, found.mean, found.scale) - patterns._held(brain, found.mean, found.scale)
+    least_squares = np.linalg.lstsq(found.maps.T, apart, rcond=None)[0]
     assert np.abs(least_squares).max() > 2 * np.abs(moved).max()
 
 
-def test_what_lies_outside_a_brain_is_not_held_against_it():
+@pytest.mark.parametrize("missing", [0.05, 0.3, 0.5])
+def test_what_is_missing_of_a_brain_is_not_held_against_it(missing):
     found = learnt(brains(60)[1])
-    features = 5 + TRUTH[0]
-    inside = np.arange(GRID.size) < 700
-    features[~inside] = 1e9
-    near_mean = found.weights(sampled(np.where(inside[:, None], 5.0, 1e9), inside))
-    assert np.abs(near_mean).max() < 0.6
-    assert np.abs(found.weights(sampled(features, inside))).max() > np.abs(near_mean).max()
+    _, unseen = brains(20)
+    whole = np.stack([found.weights(brain) for brain in unseen])
+    unseen[:, : int(missing * GRID.size)] = np.nan
+    part = np.stack([found.weights(brain) for brain in unseen])
+    slope = (part * whole).sum(axis=0) / (whole**2).sum(axis=0)
+    np.testing.assert_allclose(slope, 1, atol=0.08)
+    features = RANDOM.normal(size=(GRID.size, 2))
+    inside = RANDOM.random(GRID.size) < 0.7
+    assert (np.isnan(sampled(features, inside)).all(axis=1) == ~inside).all()
 
 
 def test_places_that_nobody_covers_and_a_brain_that_is_alike():
@@ -74,7 +79,11 @@ def test_places_that_nobody_covers_and_a_brain_that_is_alike():
     seen[:, :50] = np.nan
     seen[:, 60, 1] = 7.0  # without spread
     found = learnt(seen)
-    assert np.isfinite(np.stack([found.weights(brain) for brain in seen])).all()
+    own = np.stack([found.weights(brain) for brain in seen])
+    np.testing.assert_allclose((own**2).mean(axis=0), 1, rtol=0.1)
+    without = learnt(np.delete(seen[:, 50:], 10, axis=1))
+    other = np.stack([without.weights(np.delete(brain[50:], 10, axis=0)) for brain in seen])
+    np.testing.assert_allclose(np.abs((own * other).mean(axis=0)), 1, rtol=0.1)
 
 
 def test_many_places_are_sampled_evenly(monkeypatch):

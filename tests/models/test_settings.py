@@ -35,11 +35,16 @@ def test_defaults_are_valid():
 
 
 def test_one_patch_size_or_several():
-    assert EncoderSettings().sizes_mm == (10.0,)
-    assert EncoderSettings(patch_size_mm=[6, 10]).sizes_mm == (6.0, 10.0)
-    for wrong in ({"patch_size_mm": []}, {"patch_size_mm": [6, -1]}, {"planes": []}, {"planes": ["axial", "axial"]}):
+    assert EncoderSettings().patch_size_mm == (6.0,)
+    assert EncoderSettings.model_validate({"patch_size_mm": 10}).patch_size_mm == (10.0,)
+    assert EncoderSettings(patch_size_mm=[6, 10]).patch_size_mm == (6.0, 10.0)
+    for wrong in (-1, [], [6, -1], "wide"):
+        with pytest.raises(ValidationError) as error:
+            EncoderSettings.model_validate({"patch_size_mm": wrong})
+        assert error.value.error_count() == 1
+    for planes in ([], ["axial", "axial"]):
         with pytest.raises(ValidationError):
-            EncoderSettings.model_validate(wrong)
+            EncoderSettings.model_validate({"planes": planes})
 
 
 def test_readers_named_twice_are_refused():
