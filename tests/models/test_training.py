@@ -39,7 +39,7 @@ def store():
 
 def settings_of(**change):
     sections = {
-        "encoder": {"code_size": 4},
+        "encoder": {"code_size": 4, "planes": ("axial",), "patch_size_mm": 10},
         "guidance": {"nu": 0.5},
         "training": {
             "pretraining_steps": 30,
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_alone(store, trained):
         ({"seed": 4}, "seed 3 instead of 4"),
         ({"train": KEYS[:6]}, "subjects_hash"),
         ({"settings": settings_of(guidance={"weight": 0.5})}, "models.guidance.weight 0.0001 instead of 0.5"),
-        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (volume 3,) instead of (volume 7,)"),
+        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (axial 5,) instead of (axial 7,)"),
     ],
 )
 def test_a_checkpoint_of_another_run(store, trained, change, named):

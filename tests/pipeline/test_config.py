@@ -76,12 +76,13 @@ def test_a_reader_of_a_map_that_is_not_derived_is_told_before_anything_is_prepar
 
 
 def test_more_components_than_a_patch_has_numbers_are_told_before_anything_is_prepared():
-    assert list(_told("models.fusion.patch_components=28")) == [
+    patches = "models.fusion.readers=[patches]"
+    assert list(_told("models.fusion.patch_components=28", patches)) == [
         "models.fusion.patch_components is 28, and a patch of 3x3x3 voxels of t1w holds 27 numbers. "
         "Lower it to 27 at most."
     ]
-    load_config(overrides=["models.fusion.patch_components=54", "preprocessing.modalities=[t1w, flair]"])
-    load_config(overrides=["models.fusion.patch_components=28", "models.fusion.readers=[intensity]"])
+    load_config(overrides=["models.fusion.patch_components=54", "preprocessing.modalities=[t1w, flair]", patches])
+    load_config(overrides=["models.fusion.patch_components=28"])
 
 
 def test_what_two_settings_say_together_is_told_without_a_dump_of_the_section():
