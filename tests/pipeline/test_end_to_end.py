@@ -35,7 +35,7 @@ preprocessing:
   bias_field: {working_spacing_mm: 8.0}
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
 models:
-  encoder: {patch_size_mm: 20.0, code_size: 8}
+  encoder: {patch_size_mm: 12.0, code_size: 8}
   guidance: {nu: 0.3}
   training: {pretraining_steps: 200, guided_steps: 20, patches_per_step: 256, checkpoint_every: 20}
 evaluation: {bootstrap_draws: 50}
