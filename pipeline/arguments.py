@@ -40,15 +40,14 @@ def make_parser() -> argparse.ArgumentParser:
     run.set_defaults(command="run", stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
+        stage.set_defaults(command="run", stages=(name,), model=None)
         _add_cohort(stage, needed=name != "score")
         if name == "score":
             _add_maps(stage)
-            continue
         if name in ("prepare", "map"):
             stage.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects; the others later")
         if name == "report":
             _add_runs(stage)
-        stage.set_defaults(command="run", stages=(name,), model=None)
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
     compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders that `voxout score` wrote")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")

@@ -8,6 +8,7 @@ from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.volume import read_volume, write_volume
 from voxout.pipeline.cli import main
 from voxout.pipeline.run import sole_user
+from voxout.pipeline.titles import STAGE_TITLES
 
 QUICK = (
     *("--set", "preprocessing.spacing_mm=4", "--set", "preprocessing.registration.transform=affine"),
@@ -48,6 +49,12 @@ def test_a_stage_names_the_one_it_waits_for(capsys, cohort, tmp_path):
     assert (
         "train needs the stage extract, which has not run. With the same settings, run `voxout extract` first" in told
     )
+
+
+@pytest.mark.parametrize("stage", [*STAGE_TITLES][1:])
+def test_each_stage_is_a_command_that_waits_for_those_before(capsys, cohort, tmp_path, stage):
+    assert main([stage, str(cohort), str(tmp_path / "out")]) == 2
+    assert f"{stage} needs the stage" in capsys.readouterr().err
 
 
 def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp_path):
