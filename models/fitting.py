@@ -20,7 +20,7 @@ from .covariates import Covariates
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused_by_member
 from .latent_store import LatentStore
-from .nuisances import Nuisances
+from .nuisances import WHOLE_BRAIN, Nuisances
 from .patterns import Patterns, affordable, sampled
 from .readers import Plan, Reader, Sight
 from .scorers import Mahalanobis, OneClassSvms, Scorer
@@ -136,7 +136,7 @@ class _Fit:
         size = affordable(self.settings.fusion.patterns, min(people))
         if size == 0:
             return [_Part(part, Nuisances(self.covariates), told) for part in parts]
-        voxels, found = self.sight.voxels(self.grid), []
+        voxels, found = self.sight.features(WHOLE_BRAIN, self.grid), []
         brains = [
             sampled(voxels.of(volume.astype(np.float32)), inside)
             for volume, inside in zip(self.volumes, self.inside, strict=True)

@@ -12,9 +12,11 @@ from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .covariates import Covariates
 from .patterns import Patterns, sampled
-from .readers import Sight
+from .readers import Plan, Sight
 from .settings import FusionSettings
 
+WHOLE_BRAIN = Plan("voxels", channels="all")
+"""What patterns are seen in."""
 _INDEX, _PATTERNS = "nuisances.json", "patterns.safetensors"
 
 
@@ -76,4 +78,4 @@ class Nuisances:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: does not say what is taken off ({_INDEX}). Run the stage fit again.") from error
         covariates = Covariates.load(folder, settings.covariates)
-        return cls(covariates, Patterns.load(folder / _PATTERNS, sight.voxels(grid)) if size else None)
+        return cls(covariates, Patterns.load(folder / _PATTERNS, sight.features(WHOLE_BRAIN, grid)) if size else None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .features import VoxelFeatures
+from .features import Features
 from .tensor_file import opened_tensors, write_tensors
 
 _LOCATIONS = 50_000
@@ -33,7 +33,7 @@ class Patterns:
 
     Attributes
     ----------
-    features : VoxelFeatures
+    features : Features
         All channels.
     mean, scale : ndarray, (p, c), float32
         Of the features, at p locations spread over the brain; `scale` is one over the standard deviation.
@@ -41,7 +41,7 @@ class Patterns:
         What a brain has of one unit of each; the controls that they are learnt on have a variance of 1.
     """
 
-    features: VoxelFeatures
+    features: Features
     mean: np.ndarray
     scale: np.ndarray
     maps: np.ndarray
@@ -63,7 +63,7 @@ class Patterns:
         return found
 
     @classmethod
-    def learn(cls, features: VoxelFeatures, brains: np.ndarray, size: int) -> "Patterns":
+    def learn(cls, features: Features, brains: np.ndarray, size: int) -> "Patterns":
         """Learn `size` patterns (see `affordable`) from the `sampled` brains of controls, (S, p, c)."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # Places that hardly anybody's brain reaches.
@@ -80,7 +80,7 @@ class Patterns:
         return write_tensors(path, {"mean": self.mean, "scale": self.scale, "maps": self.maps})
 
     @classmethod
-    def load(cls, path: Path, features: VoxelFeatures) -> "Patterns":
+    def load(cls, path: Path, features: Features) -> "Patterns":
         """Read what `save` wrote.
 
         Raises

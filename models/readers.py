@@ -129,10 +129,6 @@ class Sight:
             names = self.checkpoints[plan.member].origin.channels
         return tuple(self.channels.index(names))
 
-    def voxels(self, grid: PatchGrid) -> VoxelFeatures:
-        """All channels, voxel by voxel."""
-        return VoxelFeatures(grid, tuple(range(len(self.channels.names))))
-
     def features(self, plan: Plan, grid: PatchGrid) -> Features:
         """Features that need nothing learnt but the encoder."""
         if plan.member is not None:
