@@ -118,7 +118,7 @@ def make_cohort(data: Path, folder: Path, seed: int) -> Path:
             write_painted(folder, head, canvas, site=part)
             write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
             # Last: a head with this file is complete.
-            with written_whole(_lesions_file(patient)) as temporary:
+            with written_whole(lesions_file(patient)) as temporary:
                 temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
         records.append(patient)
     for patient in read_manifest(data / "ms"):
@@ -131,12 +131,12 @@ def kinds_file(patient: SubjectRecord) -> Path:
     return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.nii.gz")
 
 
-def _lesions_file(patient: SubjectRecord) -> Path:
+def lesions_file(patient: SubjectRecord) -> Path:
     return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.json")
 
 
 def _is_painted(patient: SubjectRecord, seed: int) -> bool:
-    about = _lesions_file(patient)
+    about = lesions_file(patient)
     return about.exists() and json.loads(about.read_text())["seed"] == seed
 
 

@@ -1,0 +1,136 @@
+"""The same scans of 1 mm, analysed at 2 mm and at 1 mm: what is found, and what it costs.
+
+    python benchmarks/resolution.py --data ../shared/data --out /tmp/resolution
+
+24 skull-stripped heads of 0.87 x 0.87 x 1 mm: 16 to train on, 8 with ten painted lesions each (five kinds, as in
+`method_cohort`, painted in the head's own space); the two multiple-sclerosis patients, also of 1 mm, go along on T1w
+alone. Everything runs through the command line, once with each preset, and the maps are judged where a lab reads them:
+in each subject's own space. A second call goes on where the first one stopped. The tables are printed and saved as
+OUT/table.md.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from method_cohort import kinds_file, lesions_file, painted
+from method_measures import judge, overview, table
+from method_subjects import Subject, TestSet
+from painted_cohort import Head, drawn, lesion_shapes, painted_record, write_painted
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.manifest import read_manifest, write_manifest
+from voxout.data_manifests.subject import Manifest, SubjectRecord
+from voxout.data_manifests.volume import read_mask, read_volume, write_volume
+from voxout.evaluation.lesions import find_lesions
+from voxout.pipeline.records import StageRecord
+from voxout.pipeline.stages import STAGES
+from voxout.preprocessing.patch_grid import PatchGrid
+
+TRAIN = 16
+PRESETS = {"2 mm (default)": "default", "1 mm (fine-1mm)": "fine-1mm"}
+SEED = 0
+_FIGURES = ("average_precision", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("resolution_benchmark"))
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--stage", default="map", help="the last stage to run (default: map, all that are judged)")
+    options = parser.parse_args(arguments)
+    if not (options.data / "mdd1mm").is_dir():
+        print(f"skipped: no real scans at {options.data} (expected the folders mdd1mm, ms and lesion_masks there)")
+        return 0
+    manifest = make_cohort(options.data, options.out / "cohort")
+    until = list(STAGES).index(options.stage)
+    for preset in PRESETS.values():
+        for stage in list(STAGES)[: until + 1]:
+            command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(options.out / preset)]
+            command += ["--preset", preset, "--seed", str(SEED), "--jobs", str(options.jobs)]
+            code = subprocess.run(command, check=False).returncode
+            if code not in (0, 3):
+                return code
+    if options.stage == "map":
+        text = "\n".join([judged(manifest, options.out), costs(options.out)])
+        print(text)
+        (options.out / "table.md").write_text(text)
+    return 0
+
+
+def make_cohort(data: Path, folder: Path) -> Path:
+    """Split the heads, paint lesions into those that do not train, and write the manifest; its path."""
+    path = folder / "cohort.csv"
+    if path.exists():
+        return path
+    heads = sorted(read_manifest(data / "mdd1mm").records, key=lambda record: drawn(SEED, record.subject_id))
+    records = [replace(head, group="control", split="train", site="mdd1mm") for head in heads[:TRAIN]]
+    shapes = lesion_shapes(data / "lesion_masks")
+    for number, record in enumerate(heads[TRAIN:]):
+        patient = painted_record(folder, record, site="painted")
+        print(f"painting {patient.key}", flush=True)
+        scan = read_volume(record.images["t1w"])
+        # The scans are stripped: what is above 0 is brain.
+        brain = folder / f"{record.key}_desc-brain_mask.nii.gz"
+        write_volume(brain, scan.with_voxels(scan.voxels > 0))
+        canvas, lesions = painted(Head.read(record, brain, seed=SEED), shapes, number, SEED)
+        write_painted(folder, record, canvas, site="painted")
+        write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
+        lesions_file(patient).write_text(json.dumps(lesions, indent=1) + "\n")
+        records.append(patient)
+    records += [replace(patient, group="patient", site="Ljubljana") for patient in read_manifest(data / "ms")]
+    return write_manifest(path, Manifest(tuple(records)))
+
+
+def in_own_space(record: SubjectRecord, out: OutputFolder) -> Subject:
+    """The truth about a subject on the grid of its own T1w: the grid's locations are the voxels of its brain."""
+    brain = read_mask(out.native_brain_mask(record))
+    grid = PatchGrid(brain.grid, brain.voxels)
+    if kinds_file(record).exists():
+        kinds = read_volume(kinds_file(record))
+        labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
+        labels = np.where(brain.voxels, labels, 0)
+        there, labels = np.unique(labels, return_inverse=True)
+        kinds, labels = kinds.voxels, labels.reshape(brain.voxels.shape).astype(np.int32)
+        of_lesion = [kinds[labels == number].max() for number in range(1, len(there))]
+    else:
+        labels = find_lesions(read_mask(out.native_lesion_mask(record))).labels
+        of_lesion = np.zeros(labels.max())
+    return Subject(record.key, grid, np.ones(grid.size, bool), grid.gather(labels), np.asarray(of_lesion, np.uint8))
+
+
+def judged(manifest: Path, root: Path) -> str:
+    """Figures of each preset's maps, and their paired differences, as Markdown."""
+    records, figures = read_manifest(manifest).patients, []
+    truth = OutputFolder(root / PRESETS["1 mm (fine-1mm)"])
+    subjects = {record.key: in_own_space(record, truth) for record in records}
+    of_site = {site: tuple(subjects[r.key] for r in records if r.site == site) for site in ("painted", "Ljubljana")}
+    test = TestSet(of_site["painted"], (), of_site["Ljubljana"])
+    for name, preset in PRESETS.items():
+        out = OutputFolder(root / preset)
+        maps = {r.key: subjects[r.key].grid.gather(read_volume(out.native_map(r)).voxels) for r in records}
+        figures.append(judge(name, maps, test))
+    coarse, fine = figures
+    text = [table(figures, "all"), table(figures, "dark"), *(overview(figures, figure) for figure in _FIGURES)]
+    return "\n".join([*text, *(overview([fine.minus(coarse)], figure) for figure in _FIGURES)])
+
+
+def costs(root: Path) -> str:
+    """Wall time and peak memory of every stage, as Markdown."""
+    lines = ["| stage | " + " | ".join(PRESETS) + " |", "|---|" + "---|" * len(PRESETS)]
+    for stage in STAGES:
+        found = [StageRecord.read(OutputFolder(root / preset).record(stage)) for preset in PRESETS.values()]
+        if all(found):
+            cells = [f"{r.wall_s:.0f} s, {r.peak_memory_mb / 1024:.1f} GB" for r in found]
+            lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
