@@ -82,6 +82,7 @@ class Fit:
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
+_PUBLISHED = {"read_out": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03}
 _BOTH = ("ocsvm", "mahalanobis")
 _NO_PATTERNS = {"fusion": {"patterns": 0}}
 FITS: Mapping[str, Fit] = {
@@ -89,9 +90,10 @@ FITS: Mapping[str, Fit] = {
     "plain, without patterns": Fit(("intensity", "patches", "hand_made", "extension"), None, _NO_PATTERNS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE, without patterns": Fit(_BOTH, "OgAE", _NO_PATTERNS),
+    "OgAE decision": Fit(("ocsvm",), "OgAE", {"detector": {"score": "decision", "nu": 0.3, "gamma": "0.1/d"}}),
     "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
     "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
-    "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "raw", "gamma": 0.01, "nu": 0.03}}),
+    "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": _PUBLISHED}),
 }
 
 Parts = tuple[tuple[str, str], ...]
@@ -114,6 +116,7 @@ METHODS: Mapping[str, Parts] = {
     **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
     **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE")},
     **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ("AE", "OgAE")},
+    "OgAE, OC-SVM, decision function": (("OgAE decision", "ocsvm"),),
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
     "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
@@ -121,6 +124,7 @@ METHODS: Mapping[str, Parts] = {
     **{f"fused without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)},
     "fused with components": (*_ALL, _PATCHES),
     "fused with components, without OC-SVM": (_HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION),
+    "fused, decision function for the distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
     "fused, Mahalanobis for the OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
 SEARCHED: Mapping[str, Parts] = {
@@ -136,6 +140,7 @@ SMOOTHED = (
     "hand-made maps, Mahalanobis",
     "AE, OC-SVM",
     "OgAE, OC-SVM",
+    "OgAE, OC-SVM, decision function",
     "OgAE, Mahalanobis",
 )
 """Single readers that are judged smoothed as well, as they are in the fused map."""

@@ -64,11 +64,15 @@ class DetectorField:
         return np.asarray(self.arrays.n_support, dtype=np.int64)
 
     @property
+    def total_dual(self) -> np.ndarray:
+        """Sum of the dual coefficients of each location, (P,): nu times the subjects that it was fitted on."""
+        counts, where = np.unique(self.arrays.n_fitted, return_inverse=True)
+        return np.array([spent_mass(self.nu, int(count)) for count in counts])[where]
+
+    @property
     def offset(self) -> np.ndarray:
         """Offset of each location, (P,), in scikit-learn's scale."""
-        counts, where = np.unique(self.arrays.n_fitted, return_inverse=True)
-        totals = np.array([spent_mass(self.nu, int(count)) for count in counts])
-        return self.arrays.centred_offset + totals[where]
+        return self.arrays.centred_offset + self.total_dual
 
     @property
     def precision(self) -> Precision:

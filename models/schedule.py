@@ -67,7 +67,7 @@ def support_size(n_controls: int, guidance: GuidanceSettings) -> int:
 
 
 def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
-    """Judge the number of controls for the guided steps.
+    """Judge the number of controls for the guided steps, where there are any.
 
     Raises
     ------
@@ -75,6 +75,8 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
         A location's controls cannot be split, or nu * m < 1: then no control may lie outside its boundary, whatever
         nu says. The sentence names the number that is needed.
     """
+    if not Schedule.of(settings).guided_steps:
+        return
     guidance, limit = settings.guidance, settings.training.controls_per_location
 
     def enough(n: int) -> bool:

@@ -10,7 +10,7 @@ from ..data_manifests.errors import UserError
 from ..preprocessing.derived_maps import Direction
 from ..preprocessing.patch_grid import PatchGrid
 from .detector import DetectorField, fit_detectors
-from .settings import DetectorSettings, resolve_gamma
+from .settings import DetectorSettings, ScoreName, resolve_gamma
 from .whitening import WhitenedLatents, Whitening, fit_whitening
 
 _FIELD, _WHITENING = "field", "whitening.safetensors"
@@ -70,14 +70,13 @@ class OneClassSvms:
     field : DetectorField
     whitening : Whitening, optional
         The one that the detectors were fitted through.
-    log_ratio : bool
-        Score log(offset / kernel sum) instead of minus the decision function: it goes on rising where the decision
-        function has come to its end.
+    score_by : {"distance", "decision", "log_ratio"}
+        See `DetectorSettings`. At one location all of them rank alike.
     """
 
     field: DetectorField
     whitening: Whitening | None
-    log_ratio: bool
+    score_by: ScoreName
 
     @classmethod
     def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
@@ -89,16 +88,20 @@ class OneClassSvms:
             features = WhitenedLatents(features, whitening)
         gamma = resolve_gamma(settings.gamma, features.shape[2])
         field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=settings.precision)
-        return cls(field, whitening, settings.score == "log_ratio")
+        return cls(field, whitening, settings.score)
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
         if self.whitening is not None:
             features = self.whitening.apply(features)
         decision = np.asarray(self.field.decision_function(features, jobs=jobs))
-        if not self.log_ratio:
-            return (-decision).astype(np.float32)
-        offset = self.field.offset
-        return -np.log(np.maximum(decision / offset + 1, _LEAST_KERNEL)).astype(np.float32)
+        if self.score_by == "decision":
+            scores = -decision
+        elif self.score_by == "distance":
+            # The kernel less 1, which keeps its digits where a narrow one is nearly flat.
+            scores = -(decision + self.field.arrays.centred_offset) / self.field.total_dual
+        else:
+            scores = -np.log(np.maximum(decision / self.field.offset + 1, _LEAST_KERNEL))
+        return scores.astype(np.float32)
 
     def save(self, folder: Path) -> None:
         self.field.save(folder / _FIELD)
@@ -118,4 +121,4 @@ class OneClassSvms:
         field = DetectorField.load(folder / _FIELD)
         if len(field) != grid.size or (whitening is not None and whitening.mask_hash != grid.mask_hash):
             raise UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")
-        return cls(field, whitening, settings.score == "log_ratio")
+        return cls(field, whitening, settings.score)

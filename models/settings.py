@@ -101,20 +101,24 @@ class TrainingSettings(Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
 
 
+ScoreName = Literal["distance", "decision", "log_ratio"]
+
+
 class DetectorSettings(Section):
     """One one-class SVM at every location."""
 
-    nu: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Also the least share of controls that are kept as support vectors: with few of them a map has few grey levels."""
-    gamma: Gamma = "0.1/d"
+    nu: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Also the least share of controls that are kept as support vectors."""
+    gamma: Gamma = "0.03/d"
     read_out: Literal["whitened", "standardised", "raw"] = "whitened"
     """What the codes go through before the kernel. `whitened`: per location, with covariances pooled over neighbours;
     `standardised`: the same without the covariances, each number by its own deviation."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight of the whole brain's covariance, brought to the location's variance, in each location's."""
-    score: Literal["decision", "log_ratio"] = "decision"
-    """`decision`: minus the decision function, which ends where no control is near; `log_ratio`: log(offset / kernel
-    sum), which goes on rising."""
+    score: ScoreName = "distance"
+    """`distance`: how far away the support vectors lie in the kernel's space, half the mean of the squares; `decision`:
+    minus the decision function, the same counted from the boundary of each location; `log_ratio`: log(offset / kernel
+    sum), which goes on rising where no control is near."""
     precision: Literal["float16", "float32"] = "float16"
 
 

@@ -85,8 +85,7 @@ def train_encoder(
     if not train:
         raise UserError("Training: no control in the training split, expected several. Mend column split or group.")
     schedule = Schedule.of(settings)
-    if schedule.guided_steps:
-        require_enough_controls(len(train), settings)
+    require_enough_controls(len(train), settings)
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
     origin = Origin(store.channels, windows, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():

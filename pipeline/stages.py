@@ -23,12 +23,13 @@ _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_ma
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
     rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
-    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates")
+    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates", "models.guidance")
 
 
 def _check(run: Run) -> Work:
     from ..data_manifests.check import check_manifest
     from ..models.covariates import Covariates
+    from ..models.schedule import require_enough_controls
 
     if not run.applies_a_model:
         split = split_controls_of(run)
@@ -43,10 +44,16 @@ def _check(run: Run) -> Work:
         sentences.setdefault(problem.subject_key, []).append(problem.sentence)
     if "" in sentences or not result.good:
         raise UserError([problem.sentence for problem in result.problems])
+    warnings = [*run.manifest.notes, *(warning.sentence for warning in result.warnings)]
+    if not run.applies_a_model and run.config.models.fusion.needs_encoder:
+        try:
+            require_enough_controls(len({*split.train} & {*result.good}), run.config.models)
+        except UserError as error:
+            warnings.append(f"train will stop: {error}")
     return Work(
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
-        warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
+        warnings=tuple(warnings),
         summary=f"{len(result.good)} of {len(run.manifest)} subjects are in order",
     )
 

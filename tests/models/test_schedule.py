@@ -45,6 +45,8 @@ def test_enough_controls_for_nu():
     require_enough_controls(20, settings_of(guidance={"nu": 0.1}))
     require_enough_controls(3, settings_of(guidance={"nu": 0.5}))
     require_enough_controls(3, settings_of(guidance={"weight": 0}, training={"siamese_weight": 1}))
+    require_enough_controls(1, settings_of(guidance={"weight": 0}))  # Nothing is guided.
+    require_enough_controls(1, settings_of(training={"guided_steps": 0}))
 
 
 @pytest.mark.parametrize(("nu", "share"), [(0.1, 0.5), (0.03, 0.5), (0.2, 0.3), (1e-5, 0.5), (0.5, 0.9)])

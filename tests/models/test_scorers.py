@@ -13,7 +13,7 @@ MASK = np.zeros((3, 4, 5), bool)
 MASK[1:, 1:3, 1:4] = True
 GRID = PatchGrid(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
 CONTROLS = np.random.default_rng(0).normal(size=(30, GRID.size, 2)).astype(np.float32)
-RAW = DetectorSettings(read_out="raw", nu=0.2, gamma=0.05, precision="float32")
+RAW = DetectorSettings(read_out="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
 
 
 def _strange(location: int) -> np.ndarray:
@@ -44,9 +44,31 @@ def test_the_log_ratio_is_that_of_offset_and_kernel_sum():
     np.testing.assert_allclose(svms.score(features), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_log_ratio_ranks_as_the_decision_function_and_goes_on_rising():
+def test_the_distance_is_that_from_the_support_vectors_in_the_kernels_space():
+    """Half the squared length of phi(z) - phi(z_i), averaged with the dual coefficients."""
+    svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
+    features = _strange(3)
+    expected = []
+    for v in range(GRID.size):
+        support, dual = svms.field.support(v)
+        kernel = np.exp(-0.05 * ((support - features[v]) ** 2).sum(1))
+        expected.append(np.average((1 - 2 * kernel + 1) / 2, weights=dual))
+    np.testing.assert_allclose(svms.score(features), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["decision", "log_ratio"])
+def test_all_scores_rank_alike_at_a_location(score):
+    """They differ in what one location counts against another, and far away."""
+    distance = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
+    other = OneClassSvms(distance.field, None, score)
+    people = CONTROLS * 1.5
+    ranks = [np.argsort([svms.score(person) for person in people], axis=0) for svms in (distance, other)]
+    np.testing.assert_array_equal(*ranks)
+
+
+def test_the_log_ratio_goes_on_rising():
     plain = OneClassSvms.fit(CONTROLS, GRID, RAW)
-    ratio = OneClassSvms(plain.field, None, log_ratio=True)
+    ratio = OneClassSvms(plain.field, None, "log_ratio")
     near, far = _strange(3), _strange(3)
     near[3], far[3] = 20.0, 22.0
     assert plain.score(near)[3] == plain.score(far)[3], "the kernel has come to its end"
@@ -57,7 +79,9 @@ def test_the_log_ratio_ranks_as_the_decision_function_and_goes_on_rising():
 
 
 def test_codes_are_whitened_as_the_detectors_were():
-    svms = OneClassSvms.fit(CONTROLS, GRID, DetectorSettings(nu=0.2, gamma=0.5, shrinkage=0.1, precision="float32"))
+    svms = OneClassSvms.fit(
+        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "read_out": "whitened"})
+    )
     whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.1)
     raw = OneClassSvms.fit(WhitenedLatents(CONTROLS, whitening), GRID, RAW.model_copy(update={"gamma": 0.5}))
     features = CONTROLS[0] + 1

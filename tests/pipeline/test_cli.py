@@ -36,6 +36,17 @@ def test_check_says_that_all_is_well(capsys, cohort, tmp_path):
     assert not (tmp_path / "failures.csv").exists()
 
 
+def test_check_tells_early_that_there_are_too_few_controls_to_train_on(capsys, cohort, tmp_path):
+    """Not after hours of preparation."""
+    told = _told(capsys, "check", cohort, tmp_path / "default")[1]
+    assert "warning: train will stop: Guidance with nu = 0.1" in told and "expected at least 19" in told
+    enough = _told(capsys, "check", cohort, tmp_path / "enough", "--set", "models.guidance.nu=0.5")[1]
+    without = _told(capsys, "check", cohort, tmp_path / "fast", "--preset", "fast")[1]
+    assert "train will stop" not in enough + without
+    once_more = _told(capsys, "check", cohort, tmp_path / "enough", "--set", "models.guidance.nu=0.1")[1]
+    assert "train will stop" in once_more, "what decides has changed"
+
+
 def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
     code, told = _told(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
     assert code == 2

@@ -356,7 +356,7 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
 def test_a_changed_setting_is_named(finished, cohort):
     result = _voxout("run", cohort, finished[0], "--set", "models.detector.nu=0.2", "--dry-run")
     assert "train: up to date" in result.stdout
-    assert "fit: would run, because models.detector.nu was 0.3, is now 0.2" in result.stdout
+    assert "fit: would run, because models.detector.nu was 0.1, is now 0.2" in result.stdout
 
 
 @pytest.fixture(scope="module")
