@@ -258,8 +258,10 @@ class Study:
     @staticmethod
     def asked(fit: Fit, settings: ModelSettings) -> str:
         """All that a fit rests on: one of other settings is no answer."""
-        encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]).model_dump(mode="json") if fit.encoder else None
-        return json.dumps({"readers": settings.model_dump(mode="json"), "encoder": encoder}, indent=1)
+        encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]) if fit.encoder else None
+        training = encoder.model_dump(mode="json", include={"encoder", "guidance", "training"}) if encoder else None
+        readers = settings.model_dump(mode="json", include={"detector", "fusion"})
+        return json.dumps({"readers": readers, "encoder": training}, indent=1)
 
     # -- methods, judged -----------------------------------------------------------------------------------------
     def surprises(self, fit: str, reader: str, seed: int, settings: FusionSettings) -> Surprises:
