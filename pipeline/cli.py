@@ -117,7 +117,9 @@ def _compare(options: argparse.Namespace) -> int:
             pair = d.first, d.second
             print(f"{d.second} less {d.first}, on {len(comparison.subjects)} subjects")
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
-        print(f"  {label}: {in_words(d.difference, comparison.settings.confidence)}")
+        values = [estimate.value for estimate in (d.of_second, d.of_first)]
+        both = "" if None in values else " less ".join(f"{value:.3g}" for value in values) + ": "
+        print(f"  {label}: {both}{in_words(d.difference, comparison.settings.confidence)}")
     print(f"all figures: {options.out / 'compare.csv'}")
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)

@@ -425,7 +425,8 @@ def methods(maps):
 def test_differences_are_paired(methods, capsys):
     code, content = compared(methods, "first", "second")
     assert code == 0
-    assert "second less first, on 7 subjects" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "second less first, on 7 subjects" in told
     by_name = {d["metric"]: d for d in content["differences"]}
     first, second = methods.scores("first"), methods.scores("second")
     for name, d in by_name.items():
@@ -433,6 +434,8 @@ def test_differences_are_paired(methods, capsys):
         if d["difference"]["value"] is not None:
             assert d["difference"]["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
     auroc = by_name["auroc"]["difference"]
+    of_both = f"AUROC, pooled: {second['auroc']['value']:.3g} less {first['auroc']['value']:.3g}: {auroc['value']:.3g}  ("
+    assert of_both in told
     assert 0 < auroc["ci_low"] <= auroc["value"] <= auroc["ci_high"]
     assert "healthy_threshold" not in by_name
     assert by_name["aupimo"]["difference"]["reason_undefined"]
