@@ -82,7 +82,15 @@ class Fit:
     changes: Mapping[str, object] = field(default_factory=dict)
 
 
-_PUBLISHED = {"read_out": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03}
+DETECTORS: Mapping[str, Mapping[str, object]] = {
+    "decision": {"score": "decision", "nu": 0.3, "gamma": "0.1/d"},
+    "decision, same gamma": {"score": "decision", "nu": 0.3},
+    "distance, nu 0.3": {"nu": 0.3},
+    "log-ratio": {"score": "log_ratio"},
+    "standardised": {"read_out": "standardised", "gamma": "1/d"},
+    "raw": {"read_out": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
+}
+"""By name, what differs from the default settings of the one-class SVMs; `raw` is as published."""
 _BOTH = ("ocsvm", "mahalanobis")
 _NO_PATTERNS = {"fusion": {"patterns": 0}}
 FITS: Mapping[str, Fit] = {
@@ -90,10 +98,7 @@ FITS: Mapping[str, Fit] = {
     "plain, without patterns": Fit(("intensity", "patches", "hand_made", "extension"), None, _NO_PATTERNS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE, without patterns": Fit(_BOTH, "OgAE", _NO_PATTERNS),
-    "OgAE decision": Fit(("ocsvm",), "OgAE", {"detector": {"score": "decision", "nu": 0.3, "gamma": "0.1/d"}}),
-    "OgAE log-ratio": Fit(("ocsvm",), "OgAE", {"detector": {"score": "log_ratio"}}),
-    "OgAE standardised": Fit(("ocsvm",), "OgAE", {"detector": {"read_out": "standardised", "gamma": "1/d"}}),
-    "OgAE raw": Fit(("ocsvm",), "OgAE", {"detector": _PUBLISHED}),
+    **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
 }
 
 Parts = tuple[tuple[str, str], ...]
@@ -129,6 +134,7 @@ METHODS: Mapping[str, Parts] = {
 }
 SEARCHED: Mapping[str, Parts] = {
     **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
+    **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
     "hand-made maps, without patterns": (("plain, without patterns", "hand_made"),),
     "OgAE, OC-SVM, without patterns": (("OgAE, without patterns", "ocsvm"),),
     "fused, without patterns": tuple((f"{fit}, without patterns", reader) for fit, reader in _ALL),
