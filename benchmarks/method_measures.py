@@ -1,9 +1,9 @@
 """How well maps of a method find the painted lesions, kind by kind, with intervals over subjects.
 
-Maps are compared on the template grid, as arrays over the locations of a `PatchGrid`: nothing is resampled but the
-truth. The healthy side are the healthy voxels of the painted heads and all of the healthy heads. For one kind of
-lesion, the others and a rim around them are left out; a false cluster touches no lesion of any kind, so one threshold
-serves all kinds. The definitions are those of `voxout.evaluation`.
+Maps are compared as arrays over the locations of a `PatchGrid`, that of the template or a subject's own: on the
+template's, nothing is resampled but the truth. The healthy side are the healthy voxels of the painted heads and all of
+the healthy heads. For one kind of lesion, the others and a rim around them are left out; a false cluster touches no
+lesion of any kind, so one threshold serves all kinds. The definitions are those of `voxout.evaluation`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

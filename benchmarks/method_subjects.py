@@ -1,4 +1,4 @@
-"""Who the method is judged on: the truth of painted heads, healthy heads and patients, on the template grid."""
+"""Who the method is judged on: the truth of painted heads, healthy heads and patients, on a grid of locations."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ RIM_MM = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One subject's truth on the template grid, over P locations.
+    """One subject's truth over P locations.
 
     Attributes
     ----------

@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.svm import OneClassSVM, _libsvm
+from voxout.data_manifests.derivatives import OutputFolder
 from voxout.models.detector import DetectorField, fit_detectors
 from voxout.models.ocsvm_dual import solve_dual
 from voxout.models.ocsvm_loss import guidance_loss
+from voxout.models.readers import PLANS
 from voxout.models.whitening import Whitening
 
 DIMENSION = 16
@@ -295,10 +297,13 @@ def peak_memory_gib() -> float:
 
 def read_real(run: Path) -> dict[str, np.ndarray]:
     """Codes of a trained encoder at 3000 locations in the middle of a run's brain, and whitened: (S, 3000, d)."""
-    files = sorted((run / "latents").glob("*.npy"))
+    out = OutputFolder(run)
+    files = sorted((out.latents / PLANS["ocsvm"].looks_at).glob("*.npy"))
+    if not files:
+        raise SystemExit(f"{run}: holds no codes, expected those of a run with the reader ocsvm. Name another run.")
     start = len(np.load(files[0], mmap_mode="r")) // 2
     codes = np.stack([np.load(file, mmap_mode="r")[start : start + 3000] for file in files])
-    whitening = Whitening.load(run / "detectors" / "whitening.safetensors")
+    whitening = Whitening.load(out.detectors / "ocsvm" / "whitening.safetensors")
     whitened = np.stack([whitening.apply(subject, start, start + codes.shape[1]) for subject in codes])
     return {"real": codes.astype(np.float64), "real, whitened": whitened.astype(np.float64)}
 

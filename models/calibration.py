@@ -20,9 +20,12 @@ import numpy as np
 from scipy import ndimage, special
 
 from ..data_manifests.errors import UserError
+from ..data_manifests.subject import person_of_key
 from ..preprocessing.patch_grid import PatchGrid
 from .tensor_file import opened_tensors, write_tensors
 
+FEWEST_PEOPLE = 3
+"""One is left out at a time, and two are what a variance needs."""
 _TAIL = 1e-3
 """The share of the null to which the exponential is fitted."""
 _STEP = 0.01
@@ -206,6 +209,22 @@ def z_of_surprise(surprise: np.ndarray) -> np.ndarray:
     """Standard deviations of a normal distribution whose upper tail has ``p = 10 ** -surprise``; float32."""
     # The logarithm keeps its digits where p itself would be 0.
     return -special.ndtri_exp(-np.maximum(surprise, 1e-6) * np.log(10)).astype(np.float32)
+
+
+def require_enough_people(train: Sequence[str]) -> None:
+    """Judge the keys of the training controls, which may be several scans of one person.
+
+    Raises
+    ------
+    UserError
+        Too few people to leave one out.
+    """
+    people = len({person_of_key(key) for key in train})
+    if people < FEWEST_PEOPLE:
+        raise UserError(
+            f"{people} training controls, expected at least {FEWEST_PEOPLE}: each is scored by detectors fitted on "
+            "others. Add healthy scans, or lower data_manifests.held_out_share."
+        )
 
 
 def folds_of(persons: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord, person_of_key
 from ..preprocessing.patch_store import PatchStore
 from .adjustment import AdjustedLatents, Adjustment
-from .calibration import Calibration, calibrate, folds_of, z_of_surprise
+from .calibration import Calibration, calibrate, folds_of, require_enough_people, z_of_surprise
 from .covariates import Covariates
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused_by_member
@@ -29,8 +28,6 @@ from .smoothing import Smoothing, smoothed
 
 NULL = "null"
 """Folder of the null maps among the controls' features."""
-FEWEST_CONTROLS = 3
-"""One is left out at a time, and two are what a variance needs."""
 
 Progress = Callable[[int, int], None]
 
@@ -72,12 +69,7 @@ def fit_fusion(
     UserError
         Too few controls, features that cannot be fitted, or a covariate that tells nothing.
     """
-    persons = len({person_of_key(key) for key in train})
-    if persons < FEWEST_CONTROLS:
-        raise UserError(
-            f"{persons} training controls, expected at least {FEWEST_CONTROLS}: each is scored by detectors fitted "
-            "on others. Add healthy scans, or lower data_manifests.held_out_share."
-        )
+    require_enough_people(train)
     by_key = {person.key: person for person in people}
     controls = [by_key[key] for key in train] if settings.fusion.covariates else []
     fit = _Fit(store, tuple(train), controls, sight, settings, scratch, seed, jobs, progress)

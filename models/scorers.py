@@ -97,7 +97,7 @@ class OneClassSvms:
         if self.score_by == "decision":
             scores = -decision
         elif self.score_by == "distance":
-            # The kernel less 1, which keeps its digits where a narrow one is nearly flat.
+            # The kernel less 1, which keeps its digits where a wide one is nearly flat.
             scores = -(decision + self.field.arrays.centred_offset) / self.field.total_dual
         else:
             scores = -np.log(np.maximum(decision / self.field.offset + 1, _LEAST_KERNEL))

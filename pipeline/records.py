@@ -79,6 +79,14 @@ class StageRecord:
             return None
 
 
+def unfinished(path: Path) -> dict[str, Any] | None:
+    """The inputs with which a stage was started and not finished; None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Name what differs between the inputs of two runs of a stage, in words."""
     named = []

@@ -17,7 +17,7 @@ from ..data_manifests.subject import Manifest
 from .config import Config
 from .console import Console
 from .engine import Engine
-from .records import Meter, StageRecord, changes, clear, sizes, versions, write_json
+from .records import Meter, StageRecord, changes, clear, sizes, unfinished, versions, write_json
 from .titles import STAGE_TITLES
 
 
@@ -93,6 +93,9 @@ class Stage:
     needless : callable
         ``needless(run)``: why there is nothing to do under the run's settings, or None. What the stage did under others
         stays, record and all: whoever goes back to them finds it.
+    foreseen : callable
+        ``foreseen(run)``: what a later stage will stop for. Told at every call: it follows from settings for which
+        nothing has to be done again.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     tries_again: bool = False
     needless: Callable[[Run], str | None] = lambda run: None
+    foreseen: Callable[[Run], Sequence[str]] = lambda run: ()
 
 
 @contextmanager
@@ -157,6 +161,10 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
                 raise
             finally:
                 write_failures(run.out.failures, (*all_failures(run.out), *among_chosen))
+        for doubt in stage.foreseen(run):
+            run.console.warn(
+                f"    warning: {doubt}", kept=f"warning: {run.manifest.anonymous(doubt)}", stage=stage.name
+            )
     return () if dry_run else (*all_failures(run.out), *among_chosen)
 
 
@@ -221,7 +229,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
     inputs = json.loads(json.dumps(stage.inputs(run)))  # as they are read back from a record
     started = run.out.started(stage.name)
-    if _unfinished(started) != inputs:
+    if unfinished(started) != inputs:
         clear(stage.folders(run))
     run.out.record(stage.name).unlink(missing_ok=True)
     write_json(started, inputs)
@@ -261,13 +269,6 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     record.write(run.out.record(stage.name))
     started.unlink(missing_ok=True)
     return ()
-
-
-def _unfinished(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def write_failures(path: Path, failures: Collection[Failure]) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ..data_manifests.errors import Failure, UserError
 from . import tasks
 from .config import save_config
-from .records import StageRecord, clear, file_fingerprint, fingerprint, write_json
+from .records import StageRecord, clear, file_fingerprint, fingerprint, unfinished, write_json
 from .run import Run, Stage, Work
 from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_controls_of, split_of
 from .subject_work import work_by_subject
+from .whole_model import FORMAT, MODEL_FORMAT
 
 if TYPE_CHECKING:
     from ..models.checkpoint import TrainingRow
@@ -23,13 +24,12 @@ _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_ma
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
     rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
-    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates", "models.guidance")
+    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates")
 
 
 def _check(run: Run) -> Work:
     from ..data_manifests.check import check_manifest
     from ..models.covariates import Covariates
-    from ..models.schedule import require_enough_controls
 
     if not run.applies_a_model:
         split = split_controls_of(run)
@@ -44,18 +44,32 @@ def _check(run: Run) -> Work:
         sentences.setdefault(problem.subject_key, []).append(problem.sentence)
     if "" in sentences or not result.good:
         raise UserError([problem.sentence for problem in result.problems])
-    warnings = [*run.manifest.notes, *(warning.sentence for warning in result.warnings)]
-    if not run.applies_a_model and run.config.models.fusion.needs_encoder:
-        try:
-            require_enough_controls(len({*split.train} & {*result.good}), run.config.models)
-        except UserError as error:
-            warnings.append(f"train will stop: {error}")
     return Work(
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
-        warnings=tuple(warnings),
+        warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
         summary=f"{len(result.good)} of {len(run.manifest)} subjects are in order",
     )
+
+
+def _too_few_controls(run: Run) -> list[str]:
+    """What train and fit will stop for, hours later."""
+    from ..models.calibration import require_enough_people
+    from ..models.schedule import require_enough_controls
+
+    if run.applies_a_model:
+        return []
+    good, told = record_of(run, "check").done, []
+    train = [key for key in split_controls_of(run).train if key in good]
+    needs = {"fit": lambda: require_enough_people(train)}
+    if run.config.models.fusion.needs_encoder:
+        needs = {"train": lambda: require_enough_controls(len(train), run.config.models)} | needs
+    for stage, need in needs.items():
+        try:
+            need()
+        except UserError as error:
+            told.append(f"{stage} will stop: {error}")
+    return told
 
 
 # -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
@@ -155,7 +169,8 @@ def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
 
 def _encoders_of_other_settings(run: Run) -> list[Path]:
     """More members, or fewer, are no reason to train those again that are there."""
-    before, now = dict(record_of(run, "train").inputs), _train_inputs(run)
+    stopped = unfinished(run.out.started("train"))
+    before, now = dict(stopped or record_of(run, "train").inputs), _train_inputs(run)
     had, has = (inputs.pop(f"settings.{_MEMBERS}", 0) for inputs in (before, now))
     return [run.out.encoder] if before != now else [run.out.member(number) for number in range(has, had)]
 
@@ -163,6 +178,7 @@ def _encoders_of_other_settings(run: Run) -> list[Path]:
 # -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
 def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
+        MODEL_FORMAT: FORMAT,
         "the patches": record_of(run, "extract").identity,
         "the encoder": record_of(run, "train").identity if run.config.models.fusion.needs_encoder else None,
         **settings_of(run, "models.detector", "models.fusion", "seed"),
@@ -283,7 +299,7 @@ def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("check", _check_inputs, _check),
+        Stage("check", _check_inputs, _check, foreseen=_too_few_controls),
         Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
         Stage("extract", _extract_inputs, _extract, lambda run: [run.out.patches], needs=("prepare",)),
         Stage(

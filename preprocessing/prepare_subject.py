@@ -164,6 +164,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
         write_volume(out.native_lesion_mask(subject), lesion_on_t1w)
     prepared: dict[Modality, Volume] = {}
     contrast: dict[Modality, float] = {}
+    shown = brain_mask.voxels
     for modality in settings.modalities:
         image, inside, alignment = images[modality], brain.mask, alignments[modality]
         if modality != "t1w":
@@ -175,12 +176,14 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
         prepared[modality] = normalise(
             warped, brain_mask.with_voxels(brain_mask.voxels & seen.voxels), settings.intensity
         )
+        shown = shown & seen.voxels
 
     warnings += _contrast_warnings(contrast)
     quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
     for modality, image in prepared.items():
         write_volume(out.prepared_image(subject, modality), image)
-    write_volume(out.prepared_brain_mask(subject), brain_mask)
+    # Brain that one of the images does not show has no map: its 0 there is no intensity.
+    write_volume(out.prepared_brain_mask(subject), brain_mask.with_voxels(shown))
     write_volume(out.native_brain_mask(subject), reoriented_like(brain.mask, native_grid))
     title = f"{subject.key}: {quality.verdict}"
     quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)

@@ -1,10 +1,13 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from voxout.data_manifests.manifest import read_manifest, write_manifest
 from voxout.data_manifests.phantoms import small_cohort
+from voxout.data_manifests.subject import Manifest
 from voxout.data_manifests.volume import read_volume, write_volume
 from voxout.pipeline.cli import main
 from voxout.pipeline.run import sole_user
@@ -36,15 +39,26 @@ def test_check_says_that_all_is_well(capsys, cohort, tmp_path):
     assert not (tmp_path / "failures.csv").exists()
 
 
-def test_check_tells_early_that_there_are_too_few_controls_to_train_on(capsys, cohort, tmp_path):
-    """Not after hours of preparation."""
-    told = _told(capsys, "check", cohort, tmp_path / "default")[1]
-    assert "warning: train will stop: Guidance with nu = 0.1" in told and "expected at least 19" in told
-    enough = _told(capsys, "check", cohort, tmp_path / "enough", "--set", "models.guidance.nu=0.5")[1]
-    without = _told(capsys, "check", cohort, tmp_path / "fast", "--preset", "fast")[1]
-    assert "train will stop" not in enough + without
-    once_more = _told(capsys, "check", cohort, tmp_path / "enough", "--set", "models.guidance.nu=0.1")[1]
-    assert "train will stop" in once_more, "what decides has changed"
+def test_check_tells_early_that_there_are_too_few_controls(capsys, cohort, tmp_path):
+    """Not after hours of preparation; and anew at every call, whatever was checked before."""
+
+    def told(*settings):
+        return _told(capsys, "check", cohort, tmp_path, *settings)[1]
+
+    assert "will stop" not in told("--preset", "fast", "--set", "data_manifests.held_out_share=0")
+    once_more = told("--preset", "default")
+    assert "warning: train will stop: Guidance with nu = 0.1" in once_more and "expected at least 19" in once_more
+    assert "train will stop" not in told("--set", "models.training.guided_steps=0")
+
+
+def test_check_tells_early_that_there_are_too_few_people_to_leave_one_out(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
+    manifest = read_manifest(cohort)
+    split = ["held_out", "held_out", "train", "train"]
+    records = [replace(record, split=side) for record, side in zip(manifest.controls, split, strict=True)]
+    write_manifest(cohort, Manifest((*records, *manifest.patients)))
+    told = _told(capsys, "check", cohort, tmp_path / "out", "--preset", "fast")[1]
+    assert "warning: fit will stop: 2 training controls, expected at least 3" in told
 
 
 def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):

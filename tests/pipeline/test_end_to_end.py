@@ -347,10 +347,28 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
     assert 0.01 < spread.voxels[covered].mean() < 1
     assert (read_volume(OutputFolder(finished[0]).native_map(subject)).voxels != z.voxels)[covered].mean() > 0.9
 
+    # As a run of three leaves it that was killed on the way.
+    record = json.loads(out.record("train").read_text())
+    out.started("train").write_text(json.dumps(record["inputs"] | {"settings.models.fusion.members": 3}))
+    out.record("train").unlink()
     result = _voxout("run", cohort, out.root, "--seeds", "1")
     assert checkpoint.stat().st_mtime_ns == before and not out.member(1).exists()
     maps = [path.relative_to(out.root) for path in out.maps.rglob("*.nii.gz")]
     assert maps and all(filecmp.cmp(finished[0] / path, out.root / path, shallow=False) for path in maps)
+
+
+def test_a_model_of_another_version_is_refused_at_once_and_fitted_again(finished, cohort, tmp_path, new_cohort):
+    out = OutputFolder(tmp_path / "model")
+    shutil.copytree(finished[0], out.root)
+    record = json.loads(out.record("fit").read_text())
+    del record["inputs"]["the format of models"]
+    out.record("fit").write_text(json.dumps(record))
+    result = _apply(out.root, new_cohort, tmp_path / "applied")
+    assert result.returncode == 2
+    assert "its model was fitted by another version of voxout (format 1, expected 2)" in result.stderr
+    assert not (tmp_path / "applied" / "prepared").exists(), "told before anything is made"
+    result = _voxout("run", cohort, out.root, "--dry-run")
+    assert "fit: would run, because the format of models is new" in result.stdout
 
 
 def test_a_changed_setting_is_named(finished, cohort):

@@ -434,8 +434,8 @@ def test_differences_are_paired(methods, capsys):
         if d["difference"]["value"] is not None:
             assert d["difference"]["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
     auroc = by_name["auroc"]["difference"]
-    of_both = f"AUROC, pooled: {second['auroc']['value']:.3g} less {first['auroc']['value']:.3g}: {auroc['value']:.3g}  ("
-    assert of_both in told
+    values = [f"{value:.3g}" for value in (second["auroc"]["value"], first["auroc"]["value"], auroc["value"])]
+    assert "AUROC, pooled: {} less {}: {}  (".format(*values) in told
     assert 0 < auroc["ci_low"] <= auroc["value"] <= auroc["ci_high"]
     assert "healthy_threshold" not in by_name
     assert by_name["aupimo"]["difference"]["reason_undefined"]

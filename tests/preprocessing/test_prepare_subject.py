@@ -159,6 +159,10 @@ def test_a_flair_that_shows_half_the_brain_warns(subject, out):
     prepared = prepare_subject(half, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
     assert prepared.quality.verdict == "warn"
     assert any("the FLAIR shows only" in reason for reason in prepared.quality.reasons)
+    brain, flair = read_mask(prepared.brain_mask).voxels, read_volume(prepared.images["flair"]).voxels
+    t1w = read_volume(prepared.images["t1w"]).voxels
+    assert 0.3 < brain.sum() / (t1w > 0).sum() < 0.7, "brain that an image does not show can neither be learnt nor read"
+    assert (flair[brain] > 0).mean() > 0.99
 
 
 def test_a_flair_of_something_else_warns(subject, out, kit):
