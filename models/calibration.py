@@ -149,7 +149,10 @@ def calibrate(
     if not np.isfinite(total.sum()):
         raise UserError("Calibration: scores of controls are not finite, expected finite ones. Fit the model again.")
     if not total.sum() > 0:
-        raise UserError("Calibration: the controls' scores are all 0, expected some that differ. Train again.")
+        raise UserError(
+            "Calibration: the controls' scores are all 0, expected some that differ. Are the controls one and the same "
+            "scan? Otherwise train again."
+        )
     sigma_vox = pooling_mm / grid.grid.spacing_mm
     null_surprise = np.empty(null.shape, np.float32)
     for fold in folds:

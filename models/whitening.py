@@ -32,12 +32,16 @@ class Whitening:
     mean : ndarray, (P, d), float32
     packed : ndarray, (P, d * (d + 1) / 2), float16
         The rows of `factor` one after the other, without the zeros: of a brain at 1 mm, a gigabyte becomes half of one.
+        Times `unit`, so that quiet features do not overflow.
+    unit : float
+        About the brain's standard deviation, a power of two.
     mask_hash : str
         Of the `PatchGrid` whose locations these are.
     """
 
     mean: np.ndarray
     packed: np.ndarray
+    unit: float
     mask_hash: str
 
     def factor(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -49,6 +53,7 @@ class Whitening:
         factor = np.zeros((len(packed), dimension, dimension), np.float32)
         for row, begin in enumerate(np.cumsum(range(dimension))):
             factor[:, row, : row + 1] = packed[:, begin : begin + row + 1]
+        factor /= np.float32(self.unit)
         return factor
 
     def apply(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -79,7 +84,9 @@ class Whitening:
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        return write_tensors(path, {"mean": self.mean, "packed": self.packed}, mask_hash=self.mask_hash)
+        return write_tensors(
+            path, {"mean": self.mean, "packed": self.packed}, unit=repr(self.unit), mask_hash=self.mask_hash
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
@@ -87,7 +94,8 @@ class Whitening:
         if not path.exists():
             raise UserError(f"{path}: no such file. Run the stage fit first.")
         with opened_tensors(path, "whole whitening") as file:
-            return cls(file.get_tensor("mean"), file.get_tensor("packed"), file.metadata()["mask_hash"])
+            about = file.metadata()
+            return cls(file.get_tensor("mean"), file.get_tensor("packed"), float(about["unit"]), about["mask_hash"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +159,11 @@ def fit_whitening(
     brain = pooled.mean(axis=0, dtype=np.float64)
     variance = brain[on_diagonal].mean()
     if not variance > 0:
-        raise UserError("Whitening: all codes are alike, expected some that differ. Train the encoder again.")
+        raise UserError(
+            "Whitening: the controls' features are all alike, expected some that differ. Look at the prepared scans, "
+            "or train the encoder again."
+        )
+    unit = 2.0 ** round(float(np.log2(variance)) / 2)
     floor = _FLOOR * variance * np.eye(dimension)
     packed = np.empty(pooled.shape, np.float16)
     for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
@@ -165,8 +177,8 @@ def fit_whitening(
             covariance *= np.eye(dimension)
         cholesky = torch.linalg.cholesky(torch.from_numpy(covariance + floor))
         inverse = torch.linalg.solve_triangular(cholesky, torch.eye(dimension, dtype=torch.float64), upper=False)
-        packed[a:b] = inverse.numpy()[:, rows, columns]
-    return Whitening(mean, packed, grid.mask_hash)
+        packed[a:b] = inverse.numpy()[:, rows, columns] * unit
+    return Whitening(mean, packed, unit, grid.mask_hash)
 
 
 @dataclass(frozen=True)

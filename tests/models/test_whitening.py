@@ -101,6 +101,19 @@ def test_more_dimensions_than_controls():
     assert np.isfinite(white).all()
 
 
+@pytest.mark.parametrize("loudness", [1e-5, 1.0, 3e4])
+def test_quiet_and_loud_features_stay_finite_and_whiten_alike(loudness):
+    """A channel that hardly varies, at a place where it does not vary at all."""
+    grid = holed_grid()
+    codes = varied(grid)
+    codes[:, :9] = codes[:1, :9]
+    whitening = fit_whitening(codes * np.float32(loudness), grid, shrinkage=0.01)
+    assert np.isfinite(whitening.packed).all()
+    one = fit_whitening(codes, grid, shrinkage=0.01)
+    distances = [(w.apply(codes[0] * s) ** 2).sum(-1) for w, s in ((whitening, np.float32(loudness)), (one, 1))]
+    np.testing.assert_allclose(*distances, rtol=0.02, atol=0.02)
+
+
 def test_apply_and_view_read_blocks(tmp_path):
     grid = holed_grid()
     codes = varied(grid).astype(np.float16).astype(np.float32)
@@ -137,7 +150,7 @@ def test_errors():
     codes = varied(grid)
     with pytest.raises(UserError, match="Whitening: 1 control, expected at least 2"):
         fit_whitening(codes[:1], grid, shrinkage=0.1)
-    with pytest.raises(UserError, match="all codes are alike"):
+    with pytest.raises(UserError, match="the controls' features are all alike"):
         fit_whitening(np.ones_like(codes), grid, shrinkage=0.1)
     with pytest.raises(UserError, match="another mask"):
         fit_whitening(codes[:, 1:], grid, shrinkage=0.1)
