@@ -66,8 +66,12 @@ class DetectorField:
     @property
     def total_dual(self) -> np.ndarray:
         """Sum of the dual coefficients of each location, (P,): nu times the subjects that it was fitted on."""
-        counts, where = np.unique(self.arrays.n_fitted, return_inverse=True)
-        return np.array([spent_mass(self.nu, int(count)) for count in counts])[where]
+        fitted = self.arrays.n_fitted
+        times = np.bincount(fitted)
+        mass = np.zeros(len(times))
+        for count in np.flatnonzero(times):
+            mass[count] = spent_mass(self.nu, int(count))
+        return mass[fitted]
 
     @property
     def offset(self) -> np.ndarray:
