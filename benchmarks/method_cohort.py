@@ -115,15 +115,23 @@ def make_cohort(data: Path, folder: Path, seed: int) -> Path:
             shapes = shapes or lesion_shapes(data / "lesion_masks")
             mask = data / "ixi/derivatives/reference" / head.key / "anat" / f"{head.key}_desc-brain_mask.nii.gz"
             canvas, lesions = painted(Head.read(head, mask, seed=seed), shapes, number, seed)
-            write_painted(folder, head, canvas, site=part)
-            write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
-            # Last: a head with this file is complete.
-            with written_whole(lesions_file(patient)) as temporary:
-                temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
+            write_with_kinds(folder, head, canvas, lesions, site=part, seed=seed)
         records.append(patient)
     for patient in read_manifest(data / "ms"):
         records.append(replace(patient, group="patient", site="Ljubljana"))
     return write_manifest(folder / "cohort.csv", Manifest(tuple(records)))
+
+
+def write_with_kinds(
+    folder: Path, head: SubjectRecord, canvas: Canvas, lesions: Sequence[dict[str, object]], *, site: str, seed: int
+) -> SubjectRecord:
+    """Write a painted head, and what its lesions are; the patient that it is now."""
+    patient = write_painted(folder, head, canvas, site=site)
+    write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
+    # Last: a head with this file is complete.
+    with written_whole(_lesions_file(patient)) as temporary:
+        temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
+    return patient
 
 
 def kinds_file(patient: SubjectRecord) -> Path:
@@ -131,12 +139,12 @@ def kinds_file(patient: SubjectRecord) -> Path:
     return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.nii.gz")
 
 
-def lesions_file(patient: SubjectRecord) -> Path:
+def _lesions_file(patient: SubjectRecord) -> Path:
     return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.json")
 
 
 def _is_painted(patient: SubjectRecord, seed: int) -> bool:
-    about = lesions_file(patient)
+    about = _lesions_file(patient)
     return about.exists() and json.loads(about.read_text())["seed"] == seed
 
 

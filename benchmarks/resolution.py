@@ -10,7 +10,6 @@ OUT/table.md.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from method_cohort import kinds_file, lesions_file, painted
+from method_cohort import kinds_file, painted, write_with_kinds
 from method_measures import judge, overview, table
 from method_subjects import Subject, TestSet
-from painted_cohort import Head, drawn, lesion_shapes, painted_record, write_painted
+from painted_cohort import Head, drawn, lesion_shapes
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest, write_manifest
 from voxout.data_manifests.subject import Manifest, SubjectRecord
@@ -76,17 +75,13 @@ def make_cohort(data: Path, folder: Path) -> Path:
     records = [replace(head, group="control", split="train", site="mdd1mm") for head in heads[:TRAIN]]
     shapes = lesion_shapes(data / "lesion_masks")
     for number, record in enumerate(heads[TRAIN:]):
-        patient = painted_record(folder, record, site="painted")
-        print(f"painting {patient.key}", flush=True)
+        print(f"painting {record.key}", flush=True)
         scan = read_volume(record.images["t1w"])
         # The scans are stripped: what is above 0 is brain.
         brain = folder / f"{record.key}_desc-brain_mask.nii.gz"
         write_volume(brain, scan.with_voxels(scan.voxels > 0))
         canvas, lesions = painted(Head.read(record, brain, seed=SEED), shapes, number, SEED)
-        write_painted(folder, record, canvas, site="painted")
-        write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
-        lesions_file(patient).write_text(json.dumps(lesions, indent=1) + "\n")
-        records.append(patient)
+        records.append(write_with_kinds(folder, record, canvas, lesions, site="painted", seed=SEED))
     records += [replace(patient, group="patient", site="Ljubljana") for patient in read_manifest(data / "ms")]
     return write_manifest(path, Manifest(tuple(records)))
 

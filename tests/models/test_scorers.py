@@ -22,6 +22,13 @@ def _strange(location: int) -> np.ndarray:
     return features
 
 
+def _kernels(svms: OneClassSvms, features: np.ndarray):
+    """At every location the dual coefficients, and the kernel between their support vectors and the features."""
+    for v in range(GRID.size):
+        support, dual = svms.field.support(v)
+        yield dual, np.exp(-0.05 * ((support - features[v]) ** 2).sum(1))
+
+
 def test_the_sign_turns_over():
     """Higher = more anomalous, and minus scikit-learn's decision function."""
     scores = OneClassSvms.fit(CONTROLS, GRID, RAW).score(_strange(3))
@@ -36,11 +43,9 @@ def test_the_sign_turns_over():
 def test_the_log_ratio_is_that_of_offset_and_kernel_sum():
     svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "log_ratio"}))
     features = _strange(3)
-    expected = []
-    for v in range(GRID.size):
-        support, dual = svms.field.support(v)
-        kernel = np.exp(-0.05 * ((support - features[v]) ** 2).sum(1))
-        expected.append(np.log(svms.field.offset[v] / (dual @ kernel)))
+    expected = [
+        np.log(svms.field.offset[v] / (dual @ kernel)) for v, (dual, kernel) in enumerate(_kernels(svms, features))
+    ]
     np.testing.assert_allclose(svms.score(features), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -48,11 +53,7 @@ def test_the_distance_is_that_from_the_support_vectors_in_the_kernels_space():
     """Half the squared length of phi(z) - phi(z_i), averaged with the dual coefficients."""
     svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
     features = _strange(3)
-    expected = []
-    for v in range(GRID.size):
-        support, dual = svms.field.support(v)
-        kernel = np.exp(-0.05 * ((support - features[v]) ** 2).sum(1))
-        expected.append(np.average((1 - 2 * kernel + 1) / 2, weights=dual))
+    expected = [np.average((1 - 2 * kernel + 1) / 2, weights=dual) for dual, kernel in _kernels(svms, features)]
     np.testing.assert_allclose(svms.score(features), expected, rtol=1e-4)
 
 
