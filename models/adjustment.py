@@ -52,7 +52,7 @@ class Adjustment:
         Parameters
         ----------
         latents : (S, P, d)
-            Read in blocks.
+            Read in blocks; all NaN where a control is missing.
         nuisances : ndarray, (S, k)
         grid : PatchGrid
         """
@@ -64,7 +64,10 @@ class Adjustment:
         slopes = np.empty((size, n_locations, dimension), np.float32)
         for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
             b = min(a + _LOCATIONS_AT_ONCE, n_locations)
-            slopes[:, a:b] = np.tensordot(weights, np.asarray(latents[:, a:b], np.float32), axes=1)
+            seen = np.asarray(latents[:, a:b], np.float32)
+            slopes[:, a:b] = np.tensordot(weights, seen, axes=1)
+            some = np.flatnonzero(np.isnan(seen[..., 0]).any(axis=0))
+            slopes[:, a + some] = _slopes_of_those_there(seen[:, some], centred)
         counted = sum_over_neighbours(np.ones((n_locations, 1), np.float32), grid.locations)
         for slope in slopes:
             slope[:] = sum_over_neighbours(slope, grid.locations) / counted
@@ -85,6 +88,16 @@ class Adjustment:
         """
         with opened_tensors(path, "slopes of nuisances") as file:
             return cls(file.get_tensor("slopes"))
+
+
+def _slopes_of_those_there(latents: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
+    """Slopes (k, n, d) at locations where some of the latents (S, n, d) are missing: a regression for each."""
+    there = np.isfinite(latents[..., 0]).T  # (n, S)
+    mean = there @ nuisances / there.sum(axis=1, keepdims=True)
+    centred = (nuisances - mean[:, None]) * there[..., None]  # (n, S, k)
+    products = centred.swapaxes(1, 2) @ np.nan_to_num(latents).swapaxes(0, 1)
+    normal = centred.swapaxes(1, 2) @ centred + _RIDGE * np.eye(nuisances.shape[1])
+    return np.linalg.solve(normal, products).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from .windows import Patches, Window
 
 MIXED, COLOCATED, WATCH, SETTLE = range(4)
 """Streams of random numbers that never meet."""
+_DRAWS = 100
+"""Until a patch lies in its subject's brain. One in many does not at first; none is left, unless nobody has brain."""
 
 
 def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
@@ -23,11 +25,13 @@ def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MixedPatches:
-    """Batches of any subjects at any locations.
+    """Batches of any subjects at any locations of their own brains.
 
     Attributes
     ----------
     volumes : tensor, (S, C, X, Y, Z)
+    inside : ndarray of bool, (S, X, Y, Z)
+        Where each subject has brain; may be memory-mapped.
     rows : ndarray of int64
         The subjects to draw from.
     locations : ndarray of int, (P, 3)
@@ -39,6 +43,7 @@ class MixedPatches:
     """
 
     volumes: torch.Tensor
+    inside: np.ndarray
     rows: np.ndarray
     locations: np.ndarray
     windows: tuple[Window, ...]
@@ -49,8 +54,12 @@ class MixedPatches:
     def batch(self, step: int) -> Patches:
         """Patches (size, C, p, p[, p]) of one step, one tensor a window."""
         random = np.random.default_rng((self.seed, self.stream, step))
-        rows = random.choice(self.rows, self.size)
-        centres = self.locations[random.integers(len(self.locations), size=self.size)]
+        rows, centres = np.zeros(self.size, np.int64), np.zeros((self.size, 3), np.int64)
+        outside = np.arange(self.size)
+        for _ in range(_DRAWS):
+            rows[outside] = random.choice(self.rows, len(outside))
+            centres[outside] = self.locations[random.integers(len(self.locations), size=len(outside))]
+            outside = outside[~self.inside[rows[outside], *centres[outside].T]]
         return _cut(self.volumes, rows, centres, self.windows)
 
 
@@ -60,16 +69,19 @@ class ColocatedPatches:
 
     Attributes
     ----------
-    volumes, rows, locations, windows, seed, stream
+    volumes, inside, rows, windows, seed, stream
         As in `MixedPatches`.
+    locations : ndarray of int, (P, 3)
+        Those at which `n_subjects` have brain at least; see `shared_locations`.
     n_locations : int
         Locations a batch (B), drawn without repeats while there are enough.
     n_subjects : int
-        Subjects a location (n), at most ``len(rows)``. Drawn, and put in random order, for each location anew: any cut
-        through the axis of subjects is a random split.
+        Subjects a location (n), of those with brain there. Drawn, and put in random order, for each location anew: any
+        cut through the axis of subjects is a random split.
     """
 
     volumes: torch.Tensor
+    inside: np.ndarray
     rows: np.ndarray
     locations: np.ndarray
     windows: tuple[Window, ...]
@@ -83,10 +95,25 @@ class ColocatedPatches:
         random = np.random.default_rng((self.seed, self.stream, step))
         repeats = self.n_locations > len(self.locations)
         chosen = self.locations[random.choice(len(self.locations), self.n_locations, replace=repeats)]
-        order = random.permuted(np.tile(self.rows, (self.n_locations, 1)), axis=1)[:, : self.n_subjects]
+        without = ~self.inside[self.rows[:, None], *chosen.T]  # (len(rows), B)
+        order = np.argsort(random.random(without.shape) + without, axis=0)[: self.n_subjects].T
         centres = np.repeat(chosen, self.n_subjects, axis=0)
-        patches = _cut(self.volumes, order.ravel(), centres, self.windows)
+        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.windows)
         return tuple(patch.unflatten(0, (self.n_locations, self.n_subjects)) for patch in patches)
+
+
+def shared_locations(
+    inside: np.ndarray, rows: np.ndarray, locations: np.ndarray, n_subjects: int
+) -> tuple[np.ndarray, int]:
+    """The locations, (P, 3), at which `n_subjects` of some subjects have brain, and how many those are.
+
+    Fewer subjects, where that many would share less than half of the locations.
+    """
+    count = np.zeros(len(locations), np.int64)
+    for row in rows:
+        count += inside[row][tuple(locations.T)]
+    n_subjects = min(n_subjects, int(np.median(count)))
+    return locations[count >= n_subjects], n_subjects
 
 
 def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, windows: tuple[Window, ...]) -> Patches:

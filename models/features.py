@@ -114,9 +114,14 @@ class PatchFeatures:
 
     @classmethod
     def learn(
-        cls, controls: Iterable[np.ndarray], grid: PatchGrid, rows: Sequence[int], size: int, seed: int
+        cls,
+        controls: Iterable[tuple[np.ndarray, np.ndarray]],
+        grid: PatchGrid,
+        rows: Sequence[int],
+        size: int,
+        seed: int,
     ) -> "PatchFeatures":
-        """Learn the components from the channels of controls, each (C, X, Y, Z).
+        """Learn the components from controls: the channels (C, X, Y, Z) and the brain (P,) of each.
 
         Raises
         ------
@@ -131,8 +136,9 @@ class PatchFeatures:
             )
         random = np.random.default_rng(seed)
         total, products, count = np.zeros(width), np.zeros((width, width)), 0
-        for channels in controls:
-            index = np.sort(random.choice(grid.size, min(_SAMPLES, grid.size), replace=False))
+        for channels, inside in controls:
+            brain = np.flatnonzero(inside)
+            index = np.sort(random.choice(brain, min(_SAMPLES, len(brain)), replace=False))
             patches = _patches(channels[list(rows)], grid, index).astype(np.float64)
             total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
         mean = total / count

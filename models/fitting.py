@@ -28,6 +28,8 @@ from .smoothing import Smoothing, smoothed
 
 NULL = "null"
 """Folder of the null maps among the controls' features."""
+_FEWEST_AT_A_PLACE = 2
+"""As many controls a variance needs."""
 
 Progress = Callable[[int, int], None]
 
@@ -117,6 +119,9 @@ class _Fit:
         self.covariates = Covariates.learn(settings.fusion.covariates, controls)
         everybody = np.arange(len(train))
         parts = [*(np.setdiff1d(everybody, fold) for fold in self.folds), everybody]
+        # Where a control has no brain it counts for nothing, unless too few would be left to tell what is normal.
+        least = np.min([self.inside[part].sum(axis=0) for part in parts], axis=0)
+        self.counts = self.inside | (least < _FEWEST_AT_A_PLACE)
         told = np.array([self.covariates.of(person) for person in controls]).reshape(len(train), -1)
         *self.apart, self.whole = self.parts(parts, told)
         kinds = {plan.looks_at for plan in self.plans.values()}
@@ -177,19 +182,20 @@ class _Fit:
         """Write the features of every control, and say how they are made."""
         if plan.features == "patches":
             size = self.settings.fusion.patch_components
+            controls = zip(self.volumes, self.inside, strict=True)
             features: Features = PatchFeatures.learn(
-                self.volumes, self.grid, self.sight.rows(plan), size=size, seed=self.seed
+                controls, self.grid, self.sight.rows(plan), size=size, seed=self.seed
             )
         else:
             features = self.sight.features(plan, self.grid)
         latents = LatentStore.create(self.scratch / plan.looks_at, self.grid, features.size)
-        for key, volume in zip(self.train, self.volumes, strict=True):
-            latents.write(key, features.of(volume.astype(np.float32)))
+        for key, volume, counts in zip(self.train, self.volumes, self.counts, strict=True):
+            latents.write(key, features.of(volume.astype(np.float32)), there=counts)
             self.step()
         return features
 
     def cross_fitted(self, plan: Plan) -> np.ndarray:
-        """Scores (S, P) of every control by a scorer that was fitted without its fold."""
+        """Scores (S, P) of every control by a scorer that was fitted without its fold; 0 where it has no brain."""
         null = np.empty(self.inside.shape, np.float32)
         seen = self.latents(plan, self.train)
         for fold, part in zip(self.folds, self.apart, strict=True):
@@ -198,7 +204,8 @@ class _Fit:
                 features = seen.subject(self.train[number])
                 if adjustment is not None:
                     features = adjustment.apply(features, part.numbers[number])
-                null[number] = scorer.score(features, jobs=self.jobs)
+                scores = scorer.score(features, jobs=self.jobs)
+                null[number] = np.where(self.inside[number], scores, 0)
             del scorer, adjustment  # The next ones need the room.
         return null
 

@@ -114,8 +114,15 @@ class LatentStore:
             raise UserError(f"{self.folder}: no codes of {key}. Encode this subject first.")
         return self._mapped(key).astype(np.float32)
 
-    def write(self, key: str, codes: np.ndarray) -> Path:
+    def write(self, key: str, codes: np.ndarray, there: np.ndarray | None = None) -> Path:
         """Store the codes (P, d) of one subject, whole or not at all.
+
+        Parameters
+        ----------
+        key : str
+        codes : ndarray, (P, d)
+        there : ndarray of bool, (P,), optional
+            Where the subject has something to show; it reads as NaN at the other locations.
 
         Raises
         ------
@@ -127,12 +134,16 @@ class LatentStore:
             raise ValueError(f"codes {codes.shape}, expected {self.shape[1:]}")
         with np.errstate(over="ignore"):
             stored = codes.astype(np.float16)
+        if there is not None:
+            stored[~there] = 0
         if not np.isfinite(stored).all():
             count = int((~np.isfinite(stored)).any(axis=1).sum())
             raise SubjectError(
                 f"{key}: its codes are not finite in float16 at {count} of {self.n_locations} locations, expected "
                 "finite ones. Look at its prepared image; train the encoder again if other subjects show the same."
             )
+        if there is not None:
+            stored[~there] = np.nan
         with written_whole(self._path(key)) as temporary:
             np.save(temporary, stored, allow_pickle=False)
         return self._path(key)

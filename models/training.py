@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_store import PatchStore
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
-from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, volumes_on
+from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, shared_locations, volumes_on
 from .encoder import PatchAutoEncoder, windows_of
 from .ocsvm_loss import guidance_loss
 from .schedule import Schedule, require_enough_controls, support_size
@@ -113,11 +113,12 @@ class _Training:
         self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
         volumes, rows, places = volumes_on(store, device), store.index(train), store.grid.locations
         windows, seed, training = origin.windows, origin.seed, settings.training
-        self.mixed = MixedPatches(volumes, rows, places, windows, training.patches_per_step, seed)
+        self.mixed = MixedPatches(volumes, store.inside, rows, places, windows, training.patches_per_step, seed)
         self.settling = replace(self.mixed, stream=SETTLE)
-        n_controls = min(len(rows), training.controls_per_location)
+        shared, n_controls = shared_locations(store.inside, rows, places, training.controls_per_location)
+        require_enough_controls(n_controls, settings)
         n_locations = training.locations_per_step
-        self.colocated = ColocatedPatches(volumes, rows, places, windows, n_locations, n_controls, seed)
+        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, windows, n_locations, n_controls, seed)
         self.support = support_size(n_controls, settings.guidance)
         self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)
         watched = replace(self.mixed, stream=WATCH, size=_WATCHED_PATCHES)

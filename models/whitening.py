@@ -4,6 +4,8 @@ Some tens of controls give a poor covariance at one voxel. Each location therefo
 second moments about that mean over its 3x3x3 neighbours. With the neighbours' means at a distance from its own, this
 counts both the spread between subjects and the change from voxel to voxel: a head that is a voxel out of place is not
 yet an anomaly.
+
+A control whose codes are all NaN at a location is missing there: it counts for nothing.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import torch
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_grid import PatchGrid
 from .latent_store import LatentStore
+from .ocsvm_dual import named
 from .tensor_file import opened_tensors, write_tensors
 
 _FLOOR = 1e-4
@@ -124,7 +127,7 @@ def fit_whitening(
     Parameters
     ----------
     latents : (S, P, d)
-        Read in blocks; memory grows with the result, not with S * P.
+        Read in blocks; memory grows with the result, not with S * P. All NaN where a control is missing.
     grid : PatchGrid
     shrinkage : float in [0, 1]
         Weight of the whole brain's average covariance in each location's, brought to the location's own variance:
@@ -139,7 +142,7 @@ def fit_whitening(
     Raises
     ------
     UserError
-        Fewer than two subjects, codes of another mask, or codes that are all alike.
+        Fewer than two subjects, in all or at a location; codes of another mask, or codes that are all alike.
     """
     n_subjects, n_locations, dimension = latents.shape
     if n_subjects < 2:
@@ -209,18 +212,27 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     # One plane more on either side: the slab's neighbours.
     first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
     block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
-    if not bool(torch.isfinite(block).all()):
+    there = torch.isfinite(block).all(dim=1, keepdim=True)
+    if not bool((there | torch.isnan(block).all(dim=1, keepdim=True)).all()):
         raise UserError("Whitening: codes are not finite, expected finite ones. Encode the subjects again.")
-    means = block.mean(dim=2)
+    count = there.sum(dim=2)
+    if bool((count < 2).any()):
+        lonely = first + np.flatnonzero((count < 2).numpy())
+        raise UserError(
+            f"Whitening: fewer than 2 controls have features at {named(lonely)}, expected at least 2. Leave these "
+            "locations out of the mask."
+        )
+    block = torch.where(there, block, 0)
+    means = block.sum(dim=2) / count
     # About one common centre, so that a mean far from 0 costs no digits.
     centre = means.mean(dim=0)
-    block, local = block - means[:, :, None], (means - centre).numpy()
-    within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns] / (block.shape[2] - 1)
-    moments = np.concatenate([within + local[:, rows] * local[:, columns], local], axis=1)
+    block, local = torch.where(there, block - means[:, :, None], 0), (means - centre).numpy()
+    within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns]
+    freedom = (count - 1).numpy().astype(np.float32)
+    moments = np.concatenate([within + freedom * local[:, rows] * local[:, columns], freedom * local, freedom], axis=1)
     here = slice(slab.start - first, slab.stop - first)
     summed = sum_over_neighbours(moments, grid.locations[first:last])[here]
-    counted = sum_over_neighbours(np.ones((len(moments), 1), np.float32), grid.locations[first:last])[here]
-    second, neighbours = np.split(summed / counted, [len(rows)], axis=1)
+    second, neighbours = np.split(summed[:, :-1] / summed[:, -1:], [len(rows)], axis=1)
     own = local[here]
     # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
     cross = own[:, rows] * neighbours[:, columns] + neighbours[:, rows] * own[:, columns]

@@ -40,6 +40,19 @@ def test_slopes_are_ridge_regression_averaged_over_neighbours():
     np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-5)  # stored in half precision
 
 
+def test_slopes_are_those_of_the_controls_who_are_there():
+    latents, covariates = _latents(), _covariates()
+    latents[:5, 3], latents[7, 3:9] = np.nan, np.nan
+    lonely = PatchGrid(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
+    slopes = Adjustment.fit(latents, covariates, lonely).slopes  # locations without neighbours
+    for place in range(GRID.size):
+        there = np.isfinite(latents[:, place, 0])
+        alone = Adjustment.fit(latents[there], covariates[there], lonely).slopes
+        np.testing.assert_allclose(slopes[:, place], alone[:, place], rtol=2e-3, atol=1e-5)
+    seen = Adjustment(slopes).apply(latents[7], covariates[7])
+    assert np.isnan(seen[3:9]).all() and np.isfinite(seen[9:]).all()
+
+
 def test_what_a_covariate_explains_is_taken_off():
     latents, covariates = 0.1 * _latents(subjects=400), _covariates(subjects=400)
     covariates -= covariates.mean(axis=0)

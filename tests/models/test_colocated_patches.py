@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from voxout.models.colocated_patches import ColocatedPatches, MixedPatches
+from voxout.models.colocated_patches import ColocatedPatches, MixedPatches, shared_locations
 from voxout.models.windows import Window
 
 SHAPE = (7, 8, 5)
@@ -14,15 +14,16 @@ def numbered(subjects=4, channels=2):
     return torch.from_numpy(volumes.astype(np.float32))
 
 
+EVERYWHERE = np.ones((4, *SHAPE), bool)
 LOCATIONS = np.array([[1, 2, 0], [3, 3, 2], [6, 7, 4], [2, 5, 1], [4, 1, 3]])
 
 
-def mixed(seed=3, rows=(0, 2)):
-    return MixedPatches(numbered(), np.array(rows), LOCATIONS, VOXEL, 40, seed)
+def mixed(seed=3, rows=(0, 2), inside=EVERYWHERE):
+    return MixedPatches(numbered(), inside, np.array(rows), LOCATIONS, VOXEL, 40, seed)
 
 
-def colocated(n_locations=3, n_subjects=3, rows=(0, 1, 3), seed=3):
-    return ColocatedPatches(numbered(), np.array(rows), LOCATIONS, VOXEL, n_locations, n_subjects, seed)
+def colocated(n_locations=3, n_subjects=3, rows=(0, 1, 3), seed=3, inside=EVERYWHERE, locations=LOCATIONS):
+    return ColocatedPatches(numbered(), inside, np.array(rows), locations, VOXEL, n_locations, n_subjects, seed)
 
 
 def origins(patches):
@@ -60,6 +61,36 @@ def test_fewer_subjects_than_there_are():
     assert all(len(set(row)) == 2 for row in subject)
 
 
+def without_some():
+    """Subject 0 has no brain at the first two locations, subject 1 none at the third, subject 2 none at all."""
+    inside = EVERYWHERE.copy()
+    inside[0][tuple(LOCATIONS[:2].T)] = inside[1][tuple(LOCATIONS[2])] = inside[2] = False
+    return inside
+
+
+def test_nobody_is_drawn_where_they_have_no_brain():
+    inside = without_some()
+    subject, place = origins(mixed(rows=(0, 1, 2), inside=inside).batch(0)[0])
+    assert set(subject) == {0, 1} and set(place) == places()
+    assert inside.reshape(4, -1)[subject, place].all()
+    shared, n_subjects = shared_locations(inside, np.array([0, 1, 3]), LOCATIONS, 2)
+    assert n_subjects == 2 and len(shared) == 5
+    for step in range(10):
+        subject, place = origins(colocated(n_subjects=2, inside=inside).batch(step)[0])
+        assert inside.reshape(4, -1)[subject, place].all()
+        assert all(len(set(row)) == 2 for row in subject)
+
+
+def test_locations_that_too_few_share_are_left_out_while_half_of_them_stay():
+    inside, rows = without_some(), np.array([0, 1, 3])
+    shared, n_subjects = shared_locations(inside, rows, LOCATIONS, 3)  # shared by 2, 2, 2, 3, 3
+    assert n_subjects == 2 and len(shared) == 5
+    inside[0][tuple(LOCATIONS[1])] = True
+    shared, n_subjects = shared_locations(inside, rows, LOCATIONS, 3)
+    assert n_subjects == 3
+    np.testing.assert_array_equal(shared, LOCATIONS[[1, 3, 4]])
+
+
 def test_more_locations_than_there_are():
     assert colocated(n_locations=50).batch(0)[0].shape[:2] == (50, 3)
 
@@ -75,7 +106,8 @@ def test_a_batch_is_a_function_of_seed_and_step(make):
 
 
 def test_all_windows_of_a_batch_are_of_the_same_places():
-    two = ColocatedPatches(numbered(), np.arange(4), LOCATIONS, (Window("volume", 3), Window("coronal", 5)), 3, 4, 3)
+    windows = (Window("volume", 3), Window("coronal", 5))
+    two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), LOCATIONS, windows, 3, 4, 3)
     cubes, planes = two.batch(0)
     assert cubes.shape == (3, 4, 2, 3, 3, 3) and planes.shape == (3, 4, 2, 5, 5)
     assert torch.equal(cubes[..., 1, 1, 1], planes[..., 2, 2])

@@ -14,6 +14,7 @@ from voxout.preprocessing.patch_grid import PatchGrid
 MASK = np.zeros((9, 10, 8), bool)
 MASK[0:7, 2:9, 1:8] = True  # touches the grid's edge
 GRID = PatchGrid(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
+EVERYWHERE = np.ones(GRID.size, bool)
 RANDOM = np.random.default_rng(0)
 CHANNELS = RANDOM.random((3, *MASK.shape), dtype=np.float32)
 
@@ -41,8 +42,12 @@ def _naive_patches(channels):
 
 def test_components_of_patches_are_those_of_scikit_learn():
     controls = [RANDOM.random((3, *MASK.shape), dtype=np.float32) * scale for scale in (1.0, 0.5, 2.0)]
-    found = PatchFeatures.learn(controls, GRID, (0, 2), size=5, seed=0)  # fewer locations than samples: all of them
-    patches = np.concatenate([_naive_patches(control[[0, 2]]) for control in controls])
+    brains = [EVERYWHERE, RANDOM.random(GRID.size) < 0.7, EVERYWHERE]
+    # Fewer locations than samples: all of them.
+    found = PatchFeatures.learn(zip(controls, brains, strict=True), GRID, (0, 2), size=5, seed=0)
+    patches = np.concatenate(
+        [_naive_patches(control[[0, 2]])[brain] for control, brain in zip(controls, brains, strict=True)]
+    )
     oracle = PCA(5).fit(patches)
     agreement = np.abs(np.einsum("ij,ji->i", oracle.components_, found.components))
     np.testing.assert_allclose(agreement, 1, atol=1e-3)
@@ -50,7 +55,7 @@ def test_components_of_patches_are_those_of_scikit_learn():
 
 
 def test_components_are_saved_and_loaded(tmp_path):
-    features = PatchFeatures.learn([CHANNELS], GRID, (1,), size=3, seed=0)
+    features = PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (1,), size=3, seed=0)
     loaded = PatchFeatures.load(features.save(tmp_path / "components.safetensors"), GRID)
     np.testing.assert_array_equal(loaded.of(CHANNELS), features.of(CHANNELS))
     with pytest.raises(UserError, match="holds no components of patches. Run the stage fit again"):
@@ -59,4 +64,4 @@ def test_components_are_saved_and_loaded(tmp_path):
 
 def test_more_components_than_numbers_are_refused():
     with pytest.raises(UserError, match="28 components of patches with 27 numbers, expected at most 27"):
-        PatchFeatures.learn([CHANNELS], GRID, (0,), size=28, seed=0)
+        PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (0,), size=28, seed=0)

@@ -111,6 +111,37 @@ def test_what_does_not_fit_stands_out_of_both_readers_and_most_of_all_of_the_map
     assert z[inside].mean() > np.quantile(z[~inside], 0.999)
 
 
+@pytest.mark.parametrize("readers", [["intensity"], ["ocsvm", "intensity"]])
+@pytest.mark.parametrize("lacking", [1, 10])
+def test_a_control_without_brain_at_a_place_says_nothing_there(store, tmp_path, readers, lacking):
+    """An image cut short, or a smaller brain: taken for darkness, it would hide the dark lesion of another brain."""
+    fusion = {"readers": readers, "smoothing_mm": 2.0, "patterns": 3}
+    settings = ModelSettings.model_validate({"fusion": fusion, "encoder": {"code_size": 4}})
+    place = np.zeros(SHAPE, bool)
+    place[10:, 4:20, 4:20] = True
+    without = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))
+    without.volumes[:lacking, :, place], without.inside[:lacking, place] = 0, False
+    spot = np.where(ndimage.binary_erosion(place, iterations=5), np.float32(-0.12), 0)
+    sight = Sight(CHANNELS, (_encoder(0),))
+    found = []
+    for name, controls in (("whole", store), ("without", without)):
+        fusion = fit_fusion(controls, TRAIN, sight, settings, tmp_path / name, seed=0, jobs=1)
+        z = _z(fusion, store, UNSEEN[0], spot)
+        found.append(z[GRID.gather(spot) < 0].mean())
+        unseen = np.concatenate([_z(fusion, store, key) for key in UNSEEN])
+        assert (unseen > 3.0902).mean() < 0.002, name
+    whole, least = found
+    assert whole > 8 and least > 0.6 * whole
+
+
+def test_where_hardly_a_control_is_left_all_count_as_found(store, tmp_path):
+    """Brain in two controls of four, of whom a fold leaves out one: too few to speak alone."""
+    without = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))
+    without.volumes[:2, :, 14:], without.inside[:2, 14:] = 0, False
+    fusion = fit_fusion(without, TRAIN[:4], Sight(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
+    assert np.isfinite(_z(fusion, store, UNSEEN[0])).all()
+
+
 def test_every_step_is_told(fitted):
     _, _, calls = fitted
     total = 2 * 20 + 2 * (5 + 1)

@@ -85,6 +85,19 @@ def test_codes_that_float16_cannot_hold(filled, bad):
     assert sorted(path.name for path in folder.iterdir()) == ["a.npy", "b.npy", "c.npy", "latents.json"]
 
 
+def test_whoever_is_missing_somewhere_is_nan_there(filled):
+    folder, codes = filled
+    own, there = codes[0].copy(), np.ones(40, bool)
+    own[7:9], there[7:9] = np.nan, False
+    store = LatentStore.open(folder, ("a", "b"))
+    store.write("a", own, there)
+    np.testing.assert_array_equal(store[:, 5:12], np.stack([own, codes[1]])[:, 5:12])
+    np.testing.assert_array_equal(store.subject("a"), own)
+    own[3] = np.nan
+    with pytest.raises(SubjectError, match="not finite in float16 at 1 of 40"):
+        store.write("a", own, there)
+
+
 def test_wrong_shape_to_write(filled):
     with pytest.raises(ValueError, match=r"codes \(4, 40\), expected \(40, 4\)"):
         LatentStore.open(filled[0], ()).write("a", np.zeros((4, 40)))

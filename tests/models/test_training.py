@@ -177,19 +177,19 @@ def test_lambda_is_halved_while_the_reconstruction_suffers(store, tmp_path, monk
     monkeypatch.setattr(training, "WATCH_EVERY", 2)
     heavy = {
         "guidance": {"weight": 30.0, "gamma": 0.5, "nu": 0.5},
-        "training": {"guided_learning_rate": 1e-2, "pretraining_steps": 300},
+        "training": {"guided_learning_rate": 3e-3, "pretraining_steps": 300},
     }
     bound = train(store, tmp_path / "bound", settings_of(**heavy))
     unbound = heavy | {"guidance": heavy["guidance"] | {"largest_mse_ratio": 1e6}}
-    with pytest.raises(UserError, match="the codes fill"):
-        train(store, tmp_path / "free", settings_of(**unbound))
+    free = train(store, tmp_path / "free", settings_of(**unbound))
+    assert free.history[-1].mse > 1.1 * bound.history[-1].mse, "this guidance is far too strong"
     limit = 2.0 * [row.mse for row in bound.history if row.phase == "pretraining"][-1]
     guided = [row for row in bound.history if row.phase == "guided"]
     expected = 30.0
     for row in guided:
         assert row.guidance_weight == expected
         expected *= 0.5 if row.mse > limit else 1
-    assert guided[-1].guidance_weight < 1.0, "this guidance is far too strong"
+    assert guided[-1].guidance_weight < 1.0
 
     class Killed(Exception):
         pass

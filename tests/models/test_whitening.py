@@ -31,18 +31,18 @@ def varied(grid, subjects=9, dimension=3, seed=0, offset=0.0):
 
 def slow_covariances(codes, grid, shrinkage):
     """Voxel by voxel, neighbour by neighbour, subject by subject; as the docstring says it."""
-    n, size, dimension = codes.shape
+    _, size, dimension = codes.shape
     codes = codes.astype(np.float64)
-    means = codes.mean(axis=0)
+    means, freedom = np.nanmean(codes, axis=0), np.isfinite(codes[..., 0]).sum(axis=0) - 1
     where = {tuple(place): number for number, place in enumerate(grid.locations)}
     pooled = np.zeros((size, dimension, dimension))
     for v, place in enumerate(grid.locations):
         near = [where.get(tuple(place + np.array(step) - 1)) for step in np.ndindex(3, 3, 3)]
         near = [u for u in near if u is not None]
         for u in near:
-            own = codes[:, u] - means[u]
+            own = np.nan_to_num(codes[:, u] - means[u])
             apart = means[u] - means[v]
-            pooled[v] += (own.T @ own / (n - 1) + np.outer(apart, apart)) / len(near)
+            pooled[v] += (own.T @ own + freedom[u] * np.outer(apart, apart)) / freedom[near].sum()
     brain = pooled.mean(axis=0)
     scale = np.trace(pooled, axis1=1, axis2=2) / np.trace(brain)
     return (1 - shrinkage) * pooled + shrinkage * scale[:, None, None] * brain
@@ -64,6 +64,24 @@ def test_against_the_slow_one(monkeypatch, numbers_at_once, shrinkage):
     # The floor adds 1e-4 of the mean variance to every eigenvalue; float16 leaves three digits.
     np.testing.assert_allclose(white, np.broadcast_to(np.eye(3), white.shape), atol=1e-2)
     assert np.array_equal(factor, np.tril(factor))
+
+
+def test_whoever_is_missing_somewhere_counts_for_nothing_there():
+    """Against the slow way; and whoever is missing everywhere might as well not be there."""
+    grid, random = holed_grid(), np.random.default_rng(5)
+    codes = varied(grid)
+    gone = random.random(codes.shape[:2]) < 0.4
+    gone[:2] = False
+    codes[gone] = np.nan
+    whitening = fit_whitening(codes, grid, shrinkage=0.3)
+    np.testing.assert_allclose(whitening.mean, np.nanmean(codes, axis=0), atol=1e-5)
+    factor = whitening.factor().astype(float)
+    white = factor @ slow_covariances(codes, grid, 0.3) @ factor.transpose(0, 2, 1)
+    np.testing.assert_allclose(white, np.broadcast_to(np.eye(3), white.shape), atol=1e-2)
+    nobody = np.full_like(codes[:1], np.nan)
+    again = fit_whitening(np.concatenate([codes, nobody]), grid, shrinkage=0.3)
+    np.testing.assert_array_equal(again.mean, whitening.mean)
+    np.testing.assert_array_equal(again.packed, whitening.packed)
 
 
 def test_a_shift_of_all_codes_costs_no_digits():
@@ -154,6 +172,10 @@ def test_errors():
         fit_whitening(np.ones_like(codes), grid, shrinkage=0.1)
     with pytest.raises(UserError, match="another mask"):
         fit_whitening(codes[:, 1:], grid, shrinkage=0.1)
+    lonely = codes.copy()
+    lonely[1:, 4] = np.nan
+    with pytest.raises(UserError, match="fewer than 2 controls have features at location 4"):
+        fit_whitening(lonely, grid, shrinkage=0.1)
     broken = codes.copy()
     broken[2, 4, 1] = np.nan
     with pytest.raises(UserError, match="codes are not finite"):
