@@ -5,7 +5,7 @@ for each would cost as much as everything else together, and the controls it has
 (the calibration row of `benchmarks/method.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +108,9 @@ class _Fit:
         jobs: int | None,
         progress: Progress | None,
     ):
-        self.train, self.sight, self.settings, self.scratch = train, sight, settings, scratch
+        self.store, self.train, self.sight, self.settings, self.scratch = store, train, sight, settings, scratch
         self.grid, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
-        rows = store.index(train)
-        self.volumes = [store.volumes[row] for row in rows]
-        self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in rows])
+        self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in store.index(train)])
         self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
         self.features: dict[str, Features] = {}
@@ -134,10 +132,7 @@ class _Fit:
         if size == 0:
             return [_Part(part, Nuisances(self.covariates), told) for part in parts]
         voxels, found = self.sight.features(WHOLE_BRAIN, self.grid), []
-        brains = [
-            sampled(voxels.of(volume.astype(np.float32)), inside)
-            for volume, inside in zip(self.volumes, self.inside, strict=True)
-        ]
+        brains = [sampled(voxels.of(seen), inside) for seen, inside in zip(self.channels(), self.inside, strict=True)]
         for part in parts:
             patterns = Patterns.learn(voxels, np.stack([brains[number] for number in part]), size)
             weights = np.stack([patterns.weights(brain) for brain in brains])
@@ -182,15 +177,15 @@ class _Fit:
         """Write the features of every control, and say how they are made."""
         if plan.features == "patches":
             size = self.settings.fusion.patch_components
-            controls = zip(self.volumes, self.inside, strict=True)
+            controls = zip(self.channels(), self.inside, strict=True)
             features: Features = PatchFeatures.learn(
                 controls, self.grid, self.sight.rows(plan), size=size, seed=self.seed
             )
         else:
             features = self.sight.features(plan, self.grid)
         latents = LatentStore.create(self.scratch / plan.looks_at, self.grid, features.size)
-        for key, volume, counts in zip(self.train, self.volumes, self.counts, strict=True):
-            latents.write(key, features.of(volume.astype(np.float32)), there=counts)
+        for key, seen, counts in zip(self.train, self.channels(), self.counts, strict=True):
+            latents.write(key, features.of(seen), there=counts)
             self.step()
         return features
 
@@ -223,6 +218,12 @@ class _Fit:
             scorer = Mahalanobis.fit(latents, self.grid, detector, plan.direction)
         self.step()
         return scorer, adjustment
+
+    def channels(self) -> Iterator[np.ndarray]:
+        """Channels (C, X, Y, Z) float32 of one control after the other."""
+        for row in self.store.index(self.train):
+            yield self.store.volumes[row].astype(np.float32)
+            self.store.forget_pages()
 
     def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
         return LatentStore.open(self.scratch / plan.looks_at, keys, self.grid)

@@ -4,6 +4,7 @@ Patches overlap: cut out and stored they would take a patch's area times the roo
 """
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,6 +141,15 @@ class PatchStore:
         together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
         volumes = self.volumes[:, chosen[0] : chosen[-1] + 1] if together else self.volumes[:, chosen]
         return replace(self, channels=tuple(channels), volumes=volumes)
+
+    def forget_pages(self) -> None:
+        """Give back the memory of what was read: a mapped file's pages would count as this process's.
+
+        What was written to the volumes in memory is lost.
+        """
+        mapped = getattr(self.volumes, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
         """Rows of subjects, (len(keys),) int64.

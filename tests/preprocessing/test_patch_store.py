@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +55,23 @@ def test_holds_what_was_put_in(tmp_path, cohort):
 def test_files_on_disk_cannot_be_changed_through_it(tmp_path, cohort):
     create(tmp_path, cohort).volumes[:] = 9
     assert PatchStore.open(tmp_path / "store").volumes.max() <= 1
+
+
+def _in_memory_kb(path):
+    """How much of a mapped file counts as this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split(str(path.resolve()))[1:]
+    return sum(int(re.search(r"Rss:\s+(\d+)", found)[1]) for found in maps)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="tells memory as Linux does")
+def test_what_was_read_need_not_stay_in_memory(tmp_path, cohort):
+    store = create(tmp_path, cohort)
+    before = np.array(store.volumes[1])
+    assert _in_memory_kb(tmp_path / "store" / "volumes.npy") > 0
+    store.forget_pages()
+    assert _in_memory_kb(tmp_path / "store" / "volumes.npy") == 0
+    np.testing.assert_array_equal(store.volumes[1], before)
+    replace(store, volumes=before[None]).forget_pages()  # not mapped: nothing to do
 
 
 def test_unknown_subject(tmp_path, cohort):
