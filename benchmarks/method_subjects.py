@@ -57,9 +57,25 @@ class Subject:
             else:
                 labels = find_lesions(truth).labels
                 kind_of = np.zeros(labels.max(), np.uint8)
+        return cls.of(record.key, grid, inside, labels, kind_of)
+
+    @classmethod
+    def read_in_own_space(cls, record: SubjectRecord, out: OutputFolder) -> "Subject":
+        """Of a prepared subject with lesions, on the grid of its own T1w: the locations are the voxels of its brain."""
+        brain = read_mask(out.native_brain_mask(record))
+        if kinds_file(record).exists():
+            labels, kind_of = _lesions_by_kind(read_volume(kinds_file(record)))
+        else:
+            labels = find_lesions(read_mask(out.native_lesion_mask(record))).labels
+            kind_of = np.zeros(labels.max(), np.uint8)
+        return cls.of(record.key, PatchGrid(brain.grid, brain.voxels), brain.voxels, labels, kind_of)
+
+    @classmethod
+    def of(cls, key: str, grid: PatchGrid, inside: np.ndarray, labels: np.ndarray, kind_of: np.ndarray) -> "Subject":
+        """From a brain and numbered lesions, both (X, Y, Z); lesions that are not in the brain lose their number."""
         there, labels = np.unique(np.where(inside, labels, 0), return_inverse=True)
         labels = labels.reshape(inside.shape).astype(np.int32)
-        return cls(record.key, grid, grid.gather(inside), grid.gather(labels), kind_of[there[there > 0] - 1])
+        return cls(key, grid, grid.gather(inside), grid.gather(labels), kind_of[there[there > 0] - 1])
 
     @property
     def kinds(self) -> np.ndarray:
@@ -82,6 +98,13 @@ class Subject:
         return found
 
 
+def _lesions_by_kind(kinds: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Lesions painted on a head: the number of every voxel's, (X, Y, Z), and the kind of each, (L,)."""
+    labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
+    kind_of = ndimage.maximum(kinds.voxels, labels, np.arange(1, labels.max() + 1))
+    return labels, np.asarray(kind_of, dtype=np.uint8)
+
+
 def _painted_lesions(record: SubjectRecord, out: OutputFolder, truth: Volume) -> tuple[np.ndarray, np.ndarray]:
     """The number of every voxel's lesion on the template grid, (X, Y, Z), and the kind of each lesion.
 
@@ -89,8 +112,7 @@ def _painted_lesions(record: SubjectRecord, out: OutputFolder, truth: Volume) ->
     prepared mask keeps volumes and the numbers come over by nearest neighbours, so at an edge the next number serves.
     """
     kinds = read_volume(kinds_file(record))
-    labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
-    kind_of = ndimage.maximum(kinds.voxels, labels, np.arange(1, labels.max() + 1))
+    labels, kind_of = _lesions_by_kind(kinds)
     transform = TemplateTransform.load(out.transform_folder(record))
     warped = transform.to_template(kinds.with_voxels(labels), truth.grid, interpolation="nearest")
     warped = np.round(warped.voxels).astype(np.int32)
@@ -98,7 +120,7 @@ def _painted_lesions(record: SubjectRecord, out: OutputFolder, truth: Volume) ->
     if (away[truth.voxels] > FURTHEST_VOX).any():
         raise ValueError(f"{record.key}: its lesions by kind do not lie on its prepared lesion mask. Prepare it again.")
     numbers = np.where(truth.voxels, warped[tuple(nearest)], 0)
-    return numbers, np.asarray(kind_of, dtype=np.uint8)
+    return numbers, kind_of
 
 
 @dataclass(frozen=True, eq=False)

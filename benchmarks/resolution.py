@@ -17,19 +17,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from method_cohort import kinds_file, painted, write_with_kinds
+from method_cohort import painted, write_with_kinds
 from method_measures import judge, overview, table
 from method_subjects import Subject, TestSet
 from painted_cohort import Head, drawn, lesion_shapes
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import read_mask, read_volume, write_volume
-from voxout.evaluation.lesions import find_lesions
+from voxout.data_manifests.subject import Manifest
+from voxout.data_manifests.volume import read_volume, write_volume
 from voxout.pipeline.records import StageRecord
 from voxout.pipeline.stages import STAGES
-from voxout.preprocessing.patch_grid import PatchGrid
 
 TRAIN = 16
 PRESETS = {"2 mm (default)": "default", "1 mm (fine-1mm)": "fine-1mm"}
@@ -44,25 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("resolution_benchmark"))
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--stage", default="map", help="the last stage to run (default: map, all that are judged)")
     options = parser.parse_args(arguments)
     if not (options.data / "mdd1mm").is_dir():
         print(f"skipped: no real scans at {options.data} (expected the folders mdd1mm, ms and lesion_masks there)")
         return 0
     manifest = make_cohort(options.data, options.out / "cohort")
-    until = list(STAGES).index(options.stage)
+    stages = list(STAGES)[: list(STAGES).index("map") + 1]
     for preset in PRESETS.values():
-        for stage in list(STAGES)[: until + 1]:
+        for stage in stages:
             command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(options.out / preset)]
             command += ["--preset", preset, "--seed", str(SEED), "--jobs", str(options.jobs)]
             command += ["--set", f"models.guidance.nu={NU}"]
             code = subprocess.run(command, check=False).returncode
             if code not in (0, 3):
                 return code
-    if options.stage == "map":
-        text = "\n".join([judged(manifest, options.out), costs(options.out)])
-        print(text)
-        (options.out / "table.md").write_text(text)
+    text = "\n".join([judged(manifest, options.out), costs(options.out)])
+    print(text)
+    (options.out / "table.md").write_text(text)
     return 0
 
 
@@ -86,28 +81,11 @@ def make_cohort(data: Path, folder: Path) -> Path:
     return write_manifest(path, Manifest(tuple(records)))
 
 
-def in_own_space(record: SubjectRecord, out: OutputFolder) -> Subject:
-    """The truth about a subject on the grid of its own T1w: the grid's locations are the voxels of its brain."""
-    brain = read_mask(out.native_brain_mask(record))
-    grid = PatchGrid(brain.grid, brain.voxels)
-    if kinds_file(record).exists():
-        kinds = read_volume(kinds_file(record))
-        labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
-        labels = np.where(brain.voxels, labels, 0)
-        there, labels = np.unique(labels, return_inverse=True)
-        kinds, labels = kinds.voxels, labels.reshape(brain.voxels.shape).astype(np.int32)
-        of_lesion = [kinds[labels == number].max() for number in range(1, len(there))]
-    else:
-        labels = find_lesions(read_mask(out.native_lesion_mask(record))).labels
-        of_lesion = np.zeros(labels.max())
-    return Subject(record.key, grid, np.ones(grid.size, bool), grid.gather(labels), np.asarray(of_lesion, np.uint8))
-
-
 def judged(manifest: Path, root: Path) -> str:
     """Figures of each preset's maps, and their paired differences, as Markdown."""
     records, figures = read_manifest(manifest).patients, []
     truth = OutputFolder(root / PRESETS["1 mm (fine-1mm)"])
-    subjects = {record.key: in_own_space(record, truth) for record in records}
+    subjects = {record.key: Subject.read_in_own_space(record, truth) for record in records}
     of_site = {site: tuple(subjects[r.key] for r in records if r.site == site) for site in ("painted", "Ljubljana")}
     test = TestSet(of_site["painted"], (), of_site["Ljubljana"])
     for name, preset in PRESETS.items():
