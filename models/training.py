@@ -34,6 +34,8 @@ from .training_watch import TrainingWatch, require_no_collapse
 
 WATCH_EVERY = 50
 """Steps between rows of the history."""
+_OF_HASHES = {"subjects_hash": "of other controls", "mask_hash": "of another brain mask"}
+"""What to say where two differ: hashes tell nobody anything."""
 _SETTLE_BATCHES = 32
 _WATCHED_PATCHES = 1024
 
@@ -277,7 +279,9 @@ class _Training:
         found = Checkpoint.load(self.out, device=self.device)
         ours, theirs = _trained_by(self.settings, self.origin), _trained_by(found.settings, found.origin)
         different = [
-            f"{name} {theirs[name]} instead of {value}" for name, value in ours.items() if theirs[name] != value
+            _OF_HASHES.get(name, f"{name} {theirs[name]} instead of {value}")
+            for name, value in ours.items()
+            if theirs[name] != value
         ]
         if different:
             raise UserError(

@@ -29,11 +29,7 @@ def _check_inputs(run: Run) -> dict[str, Any]:
 
 def _check(run: Run) -> Work:
     from ..data_manifests.check import check_manifest
-    from ..models.covariates import Covariates
 
-    if not run.applies_a_model:
-        split = split_controls_of(run)
-        Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
     modalities = run.config.preprocessing.modalities
     # A model that is applied brings its controls along.
     limits = {"fewest_controls": 0} if run.applies_a_model else {}
@@ -42,14 +38,29 @@ def _check(run: Run) -> Work:
     sentences: dict[str, list[str]] = {}
     for problem in result.problems:
         sentences.setdefault(problem.subject_key, []).append(problem.sentence)
-    if "" in sentences or not result.good:
-        raise UserError([problem.sentence for problem in result.problems])
+    unmet = _unmet_settings(run)
+    if unmet or "" in sentences or not result.good:
+        raise UserError([*unmet, *(problem.sentence for problem in result.problems)])
     return Work(
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
         warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
         summary=f"{len(result.good)} of {len(run.manifest)} subjects are in order",
     )
+
+
+def _unmet_settings(run: Run) -> tuple[str, ...]:
+    """What the settings ask of the manifest and it does not have."""
+    from ..models.covariates import Covariates
+
+    if run.applies_a_model:
+        return ()
+    try:
+        split = split_controls_of(run)
+        Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
+    except UserError as error:
+        return error.problems
+    return ()
 
 
 def _too_few_controls(run: Run) -> list[str]:

@@ -134,7 +134,7 @@ def test_a_finished_run_is_left_alone(store, trained):
     ("change", "named"),
     [
         ({"seed": 4}, "seed 3 instead of 4"),
-        ({"train": KEYS[:6]}, "subjects_hash"),
+        ({"train": KEYS[:6]}, "(of other controls)"),
         ({"settings": settings_of(guidance={"weight": 0.5})}, "models.guidance.weight 0.0001 instead of 0.5"),
         ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (axial 5,) instead of (axial 7,)"),
     ],

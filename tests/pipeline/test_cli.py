@@ -61,6 +61,14 @@ def test_check_tells_early_that_there_are_too_few_people_to_leave_one_out(capsys
     assert "warning: fit will stop: 2 training controls, expected at least 3" in told
 
 
+def test_check_tells_all_problems_at_once_those_of_the_settings_too(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    read_manifest(cohort).controls[2].images["t1w"].write_bytes(b"no scan")
+    code, told = _told(capsys, "check", cohort, tmp_path / "out", "--set", "models.fusion.covariates=[site]")
+    assert code == 2
+    assert "models.fusion.covariates names site" in told and "control003" in told
+
+
 def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
     code, told = _told(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
     assert code == 2
