@@ -1,7 +1,7 @@
 """Features without what age, sex, site or the whole brain explain of them: a straight line at every location.
 
-At each location, ridge regression of every feature on the controls' nuisances; the slopes are pooled over the 3x3x3
-neighbours, as the covariances are. What is taken off is the slope times a person's nuisances, which are centred: a
+At each location, ridge regression of every feature on the nuisances of the controls that are there; the slopes are
+averaged over the 3x3x3 neighbours. What is taken off is the slope times a person's nuisances, which are centred: a
 person of the controls' mean, or of whom nothing is known, is left as found.
 """
 

@@ -15,7 +15,7 @@ from .windows import Patches, Window
 MIXED, COLOCATED, WATCH, SETTLE = range(4)
 """Streams of random numbers that never meet."""
 _DRAWS = 100
-"""Until a patch lies in its subject's brain. One in many does not at first; none is left, unless nobody has brain."""
+"""How often patches are drawn again that do not lie in their subject's brain; after that, they stay as they are."""
 
 
 def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
@@ -72,7 +72,7 @@ class ColocatedPatches:
     volumes, inside, rows, windows, seed, stream
         As in `MixedPatches`.
     locations : ndarray of int, (P, 3)
-        Those at which `n_subjects` have brain at least; see `shared_locations`.
+        Those at which `n_subjects` of the rows have brain at least.
     n_locations : int
         Locations a batch (B), drawn without repeats while there are enough.
     n_subjects : int
@@ -102,18 +102,12 @@ class ColocatedPatches:
         return tuple(patch.unflatten(0, (self.n_locations, self.n_subjects)) for patch in patches)
 
 
-def shared_locations(
-    inside: np.ndarray, rows: np.ndarray, locations: np.ndarray, n_subjects: int
-) -> tuple[np.ndarray, int]:
-    """The locations, (P, 3), at which `n_subjects` of some subjects have brain, and how many those are.
-
-    Fewer subjects, where that many would share less than half of the locations.
-    """
+def controls_at_locations(inside: np.ndarray, rows: np.ndarray, locations: np.ndarray) -> np.ndarray:
+    """How many of some subjects have brain at each location, (P,) int64."""
     count = np.zeros(len(locations), np.int64)
     for row in rows:
         count += inside[row][tuple(locations.T)]
-    n_subjects = min(n_subjects, int(np.median(count)))
-    return locations[count >= n_subjects], n_subjects
+    return count
 
 
 def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, windows: tuple[Window, ...]) -> Patches:

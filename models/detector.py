@@ -21,7 +21,7 @@ from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficie
 from .detector_blocks import fit_block, score_block
 from .detector_file import DetectorWriter, read_detectors
 from .kernel import checked_gamma
-from .latent_blocks import as_array, forget_pages, in_order, read_block
+from .latent_blocks import as_array, forget_latents, in_order, read_block
 from .ocsvm_dual import check_nu, named, spent_mass, thread_count
 
 _BLOCK_NUMBERS = 500_000
@@ -215,7 +215,7 @@ def fit_detectors(
     def parts() -> Iterator[DetectorArrays]:
         per_block = _numbers_at_once(latents) // (subjects * dimension)
         for stop, part in in_order(fit, locations, per_block, _threads(latents, jobs)):
-            forget_pages(latents)
+            forget_latents(latents)
             yield part
             if progress is not None:
                 progress(stop, locations)

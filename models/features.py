@@ -21,6 +21,7 @@ _SAMPLES = 20_000
 """Patches of each control from which the components are learnt."""
 _AT_ONCE = 100_000
 """Locations whose patches are held at a time."""
+REACH_OF_PATCHES_VOX = 1
 _NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -30,6 +31,11 @@ class Features(Protocol):
     @property
     def size(self) -> int:
         """How many (d)."""
+        ...
+
+    @property
+    def reach_vox(self) -> int:
+        """How far off a location they look, in voxels."""
         ...
 
     def of(self, channels: np.ndarray) -> np.ndarray:
@@ -54,6 +60,10 @@ class VoxelFeatures:
     @property
     def size(self) -> int:
         return len(self.rows)
+
+    @property
+    def reach_vox(self) -> int:
+        return 0
 
     def of(self, channels: np.ndarray) -> np.ndarray:
         return self.grid.gather(channels[list(self.rows)]).T.astype(np.float32)
@@ -81,6 +91,10 @@ class CodeFeatures:
     def size(self) -> int:
         return self.encoder.code_size
 
+    @property
+    def reach_vox(self) -> int:
+        return max(window.half for window in self.encoder.windows)
+
     def of(self, channels: np.ndarray) -> np.ndarray:
         chosen = torch.from_numpy(channels[list(self.rows)].astype(np.float32))
         return encode_densely(self.encoder, chosen, self.grid, device=self.device).numpy()
@@ -106,6 +120,10 @@ class PatchFeatures:
     @property
     def size(self) -> int:
         return self.components.shape[1]
+
+    @property
+    def reach_vox(self) -> int:
+        return REACH_OF_PATCHES_VOX
 
     def of(self, channels: np.ndarray) -> np.ndarray:
         chosen = channels[list(self.rows)]

@@ -16,6 +16,7 @@ from ..preprocessing.patch_store import PatchStore
 from .adjustment import AdjustedLatents, Adjustment
 from .calibration import Calibration, calibrate, folds_of, require_enough_people, z_of_surprise
 from .covariates import Covariates
+from .cut_short import clear_of_cuts
 from .features import Features, PatchFeatures
 from .fusion import Fusion, fused_by_member
 from .latent_store import LatentStore
@@ -110,9 +111,11 @@ class _Fit:
     ):
         self.store, self.train, self.sight, self.settings, self.scratch = store, train, sight, settings, scratch
         self.grid, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
-        self.inside = np.stack([self.grid.gather(np.asarray(store.inside[row])) for row in store.index(train)])
         self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
         self.plans = sight.plans(settings.fusion.readers)
+        reach_vox = max(sight.reach_vox(plan, self.grid) for plan in self.plans.values())
+        brains = (self.grid.gather(np.asarray(store.inside[row])) for row in store.index(train))
+        self.inside = np.stack([clear_of_cuts(brain, self.grid, reach_vox) for brain in brains])
         self.features: dict[str, Features] = {}
         self.covariates = Covariates.learn(settings.fusion.covariates, controls)
         everybody = np.arange(len(train))

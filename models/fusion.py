@@ -19,6 +19,7 @@ from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
+from .cut_short import clear_of_cuts
 from .nuisances import Nuisances
 from .readers import Reader, Sight
 from .settings import ModelSettings
@@ -34,12 +35,15 @@ class Reading:
     ----------
     z : ndarray, (P,), float32
         Standard deviations of a normal distribution: a healthy voxel exceeds 3.09 once in a thousand. Higher = more
-        anomalous. 0 outside the subject's brain.
+        anomalous. 0 where it was not read.
+    inside : ndarray of bool, (P,)
+        Where it was read: the subject's brain, without what lies beside a cut.
     spread : ndarray or None, (P,), float32
         Standard deviation over the members of an ensemble, each read on the ensemble's scale; None for one alone.
     """
 
     z: np.ndarray
+    inside: np.ndarray
     spread: np.ndarray | None = None
 
 
@@ -85,15 +89,17 @@ class Fusion:
         jobs : int, optional
             Threads; one a core by default.
         """
+        reach_vox = max(reader.features.reach_vox for reader in self.readers)
+        inside = clear_of_cuts(inside, self.grid, reach_vox)
         nuisances = self.nuisances.of(channels, inside, person)
         surprises = [reader.surprise(channels, inside, nuisances, jobs=jobs) for reader in self.readers]
         members = [reader.member for reader in self.readers]
         combined = fused_by_member(surprises, members, inside, self.power)
         z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
         if len(combined) == 1:
-            return Reading(z)
+            return Reading(z, inside)
         apart = self.calibration.z(combined).std(axis=0, ddof=1)
-        return Reading(z, np.where(inside, apart, 0).astype(np.float32))
+        return Reading(z, inside, np.where(inside, apart, 0).astype(np.float32))
 
     def save(self, folder: Path) -> None:
         """Write every reader to a folder of its own name, and the calibration of their sum."""

@@ -3,7 +3,6 @@
 Latents are an array, a memory map, or anything with `.shape` whose ``[:, a:b]`` gives a block as an array.
 """
 
-import mmap
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data_manifests.mapped import forget_pages
 from .ocsvm_numba.detectors import widen_half
 
 
@@ -59,9 +59,7 @@ def as_array(latents: torch.Tensor) -> np.ndarray:
     return (latents.to(torch.float32) if latents.dtype == torch.bfloat16 else latents).numpy()
 
 
-def forget_pages(latents) -> None:
-    """Give back the pages of a memory map that were read: they would count as this process's memory."""
-    mapped = getattr(latents, "_mmap", None)
-    shared = isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+")
-    if shared and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+def forget_latents(latents) -> None:
+    """Give back the memory of latents that were read from a map, unless something may have been written to it alone."""
+    if isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+"):
+        forget_pages(latents)

@@ -19,7 +19,7 @@ from ..preprocessing.patch_grid import PatchGrid
 from .adjustment import Adjustment
 from .calibration import Calibration
 from .checkpoint import Checkpoint
-from .features import CodeFeatures, Features, PatchFeatures, VoxelFeatures
+from .features import REACH_OF_PATCHES_VOX, CodeFeatures, Features, PatchFeatures, VoxelFeatures
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .settings import ModelSettings, ReaderName
 from .smoothing import Smoothing
@@ -128,6 +128,10 @@ class Sight:
         if plan.member is not None:
             names = self.checkpoints[plan.member].origin.channels
         return tuple(self.channels.index(names))
+
+    def reach_vox(self, plan: Plan, grid: PatchGrid) -> int:
+        """How far off a location a reader looks."""
+        return REACH_OF_PATCHES_VOX if plan.features == "patches" else self.features(plan, grid).reach_vox
 
     def features(self, plan: Plan, grid: PatchGrid) -> Features:
         """Features that need nothing learnt but the encoder."""

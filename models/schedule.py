@@ -3,8 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..data_manifests.errors import UserError
 from .settings import GuidanceSettings, ModelSettings
+
+_GIVEN_UP = 0.05
+"""The share of locations that may go without guidance, so that more controls are compared at the others."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,34 @@ def support_size(n_controls: int, guidance: GuidanceSettings) -> int:
     return min(max(round(guidance.support_share * n_controls), 2), n_controls - 1)
 
 
+def fewest_controls(settings: ModelSettings) -> int:
+    """Of controls at a location, so that the guided steps, where there are any, can split them, and nu * m >= 1.
+
+    With less than that, no control may lie outside its boundary, whatever nu says.
+    """
+    guidance = settings.guidance
+    if not Schedule.of(settings).guided_steps:
+        return 0
+    if guidance.weight == 0:
+        return 3
+    # From here on by the formula, so that a tiny nu is answered at once; then to the last one by trying.
+    needed = max(3, math.floor((1 / guidance.nu - 1) / guidance.support_share))
+    while guidance.nu * support_size(needed, guidance) < 1 - 1e-9:
+        needed += 1
+    return needed
+
+
 def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
-    """Judge the number of controls for the guided steps, where there are any.
+    """Judge the number of controls for the guided steps.
 
     Raises
     ------
     UserError
-        A location's controls cannot be split, or nu * m < 1: then no control may lie outside its boundary, whatever
-        nu says. The sentence names the number that is needed.
+        Fewer than `fewest_controls`; the sentence names the number that is needed.
     """
-    if not Schedule.of(settings).guided_steps:
+    guidance, limit, needed = settings.guidance, settings.training.controls_per_location, fewest_controls(settings)
+    if min(n_train, limit) >= needed:
         return
-    guidance, limit = settings.guidance, settings.training.controls_per_location
-
-    def enough(n: int) -> bool:
-        return n >= 3 and (guidance.weight == 0 or guidance.nu * support_size(n, guidance) >= 1 - 1e-9)
-
-    if enough(min(n_train, limit)):
-        return
-    # From here on by the formula, so that a tiny nu is answered at once; then to the last one by trying.
-    needed = max(3, math.floor((1 / guidance.nu - 1) / guidance.support_share)) if guidance.weight > 0 else 3
-    while not enough(needed):
-        needed += 1
     found, remedy = f"{n_train} training controls", "Add controls"
     if n_train > limit:
         found, remedy = f"models.training.controls_per_location = {limit}", "Raise it"
@@ -96,3 +107,30 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
         f"at least {needed}, so that one of the controls that solve the one-class SVM may lie outside. {remedy}, raise "
         "models.guidance.nu, or set models.guidance.weight and models.training.siamese_weight to 0."
     )
+
+
+def controls_for(counts: np.ndarray, settings: ModelSettings) -> int:
+    """How many controls a co-located batch takes at a location.
+
+    As many as `controls_per_location`, or as nineteen of twenty locations have: one control that lacks a part of its
+    brain does not cost that part its guidance. More only where no fewer will do, and half of the locations have them.
+
+    Parameters
+    ----------
+    counts : ndarray of int, (P,)
+        Controls with brain at each location.
+    settings : ModelSettings
+
+    Raises
+    ------
+    UserError
+        Half of the locations have fewer than `fewest_controls`.
+    """
+    needed, usual = fewest_controls(settings), int(np.median(counts))
+    if usual < needed:
+        raise UserError(
+            f"Guidance: at half of the brain's locations, at most {usual} of the training controls have brain, "
+            f"expected at least {needed}. Look at the pictures of their preparation, or add controls."
+        )
+    at_nearly_all = int(np.quantile(counts, _GIVEN_UP, method="lower"))
+    return min(settings.training.controls_per_location, max(at_nearly_all, needed))

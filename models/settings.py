@@ -93,7 +93,7 @@ class TrainingSettings(Section):
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
     locations_per_step: Annotated[int, Field(ge=1)] = 32
     controls_per_location: Annotated[int, Field(ge=3)] = 96
-    """Controls drawn at each location of a guided step, where the cohort has as many."""
+    """Controls drawn at each location of a guided step, where as many have brain at nearly all of them."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     siamese_weight: Annotated[float, Field(ge=0)] = 0.0

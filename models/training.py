@@ -25,10 +25,10 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data_manifests.errors import UserError
 from ..preprocessing.patch_store import PatchStore
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
-from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, shared_locations, volumes_on
+from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_locations, volumes_on
 from .encoder import PatchAutoEncoder, windows_of
 from .ocsvm_loss import guidance_loss
-from .schedule import Schedule, require_enough_controls, support_size
+from .schedule import Schedule, controls_for, require_enough_controls, support_size
 from .settings import ModelSettings, resolve_gamma
 from .training_watch import TrainingWatch, require_no_collapse
 
@@ -79,8 +79,8 @@ def train_encoder(
     Raises
     ------
     UserError
-        Too few controls, a patch size without a network, a checkpoint in `out` of another run, a loss that is no
-        longer finite, or codes that have collapsed.
+        Too few controls, in all or at half of the locations; a patch size without a network, a checkpoint in `out` of
+        another run, a loss that is no longer finite, or codes that have collapsed.
     """
     spacing_mm = float(store.grid.grid.spacing_mm[0])
     windows = windows_of(settings.encoder, spacing_mm)
@@ -117,9 +117,9 @@ class _Training:
         windows, seed, training = origin.windows, origin.seed, settings.training
         self.mixed = MixedPatches(volumes, store.inside, rows, places, windows, training.patches_per_step, seed)
         self.settling = replace(self.mixed, stream=SETTLE)
-        shared, n_controls = shared_locations(store.inside, rows, places, training.controls_per_location)
-        require_enough_controls(n_controls, settings)
-        n_locations = training.locations_per_step
+        counts = controls_at_locations(store.inside, rows, places)
+        n_locations, n_controls = training.locations_per_step, controls_for(counts, settings)
+        shared = places[counts >= n_controls]
         self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, windows, n_locations, n_controls, seed)
         self.support = support_size(n_controls, settings.guidance)
         self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)

@@ -5,7 +5,7 @@ second moments about that mean over its 3x3x3 neighbours. With the neighbours' m
 counts both the spread between subjects and the change from voxel to voxel: a head that is a voxel out of place is not
 yet an anomaly.
 
-A control whose codes are all NaN at a location is missing there: it counts for nothing.
+A control whose codes are NaN at a location is missing there: it counts for nothing.
 """
 
 from dataclasses import dataclass
@@ -212,21 +212,26 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     # One plane more on either side: the slab's neighbours.
     first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
     block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
-    there = torch.isfinite(block).all(dim=1, keepdim=True)
-    if not bool((there | torch.isnan(block).all(dim=1, keepdim=True)).all()):
+    # One number tells whether a subject is there: to look at all of them would take as long as all the rest.
+    missing = torch.isnan(block[:, :1])
+    somebody_is = bool(missing.any())
+    if somebody_is:
+        block = block.masked_fill(missing, 0)
+    if not bool(torch.isfinite(block).all()):
         raise UserError("Whitening: codes are not finite, expected finite ones. Encode the subjects again.")
-    count = there.sum(dim=2)
+    count = block.shape[2] - missing.sum(dim=2)
     if bool((count < 2).any()):
         lonely = first + np.flatnonzero((count < 2).numpy())
         raise UserError(
             f"Whitening: fewer than 2 controls have features at {named(lonely)}, expected at least 2. Leave these "
             "locations out of the mask."
         )
-    block = torch.where(there, block, 0)
     means = block.sum(dim=2) / count
     # About one common centre, so that a mean far from 0 costs no digits.
     centre = means.mean(dim=0)
-    block, local = torch.where(there, block - means[:, :, None], 0), (means - centre).numpy()
+    block, local = block - means[:, :, None], (means - centre).numpy()
+    if somebody_is:
+        block.masked_fill_(missing, 0)
     within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns]
     freedom = (count - 1).numpy().astype(np.float32)
     moments = np.concatenate([within + freedom * local[:, rows] * local[:, columns], freedom * local, freedom], axis=1)
@@ -234,6 +239,7 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     summed = sum_over_neighbours(moments, grid.locations[first:last])[here]
     second, neighbours = np.split(summed[:, :-1] / summed[:, -1:], [len(rows)], axis=1)
     own = local[here]
+    # With means over neighbours u, each weighing as many as there are controls less one:
     # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
     cross = own[:, rows] * neighbours[:, columns] + neighbours[:, rows] * own[:, columns]
     return means.numpy()[here], second - cross + own[:, rows] * own[:, columns]

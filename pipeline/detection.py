@@ -71,8 +71,8 @@ def map_subject(
     prepared = PreparedImages.of(subject, out, config.preprocessing.modalities)
     # A score means something where the model has a detector and the subject has brain.
     brain = prepared.read_brain_mask(grid.grid)
-    known = brain.with_voxels(grid.brain_mask & brain.voxels)
-    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(known.voxels), subject, jobs=1)
+    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(brain.voxels), subject, jobs=1)
+    known = brain.with_voxels(grid.scatter(reading.inside))
     template_map = Volume(grid.scatter(reading.z), grid.grid)
 
     transform = TemplateTransform.load(out.transform_folder(subject))

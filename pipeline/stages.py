@@ -131,7 +131,7 @@ def _extract(run: Run) -> Work:
     store = PatchStore.create(run.out.patches, images, mask.grid, locations, channels)
     summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
-        summary += f" ({left_out:,} left out, where fewer than half of the controls have brain)"
+        summary += f" ({left_out:,} left out, where fewer than half of the controls, or than four, have brain)"
     return Work(outputs=[run.out.patches], done=store.keys, summary=summary)
 
 

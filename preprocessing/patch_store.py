@@ -4,7 +4,6 @@ Patches overlap: cut out and stored they would take a patch's area times the roo
 """
 
 import json
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
+from ..data_manifests.mapped import forget_pages
 from .channels import Channels, channel_index
 from .patch_grid import PatchGrid
 from .prepared_images import PreparedImages
@@ -143,13 +143,9 @@ class PatchStore:
         return replace(self, channels=tuple(channels), volumes=volumes)
 
     def forget_pages(self) -> None:
-        """Give back the memory of what was read: a mapped file's pages would count as this process's.
-
-        What was written to the volumes in memory is lost.
-        """
-        mapped = getattr(self.volumes, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        """Give back the memory of what was read. What was written to the arrays in memory is lost."""
+        for array in (self.volumes, self.inside):
+            forget_pages(array)
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
         """Rows of subjects, (len(keys),) int64.

@@ -13,6 +13,8 @@ from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.terms import Modality
 from ..data_manifests.volume import Volume, read_mask, read_volume
 
+_FEWEST = 4
+
 
 @dataclass(frozen=True)
 class PreparedImages:
@@ -80,7 +82,9 @@ class PreparedImages:
 
 
 def covered(subjects: Sequence[PreparedImages], template_brain: Volume) -> np.ndarray:
-    """Where enough of the subjects have brain to say what is normal there: at least half of them.
+    """Where enough of the subjects have brain to say what is normal there: half of them, and four if there are as many.
+
+    Of fewer than four, too few would be left to tell what is normal for one of themselves.
 
     Parameters
     ----------
@@ -96,4 +100,4 @@ def covered(subjects: Sequence[PreparedImages], template_brain: Volume) -> np.nd
     brains = np.zeros(template_brain.grid.size_vox, np.uint16)
     for subject in subjects:
         brains += subject.read_brain_mask(template_brain.grid).voxels
-    return template_brain.voxels & (2 * brains >= len(subjects))
+    return template_brain.voxels & (2 * brains >= len(subjects)) & (brains >= min(len(subjects), _FEWEST))

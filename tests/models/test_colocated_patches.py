@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from voxout.models.colocated_patches import ColocatedPatches, MixedPatches, shared_locations
+from voxout.models.colocated_patches import ColocatedPatches, MixedPatches, controls_at_locations
 from voxout.models.windows import Window
 
 SHAPE = (7, 8, 5)
@@ -73,22 +73,15 @@ def test_nobody_is_drawn_where_they_have_no_brain():
     subject, place = origins(mixed(rows=(0, 1, 2), inside=inside).batch(0)[0])
     assert set(subject) == {0, 1} and set(place) == places()
     assert inside.reshape(4, -1)[subject, place].all()
-    shared, n_subjects = shared_locations(inside, np.array([0, 1, 3]), LOCATIONS, 2)
-    assert n_subjects == 2 and len(shared) == 5
     for step in range(10):
         subject, place = origins(colocated(n_subjects=2, inside=inside).batch(step)[0])
         assert inside.reshape(4, -1)[subject, place].all()
         assert all(len(set(row)) == 2 for row in subject)
 
 
-def test_locations_that_too_few_share_are_left_out_while_half_of_them_stay():
-    inside, rows = without_some(), np.array([0, 1, 3])
-    shared, n_subjects = shared_locations(inside, rows, LOCATIONS, 3)  # shared by 2, 2, 2, 3, 3
-    assert n_subjects == 2 and len(shared) == 5
-    inside[0][tuple(LOCATIONS[1])] = True
-    shared, n_subjects = shared_locations(inside, rows, LOCATIONS, 3)
-    assert n_subjects == 3
-    np.testing.assert_array_equal(shared, LOCATIONS[[1, 3, 4]])
+def test_how_many_have_brain_at_each_location():
+    counts = controls_at_locations(without_some(), np.array([0, 1, 3]), LOCATIONS)
+    assert counts.tolist() == [2, 2, 2, 3, 3]
 
 
 def test_more_locations_than_there_are():

@@ -111,35 +111,47 @@ def test_what_does_not_fit_stands_out_of_both_readers_and_most_of_all_of_the_map
     assert z[inside].mean() > np.quantile(z[~inside], 0.999)
 
 
-@pytest.mark.parametrize("readers", [["intensity"], ["ocsvm", "intensity"]])
-@pytest.mark.parametrize("lacking", [1, 10])
-def test_a_control_without_brain_at_a_place_says_nothing_there(store, tmp_path, readers, lacking):
-    """An image cut short, or a smaller brain: taken for darkness, it would hide the dark lesion of another brain."""
+@pytest.mark.parametrize("readers", [["intensity"], ["patches"], ["ocsvm"]])
+@pytest.mark.parametrize("cut", [1, 8])
+def test_a_control_that_was_cut_short_says_nothing_there_and_hides_nothing_elsewhere(store, tmp_path, readers, cut):
+    """Taken for darkness, it would hide the dark lesion of another brain; its edge would raise the tail everywhere."""
+    short = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))
+    short.volumes[:cut, ..., 14:], short.inside[:cut, ..., 14:] = 0, False
     fusion = {"readers": readers, "smoothing_mm": 2.0, "patterns": 3}
     settings = ModelSettings.model_validate({"fusion": fusion, "encoder": {"code_size": 4}})
-    place = np.zeros(SHAPE, bool)
-    place[10:, 4:20, 4:20] = True
-    without = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))
-    without.volumes[:lacking, :, place], without.inside[:lacking, place] = 0, False
-    spot = np.where(ndimage.binary_erosion(place, iterations=5), np.float32(-0.12), 0)
-    sight = Sight(CHANNELS, (_encoder(0),))
-    found = []
-    for name, controls in (("whole", store), ("without", without)):
-        fusion = fit_fusion(controls, TRAIN, sight, settings, tmp_path / name, seed=0, jobs=1)
-        z = _z(fusion, store, UNSEEN[0], spot)
-        found.append(z[GRID.gather(spot) < 0].mean())
-        unseen = np.concatenate([_z(fusion, store, key) for key in UNSEEN])
-        assert (unseen > 3.0902).mean() < 0.002, name
-    whole, least = found
-    assert whole > 8 and least > 0.6 * whole
+    sight = Sight(CHANNELS, (_encoder(0, Window("volume", 3)),))
+    found = {}
+    for name, controls in (("whole", store), ("short", short)):
+        fitted = fit_fusion(controls, TRAIN, sight, settings, tmp_path / name, seed=0, jobs=1)
+        found[name] = []
+        for layer in (7, 13, 17):  # far from the cut, beside it, beyond it
+            spot = np.zeros(SHAPE, np.float32)
+            spot[14:18, 9:15, layer - 1 : layer + 2] = -0.12
+            found[name].append(_z(fitted, store, UNSEEN[0], spot)[GRID.gather(spot) < 0].mean())
+        unseen = np.concatenate([_z(fitted, store, key) for key in UNSEEN])
+        assert (unseen > 3.0902).mean() < 0.004, name
+    assert min(found["whole"]) > 3
+    assert (np.array(found["short"]) > 0.75 * np.array(found["whole"])).all(), found
+
+    # And a brain that is cut itself has no map beside the cut, and no sheet of findings.
+    volume, brain = store.volumes[store.index([UNSEEN[1]])[0]].astype(np.float32), MASK.copy()
+    volume[..., 14:], brain[..., 14:] = 0, False
+    reading = fitted.read(volume, GRID.gather(brain), jobs=1)
+    reach = 0 if readers == ["intensity"] else 1
+    np.testing.assert_array_equal(GRID.scatter(reading.inside), brain & (np.arange(24) < 14 - reach))
+    assert (reading.z[reading.inside] > 3.0902).mean() < 0.01 and not reading.z[~reading.inside].any()
 
 
 def test_where_hardly_a_control_is_left_all_count_as_found(store, tmp_path):
-    """Brain in two controls of four, of whom a fold leaves out one: too few to speak alone."""
-    without = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))
-    without.volumes[:2, :, 14:], without.inside[:2, 14:] = 0, False
-    fusion = fit_fusion(without, TRAIN[:4], Sight(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
-    assert np.isfinite(_z(fusion, store, UNSEEN[0])).all()
+    """Brain in two scans, both of one person, who is left out with both."""
+    keys = ("sub-1_ses-1", "sub-1_ses-2", *store.keys[2:])
+    without = replace(store, keys=keys, volumes=store.volumes.copy(), inside=np.array(store.inside))
+    without.volumes[2:, :, 18:], without.inside[2:, 18:] = 0, False
+    fusion = fit_fusion(without, keys[:4], Sight(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
+    z = _z(fusion, store, UNSEEN[0])
+    assert np.isfinite(z).all()
+    kept = GRID.locations[:, 0] < 17
+    assert (z[kept] > 3.0902).mean() < 0.003
 
 
 def test_every_step_is_told(fitted):
@@ -199,12 +211,15 @@ ENSEMBLE = ModelSettings.model_validate(
 )
 
 
-def _encoder(seed):
+SQUARE = Window("axial", 7)
+
+
+def _encoder(seed, window=SQUARE):
     """Not trained: random convolutions see something, too."""
     torch.manual_seed(seed)
-    origin = Origin(("t1w",), (Window("axial", 7),), 2.0, GRID.mask_hash, "", seed)
+    origin = Origin(("t1w",), (window,), 2.0, GRID.mask_hash, "", seed)
     autoencoder = build_autoencoder(ENSEMBLE, origin)
-    autoencoder((torch.rand(64, 1, 7, 7),))  # moves the batch-norm statistics
+    autoencoder((torch.rand(64, 1, *[window.size_vox] * len(window.axes)),))  # moves the batch-norm statistics
     return Checkpoint(autoencoder.eval(), {}, ENSEMBLE, origin, 0, ())
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from voxout.data_manifests.errors import UserError
-from voxout.models.schedule import Schedule, require_enough_controls, support_size
+from voxout.models.schedule import Schedule, controls_for, fewest_controls, require_enough_controls, support_size
 from voxout.models.settings import GuidanceSettings, ModelSettings
 
 
@@ -58,6 +58,24 @@ def test_the_sentence_names_the_least_number(nu, share):
     require_enough_controls(needed, settings)
     with pytest.raises(UserError):
         require_enough_controls(needed - 1, settings)
+
+
+def test_a_control_that_lacks_a_part_of_its_brain_costs_nobody_else_the_guidance_there():
+    settings = settings_of(guidance={"nu": 0.1}, training={"controls_per_location": 96})
+    assert controls_for(np.full(1000, 60), settings) == 60
+    assert controls_for(np.repeat([59, 60], [300, 700]), settings) == 59
+    assert controls_for(np.repeat([30, 60], [20, 980]), settings) == 60, "few locations do not count"
+    assert controls_for(np.full(1000, 200), settings) == 96
+
+
+def test_where_no_fewer_controls_will_do_more_locations_are_given_up():
+    settings = settings_of(guidance={"nu": 0.1})
+    assert fewest_controls(settings) == 19
+    assert controls_for(np.repeat([18, 19], [300, 700]), settings) == 19
+    told = "at half of the brain's locations, at most 18 of the training controls have brain, expected at least 19"
+    with pytest.raises(UserError, match=told):
+        controls_for(np.repeat([18, 19], [600, 400]), settings)
+    assert controls_for(np.full(10, 2), settings_of(training={"guided_steps": 0})) == 2
 
 
 def test_too_few_of_many_controls_are_drawn():

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, write_volume
 from voxout.preprocessing.prepared_images import PreparedImages, covered
@@ -17,13 +18,22 @@ def _subjects(folder, masks):
 
 def test_a_location_that_fewer_than_half_of_the_controls_cover_is_left_out(tmp_path):
     everywhere = np.ones(GRID.size_vox, bool)
-    masks = [everywhere.copy() for _ in range(4)]
+    masks = [everywhere.copy() for _ in range(10)]
     for number, mask in enumerate(masks):
-        mask[1, 0, 0] = number < 1
-        mask[2, 0, 0] = number < 2
+        mask[1, 0, 0] = number < 4
+        mask[2, 0, 0] = number < 5
     template = everywhere.copy()
     template[3] = False
     found = covered(_subjects(tmp_path, masks), Volume(template, GRID))
     assert not found[1, 0, 0] and found[2, 0, 0]
     assert not found[3].any(), "what is no brain in the template stays out"
     assert found.sum() == template.sum() - 1
+
+
+@pytest.mark.parametrize(("controls", "needed"), [(3, 3), (4, 4), (6, 4), (7, 4), (10, 5)])
+def test_of_few_controls_enough_are_left_to_look_at_one_of_themselves(tmp_path, controls, needed):
+    masks = [np.zeros(GRID.size_vox, bool) for _ in range(controls)]
+    for number, mask in enumerate(masks):
+        mask[0, 0, 0], mask[1, 0, 0] = number < needed - 1, number < needed
+    found = covered(_subjects(tmp_path, masks), Volume(np.ones(GRID.size_vox, bool), GRID))
+    assert not found[0, 0, 0] and found[1, 0, 0]
