@@ -214,8 +214,8 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
     # One number tells whether a subject is there: to look at all of them would take as long as all the rest.
     missing = torch.isnan(block[:, :1])
-    somebody_is = bool(missing.any())
-    if somebody_is:
+    incomplete = bool(missing.any())
+    if incomplete:
         block = block.masked_fill(missing, 0)
     if not bool(torch.isfinite(block).all()):
         raise UserError("Whitening: codes are not finite, expected finite ones. Encode the subjects again.")
@@ -230,7 +230,7 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     # About one common centre, so that a mean far from 0 costs no digits.
     centre = means.mean(dim=0)
     block, local = block - means[:, :, None], (means - centre).numpy()
-    if somebody_is:
+    if incomplete:
         block.masked_fill_(missing, 0)
     within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns]
     freedom = (count - 1).numpy().astype(np.float32)

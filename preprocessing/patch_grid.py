@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
@@ -49,12 +48,6 @@ class PatchGrid:
     def locations(self) -> np.ndarray:
         """Voxel indices, (P, 3) int32."""
         return np.stack(np.unravel_index(self.flat_index, self.grid.size_vox), axis=1).astype(np.int32)
-
-    @cached_property
-    def depth_mm(self) -> np.ndarray:
-        """How far each voxel lies below the surface of the locations, (X, Y, Z); 0 outside."""
-        padded = np.asarray(ndimage.distance_transform_edt(np.pad(self.brain_mask, 1), sampling=self.grid.spacing_mm))
-        return padded[1:-1, 1:-1, 1:-1].astype(np.float32)
 
     @property
     def size(self) -> int:

@@ -14,14 +14,6 @@ def _clear(brain, reach_vox=1):
     return GRID.scatter(clear_of_cuts(GRID.gather(brain), GRID, reach_vox))
 
 
-def test_depth_is_measured_from_the_surface():
-    assert GRID.depth_mm[~GRID.brain_mask].max() == 0
-    deepest = GRID.depth_mm[tuple(CENTRE.astype(int))]
-    assert 26 < deepest < 30
-    touching = PatchGrid(Grid((3, 3, 3), np.eye(4)), np.ones((3, 3, 3), bool))
-    assert touching.depth_mm[1, 1, 1] == 2 and touching.depth_mm[0, 0, 0] == 1
-
-
 def test_what_patches_would_see_of_a_cut_is_left_out():
     brain = GRID.brain_mask.copy()
     brain[..., 20:] = False
