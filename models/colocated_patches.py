@@ -60,6 +60,8 @@ class MixedPatches:
             rows[outside] = random.choice(self.rows, len(outside))
             centres[outside] = self.locations[random.integers(len(self.locations), size=len(outside))]
             outside = outside[~self.inside[rows[outside], *centres[outside].T]]
+            if not len(outside):
+                break
         return _cut(self.volumes, rows, centres, self.windows)
 
 

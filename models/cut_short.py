@@ -30,11 +30,13 @@ def clear_of_cuts(inside: np.ndarray, grid: PatchGrid, reach_vox: int) -> np.nda
     ndarray of bool, (P,)
         `inside` itself where nothing is cut.
     """
+    if reach_vox == 0:
+        return inside
     missing = grid.scatter(~inside)
     depth_vox = np.ceil(_DEPTH_MM / grid.grid.spacing_mm).astype(int)
     deep = ndimage.minimum_filter(grid.brain_mask, size=2 * depth_vox + 1, mode="constant")
     cut = missing & deep
-    if reach_vox == 0 or not cut.any():
+    if not cut.any():
         return inside
     # What is missing further up, to the surface, belongs to the same cut.
     near = np.asarray(ndimage.distance_transform_edt(~cut, sampling=grid.grid.spacing_mm)) <= 2 * _DEPTH_MM
