@@ -1,5 +1,6 @@
 """How every output is named: BIDS-derivatives names, spelled here and nowhere else."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,21 @@ from .subject import SubjectRecord
 from .terms import BIDS_SUFFIX, Modality
 
 TEMPLATE_SPACE = "MNI152NLin2009aSym"
+PARTS = {
+    "prepared": "prepared",
+    "patches": "patches",
+    "encoder": "encoder",
+    "latents": "latents",
+    "detectors": "detectors",
+    "maps": "maps",
+    "scores": "scores",
+    "operating_point": "records/operating_point.json",
+    "cohort_page": "report/index.html",
+    "figures": "report/figures",
+    "tables": "report/tables",
+    "pages": "report/subjects",
+}
+"""What is built as a whole, by its path in an output folder."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +32,23 @@ class OutputFolder:
     Parameters
     ----------
     root : Path
+    building : Path, optional
+        Where the parts named by `parts` lie while they are being built; see `built_in`.
+    parts : frozenset of str
+        Of `PARTS`.
     """
 
     root: Path
+    building: Path | None = None
+    parts: frozenset[str] = frozenset()
+
+    def built_in(self, folder: Path, parts: Iterable[str]) -> "OutputFolder":
+        """The same outputs, some parts of which lie under another folder until they are whole."""
+        return OutputFolder(self.root, folder, frozenset(parts))
+
+    def part(self, name: str) -> Path:
+        """Where one of `PARTS` lies."""
+        return (self.building if self.building and name in self.parts else self.root) / PARTS[name]
 
     # -- the run -------------------------------------------------------------------------------------------------
     @property
@@ -36,13 +66,9 @@ class OutputFolder:
     def record(self, stage: str) -> Path:
         return self.root / "records" / f"{stage}.json"
 
-    def started(self, stage: str) -> Path:
-        """What a stage set out to do; there only while it is unfinished."""
-        return self.root / "records" / f"{stage}.started.json"
-
     # -- one subject, prepared -----------------------------------------------------------------------------------
     def subject_folder(self, subject: SubjectRecord) -> Path:
-        return self.root / "prepared" / _session(subject)
+        return self.part("prepared") / _session(subject)
 
     def subject_files(self, subject: SubjectRecord) -> list[Path]:
         """The folders that hold all that is prepared of one session; other sessions lie elsewhere."""
@@ -88,11 +114,11 @@ class OutputFolder:
     # -- the cohort ----------------------------------------------------------------------------------------------
     @property
     def patches(self) -> Path:
-        return self.root / "patches"
+        return self.part("patches")
 
     @property
     def encoder(self) -> Path:
-        return self.root / "encoder"
+        return self.part("encoder")
 
     def member(self, number: int) -> Path:
         """One encoder of an ensemble; the first lies where a lone one does."""
@@ -103,11 +129,11 @@ class OutputFolder:
 
     @property
     def latents(self) -> Path:
-        return self.root / "latents"
+        return self.part("latents")
 
     @property
     def detectors(self) -> Path:
-        return self.root / "detectors"
+        return self.part("detectors")
 
     @property
     def fitted_config(self) -> Path:
@@ -122,7 +148,7 @@ class OutputFolder:
     # -- maps, scores, report ------------------------------------------------------------------------------------
     @property
     def maps(self) -> Path:
-        return self.root / "maps"
+        return self.part("maps")
 
     def map_folder(self, subject: SubjectRecord) -> Path:
         """Holds the maps of one session."""
@@ -161,7 +187,7 @@ class OutputFolder:
 
     @property
     def scores(self) -> Path:
-        return self.root / "scores"
+        return self.part("scores")
 
     def subject_scores(self, key: str) -> Path:
         """What the scoring of one subject leaves behind: counts and curves, no voxels."""
@@ -170,23 +196,23 @@ class OutputFolder:
     @property
     def operating_point(self) -> Path:
         """The threshold set on the training controls' null maps; travels with the records of the model."""
-        return self.root / "records" / "operating_point.json"
+        return self.part("operating_point")
 
     @property
     def report(self) -> Path:
-        return self.root / "report" / "index.html"
+        return self.part("cohort_page")
 
     @property
     def report_figures(self) -> Path:
-        return self.root / "report" / "figures"
+        return self.part("figures")
 
     @property
     def report_tables(self) -> Path:
-        return self.root / "report" / "tables"
+        return self.part("tables")
 
     @property
     def subject_pages(self) -> Path:
-        return self.root / "report" / "subjects"
+        return self.part("pages")
 
     def subject_page(self, subject: SubjectRecord) -> Path:
         return self.subject_pages / f"{subject.key}.html"

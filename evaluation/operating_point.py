@@ -37,6 +37,8 @@ class OperatingPoint:
         Whose scans they are, in words.
     largest_mm3 : tuple of float
         The largest cluster at the threshold of each scan that set it; empty where nobody looked.
+    reason_missing : str
+        Why nothing sets a threshold, where it is not for want of healthy scans.
     """
 
     threshold: float
@@ -45,6 +47,7 @@ class OperatingPoint:
     n_healthy: int
     origin: str = "the healthy scans of this cohort"
     largest_mm3: tuple[float, ...] = ()
+    reason_missing: str = ""
 
     @classmethod
     def set_on(
@@ -78,8 +81,15 @@ class OperatingPoint:
             without = operating_threshold(births, false_clusters, others)
         return cls(float(thresholds[0]), thresholds[1:], without, len(births))
 
+    @classmethod
+    def missing(cls, draws: int, reason: str) -> "OperatingPoint":
+        """No threshold, although healthy scans may be there."""
+        return cls(np.nan, np.full(draws, np.nan, np.float32), np.zeros(0, np.float32), 0, reason_missing=reason)
+
     @property
     def why_none(self) -> str:
+        if self.reason_missing:
+            return self.reason_missing
         return NO_LIMIT if self.n_healthy else NO_HEALTHY
 
     @property

@@ -23,6 +23,9 @@ class EvaluationSettings(Section):
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0)] = 1.0
     """The operating point: at most this many false clusters in a held-out healthy brain, on average."""
+    recalibrate: bool = False
+    """For `voxout apply`: set the threshold on the healthy scans of the new cohort instead of taking the model's.
+    Needs 20 healthy scans."""
     false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """What a subject's page calls surviving: Benjamini and Hochberg, over the voxels of the one brain."""
     p_maps: bool = False

@@ -57,6 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
     apply.add_argument("model", type=Path, metavar="MODEL", help="folder of the earlier run")
     _add_cohort(apply)
     apply.set_defaults(command="apply")
+    remove = commands.add_parser("remove", help="delete all that was made of some subjects")
+    remove.description = "Deletes what was prepared of subjects, their maps, pages and scores; never an input."
+    remove.add_argument("out", type=Path, metavar="OUT", help="output folder of a run")
+    remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
+    remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)
     native = commands.add_parser("native", help="bring a volume of template space to a subject's own image")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")

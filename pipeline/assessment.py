@@ -39,6 +39,8 @@ from .training_curves import training_curves
 if TYPE_CHECKING:
     from ..preprocessing.quality import Quality
 
+ENOUGH_HEALTHY = 20
+"""Healthy scans to set a threshold on: with fewer, its bootstrap interval is wider than the steps between scanners."""
 _HEADLINES = (
     "healthy_threshold",
     "auroc",
@@ -59,10 +61,11 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     settings = run.config.evaluation
     scores: list[SubjectScores] = []
     failed: list[Failure] = []
+    subjects = run.cohort
     for done, key in enumerate(keys):
         progress(done, len(keys), key)
         try:
-            subject = run.manifest[key]
+            subject = subjects[key]
             volumes = maps_and_masks(subject, run.out, settings.space)
             about = {"group": subject.group, "site": subject.site, "age": subject.age}
             scores.append(score_map(key, *volumes, settings, **about).save(run.out.subject_scores(key)))
@@ -72,15 +75,12 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
             failed.append(Failure(key, "score", f"{key}: {error}"))
     if not scores:
         raise UserError([failure.reason for failure in failed])
-    outputs = [run.out.scores]
     if not run.applies_a_model and (own := null_threshold(run)) is not None:
         StoredPoint.of(own, settings, _fitted(run)).save(run.out.operating_point)
-        outputs.append(run.out.operating_point)
     point, warning = _model_point(run, scores)
     cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
     write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
     return Work(
-        outputs=outputs,
         warnings=(*([warning] if warning else []), *doubts(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
@@ -90,15 +90,39 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
 
 
 def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPoint | None, str | None]:
-    """The threshold that the model carries; or None, and why, where the cohort's healthy scans have to set one."""
-    if run.applies_a_model and any(s.is_healthy for s in scores):
-        # Another scanner's healthy scans know more of this cohort than the model does.
-        return None, None
+    """The threshold that holds, with a note; None where the healthy scans of the cohort have to set it.
+
+    A model that is applied brings its own. Healthy scans of the new cohort set another only where
+    `evaluation.recalibrate` asks for it: a few of them say less than the controls that the model was made with.
+
+    Raises
+    ------
+    UserError
+        Too few healthy scans to set a threshold on.
+    """
     stored = StoredPoint.load(run.model.operating_point)
-    if stored is None:
-        return None, "the model carries no threshold" if run.applies_a_model else None
-    unfit = stored.unfit_because(run.config.evaluation, _fitted(run))
-    return (None, f"the threshold that the model carries does not hold: {unfit}") if unfit else (stored.point, None)
+    unfit = stored.unfit_because(run.config.evaluation, _fitted(run)) if stored is not None else None
+    holds = stored is not None and unfit is None
+    if not run.applies_a_model:
+        if unfit:
+            return None, f"the threshold that the model carries does not hold: {unfit}"
+        return (stored.point, None) if stored is not None else (None, None)
+    own = f"the model's own is {stored.threshold:.2f}" if stored is not None and holds else "the model has none"
+    healthy = sum(s.is_healthy for s in scores)
+    if run.config.evaluation.recalibrate:
+        if healthy < ENOUGH_HEALTHY:
+            raise UserError(
+                f"evaluation.recalibrate: found {healthy} healthy scans with a map, expected at least "
+                f"{ENOUGH_HEALTHY}. Add healthy scans, or leave the setting out: {own}."
+            )
+        return None, f"the threshold was set anew on {healthy} healthy scans of this cohort; {own}"
+    if stored is not None and holds:
+        return stored.point, None
+    why = f"the threshold that the model carries does not hold: {unfit}" if unfit else "the model carries no threshold"
+    note = f"{why}. Figures that need one are not defined"
+    if healthy >= ENOUGH_HEALTHY:
+        note += "; --set evaluation.recalibrate=true sets one on the healthy scans of this cohort"
+    return OperatingPoint.missing(run.config.evaluation.bootstrap_draws, why), note
 
 
 def _fitted(run: Run) -> str:
@@ -172,7 +196,7 @@ def write_cohort_report(
             created=datetime.now().astimezone(),
             subjects=[
                 report_subject(subject, role[subject.key], run.out, run.config, by_key.get(subject.key))
-                for subject in run.manifest
+                for subject in run.cohort
             ],
             scores=scores,
             runs=beside,
@@ -237,7 +261,7 @@ def report_subject(
         brain_volume_ml=quality.brain_ml if quality else None,
         scores=scores,
         images=partial(_images, subject, out, config) if scores is not None else None,
-        page=page.relative_to(out.report.parent).as_posix() if page.is_file() else None,
+        page=f"{page.parent.name}/{page.name}" if page.is_file() else None,
     )
 
 

@@ -103,14 +103,21 @@ def _score_maps(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from ..data_manifests.derivatives import OutputFolder
     from ..evaluation.compare import compare, write_comparison
     from ..evaluation.metric_words import METRICS, is_oracle
     from ..evaluation.score_folder import ScoreFolder
     from .assessment import in_words
+    from .records import StageRecord
+    from .replacement import Replacement, remove_building_folder
 
     comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
     _make_folder(options.out)
-    write_comparison(options.out, comparison)
+    files = Replacement(OutputFolder(options.out), "compare", (), OutputFolder(options.out).record("compare"))
+    files.begin({})
+    write_comparison(files.folder, comparison)
+    files.finish(StageRecord("compare", {}, {}))
+    remove_building_folder(files.out)
     pair = None
     for d in comparison.differences:
         if pair != (d.first, d.second):
@@ -155,8 +162,11 @@ def _apply(options: argparse.Namespace) -> int:
 
     model = OutputFolder(options.model)
     require_whole_model(model)
-    if options.model.resolve() == options.out.resolve():
-        raise UserError(f"{options.out}: is the model's own folder. Name another folder for the new subjects.")
+    if options.out.resolve().is_relative_to(options.model.resolve()):
+        raise UserError(
+            f"{options.out}: lies in the model's own folder, expected one apart from it. Name another folder for the "
+            "new subjects."
+        )
     return _work(options, APPLIED, saved=model.fitted_config)
 
 
@@ -196,6 +206,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     from ..data_manifests.manifest import read_manifest
     from .config import load_config, require_settings_of_model, save_config
     from .engine import Engine
+    from .replacement import require_apart, require_own_place
     from .run import Run, require_current, run_stages, sole_user
     from .stages import STAGES
 
@@ -212,6 +223,8 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     if options.model:
         require_settings_of_model(config, load_config(saved))
     out = OutputFolder(options.out)
+    require_own_place(options.out)
+    require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
     console = _console(options, options.out)
     if go_on:
         console.say(f"settings: as saved in {saved}")
@@ -242,6 +255,30 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
                 out.config.unlink(missing_ok=True)
             raise
     return _closing(run, names, failures, options.dry_run)
+
+
+def _inputs(options: argparse.Namespace, manifest: "Manifest") -> dict[str, Path]:
+    """All that a run reads, by what it is."""
+    files = {f"{record.key}, {column}": path for record in manifest for column, path in record.files.items()}
+    return files | {"the manifest": options.cohort} | ({"the model": options.model} if options.model else {})
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from ..data_manifests.derivatives import OutputFolder
+    from .earlier_subjects import remove_subjects
+    from .run import sole_user
+
+    out = OutputFolder(options.out)
+    if not out.root.is_dir():
+        raise UserError(f"{options.out}: no such folder, expected the output folder of a run. Check the path.")
+    with sole_user(options.out):
+        removed = remove_subjects(out, options.subjects)
+    _console(options, options.out).say(
+        f"removed {', '.join(removed)}. The figures and the cohort's page change with the next `voxout run` or "
+        "`voxout apply`.",
+        level=-1,
+    )
+    return DONE
 
 
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
@@ -309,6 +346,7 @@ _COMMANDS = {
     "compare": _compare,
     "native": _native,
     "apply": _apply,
+    "remove": _remove,
     "demo": _demo,
     "mnist_c": _mnist_c,
 }

@@ -21,6 +21,8 @@ from ..evaluation.settings import EvaluationSettings
 from ..evaluation.subject_scores import SubjectScores
 from ..evaluation.tables import write_scores
 from .console import Console
+from .records import StageRecord, versions
+from .replacement import Replacement, remove_building_folder
 from .run import write_failures
 
 _SWAPPED = "Are --maps and --masks swapped?"
@@ -85,16 +87,16 @@ def score_folders(
     folders, subjects = matched.folders, matched.subjects
     for note in matched.notes:
         console.warn(f"note: {note}")
+    files = Replacement(OutputFolder(out), "score", (), OutputFolder(out).record("score"))
     if (out / "scores.json").exists():
         console.warn(f"note: {out} held scores before; these take their place.")
-    for earlier in (out / SUBJECTS).glob("*.npz"):
-        earlier.unlink()
+    files.begin({}, goes_on=lambda before, now: False)
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
 
     def scored(subject: MapSubject) -> SubjectScores | Failure:
         try:
-            return _scored(subject, folders, settings).save(out / SUBJECTS / f"{subject.key}.npz")
+            return _scored(subject, folders, settings).save(files.folder / SUBJECTS / f"{subject.key}.npz")
         except UserError as error:
             reason = str(error) if isinstance(error, SubjectError) else f"{subject.key}: {error}"
             return Failure(subject.key, "score", reason)
@@ -109,8 +111,11 @@ def score_folders(
             else:
                 scores.append(result)
                 console.say(f"    scored {subject.key}", level=1)
-    write_failures(out / "failures.csv", failures)
+    write_failures(files.folder / "failures.csv", failures)
     if not scores:
+        if StageRecord.read(files.record) is None:
+            files.finish(StageRecord("score", {}, {}))
+        files.discard(files.folder)
         swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
         advice = _SWAPPED if swapped else "The reasons stand above: mend the first."
         raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
@@ -118,7 +123,9 @@ def score_folders(
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
     for doubt in doubts(cohort):
         console.warn(f"note: {doubt}")
-    write_scores(out, cohort, left_out=[failure.key for failure in failures])
+    write_scores(files.folder, cohort, left_out=[failure.key for failure in failures])
+    files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
+    remove_building_folder(files.out)
     return cohort, tuple(failures)
 
 
@@ -133,15 +140,13 @@ def require_own_folder(out: Path, folders: MapFolders) -> None:
     inputs = [Path(where) for where in (folders.maps, folders.masks, folders.brain_masks) if where]
     if any(out.resolve() == where.resolve() for where in inputs):
         raise UserError(f"--out {out}: is a folder of the maps or masks themselves. Name another one.")
-    if not out.is_dir() or (out / "scores.json").is_file():
+    if not out.is_dir() or StageRecord.read(OutputFolder(out).record("score")) is not None:
         return
-    # What an attempt leaves that came to nothing.
-    left = {"failures.csv"} | ({SUBJECTS} if all(p.suffix == ".npz" for p in (out / SUBJECTS).glob("*")) else set())
-    others = [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in left]
+    others = [path.name for path in out.iterdir() if not path.name.startswith(".")]
     if others:
         raise UserError(
-            f"--out {out}: holds other things ({some_of(sorted(others))}) and no scores, expected a new folder or one "
-            "of earlier scores. Name another one."
+            f"--out {out}: holds other things ({some_of(sorted(others))}) and no record of scores, expected a "
+            "new folder or one of earlier scores. Name another one."
         )
 
 

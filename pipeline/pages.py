@@ -73,19 +73,15 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     # A run that cannot be read is told before anything is drawn.
     beside = [read_run(path, name or None) for name, path in run.beside]
     scores = load_scores(run)
-    # A page of somebody who is no longer scored must not pass for this run's.
-    wanted = {run.out.subject_page(run.manifest[key]).stem for key in inputs}
-    for file in run.out.subject_pages.glob("*"):
-        if file.stem.removesuffix("_clusters") not in wanted:
-            file.unlink()
     shared = Shared.of(scores, roles, versions())
     work = work_by_subject(
         run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
     write_cohort_report(run, scores, roles, beside, work.failed)
-    _gather_clusters(run.out, [run.manifest[key] for key in work.done])
+    subjects = run.cohort
+    _gather_clusters(run.out, [subjects[key] for key in work.done])
     summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
-    return replace(work, outputs=[run.out.report.parent], summary=summary)
+    return replace(work, summary=summary)
 
 
 def write_page(
@@ -93,12 +89,11 @@ def write_page(
 ) -> StageRecord:
     """Maps, scores and quality to the subject's page; made to run in a worker."""
 
-    def work() -> tuple[Sequence[Path], Sequence[str]]:
-        # A page of an earlier map must not pass for this one's.
-        out.subject_page(subject).unlink(missing_ok=True)
-        return _write_page(subject, config, out, shared), ()
+    def work(out: OutputFolder) -> Sequence[str]:
+        _write_page(subject, config, out, shared)
+        return ()
 
-    return recorded("report", subject, out.page_record(subject), inputs, out, work)
+    return recorded("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
 
 
 def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
@@ -146,7 +141,6 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
 def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
     """Put the clusters of all subjects in one table."""
     tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
-    out.clusters.unlink(missing_ok=True)
     if tables:
         with written_whole(out.clusters) as temporary:
             temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))

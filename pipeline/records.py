@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import platform
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,8 @@ class StageRecord:
     inputs : mapping
         All that decides the result, by name. Flat; values are JSON values or hashes.
     outputs : mapping from relative path to size in bytes
+    hashes : mapping from relative path to SHA-256
+        Of the outputs that the stage built itself; records of version 0.1.0 have none.
     done : tuple of str
         Keys of the subjects that came through.
     failed : tuple of Failure
@@ -53,6 +54,9 @@ class StageRecord:
     wall_s: float = 0.0
     peak_memory_mb: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Of a subject's map: what the pages say of the subject (see `earlier_subjects`)."""
 
     @property
     def identity(self) -> str:
@@ -63,6 +67,15 @@ class StageRecord:
         """Whether every file it wrote (below the folder `under`) is still there, at its size."""
         files = ((root / name, size) for name, size in self.outputs.items() if name.startswith(under))
         return all(file.is_file() and file.stat().st_size == size for file, size in files)
+
+    def owns(self, root: Path, name: str) -> bool:
+        """Whether the file of this name is the one that the record speaks of: a regular file of its size and hash."""
+        path = root / name
+        if name not in self.outputs or path.is_symlink() or not path.is_file():
+            return False
+        if path.stat().st_size != self.outputs[name]:
+            return False
+        return name not in self.hashes or file_hash(path) == self.hashes[name]
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -77,14 +90,6 @@ class StageRecord:
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError):
             return None
-
-
-def unfinished(path: Path) -> dict[str, Any] | None:
-    """The inputs with which a stage was started and not finished; None where there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -133,23 +138,35 @@ def file_fingerprint(path: Path) -> str:
 @functools.cache
 def _content_fingerprint(path: Path, _size: int, _modified_ns: int) -> str:
     # Size and time only say when a hash that was taken in this process may serve again.
+    return file_hash(path)[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """By which files are known again: their sizes and hashes, by their path relative to a root."""
+
+    sizes: dict[str, int]
+    hashes: dict[str, str]
 
 
 def sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
     """Files, and all files in folders, by their path relative to the root."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    # A dot marks what a killed run left behind: nobody's output.
+    # A dot marks what a killed run left behind: no output.
     whole = (file for file in files if file.is_file() and not file.name.startswith("."))
     return {str(file.relative_to(root)): file.stat().st_size for file in whole}
 
 
-def clear(folders: Sequence[Path]) -> None:
-    """Delete folders that are there."""
-    for folder in folders:
-        if folder.exists():
-            shutil.rmtree(folder)
+def evidence(root: Path, paths: Sequence[Path]) -> Evidence:
+    """The same with hashes."""
+    found = sizes(root, paths)
+    return Evidence(found, {name: file_hash(root / name) for name in found})
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -5,7 +5,7 @@ import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from ..data_manifests.subject import Manifest
 from .config import Config
 from .console import Console
 from .engine import Engine
-from .records import Meter, StageRecord, changes, clear, sizes, unfinished, versions, write_json
+from .records import Meter, StageRecord, changes, sizes, versions
+from .replacement import Replacement, remove_building_folder
 from .titles import STAGE_TITLES
 
 
@@ -56,7 +57,14 @@ class Run:
     @property
     def applies_a_model(self) -> bool:
         """Whether the model comes from an earlier run."""
-        return self.model != self.out
+        return self.model.root != self.out.root
+
+    @property
+    def cohort(self) -> Manifest:
+        """The manifest's subjects, and after them those that an earlier call has mapped here."""
+        from .stage_inputs import mapped_earlier
+
+        return Manifest((*self.manifest, *mapped_earlier(self).values()), self.manifest.notes)
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,12 @@ class Stage:
         ``inputs(run)``: everything its result depends on, by name (see `StageRecord.inputs`).
     work : callable
         ``work(run) -> Work``.
-    folders : callable
-        ``folders(run)``: what is thrown away before it starts anew. Stages that keep a record for every subject
-        throw nothing away.
+    parts : tuple of str
+        Of `PARTS`: what it builds as a whole. Stages that keep a record for every subject build subject by subject.
+    goes_on : callable
+        ``goes_on(before, now)``: whether what an interrupted call with other inputs has built may be used.
+    begins_with : callable
+        ``begins_with(run, files, going_on)``: takes over what a finished or an interrupted call has built.
     needs : tuple of str
         Stages whose records it reads.
     tries_again : bool
@@ -101,11 +112,17 @@ class Stage:
     name: str
     inputs: Callable[[Run], Mapping[str, Any]]
     work: Callable[[Run], Work]
-    folders: Callable[[Run], Sequence[Path]] = lambda run: ()
+    parts: tuple[str, ...] = ()
+    goes_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda before, now: before == now
+    begins_with: Callable[[Run, Replacement, bool], None] = lambda run, files, going_on: None
     needs: tuple[str, ...] = ()
     tries_again: bool = False
     needless: Callable[[Run], str | None] = lambda run: None
     foreseen: Callable[[Run], Sequence[str]] = lambda run: ()
+
+    def files(self, run: Run) -> Replacement:
+        """What it builds in a run."""
+        return Replacement(run.out, self.name, self.parts, run.out.record(self.name))
 
 
 @contextmanager
@@ -142,6 +159,8 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
         if (why := stage.needless(run)) is not None:
             run.console.say(f"{label}: {why}", stage=stage.name)
             continue
+        if not dry_run:
+            stage.files(run).complete()
         outdated = why_outdated(stage, run)
         if dry_run:
             run.console.say(f"{label}: {f'would run, {outdated.reason}' if outdated else 'up to date'}")
@@ -165,7 +184,10 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
             run.console.warn(
                 f"    warning: {doubt}", kept=f"warning: {run.manifest.anonymous(doubt)}", stage=stage.name
             )
-    return () if dry_run else (*all_failures(run.out), *among_chosen)
+    if dry_run:
+        return ()
+    remove_building_folder(run.out)
+    return (*all_failures(run.out), *among_chosen)
 
 
 def all_failures(out: OutputFolder) -> tuple[Failure, ...]:
@@ -228,14 +250,12 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     """Run a stage; who failed, where only some subjects were chosen and no record is kept to say so."""
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
     inputs = json.loads(json.dumps(stage.inputs(run)))  # as they are read back from a record
-    started = run.out.started(stage.name)
-    if unfinished(started) != inputs:
-        clear(stage.folders(run))
-    run.out.record(stage.name).unlink(missing_ok=True)
-    write_json(started, inputs)
+    files = stage.files(run)
+    stage.begins_with(run, files, files.begin(inputs, goes_on=stage.goes_on))
     began = datetime.now(UTC).isoformat()
+    model = run.model if run.applies_a_model else files.built
     with Meter() as meter:
-        work = stage.work(run)
+        work = stage.work(replace(run, out=files.built, model=model))
     run.console.say(
         f"    {work.summary or 'done'}, in {meter.wall_s:.0f} s, {meter.peak_memory_mb / 1024:.1f} GB at most",
         stage=stage.name,
@@ -266,8 +286,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
         peak_memory_mb=round(meter.peak_memory_mb, 1),
         versions=versions(),
     )
-    record.write(run.out.record(stage.name))
-    started.unlink(missing_ok=True)
+    files.finish(record)
     return ()
 
 

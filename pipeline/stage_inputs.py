@@ -4,6 +4,7 @@ from typing import Any
 
 from ..data_manifests.splits import Split, split_controls
 from ..data_manifests.subject import SubjectRecord
+from .earlier_subjects import earlier_subjects
 from .records import StageRecord, file_fingerprint, flat_settings
 from .run import Run, all_failures
 
@@ -37,10 +38,21 @@ def prepared_of(run: Run) -> dict[str, str]:
     return {key: record.identity for key, record in records.items() if record is not None and key in done}
 
 
+def settings_of_map(run: Run) -> dict[str, Any]:
+    """Which model makes the maps, and what of the settings decides them."""
+    record = StageRecord.read(run.model.record("fit"))
+    return {"the detectors": record.identity if record else None} | settings_of(run, "evaluation.p_maps")
+
+
+def mapped_earlier(run: Run) -> dict[str, SubjectRecord]:
+    """Subjects that an earlier call has mapped here with the same model, and the manifest does not name."""
+    return earlier_subjects(run.out, run.manifest, settings_of_map(run))
+
+
 def roles_of(run: Run) -> dict[str, str]:
     """What each subject is here for, in words."""
-    train, held_out = split_of(run) if not run.applies_a_model else ([], [s.key for s in run.manifest.controls])
-    named = {s.key: "patient" if s.group == "patient" else "control" for s in run.manifest}
+    train, held_out = split_of(run) if not run.applies_a_model else ([], [s.key for s in run.cohort.controls])
+    named = {s.key: "patient" if s.group == "patient" else "control" for s in run.cohort}
     named |= dict.fromkeys(train, "training control") | dict.fromkeys(held_out, "held-out control")
     failed = {failure.key for failure in all_failures(run.out)}
     return {key: f"{role}, failed" if key in failed else role for key, role in named.items()}

@@ -1,16 +1,29 @@
 """The stages, from scans to report: what each depends on, what it does, what it leaves."""
 
 import json
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data_manifests.errors import Failure, UserError
 from . import tasks
 from .config import save_config
-from .records import StageRecord, clear, file_fingerprint, fingerprint, unfinished, write_json
+from .records import StageRecord, file_fingerprint, fingerprint, write_json
+from .replacement import Replacement, remove_recorded
 from .run import Run, Stage, Work
-from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_controls_of, split_of
+from .stage_inputs import (
+    checked,
+    files_of,
+    mapped_earlier,
+    prepared_of,
+    record_of,
+    roles_of,
+    settings_of,
+    settings_of_map,
+    split_controls_of,
+    split_of,
+)
 from .subject_work import work_by_subject
 from .whole_model import FORMAT, MODEL_FORMAT
 
@@ -132,7 +145,7 @@ def _extract(run: Run) -> Work:
     summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
         summary += f" ({left_out:,} left out, where fewer than half of the controls, or than four, have brain)"
-    return Work(outputs=[run.out.patches], done=store.keys, summary=summary)
+    return Work(done=store.keys, summary=summary)
 
 
 # -- train: the patch encoder, or several ------------------------------------------------------------------------------
@@ -169,7 +182,7 @@ def _train(run: Run) -> Work:
             steps.append(
                 f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
             )
-    return Work(outputs=[run.out.encoder], summary=", ".join(steps))
+    return Work(summary=", ".join(steps))
 
 
 def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
@@ -178,12 +191,20 @@ def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
     return f" (lambda came down from {asked:g} to {last.guidance_weight:.2g}: the reconstruction had suffered)"
 
 
-def _encoders_of_other_settings(run: Run) -> list[Path]:
+def _same_but_for_members(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """More members, or fewer, are no reason to train those again that are there."""
-    stopped = unfinished(run.out.started("train"))
-    before, now = dict(stopped or record_of(run, "train").inputs), _train_inputs(run)
-    had, has = (inputs.pop(f"settings.{_MEMBERS}", 0) for inputs in (before, now))
-    return [run.out.encoder] if before != now else [run.out.member(number) for number in range(has, had)]
+    ours, theirs = ({name: v for name, v in i.items() if name != f"settings.{_MEMBERS}"} for i in (before, now))
+    return ours == theirs
+
+
+def _take_over_members(run: Run, files: Replacement, going_on: bool) -> None:
+    """Keep the encoders that are finished, as many as are asked for."""
+    record, built = record_of(run, "train"), files.built
+    usable = record.outputs and record.whole(run.out.root) and _same_but_for_members(record.inputs, _train_inputs(run))
+    if usable and not going_on:
+        shutil.copytree(run.out.encoder, built.encoder, dirs_exist_ok=True)
+    wanted = {built.member(number) for number in range(run.config.models.fusion.members)}
+    files.discard(*(folder for folder in built.encoder.glob("member-*") if folder not in wanted))
 
 
 # -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
@@ -211,7 +232,6 @@ def _fit(run: Run) -> Work:
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     return Work(
-        outputs=[run.out.latents, run.out.detectors],
         warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
         summary=f"{', '.join(r.name for r in fusion.readers)}",
     )
@@ -220,22 +240,33 @@ def _fit(run: Run) -> Work:
 # -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
 def _map_inputs(run: Run) -> dict[str, Any]:
     named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
-    return named | _settings_of_map(run)
+    named |= {f"mapped before {key}": subject.group for key, subject in mapped_earlier(run).items()}
+    return named | settings_of_map(run)
 
 
 def _map(run: Run) -> Work:
-    mapped = {key: own | _settings_of_map(run) for key, own in _mapped(run).items()}
+    mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
     if not mapped:
         raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
-    # A map of somebody who is no longer mapped, or whose new scan failed, must not pass for this run's.
-    wanted = {run.out.map_folder(run.manifest[key]) for key in mapped}
-    clear([folder for folder in run.out.maps.rglob("anat") if folder not in wanted])
+    _remove_maps_of_failed(run, mapped)
     known = _known_to_the_model(run)
     work = work_by_subject(
         run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
     left_out = tuple(f"{key}: the model was trained on this very scan, so it is left out" for key in sorted(known))
-    return replace(work, warnings=work.warnings + left_out)
+    earlier = tuple(mapped_earlier(run))
+    summary = work.summary + (f", and {len(earlier)} mapped here before" if earlier else "")
+    return replace(work, warnings=work.warnings + left_out, done=work.done + earlier, summary=summary)
+
+
+def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> None:
+    """The map of an earlier scan must not pass for that of a new one that could not be prepared."""
+    for subject in run.manifest:
+        for path in (run.out.map_record(subject), run.out.page_record(subject)):
+            record = StageRecord.read(path) if subject.key not in mapped else None
+            if record is not None:
+                remove_recorded(run.out, record)
+                path.unlink()
 
 
 def _mapped(run: Run) -> dict[str, dict[str, Any]]:
@@ -255,16 +286,11 @@ def _known_to_the_model(run: Run) -> set[str]:
     return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 
-def _settings_of_map(run: Run) -> dict[str, Any]:
-    record = StageRecord.read(run.model.record("fit"))
-    return {"the detectors": record.identity if record else None} | settings_of(run, "evaluation.p_maps")
-
-
 # -- score and report ------------------------------------------------------------------------------------------------
 def _score_inputs(run: Run) -> dict[str, Any]:
     mapped = record_of(run, "map").done
     identities = {}
-    for subject in (s for s in run.manifest if s.key in mapped):
+    for subject in (s for s in run.cohort if s.key in mapped):
         record = StageRecord.read(run.out.map_record(subject))
         about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
         identities[f"map and truth of {subject.key}"] = fingerprint(about)
@@ -300,7 +326,8 @@ def _report(run: Run) -> Work:
 
 def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
     score, roles = record_of(run, "score"), roles_of(run)
-    maps = {key: StageRecord.read(run.out.map_record(run.manifest[key])) for key in score.done}
+    subjects = run.cohort
+    maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
     return {
         key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
         for key, record in maps.items()
@@ -312,23 +339,25 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("check", _check_inputs, _check, foreseen=_too_few_controls),
         Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
-        Stage("extract", _extract_inputs, _extract, lambda run: [run.out.patches], needs=("prepare",)),
+        Stage("extract", _extract_inputs, _extract, ("patches",), needs=("prepare",)),
         Stage(
             "train",
             _train_inputs,
             _train,
-            _encoders_of_other_settings,
+            ("encoder",),
+            goes_on=_same_but_for_members,
+            begins_with=_take_over_members,
             needs=("extract",),
             needless=_needs_no_encoder,
         ),
-        Stage("fit", _fit_inputs, _fit, lambda run: [run.out.latents, run.out.detectors], needs=("extract", "train")),
+        Stage("fit", _fit_inputs, _fit, ("latents", "detectors"), needs=("extract", "train")),
         Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
-        Stage("score", _score_inputs, _score, lambda run: [run.out.scores], needs=("map",)),
+        Stage("score", _score_inputs, _score, ("scores", "operating_point"), needs=("map",)),
         Stage(
             "report",
             _report_inputs,
             _report,
-            lambda run: [run.out.report_figures, run.out.report_tables],
+            ("cohort_page", "figures", "tables"),
             needs=("map", "score"),
             tries_again=True,
         ),

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import Failure, UserError
 from ..data_manifests.subject import SubjectRecord
-from .records import Meter, StageRecord, sizes, versions
+from .records import Meter, StageRecord, versions
+from .replacement import Replacement
 from .run import Run, Work
 
 
@@ -39,7 +40,8 @@ def work_by_subject(
     UserError
         When no subject at all came through, unless all may fail.
     """
-    paths = {key: record_path(run.manifest[key]) for key in inputs}
+    subjects = run.cohort
+    paths = {key: record_path(subjects[key]) for key in inputs}
     undone = [key for key in inputs if _current(paths[key], inputs[key], run.out.root) is None]
     pending = [key for key in undone if run.chosen is None or key in run.chosen]
     with run.console.progress(stage, "subject") as progress:
@@ -48,7 +50,7 @@ def work_by_subject(
             progress(done, total, key)
             run.console.say(f"    {stage} {key}: {done} of {total}", level=1)
 
-        calls = [(run.manifest[key], inputs[key], *arguments) for key in pending]
+        calls = [(subjects[key], inputs[key], *arguments) for key in pending]
         outcome = run.engine.map(task, calls, stage=stage, progress=tell)
     failed = {failure.key for failure in outcome.failures}
     left = len(undone) - len(pending)
@@ -74,33 +76,69 @@ def recorded(
     path: Path,
     inputs: Mapping[str, Any],
     out: OutputFolder,
-    work: Callable[[], tuple[Sequence[Path], Sequence[str]]],
+    parts: Sequence[str],
+    work: Callable[[OutputFolder], Sequence[str]],
+    *,
+    about: Mapping[str, Any] | None = None,
+    keep_failures: bool = False,
 ) -> StageRecord:
-    """Do the work of one subject, which gives its files and warnings, unless its record says that it is done."""
+    """Do the work of one subject, unless its record says that it is done.
+
+    Parameters
+    ----------
+    stage : str
+    subject : SubjectRecord
+    path : Path
+        Of the subject's record.
+    inputs : mapping
+        All that decides the result.
+    out : OutputFolder
+    parts : sequence of str
+        What the work builds (see `Replacement`).
+    work : callable
+        ``work(out) -> warnings``: builds the files. Those of before stay until it is done.
+    about : mapping, optional
+        For `StageRecord.about`.
+    keep_failures : bool
+        Whether what was built takes its place although the work failed, to be looked at.
+    """
+    files = Replacement(out, f"{stage}-{subject.key}", parts, path)
+    files.complete()
     existing = _current(path, inputs, out.root)
     if existing is not None:
         # A worker that died after this subject was finished: asked again, it finds the record.
         return existing
-    path.unlink(missing_ok=True)
+    files.begin(inputs, goes_on=lambda before, now: False)
     began = datetime.now(UTC).isoformat()
-    with Meter() as meter:
-        outputs, warnings = work()
-    record = StageRecord(
-        stage=stage,
-        inputs=dict(inputs),
-        outputs=sizes(out.root, outputs),
-        done=(subject.key,),
-        warnings=tuple(warnings),
-        started=began,
-        wall_s=round(meter.wall_s, 2),
-        peak_memory_mb=round(meter.peak_memory_mb, 1),
-        versions=versions(),
-    )
-    record.write(path)
-    return record
+
+    def record(meter: Meter, **more: Any) -> StageRecord:
+        return StageRecord(
+            stage=stage,
+            inputs=dict(inputs),
+            outputs={},
+            started=began,
+            wall_s=round(meter.wall_s, 2),
+            peak_memory_mb=round(meter.peak_memory_mb, 1),
+            versions=versions(),
+            about=dict(about or {}),
+            **more,
+        )
+
+    try:
+        with Meter() as meter:
+            warnings = work(files.built)
+    except UserError:
+        if keep_failures:
+            # Its reason stays out of the record: it may name a file.
+            files.finish(record(meter, failed=(Failure(subject.key, stage, "failed"),)))
+        else:
+            files.discard(files.folder)
+        raise
+    return files.finish(record(meter, done=(subject.key,), warnings=tuple(warnings)))
 
 
 def _current(path: Path, inputs: Mapping[str, Any], root: Path) -> StageRecord | None:
     """The subject's record, if it was made from these inputs and its files are whole."""
     record = StageRecord.read(path)
-    return record if record and dict(record.inputs) == dict(inputs) and record.whole(root) else None
+    current = record and not record.failed and dict(record.inputs) == dict(inputs) and record.whole(root)
+    return record if current else None

@@ -262,7 +262,9 @@ def test_a_folder_of_other_things_is_left_alone(maps, capsys):
     mine.mkdir(parents=True)
     (mine / "T1.nii").write_bytes(b"mine")
     assert maps.score(out="study") == 2
-    assert "study: holds other things (subjects) and no scores, expected a new folder" in capsys.readouterr().err
+    assert (
+        "study: holds other things (subjects) and no record of scores, expected a new folder" in capsys.readouterr().err
+    )
     assert (mine / "T1.nii").read_bytes() == b"mine" and not (maps.root / "study" / ".lock").exists()
     assert maps.score(out="maps") == 2
     assert "is a folder of the maps or masks themselves" in capsys.readouterr().err
