@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.typed_json import Content, read_json
 from .intervals import Measure
 from .lesion_metrics import operating_threshold
 from .settings import EvaluationSettings
@@ -93,6 +95,16 @@ class OperatingPoint:
         return np.append(np.float32(self.threshold), own).astype(np.float32)
 
 
+class _Stored(Content):
+    format: Literal["voxout operating point 2"]
+    threshold: float | None
+    draws: tuple[float, ...]
+    n_healthy: Annotated[int, Field(ge=0)]
+    settings: dict[str, float | str]
+    model: str
+    largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
+
+
 @dataclass(frozen=True)
 class StoredPoint:
     """An operating point as a model carries it along.
@@ -124,8 +136,12 @@ class StoredPoint:
         return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
 
     def save(self, path: Path) -> None:
+        # JSON knows no NaN: null is where nothing sets a threshold.
+        threshold = self.threshold if np.isfinite(self.threshold) else None
         with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self) | {"format": FORMAT}, indent=1))
+            temporary.write_text(
+                json.dumps(asdict(self) | {"threshold": threshold, "format": FORMAT}, indent=1, allow_nan=False)
+            )
 
     @classmethod
     def load(cls, path: Path) -> "StoredPoint | None":
@@ -136,18 +152,12 @@ class StoredPoint:
         UserError
             A file that is damaged.
         """
-        try:
-            values = json.loads(path.read_text())
-            if values.pop("format") != FORMAT:
-                raise KeyError("format")
-            return cls(**values | {name: tuple(values[name]) for name in ("draws", "largest_mm3")})
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path.name}: not readable as an operating point ({type(error).__name__}). "
-                "Run the stage score of the model's own cohort again."
-            ) from error
+        advice = "Run the stage score of the model's own cohort again."
+        values = dict(read_json(path, _Stored, "an operating point", advice))
+        del values["format"]
+        return cls(**values | {"threshold": np.nan if values["threshold"] is None else values["threshold"]})
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
         """Why it does not hold for maps of this model under these settings; None where it does."""
