@@ -155,9 +155,9 @@ class StoredPoint:
         if not path.exists():
             return None
         advice = "Run the stage score of the model's own cohort again."
-        values = dict(read_json(path, _Stored, "an operating point", advice))
-        del values["format"]
-        return cls(**values | {"threshold": np.nan if values["threshold"] is None else values["threshold"]})
+        found = read_json(path, _Stored, "an operating point", advice)
+        threshold = np.nan if found.threshold is None else found.threshold
+        return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
         """Why it does not hold for maps of this model under these settings; None where it does."""
