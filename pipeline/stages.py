@@ -1,6 +1,5 @@
 """The stages, from scans to report: what each depends on, what it does, what it leaves."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..data_manifests.errors import Failure, UserError
 from . import tasks
 from .config import save_config
+from .model_files import read_trained_on, require_files_of_model, write_model_record
 from .records import StageRecord, clear, file_fingerprint, fingerprint, unfinished, write_json
 from .run import Run, Stage, Work
 from .stage_inputs import checked, files_of, prepared_of, record_of, roles_of, settings_of, split_controls_of, split_of
@@ -210,6 +210,7 @@ def _fit(run: Run) -> Work:
         fusion = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
+    write_model_record(run.out, encoders=run.config.models.fusion.needs_encoder)
     return Work(
         outputs=[run.out.latents, run.out.detectors],
         warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
@@ -231,6 +232,7 @@ def _map(run: Run) -> Work:
     wanted = {run.out.map_folder(run.manifest[key]) for key in mapped}
     clear([folder for folder in run.out.maps.rglob("anat") if folder not in wanted])
     known = _known_to_the_model(run)
+    require_files_of_model(run.model)
     work = work_by_subject(
         run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
@@ -251,7 +253,7 @@ def _known_to_the_model(run: Run) -> set[str]:
     """Controls whose very scan a model that is applied was trained on."""
     if not run.applies_a_model:
         return set()
-    trained_on = json.loads(run.model.trained_on.read_text())
+    trained_on = read_trained_on(run.model)
     return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 

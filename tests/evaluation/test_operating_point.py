@@ -20,6 +20,17 @@ def test_comes_back_as_it_was_with_a_threshold_and_without(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change", [{"threshold": 1.0}, {"threshold": None}, {"n_healthy": 400}, {"model": "b"}], ids=str
+)
+def test_an_edited_threshold_that_makes_sense_is_noticed(tmp_path, change):
+    path = tmp_path / "point.json"
+    POINT.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match="is not the threshold that score wrote"):
+        StoredPoint.load(path)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"threshold": float("nan")},
@@ -33,7 +44,7 @@ def test_comes_back_as_it_was_with_a_threshold_and_without(tmp_path):
         {"settings": []},
         {"model": 7},
         {"largest_mm3": [-1]},
-        {"format": "voxout operating point 1"},
+        {"format": "voxout operating point 2"},
         {"another": 1},
     ],
     ids=str,
