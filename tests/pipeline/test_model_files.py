@@ -14,7 +14,7 @@ from scipy import ndimage
 from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume, write_volume
+from voxout.data_manifests.volume import Volume, read_mask, write_volume
 from voxout.models.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.fitting import fit_fusion
 from voxout.models.fusion import Fusion
@@ -358,3 +358,27 @@ def test_every_setting_of_free_text_is_known_to_be_a_command():
                 yield f"{prefix}{name}"
 
     assert tuple(free_texts(Config)) == COMMANDS
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_bytes_change_the_model_is_read_or_refused_in_a_sentence(model, seed):
+    """With the right hashes: what is left to catch a liar are the readers of the files themselves."""
+    random = np.random.default_rng(seed)
+    files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "model.json")
+    path = files[seed % len(files)]
+    content = bytearray(path.read_bytes())
+    # Headers and text lie at the start, and are what leads a reader astray.
+    for place in random.integers(0, min(len(content), 1500), random.integers(1, 5)):
+        content[place] = random.integers(32, 127) if random.random() < 0.8 else random.integers(0, 256)
+    path.write_bytes(content)
+    folder = OutputFolder(model)
+    try:
+        if path.parent.name != "records":
+            sealed_again(model)
+        require_whole_model(folder)
+        locations = read_mask(folder.detectors / "brain_mask.nii.gz")
+        grid = PatchGrid(locations.grid, locations.voxels)
+        sight = Sight(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
+        Fusion.load(folder.detectors, grid, sight, load_config(folder.fitted_config).models)
+    except UserError as error:
+        assert "\n" not in error.problems[0]
