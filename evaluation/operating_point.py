@@ -1,21 +1,25 @@
 """The threshold that a reader of new scans can use: set on healthy scans alone, before any lesion is seen."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
+from ..data_manifests.typed_json import Content, read_json
 from .intervals import Measure
 from .lesion_metrics import operating_threshold
 from .settings import EvaluationSettings
 
 NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
 NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
-FORMAT = "voxout operating point 2"
+FORMAT = "voxout operating point 3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +107,22 @@ class OperatingPoint:
         return np.append(np.float32(self.threshold), own).astype(np.float32)
 
 
+class _Stored(Content):
+    format: Literal["voxout operating point 3"]
+    sha256: str
+    threshold: float | None
+    draws: tuple[float, ...]
+    n_healthy: Annotated[int, Field(ge=0)]
+    settings: dict[str, float | str]
+    model: str
+    largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
+
+    def content_sha256(self) -> str:
+        """Of all but itself."""
+        values = self.model_dump(exclude={"sha256"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class StoredPoint:
     """An operating point as a model carries it along.
@@ -134,8 +154,13 @@ class StoredPoint:
         return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
 
     def save(self, path: Path) -> None:
+        # JSON knows no NaN: null is where nothing sets a threshold.
+        threshold = self.threshold if np.isfinite(self.threshold) else None
+        values = asdict(self) | {"threshold": threshold, "format": FORMAT}
+        # Hashed as it is read back: a number may be written as 1 and read as 1.0.
+        found = _Stored.model_validate_json(json.dumps(values | {"sha256": ""}, allow_nan=False))
         with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self) | {"format": FORMAT}, indent=1))
+            temporary.write_text(found.model_copy(update={"sha256": found.content_sha256()}).model_dump_json(indent=1))
 
     @classmethod
     def load(cls, path: Path) -> "StoredPoint | None":
@@ -146,18 +171,14 @@ class StoredPoint:
         UserError
             A file that is damaged.
         """
-        try:
-            values = json.loads(path.read_text())
-            if values.pop("format") != FORMAT:
-                raise KeyError("format")
-            return cls(**values | {name: tuple(values[name]) for name in ("draws", "largest_mm3")})
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path.name}: not readable as an operating point ({type(error).__name__}). "
-                "Run the stage score of the model's own cohort again."
-            ) from error
+        advice = "Run the stage score of the model's own cohort again."
+        found = read_json(path, _Stored, "an operating point", advice)
+        if found.sha256 != found.content_sha256():
+            raise UserError(f"{path}: is not the threshold that score wrote (changed since, or damaged). {advice}")
+        threshold = np.nan if found.threshold is None else found.threshold
+        return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
         """Why it does not hold for maps of this model under these settings; None where it does."""

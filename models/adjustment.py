@@ -87,7 +87,7 @@ class Adjustment:
             Missing or damaged.
         """
         with opened_tensors(path, "slopes of nuisances") as file:
-            return cls(file.get_tensor("slopes"))
+            return cls(file.array("slopes", "float16", 3))
 
 
 def _slopes_of_those_there(latents: np.ndarray, nuisances: np.ndarray) -> np.ndarray:

@@ -101,9 +101,15 @@ class Calibration:
             Missing or damaged.
         """
         with opened_tensors(path, "whole calibration") as file:
-            spread, knots, surprise_at = (file.get_tensor(name) for name in ("spread", "knots", "surprise_at"))
-            about = file.metadata()
-            return cls(spread, knots, surprise_at, float(about["slope"]), about["mask_hash"])
+            spread = file.array("spread", "float32", 1)
+            knots, surprise_at = (file.array(name, "float64", 1) for name in ("knots", "surprise_at"))
+            if not spread.min() > 0:
+                raise ValueError(f"a spread is {spread.min():g}, expected numbers above 0")
+            if knots.shape != surprise_at.shape or surprise_at[0] < 0:
+                raise ValueError("its table is not one of surprises")
+            if not ((np.diff(knots) > 0).all() and (np.diff(surprise_at) > 0).all()):
+                raise ValueError("its table does not rise")
+            return cls(spread, knots, surprise_at, file.number("slope"), file.about["mask_hash"])
 
 
 def calibrate(

@@ -7,18 +7,25 @@ moment a run is killed at, the folder holds one whole checkpoint: the new one or
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
+from ..data_manifests.typed_json import Content, read_json
 from .encoder import PatchAutoEncoder, PatchEncoder
 from .settings import ModelSettings
+from .tensor_file import read_header
 from .windows import Window
 
 _INDEX = "checkpoint.json"
+_TENSORS = r"^step-[0-9]+\.safetensors$"
+"""The file of tensors lies beside the index: no other name is followed."""
+_ADVICE = "Copy the model again, or delete the folder and train again."
 TRAINED_BY = {"encoder", "guidance", "training"}
 """Settings that decide what training gives. The others are none of an encoder's: a new name among them spoils none."""
 
@@ -90,6 +97,14 @@ class Origin:
     seed: int
 
 
+class _Index(Content):
+    tensors: Annotated[str, Field(pattern=_TENSORS)]
+    step: Annotated[int, Field(ge=0)]
+    origin: Origin
+    settings: dict[str, dict[str, Any]]
+    history: tuple[TrainingRow, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A state of training.
@@ -155,28 +170,41 @@ class Checkpoint:
         """
         if not cls.exists(folder):
             raise UserError(f"{folder}: holds no trained encoder. Run the stage train first.")
+        index = read_json(folder / _INDEX, _Index, "the description of a trained encoder", _ADVICE)
         try:
-            index = json.loads((folder / _INDEX).read_text())
-            origin = index["origin"]
-            windows = tuple(Window(**window) for window in origin["windows"])
-            origin = Origin(**{**origin, "channels": tuple(origin["channels"]), "windows": windows})
-            settings = ModelSettings.model_validate({name: index["settings"][name] for name in TRAINED_BY})
-            history = tuple(TrainingRow(**row) for row in index["history"])
-            tensors = load_file(folder / index["tensors"])
+            settings = ModelSettings.model_validate({name: index.settings[name] for name in TRAINED_BY})
+            header, _ = read_header(folder / index.tensors)
+            # Judged by its outline first: settings from elsewhere may ask for a network that fills the memory.
+            with torch.device("meta"):
+                outline = build_autoencoder(settings, index.origin).state_dict()
+            if wrong := [name for name, part in outline.items() if header[f"model.{name}"].shape != tuple(part.shape)]:
+                raise ValueError(f"{wrong[0]} has another shape than its settings give")
+            tensors = load_file(folder / index.tensors)
+            weights = _part(tensors, "model.")
+            if broken := [name for name, part in weights.items() if not bool(torch.isfinite(part).all())]:
+                raise ValueError(f"{broken[0]} is not finite")
+            if dead := [name for name, part in weights.items() if _is_weight(name, part) and not bool(part.any())]:
+                raise ValueError(f"{dead[0]} is 0 throughout")
             with torch.random.fork_rng(devices=[]):  # the fresh weights are drawn for nothing
-                autoencoder = build_autoencoder(settings, origin).to(device).eval()
-            autoencoder.load_state_dict(_part(tensors, "model."))
+                autoencoder = build_autoencoder(settings, index.origin).to(device).eval()
+            autoencoder.load_state_dict(weights)
         except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
+            found = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise UserError(
-                f"{folder}: its checkpoint is damaged or of another version ({type(error).__name__}). "
-                "Delete the folder and train again."
+                f"{folder}: its checkpoint is damaged or of another version ({found.splitlines()[0]}), expected a "
+                f"trained encoder. {_ADVICE}"
             ) from error
-        return cls(autoencoder, _part(tensors, "optimiser."), settings, origin, index["step"], history)
+        return cls(autoencoder, _part(tensors, "optimiser."), settings, index.origin, index.step, index.history)
 
 
 def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
     """The network of the settings, with fresh weights from torch's random numbers."""
     return PatchAutoEncoder(len(origin.channels), origin.windows, settings.encoder)
+
+
+def _is_weight(name: str, part: torch.Tensor) -> bool:
+    """Of a convolution or a linear layer; biases and counters may well be 0."""
+    return name.endswith("weight") and part.ndim > 1
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

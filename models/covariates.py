@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.typed_json import Content, read_json
 from .settings import CovariateName
 
 _FILE = "covariates.json"
@@ -26,6 +29,18 @@ class AgeRange:
     sd: float
     lowest: float
     highest: float
+
+
+class _Age(Content):
+    mean: float
+    sd: Annotated[float, Field(gt=0)]
+    lowest: float
+    highest: float
+
+
+class _Content(Content):
+    age: _Age | None
+    shares: dict[CovariateName, dict[str, Annotated[float, Field(gt=0, le=1)]]]
 
 
 @dataclass(frozen=True)
@@ -121,12 +136,13 @@ class Covariates:
         """
         if not names:
             return cls()
-        try:
-            content = json.loads((folder / _FILE).read_text())
-            age = AgeRange(**content["age"]) if content["age"] else None
-            return cls(age, {name: dict(shares) for name, shares in content["shares"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what, advice = "a description of the covariates that the model's settings name", "Run the stage fit again."
+        content = read_json(folder / _FILE, _Content, what, advice)
+        found = {*content.shares, *(["age"] if content.age else [])}
+        if found != set(names):
             raise UserError(
-                f"{folder}: holds no whole description of the covariates ({_FILE}), which the model's settings name. "
-                "Run the stage fit again."
-            ) from error
+                f"{folder / _FILE}: describes {', '.join(sorted(found)) or 'nothing'}, expected {', '.join(names)}, as "
+                f"in the model's settings. {advice}"
+            )
+        age = content.age and AgeRange(**content.age.model_dump())
+        return cls(age, {name: content.shares[name] for name in content.shares})

@@ -12,17 +12,32 @@ import json
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.errors import UserError
+from ..data_manifests.typed_json import Content, read_json
 from .detector_arrays import DetectorArrays
+from .tensor_file import Tensor, read_header
 
 _FORMAT = "voxout.detectors"
 _VERSION = 1
 _HEADER_BYTES = 2048
 _NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "uint16": "U16"}
-_TYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Notes(Content):
+    format: Literal["voxout.detectors"]
+    version: Literal[1]
+    nu: Annotated[float, Field(gt=0, le=1)]
+    gamma: Annotated[float, Field(gt=0)] | Literal["scale"]
+    locations: _Count
+    dimension: _Count
+    support_vectors: _Count
+    precision: Literal["float16", "float32"]
 
 
 class DetectorWriter:
@@ -110,39 +125,43 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
     for file in (tensors, described):
         if not file.is_file():
             raise UserError(f"{file}: no such file, expected saved detectors. Check the path, or fit them first.")
+    advice = "Copy them again, or fit them again."
+    notes = read_json(described, _Notes, f"the description of {_FORMAT} version {_VERSION}", advice)
     try:
-        notes = json.loads(described.read_text())
-        with open(tensors, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > 100_000_000:
-                raise ValueError("the header is too long")
-            header = json.loads(file.read(length))
-        if notes["format"] != _FORMAT or notes["version"] != _VERSION:
-            raise ValueError(f"{notes['format']} version {notes['version']}")
-        mapped = {f.name: _mapped(tensors, 8 + length, header[f.name]) for f in fields(DetectorArrays)}
-        for name, array in mapped.items():
-            if name != "support_vectors":
-                count = notes["support_vectors"] if name == "dual_coef" else notes["locations"]
-                mapped[name] = np.broadcast_to(array, (count,))
+        header, _ = read_header(tensors)
+        mapped = {f.name: _mapped(tensors, f.name, header, notes) for f in fields(DetectorArrays)}
         arrays = DetectorArrays(**mapped)
-        gamma = notes["gamma"]
-        if arrays.support_vectors.shape != (notes["support_vectors"], notes["dimension"]):
-            raise ValueError("the two files do not belong together")
-        if int(arrays.n_support.sum(dtype=np.int64)) != notes["support_vectors"]:
+        if int(arrays.n_support.sum(dtype=np.int64)) != notes.support_vectors or arrays.n_support.min() < 1:
             raise ValueError("support vectors are missing")
-        return arrays, float(notes["nu"]), gamma if gamma == "scale" else float(gamma)
+        if arrays.n_fitted.min() < 1:
+            raise ValueError("a detector was fitted on nobody")
+        if not (
+            np.isfinite(arrays.centred_offset).all() and np.isfinite(arrays.gamma).all() and arrays.gamma.min() > 0
+        ):
+            raise ValueError("an offset or a gamma is no sensible number")
+        return arrays, notes.nu, notes.gamma
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
             f"{path}: not readable as detectors ({(str(error) or type(error).__name__).splitlines()[0]}), "
-            f"expected {_FORMAT} version {_VERSION}. Copy them again, or fit them again."
+            f"expected {_FORMAT} version {_VERSION}. {advice}"
         ) from error
 
 
-def _mapped(path: Path, begin: int, entry: dict) -> np.ndarray:
-    dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
-    if 0 in shape:
-        return np.empty(shape, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=begin + entry["data_offsets"][0], shape=shape)
+def _mapped(path: Path, name: str, header: dict[str, Tensor], notes: _Notes) -> np.ndarray:
+    dtypes = {
+        "support_vectors": notes.precision,
+        "dual_coef": "uint16" if notes.precision == "float16" else "float32",
+        "centred_offset": "float64",
+        "gamma": "float64",
+    }
+    rows = (notes.support_vectors, notes.dimension)
+    shape = {"support_vectors": rows, "dual_coef": rows[:1]}.get(name, (notes.locations,))
+    tensor = header[name]
+    alike = name != "support_vectors" and tensor.shape == (1,)
+    if tensor.dtype != np.dtype(dtypes.get(name, "uint16")) or (tensor.shape != shape and not alike):
+        raise ValueError(f"{name} is {tensor.dtype.name} {tensor.shape}, expected {shape} of the described type")
+    array = np.memmap(path, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape)
+    return np.broadcast_to(array, shape) if alike else array
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -177,8 +177,11 @@ class PatchFeatures:
             Missing or damaged.
         """
         with opened_tensors(path, "components of patches") as file:
-            rows = tuple(int(row) for row in file.metadata()["rows"].split())
-            return cls(grid, rows, file.get_tensor("components"))
+            rows = tuple(int(row) for row in file.about["rows"].split())
+            components = file.array("components", "float32", 2)
+            if components.shape[0] != 27 * len(rows) or min(rows) < 0:
+                raise ValueError(f"its components are {components.shape}, for channels {rows}")
+            return cls(grid, rows, components)
 
 
 def _patches(channels: np.ndarray, grid: PatchGrid, index: np.ndarray) -> np.ndarray:

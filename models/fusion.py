@@ -118,7 +118,7 @@ class Fusion:
             A part is missing, damaged, or of other locations.
         """
         calibration = Calibration.load(folder / _CALIBRATION)
-        if calibration.mask_hash != grid.mask_hash:
+        if calibration.mask_hash != grid.mask_hash or len(calibration.spread) != grid.size:
             raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
         plans = sight.plans(settings.fusion.readers)
         nuisances = Nuisances.load(folder, grid, sight, settings.fusion)

@@ -7,14 +7,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.typed_json import Content, read_json
 from ..preprocessing.patch_grid import PatchGrid
 
 _INDEX = "latents.json"
+
+
+class _Index(Content):
+    n_locations: Annotated[int, Field(ge=1)]
+    code_size: Annotated[int, Field(ge=1)]
+    mask_hash: str
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    advice = "Delete the folder and run the stage fit again."
+    return read_json(folder / _INDEX, _Index, "a description of codes", advice).model_dump()
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class LatentStore:
         """
         index = {"n_locations": grid.size, "code_size": code_size, "mask_hash": grid.mask_hash}
         path = folder / _INDEX
-        if path.exists() and (found := json.loads(path.read_text())) != index:
+        if path.exists() and (found := _read_index(folder)) != index:
             raise UserError(
                 f"{folder}: holds codes of {found['code_size']} numbers at {found['n_locations']} locations of mask "
                 f"{found['mask_hash']}, expected {code_size} at {grid.size} of {grid.mask_hash}. Delete the folder."
@@ -77,7 +91,7 @@ class LatentStore:
         path = folder / _INDEX
         if not path.exists():
             raise UserError(f"{folder}: holds no codes. Run the stage fit first.")
-        store = cls(folder, tuple(keys), **json.loads(path.read_text()))
+        store = cls(folder, tuple(keys), **_read_index(folder))
         if grid is not None and grid.mask_hash != store.mask_hash:
             raise UserError(
                 f"{folder}: its codes belong to the locations of mask {store.mask_hash}, expected {grid.mask_hash}. "
@@ -152,7 +166,10 @@ class LatentStore:
         return self.folder / f"{key}.npy"
 
     def _mapped(self, key: str) -> np.ndarray:
-        codes = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
+        try:
+            codes = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{self._path(key)}: not readable as codes ({error}). Encode the subject again.") from error
         if codes.shape != self.shape[1:]:
             raise UserError(
                 f"{key}: its codes have the shape {codes.shape}, expected {self.shape[1:]}. Encode the subject again."

@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.typed_json import Content, read_json
 from ..preprocessing.patch_grid import PatchGrid
 from .covariates import Covariates
 from .patterns import Patterns, sampled
@@ -18,6 +20,10 @@ from .settings import FusionSettings
 WHOLE_BRAIN = Plan("voxels", channels="all")
 """What patterns are seen in."""
 _INDEX, _PATTERNS = "nuisances.json", "patterns.safetensors"
+
+
+class _Index(Content):
+    patterns: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +78,7 @@ class Nuisances:
         UserError
             A part is missing or damaged.
         """
-        try:
-            # Not to be had from the settings: of few controls there are fewer.
-            size = int(json.loads((folder / _INDEX).read_text())["patterns"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: does not say what is taken off ({_INDEX}). Run the stage fit again.") from error
+        # Not to be had from the settings: of few controls there are fewer.
+        size = read_json(folder / _INDEX, _Index, "the number of patterns", "Run the stage fit again.").patterns
         covariates = Covariates.load(folder, settings.covariates)
         return cls(covariates, Patterns.load(folder / _PATTERNS, sight.features(WHOLE_BRAIN, grid)) if size else None)

@@ -89,7 +89,12 @@ class Patterns:
             Missing or damaged.
         """
         with opened_tensors(path, "patterns of healthy brains") as file:
-            return cls(features, *(file.get_tensor(name) for name in ("mean", "scale", "maps")))
+            # NaN where no control has brain.
+            mean, scale = (file.array(name, "float32", 2, finite=False) for name in ("mean", "scale"))
+            maps = file.array("maps", "float32", 2)
+            if mean.shape != scale.shape or maps.shape[1] != mean.size or (scale <= 0).any():
+                raise ValueError(f"its maps are {maps.shape}, for means {mean.shape} and scales {scale.shape} above 0")
+            return cls(features, mean, scale, maps)
 
 
 def affordable(wanted: int, people: int) -> int:

@@ -222,9 +222,16 @@ class Reader:
         if plan.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
         else:
-            scorer = Mahalanobis.load(folder, plan.direction)
+            scorer = Mahalanobis.load(folder, grid, plan.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
+        parts = [calibration]
         if sigma_mm > 0:
             smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
+            parts.append(smoothing.calibration)
         adjustment = Adjustment.load(folder / _ADJUSTMENT) if adjusted else None
+        sizes = {len(part.spread) for part in parts} | ({adjustment.slopes.shape[1]} if adjustment else set())
+        if sizes != {grid.size} or {part.mask_hash for part in parts} != {grid.mask_hash}:
+            raise UserError(
+                f"{folder}: its calibration is of other locations than the brain mask. Fit the model again."
+            )
         return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)

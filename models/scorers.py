@@ -57,8 +57,15 @@ class Mahalanobis:
         self.whitening.save(folder / _WHITENING)
 
     @classmethod
-    def load(cls, folder: Path, direction: Direction = "both") -> "Mahalanobis":
-        return cls(Whitening.load(folder / _WHITENING), direction)
+    def load(cls, folder: Path, grid: PatchGrid, direction: Direction = "both") -> "Mahalanobis":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            Missing, damaged, or of other locations.
+        """
+        return cls(_whitening_of(folder, grid), direction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +124,19 @@ class OneClassSvms:
         UserError
             A part is missing, or of other locations.
         """
-        whitening = Whitening.load(folder / _WHITENING) if settings.read_out != "raw" else None
+        whitening = _whitening_of(folder, grid) if settings.read_out != "raw" else None
         field = DetectorField.load(folder / _FIELD)
-        if len(field) != grid.size or (whitening is not None and whitening.mask_hash != grid.mask_hash):
-            raise UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")
+        if len(field) != grid.size:
+            raise _of_other_locations(folder)
         return cls(field, whitening, settings.score)
+
+
+def _whitening_of(folder: Path, grid: PatchGrid) -> Whitening:
+    whitening = Whitening.load(folder / _WHITENING)
+    if len(whitening.mean) != grid.size or whitening.mask_hash != grid.mask_hash:
+        raise _of_other_locations(folder)
+    return whitening
+
+
+def _of_other_locations(folder: Path) -> UserError:
+    return UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")

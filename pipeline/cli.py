@@ -204,8 +204,9 @@ def _mnist_c(options: argparse.Namespace) -> int:
 def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
     from ..data_manifests.derivatives import OutputFolder
     from ..data_manifests.manifest import read_manifest
-    from .config import load_config, require_settings_of_model, save_config
+    from .config import load_config, named_settings, require_settings_of_model, save_config
     from .engine import Engine
+    from .own_commands import require_own_commands, with_commands_of
     from .replacement import require_apart, require_own_place
     from .run import Run, require_current, run_stages, sole_user
     from .stages import STAGES
@@ -220,8 +221,10 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
         seed=options.seed,
         seeds=options.seeds,
     )
+    if "prepare" in names:
+        require_own_commands(config, named_settings(options.config, options.set), saved)
     if options.model:
-        require_settings_of_model(config, load_config(saved))
+        require_settings_of_model(config, with_commands_of(config, load_config(saved)))
     out = OutputFolder(options.out)
     require_own_place(options.out)
     require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)

@@ -90,6 +90,14 @@ def load_config(
         raise UserError([_sentence(problem) for problem in error.errors()]) from error
 
 
+def named_settings(path: Path | None, overrides: Sequence[str]) -> frozenset[str]:
+    """Names of the settings that a configuration file and ``--set`` name, as "models.detector.nu"."""
+    values = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _merge(values, _parsed_override(override))
+    return frozenset(name.removeprefix("settings.") for name in flat_settings(values))
+
+
 def save_config(path: Path, config: Config) -> None:
     """Write the resolved configuration, whole or not at all."""
     with written_whole(path) as temporary:

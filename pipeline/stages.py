@@ -1,6 +1,5 @@
 """The stages, from scans to report: what each depends on, what it does, what it leaves."""
 
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..data_manifests.errors import Failure, UserError
 from . import tasks
 from .config import save_config
+from .model_files import read_trained_on, require_files_of_model, write_model_record
 from .records import StageRecord, file_fingerprint, fingerprint, write_json
 from .replacement import Replacement, remove_recorded
 from .run import Run, Stage, Work
@@ -231,6 +231,7 @@ def _fit(run: Run) -> Work:
         fusion = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
+    write_model_record(run.out, encoders=run.config.models.fusion.needs_encoder)
     return Work(
         warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
         summary=f"{', '.join(r.name for r in fusion.readers)}",
@@ -250,6 +251,7 @@ def _map(run: Run) -> Work:
         raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
     _remove_maps_of_failed(run, mapped)
     known = _known_to_the_model(run)
+    require_files_of_model(run.model)
     work = work_by_subject(
         run, "map", tasks.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
@@ -282,7 +284,7 @@ def _known_to_the_model(run: Run) -> set[str]:
     """Controls whose very scan a model that is applied was trained on."""
     if not run.applies_a_model:
         return set()
-    trained_on = json.loads(run.model.trained_on.read_text())
+    trained_on = read_trained_on(run.model)
     return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
 
 

@@ -5,21 +5,33 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
 from ..data_manifests.terms import Modality
+from ..data_manifests.typed_json import Content, read_json
 from ..data_manifests.volume import Volume
-from .derived_maps import DERIVED_MAPS, Brain
+from .derived_maps import Brain
 from .intensity_scale import IntensityScale
 from .prepared_images import PreparedImages
-from .settings import DerivedMapName
+from .settings import DerivedMapName, IntensityMethod
 
 _FILE = "channels.json"
+
+
+class _Scale(Content):
+    method: IntensityMethod
+    standard: Annotated[dict[Modality, tuple[float, ...]], Field(min_length=1)]
+
+
+class _Content(Content):
+    scale: _Scale
+    derived: tuple[DerivedMapName, ...]
 
 
 @dataclass(frozen=True)
@@ -94,19 +106,14 @@ class Channels:
         UserError
             Missing or damaged.
         """
+        what = "the scale of intensities that the training controls gave, and the maps derived"
+        advice = "Run `voxout run` there again."
+        content = read_json(folder / _FILE, _Content, what, advice)
         try:
-            content = json.loads((folder / _FILE).read_text())
-            method, standard = content["scale"]["method"], content["scale"]["standard"]
-            standard = {modality: tuple(map(float, positions)) for modality, positions in standard.items()}
-            derived = tuple(content["derived"])
-            if not set(derived) <= set(DERIVED_MAPS):
-                raise ValueError("an unknown map")
-            return cls(IntensityScale(method, standard), derived)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{folder}: holds no whole description of the model's channels ({_FILE}), expected the scale of "
-                "intensities that its training controls gave, and the maps derived. Run `voxout run` there again."
-            ) from error
+            scale = IntensityScale(content.scale.method, content.scale.standard)
+        except ValueError as error:
+            raise UserError(f"{folder / _FILE}: {error}, expected {what}. {advice}") from error
+        return cls(scale, content.derived)
 
 
 def channel_index(names: Sequence[str], among: Sequence[str]) -> list[int]:

@@ -55,8 +55,14 @@ class IntensityScale:
     standard: Mapping[Modality, tuple[float, ...]]
 
     def __post_init__(self):
-        if not all(len(positions) > 1 and (np.diff(positions) > 0).all() for positions in self.standard.values()):
-            raise ValueError("landmarks that do not ascend")
+        count = len(_DECILES) + 2 if self.method == "landmarks" else 2
+        for modality, positions in self.standard.items():
+            if not (np.diff(positions) > 0).all():
+                raise ValueError(f"the landmarks of {modality} do not ascend")
+            if len(positions) != count:
+                raise ValueError(f"there are {len(positions)} landmarks of {modality}, and {count} of {self.method}")
+            if positions[0] < 0 or positions[-1] > 1 + 1e-9:
+                raise ValueError(f"the landmarks of {modality} do not lie between 0 and 1")
 
     @classmethod
     def learn(

@@ -89,5 +89,5 @@ def test_saved_and_loaded_to_the_bit(tmp_path):
     path = adjustment.save(tmp_path / "covariates.safetensors")
     np.testing.assert_array_equal(Adjustment.load(path).slopes, adjustment.slopes)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="holds no slopes of nuisances. Run the stage fit again"):
+    with pytest.raises(UserError, match="holds no slopes of nuisances .*Run the stage fit again"):
         Adjustment.load(path)

@@ -125,7 +125,7 @@ def test_a_damaged_file_is_told(tmp_path):
     for content in (None, b"", b"\x08\0\0\0\0\0\0\0{}      "):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(UserError, match="holds no whole calibration. Run the stage fit again"):
+        with pytest.raises(UserError, match="holds no whole calibration .*Run the stage fit again"):
             Calibration.load(path)
 
 

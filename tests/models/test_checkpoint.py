@@ -90,7 +90,7 @@ def test_none_and_damaged_ones(tmp_path):
     tensors = tmp_path / "step-000050.safetensors"
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="checkpoint is damaged .* Delete the folder and train again"):
+    with pytest.raises(UserError, match="checkpoint is damaged .* delete the folder and train again"):
         Checkpoint.load(tmp_path)
     tensors.write_bytes(whole)
     index = json.loads((tmp_path / "checkpoint.json").read_text())

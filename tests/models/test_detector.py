@@ -234,7 +234,7 @@ def test_files_that_are_not_detectors_are_named(tmp_path):
     (path / "detectors.safetensors").write_bytes(whole)
     notes = json.loads((path / "detectors.json").read_text())
     (path / "detectors.json").write_text(json.dumps(notes | {"version": 99}))
-    with pytest.raises(UserError, match="version 99"):
+    with pytest.raises(UserError, match="version is 99"):
         DetectorField.load(path)
 
 

@@ -58,7 +58,7 @@ def test_components_are_saved_and_loaded(tmp_path):
     features = PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (1,), size=3, seed=0)
     loaded = PatchFeatures.load(features.save(tmp_path / "components.safetensors"), GRID)
     np.testing.assert_array_equal(loaded.of(CHANNELS), features.of(CHANNELS))
-    with pytest.raises(UserError, match="holds no components of patches. Run the stage fit again"):
+    with pytest.raises(UserError, match="holds no components of patches .*Run the stage fit again"):
         PatchFeatures.load(tmp_path / "other.safetensors", GRID)
 
 

@@ -122,7 +122,7 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(
         OneClassSvms.load(tmp_path / "a", GRID, settings).score(features), svms.score(features)
     )
-    np.testing.assert_array_equal(Mahalanobis.load(tmp_path / "b").score(features), distance.score(features))
+    np.testing.assert_array_equal(Mahalanobis.load(tmp_path / "b", GRID).score(features), distance.score(features))
 
 
 def test_detectors_of_another_brain_mask_are_refused(tmp_path):

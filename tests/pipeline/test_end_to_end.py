@@ -370,7 +370,7 @@ def test_a_model_of_another_version_is_refused_at_once_and_fitted_again(finished
     out.record("fit").write_text(json.dumps(record))
     result = _apply(out.root, new_cohort, tmp_path / "applied")
     assert result.returncode == 2
-    assert "its model was fitted by another version of voxout (format 1, expected 2)" in result.stderr
+    assert "its model was fitted by another version of voxout (format 1, expected 3)" in result.stderr
     assert not (tmp_path / "applied" / "prepared").exists(), "told before anything is made"
     result = _voxout("run", cohort, out.root, "--dry-run")
     assert "fit: would run, because the format of models is new" in result.stdout

@@ -64,18 +64,28 @@ def test_saved_and_read_back_to_the_bit(derived, subject, tmp_path):
     assert np.array_equal(back.read(subject, GRID), Channels(learnt, derived).read(subject, GRID))
 
 
-_GOOD = {"scale": {"method": "landmarks", "standard": {"t1w": [0, 0.5, 1]}}, "derived": ["junction"]}
-_TOUCHING = {"method": "landmarks", "standard": {"t1w": [0, 0.5, 0.5, 1]}}
+_GOOD = {"scale": {"method": "landmarks", "standard": {"t1w": [n / 10 for n in range(11)]}}, "derived": ["junction"]}
+_TOUCHING = {"method": "z_score", "standard": {"t1w": [0.5, 0.5]}}
+_REVERSED = {"method": "z_score", "standard": {"t1w": [1.0, 0.0]}}
+_FEWER = {"method": "landmarks", "standard": {"t1w": [0.0, 1.0]}}
+_FAR = {"method": "z_score", "standard": {"t1w": [0.0, 5.0]}}
+_NAN = {"method": "z_score", "standard": {"t1w": [0.0, float("nan")]}}
+_WORDS = {"method": "z_score", "standard": {"t1w": ["0", "1"]}}
 
 
 @pytest.mark.parametrize(
     "content",
-    [None, "{", "{}", "[]", json.dumps(_GOOD | {"derived": ["cortex"]}), json.dumps(_GOOD | {"scale": _TOUCHING})],
+    [
+        *(None, "{", "{}", "[]", "[" * 100_000, json.dumps(_GOOD | {"derived": ["cortex"]})),
+        *(json.dumps(_GOOD | {"scale": scale}) for scale in (_TOUCHING, _REVERSED, _FEWER, _FAR, _NAN, _WORDS)),
+    ],
 )
 def test_a_missing_or_damaged_file_is_told(content, tmp_path):
     if content is not None:
         (tmp_path / "channels.json").write_text(content)
-    with pytest.raises(UserError, match="holds no whole description of the model's channels .channels.json., expected"):
+    with pytest.raises(
+        UserError, match="channels.json: .*, expected the scale of intensities that the training controls gave"
+    ):
         Channels.load(tmp_path)
     (tmp_path / "channels.json").write_text(json.dumps(_GOOD))
     assert Channels.load(tmp_path).names == ("t1w", "t1w_junction")
