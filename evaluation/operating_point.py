@@ -15,6 +15,8 @@ from .settings import EvaluationSettings
 
 NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
 NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
+OWN_CUT = "the maps themselves, which hold two values"
+LOWEST_DETECTION = "the lowest score above the background, since the healthy scans hold no more clusters than allowed"
 FORMAT = "voxout operating point 2"
 
 
@@ -77,6 +79,12 @@ class OperatingPoint:
             others = (names[:, None] != names).astype(np.float64)
             without = operating_threshold(births, false_clusters, others)
         return cls(float(thresholds[0]), thresholds[1:], without, len(births))
+
+    @classmethod
+    def fixed_by_maps(cls, threshold: float, origin: str, n_healthy: int, draws: int) -> "OperatingPoint":
+        """A threshold that lies in the kind of the maps: whoever is drawn or left out, it stays where it is."""
+        every, apart = np.full(draws, threshold, np.float32), np.full(n_healthy, threshold, np.float32)
+        return cls(float(np.float32(threshold)), every, apart, n_healthy, origin)
 
     @property
     def why_none(self) -> str:
