@@ -13,7 +13,6 @@ LESION_COLOUR = (0.0, 0.9, 1.0)
 # Perceptually uniform and safe for every colour vision. The darkest part would look like shadow on the scan.
 _COLOURS = matplotlib.colormaps["inferno"]
 _DARKEST = 0.25
-_MARK, _MARK_RIM = 255, 0
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,21 @@ class ColourScale:
     high: float
 
     @classmethod
+    def at(cls, threshold: float) -> "ColourScale":
+        """From the threshold to twice its height: the same in every picture, whatever else a cohort holds.
+
+        A scale of percentiles would colour 3 % of the voxels of a cohort in which nothing is suspicious.
+        """
+        return cls(threshold, threshold + (abs(threshold) or 1.0))
+
+    @property
+    def floor(self) -> float:
+        """The lowest score that a reader can lower the viewer's threshold to."""
+        return self.low - (self.high - self.low) / 2
+
+    @classmethod
     def of_cohort(cls, subjects: Sequence[SubjectScores]) -> "ColourScale":
-        """From the 97th percentile of all voxels to the 99.97th.
+        """From the 97th percentile of all voxels to the 99.97th: for scores that no threshold is known of.
 
         Shares, so that one outlying voxel cannot wash out everybody's picture.
         """
@@ -56,7 +68,8 @@ class ColourScale:
     def paint(self, grey: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Lay scores over a grey picture: (H, W, 3), all in [0, 1]."""
         share = self.share(scores)
-        alpha = (0.9 * np.clip(share / 0.25, 0, 1))[..., None]
+        # What just reaches the threshold has to be seen, and what just misses it not at all.
+        alpha = np.where(scores >= self.low, opacity(share), 0)[..., None]
         return grey[..., None] * (1 - alpha) + colours_of(share) * alpha
 
 
@@ -65,12 +78,12 @@ def colours_of(share: np.ndarray) -> np.ndarray:
     return _COLOURS(_DARKEST + (1 - _DARKEST) * np.asarray(share, dtype=np.float64))[..., :3]
 
 
-def colour_bar(scale: ColourScale, mark: float | None = None, width_px: int = 220, height_px: int = 14) -> np.ndarray:
-    """The colours of a scale over mid-grey, from low to high, a score marked by a line: (H, W, 3) uint8."""
+def opacity(share: np.ndarray) -> np.ndarray:
+    """How much of the scan the colours of the scale cover, 0 to 1."""
+    return 0.65 + 0.25 * np.clip(share / 0.25, 0, 1)
+
+
+def colour_bar(scale: ColourScale, width_px: int = 220, height_px: int = 14) -> np.ndarray:
+    """The colours of a scale over mid-grey, from low to high: (H, W, 3) uint8."""
     scores = np.broadcast_to(np.linspace(scale.low, scale.high, width_px), (height_px, width_px))
-    bar = (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)
-    if mark is not None:
-        at = round(float(scale.share(np.array(mark))) * (width_px - 3)) + 1
-        bar[:, at - 1 : at + 2] = _MARK_RIM
-        bar[:, at] = _MARK
-    return bar
+    return (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..data_manifests.errors import some_of
+from .operating_point import LOWEST_DETECTION, OWN_CUT
 from .score_cohort import CohortScores
 from .subject_scores import SubjectScores
 
@@ -18,7 +19,12 @@ _LOWEST_AUROC = 0.3
 def doubts(scores: CohortScores) -> list[str]:
     """What a reader of a cohort's figures should know, a sentence each."""
     known = [s for s in scores.subjects if s.truth_known]
-    return [*_of_direction(scores), *_of_voxel_sizes(known), *_of_subjects(scores.subjects)]
+    return [
+        *_of_direction(scores),
+        *_of_threshold(scores, known),
+        *_of_voxel_sizes(known),
+        *_of_subjects(scores.subjects),
+    ]
 
 
 def _of_direction(scores: CohortScores) -> list[str]:
@@ -30,6 +36,30 @@ def _of_direction(scores: CohortScores) -> list[str]:
         few = [f"{key} ({own:.2f})" for key, own in each.items() if own is not None and own < _LOWEST_AUROC]
         return [f"{_UPSIDE_DOWN}, by their AUROC, in: {some_of(few)}. Are these maps upside down?"] if few else []
     return [f"{_UPSIDE_DOWN} (AUROC {auroc.value:.2f}), expected higher = more anomalous. Are the maps upside down?"]
+
+
+def _of_threshold(scores: CohortScores, known: Sequence[SubjectScores]) -> list[str]:
+    threshold = scores.threshold
+    if threshold is None:
+        return []
+    if scores.point.origin == OWN_CUT:
+        return [
+            f"maps of two values are scored at their own cut ({threshold:.3g} and above), whatever the healthy ones "
+            "hold: read the false clusters of healthy subjects beside the lesions found."
+        ]
+    if scores.point.origin == LOWEST_DETECTION:
+        background = max(s.background for s in known if s.background is not None)
+        return [
+            f"the commonest score ({background:.3g}) counts as no detection. Without it the healthy maps hold no more "
+            f"clusters than allowed, so every detection counts: the threshold is the lowest of all, {threshold:.3g}."
+        ]
+    if all(s.highest_score < threshold for s in known):
+        return [
+            f"the threshold ({threshold:.3g}), set on {scores.point.origin}, lies above every score: no voxel is "
+            "flagged, so no lesion can be found. Maps of a few values, such as labels, leave no threshold between "
+            "them; score maps of finer scores."
+        ]
+    return []
 
 
 def _of_voxel_sizes(known: Sequence[SubjectScores]) -> list[str]:

@@ -19,6 +19,8 @@ from .settings import EvaluationSettings
 
 NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
 NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
+OWN_CUT = "the maps themselves, which hold two values"
+LOWEST_DETECTION = "the lowest score above the background, since the healthy scans hold no more clusters than allowed"
 FORMAT = "voxout operating point 3"
 
 
@@ -89,6 +91,12 @@ class OperatingPoint:
     def missing(cls, draws: int, reason: str) -> "OperatingPoint":
         """No threshold, although healthy scans may be there."""
         return cls(np.nan, np.full(draws, np.nan, np.float32), np.zeros(0, np.float32), 0, reason_missing=reason)
+
+    @classmethod
+    def fixed_by_maps(cls, threshold: float, origin: str, n_healthy: int, draws: int) -> "OperatingPoint":
+        """A threshold that the maps themselves fix: the same in every bootstrap draw."""
+        every, apart = np.full(draws, threshold, np.float32), np.full(n_healthy, threshold, np.float32)
+        return cls(float(np.float32(threshold)), every, apart, n_healthy, origin)
 
     @property
     def why_none(self) -> str:

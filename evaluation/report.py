@@ -83,7 +83,6 @@ def write_report(
     with_quality = outliers_first[:MOST_QUALITY_PICTURES]
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
-    threshold = report.scores.threshold if report.scores else None
     odd = doubts(report.scores) if report.scores else []
     # Those stand beside the figures that they are about.
     warnings = [warning for warning in report.warnings if warning not in odd]
@@ -140,7 +139,8 @@ def write_report(
         doubts=odd,
         warnings=warnings,
         scale=scale,
-        bar=picture_uri(colour_bar(scale, threshold), 10_000) if scale else None,
+        threshold=parts.threshold_of(report),
+        bar=picture_uri(colour_bar(scale), 10_000) if scale else None,
         strata=parts.stratum_lines(report.scores),
         stratum_labels=[METRICS[name].label for name in parts.STRATUM_FIGURES],
         counts=parts.cohort_counts(report),

@@ -16,6 +16,9 @@ from .runs import RunScores
 from .score_cohort import CohortScores, SubjectRow
 from .subject_scores import SubjectScores
 
+FIXED_Z = 3.09
+"""One voxel in a thousand of a healthy brain lies above it: the threshold where no healthy scan sets one."""
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectImages:
@@ -131,6 +134,19 @@ class Threshold:
     words: str
     largest_healthy_mm3: tuple[float, ...] = ()
 
+    @classmethod
+    def of_z_maps(cls, scores: CohortScores) -> "Threshold":
+        """That of a cohort of maps in standard deviations; a fixed one where nothing sets it."""
+        if scores.threshold is None:
+            return cls(FIXED_Z, f"fixed: {scores.point.why_none}. One healthy voxel in a thousand lies above it")
+        allowed = scores.settings.false_clusters
+        return cls(
+            scores.threshold,
+            f"set on {scores.point.origin} alone, of which each shows at most {allowed:g} such "
+            f"cluster{'s' if allowed != 1 else ''} on average",
+            scores.point.largest_mm3,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectReport:
@@ -148,8 +164,6 @@ class SubjectReport:
     discovery : Discovery or None
         What of this brain survives; None where the map is not in standard deviations.
     smallest_cluster_mm3 : float
-    scale : ColourScale
-        The cohort's.
     grey, white : Volume
         The template's tissue probabilities.
     row : SubjectRow or None
@@ -166,7 +180,6 @@ class SubjectReport:
     space: str
     threshold: Threshold
     smallest_cluster_mm3: float
-    scale: ColourScale
     grey: Volume
     white: Volume
     discovery: Discovery | None = None
@@ -175,6 +188,11 @@ class SubjectReport:
     summary: Mapping[str, str] = field(default_factory=dict)
     settings_text: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> ColourScale:
+        """Fixed to the threshold, so that a page without a finding looks like one."""
+        return ColourScale.at(self.threshold.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +242,9 @@ class CohortReport:
     subjects : sequence of ReportSubject
     scores : CohortScores or None
         None when nothing could be scored.
+    threshold : float or None
+        What the colours of all pictures begin at; by default the scores' own. Without one the shares of all scores
+        set them.
     runs : sequence of RunScores
         Other runs or methods, to stand beside this one.
     summary : mapping of str to str
@@ -238,6 +259,7 @@ class CohortReport:
     created: datetime
     subjects: Sequence[ReportSubject]
     scores: CohortScores | None = None
+    threshold: float | None = None
     runs: Sequence[RunScores] = ()
     summary: Mapping[str, str] = field(default_factory=dict)
     training: Sequence[TrainingCurve] = ()

@@ -215,8 +215,18 @@ def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
     ]
 
 
+def threshold_of(report: CohortReport) -> float | None:
+    """Where the colours of all pictures begin; None where nothing sets a threshold."""
+    if report.threshold is None and report.scores is not None:
+        return report.scores.threshold
+    return report.threshold
+
+
 def colour_scale_of(report: CohortReport) -> ColourScale | None:
     """One scale for all subjects."""
+    threshold = threshold_of(report)
+    if threshold is not None:
+        return ColourScale.at(threshold)
     scored = [s.scores for s in report.subjects if s.scores is not None]
     if scored:
         return ColourScale.of_cohort(scored)

@@ -24,7 +24,7 @@ from .cohort_measures import (
 )
 from .intervals import Estimate, Measure, resample_subjects
 from .lesion_metrics import froc_curve
-from .operating_point import OperatingPoint
+from .operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
 from .settings import EvaluationSettings
 from .subject_scores import SubjectScores
 from .voxel_measures import voxel_measures
@@ -177,6 +177,7 @@ def score_cohort(
         own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
         own_persons = [s.person for s in known if s.is_healthy]
         point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
+        point = _sparse_point(known, point) or point
     else:
         # These scans had no say in it.
         point = replace(point, without=np.full(int(healthy.sum()), point.threshold, np.float32))
@@ -210,6 +211,29 @@ def score_cohort(
         space or settings.space,
         mask,
     )
+
+
+def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> OperatingPoint | None:
+    """The threshold of segmentations and of maps that are empty but for some detections.
+
+    Healthy scans cannot set the one of a segmentation, which has a single cut; nor any other one if they hold hardly
+    a detection: then all detections count, and never the background. None where the healthy scans' own stands.
+    """
+    detections = [s.lowest_detection for s in known if s.lowest_detection is not None]
+    backgrounds = [s.background for s in known if s.background is not None]
+    if not detections or min(detections) <= max(backgrounds):
+        return None
+    n_healthy = sum(s.is_healthy for s in known)
+    n_draws, lowest = len(point.draws), min(detections)
+    if all(s.is_segmentation for s in known):
+        return OperatingPoint.fixed_by_maps(lowest, OWN_CUT, n_healthy, n_draws)
+    if n_healthy == 0 or not all(s.background is not None for s in known if s.is_healthy):
+        return None
+    if not np.isfinite(point.threshold):
+        return OperatingPoint.fixed_by_maps(lowest, LOWEST_DETECTION, n_healthy, n_draws)
+    # Some draws, or the others of a healthy scan, may hold so few.
+    draws, without = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.without))
+    return replace(point, draws=draws, without=point.without if np.isnan(point.without).all() else without)
 
 
 def redrawn(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:

@@ -96,8 +96,10 @@ def score_map(
     found = find_lesions(map.with_voxels(truth_inside), smallest_mm3=settings.smallest_lesion_mm3)
     voxel_mm3 = map.grid.voxel_volume_mm3
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / voxel_mm3 - 1e-6))
+    background, detection = _background(given)
+    detected = scores if background is None else np.where(scores > background, scores, np.float32(-np.inf))
     clusters, found_at, overlaps = cluster_curve(
-        scores, found.labels, smallest_voxels=smallest, any_lesion=truth_inside
+        detected, found.labels, smallest_voxels=smallest, any_lesion=truth_inside
     )
     labels, values = found.labels[truth_inside], scores[truth_inside]
     share_of = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
@@ -132,7 +134,20 @@ def score_map(
         best_dice=estimate(vm.best_dice(counts)[0], needs_healthy=False),
         lesions=_lesion_scores(found, labels, values, found_at, _peaks_mm(found, scores, map)),
         curves=SubjectCurves(histogram, clusters, overlaps),
+        background=background,
+        lowest_detection=detection,
     )
+
+
+def _background(scores: np.ndarray) -> tuple[float | None, float | None]:
+    """The score that stands for "no detection", and the lowest one above it; None where there is none."""
+    lowest, highest = scores.min(), scores.max()
+    n_lowest = int((scores == lowest).sum())
+    two_values = lowest < highest and n_lowest + int((scores == highest).sum()) == len(scores)
+    if not two_values and 2 * n_lowest < len(scores):
+        return None, None
+    above = scores[scores > lowest]
+    return float(lowest), float(above.min()) if len(above) else None
 
 
 def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import UnidentifiedImageError
 
 from ..data_manifests.errors import UserError
 from .clusters import Cluster, find_clusters
-from .colour_scale import LESION_COLOUR, colour_bar, colours_of
+from .colour_scale import LESION_COLOUR, colour_bar, colours_of, opacity
 from .mosaic import point_picture, subject_mosaic
 from .page import json_block, picture_file_uri, picture_uri, write_page
 from .places import Place, place_of
@@ -109,7 +109,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         found=len(lines),
         mosaics=[_mosaic(head, plane, subject.key) for plane in PLANES],
         quality_picture=_quality_picture(report),
-        bar=picture_uri(colour_bar(report.scale, report.threshold.value), 10_000),
+        bar=picture_uri(colour_bar(report.scale), 10_000),
         volumes=volumes,
         about=json_block(_about(report, places, volumes, head)),
         niivue=niivue_packed(),
@@ -167,19 +167,23 @@ def _about(
     report: SubjectReport, places: Sequence[tuple[float, float, float]], volumes: ViewerVolumes, head: Head
 ) -> dict[str, object]:
     """What the viewer has to know; `places` are those of the rows that lead there."""
-    scale, threshold = report.scale, report.threshold.value
-    ramp = np.round(colours_of(np.linspace(0, 1, 64)) * 255).astype(int)
+    scale = report.scale
+    # The viewer spreads its colours from the floor to the top of the scale; below the threshold they stay the darkest.
+    share = scale.share(np.linspace(scale.floor, scale.high, 256))
+    ramp = np.round(colours_of(share) * 255).astype(int)
     # One voxel a thousand times above all others must not leave the slider a single useful step.
-    highest = min(volumes.top, scale.low + 3 * (max(scale.high, threshold) - scale.low))
+    highest = min(volumes.top, scale.low + 20 * (scale.high - scale.low))
     return {
         "floor": volumes.floor,
         "high": scale.high,
+        "step": volumes.step,
         "sliderTop": highest,
-        "threshold": min(max(threshold, scale.low), highest),
+        "threshold": report.threshold.value,
         "spacing": head.spacing_mm.tolist(),
         "red": ramp[:, 0].tolist(),
         "green": ramp[:, 1].tolist(),
         "blue": ramp[:, 2].tolist(),
+        "alpha": np.round(opacity(share) * 255).astype(int).tolist(),
         "lesionColour": [round(255 * part) for part in LESION_COLOUR],
         "places": places,
     }

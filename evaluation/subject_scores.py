@@ -151,6 +151,11 @@ class SubjectScores:
         Exact. The best Dice is an oracle: at the threshold that suits this subject's truth best.
     lesions : tuple of LesionScore
     curves : SubjectCurves or StoredCurves
+    background : float or None
+        The lowest score, where at least half of the voxels have it, or where there are but two scores: it stands for
+        "no detection" and never belongs to a cluster. None: scores of all kinds, each of which ranks a voxel.
+    lowest_detection : float or None
+        The lowest score above the background; None where nothing lies above it, or there is none.
     """
 
     key: str
@@ -174,6 +179,13 @@ class SubjectScores:
     best_dice: Estimate
     lesions: tuple[LesionScore, ...]
     curves: SubjectCurves | StoredCurves
+    background: float | None = None
+    lowest_detection: float | None = None
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the map holds the background and at most one other score."""
+        return self.background is not None and self.lowest_detection in (None, self.highest_score)
 
     @property
     def histogram(self) -> vm.ScoreHistogram:

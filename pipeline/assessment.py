@@ -23,7 +23,7 @@ from ..evaluation.report import (
     SubjectImages,
     write_report,
 )
-from ..evaluation.report_inputs import QualityNumber
+from ..evaluation.report_inputs import QualityNumber, Threshold
 from ..evaluation.runs import RunScores
 from ..evaluation.score_cohort import CohortScores, score_cohort
 from ..evaluation.score_subject import score_map
@@ -199,6 +199,7 @@ def write_cohort_report(
                 for subject in run.cohort
             ],
             scores=scores,
+            threshold=Threshold.of_z_maps(scores).value,
             runs=beside,
             summary=run_summary(run.config),
             training=training_curves(run.model, run.config.models.fusion.members) if needs_encoder else [],

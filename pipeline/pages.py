@@ -11,7 +11,6 @@ import yaml
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.subject import SubjectRecord
-from ..evaluation.colour_scale import ColourScale
 from ..evaluation.false_discovery import Discovery
 from ..evaluation.report_inputs import ScoredMap, SubjectReport, Threshold
 from ..evaluation.runs import read_run
@@ -31,34 +30,18 @@ class Shared:
 
     Attributes
     ----------
-    scale : ColourScale
     threshold : Threshold
     roles : mapping from subject key to what the subject is here for, in words
     versions : mapping of str to str
     """
 
-    scale: ColourScale
     threshold: Threshold
     roles: Mapping[str, str]
     versions: Mapping[str, str]
 
     @classmethod
     def of(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
-        scale = ColourScale.of_cohort(scores.subjects)
-        if scores.threshold is not None:
-            allowed = scores.settings.false_clusters
-            threshold = Threshold(
-                scores.threshold,
-                f"set on {scores.point.origin} alone, of which each shows at most {allowed:g} such "
-                f"cluster{'s' if allowed != 1 else ''} on average",
-                scores.point.largest_mm3,
-            )
-        else:
-            threshold = Threshold(
-                scale.high,
-                "0.03 % of all voxels of this cohort lie above it; no healthy scan was there to set it on",
-            )
-        return cls(scale, threshold, roles, versions)
+        return cls(Threshold.of_z_maps(scores), roles, versions)
 
 
 def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> Work:
@@ -125,7 +108,6 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         space=space,
         threshold=shared.threshold,
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
-        scale=shared.scale,
         grey=template.grey,
         white=template.white,
         discovery=Discovery.of(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),

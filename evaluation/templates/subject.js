@@ -66,9 +66,7 @@
     });
     await viewer.attachToCanvas(canvas, false);
     const levels = about.red.map((_, i) => Math.round(i * 255 / (about.red.length - 1)));
-    // As in the pictures: the foot of the scale fades out.
-    const fade = levels.map((level) => Math.round(230 * Math.min(level / 64, 1)));
-    viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: fade, I: levels });
+    viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: about.alpha, I: levels });
     const [red, green, blue] = about.lesionColour;
     // Black where there is no rim: voxels are blended with their neighbours, transparent ones included.
     viewer.addColormap("voxout-lesion", { R: [0, red], G: [0, green], B: [0, blue], A: [0, 255], I: [0, 255] });
@@ -78,7 +76,9 @@
       return image;
     };
     await add("scan-data", "scan", "gray", 1, 255);
-    const map = await add("map-data", "map", "voxout", about.threshold - about.floor, about.high - about.floor);
+    // A stored value is up to a step above its score.
+    const stored = (score) => score - about.floor + about.step / 2;
+    const map = await add("map-data", "map", "voxout", stored(about.threshold), about.high - about.floor);
     const lesion = byId("lesion-data") ? await add("lesion-data", "lesion", "voxout-lesion", 0, 1) : null;
     // A score keeps its colour wherever the threshold stands, and has none below it. For volumes that is type 2 in
     // NiiVue 0.69, whatever its names say: type 1 only fades what lies below.
@@ -90,10 +90,10 @@
     threshold.max = about.sliderTop;
     const draw = () => {
       const value = Number(threshold.value);
-      map.cal_min = value - about.floor;
+      map.cal_min = stored(value);
       map.cal_max = Math.max(about.high - about.floor, map.cal_min + smallest);
       viewer.updateGLVolume();
-      shown.textContent = value.toPrecision(3);
+      shown.textContent = value.toPrecision(3) + (value === about.threshold ? "" : value < about.threshold ? " (below the threshold)" : " (above the threshold)");
       threshold.setAttribute("aria-valuetext", "score " + shown.textContent);
       for (const row of rows) row.classList.toggle("below", Number(row.dataset.peak || Infinity) < value);
     };
@@ -111,7 +111,7 @@
       const [x, y, z] = here;
       const score = place.values[1] ? place.values[1].value : 0;
       const side = Math.abs(x) < 1 ? "midline" : x < 0 ? "left" : "right";
-      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "no colour");
+      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "score below " + about.floor.toPrecision(3) + ", or none");
     };
     goTo = (mm) => {
       viewer.scene.crosshairPos = viewer.mm2frac(mm);

@@ -31,6 +31,8 @@ class ViewerVolumes:
         uint8; the rim around the lesion mask, so that what lies inside stays visible.
     floor, top : float
         Lowest and highest score that the map can show.
+    step : float
+        A value is up to this much above the score. The foot of the colour scale lies between two steps.
     """
 
     scan: str
@@ -38,13 +40,14 @@ class ViewerVolumes:
     lesion: str | None
     floor: float
     top: float
+    step: float
 
     @classmethod
     def of(cls, head: Head) -> "ViewerVolumes":
         """Quantise what is drawn of a subject.
 
-        The map is kept from the foot of the colour scale on, in 65,534 steps up to its own highest score: however
-        high one voxel is, all others are off by less than the digits that a page prints.
+        The map is kept from the floor of the colour scale on, below the threshold, in 65,534 steps up to its own
+        highest score: however high one voxel is, all others are off by less than the digits that a page prints.
         """
         scale: ColourScale = head.scale
         box = tuple(
@@ -57,16 +60,19 @@ class ViewerVolumes:
         grid = Grid(brain.shape, affine)
         scan = np.where(brain, 1 + np.round(head.grey[box] * 254), 0).astype(np.uint8)
         top = max(float(scores.max()), scale.high)
-        step = (top - scale.low) / _LEVELS
-        shown = scores >= scale.low
-        levels = np.where(shown, 1 + np.floor((scores - scale.low) / step), 0).clip(0, _LEVELS + 1)
+        # The threshold lies between two steps, never within one: what the viewer colours at it is what reaches it.
+        step = (top - scale.floor) / _LEVELS
+        step = (scale.low - scale.floor) / max(np.floor((scale.low - scale.floor) / step), 1)
+        shown = scores >= scale.floor
+        levels = np.where(shown, 1 + np.floor((scores - scale.floor) / step), 0).clip(0, _LEVELS + 1)
         rim = np.asarray(ndimage.binary_dilation(head.lesion[box])) & ~head.lesion[box]
         return cls(
             scan=packed(nifti_bytes(Volume(scan, grid))),
             map=packed(nifti_bytes(Volume(levels.astype(np.uint16), grid), slope=step)),
             lesion=packed(nifti_bytes(Volume(rim, grid))) if rim.any() else None,
-            floor=scale.low,
+            floor=scale.floor,
             top=top,
+            step=float(step),
         )
 
 

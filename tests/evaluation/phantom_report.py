@@ -6,7 +6,6 @@ import nibabel as nib
 import numpy as np
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume
-from voxout.evaluation.colour_scale import ColourScale
 from voxout.evaluation.report_inputs import ReportSubject, ScoredMap, SubjectImages, SubjectReport, Threshold
 from voxout.evaluation.score_cohort import subject_row
 from voxout.evaluation.score_subject import score_map
@@ -75,7 +74,6 @@ def phantom_report(folder, **changes):
         "space": "native",
         "threshold": Threshold(THRESHOLD, "set on healthy scans alone"),
         "smallest_cluster_mm3": 30.0,
-        "scale": ColourScale(1.0, 5.0),
         "grey": tissue,
         "white": tissue.with_voxels(tissue.voxels * 0.1),
         "row": subject_row(scores, THRESHOLD),

@@ -56,11 +56,17 @@ def test_words_stand_out_from_their_ground_in_light_and_dark():
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (word, ground, theme)
 
 
-def test_the_bar_marks_a_score_where_its_colour_is():
-    scale = ColourScale(1.0, 5.0)
-    plain, marked = colour_bar(scale), colour_bar(scale, 2.0)
-    changed = np.flatnonzero((plain != marked).any(axis=(0, 2)))
-    assert len(changed) == 3 and (marked[:, changed[1]] == 255).all()
-    assert changed[1] / plain.shape[1] == pytest.approx(0.25, abs=0.01)
-    for beyond in (-3.0, 9.0):
-        assert (colour_bar(scale, beyond) != plain).any(), "at the nearer end"
+@pytest.mark.parametrize("threshold", [3.59, 0.2, 0.0, -1.5])
+def test_nothing_glows_below_the_threshold_and_what_reaches_it_is_seen(threshold):
+    scale = ColourScale.at(threshold)
+    assert scale.floor < scale.low == threshold < scale.high
+    grey = np.full((1, 3), 0.4)
+    below, at, high = scale.paint(grey, np.array([[np.nextafter(threshold, -9), threshold, scale.high]]))[0]
+    np.testing.assert_array_equal(below, 0.4)
+    assert np.abs(at - 0.4).max() > 0.15 and at[0] > at[1], "violet"
+    assert high[0] > 0.9 and high[0] > high[2] + 0.2, "yellow"
+
+
+def test_the_bar_runs_from_the_foot_of_the_scale_to_its_top():
+    bar = colour_bar(ColourScale.at(3.0)) / 255
+    assert bar[0, 0].max() < 0.5 < bar[0, -1].max() and (bar == bar[:1]).all()

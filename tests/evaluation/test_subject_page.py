@@ -2,18 +2,28 @@ import base64
 import csv
 import hashlib
 import html
+import io
+import json
 import re
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
+from PIL import Image
 from voxout.data_manifests.errors import UserError
+from voxout.evaluation.colour_scale import ColourScale
 from voxout.evaluation.false_discovery import Discovery
-from voxout.evaluation.report_inputs import ReportSubject, ScoredMap, Threshold
+from voxout.evaluation.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
+from voxout.evaluation.report_parts import colour_scale_of, threshold_of
+from voxout.evaluation.score_cohort import score_cohort
 from voxout.evaluation.subject_page import write_subject_page
 from voxout.evaluation.viewer.volumes import niivue_source
 
 from .phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
 from .test_report import Page
+from .test_score_cohort import SETTINGS as COHORT_SETTINGS
+from .test_score_cohort import make
 
 
 def written(folder, **changes):
@@ -104,6 +114,56 @@ def test_nothing_above_the_threshold(tmp_path):
     _, page, rows = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
     assert rows == [] and "No cluster of at least 30 mm³ lies at or above 99" in page.text
     assert 'id="clusters"' not in page.text
+
+
+def viewer_of(page):
+    return json.loads(re.search(r'id="about">(.*?)</script>', page.text, flags=re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("threshold", [2.0, 3.59, 99.0])
+def test_the_viewer_begins_at_the_threshold_and_its_slider_holds_it(tmp_path, threshold):
+    _, page, _ = written(tmp_path, threshold=Threshold(threshold, "set on healthy scans alone"))
+    about = viewer_of(page)
+    assert about["threshold"] == threshold
+    assert about["floor"] < threshold < about["sliderTop"] and about["sliderTop"] >= 6.0, "its highest score is 6"
+    # The viewer spreads these colours from the floor to the top: a third of the way up lies the threshold.
+    colours = np.array([about["red"], about["green"], about["blue"]]).T
+    assert (colours[:85] == colours[0]).all() and (colours[86:] != colours[0]).any(axis=1)[5:].all()
+    assert min(about["alpha"]) > 100
+    assert f"coloured from the threshold {threshold:.3g} on" in page.text
+
+
+def drawn_pictures(page):
+    """The slices of all planes, as ([0, 1] arrays)."""
+    slices = re.search(r'<section id="slices">(.*?)</section>', page.text, flags=re.DOTALL)[1]
+    for data in re.findall(r'src="data:image/webp;base64,([^"]+)"', slices):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            yield np.asarray(image.convert("RGB")).astype(int)
+
+
+def coloured_pixels(page):
+    """Of a picture without a lesion mask all else is grey."""
+    return sum((np.ptp(rgb, axis=2) > 40).sum() for rgb in drawn_pictures(page))
+
+
+def test_the_pictures_of_a_brain_without_a_finding_are_grey(tmp_path):
+    without_mask = phantom_report(tmp_path).subject
+    images = without_mask.images()
+    subject = replace(without_mask, images=lambda: replace(images, lesion_mask=None))
+    quiet = Threshold(7.0, "set on healthy scans alone")
+    assert coloured_pixels(written(tmp_path, subject=subject, threshold=quiet)[1]) == 0
+    assert coloured_pixels(written(tmp_path, subject=subject)[1]) > 2000
+
+
+def test_a_cohort_without_a_threshold_has_a_fixed_one_in_words(tmp_path):
+    scores = score_cohort([make(n)[0] for n in range(2)], COHORT_SETTINGS)
+    threshold = Threshold.of_z_maps(scores)
+    assert threshold.value == 3.09 and "no healthy scan was scored" in threshold.words
+    with_healthy = score_cohort([make(n, healthy=n < 4)[0] for n in range(6)], COHORT_SETTINGS)
+    assert Threshold.of_z_maps(with_healthy).value == with_healthy.threshold
+    report = CohortReport("Cohort", datetime(2026, 3, 1), [], scores)
+    assert threshold_of(report) is None and threshold_of(replace(report, threshold=3.09)) == 3.09
+    assert colour_scale_of(replace(report, scores=with_healthy)) == ColourScale.at(with_healthy.threshold)
 
 
 def test_a_subject_without_a_map(tmp_path):

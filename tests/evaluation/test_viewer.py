@@ -14,7 +14,7 @@ from voxout.evaluation.viewer.volumes import ViewerVolumes
 
 from .phantom_report import LEFT_BACK, RIGHT_FRONT, asymmetric_images
 
-SCALE = ColourScale(1.0, 5.0)
+SCALE = ColourScale.at(2.0)
 
 
 def unpacked(text):
@@ -44,23 +44,38 @@ def test_every_volume_says_the_same_place_in_millimetres(axcodes):
     assert value_at(lesion, LEFT_BACK) == 0 and value_at(lesion, np.add(LEFT_BACK, [12, 0, 0])) == 1
 
 
-def test_the_map_is_kept_from_the_foot_of_the_scale_on_and_read_back_within_a_step():
+def test_the_map_is_kept_from_the_floor_of_the_scale_on_and_read_back_within_a_step():
     of = head()
     made = ViewerVolumes.of(of)
     image = unpacked(made.map)
     corner = np.round(np.linalg.inv(of.affine) @ np.append(image.affine[:3, 3], 1)).astype(int)[:3]
     box = tuple(slice(c, c + n) for c, n in zip(corner, image.shape, strict=True))
     stored, true = image.get_fdata(), of.scores[box]
-    shown = true >= SCALE.low
+    shown = true >= SCALE.floor
+    assert made.floor == SCALE.floor == 1.0
     assert ((stored > 0) == shown).all() and shown.any()
-    step = (made.top - made.floor) / 65534
-    assert np.abs(stored[shown] + made.floor - true[shown]).max() <= step * 1.001
+    assert made.step == pytest.approx((made.top - made.floor) / 65534, rel=1e-3)
+    assert np.abs(stored[shown] + made.floor - true[shown]).max() <= made.step * 1.001
+
+
+def test_a_score_just_below_the_threshold_is_not_coloured_and_the_threshold_itself_is():
+    scan, map, brain, _ = asymmetric_images("RAS")
+    places = [(0, 0, 0), (0, 20, 0), (0, -20, 0)]
+    for place, score in zip(places, (1.99999, 2.0, 2.00001), strict=True):
+        map.voxels[tuple(np.round(np.linalg.inv(map.affine) @ np.append(place, 1)).astype(int)[:3])] = score
+    made = ViewerVolumes.of(Head.of(scan, map, SCALE, brain_mask=brain))
+    # As subject.js asks: from the threshold on, half a step further.
+    cut = SCALE.low - made.floor + made.step / 2
+    assert [value_at(unpacked(made.map), place) >= cut for place in places] == [False, True, True]
 
 
 def test_one_voxel_a_thousand_times_higher_leaves_the_others_their_scores():
     made = ViewerVolumes.of(head(peak=6000.0))
     assert made.top == 6000
-    assert value_at(unpacked(made.map), LEFT_BACK) + made.floor == pytest.approx(3.0, abs=0.1)
+    assert (
+        value_at(unpacked(made.map), LEFT_BACK) + made.floor == pytest.approx(3.0, abs=made.step * 1.001)
+        and made.step < 0.11
+    )
 
 
 def test_niivue_is_the_published_file_with_its_licence():

@@ -1,0 +1,123 @@
+"""Segmentations and maps that are empty but for some detections: their background is no detection."""
+
+import numpy as np
+import pytest
+from voxout.data_manifests.volume import Grid, Volume
+from voxout.evaluation.doubts import doubts
+from voxout.evaluation.operating_point import LOWEST_DETECTION, OWN_CUT
+from voxout.evaluation.score_cohort import score_cohort
+from voxout.evaluation.score_subject import score_map
+from voxout.evaluation.settings import EvaluationSettings
+from voxout.evaluation.subject_scores import SubjectScores
+
+GRID = Grid((16, 16, 16), np.diag([2.0, 2.0, 2.0, 1.0]))
+SETTINGS = EvaluationSettings(smallest_cluster_mm3=8, bootstrap_draws=40, false_clusters=1)
+LESION = np.zeros(GRID.size_vox, bool)
+LESION[6:9, 6:9, 6:9] = True
+
+
+def noise(number):
+    healthy = number < 3
+    return np.random.default_rng(number).standard_normal(GRID.size_vox) + (0 if healthy else 6 * LESION)
+
+
+def scored(kind):
+    """Three healthy subjects and three with a lesion, their maps made of noise and a bright lesion by `kind`."""
+    inside = Volume(np.ones(GRID.size_vox, bool), GRID)
+    return [
+        score_map(
+            f"sub-{n}",
+            Volume(np.asarray(kind(noise(n)), np.float32), GRID),
+            inside,
+            Volume(LESION, GRID) if n >= 3 else None,
+            None,
+            SETTINGS,
+            group="control" if n < 3 else "patient",
+        )
+        for n in range(6)
+    ]
+
+
+def cohort(kind):
+    return score_cohort(scored(kind), SETTINGS)
+
+
+def value(scores, name):
+    return scores.estimates[name].value
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (-1, 1), (1, 2)])
+def test_a_segmentation_is_scored_at_its_own_cut(low, high):
+    scores = cohort(lambda z: np.where(z > 4.5, high, low))
+    assert (scores.threshold, scores.point.origin) == (high, OWN_CUT)
+    assert value(scores, "lesion_sensitivity") == 1 and value(scores, "lesion_precision") == 1
+    assert value(scores, "false_clusters_per_healthy_subject") == 0
+    assert scores.estimates["lesion_sensitivity"].ci_low == 1, "defined in every draw"
+    note, *_ = doubts(scores)
+    assert f"maps of two values are scored at their own cut ({high} and above)" in note
+
+
+def test_a_noisy_segmentation_finds_its_lesions_and_shows_its_false_clusters():
+    scores = cohort(lambda z: z > 2.5)
+    assert scores.threshold == 1
+    assert value(scores, "lesion_sensitivity") == 1
+    false = [s.clusters.false_clusters_at(1.0) for s in scores.subjects if s.is_healthy]
+    assert value(scores, "false_clusters_per_healthy_subject") == pytest.approx(np.mean(false)) and min(false) > 5
+    assert scores.row("sub-0").flagged_ml == pytest.approx((noise(0) > 2.5).sum() * 8 / 1000)
+
+
+def test_a_segmentation_that_flags_most_voxels_keeps_its_cut():
+    scores = cohort(lambda z: z > -0.5)
+    assert scores.threshold == 1 and value(scores, "lesion_sensitivity") == 1
+
+
+def test_a_segmentation_needs_no_healthy_subject():
+    scores = score_cohort(scored(lambda z: z > 4.5)[3:], SETTINGS)
+    assert scores.threshold == 1 and value(scores, "lesion_sensitivity") == 1
+
+
+def test_sparse_maps_without_a_false_cluster_have_their_lowest_detection_as_threshold():
+    scores = cohort(lambda z: np.where(z > 4.5, z, 0))
+    lowest = min(s.lowest_detection for s in scores.subjects if s.lowest_detection is not None)
+    assert (scores.threshold, scores.point.origin) == (lowest, LOWEST_DETECTION) and lowest > 4.5
+    assert value(scores, "lesion_sensitivity") == 1 and value(scores, "false_clusters_per_subject") == 0
+    note, *_ = doubts(scores)
+    assert "the commonest score (0) counts as no detection" in note and f"lowest of all, {lowest:.3g}." in note
+
+
+def test_noisy_sparse_maps_have_the_threshold_of_the_maps_that_they_are_made_of():
+    sparse, dense = cohort(lambda z: np.where(z > 2.5, z, 0)), cohort(lambda z: z)
+    assert sparse.threshold == dense.threshold > 2.5
+    for name in ("lesion_sensitivity", "lesion_precision", "false_clusters_per_healthy_subject"):
+        assert value(sparse, name) == value(dense, name), name
+    assert doubts(sparse) == []
+
+
+def test_the_background_never_finds_a_lesion():
+    """Some maps detect nothing. That every voxel of theirs is 0 must not count as a lesion found at 0."""
+    scores = cohort(lambda z: np.where(z > 30, z, 0))
+    assert scores.threshold is None, "no map holds a detection"
+    assert [lesion.found_at for s in scores.subjects for lesion in s.lesions] == [None] * 3
+    assert value(scores, "froc_score") == 0
+
+
+def test_a_threshold_that_flags_nothing_is_said_to():
+    """Labels 0, 1 and 2: one step above the last of them lies nothing."""
+    scores = cohort(lambda z: (z > 2.2).astype(int) + (z > 2.6))
+    assert value(scores, "lesion_sensitivity") == 0
+    note, *_ = doubts(scores)
+    assert "lies above every score: no voxel is flagged, so no lesion can be found" in note
+
+
+def test_maps_of_fine_scores_have_no_background():
+    for s in scored(lambda z: z):
+        assert (s.background, s.lowest_detection, s.is_segmentation) == (None, None, False)
+    padded = scored(lambda z: np.where(np.arange(16) < 12, 0, z))
+    assert all(s.background is None for s in padded), "0 is the commonest score, and half of the others lie below"
+
+
+def test_the_background_is_kept_in_the_file(tmp_path):
+    for number, s in enumerate(scored(lambda z: z > 2.5)[2:4]):
+        s.save(tmp_path / f"{number}.npz")
+        back = SubjectScores.load(tmp_path / f"{number}.npz")
+        assert (back.background, back.lowest_detection, back.is_segmentation) == (0, 1, True)
