@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import UserError
 from ..data_manifests.typed_json import Content, read_json
+from ..evaluation.operating_point import StoredPoint
 from .config import load_config
 from .model_files import read_trained_on, require_files_of_model, require_inside
 from .records import StageRecord
@@ -65,6 +66,7 @@ def _require_whole_model(model: OutputFolder) -> None:
         raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")
     require_files_of_model(model)
     read_trained_on(model)
+    StoredPoint.load(model.operating_point)
     _require_settings(model.fitted_config)
 
 

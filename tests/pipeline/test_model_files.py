@@ -15,6 +15,7 @@ from voxout.data_manifests.derivatives import OutputFolder
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, read_mask, write_volume
+from voxout.evaluation.operating_point import StoredPoint
 from voxout.models.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.fitting import fit_fusion
 from voxout.models.fusion import Fusion
@@ -222,6 +223,15 @@ def test_an_edited_record_is_a_sentence(model, cohort, capsys, stage, change):
     path = model / "records" / f"{stage}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert f"the record of the stage {stage}" in refused(model, cohort, capsys)
+
+
+@pytest.mark.parametrize("edited", ["1.0", "NaN", '"3.6"', "null"])
+def test_an_edited_threshold_is_noticed_before_anything_is_made(model, cohort, capsys, edited):
+    path = OutputFolder(model).operating_point
+    StoredPoint(3.6, (3.5, 3.7), 4, {"false_clusters": 1.0}, "a model").save(path)
+    require_whole_model(OutputFolder(model))
+    path.write_text(path.read_text().replace("3.6", edited))
+    assert "operating_point.json" in refused(model, cohort, capsys)
 
 
 # -- files that were changed on purpose, with their hashes -------------------------------------------------------------
