@@ -5,7 +5,7 @@ the cohort stops it.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,17 @@ from skimage.filters import threshold_otsu
 from .errors import UserError
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, Modality
-from .volume import Volume, read_mask, read_volume
+from .volume import Grid, Volume, read_mask, read_volume
 
-SMALLEST_BRAIN_ML, LARGEST_BRAIN_ML = 200.0, 2500.0
 LEAST_INSIDE, MOST_OF_HEAD = 0.5, 0.5
 ENOUGH_CONTROLS = 20
+EMPTY_LESION_MASK = (
+    "the lesion mask is empty, expected a lesion. Mend it, or leave column lesion_mask empty: the map is then made, "
+    "but not scored."
+)
+
+Judge = Callable[[SubjectRecord, Mapping[Modality, Volume], Volume | None], Sequence[str]]
+"""What later stages would refuse in a subject's scans and brain mask, one sentence each, without the subject's key."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ def check_manifest(
     manifest: Manifest,
     *,
     modalities: Sequence[Modality],
+    judge: Judge | None = None,
     fewest_controls: int = 4,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> CheckResult:
@@ -71,6 +78,8 @@ def check_manifest(
     manifest : Manifest
     modalities : sequence of Modality
         The images that every subject must have.
+    judge : callable, optional
+        Called as ``judge(record, scans, brain_mask)`` with what could be read: what it returns are problems too.
     fewest_controls : int
         So many controls without problems there must be; 0 where a trained model is applied.
     progress : callable, optional
@@ -86,7 +95,7 @@ def check_manifest(
     scans: dict[bytes, str] = {}
     for number, record in enumerate(manifest, start=1):
         findings = _Findings(record)
-        _check_subject(record, modalities, findings, scans)
+        _check_subject(record, modalities, judge, findings, scans)
         problems += findings.problems
         warnings += findings.warnings
         if progress:
@@ -136,15 +145,37 @@ class _Findings:
             return None
 
 
+def missing_images(record: SubjectRecord, modalities: Sequence[Modality]) -> list[str]:
+    """One sentence for each image that a subject must have and does not."""
+    return [
+        f"has no {BIDS_SUFFIX[modality]}, expected one (preprocessing.modalities asks for it). Name it in column "
+        f"{modality}, or take {modality} out of the settings."
+        for modality in modalities
+        if modality not in record.images
+    ]
+
+
+def on_another_grid(mask: Volume, grid: Grid, name: str, of: Modality) -> str | None:
+    """The sentence for a mask that does not lie on the grid of its scan."""
+    if mask.grid.same_as(grid):
+        return None
+    told, apart = BIDS_SUFFIX[of], mask.grid.apart_in_words(grid)
+    other = " If it was drawn on another image, name that in column mask_of." if name == "lesion mask" else ""
+    return (
+        f"{name} and {told} lie on different grids ({mask.grid} against {grid}{apart}). "
+        f"Resample the mask to the {told} with nearest-neighbour interpolation.{other}"
+    )
+
+
 def _check_subject(
-    record: SubjectRecord, modalities: Sequence[Modality], findings: _Findings, scans: dict[bytes, str]
+    record: SubjectRecord,
+    modalities: Sequence[Modality],
+    judge: Judge | None,
+    findings: _Findings,
+    scans: dict[bytes, str],
 ) -> None:
-    for modality in modalities:
-        if modality not in record.images:
-            findings.problem(
-                f"has no {BIDS_SUFFIX[modality]}, expected one (preprocessing.modalities asks for it). Name it in "
-                f"column {modality}, or take {modality} out of the settings."
-            )
+    for sentence in missing_images(record, modalities):
+        findings.problem(sentence)
     read: dict[Modality, Volume] = {}
     for modality, path in record.images.items():
         volume = findings.read(read_volume, path)
@@ -162,36 +193,20 @@ def _check_subject(
         if twin != record.key:
             findings.warning(f"{path.name} holds the same voxels as a scan of {twin}. Keep one of the two.")
     brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
-    if brain is not None:
-        _check_brain_mask(brain, read.get("t1w"), findings)
+    fits = brain is not None and _on_grid_of(brain, read.get("t1w"), "brain mask", "t1w", findings)
+    for sentence in judge(record, read, brain if fits else None) if judge else ():
+        findings.problem(sentence)
     lesion = findings.read(read_mask, record.lesion_mask) if record.lesion_mask else None
     if lesion is not None:
         _check_lesion_mask(record, lesion, brain, read.get(record.mask_of), findings)
 
 
 def _on_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, findings: _Findings) -> bool:
-    if scan is None or mask.grid.same_as(scan.grid):
+    sentence = None if scan is None else on_another_grid(mask, scan.grid, name, of)
+    if sentence is None:
         return True
-    told, apart = BIDS_SUFFIX[of], mask.grid.apart_in_words(scan.grid)
-    other = " If it was drawn on another image, name that in column mask_of." if name == "lesion mask" else ""
-    findings.problem(
-        f"{name} and {told} lie on different grids ({mask.grid} against {scan.grid}{apart}). "
-        f"Resample the mask to the {told} with nearest-neighbour interpolation.{other}"
-    )
+    findings.problem(sentence)
     return False
-
-
-def _check_brain_mask(brain: Volume, t1w: Volume | None, findings: _Findings) -> None:
-    if not _on_grid_of(brain, t1w, "brain mask", "t1w", findings):
-        return
-    volume_ml = brain.voxels.sum() * brain.grid.voxel_volume_mm3 / 1000
-    if volume_ml == 0:
-        findings.problem("the brain mask is empty, expected a brain. Mend it, or leave column brain_mask empty.")
-    elif not SMALLEST_BRAIN_ML <= volume_ml <= LARGEST_BRAIN_ML:
-        findings.problem(
-            f"the brain mask covers {volume_ml:.0f} ml, expected {SMALLEST_BRAIN_ML:.0f} to {LARGEST_BRAIN_ML:.0f} ml. "
-            "Mend it, or leave column brain_mask empty."
-        )
 
 
 def _check_lesion_mask(
@@ -201,10 +216,7 @@ def _check_lesion_mask(
         return
     if not lesion.voxels.any():
         if record.group == "patient":
-            findings.problem(
-                "the lesion mask is empty, expected a lesion. Mend it, or leave column lesion_mask empty: the map is "
-                "then made, but not scored."
-            )
+            findings.problem(EMPTY_LESION_MASK)
         return
     if record.group == "control":
         findings.problem(

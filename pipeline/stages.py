@@ -37,17 +37,31 @@ _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_ma
 # -- check: every header and every array, before anything long starts ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
     rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
-    return rows | settings_of(run, "preprocessing.modalities", "models.fusion.covariates")
+    return rows | settings_of(
+        run,
+        "preprocessing.modalities",
+        "preprocessing.brain_extraction",
+        "models.fusion.covariates",
+        "data_manifests.held_out_share",
+        "seed",
+    )
 
 
 def _check(run: Run) -> Work:
     from ..data_manifests.check import check_manifest
+    from ..preprocessing.subject_inputs import refusals
 
-    modalities = run.config.preprocessing.modalities
+    settings = run.config.preprocessing
     # A model that is applied brings its controls along.
     limits = {"fewest_controls": 0} if run.applies_a_model else {}
     with run.console.progress("check", "scan") as progress:
-        result = check_manifest(run.manifest, modalities=modalities, progress=progress, **limits)
+        result = check_manifest(
+            run.manifest,
+            modalities=settings.modalities,
+            judge=lambda subject, scans, brain: refusals(subject, settings, scans, brain),
+            progress=progress,
+            **limits,
+        )
     sentences: dict[str, list[str]] = {}
     for problem in result.problems:
         sentences.setdefault(problem.subject_key, []).append(problem.sentence)
@@ -58,22 +72,42 @@ def _check(run: Run) -> Work:
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
         warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
-        summary=f"{len(result.good)} of {len(run.manifest)} subjects are in order",
+        summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects are in order",
     )
 
 
-def _unmet_settings(run: Run) -> tuple[str, ...]:
-    """What the settings ask of the manifest and it does not have."""
-    from ..models.covariates import Covariates
+def _groups(run: Run) -> str:
+    """The count of every group."""
+    told = _counted(len(run.manifest.controls), "control")
+    if not run.applies_a_model:
+        split = split_controls_of(run)
+        told += f" ({len(split.train)} to train on, {len(split.held_out)} held out)"
+    return f"{told} and {_counted(len(run.manifest.patients), 'patient')}"
 
-    if run.applies_a_model:
-        return ()
-    try:
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _unmet_settings(run: Run) -> tuple[str, ...]:
+    """What the settings ask of the manifest or the machine and it does not have."""
+    from ..models.covariates import Covariates
+    from ..preprocessing.extraction_available import require_method
+
+    def require_covariates() -> None:
         split = split_controls_of(run)
         Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
-    except UserError as error:
-        return error.problems
-    return ()
+
+    needs = [lambda: require_method(run.config.preprocessing.brain_extraction)]
+    if not run.applies_a_model:
+        needs.append(require_covariates)
+    unmet: list[str] = []
+    for need in needs:
+        try:
+            need()
+        except UserError as error:
+            unmet += error.problems
+    return tuple(unmet)
 
 
 def _too_few_controls(run: Run) -> list[str]:

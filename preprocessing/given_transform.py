@@ -38,17 +38,7 @@ def read_transform(path: Path, template: Template) -> TemplateTransform:
     UserError
         The file is missing, no transform, or not one of 3-D space to itself.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected an ITK transform. Check column template_transform.")
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise UserError(
-            f"{path.name}: is not a transform that is understood, expected one of ITK (.h5, .mat, .tfm, .txt). Name "
-            "what antsApplyTransforms would take, or leave column template_transform empty."
-        ) from error
-    if transform.GetDimension() != 3:
-        raise UserError(f"{path.name}: moves points of {transform.GetDimension()}-D space, expected 3-D.")
+    transform = open_transform(path)
     origin, spacing, direction = itk_geometry(template.grid)
     field = sitk.TransformToDisplacementField(
         transform,
@@ -67,6 +57,22 @@ def read_transform(path: Path, template: Template) -> TemplateTransform:
         return TemplateTransform.from_affine(affine)
     warp = in_steps(warp)
     return TemplateTransform(affine, warp, _inverted(warp, template), template.grid, jacobian_range(warp, template))
+
+
+def open_transform(path: Path) -> sitk.Transform:
+    """The transform that a file holds; a UserError where it is missing, no transform, or not 3-D."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected an ITK transform. Check column template_transform.")
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise UserError(
+            f"{path.name}: is not a transform that is understood, expected one of ITK (.h5, .mat, .tfm, .txt). Name "
+            "what antsApplyTransforms would take, or leave column template_transform empty."
+        ) from error
+    if transform.GetDimension() != 3:
+        raise UserError(f"{path.name}: moves points of {transform.GetDimension()}-D space, expected 3-D.")
+    return transform
 
 
 def _best_affine(points: np.ndarray, moved: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data_manifests.check import EMPTY_LESION_MASK, missing_images, on_another_grid
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.subject import SubjectRecord
-from ..data_manifests.terms import BIDS_SUFFIX, MODALITIES, Modality
+from ..data_manifests.terms import MODALITIES, Modality
 from ..data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
 from .bias_field import correct_bias_field
 from .brain_extraction import BrainExtraction, extract_brain
@@ -28,13 +29,13 @@ from .quality_picture import quality_picture
 from .registration import register_to_template
 from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
 from .settings import PreprocessingSettings
+from .subject_inputs import needed_images, refusals, require_intensities
 from .template import Template, load_template
 from .template_transform import TemplateTransform
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_MOST_NEGATIVE_SHARE = 0.05
 _LARGE_SHIFT_MM = 20.0
 _LEAST_INFORMATION = 0.12
 
@@ -125,20 +126,29 @@ def prepare_subject(
 
 
 def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, seed: int) -> PreparedSubject:
-    _require_modalities(subject, settings)
-    native_grid, t1w = _read_scan(subject.images["t1w"], "T1w")
+    if missing := missing_images(subject, settings.modalities):
+        raise UserError(missing)
+    stored = read_volume(subject.images["t1w"])
+    native_grid = stored.grid
     given = _read_mask_like(subject.brain_mask, native_grid, "brain mask", "t1w")
     drawn_on = native_grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
     lesion = _read_mask_like(subject.lesion_mask, drawn_on, "lesion mask", subject.mask_of)
+    refused = refusals(subject, settings, {"t1w": stored}, given)
     if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
-        raise UserError("the lesion mask is empty, expected lesions in a patient; correct it or leave the column empty")
+        refused.append(EMPTY_LESION_MASK)
+    if refused:
+        raise UserError(refused)
+    t1w = _nothing_negative(stored)
+    del stored
 
     brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
     t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
     working_template = load_template(settings.registration.working_spacing_mm)
     images, alignments = {"t1w": t1w}, {"t1w": UNMOVED}
-    for modality in _beside_t1w(subject, settings, lesion):
-        _, images[modality] = _read_scan(subject.images[modality], BIDS_SUFFIX[modality])
+    for modality in needed_images(subject, settings)[1:]:
+        scan = read_volume(subject.images[modality])
+        require_intensities(scan, modality)
+        images[modality] = _nothing_negative(scan)
         alignments[modality] = align_to_t1w(images[modality], t1w, brain.mask, seed=seed)
         alignments[modality].save(out.alignment(subject, modality))
     lesion_on_t1w = lesion
@@ -191,43 +201,17 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     return PreparedSubject.load(subject, out)
 
 
-def _beside_t1w(subject: SubjectRecord, settings: PreprocessingSettings, lesion: Volume | None) -> tuple[Modality, ...]:
-    """The other images that are needed: for the encoder, or because the lesions were drawn on them."""
-    wanted = {*settings.modalities, *([subject.mask_of] if lesion is not None else [])} - {"t1w"}
-    return tuple(modality for modality in MODALITIES if modality in wanted)
-
-
-def _require_modalities(subject: SubjectRecord, settings: PreprocessingSettings) -> None:
-    missing = [modality for modality in settings.modalities if modality not in subject.images]
-    if missing:
-        raise UserError(
-            f"has no {' and no '.join(missing)} image, expected every one of preprocessing.modalities "
-            f"({', '.join(settings.modalities)}); add it to the manifest, or take it out of the settings"
-        )
-
-
-def _read_scan(path: Path, name: str) -> tuple[Grid, Volume]:
-    """The stored grid, and the scan with its axes towards RAS and nothing below 0."""
-    scan = read_volume(path)
-    negative = float((scan.voxels < 0).mean())
-    if negative > _MOST_NEGATIVE_SHARE:
-        raise UserError(
-            f"the {name} is negative in {negative:.0%} of its voxels, expected intensities from 0 upwards; "
-            "give the scan as it came from the scanner, not standardised"
-        )
-    # What little is negative comes from an earlier interpolation.
-    return scan.grid, canonical(scan.with_voxels(np.maximum(scan.voxels, 0)))
+def _nothing_negative(scan: Volume) -> Volume:
+    """The scan with its axes towards RAS; what little is negative comes from an earlier interpolation."""
+    return canonical(scan.with_voxels(np.maximum(scan.voxels, 0)))
 
 
 def _read_mask_like(path: Path | None, grid: Grid, name: str, of: Modality) -> Volume | None:
     if path is None:
         return None
     mask = read_mask(path)
-    if not mask.grid.same_as(grid):
-        raise UserError(
-            f"{name} and {BIDS_SUFFIX[of]} lie on different grids ({mask.grid} against {grid}); resample the mask to "
-            f"the {BIDS_SUFFIX[of]} with nearest neighbours"
-        )
+    if problem := on_another_grid(mask, grid, name, of):
+        raise UserError(problem)
     return mask
 
 

@@ -172,20 +172,15 @@ def test_a_flipped_mask_header_is_another_grid(cohort):
     assert "lesion mask and T1w lie on different grids" in only_problem(cohort)
 
 
-@pytest.mark.parametrize(
-    ("mask", "sentence"),
-    [
-        (BRAIN & False, "the brain mask is empty, expected a brain. Mend it, or leave column brain_mask empty."),
-        (ball(2), "the brain mask covers 17 ml, expected 200 to 2500 ml. Mend it, or leave column brain_mask empty."),
-        (
-            ball(50),
-            "the brain mask covers 7029 ml, expected 200 to 2500 ml. Mend it, or leave column brain_mask empty.",
-        ),
-    ],
-)
-def test_implausible_brain_masks(cohort, mask, sentence):
-    saved(cohort["sub-24"].brain_mask, mask)
-    assert only_problem(cohort) == sentence
+def test_what_the_judge_refuses_is_a_problem(cohort):
+    asked = []
+
+    def judge(record, scans, brain):
+        asked.append((record.key, sorted(scans), brain is not None and int(brain.voxels.sum())))
+        return ["is refused."] if record.key == "sub-24" else []
+
+    assert only_problem(cohort, judge=judge) == "is refused."
+    assert asked == [(record.key, ["t1w"], int(BRAIN.sum())) for record in cohort]
 
 
 def test_brain_mask_with_labels(cohort):

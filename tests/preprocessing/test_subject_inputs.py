@@ -1,0 +1,158 @@
+"""What prepare refuses, check names: the same inputs, the same sentences."""
+
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from voxout.data_manifests.check import check_manifest
+from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.errors import SubjectError, UserError
+from voxout.data_manifests.subject import Manifest, SubjectRecord
+from voxout.preprocessing.brain_extraction import extract_brain
+from voxout.preprocessing.extraction_available import require_method
+from voxout.preprocessing.prepare_subject import prepare_subject
+from voxout.preprocessing.settings import (
+    BiasFieldSettings,
+    BrainExtractionSettings,
+    PreprocessingSettings,
+    RegistrationSettings,
+)
+from voxout.preprocessing.subject_inputs import needed_images, refusals
+
+SETTINGS = PreprocessingSettings(
+    spacing_mm=4.0,
+    bias_field=BiasFieldSettings(enabled=False),
+    registration=RegistrationSettings(transform="affine", working_spacing_mm=4.0),
+)
+SIZE, AFFINE = (24, 28, 22), np.diag([8.0, 8.0, 8.0, 1.0])
+SMALL = np.zeros(SIZE, np.uint8)
+SMALL[8:16, 8:18, 6:18] = 1  # 492 ml
+BRAIN = np.zeros(SIZE, np.uint8)
+BRAIN[4:20, 4:20, 4:18] = 1  # 1835 ml
+
+
+def saved(path, voxels, affine=AFFINE):
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
+
+
+@pytest.fixture
+def subject(tmp_path):
+    voxels = (100 * BRAIN + np.random.default_rng(1).random(SIZE)).astype(np.float32)
+    return SubjectRecord("1", "patient", {"t1w": saved(tmp_path / "t1w.nii", voxels)})
+
+
+def offset(subject, folder):
+    return replace(subject, images={"t1w": saved(folder / "x.nii", BRAIN.astype(np.float32) - 1)}), SETTINGS
+
+
+def small_mask(subject, folder):
+    return replace(subject, brain_mask=saved(folder / "x.nii", SMALL)), SETTINGS
+
+
+def empty_mask(subject, folder):
+    return replace(subject, brain_mask=saved(folder / "x.nii", SMALL * 0)), SETTINGS
+
+
+def mask_on_another_grid(subject, folder):
+    return replace(subject, brain_mask=saved(folder / "x.nii", BRAIN, AFFINE * 2)), SETTINGS
+
+
+def lesions_on_another_grid(subject, folder):
+    return replace(subject, lesion_mask=saved(folder / "x.nii", SMALL, AFFINE * 2)), SETTINGS
+
+
+def no_lesion(subject, folder):
+    return replace(subject, lesion_mask=saved(folder / "x.nii", SMALL * 0)), SETTINGS
+
+
+def no_flair(subject, folder):
+    return subject, SETTINGS.model_copy(update={"modalities": ("t1w", "flair")})
+
+
+def no_transform(subject, folder):
+    return replace(subject, template_transform=folder / "x.h5"), SETTINGS
+
+
+def transform_of_fsl(subject, folder):
+    (folder / "x.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    return replace(subject, template_transform=folder / "x.mat"), SETTINGS
+
+
+def given_without_mask(subject, folder):
+    return subject, SETTINGS.model_copy(update={"brain_extraction": BrainExtractionSettings(method="given")})
+
+
+def many_at_once(subject, folder):
+    return replace(offset(subject, folder)[0], template_transform=folder / "x.h5"), SETTINGS
+
+
+BROKEN = [
+    offset,
+    small_mask,
+    empty_mask,
+    mask_on_another_grid,
+    lesions_on_another_grid,
+    no_lesion,
+    no_flair,
+    no_transform,
+    transform_of_fsl,
+    given_without_mask,
+    many_at_once,
+]
+
+
+def checked(subject, settings):
+    def judge(record, scans, brain):
+        return refusals(record, settings, scans, brain)
+
+    manifest = Manifest((subject,))
+    return check_manifest(manifest, modalities=settings.modalities, judge=judge, fewest_controls=0)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_check_says_what_prepare_refuses(subject, tmp_path, broken):
+    changed, settings = broken(subject, tmp_path)
+    named = [problem.sentence for problem in checked(changed, settings).problems]
+    with pytest.raises(SubjectError) as caught:
+        prepare_subject(changed, settings, OutputFolder(tmp_path / "out"), seed=1)
+    assert named == list(caught.value.problems)
+    assert len(named) == (2 if broken is many_at_once else 1)
+
+
+def test_what_prepare_takes_is_in_order(subject, tmp_path):
+    masked = replace(subject, brain_mask=saved(tmp_path / "x.nii", BRAIN))
+    assert checked(masked, SETTINGS).problems == checked(subject, SETTINGS).problems == ()
+
+
+def test_a_mask_that_the_method_does_not_take_is_not_judged(subject, tmp_path):
+    changed, _ = small_mask(subject, tmp_path)
+    deepbet = SETTINGS.model_copy(update={"brain_extraction": BrainExtractionSettings(method="deepbet")})
+    assert checked(changed, deepbet).problems == ()
+
+
+def test_only_images_that_are_needed_are_judged(subject, tmp_path):
+    flair = saved(tmp_path / "flair.nii", BRAIN.astype(np.float32) - 1)
+    with_flair = replace(subject, images={**subject.images, "flair": flair})
+    assert needed_images(with_flair, SETTINGS) == ("t1w",)
+    assert checked(with_flair, SETTINGS).problems == ()
+    (problem,) = checked(with_flair, SETTINGS.model_copy(update={"modalities": ("t1w", "flair")})).problems
+    assert "the FLAIR is negative in " in problem.sentence
+
+
+def test_a_program_that_is_not_there_is_named_before_anything_starts():
+    require_method(BrainExtractionSettings(method="command", command=f"{sys.executable} {{image}} {{mask}}"))
+    settings = BrainExtractionSettings(method="command", command="/no/such/program {image} {mask}")
+    sentence = "brain_extraction.command: /no/such/program cannot be started"
+    with pytest.raises(UserError, match=sentence):
+        require_method(settings)
+    with pytest.raises(UserError, match=sentence):
+        extract_brain(None, settings)
+
+
+def test_hdbet_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="HD-BET is not installed; install voxout"):
+        require_method(BrainExtractionSettings(method="hdbet"))
