@@ -31,6 +31,10 @@ class SubjectError(UserError):
     """One subject cannot go on; the rest of the cohort does."""
 
 
+class MachineError(UserError):
+    """The machine cannot go on, whatever the subject: no room left, no more files may be opened."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A subject that a stage had to give up, and why.

@@ -5,7 +5,8 @@ defines a function, and would go on using an outdated copy of a helper that had 
 """
 
 import numpy as np
-from numba import njit
+
+from ..data_manifests.caches import compiled
 
 _DIGIT_BITS = 11
 _DIGITS = 2**_DIGIT_BITS
@@ -16,7 +17,7 @@ SMALLEST_IOU_STEP = 10
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
-@njit(nogil=True, cache=True)
+@compiled
 def sorted_order(values, carry):
     """Sort float32 numbers without NaN, -0 and 0 alike: their values, ascending, and where each one stood.
 
@@ -62,7 +63,7 @@ def sorted_order(values, carry):
     return keys.view(np.float32), places
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def counted_by_rank(ordered, dividers, kept):
     """Distinct scores and their counts, of ascending scores; low ranks share a bin, never across a divider.
 
@@ -94,7 +95,7 @@ def counted_by_rank(ordered, dividers, kept):
     return values[:bins][::-1].copy(), counts[:bins][::-1].copy()
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def distinct(ordered, places, weights):
     """Distinct values of ascending numbers, how often each occurs, and the sum of their weights."""
     n = len(ordered)
@@ -110,7 +111,7 @@ def distinct(ordered, places, weights):
     return values[:bins].copy(), counts[:bins].copy(), sums[:bins].copy()
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_between(edges, values, counts, totals):
     """Add counts of ascending values to bins: bin 2i + 1 is edge i itself, bin 2i lies between edges i - 1 and i."""
     edge = 0
@@ -123,7 +124,7 @@ def add_between(edges, values, counts, totals):
 
 
 # -- curves: rows of counts over bins that ascend with the score -----------------------------------------------------
-@njit(nogil=True, cache=True)
+@compiled
 def auroc_rows(healthy, lesion):
     """Area under the ROC curve of each row; NaN where a class is missing."""
     areas = np.empty(len(healthy))
@@ -137,7 +138,7 @@ def auroc_rows(healthy, lesion):
     return areas
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def area_rows(healthy, hits, limit):
     """Area under recall over FPR from 0 to `limit`, over `limit`, interpolated there; NaN where a class is missing."""
     areas = np.empty(len(healthy))
@@ -162,7 +163,7 @@ def area_rows(healthy, hits, limit):
     return areas
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def average_precision_rows(healthy, lesion):
     """Sum of precision times step of recall over the bins of each row; NaN without a lesion voxel."""
     precisions = np.empty(len(healthy))
@@ -178,7 +179,7 @@ def average_precision_rows(healthy, lesion):
     return precisions
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def best_dice_rows(healthy, lesion):
     """The best Dice over all thresholds of each row, and its bin; NaN and the highest bin without a lesion voxel."""
     best, where = np.empty(len(healthy)), np.empty(len(healthy), np.int64)
@@ -198,7 +199,7 @@ def best_dice_rows(healthy, lesion):
 
 
 # -- components and clusters in a framed box -------------------------------------------------------------------------
-@njit(nogil=True, cache=True)
+@compiled
 def _find(parent, voxel):
     while parent[voxel] != voxel:
         parent[voxel] = parent[parent[voxel]]
@@ -206,7 +207,7 @@ def _find(parent, voxel):
     return voxel
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def label_components(inside, steps):
     """Number the components of a mask from 1 in the order of their first voxel.
 
@@ -252,7 +253,7 @@ def label_components(inside, steps):
     return parent, np.array(sizes)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mark_found(following, start, labels, found, score):
     voxel = start
     while True:
@@ -264,7 +265,7 @@ def _mark_found(following, start, labels, found, score):
             return
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest):
     """Add voxels from the highest score down and join them to their neighbours; tell what changes, level by level.
 

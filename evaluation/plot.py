@@ -5,7 +5,6 @@ Colours are those of Okabe and Ito, which readers with any colour vision can tel
 """
 
 import io
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ..data_manifests.atomic import written_whole
 
 MOST_POINTS = 400
 """A line on the page has no more points than it has pixels."""
@@ -73,9 +74,8 @@ class Plot:
         FigureCanvasAgg(figure)
         for suffix in ("svg", "png"):
             path = folder / f"{self.name}.{suffix}"
-            temporary = path.with_name(f".{os.getpid()}-{path.name}")
-            figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
 
     def _figure(self, theme: Theme) -> Figure:
         figure = Figure(figsize=self.size_inch, layout="constrained")

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.typed_json import Content, read_json
 from .encoder import PatchAutoEncoder, PatchEncoder
 from .settings import ModelSettings
-from .tensor_file import read_header
+from .tensor_file import canonical, read_header
 from .windows import Window
 
 _INDEX = "checkpoint.json"
@@ -144,7 +144,7 @@ class Checkpoint:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         name = f"step-{self.step:06d}.safetensors"
         with written_whole(folder / name) as temporary:
-            save_file(tensors, temporary)
+            temporary.write_bytes(canonical(save(tensors)))
         index = {
             "tensors": name,
             "step": self.step,

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from ..data_manifests.atomic import delete_remains, temporary_name, written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.typed_json import Content, read_json
 from .detector_arrays import DetectorArrays
@@ -46,7 +47,8 @@ class DetectorWriter:
     def __init__(self, path: Path, dimension: int, precision: str):
         self._tensors, self._json = _files(path)
         self._tensors.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._tensors.with_name(f".{os.getpid()}-{self._tensors.name}")
+        delete_remains(self._tensors)
+        self._temporary = temporary_name(self._tensors)
         self._dimension = dimension
         self._dtype = np.dtype(precision)
         self._rows = 0
@@ -103,10 +105,9 @@ class DetectorWriter:
             "support_vectors": self._rows,
             "precision": self._dtype.name,
         }
-        temporary_json = self._json.with_name(f".{os.getpid()}-{self._json.name}")
-        temporary_json.write_text(json.dumps(described, indent=2) + "\n")
-        os.replace(self._temporary, self._tensors)
-        os.replace(temporary_json, self._json)
+        with written_whole(self._json) as temporary_json:
+            temporary_json.write_text(json.dumps(described, indent=2) + "\n")
+            os.replace(self._temporary, self._tensors)
 
     def close(self) -> None:
         self._file.close()

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
@@ -138,8 +138,19 @@ class TensorFile:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], **about: str) -> Path:
     """Write named arrays, and words about them, whole or not at all."""
     with written_whole(path) as temporary:
-        save_file(dict(tensors), temporary, about or None)
+        temporary.write_bytes(canonical(save(dict(tensors), about or None)))
     return path
+
+
+def canonical(content: bytes) -> bytes:
+    """A safetensors file with its words in alphabetical order: safetensors itself shuffles them at every start."""
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    if words := header.pop("__metadata__", None):
+        header = {"__metadata__": dict(sorted(words.items()))} | header
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # keeps the numbers aligned
+    return len(text).to_bytes(8, "little") + text + content[begin:]
 
 
 @contextmanager

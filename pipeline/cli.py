@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `--help` has to answer at o
 """
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -13,7 +14,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data_manifests.caches import choose_caches
 from ..data_manifests.errors import Failure, UserError
+from ..data_manifests.machine import machine_trouble, path_trouble
 from .arguments import make_parser
 from .titles import STAGE_TITLES
 
@@ -30,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Third-party notices about other people's deprecations are no use to whoever waits for a map.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be of the terminal's letters
     options = make_parser().parse_args(arguments)
+    choose_caches()
     try:
         return _COMMANDS[options.command](options)
     except UserError as error:
@@ -41,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our lines has gone (as in `| head`). Nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
+    except OSError as error:
+        out = getattr(options, "scores", None) or getattr(options, "out", None)
+        if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
+            raise
+        print(f"voxout: {trouble}", file=sys.stderr)
+        return MISTAKE
     except KeyboardInterrupt:
         print("voxout: interrupted. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -74,8 +87,8 @@ def _score_maps(options: argparse.Namespace) -> int:
     from .assessment import figures_in_words
     from .config import load_config
     from .engine import usable_cores
+    from .lock import sole_user
     from .map_scoring import MapFolders, match_subjects, require_own_folder, score_folders
-    from .run import sole_user
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
@@ -206,9 +219,10 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     from ..data_manifests.manifest import read_manifest
     from .config import load_config, named_settings, require_settings_of_model, save_config
     from .engine import Engine
+    from .lock import sole_user
     from .own_commands import require_own_commands, with_commands_of
     from .replacement import require_apart, require_own_place
-    from .run import Run, require_current, run_stages, sole_user
+    from .run import Run, require_current, run_stages
     from .stages import STAGES
 
     manifest = read_manifest(options.cohort)
@@ -269,7 +283,7 @@ def _inputs(options: argparse.Namespace, manifest: "Manifest") -> dict[str, Path
 def _remove(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
     from .earlier_subjects import remove_subjects
-    from .run import sole_user
+    from .lock import sole_user
 
     out = OutputFolder(options.out)
     if not out.root.is_dir():
@@ -319,10 +333,19 @@ def _console(options: argparse.Namespace, out: Path | None):
     if out is not None and not options.dry_run:
         _make_folder(out)
         log = OutputFolder(out).log
-    return Console(log, verbosity=-1 if options.quiet else int(options.verbose))
+    console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
+    for note in choose_caches().notes:
+        console.say(note, level=1)
+    return console
 
 
 def _make_folder(folder: Path) -> None:
+    if folder.parts and folder.parts[0].startswith("~"):
+        raise UserError(f"{folder}: the shell left the ~ as it is, or knows no such user. Write the path out.")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{folder}: its name is not UTF-8. Choose another output folder.") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -337,9 +360,13 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}). Try cpu.") from error
+        # Some devices of torch take numbers and never give one back.
+        right = float((torch.arange(4.0, device=name) @ torch.ones(4, device=name)).cpu()) == 6
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({words}). Try cpu.") from error
+    if not right:
+        raise UserError(f"--device {name}: not usable here (0 + 1 + 2 + 3 is not 6 on it). Try cpu.")
     return name
 
 

@@ -22,6 +22,10 @@ from ..preprocessing.settings import PreprocessingSettings
 from . import presets
 from .records import changes, flat_settings
 
+_LONGEST_BYTES = 1_000_000
+_DEEPEST = 20
+"""Far beyond any settings there are."""
+
 
 class Config(Section):
     """Everything that decides the result of a run."""
@@ -112,11 +116,17 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path}: no such configuration file. Check the path after --config.")
+        what = "is no file" if path.exists() else "no such configuration file"
+        raise UserError(f"{path}: {what}, expected a file of settings. Check the path after --config.")
+    if (size := path.stat().st_size) > _LONGEST_BYTES:
+        raise UserError(f"{path}: holds {size:,} bytes, expected a file of settings. Check the path after --config.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())}). Mend it there.") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as UTF-8. Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror}). Check its permissions.") from error
+    values = _parsed_yaml(text, str(path), "Mend it there.")
     if values is not None and not isinstance(values, dict):
         raise UserError(
             f"{path}: holds a {type(values).__name__}, expected sections: {', '.join(Config.model_fields)}."
@@ -124,12 +134,34 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values or {}
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: settings need no references, with which a short text may stand for an endless one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "it holds a reference (*name)", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def _parsed_yaml(text: str, where: str, advice: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply, expected settings. {advice}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{where}: not readable as YAML ({words[:300]}). {advice}") from error
+
+
 def _parsed_override(override: str) -> dict[str, Any]:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise UserError(f'--set {override}: expected NAME=VALUE, as in "--set models.detector.nu=0.05".')
-    value = yaml.safe_load(text)
-    for part in reversed(name.strip().split(".")):
+    parts = name.strip().split(".")
+    if len(parts) > _DEEPEST or len(override) > _LONGEST_BYTES:
+        raise UserError(f'--set {name[:60]}...: is too long, expected NAME=VALUE, as in "models.detector.nu=0.05".')
+    value = _parsed_yaml(text, f"--set {override[:100]}", "Mend the value; a list is written [t1w, flair].")
+    for part in reversed(parts):
         value = {part: value}
     return value
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data_manifests.errors import Failure, SubjectError, UserError
+from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.errors import Failure, MachineError, SubjectError, UserError
+from ..data_manifests.machine import machine_trouble
 from ..data_manifests.subject import SubjectRecord
 from .console import Progress
 
@@ -92,6 +94,9 @@ class Engine:
                     None,
                     f"{subject.key}: its worker process died ({type(error).__name__}): out of memory?",
                 )
+            if isinstance(reason, MachineError):
+                client.cancel(list(futures))
+                raise reason
             if reason is None:
                 results[subject.key] = result
             else:
@@ -132,14 +137,22 @@ class Engine:
         return self._client
 
 
-def _guarded(function: Callable[..., Any], subject: SubjectRecord, *arguments: Any) -> tuple[Any, str | None]:
+def _guarded(
+    function: Callable[..., Any], subject: SubjectRecord, *arguments: Any
+) -> tuple[Any, str | MachineError | None]:
     try:
         return function(subject, *arguments), None
-    except SubjectError as error:
-        return None, str(error)
-    except UserError as error:
-        return None, f"{subject.key}: {error}"
+    except MachineError as error:
+        return None, error
     except Exception as error:
+        # Every other subject would fail alike, and none of their scans is to blame.
+        out = next((given.root for given in arguments if isinstance(given, OutputFolder)), None)
+        if (trouble := machine_trouble(error, out)) is not None:
+            return None, MachineError(trouble)
+        if isinstance(error, SubjectError):
+            return None, str(error)
+        if isinstance(error, UserError):
+            return None, f"{subject.key}: {error}"
         # A bug, or a library that gave up on this scan. Its own words stay out: they may hold a path.
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(last.filename)}:{last.lineno}"

@@ -1,10 +1,8 @@
 """Runs stages in order: skips what is done, says why a stage is done again, goes on where a killed run stopped."""
 
 import csv
-import fcntl
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,26 +121,6 @@ class Stage:
     def files(self, run: Run) -> Replacement:
         """What it builds in a run."""
         return Replacement(run.out, self.name, self.parts, run.out.record(self.name))
-
-
-@contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Hold an output folder: two runs at once in one folder would each use what the other has half made.
-
-    Raises
-    ------
-    UserError
-        Another process holds it.
-    """
-    with (folder / ".lock").open("w") as file:
-        try:
-            # Let go by the system however the process ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: another voxout is at work in this folder. Wait for it, or choose another output folder."
-            ) from error
-        yield
 
 
 def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> tuple[Failure, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
 from ..data_manifests.grid import Grid
-from ..data_manifests.mapped import forget_pages
+from ..data_manifests.mapped import forget_pages, new_mapped_array
 from .channels import Channels, channel_index
 from .patch_grid import PatchGrid
 from .prepared_images import PreparedImages
@@ -86,14 +86,15 @@ class PatchStore:
         (folder / _INDEX).unlink(missing_ok=True)
         size = template_grid.size_vox
         with written_whole(folder / _VOLUMES) as images, written_whole(folder / _INSIDE) as masks:
-            volumes = _new_array(images, np.float16, (len(keys), len(channels.names), *size))
-            inside = _new_array(masks, np.bool_, (len(keys), *size))
+            volumes = new_mapped_array(images, np.float16, (len(keys), len(channels.names), *size))
+            inside = new_mapped_array(masks, np.bool_, (len(keys), *size))
             for row, subject in enumerate(subjects):
                 volumes[row] = channels.read(subject, template_grid)
                 inside[row] = subject.read_brain_mask(template_grid).voxels
             volumes.flush()
             inside.flush()
-        np.save(folder / _MASK, grid.brain_mask, allow_pickle=False)
+        with written_whole(folder / _MASK) as temporary:
+            np.save(temporary, grid.brain_mask, allow_pickle=False)
         channels.save(folder)
         index = {
             "keys": keys,
@@ -160,7 +161,3 @@ class PatchStore:
         if missing:
             raise UserError(f"Patch store: {', '.join(missing)} not among its subjects. Run the stage extract again.")
         return np.array([rows[key] for key in keys], dtype=np.int64)
-
-
-def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -1,12 +1,14 @@
 """How the core is compiled, and memory that suits its vectors."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import config, njit
+
+from ...data_manifests.caches import choose_caches, compiled
 
 LANES = 8
 """Numbers in float64 that the widest vector registers hold."""
@@ -20,7 +22,7 @@ def _forget_outdated(folder: Path) -> None:
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     caches = [folder / "__pycache__"]
-    if elsewhere := getattr(config, "CACHE_DIR", ""):
+    if elsewhere := os.environ.get("NUMBA_CACHE_DIR"):
         caches += Path(elsewhere).glob(f"{folder.name}_*")
     for index in (index for cache in caches for index in cache.glob("*.nbi")):
         # Another process may be doing the same, or the folder be somebody else's, who then replaces it as a whole.
@@ -29,6 +31,7 @@ def _forget_outdated(folder: Path) -> None:
                 index.unlink()
 
 
+choose_caches()
 _forget_outdated(Path(__file__).parent)
 
 # Sums may be reordered (they vectorise only then); no step sees NaN or infinity, the callers have checked.
@@ -37,22 +40,22 @@ _FAST = {"contract", "reassoc", "nsz", "nnan"}
 
 def fast(function: Callable) -> Any:
     """Compile what makes no arrays: those that it is handed are then not counted, at the cost of a lock each."""
-    return njit(nogil=True, cache=True, fastmath=_FAST, _nrt=False)(function)  # pyright: ignore[reportCallIssue]
+    return compiled(function, fastmath=_FAST, _nrt=False)
 
 
 def allocating(function: Callable) -> Any:
     """Compile as `fast` does what makes arrays."""
-    return njit(nogil=True, cache=True, fastmath=_FAST)(function)
+    return compiled(function, fastmath=_FAST)
 
 
 def careful(function: Callable) -> Any:
     """Compile what may meet NaN."""
-    return njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})(function)
+    return compiled(function, fastmath={"contract", "reassoc"})
 
 
 def exact(function: Callable) -> Any:
     """Compile what counts on the order of its arithmetic."""
-    return njit(nogil=True, cache=True, fastmath={"contract"})(function)
+    return compiled(function, fastmath={"contract"})
 
 
 @exact

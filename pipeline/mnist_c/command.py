@@ -6,7 +6,7 @@ from pathlib import Path
 from ...data_manifests.errors import Failure, UserError
 from ..console import Console
 from ..engine import Engine
-from ..run import sole_user
+from ..lock import sole_user
 from .digits import CLASSES, read_digits
 from .methods import chosen_methods
 from .page import write_benchmark, write_failures

@@ -10,7 +10,7 @@ from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.subject import Manifest
 from voxout.data_manifests.volume import read_volume, write_volume
 from voxout.pipeline.cli import main
-from voxout.pipeline.run import sole_user
+from voxout.pipeline.lock import sole_user
 from voxout.pipeline.titles import STAGE_TITLES
 
 QUICK = (

@@ -1,0 +1,49 @@
+"""Compiled code is kept where no other user can put any, or not at all."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+CHOOSE = """
+import os
+from voxout.data_manifests.caches import choose_caches
+choice = choose_caches()
+print(choice.compiled, os.environ.get("NUMBA_CACHE_DIR", "-"), *choice.notes, sep="|")
+from voxout.evaluation.kernels import sorted_order
+import numpy as np
+assert sorted_order(np.array([3, 1, 2], np.float32), True)[0].tolist() == [1, 2, 3]
+"""
+
+
+def choose(*prefix, **environment):
+    command = [*prefix, sys.executable, "-c", CHOOSE]
+    clean = {"PATH": os.environ["PATH"], **environment}
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, cwd="/")
+    assert done.returncode == 0, done.stderr
+    compiled, folder, *notes = done.stdout.strip().split("|")
+    return compiled == "True", folder, " ".join(notes)
+
+
+def test_a_private_folder_that_is_named_is_used(tmp_path):
+    named = tmp_path / "named"
+    assert choose(NUMBA_CACHE_DIR=str(named), HOME=str(tmp_path))[:2] == (True, str(named))
+    assert list(named.rglob("*.nbi")) and stat.S_IMODE(named.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_others_can_fill_is_not(tmp_path):
+    tmp_path.chmod(0o1777)
+    _, folder, notes = choose(NUMBA_CACHE_DIR=str(tmp_path), HOME=str(tmp_path))
+    assert folder != str(tmp_path) and "another user could write to it" in notes
+    assert not list(tmp_path.glob("*.nbi"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_another_user_without_home_or_name_uses_a_private_folder_that_goes_with_the_process():
+    prefix = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    for home in ({"HOME": "/nonexistent"}, {}):
+        compiled, folder, notes = choose(*prefix, **home)
+        assert compiled and "voxout-caches-" in folder and f"kept in {folder}" in notes
+        assert not os.path.exists(folder)
