@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+_FILES = set(
+    ".nii .gz .mgz .mgh .img .hdr .mha .mhd .nrrd .mif .gii .json .tsv .csv .txt .md .rst .html .svg .png .jpg .pdf "
+    ".bval .bvec .yml .yaml .log .jsonl .mat .h5 .x5 .xfm .npy .npz .xlsx .zip .tar .tgz .bz2 .py .sh .m".split()
+)
+
+
 @dataclass(frozen=True)
 class Search:
     """What a folder holds.
@@ -18,7 +24,7 @@ class Search:
         Sorted. Links that lead nowhere are among them where they are named as a file: reading them fails, which is
         for the reader to say.
     closed : mapping from Path to str
-        Folders, and links to something without a suffix, that could not be searched, and why.
+        Folders, and links that may have led to folders, that could not be searched, and why.
     """
 
     files: tuple[Path, ...]
@@ -59,8 +65,8 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                # A link that leads nowhere, or into a loop: by its name a file, or a folder.
-                if path.suffix:
+                # A link that leads nowhere, or into a loop: a file by its name or target, or perhaps a folder.
+                if _names_file(path):
                     files.append(path)
                 elif not name.startswith("."):
                     missing = isinstance(error, FileNotFoundError)
@@ -73,3 +79,13 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
                     continue
                 (links if path.is_symlink() else folders).append(path)
     return Search(tuple(sorted(files)), closed)
+
+
+def _names_file(path: Path) -> bool:
+    """Whether a link that leads nowhere was one to a file; git-annex keeps nothing else."""
+    if path.suffix.lower() in _FILES:
+        return True
+    try:
+        return "annex/objects/" in os.readlink(path)
+    except OSError:
+        return False
