@@ -64,7 +64,7 @@ def find_masks(folder: Path, scanned: Sequence[Person]) -> Masks:
     """
     if _written_by_voxout(folder / "derivatives"):
         raise UserError(
-            f"{shown(folder / 'derivatives')}: is the output folder of a run, expected a folder for each pipeline in it. "
+            f"{shown(folder / 'derivatives')}: is the output folder of a run, expected one folder a pipeline in it. "
             "Move the run to a folder of its own, as derivatives/voxout: its masks and yours cannot be told apart."
         )
     found = search(folder, skip=_written_by_voxout)

@@ -1,16 +1,17 @@
 """All files below a folder, behind links too, and what could not be searched."""
 
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
-_FILES = set(
-    ".nii .gz .mgz .mgh .img .hdr .mha .mhd .nrrd .mif .gii .json .tsv .csv .txt .md .rst .html .svg .png .jpg .pdf "
-    ".bval .bvec .yml .yaml .log .jsonl .mat .h5 .x5 .xfm .npy .npz .xlsx .zip .tar .tgz .bz2 .py .sh .m".split()
+_FILE = re.compile(
+    r"\.(nii|gz|mgz|mgh|img|hdr|mha|mhd|nrrd|mif|gii|json|tsv|csv|txt|md|rst|html|svg|png|jpg|pdf|bval|bvec|yml|yaml|log"
+    r"|jsonl|mat|h5|x5|xfm|npy|npz|xlsx|zip|tar|tgz|bz2|py|sh|m)",
+    re.IGNORECASE,
 )
 
 
@@ -83,7 +84,7 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
 
 def _names_file(path: Path) -> bool:
     """Whether a link that leads nowhere was one to a file; git-annex keeps nothing else."""
-    if path.suffix.lower() in _FILES:
+    if _FILE.fullmatch(path.suffix):
         return True
     try:
         return "annex/objects/" in os.readlink(path)
