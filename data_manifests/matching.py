@@ -64,8 +64,8 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         )
     if not os.path.isdir(root):
         is_file = os.path.isfile(root)
-        if not is_file and os.path.lexists(root):
-            reach(root, "a folder")
+        if not is_file and not _is_absent(root):
+            reach(root, f"a folder ({option})")
         what = "is a file" if is_file else "no such folder"
         raise UserError(f"{option} {where}: {what}, expected a folder, or a path with {{id}} in it. Check the path.")
     content = search(root, depth=len(pattern) or None)
@@ -94,6 +94,17 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
             + more
         )
     return {name: files[0] for name, files in found.items()}
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing is there; not where that cannot be known, nor where a link leads nowhere."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _id_of(path: Path, root: Path, pattern: re.Pattern[str] | None) -> str | None:
