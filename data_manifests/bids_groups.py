@@ -99,7 +99,7 @@ def _by_folders(folder: Path, masks: Masks, unknown: Sequence[str], unreached: S
         label = next((part.removeprefix("sub-") for part in parts if part.startswith("sub-")), None)
         if label in unreached and parts[0].startswith("sub-"):
             continue
-        concerned = [label] if label in unknown else unknown
+        concerned = [person for person in unknown if person == label] or unknown
         problems.append(
             f"{shown(Path(*parts))}: cannot be searched ({why}) and may hold lesion masks, so the groups of "
             f"{_people(concerned)} are unknown. Make it readable (or fetch it). {_MEND}"
