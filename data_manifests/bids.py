@@ -1,57 +1,21 @@
 """A BIDS dataset as a manifest: scans from ``sub-*/[ses-*/]anat``, people from ``participants.tsv``, masks from
 ``derivatives``."""
 
-import csv
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from .cells import Cells, clean_label
+from .bids_groups import judge_groups
+from .bids_masks import find_masks
+from .bids_names import BidsName, Person
+from .bids_participants import TABLE, Participant, read_participants
+from .cells import clean_label
 from .errors import UserError, some_of
+from .paths import shown
 from .subject import Manifest, SubjectRecord
-from .terms import BIDS_SUFFIX, GROUPS, MODALITIES, SPLITS, Group, Modality, Split
+from .terms import BIDS_SUFFIX, MODALITIES, Group, Modality
 
-_NATIVE_SPACES = {"", "orig", "t1w", "native", "individual"}
-_Person = tuple[str, str | None]  # subject and session label
-_LESION_WORDS = ("lesion", "wmh")
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A file name taken apart, as BIDS builds it: ``sub-01_ses-2_run-1_T1w.nii.gz``."""
-
-    path: Path
-    entities: Mapping[str, str]
-    suffix: str
-
-    @classmethod
-    def of(cls, path: Path) -> "_Name":
-        *pairs, suffix = path.name.removesuffix(".gz").removesuffix(".nii").split("_")
-        entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-        return cls(path, entities, suffix)
-
-    @property
-    def person(self) -> _Person:
-        return self.entities.get("sub", ""), self.entities.get("ses")
-
-    @property
-    def is_lesion(self) -> bool:
-        told = f"{self.entities.get('label', '')} {self.entities.get('desc', '')}".lower()
-        return any(word in told for word in _LESION_WORDS)
-
-    @property
-    def drawn_on(self) -> Modality | None:
-        """The image whose grid a mask lies on; None: another space."""
-        space = self.entities.get("space", "").lower()
-        return "t1w" if space in _NATIVE_SPACES else "flair" if space == "flair" else None
-
-    @property
-    def rank(self) -> tuple:
-        """First come the plainest: without contrast agent, without reconstruction variants, lowest run number."""
-        variants = [n for n in ("ce", "rec", "acq", "desc") if n in self.entities]
-        run = self.entities.get("run", "0")
-        return "ce" in self.entities, len(variants), int(run) if run.isdigit() else 0, self.path.name
+_Scans = dict[Modality, list[BidsName]]
 
 
 def read_bids(folder: Path) -> Manifest:
@@ -59,9 +23,14 @@ def read_bids(folder: Path) -> Manifest:
 
     Scans: ``sub-*/[ses-*/]anat/*_T1w.nii[.gz]`` and ``*_FLAIR``; of several, the plainest is used. People:
     ``participants.tsv`` (`group`, `age`, `sex`, `site`). Masks: ``*_desc-brain_mask`` and ``*_label-lesion_mask`` (or
-    ``label-WMH``) under ``derivatives/*/sub-*`` or beside the scans, where they lie in the space of the T1w; lesions
-    also where they were drawn on the FLAIR (``space-FLAIR``). Whoever has no group is a control, unless there is a
-    lesion mask. Whatever is passed over is told in the manifest's notes.
+    ``label-WMH``, ``_roi``, ``_dseg``) anywhere under ``derivatives`` or beside the scans, behind links too, where
+    they lie in the space of the T1w; lesions also where they were drawn on the FLAIR (``space-FLAIR``). A mask
+    without a session is that of the only session. What voxout itself wrote is not searched.
+
+    Without a group, people with a lesion mask are patients. The others are controls only where nothing speaks of
+    patients: no row of the table that has lost its folder, no column such as `diagnosis`, no file that is called a
+    lesion and cannot be used, no folder that cannot be searched. Whatever is passed over is told in the manifest's
+    notes; scans that cannot be reached stay in it and fail when they are read.
 
     Parameters
     ----------
@@ -77,20 +46,22 @@ def read_bids(folder: Path) -> Manifest:
     ------
     UserError
         No T1w anywhere; a ``participants.tsv`` that is unreadable or holds values that are not understood; labels
-        with characters that BIDS forbids. All at once.
+        with characters that BIDS forbids; people whose group is unknown although something speaks of patients. All
+        at once.
     """
     folder = folder.absolute()
-    people, problems, notes = _participants(folder)
-    scans = _scans(folder)
+    scans, unreached = _find_scans(folder)
+    table = read_participants(folder)
+    problems = list(table.problems)
     if not any("t1w" in found for found in scans.values()):
         raise UserError([
-            f"{folder}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. "
+            f"{shown(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. "
             "Name the root of the dataset, or list the scans in a CSV.",
             *problems,
         ])  # fmt: skip
-    brains, lesions, elsewhere = _masks(folder)
-    # One lesion mask, in any session or space, makes a patient of the whole person: no detector may learn from them.
-    ill = {subject_id for subject_id, _ in lesions} | {n.person[0] for n in elsewhere if n.is_lesion}
+    masks = find_masks(folder, [person for person, found in scans.items() if found])
+    notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
+    elsewhere = list(masks.elsewhere)
     records, guessed, without_t1w, doubled = [], defaultdict(list), [], []
     for person in sorted(scans, key=lambda p: (p[0], p[1] or "")):
         subject_id, session_id = person
@@ -98,8 +69,8 @@ def read_bids(folder: Path) -> Manifest:
         if any(label != clean_label(label) for label in labels):
             clean = clean_label(subject_id)
             problems.append(
-                f"sub-{subject_id}: its name holds characters that BIDS forbids, expected letters (A-Z) and digits. "
-                f"Rename it, for instance to sub-{clean}."
+                f"sub-{shown(subject_id)}: its name holds characters that BIDS forbids, expected letters (A-Z) and "
+                f"digits. Rename it, for instance to sub-{clean}."
             )
             continue
         key = "_".join([f"sub-{subject_id}"] + ([f"ses-{session_id}"] if session_id else []))
@@ -107,12 +78,13 @@ def read_bids(folder: Path) -> Manifest:
         if "t1w" not in found:
             without_t1w.append(key)
             continue
-        drawn = [name for name in lesions.get(person, []) if name.drawn_on in found]
-        elsewhere += [name for name in lesions.get(person, []) if name not in drawn]
-        candidates = [*found.values(), brains.get(person, []), drawn]
+        brains = masks.brains.get(person, [])
+        drawn = [name for name in masks.lesions.get(person, []) if name.drawn_on in found]
+        elsewhere += [name for name in masks.lesions.get(person, []) if name not in drawn]
+        candidates = [*found.values(), brains, drawn]
         doubled += [f"{names[0].path.name} of {len(names)}" for names in candidates if len(names) > 1]
-        row = people.get(subject_id, _Participant())
-        group: Group = row.group or ("patient" if subject_id in ill else "control")
+        row = table.people.get(subject_id, Participant())
+        group: Group = row.group or ("patient" if subject_id in masks.ill else "control")
         if row.group is None:
             guessed[group].append(key)
         records.append(
@@ -121,7 +93,7 @@ def read_bids(folder: Path) -> Manifest:
                 session_id=session_id,
                 group=group,
                 images={modality: found[modality][0].path for modality in MODALITIES if modality in found},
-                brain_mask=brains[person][0].path if person in brains else None,
+                brain_mask=brains[0].path if brains else None,
                 lesion_mask=drawn[0].path if drawn else None,
                 mask_of=(drawn[0].drawn_on if drawn else None) or "t1w",
                 site=row.site,
@@ -130,92 +102,84 @@ def read_bids(folder: Path) -> Manifest:
                 split=row.split if group == "control" else None,
             )
         )
+    scanless = sorted(set(table.people) - {subject_id for subject_id, _ in scans})
+    scanned = list(dict.fromkeys(record.subject_id for record in records))
+    problems += judge_groups(
+        folder, table, masks, scanned=scanned, scanless=scanless, unreached=[person[0] for person in unreached]
+    )
     for group, keys in sorted(guessed.items()):
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
         notes.append(f"without a group in participants.tsv, taken as {group} because they {why}: {some_of(keys)}.")
     if elsewhere:
         notes.append(f"masks in no space of a scan are not used: {some_of(n.path.name for n in elsewhere)}.")
+    if masks.homeless:
+        notes.append(f"masks that are of no one scan are not used: {some_of(n.path.name for n in masks.homeless)}.")
+    if masks.hints:
+        names = some_of(n.path.name for n in masks.hints)
+        notes.append(f"speak of lesions and are not used, being no masks called label-lesion: {names}.")
+    if unreached:
+        notes.append(f"cannot be reached: {some_of(f'{_key(p)} ({why})' for p, why in unreached.items())}.")
     if without_t1w:
         notes.append(f"left out, no T1w: {some_of(without_t1w)}.")
     if doubled:
         notes.append(f"of several files of one kind the first is used: {some_of(doubled)}.")
-    scanless = sorted(set(people) - {subject_id for subject_id, _ in scans})
     if scanless:
-        notes.append(f"in participants.tsv, but without scans: {some_of(f'sub-{s}' for s in scanless)}.")
+        notes.append(f"in {TABLE}, but without scans: {some_of(f'sub-{s}' for s in scanless)}.")
     if problems:
         raise UserError(problems)
-    return Manifest(tuple(records), tuple(notes))
+    return Manifest(tuple(records), tuple(map(shown, notes)))
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
-def _scans(folder: Path) -> dict[_Person, dict[Modality, list[_Name]]]:
-    """Everybody's scans; a person with a folder but no scan has an empty entry."""
-    scans: dict[_Person, dict[Modality, list[_Name]]] = {}
-    for anat in [*folder.glob("sub-*/anat"), *folder.glob("sub-*/ses-*/anat")]:
-        parts = [part.split("-", 1)[1] for part in anat.relative_to(folder).parts[:-1]]
-        person = (parts[0], parts[1] if len(parts) > 1 else None)
-        names = [_Name.of(path) for path in _images(anat.iterdir())]
-        scans[person] = {m: found for m in MODALITIES if (found := [n for n in names if n.suffix == BIDS_SUFFIX[m]])}
-    return scans
+def _key(person: Person) -> str:
+    return f"sub-{person[0]}" + (f"_ses-{person[1]}" if person[1] else "")
 
 
-def _masks(folder: Path) -> tuple[dict[_Person, list[_Name]], dict[_Person, list[_Name]], list[_Name]]:
-    """Brain masks and lesion masks by person, best first, and the masks in other spaces."""
-    brains, lesions, elsewhere = defaultdict(list), defaultdict(list), []
-    for path in _images([*folder.glob("derivatives/*/sub-*/**/*_mask.nii*"), *folder.glob("sub-*/**/*_mask.nii*")]):
-        name = _Name.of(path)
-        # A mask of a functional or diffusion run is called desc-brain_mask as well.
-        if not (name.is_lesion or name.entities.get("desc") == "brain") or path.parent.name in ("func", "dwi", "perf"):
-            continue
-        if name.drawn_on is None or (name.drawn_on != "t1w" and not name.is_lesion):
-            elsewhere.append(name)
-            continue
-        (lesions if name.is_lesion else brains)[name.person].append(name)
-    for found in (*brains.values(), *lesions.values()):
-        found.sort(key=lambda n: (n.drawn_on != "t1w", n.path.parents[1], n.rank))
-    return dict(brains), dict(lesions), elsewhere
+# -- scans -----------------------------------------------------------------------------------------------------------
+def _find_scans(folder: Path) -> tuple[dict[Person, _Scans], dict[Person, str]]:
+    """Scans of every person with a folder, and whose folder cannot be read, and why.
 
+    Where a folder cannot be read, a T1w of the usual name stands for what it holds: reading it will fail, for that
+    person alone.
+    """
+    scans: dict[Person, _Scans] = {}
+    unreached: dict[Person, str] = {}
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.name.endswith((".nii", ".nii.gz")) and not p.name.startswith("."))
+    def names_in(place: Path, person: Person) -> list[str]:
+        try:
+            return sorted(os.listdir(place))
+        except NotADirectoryError:
+            return []
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            unreached[person] = "a link that leads nowhere" if missing else error.strerror or "not readable"
+            anat = place if place.name == "anat" else place / "anat"
+            scans[person] = {"t1w": [BidsName.of(anat / f"{_key(person)}_{BIDS_SUFFIX['t1w']}.nii.gz")]}
+            return []
 
+    def read_anat(place: Path, person: Person) -> None:
+        names = names_in(place, person)
+        found = [BidsName.of(place / n) for n in names if n.endswith((".nii", ".nii.gz")) and not n.startswith(".")]
+        scans.setdefault(
+            person, {m: of for m in MODALITIES if (of := [n for n in found if n.suffix == BIDS_SUFFIX[m]])}
+        )
 
-# -- people ----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Participant:
-    group: Group | None = None
-    age: float | None = None
-    sex: str | None = None
-    site: str | None = None
-    split: Split | None = None
-
-
-def _participants(folder: Path) -> tuple[dict[str, _Participant], list[str], list[str]]:
-    """People by subject label, problems, notes."""
-    path = folder / "participants.tsv"
-    if not path.exists():
-        return {}, [], ["participants.tsv is missing: ages, sexes and sites are unknown."]
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", restkey="?", restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable, expected a table as UTF-8 with tabs. Save it again.") from error
-    if rows and "participant_id" not in rows[0]:
-        raise UserError(f"{path}: column participant_id is missing, expected tab-separated columns. Add it.")
-    people, problems = {}, []
-    for number, cells in enumerate(rows, start=2):
-        row = Cells(
-            {(name or "").lower(): cell or "" for name, cell in cells.items()}, f"participants.tsv row {number}"
-        )
-        subject_id = (row.text("participant_id") or "").removeprefix("sub-")
-        if subject_id in people:
-            row.problem(f"sub-{subject_id} stands there twice. Delete one.")
-        people[subject_id] = _Participant(
-            group=row.word("group", GROUPS),
-            age=row.age(),
-            sex=row.text("sex"),
-            site=row.text("site"),
-            split=row.word("split", SPLITS),
-        )
-        problems += row.problems
-    return people, problems, []
+        roots = [name for name in sorted(os.listdir(folder)) if name.startswith("sub-")]
+    except OSError as error:
+        raise UserError(f"{shown(folder)}: cannot be read ({error.strerror}). Check who may read it.") from error
+    for root in roots:
+        if os.path.isfile(folder / root):
+            continue
+        label = root.removeprefix("sub-")
+        names = names_in(folder / root, (label, None))
+        if "anat" in names:
+            read_anat(folder / root / "anat", (label, None))
+        sessions = [n for n in names if n.startswith("ses-") and not os.path.isfile(folder / root / n)]
+        for session in sessions:
+            person = (label, session.removeprefix("ses-"))
+            if "anat" in names_in(folder / root / session, person):
+                read_anat(folder / root / session / "anat", person)
+            scans.setdefault(person, {})
+        if not sessions:
+            scans.setdefault((label, None), {})
+    return scans, unreached

@@ -8,6 +8,17 @@ from typing import TypeVar
 
 Word = TypeVar("Word", bound=str)
 
+# English, German, French, Spanish, Italian and Dutch, by their first three letters.
+_MONTHS = re.compile(
+    "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mrz|mär|mai|okt|dez|fév|fev|avr|jui|aoû|aou|déc|ene|abr|ago|dic|"
+    "gen|mag|giu|lug|set|ott|mrt|mei",
+    re.IGNORECASE,
+)
+_DAY_MONTH_YEAR = re.compile(
+    r"\d{1,2}([-/.])\d{1,2}\1(\d{4}|\d{2})( .*)?|\d{4}([-/.])\d{1,2}\4\d{1,2}([ T].*)?"  # 1/3/2021, 2021-03-01 00:00
+)
+_WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1,4})?")  # 1-Mar, Mar-01, 1. Mrz 21
+_NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
 _NOTHING = {"", "n/a", "na", "nan", "none", "null"}
 _OLDEST_YEARS = 120
 
@@ -15,6 +26,22 @@ _OLDEST_YEARS = 120
 def clean_label(label: str) -> str:
     """A label with the characters that BIDS forbids left out."""
     return re.sub(r"[^A-Za-z0-9]", "", label)
+
+
+def advice_on_label(label: str) -> str:
+    """How to mend an id with characters that BIDS forbids: what a spreadsheet made of it must not become another."""
+    if _DAY_MONTH_YEAR.fullmatch(label) or _is_month(label):
+        return "It looks like a date that a spreadsheet made of an id. Write the id again, in a column of text."
+    if number := _NUMBER.fullmatch(label):
+        if number[1] and not (number[2] or "").strip("0") and "e" not in label.lower():
+            return f"Write {number[1]}."
+        return "It looks like a number that a spreadsheet made of an id. Write the id again, in a column of text."
+    return f"Write {clean}." if (clean := clean_label(label)) else "Choose another."
+
+
+def _is_month(label: str) -> bool:
+    named = _WITH_MONTH.fullmatch(label)
+    return named is not None and any(map(str.isdigit, label)) and _MONTHS.match(named[1]) is not None
 
 
 class Cells:
@@ -56,7 +83,7 @@ class Cells:
         elif label != clean:
             self.problem(
                 f"{name} {found} holds characters that BIDS forbids, expected letters (A-Z) and digits. "
-                + (f"Write {clean}." if clean else "Choose another.")
+                + advice_on_label(label)
             )
         return label or None
 

@@ -8,6 +8,7 @@ import csv
 import difflib
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from .atomic import written_whole
 from .bids import read_bids
 from .cells import Cells
 from .errors import UserError
+from .paths import NOT_FETCHED, file_in, is_pointer, reach, shown
 from .subject import Manifest, SubjectRecord
 from .terms import GROUPS, MODALITIES, SPLITS
 
 REQUIRED = ("subject_id", "group", "t1w")
 PATHS = (*MODALITIES, "brain_mask", "lesion_mask", "template_transform")
 COLUMNS = ("subject_id", "session_id", "group", *PATHS, "mask_of", "site", "age", "sex", "split")
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t ]*(\r\n|\n|\r|$)', re.IGNORECASE)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -47,8 +50,7 @@ def read_manifest(path: Path) -> Manifest:
     UserError
         With all problems at once, each with its row as a spreadsheet numbers it (the header is row 1).
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder, expected a manifest (CSV) or a BIDS dataset. Check the path.")
+    reach(path, "a manifest (CSV) or a BIDS dataset")
     if path.is_dir():
         return read_bids(path)
     header, rows = read_table(path)
@@ -81,7 +83,11 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
 
     Reading it back gives the same records.
     """
-    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    # Names of files that are not UTF-8 are written byte by byte.
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for record in manifest:
@@ -94,13 +100,20 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
 # -- the table -------------------------------------------------------------------------------------------------------
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
+    if not os.path.isfile(path):
+        raise UserError(f"{shown(path)}: is no file, expected a table (CSV). Save the table as a file.")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from error
+    if is_pointer(content):
+        raise UserError(f"{path.name}: {NOT_FETCHED}")
     text = _decoded(content, path)
+    told = _SEPARATOR_LINE.match(text)
+    # A spreadsheet takes this line as an order and does not count it.
+    text = text[told.end() :] if told else text
     first_line = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=first_line.count)
+    separator = told[1] if told else max(",;\t", key=first_line.count)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
@@ -154,10 +167,10 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
     """The row as a record; None when a problem was found in it."""
     subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
-    files = {name: _tidy(folder.absolute() / Path(cell).expanduser()) for name in PATHS if (cell := row.text(name))}
+    files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
     age = row.age()
     mask_of = row.word("mask_of", MODALITIES) or "t1w"
-    if mask_of not in files and row.text("t1w"):
+    if row.text(mask_of) is None and row.text("t1w"):
         row.problem(f"mask_of is {mask_of}, but no {mask_of} is named. Name it in column {mask_of}.")
     for name in REQUIRED:
         if row.text(name) is None:
@@ -218,10 +231,12 @@ def _judge_together(records: Mapping[int, SubjectRecord]) -> list[str]:
 
 
 # -- paths -----------------------------------------------------------------------------------------------------------
-def _tidy(path: Path) -> Path:
-    """Without ``..`` where leaving it out leads to the same place (behind a symbolic link it may not)."""
-    short = Path(os.path.normpath(path))
-    return short if os.path.realpath(short) == os.path.realpath(path) else path
+def _file(row: Cells, name: str, folder: Path) -> Path | None:
+    try:
+        return file_in(folder, cell) if (cell := row.text(name)) else None
+    except UserError as error:
+        row.problem(f"{name} {error}")
+        return None
 
 
 def _relative(file: Path, folder: Path) -> str:

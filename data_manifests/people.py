@@ -8,6 +8,7 @@ from .cells import Cells
 from .errors import UserError
 from .manifest import read_table
 from .matching import identity
+from .paths import reach
 from .terms import GROUPS, Group
 
 
@@ -34,8 +35,7 @@ def read_people(path: Path) -> Mapping[str, Person]:
     UserError
         All problems at once, each with its row.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected a table (CSV) with the column subject_id. Check the path.")
+    reach(path, "a table (CSV) with the column subject_id")
     header, rows = read_table(path)
     if "subject_id" not in header:
         raise UserError(f"{path.name}: column subject_id is missing (found: {', '.join(header)}). Add it.")

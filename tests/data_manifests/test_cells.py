@@ -56,3 +56,37 @@ def test_labels_that_bids_forbids(cell, told):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     assert row.problems == [f"row 2: subject_id {cell} {told}"]
+
+
+@pytest.mark.parametrize(("cell", "written"), [("1.0", "1"), ("10.0", "10"), ("003.00", "003"), ("20,0", "20")])
+def test_a_number_of_a_spreadsheet_is_not_taken_for_ten_times_as_much(cell, written):
+    row = Cells({"subject_id": cell}, "row 2")
+    row.label("subject_id", "sub-")
+    (problem,) = row.problems
+    assert problem.endswith(f"expected letters (A-Z) and digits. Write {written}.")
+
+
+@pytest.mark.parametrize("cell", ["1.5", "1E+05", "1.00E+05", "2,75"])
+def test_a_number_whose_id_cannot_be_known(cell):
+    row = Cells({"subject_id": cell}, "row 2")
+    row.label("subject_id", "sub-")
+    (problem,) = row.problems
+    assert "looks like a number that a spreadsheet made of an id" in problem and "Write the id again" in problem
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["1-Mar", "Mar-01", "01-Mar-21", "2021-03-01", "2021-03-01 00:00:00", "1/3/2021", "01.03.2021", "1. Mrz", "3-mars"],
+)
+def test_a_date_that_was_an_id(cell):
+    row = Cells({"subject_id": cell}, "row 2")
+    row.label("subject_id", "sub-")
+    (problem,) = row.problems
+    assert "looks like a date that a spreadsheet made of an id" in problem
+
+
+@pytest.mark.parametrize(("cell", "written"), [("12-ab", "12ab"), ("A-01", "A01"), ("1-2", "12"), ("P-003", "P003")])
+def test_what_is_no_date(cell, written):
+    row = Cells({"subject_id": cell}, "row 2")
+    row.label("subject_id", "sub-")
+    assert row.problems[0].endswith(f"Write {written}.")

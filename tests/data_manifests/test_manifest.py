@@ -1,5 +1,7 @@
 """CSV manifests: what labs write is read, and all that is wrong is told at once."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,88 @@ def test_a_folder_is_read_as_bids(tmp_path):
     assert [r.key for r in read_manifest(tmp_path)] == ["sub-01"]
 
 
+# -- what spreadsheets and file systems do to names --------------------------------------------------------------------
+@pytest.mark.parametrize("order", ["sep=;\n", "SEP=;\r\n", '"sep=;"\n', "sep=;;;\n"])
+def test_excels_line_of_the_separator_is_no_row(tmp_path, order):
+    text = order + "subject_id;group;t1w;age\n01;control;a,b.nii;38,5\n02;nobody;c.nii;\n"
+    (problem,) = problems_of(written(tmp_path, text))
+    assert problem.startswith("row 3: group nobody is unknown"), "the header is row 1, as the spreadsheet shows it"
+    (record,) = read_manifest(written(tmp_path, text.replace("nobody", "control").replace("02;control;c.nii;\n", "")))
+    assert record.images["t1w"].name == "a,b.nii" and record.age == 38.5
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_accents_composed_in_another_way(tmp_path, stored, listed):
+    scan = tmp_path / unicodedata.normalize(stored, "Köpfe") / unicodedata.normalize(stored, "Müller.nii")
+    scan.parent.mkdir()
+    scan.touch()
+    name = unicodedata.normalize(listed, "Köpfe/Müller.nii")
+    (record,) = read_manifest(written(tmp_path, f"subject_id,group,t1w\n01,control,{name}\n"))
+    assert record.images["t1w"] == scan
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    scan = tmp_path / os.fsdecode("Müller.nii".encode("cp1252"))
+    scan.touch()
+    table = "subject_id,group,t1w\n01,control,Müller.nii\n".encode("cp1252")
+    (record,) = read_manifest(written(tmp_path, table))
+    assert record.images["t1w"] == scan
+    (again,) = read_manifest(write_manifest(tmp_path / "again.csv", Manifest((record,))))
+    assert again == record
+
+
+def test_home_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/a/lab")
+    rows = "01,control,~/1.nii,\n02,control,~$2.nii,\n03,control,~nosuchuser/3.nii,\n04,control,~old.nii,\n"
+    (problem,) = problems_of(written(tmp_path, HEADER + rows))
+    assert problem == "row 4: t1w ~nosuchuser/3.nii: no such home folder. Write the whole path, from / on."
+    (tmp_path / "~nosuchuser").mkdir()
+    (tmp_path / "~nosuchuser" / "3.nii").touch()
+    assert [r.images["t1w"] for r in read_manifest(written(tmp_path, HEADER + rows))] == [
+        Path("/home/of/a/lab/1.nii"),
+        tmp_path / "~$2.nii",
+        tmp_path / "~nosuchuser/3.nii",
+        tmp_path / "~old.nii",
+    ]
+
+
+def test_no_home_at_all(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_123)  # a number without a line in the table of users
+    (problem,) = problems_of(written(tmp_path, HEADER + "01,control,~/1.nii,\n"))
+    assert problem.startswith("row 2: t1w ~/1.nii: no such home folder")
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    long = "ä" * 128  # 256 bytes
+    deep = "/".join(["x" * 200] * 25)
+    rows = f"01,control,{long},\n02,control,{deep},\n03,control,{'y' * 255},\n"
+    first, second = problems_of(written(tmp_path, HEADER + rows))
+    assert first.startswith(f"row 2: t1w {long[:30]}...: a name of over 255 bytes")
+    assert second.startswith("row 3: t1w") and "a path of over 4095 bytes" in second
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_manifest_that_no_file_can_be(tmp_path, name):
+    assert "cannot be reached" in problems_of(tmp_path / name)[0]
+
+
+def test_a_manifest_that_is_not_here(tmp_path):
+    (tmp_path / "cohort.csv").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.csv/MD5E-s9--0.csv")
+    assert "content that is not on this machine" in problems_of(tmp_path / "cohort.csv")[0]
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    assert "Fetch it (datalad get, git lfs pull)" in problems_of(written(tmp_path, pointer, "lfs.csv"))[0]
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no file, expected a table (CSV)" in problems_of(tmp_path / "pipe")[0]
+
+
+def test_a_scan_that_is_not_here_stays_in_the_cohort(tmp_path):
+    (tmp_path / "a.nii").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.nii/MD5E-s9--0.nii")
+    (record,) = read_manifest(written(tmp_path, "subject_id,group,t1w\n01,control,a.nii\n"))
+    assert record.images["t1w"] == tmp_path / "a.nii"
+
+
 # -- writing ---------------------------------------------------------------------------------------------------------
 def test_paths_are_written_relative_to_the_csv(tmp_path):
     record = SubjectRecord("01", "control", {"t1w": tmp_path / "scans" / "a.nii", "flair": Path("/elsewhere/f.nii")})
@@ -262,3 +346,49 @@ def test_whatever_arrives_is_read_or_named(tmp_path, content):
         read_manifest(written(tmp_path, content))
     except UserError as error:
         assert all(error.problems)
+
+
+WEIRD = [
+    "",
+    '"',
+    "~/x",
+    "~root",
+    "~no/x",
+    "1.0",
+    "1-Mar",
+    "=A1",
+    "..",
+    "/",
+    ".",
+    "é\u0301",
+    "\u2028",
+    "x" * 300,
+    "-1",
+    "9" * 400,
+]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_manifests_are_read_or_named(tmp_path, data):
+    rows = [list(COLUMNS)]
+    rows += [[f"{n}", "", "control", f"{n}.nii", "", "", "", "", "t1w", "A", "40", "F", ""] for n in range(4)]
+    for _ in range(data.draw(st.integers(0, 3))):
+        row = data.draw(st.integers(0, 4))
+        rows[row][data.draw(st.integers(0, len(rows[row]) - 1))] = data.draw(
+            st.sampled_from(WEIRD) | st.text(max_size=8)
+        )
+    if data.draw(st.booleans()):
+        dropped = data.draw(st.integers(0, len(COLUMNS) - 1))
+        rows = [row[:dropped] + row[dropped + 1 :] for row in rows]
+    separator = data.draw(st.sampled_from(",;\t"))
+    encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
+    content = bytearray("\n".join(separator.join(row) for row in rows).encode(encoding, "replace"))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        manifest = read_manifest(written(tmp_path, bytes(content)))
+    except UserError as error:
+        assert all(error.problems)
+    else:
+        assert all(record.group in ("control", "patient") and record.subject_id.isalnum() for record in manifest)

@@ -31,6 +31,16 @@ def test_all_problems_at_once(tmp_path):
     assert fourth.startswith("row 5: age is not a number of years") and "1930" not in fourth
 
 
+def test_tables_that_cannot_be_reached(tmp_path):
+    (tmp_path / "who.csv").symlink_to(".git/annex/objects/x.csv")
+    with pytest.raises(UserError, match="content that is not on this machine"):
+        read_people(tmp_path / "who.csv")
+    with pytest.raises(UserError, match="cannot be reached"):
+        read_people(tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match="is no file"):
+        read_people(tmp_path)
+
+
 def test_a_table_that_is_none(tmp_path):
     with pytest.raises(UserError, match=r"none.csv: no such file, expected a table \(CSV\) with the column subject_id"):
         read_people(tmp_path / "none.csv")
