@@ -1,6 +1,7 @@
 """What preparing a subject asks of its files beyond that they can be read; check and prepare both judge by this."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from ..data_manifests.errors import UserError
 from ..data_manifests.subject import SubjectRecord
@@ -44,7 +45,7 @@ def refusals(
     """
     needed = [modality for modality in needed_images(subject, settings) if modality in scans]
     judgements: list[Callable[[], object]] = [
-        *(lambda modality=modality: require_intensities(scans[modality], modality) for modality in needed)
+        *(partial(require_intensities, scans[modality], modality) for modality in needed)
     ]
     if brain is not None or subject.brain_mask is None:
         judgements.append(lambda: require_mask(brain, settings.brain_extraction))
