@@ -117,12 +117,12 @@ def test_the_threshold_slider_hides_what_lies_below(page, tmp_path):
         browser.click("#clusters tbody tr:nth-child(2) td")
         at_two = coloured(browser.picture(ARTEFACTS / "threshold-2.png", "#canvas")).sum()
         left = [at_two]
-        # 3.5 lies between the two clusters, 5 above all but the peak, which this plane misses.
+        # Both lie above the cluster of this place; the other cluster lies in none of its planes.
         for value in (3.5, 5.0):
             browser.run(f"(() => {{ const s = document.getElementById('threshold'); s.value = {value};"
                         " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
             left.append(coloured(browser.picture(ARTEFACTS / f"threshold-{value:g}.png", "#canvas")).sum())
-        assert left[0] > 4000 and 1000 < left[1] < left[0] / 2 and left[2] < left[0] / 50
+        assert left[0] > 4000 and max(left[1:]) < left[0] / 50
         below = "[...document.querySelectorAll('#clusters tbody tr')].map((r) => r.classList.contains('below'))"
         assert browser.run(below) == [False, True]
         browser.click("#to-healthy")
