@@ -171,6 +171,9 @@ def _about(
     # The viewer spreads its colours from the floor to the top of the scale; below the threshold they stay the darkest.
     share = scale.share(np.linspace(scale.floor, scale.high, 256))
     ramp = np.round(colours_of(share) * 255).astype(int)
+    alpha = np.round(opacity(share) * 255).astype(int)
+    # Where there is no score the stored value is 0, and NiiVue colours that whatever the threshold.
+    alpha[0] = 0
     # One voxel a thousand times above all others must not leave the slider a single useful step.
     highest = min(volumes.top, scale.low + 20 * (scale.high - scale.low))
     return {
@@ -183,7 +186,7 @@ def _about(
         "red": ramp[:, 0].tolist(),
         "green": ramp[:, 1].tolist(),
         "blue": ramp[:, 2].tolist(),
-        "alpha": np.round(opacity(share) * 255).astype(int).tolist(),
+        "alpha": alpha.tolist(),
         "lesionColour": [round(255 * part) for part in LESION_COLOUR],
         "places": places,
     }

@@ -119,6 +119,14 @@ def score_folders(
         swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
         advice = _SWAPPED if swapped else "The reasons stand above: mend the first."
         raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
+    failed = {failure.key for failure in failures}
+    healthy = [subject.key for subject in subjects if subject.person.group == "control"]
+    lost = [key for key in healthy if key in failed]
+    if lost:
+        console.warn(
+            f"note: the threshold rests on {len(healthy) - len(lost)} of {len(healthy)} healthy maps: {some_of(lost)} "
+            "could not be scored. Mend these and score again."
+        )
     mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
     for doubt in doubts(cohort):

@@ -129,7 +129,7 @@ def test_the_viewer_begins_at_the_threshold_and_its_slider_holds_it(tmp_path, th
     # The viewer spreads these colours from the floor to the top: a third of the way up lies the threshold.
     colours = np.array([about["red"], about["green"], about["blue"]]).T
     assert (colours[:85] == colours[0]).all() and (colours[86:] != colours[0]).any(axis=1)[5:].all()
-    assert min(about["alpha"]) > 100
+    assert about["alpha"][0] == 0 and min(about["alpha"][1:]) > 100
     assert f"coloured from the threshold {threshold:.3g} on" in page.text
 
 

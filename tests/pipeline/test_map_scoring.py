@@ -9,7 +9,10 @@ import pytest
 from sklearn import metrics
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, write_volume
+from voxout.evaluation.settings import EvaluationSettings
 from voxout.pipeline.cli import main
+from voxout.pipeline.console import Console
+from voxout.pipeline.map_scoring import MapFolders, match_subjects, score_folders
 
 GRID = Grid((16, 17, 18), np.diag([2.0, 2.0, 2.0, 1.0]))
 FAST = ["--set", "evaluation.bootstrap_draws=50", "--set", "evaluation.false_clusters=2"]
@@ -201,6 +204,36 @@ def test_one_map_upside_down_is_named(maps, capsys):
     maps.put("maps", maps.map_name, "b", -maps.voxels["b"])
     assert maps.score() == 0
     assert "note: lesions have lower scores than healthy tissue, by their AUROC, in: b (0.0" in capsys.readouterr().err
+
+
+def test_a_healthy_map_that_fails_is_missed_by_the_threshold(maps, capsys):
+    assert maps.score() == 0
+    assert "the threshold rests on" not in capsys.readouterr().err
+    maps.map_path("h2").write_bytes(b"not an image at all")
+    assert maps.score(out="other") == 3
+    assert "the threshold rests on 2 of 3 healthy maps: h2 could not be scored." in capsys.readouterr().err
+    assert maps.scores("other")["healthy_threshold"]["n"] == 2
+    assert "h2, map: is not an image" in failure_in(maps, "h2", "other")
+
+
+@pytest.mark.parametrize("role", ["map", "lesion mask", "brain mask"])
+def test_a_file_that_cannot_be_reached_is_named_by_its_role(tmp_path, role):
+    maps = Maps(tmp_path / "Erika Muster")
+    lost = {"map": maps.map_path("a"), "lesion mask": maps.mask_path("a")}
+    path = lost.get(role, maps.path("brains", maps.mask_name, "a"))
+    matched = match_subjects(
+        MapFolders(*(str(maps.root / folder) for folder in ("maps", "masks", "brains")), healthy=("h*",))
+    )
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/Erika/Muster.nii.gz")
+    out = maps.root / "out"
+    _, failures = score_folders(matched, EvaluationSettings(bootstrap_draws=20), out, Console(), jobs=1)
+    (failure,) = failures
+    assert failure.key == "a" and failure.reason.startswith(f"a, {role}: ") and "Erika" not in failure.reason
+
+
+def failure_in(maps, name, out):
+    return {row["subject"]: row["reason"] for row in maps.table("failures.csv", out)}[name]
 
 
 def test_voxels_of_two_sizes_get_a_word(maps, capsys):
