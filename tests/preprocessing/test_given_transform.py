@@ -59,7 +59,7 @@ def test_a_native_volume_is_brought_along(tmp_path, kit):
 
 
 def test_what_is_no_transform_is_told(tmp_path):
-    with pytest.raises(UserError, match="no such file, expected an ITK transform. Check column template_transform"):
+    with pytest.raises(UserError, match="no such file. Check the path in the manifest"):
         read_transform(tmp_path / "none.h5", TEMPLATE)
     (tmp_path / "bad.h5").write_bytes(b"nothing")
     with pytest.raises(UserError, match="bad.h5: is not a transform that is understood, expected one of ITK"):
