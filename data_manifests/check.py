@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from .errors import UserError
+from .errors import UserError, private
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, Modality
 from .volume import Grid, Volume, read_mask, read_volume
@@ -184,14 +184,21 @@ def _check_subject(
         read[modality] = volume
         if volume.grid.qform_code == volume.grid.sform_code == 0:
             findings.warning(
-                f"{path.name} does not say how it is oriented (both form codes are 0): it is taken as "
+                f"{private(path.name)} does not say how it is oriented (both form codes are 0): it is taken as "
                 f"{volume.grid.orientation}. Check left and right in its map."
             )
         if volume.grid.qform is not None:
-            findings.warning(f"the qform of {path.name} is turned or shifted against its sform: the sform is used.")
+            findings.warning(
+                f"the qform of {private(path.name)} is turned or shifted against its sform: the sform is used."
+            )
+        if volume.grid.unit is not None:
+            findings.warning(
+                f"the header of {private(path.name)} names the {volume.grid.unit} as its unit, but its numbers are "
+                "millimetres: they are taken as such."
+            )
         twin = scans.setdefault(hashlib.blake2b(volume.voxels.tobytes()).digest(), record.key)
         if twin != record.key:
-            findings.warning(f"{path.name} holds the same voxels as a scan of {twin}. Keep one of the two.")
+            findings.warning(f"{private(path.name)} holds the same voxels as a scan of {twin}. Keep one of the two.")
     brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
     fits = brain is not None and _on_grid_of(brain, read.get("t1w"), "brain mask", "t1w", findings)
     for sentence in judge(record, read, brain if fits else None) if judge else ():

@@ -1,12 +1,67 @@
-"""The two kinds of error a user can cause.
+"""The two kinds of error a user can cause, and how a sentence names a file.
 
 Each message says the thing, what was found, what was expected and what to do. They are caught in two places only:
 the engine (one subject fails, the cohort goes on) and the command line (one plain message, exit code 2).
 Anything else that is raised is a bug and keeps its traceback.
+
+The name of a file or folder may be that of a person. A sentence therefore holds it between two marks (`private`), and
+is written in one of two ways: `for_terminal`, where the user has to find the file, and `without_names`, for all that is
+kept on disk. No name is ever searched for: what stands between the marks is left out.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+# Unicode's "first strong isolate" and "pop directional isolate": invisible, and made for names inside of sentences.
+_OPEN, _CLOSE = "\u2068", "\u2069"
+_PRIVATE = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+_HALF = re.compile(f"{_OPEN}.*|^.*{_CLOSE}", re.DOTALL)
+
+
+def private(name: str | Path) -> str:
+    """A name or path as a sentence holds it: between the marks, without anything that is not printable.
+
+    Marks inside a name, line breaks, control sequences of a terminal and bytes that are no UTF-8 become question marks.
+    """
+    return f"{_OPEN}{printable(str(name))}{_CLOSE}"
+
+
+def printable(text: str) -> str:
+    """A question mark for each character that a terminal would not show."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def for_terminal(text: str) -> str:
+    """A sentence for the eyes of the user, with its names."""
+    return text.replace(_OPEN, "").replace(_CLOSE, "")
+
+
+def without_names(text: str, roles: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A sentence as it may be kept: each name gives way to its role, or to "the file" where its role is unknown.
+
+    Parameters
+    ----------
+    text : str
+    roles : mapping from a name, `printable`, to what stands in its place
+    """
+    whole = _PRIVATE.sub(lambda match: roles.get(match[1], "the file"), text)
+    # A mark without its other half: the sentence was cut, and where the name ends is unknown.
+    return _HALF.sub("the file", whole) if _OPEN in whole or _CLOSE in whole else whole
+
+
+def kept(value: Any) -> Any:
+    """JSON values without the names in their strings."""
+    if isinstance(value, str):
+        return without_names(value)
+    if isinstance(value, Mapping):
+        return {kept(key): kept(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [kept(item) for item in value]
+    return value
 
 
 class UserError(Exception):
@@ -15,7 +70,8 @@ class UserError(Exception):
     Parameters
     ----------
     problems : str or sequence of str
-        One clear sentence, or all the sentences when several things are wrong at once.
+        One clear sentence, or all the sentences when several things are wrong at once. Names of files in them are
+        `private`, and stay so in ``problems`` and ``str``.
     """
 
     def __init__(self, problems: str | Sequence[str]):

@@ -20,6 +20,9 @@ class Grid:
     qform : ndarray, (4, 4), or None
         Where the file's qform is turned or shifted against its sform (which is then `affine`): the qform, so that a
         map written for the scan carries it too. None in the usual case.
+    unit : str or None
+        Where the header names another unit of length than the millimetre, that unit: the numbers are millimetres all
+        the same, or the file would have been refused.
     """
 
     size_vox: tuple[int, int, int]
@@ -27,6 +30,7 @@ class Grid:
     qform_code: int = 1
     sform_code: int = 1
     qform: np.ndarray | None = None
+    unit: str | None = None
 
     @property
     def spacing_mm(self) -> np.ndarray:

@@ -1,10 +1,15 @@
 """One scanning session of one person, as the manifest lists it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from .errors import printable, without_names
 from .terms import Group, Modality, Split
+
+_IMAGE_NAME = re.compile(r"[^\s,;:()\"']*\w\.(?:nii(?:\.gz)?|mg[zh](?:\.gz)?|hdr|img|dcm|h5|mat|tfm)\b")
 
 
 def person_of_key(key: str) -> str:
@@ -86,11 +91,33 @@ class Manifest:
         raise KeyError(key)
 
     def anonymous(self, text: str) -> str:
-        """A sentence with the names of this cohort's files replaced by their columns: a name may be a person's."""
-        for record in self.records:
-            for column, path in record.files.items():
-                text = text.replace(str(path), f"its {column}").replace(path.name, f"its {column}")
-        return text
+        """A sentence as it may be kept on disk: a name of a file or folder may be a person's.
+
+        What `private` marked gives way to its column of the subject that the sentence begins with (or of the cohort,
+        where all agree). Names that stand in a sentence without marks are looked for as well: those of the manifest,
+        the longest first and whole, and all that look like an image.
+        """
+        key, _, _ = text.partition(":")
+        own = [record for record in self.records if record.key == key]
+        text = without_names(text, {**self._roles, **_roles(own)})
+        if self._unmarked is not None:
+            text = self._unmarked.sub("the file", text)
+        return _IMAGE_NAME.sub("the file", text)
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        return _roles(self.records)
+
+    @cached_property
+    def _unmarked(self) -> re.Pattern[str] | None:
+        paths = {path for record in self.records for path in record.files.values()}
+        # The root and its folders are nobody's: /data, /home.
+        folders = {folder for path in paths for folder in path.parents if len(folder.parts) > 2}
+        names = {str(path) for path in paths | folders} | {path.name for path in paths}
+        longest_first = sorted(names, key=lambda name: (-len(name), name))
+        if not longest_first:
+            return None
+        return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-]|\.\w)")
 
     @property
     def controls(self) -> tuple[SubjectRecord, ...]:
@@ -99,3 +126,14 @@ class Manifest:
     @property
     def patients(self) -> tuple[SubjectRecord, ...]:
         return tuple(r for r in self.records if r.group == "patient")
+
+
+def _roles(records: Iterable[SubjectRecord]) -> dict[str, str]:
+    """What stands in the place of each name and path; of several columns, none."""
+    roles: dict[str, str] = {}
+    for record in records:
+        for column, path in record.files.items():
+            for name in (printable(str(path)), printable(path.name)):
+                role = f"its {column}"
+                roles[name] = role if roles.setdefault(name, role) == role else "the file"
+    return roles

@@ -25,8 +25,10 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from .atomic import written_whole
-from .errors import UserError
+from .errors import UserError, private
 from .grid import Grid, apart_mm
+from .headers import SIZES_AGREE, judge_header, judge_pixdim, odd_unit
+from .opening import open_file
 
 # What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
 _READ_FAILURES = (
@@ -45,6 +47,8 @@ _READ_FAILURES = (
     WrapStructError,
 )
 _MOST_VOXELS = 5 * 10**8
+_MOST_BEYOND = 1 << 26
+"""Bytes that are unpacked behind the last voxel in search of the checksum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +105,13 @@ def read_volume(path: Path) -> Volume:
             voxels = _values(image, stream, path).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
     if not finite.all():
-        raise UserError(
-            f"{path.name}: {np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite, expected "
-            "finite intensities. Set those outside the head to 0, or convert the scan again from its source."
+        raise _refused(
+            path,
+            f"{np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite, expected "
+            "finite intensities. Set those outside the head to 0, or convert the scan again from its source.",
         )
     if voxels.min() == voxels.max():
-        raise UserError(
-            f"{path.name}: every voxel is {voxels.flat[0]:g}, expected a scan. Convert it again from its source."
-        )
+        raise _refused(path, f"every voxel is {voxels.flat[0]:g}, expected a scan. Convert it again from its source.")
     return Volume(voxels, grid)
 
 
@@ -124,6 +127,22 @@ def read_map(path: Path) -> Volume:
         grid = _judged_grid(image, path)
         with np.errstate(over="ignore"):
             return Volume(_values(image, stream, path).astype(np.float32, copy=False), grid)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read labels in the type that they are stored in: names of regions may be numbers beyond what float32 counts.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, a colour image, and labels that are not finite.
+    """
+    with _opened(path) as (image, stream):
+        grid = _judged_grid(image, path)
+        voxels = _values(image, stream, path)
+    if not np.isfinite(voxels).all():
+        raise _refused(path, "holds NaN or infinite labels, expected numbers. Set those to 0.")
+    return Volume(voxels, grid)
 
 
 def read_mask(path: Path) -> Volume:
@@ -143,7 +162,7 @@ def read_mask(path: Path) -> Volume:
     if labels.size and not (np.isfinite(labels[0]) and (labels == labels[0]).all()):
         found = np.unique(voxels)
         listed = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise UserError(f"{path.name}: found the values {listed}, expected a mask of 0 and 1. Threshold it first.")
+        raise _refused(path, f"found the values {listed}, expected a mask of 0 and 1. Threshold it first.")
     return Volume(inside, grid)
 
 
@@ -151,7 +170,7 @@ def write_volume(path: Path, volume: Volume) -> Path:
     """Write a NIfTI file, whole or not at all.
 
     The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
-    as uint8, float64 and float16 as float32, 64-bit integers as int32.
+    as uint8, float64 and float16 as float32, 64-bit integers in 32 bits where they fit.
     """
     image = _fresh_image(volume)
     with written_whole(path) as temporary:
@@ -168,7 +187,8 @@ def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
 
 def _fresh_image(volume: Volume) -> Nifti1Image:
     grid = volume.grid
-    image = Nifti1Image(volume.voxels.astype(_stored_type(volume.voxels.dtype), copy=False), grid.affine)
+    voxels = volume.voxels.astype(_stored_type(volume.voxels), copy=False)
+    image = Nifti1Image(voxels, grid.affine, dtype=voxels.dtype)
     image.header.set_xyzt_units("mm")
     image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
     image.set_sform(grid.affine, code=grid.sform_code)
@@ -178,27 +198,21 @@ def _fresh_image(volume: Volume) -> Nifti1Image:
     return image
 
 
-def _stored_type(dtype: np.dtype) -> np.dtype:
+def _stored_type(voxels: np.ndarray) -> np.dtype:
     stored = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
-    return np.dtype(stored.get(dtype.name, dtype))
+    kind = np.dtype(stored.get(voxels.dtype.name, voxels.dtype))
+    if kind.kind in "iu" and voxels.dtype.itemsize == 8 and voxels.size:
+        limits = np.iinfo(kind)
+        if voxels.min() < limits.min or voxels.max() > limits.max:
+            return voxels.dtype
+    return kind
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[SpatialImage, BufferedIOBase]]:
     """The image behind a path, its stream still open; told by its content, not by its name."""
-    try:
-        raw = open(path, "rb")  # noqa: SIM115 (closed below; only a failure to open is caught here)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such file. Check the path in the manifest.") from error
-    except IsADirectoryError as error:
-        raise UserError(
-            f"{path}: is a folder, expected an image file (.nii, .nii.gz or .mgz). Name the file in it."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror}). Check who may read it.") from error
-    with raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
+    with open_file(path, expected="an image file (.nii, .nii.gz or .mgz)") as raw:
+        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         yield _image_in(stream, path), stream
 
@@ -209,19 +223,19 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
     except _READ_FAILURES as error:
         raise _damaged(path) from error
     if not block:
-        raise UserError(f"{path.name}: is empty (0 bytes), expected a scan. Copy it again.")
+        raise _refused(path, "is empty (0 bytes), expected a scan. Copy it again.")
     if block[344:347] == b"n+1" and len(block) >= 348:
         image_class = Nifti1Image
-        _judge_raw_header(Nifti1Header(block[:348], check=False), path)
+        judge_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
     elif block[4:7] == b"n+2" and len(block) == 540:
         image_class = Nifti2Image
-        _judge_raw_header(Nifti2Header(block, check=False), path)
+        judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
     else:
         kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
-        raise UserError(
-            f"{path.name}: is {kind}, expected NIfTI (.nii, .nii.gz) or MGZ. Convert it, for instance with dcm2niix."
+        raise _refused(
+            path, f"is {kind}, expected NIfTI (.nii, .nii.gz) or MGZ. Convert it, for instance with dcm2niix."
         )
     try:
         stream.seek(0)
@@ -231,53 +245,52 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
         raise _damaged(path) from error
 
 
+def _refused(path: Path, sentence: str) -> UserError:
+    return UserError(f"{private(path.name)}: {sentence}")
+
+
 def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path.name}: ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
-        "scan again from its source."
+    return _refused(
+        path,
+        "ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
+        "scan again from its source.",
     )
-
-
-def _judge_raw_header(header: Nifti1Header, path: Path) -> None:
-    """What nibabel would mend without a word, and thereby guess."""
-    codes = int(header["qform_code"]), int(header["sform_code"])
-    if not all(0 <= code <= 5 for code in codes):
-        raise UserError(
-            f"{path.name}: qform_code {codes[0]} and sform_code {codes[1]}, expected codes from 0 to 5: left and right "
-            "cannot be told. Convert the scan again from its source."
-        )
-    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
-    if not (np.isfinite(sizes).all() and sizes.all()):
-        raise UserError(
-            f"{path.name}: voxels of {' x '.join(f'{mm:.4g}' for mm in sizes)} mm, expected 0.1 to 20 mm. "
-            "Mend the voxel sizes in its header."
-        )
 
 
 def _judged_grid(image: SpatialImage, path: Path) -> Grid:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 2 or np.prod(shape, dtype=float) > _MOST_VOXELS:
-        found = "x".join(str(n) for n in image.shape)
-        raise UserError(f"{path.name}: has the shape {found}, expected one 3-D volume. Name a single volume.")
+    found = "x".join(str(n) for n in image.shape)
+    if len(shape) == 3 and np.prod(shape, dtype=float) > _MOST_VOXELS:
+        raise _refused(
+            path,
+            f"has the shape {found}, expected at most {_MOST_VOXELS:,} voxels. Resample the image, "
+            "or convert it again if its header is wrong.",
+        )
+    if len(shape) != 3 or min(shape) < 2:
+        raise _refused(path, f"has the shape {found}, expected one 3-D volume. Name a single volume.")
     affine = np.asarray(image.affine, dtype=np.float64)
     spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 0.999 * np.prod(spacing_mm):
-        raise UserError(
-            f"{path.name}: its affine is singular or sheared, expected three perpendicular axes. "
-            "Convert the scan again from its source."
+        raise _refused(
+            path,
+            "its affine is singular or sheared, expected three perpendicular axes. "
+            "Convert the scan again from its source.",
         )
     if spacing_mm.min() < 0.1 or spacing_mm.max() > 20:
-        raise UserError(
-            f"{path.name}: voxels of {' x '.join(f'{mm:.4g}' for mm in spacing_mm)} mm, expected 0.1 to 20 mm. "
-            "Mend the voxel sizes in its header (metres for millimetres?)."
+        raise _refused(
+            path,
+            f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing_mm)} mm, expected 0.1 to 20 mm. "
+            "Mend the voxel sizes in its header (metres for millimetres?).",
         )
     header = image.header
     if not isinstance(header, Nifti1Header):
         return Grid(shape, affine)
+    judge_pixdim(header, affine, path)
     codes = int(header["qform_code"]), int(header["sform_code"])
-    return Grid(shape, affine, *codes, qform=_deviating_qform(header, affine, shape, path) if all(codes) else None)
+    qform = _deviating_qform(header, affine, shape, path) if all(codes) else None
+    return Grid(shape, affine, *codes, qform=qform, unit=odd_unit(header))
 
 
 def _deviating_qform(
@@ -291,18 +304,19 @@ def _deviating_qform(
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
     except _READ_FAILURES as error:
-        raise UserError(
-            f"{path.name}: its qform is not a rotation, expected one. Set its code to 0 if the sform is right."
+        raise _refused(
+            path, "its qform is not a rotation, expected one. Set its code to 0 if the sform is right."
         ) from error
     if apart_mm(qform, affine, shape) <= 0.5:
         return None
     by_qform, by_sform = Grid(shape, qform), Grid(shape, affine)
     cosines = (qform[:3, :3] * affine[:3, :3]).sum(axis=0) / (by_qform.spacing_mm * by_sform.spacing_mm)
     ratios = by_qform.spacing_mm / by_sform.spacing_mm
-    if cosines.min() < np.cos(np.deg2rad(45)) or abs(np.log(ratios)).max() > np.log(1.05):
-        raise UserError(
-            f"{path.name}: qform ({by_qform}) and sform ({by_sform}) contradict each other, expected one geometry. "
-            "Set the code of the wrong one to 0."
+    if cosines.min() < np.cos(np.deg2rad(45)) or abs(np.log(ratios)).max() > np.log(SIZES_AGREE):
+        raise _refused(
+            path,
+            f"qform ({by_qform}) and sform ({by_sform}) contradict each other, expected one geometry. "
+            "Set the code of the wrong one to 0.",
         )
     return qform
 
@@ -312,15 +326,23 @@ def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarr
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind == "c":
         found = "a colour image" if kind.fields is not None else "an image of complex numbers"
-        raise UserError(f"{path.name}: is {found}, expected one intensity a voxel. Name the original scan.")
+        raise _refused(path, f"is {found}, expected one intensity a voxel. Name the original scan.")
     # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
     packed = 1032 if isinstance(stream, gzip.GzipFile) else 1
     if np.prod(image.shape, dtype=float) * kind.itemsize > path.stat().st_size * packed:
         raise _damaged(path)
     try:
         values = np.asanyarray(image.dataobj)
-        while stream.read(1 << 20):
-            pass
+        # To the end, where the checksum stands; an end that does not come is no end worth waiting for.
+        beyond = 0
+        while isinstance(stream, gzip.GzipFile) and beyond <= _MOST_BEYOND and (block := stream.read(1 << 20)):
+            beyond += len(block)
     except _READ_FAILURES as error:
         raise _damaged(path) from error
+    if beyond > _MOST_BEYOND:
+        raise _refused(
+            path,
+            f"goes on for more than {_MOST_BEYOND >> 20} MB behind its last voxel, expected its end. "
+            "Convert the scan again from its source.",
+        )
     return values.reshape(values.shape[:3])

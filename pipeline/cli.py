@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data_manifests.caches import choose_caches
-from ..data_manifests.errors import Failure, UserError
+from ..data_manifests.errors import Failure, UserError, for_terminal
 from ..data_manifests.machine import machine_trouble, path_trouble
 from .arguments import make_parser
 from .titles import STAGE_TITLES
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[options.command](options)
     except UserError as error:
         for problem in error.problems:
-            print(f"voxout: {problem}", file=sys.stderr)
+            print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
         return MISTAKE
     except BrokenPipeError:
         # Whoever read our lines has gone (as in `| head`). Nothing is left to say, not even at exit.

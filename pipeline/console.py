@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data_manifests.errors import for_terminal, kept
+
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
 
@@ -47,13 +49,13 @@ class Console:
     def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
         """Print a line (unless it is above the verbosity) and log it, or `kept` in its place, with its facts."""
         if level <= self.verbosity:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(for_terminal(text), file=sys.stdout)
             sys.stdout.flush()
         self.log(kept or text, **facts)
 
     def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
         """A line that even a quiet run prints, on standard error."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(for_terminal(text), file=sys.stderr)
         self.log(kept or text, warning=True, **facts)
 
     @contextmanager
@@ -86,4 +88,4 @@ class Console:
         if self._log is not None:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, default=str) + "\n")
+                file.write(json.dumps(kept(line), default=str) + "\n")

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
@@ -58,6 +59,7 @@ class Engine:
         if self._client is not None:
             self._client.close()
             self._cluster.close()
+            self._scratch.cleanup()
             self._client = None
 
     def map(
@@ -78,10 +80,7 @@ class Engine:
         from dask.distributed import as_completed
 
         client = self._started()
-        futures = {
-            client.submit(_guarded, function, *call, key=f"{stage}-{call[0].key}", pure=False): call[0]
-            for call in calls
-        }
+        futures = {client.submit(_guarded, function, *call, pure=False): call[0] for call in calls}
         results: dict[str, Any] = {}
         failures: dict[str, Failure] = {}
         for done, future in enumerate(as_completed(futures), start=1):
@@ -114,6 +113,7 @@ class Engine:
         if self._client is None:
             from dask import config
             from dask.distributed import Client, LocalCluster
+            from distributed.security import Security
 
             config.set(
                 {
@@ -122,9 +122,19 @@ class Engine:
                     "distributed.scheduler.allowed-failures": 1,
                     "distributed.scheduler.worker-saturation": 1.0,
                     "distributed.logging.distributed": "error",
+                    # Pages that nothing here looks at, on ports that every user of the machine could read.
+                    "distributed.scheduler.http.routes": [],
+                    "distributed.worker.http.routes": [],
                 }
             )
+            self._scratch = TemporaryDirectory(prefix="voxout-", ignore_cleanup_errors=True)
             self._cluster = LocalCluster(
+                # A port on loopback is open to every user of the machine: only who has the keys, made anew for this
+                # cluster, may send work through it.
+                security=Security.temporary(),
+                protocol="tls://",
+                local_directory=self._scratch.name,
+                worker_dashboard_address="127.0.0.1:0",
                 n_workers=self.jobs,
                 threads_per_worker=1,
                 processes=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import Failure, SubjectError, UserError, some_of
+from ..data_manifests.errors import Failure, SubjectError, UserError, private, some_of
 from ..data_manifests.matching import IdFile, files_by_id, identity
 from ..data_manifests.people import Person, person_of, read_people
 from ..data_manifests.volume import Volume, read_map, read_mask
@@ -251,7 +251,7 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
             return reader(file.path)
         except UserError as error:
             # By its role: all of a subject's files may have one name, and a name may be a person's.
-            told = str(error).replace(f"{file.path}: ", "").replace(f"{file.path.name}: ", "")
+            told = str(error).replace(f"{private(file.path)}: ", "").replace(f"{private(file.path.name)}: ", "")
             raise SubjectError(f"{key}, {role}: {told}") from error
 
     map = read(read_map, subject.map, "map")

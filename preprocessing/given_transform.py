@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
+from ..data_manifests.opening import open_file
 from .registration import jacobian_range
 from .resampling import LPS, itk_displacements, itk_geometry
 from .template import Template
@@ -61,17 +62,17 @@ def read_transform(path: Path, template: Template) -> TemplateTransform:
 
 def open_transform(path: Path) -> sitk.Transform:
     """The transform that a file holds; a UserError where it is missing, no transform, or not 3-D."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected an ITK transform. Check column template_transform.")
+    with open_file(path, expected="an ITK transform (.h5, .mat, .tfm, .txt)"):
+        pass  # there, and not a pointer: SimpleITK says neither
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise UserError(
-            f"{path.name}: is not a transform that is understood, expected one of ITK (.h5, .mat, .tfm, .txt). Name "
-            "what antsApplyTransforms would take, or leave column template_transform empty."
+            f"{private(path.name)}: is not a transform that is understood, expected one of ITK (.h5, .mat, .tfm, .txt)."
+            " Name what antsApplyTransforms would take, or leave column template_transform empty."
         ) from error
     if transform.GetDimension() != 3:
-        raise UserError(f"{path.name}: moves points of {transform.GetDimension()}-D space, expected 3-D.")
+        raise UserError(f"{private(path.name)}: moves points of {transform.GetDimension()}-D space, expected 3-D.")
     return transform
 
 

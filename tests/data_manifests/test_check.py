@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from voxout.data_manifests.bids import read_bids
 from voxout.data_manifests.check import CheckResult, check_manifest
+from voxout.data_manifests.errors import for_terminal
 from voxout.data_manifests.subject import Manifest, SubjectRecord
 
 SIZE = (24, 26, 22)
@@ -58,7 +59,7 @@ def check(manifest, **options) -> CheckResult:
 
 
 def told(problems) -> list[str]:
-    return [problem.sentence for problem in problems]
+    return [for_terminal(problem.sentence) for problem in problems]
 
 
 def only_problem(manifest: Manifest, key: str = "sub-24", **options) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from voxout.data_manifests.errors import private
 from voxout.data_manifests.subject import Manifest, SubjectRecord
 
 CONTROL = SubjectRecord("01", "control", {"t1w": Path("/a.nii")})
@@ -43,3 +44,17 @@ def test_a_manifest_keeps_order_and_finds_by_key():
 def test_records_cannot_change():
     with pytest.raises(AttributeError):
         CONTROL.group = "patient"  # type: ignore[misc]
+
+
+def test_a_short_name_inside_a_long_one_leaves_nothing_of_it():
+    long = Path("/data/DOE/DOE_JANE_T1.nii.gz")
+    records = (
+        SubjectRecord("1", "control", {"t1w": Path("/data/DOE/T1.nii.gz")}),
+        SubjectRecord("2", "control", {"t1w": long}),
+    )
+    manifest = Manifest(records)
+    assert manifest.anonymous(f"sub-2: {private(long.name)}: is empty.") == "sub-2: its t1w: is empty."
+    assert manifest.anonymous(f"sub-2: {private(long)}: no such file.") == "sub-2: its t1w: no such file."
+    for unmarked in (f"{long.name} is empty", f"{long} is empty", "see /data/DOE/other", "see DOE_JANE_FLAIR.nii.gz"):
+        assert "DOE" not in manifest.anonymous(unmarked)
+    assert manifest.anonymous("expected NIfTI (.nii, .nii.gz) or MGZ.") == "expected NIfTI (.nii, .nii.gz) or MGZ."

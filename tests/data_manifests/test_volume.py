@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.grid import Grid
 from voxout.data_manifests.volume import Volume, nifti_bytes, read_grid, read_mask, read_volume, write_volume
 
@@ -52,7 +52,7 @@ def with_header(folder: Path, *, name: str = "scan.nii", **fields) -> Path:
 
 # -- the sentences ---------------------------------------------------------------------------------------------------
 def test_missing(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.nii\.gz: no such file\. Check the path in the manifest"):
+    with pytest.raises(UserError, match=r"nowhere\.nii\.gz\W: no such file\. Check the path in the manifest"):
         read_volume(tmp_path / "nowhere.nii.gz")
 
 
@@ -246,6 +246,52 @@ def test_scan_aligned_by_its_sform_keeps_its_qform(tmp_path):
     np.testing.assert_allclose(header.get_qform(), AFFINE, atol=1e-5)
     np.testing.assert_allclose(header.get_sform(), aligned, atol=1e-5)
     assert (header["qform_code"], header["sform_code"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"vox_offset": 0}, r"start at byte 0 \(vox_offset\), expected 352"),
+        ({"scl_slope": 2, "scl_inter": np.nan}, "scales the values by 2 and adds nan"),
+        ({"scl_slope": np.inf, "scl_inter": 0}, "scales the values by inf"),
+        ({"datatype": 1}, "stored with 1 bit a voxel"),
+        ({"pixdim": [1, 1, 1, 1, 1, 1, 1, 1], "qform_code": 0}, "by its sform and 1 x 1 x 1 mm by its pixdim"),
+        ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "expected at most 500,000,000 voxels"),
+    ],
+)
+def test_a_header_that_contradicts_itself(tmp_path, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        read_volume(with_header(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("pair", [(np.nan, np.nan), (0, 0), (0, np.nan)])
+def test_no_scale_is_no_damage(tmp_path, pair):
+    path = with_header(tmp_path, scl_slope=pair[0], scl_inter=pair[1])
+    np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
+
+
+def test_metres_that_are_millimetres_are_noted(tmp_path):
+    assert read_grid(with_header(tmp_path, xyzt_units=1)).unit == "metre"
+    assert read_grid(with_header(tmp_path, xyzt_units=2)).unit is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fetch"),
+    [
+        ("/annex/objects/MD5E-s9--0.nii.gz\n", "datalad get"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_pointers_are_to_be_fetched(tmp_path, content, fetch):
+    (tmp_path / "t1.nii.gz").write_text(content)
+    with pytest.raises(UserError, match=f"content that is not on this machine.*{fetch}"):
+        read_volume(tmp_path / "t1.nii.gz")
+
+
+def test_a_link_that_was_not_fetched(tmp_path):
+    (tmp_path / "t1.nii.gz").symlink_to(".git/annex/objects/aa/t1.nii.gz")
+    with pytest.raises(UserError, match="is a link to content that is not on this machine.*datalad get"):
+        read_volume(tmp_path / "t1.nii.gz")
 
 
 # -- masks -----------------------------------------------------------------------------------------------------------
@@ -477,7 +523,7 @@ def test_a_damaged_file_is_read_or_named_but_never_crashes(tmp_path, changes, mg
         try:
             read(path)
         except UserError as error:
-            assert error.problems[0].startswith(path.name)
+            assert for_terminal(error.problems[0]).startswith(path.name)
 
 
 @pytest.mark.parametrize("folder", ["ixi", "ms", "wmh", "wmh_unaligned", "tumour"])
