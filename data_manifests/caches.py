@@ -73,7 +73,9 @@ def compiled(function: Callable, **options: Any) -> Any:
 
     kept = choose_caches().compiled
     # numba reads the environment when it is imported, which may have been before the choice.
-    numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR", "")
+    import numba.core.config
+
+    setattr(numba.core.config, "CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", ""))  # noqa: B010 (set by numba at import)
     if kept:
         try:
             return numba.njit(nogil=True, cache=True, **options)(function)
@@ -92,6 +94,8 @@ def _user_folder() -> Path | None:
             root = Path.home() / ".cache"
         except RuntimeError:  # no HOME, and no entry among the system's users
             return None
+        if not root.parent.is_dir():
+            return None  # a home that does not exist is not made
     folder = root / "voxout"
     return folder if root.is_absolute() and _private(folder) else None
 
@@ -139,6 +143,8 @@ def _matplotlib_has_a_place() -> bool:
     try:
         home = Path.home()
     except RuntimeError:
+        return False
+    if not home.is_dir():
         return False
     config, cache = (
         Path(os.environ.get(variable) or home / name) / "matplotlib"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from yaml.composer import ComposerError
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError
@@ -139,7 +140,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "it holds a reference (*name)", self.peek_event().start_mark)
+            raise ComposerError(None, None, "it holds a reference (*name)", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 

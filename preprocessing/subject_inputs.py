@@ -43,10 +43,10 @@ def refusals(
     list of str
         One sentence each, without the subject's key.
     """
-    needed = [modality for modality in needed_images(subject, settings) if modality in scans]
-    judgements: list[Callable[[], object]] = [
-        *(partial(require_intensities, scans[modality], modality) for modality in needed)
-    ]
+    judgements: list[Callable[[], object]] = []
+    for modality in needed_images(subject, settings):
+        if modality in scans:
+            judgements.append(partial(require_intensities, scans[modality], modality))
     if brain is not None or subject.brain_mask is None:
         judgements.append(lambda: require_mask(brain, settings.brain_extraction))
     if (path := subject.template_transform) is not None:

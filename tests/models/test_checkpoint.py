@@ -55,7 +55,7 @@ def test_a_newer_one_takes_the_place_of_the_older(tmp_path):
     assert Checkpoint.load(tmp_path).step == 100
 
 
-@pytest.mark.parametrize("killed_at", ["save_file", "json.dumps"])
+@pytest.mark.parametrize("killed_at", ["save", "json.dumps"])
 def test_killed_while_saving_the_older_one_stands(tmp_path, monkeypatch, killed_at):
     older = checkpoint(50)
     older.save(tmp_path)
