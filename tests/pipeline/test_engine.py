@@ -69,3 +69,20 @@ def test_nothing_to_do_starts_nothing():
     engine = Engine(jobs=2)
     assert engine.map(_task(), [], stage="prepare").results == {}
     assert engine._client is None
+
+
+def test_who_has_no_key_cannot_send_work():
+    """A port on loopback is open to every user of the machine."""
+    from distributed import Client
+    from distributed.security import Security
+
+    def key_of(subject):
+        return subject.key
+
+    with Engine(1) as engine:
+        assert engine.map(key_of, [(_subjects(1)[0],)], stage="test").results == {"sub-00": "sub-00"}
+        address = engine._cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        for security, at in ((None, address.replace("tls://", "tcp://")), (Security.temporary(), address)):
+            with pytest.raises((OSError, ValueError)):
+                Client(at, security=security, timeout=2)
