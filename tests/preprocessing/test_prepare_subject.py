@@ -215,7 +215,7 @@ def told(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSetti
 
 def test_a_missing_modality_is_told(subject, out):
     sentence = told(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
-    assert "has no flair image, expected every one of preprocessing.modalities (t1w, flair)" in sentence
+    assert "has no FLAIR, expected one (preprocessing.modalities asks for it)" in sentence
 
 
 def test_a_mask_on_another_grid_is_told(subject, out):
