@@ -28,6 +28,6 @@ def test_the_same_tensors_and_words_are_the_same_bytes(tmp_path):
         subprocess.run([sys.executable, "-c", WRITE, files[-1], order], env=environment, check=True, timeout=120)
     assert len({file.read_bytes() for file in files}) == 1
     with opened_tensors(files[0], "numbers") as file:
-        assert file.words == {f"word{n}": str(n) for n in range(12)}
+        assert file.about == {f"word{n}": str(n) for n in range(12)}
         for name in "abcd":
             assert np.array_equal(file.get_tensor(name), np.arange(3))
