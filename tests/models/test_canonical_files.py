@@ -30,4 +30,4 @@ def test_the_same_tensors_and_words_are_the_same_bytes(tmp_path):
     with opened_tensors(files[0], "numbers") as file:
         assert file.about == {f"word{n}": str(n) for n in range(12)}
         for name in "abcd":
-            assert np.array_equal(file.array(name, np.arange(3).dtype.name, 1), np.arange(3))
+            assert np.array_equal(file.array(name, file.header[name].dtype.name, 1), np.arange(3))
