@@ -35,7 +35,7 @@ class StageRecord:
         All that decides the result, by name. Flat; values are JSON values or hashes.
     outputs : mapping from relative path to size in bytes
     hashes : mapping from relative path to SHA-256
-        Of the outputs that the stage built itself; records of version 0.1.0 have none.
+        Of the outputs that it built itself, and not only names; records of version 0.1.0 have none.
     done : tuple of str
         Keys of the subjects that came through.
     failed : tuple of Failure

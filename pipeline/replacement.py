@@ -131,7 +131,9 @@ class Replacement:
                 "free place. Move it away, then give the same command again: what has been computed is kept."
             )
         if old is not None:
-            remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here))
+            # What it names without a hash was built elsewhere, as a subject's files are: those have their own record.
+            others = frozenset(old.outputs) - frozenset(old.hashes)
+            remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here) | others)
         for name in here:
             _require_inside(root, name)
             (root / name).parent.mkdir(parents=True, exist_ok=True)

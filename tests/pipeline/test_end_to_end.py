@@ -592,7 +592,9 @@ def test_a_refused_setting_leaves_everything_as_it_was(finished, cohort, tmp_pat
     for command, *more in refused:
         assert _voxout(command, cohort, out, *more).returncode == 2
     changed = [str(path) for path, content in before.items() if not path.is_file() or path.read_bytes() != content]
-    assert [name for name in changed if "records/check.json" not in name] == []
+    # `run` looks at the scans again, and tries once more to prepare the one that failed.
+    again = ("records/check.json", "records/prepare.json", "prepared/sub-control010/record.json")
+    assert [name for name in changed if not name.endswith(again)] == []
 
 
 def test_nothing_that_is_kept_names_a_file_of_the_lab(finished, cohort):

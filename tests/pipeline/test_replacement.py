@@ -49,6 +49,19 @@ def test_the_new_takes_the_place_of_the_old(tmp_path):
     assert not (tmp_path / "latents" / "x").exists(), "no empty folder is left"
 
 
+def test_files_that_a_record_names_and_did_not_build_stay(tmp_path):
+    """The record of a stage names what was built subject by subject; who is no longer in it keeps the files."""
+    own = tmp_path / "maps" / "sub-a.nii"
+    own.parent.mkdir()
+    own.write_text("map")
+    folder = OutputFolder(tmp_path)
+    for outputs in ({"maps/sub-a.nii": 3}, {}):
+        files = Replacement(folder, "map", (), folder.record("map"))
+        files.begin({"subjects": len(outputs)})
+        files.finish(StageRecord("map", {}, outputs))
+    assert own.read_text() == "map"
+
+
 def test_the_old_stands_until_the_new_is_whole(tmp_path):
     _build(tmp_path, {"detectors/a": "old"})
     files = _files(tmp_path)
