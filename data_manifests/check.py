@@ -5,6 +5,7 @@ the cohort stops it.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ class Problem:
     subject_key: str
     sentence: str
 
+    @property
+    def bare(self) -> str:
+        """The sentence without the subject's name."""
+        return self.sentence.removeprefix(f"{self.subject_key}: ")
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -61,6 +67,18 @@ class CheckResult:
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     good: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The problems; what holds for each of several subjects is said once."""
+        keys = {*self.good, *(problem.subject_key for problem in self.problems)} - {""}
+        having = Counter(problem.bare for problem in set(self.problems))
+
+        def said(problem: Problem) -> str:
+            of_all = having[problem.bare] == len(keys) > 1
+            return f"all {len(keys)} subjects: {problem.bare}" if of_all else problem.sentence
+
+        return tuple(dict.fromkeys(map(said, self.problems)))
 
 
 def check_manifest(
