@@ -5,7 +5,6 @@ the cohort stops it.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,15 +69,18 @@ class CheckResult:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The problems; what holds for each of several subjects is said once."""
+        """The problems; what is the same for several subjects is said once, with all their names."""
         keys = {*self.good, *(problem.subject_key for problem in self.problems)} - {""}
-        having = Counter(problem.bare for problem in set(self.problems))
+        having: dict[str, dict[str, None]] = {}
+        for problem in self.problems:
+            having.setdefault(problem.bare, {})[problem.subject_key] = None
+        return tuple(_said_of(list(named), len(keys), bare) for bare, named in having.items())
 
-        def said(problem: Problem) -> str:
-            of_all = having[problem.bare] == len(keys) > 1
-            return f"all {len(keys)} subjects: {problem.bare}" if of_all else problem.sentence
 
-        return tuple(dict.fromkeys(map(said, self.problems)))
+def _said_of(keys: Sequence[str], number: int, sentence: str) -> str:
+    if keys == [""]:
+        return sentence
+    return f"{f'all {number} subjects' if len(keys) == number > 1 else ', '.join(keys)}: {sentence}"
 
 
 def check_manifest(
