@@ -66,7 +66,7 @@ def bring_to_native(
     if not native.voxels.any():
         raise UserError(
             f"{private(path.name)}: nothing of it lies in the field of view of {subject.key}'s {BIDS_SUFFIX[image]} "
-            f"({grid}), expected a volume in the template's space (MNI152), of a voxel at least. Check its affine."
+            f"({grid}), expected a volume in the template's space (MNI152) that fills a voxel of it. Check its affine."
         )
     return native
 

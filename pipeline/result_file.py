@@ -44,7 +44,7 @@ def require_result_place(result: Path, out: OutputFolder, inputs: Mapping[str, P
         )
     if os.path.lexists(result) and not _is_earlier_result(result):
         raise UserError(
-            f"{private(result)}: is there already, and no earlier result of `voxout native`, expected a new name. "
+            f"{private(result)}: exists and is not an earlier result of `voxout native`, expected a new name. "
             "Choose another, or move the file away."
         )
 

@@ -249,7 +249,7 @@ def test_a_file_of_another_making_is_not_replaced(tmp_path, refused):
     (tmp_path / "empty.nii").touch()
     (tmp_path / "gone.nii").symlink_to(tmp_path / "nothing.nii")
     for name in scan.name, "cohort.nii", "folder.nii", "empty.nii", "gone.nii":
-        assert f"{name}: is there already, and no earlier result of `voxout native`" in refused(tmp_path / name)
+        assert f"{name}: exists and is not an earlier result of `voxout native`" in refused(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["prepared/sub-01/new.nii", "maps/new.nii", "Maps/new.nii", "records/a/b/new.nii"])
