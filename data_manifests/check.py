@@ -43,6 +43,11 @@ class Problem:
     subject_key: str
     sentence: str
 
+    @property
+    def bare(self) -> str:
+        """The sentence without the subject's name."""
+        return self.sentence.removeprefix(f"{self.subject_key}: ")
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -61,6 +66,21 @@ class CheckResult:
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     good: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The problems; what is the same for several subjects is said once, with all their names."""
+        keys = {*self.good, *(problem.subject_key for problem in self.problems)} - {""}
+        having: dict[str, dict[str, None]] = {}
+        for problem in self.problems:
+            having.setdefault(problem.bare, {})[problem.subject_key] = None
+        return tuple(_said_of(list(named), len(keys), bare) for bare, named in having.items())
+
+
+def _said_of(keys: Sequence[str], number: int, sentence: str) -> str:
+    if keys == [""]:
+        return sentence
+    return f"{f'all {number} subjects' if len(keys) == number > 1 else ', '.join(keys)}: {sentence}"
 
 
 def check_manifest(

@@ -26,8 +26,9 @@ from nibabel.wrapstruct import WrapStructError
 
 from .atomic import written_whole
 from .errors import UserError, private
+from .geometry import judged_grid
 from .grid import Grid, apart_mm
-from .headers import SIZES_AGREE, judge_header, judge_pixdim, odd_unit
+from .headers import judge_header
 from .opening import open_file
 
 # What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
@@ -46,7 +47,6 @@ _READ_FAILURES = (
     MGHError,
     WrapStructError,
 )
-_MOST_VOXELS = 5 * 10**8
 _MOST_BEYOND = 1 << 26
 """Bytes that are unpacked behind the last voxel in search of the checksum."""
 
@@ -87,7 +87,7 @@ def read_grid(path: Path) -> Grid:
         about the axes; a singular or sheared affine; spacing outside 0.1-20 mm.
     """
     with _opened(path) as (image, _):
-        return _judged_grid(image, path)
+        return judged_grid(image, path)
 
 
 def read_volume(path: Path) -> Volume:
@@ -100,7 +100,7 @@ def read_volume(path: Path) -> Volume:
         image that is constant.
     """
     with _opened(path) as (image, stream):
-        grid = _judged_grid(image, path)
+        grid = judged_grid(image, path)
         with np.errstate(over="ignore"):
             voxels = _values(image, stream, path).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
@@ -124,7 +124,7 @@ def read_map(path: Path) -> Volume:
         As `read_grid`; also a file that ends too early or is damaged, and a colour image.
     """
     with _opened(path) as (image, stream):
-        grid = _judged_grid(image, path)
+        grid = judged_grid(image, path)
         with np.errstate(over="ignore"):
             return Volume(_values(image, stream, path).astype(np.float32, copy=False), grid)
 
@@ -135,14 +135,28 @@ def read_labels(path: Path) -> Volume:
     Raises
     ------
     UserError
-        As `read_grid`; also a file that ends too early or is damaged, a colour image, and labels that are not finite.
+        As `read_grid`; also a file that ends too early or is damaged, a colour image, and values that are not whole
+        numbers.
     """
     with _opened(path) as (image, stream):
-        grid = _judged_grid(image, path)
+        grid = judged_grid(image, path)
         voxels = _values(image, stream, path)
     if not np.isfinite(voxels).all():
-        raise _refused(path, "holds NaN or infinite labels, expected numbers. Set those to 0.")
+        raise _refused(path, "holds NaN or infinite labels, expected whole numbers. Set those to 0.")
+    broken = voxels[voxels % 1 != 0]
+    if broken.size:
+        raise _refused(
+            path, f"holds the value {broken[0]:g}, expected whole numbers as labels. Is it a map rather than an atlas?"
+        )
     return Volume(voxels, grid)
+
+
+def read_description(path: Path) -> str:
+    """What the header of a NIfTI file says of its making; "" for other images."""
+    with _opened(path) as (image, _):
+        if not isinstance(image.header, Nifti1Header):
+            return ""
+        return image.header["descrip"].tobytes().rstrip(b"\0").decode("ascii", "replace")
 
 
 def read_mask(path: Path) -> Volume:
@@ -155,7 +169,7 @@ def read_mask(path: Path) -> Volume:
         returned: whether that is an error depends on what it masks.
     """
     with _opened(path) as (image, stream):
-        grid = _judged_grid(image, path)
+        grid = judged_grid(image, path)
         voxels = _values(image, stream, path)
     inside = voxels != 0
     labels = voxels[inside]
@@ -166,29 +180,38 @@ def read_mask(path: Path) -> Volume:
     return Volume(inside, grid)
 
 
-def write_volume(path: Path, volume: Volume) -> Path:
+def write_volume(path: Path, volume: Volume, *, description: str = "") -> Path:
     """Write a NIfTI file, whole or not at all.
 
     The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
     as uint8, float64 and float16 as float32, 64-bit integers in 32 bits where they fit.
     """
-    image = _fresh_image(volume)
+    return _write(path, _fresh_image(volume, _stored_type(volume.voxels)), description)
+
+
+def write_labels(path: Path, labels: Volume, *, description: str = "") -> Path:
+    """The same for what `read_labels` reads, in the type that it has."""
+    return _write(path, _fresh_image(labels, labels.voxels.dtype), description)
+
+
+def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
+    """The same as an uncompressed NIfTI file in memory; a reader multiplies the stored values by `slope`."""
+    image = _fresh_image(volume, _stored_type(volume.voxels))
+    image.header.set_slope_inter(slope, 0)
+    return image.to_bytes()
+
+
+def _write(path: Path, image: Nifti1Image, description: str) -> Path:
+    image.header["descrip"] = description
     with written_whole(path) as temporary:
         save(image, temporary)
     return path
 
 
-def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
-    """The same as an uncompressed NIfTI file in memory; a reader multiplies the stored values by `slope`."""
-    image = _fresh_image(volume)
-    image.header.set_slope_inter(slope, 0)
-    return image.to_bytes()
-
-
-def _fresh_image(volume: Volume) -> Nifti1Image:
+def _fresh_image(volume: Volume, stored: np.dtype) -> Nifti1Image:
     grid = volume.grid
-    voxels = volume.voxels.astype(_stored_type(volume.voxels), copy=False)
-    image = Nifti1Image(voxels, grid.affine, dtype=voxels.dtype)
+    voxels = volume.voxels.astype(stored, copy=False)
+    image = Nifti1Image(voxels, grid.affine, dtype=stored)
     image.header.set_xyzt_units("mm")
     image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
     image.set_sform(grid.affine, code=grid.sform_code)
@@ -255,70 +278,6 @@ def _damaged(path: Path) -> UserError:
         "ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
         "scan again from its source.",
     )
-
-
-def _judged_grid(image: SpatialImage, path: Path) -> Grid:
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    found = "x".join(str(n) for n in image.shape)
-    if len(shape) == 3 and np.prod(shape, dtype=float) > _MOST_VOXELS:
-        raise _refused(
-            path,
-            f"has the shape {found}, expected at most {_MOST_VOXELS:,} voxels. Resample the image, "
-            "or convert it again if its header is wrong.",
-        )
-    if len(shape) != 3 or min(shape) < 2:
-        raise _refused(path, f"has the shape {found}, expected one 3-D volume. Name a single volume.")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 0.999 * np.prod(spacing_mm):
-        raise _refused(
-            path,
-            "its affine is singular or sheared, expected three perpendicular axes. "
-            "Convert the scan again from its source.",
-        )
-    if spacing_mm.min() < 0.1 or spacing_mm.max() > 20:
-        raise _refused(
-            path,
-            f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing_mm)} mm, expected 0.1 to 20 mm. "
-            "Mend the voxel sizes in its header (metres for millimetres?).",
-        )
-    header = image.header
-    if not isinstance(header, Nifti1Header):
-        return Grid(shape, affine)
-    judge_pixdim(header, affine, path)
-    codes = int(header["qform_code"]), int(header["sform_code"])
-    qform = _deviating_qform(header, affine, shape, path) if all(codes) else None
-    return Grid(shape, affine, *codes, qform=qform, unit=odd_unit(header))
-
-
-def _deviating_qform(
-    header: Nifti1Header, affine: np.ndarray, shape: tuple[int, int, int], path: Path
-) -> np.ndarray | None:
-    """The qform where it is turned or shifted against the sform; an error where it is another geometry.
-
-    A shift and a small turn are what aligning a scan to its commissures leaves behind. Flipped or swapped axes and
-    other voxel sizes are a damaged header: one of the two forms confuses left and right.
-    """
-    try:
-        qform = np.asarray(header.get_qform(), dtype=np.float64)
-    except _READ_FAILURES as error:
-        raise _refused(
-            path, "its qform is not a rotation, expected one. Set its code to 0 if the sform is right."
-        ) from error
-    if apart_mm(qform, affine, shape) <= 0.5:
-        return None
-    by_qform, by_sform = Grid(shape, qform), Grid(shape, affine)
-    cosines = (qform[:3, :3] * affine[:3, :3]).sum(axis=0) / (by_qform.spacing_mm * by_sform.spacing_mm)
-    ratios = by_qform.spacing_mm / by_sform.spacing_mm
-    if cosines.min() < np.cos(np.deg2rad(45)) or abs(np.log(ratios)).max() > np.log(SIZES_AGREE):
-        raise _refused(
-            path,
-            f"qform ({by_qform}) and sform ({by_sform}) contradict each other, expected one geometry. "
-            "Set the code of the wrong one to 0.",
-        )
-    return qform
 
 
 def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarray:

@@ -78,11 +78,19 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder of a run that prepared the subject")
     parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
     parser.add_argument("volume", type=Path, metavar="VOLUME", help="NIfTI in template space, on any grid")
-    parser.add_argument("result", type=Path, metavar="RESULT", help="NIfTI to write")
+    parser.add_argument(
+        "result",
+        type=Path,
+        metavar="RESULT",
+        help="NIfTI to write; an earlier result of this command is replaced, any other file is not",
+    )
     parser.add_argument("--image", choices=MODALITIES, default="t1w", help="whose space (default: t1w)")
     parser.add_argument("--like", type=Path, metavar="IMAGE", help="whose grid; default: that of the T1w")
     parser.add_argument(
-        "--labels", action="store_true", help="for atlases, by nearest neighbours, and masks, which keep their volume"
+        "--labels",
+        action="store_true",
+        help="for atlases, by nearest neighbours, and masks, which keep their volume; "
+        "labels are whole numbers and keep their type and value",
     )
     parser.set_defaults(command="native")
 

@@ -150,21 +150,19 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _native(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
-    from ..data_manifests.volume import write_volume
+    from ..data_manifests.volume import write_labels, write_volume
     from .native import bring_to_native
+    from .result_file import MARK, require_result_place
 
+    out = OutputFolder(options.folder)
+    inputs = {"VOLUME": options.volume} | ({"the image named by --like": options.like} if options.like else {})
+    require_result_place(options.result, out, inputs)
     volume = bring_to_native(
-        OutputFolder(options.folder),
-        options.subject,
-        options.volume,
-        image=options.image,
-        like=options.like,
-        labels=options.labels,
+        out, options.subject, options.volume, image=options.image, like=options.like, labels=options.labels
     )
-    if not options.result.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"{options.result}: expected a name that ends in .nii or .nii.gz. Rename the result.")
     _make_folder(options.result.parent)
-    print(write_volume(options.result, volume))
+    write = write_labels if options.labels else write_volume
+    print(write(options.result, volume, description=MARK))
     return DONE
 
 

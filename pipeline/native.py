@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
+import SimpleITK as sitk
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.terms import BIDS_SUFFIX, Modality
-from ..data_manifests.volume import Volume, read_grid, read_map
+from ..data_manifests.volume import Grid, Volume, read_grid, read_labels, read_map
 from ..preprocessing.coregistration import Alignment
 from ..preprocessing.template_transform import TemplateTransform
 
@@ -31,17 +31,18 @@ def bring_to_native(
     like : Path, optional
         An image of that space, whose grid and form codes the result gets; needed but for the T1w.
     labels : bool
-        Nearest neighbours instead of linear interpolation; a volume of a single label is a mask, whose parts keep their
-        volume.
+        Nearest neighbours instead of linear interpolation: labels keep their type and every digit. A volume of a single
+        label is a mask, whose parts keep their volume.
 
     Raises
     ------
     UserError
-        The subject was not prepared, or not with that image; files that cannot be read; no image to be like.
+        The subject was not prepared, or not with that image; files that cannot be read; no image to be like; labels
+        that are not whole numbers; a volume of which nothing lies in the image's field of view.
     """
     subject = _named(key)
     if not (out.transform_folder(subject) / "transform.json").is_file():
-        there = sorted(folder.name for folder in (out.root / "prepared").glob("sub-*"))
+        there = _prepared(out)
         found = f"such as {there[0]}" if there else "and there is none yet"
         raise UserError(f"{out.root}: holds no prepared {subject.key}, expected a subject {found}. Check the id.")
     transform = TemplateTransform.load(out.transform_folder(subject))
@@ -49,20 +50,45 @@ def bring_to_native(
     if image != "t1w":
         if not out.alignment(subject, image).is_file():
             raise UserError(
-                f"{subject.key}: its {BIDS_SUFFIX[image]} was not prepared, so nobody knows where it lies. Add {image} "
-                "to preprocessing.modalities and run prepare again."
+                f"{subject.key}: its {BIDS_SUFFIX[image]} was not prepared, so where it lies is not known. Add "
+                f"{image} to preprocessing.modalities and run prepare again."
             )
         alignment = Alignment.load(out.alignment(subject, image)).transform
     if like is None and image != "t1w":
         raise UserError(f"--image {image}: no image to be like, expected one of that space. Name it by --like.")
     grid = read_grid(like or out.native_brain_mask(subject))
-    volume = read_map(path)
+    volume = read_labels(path) if labels else read_map(path)
+    if not volume.voxels.any():
+        raise UserError(
+            f"{private(path.name)}: is 0 everywhere, expected a volume that shows something. Check the file."
+        )
+    native = _brought(volume, transform, grid, alignment, labels=labels)
+    if not native.voxels.any():
+        raise UserError(
+            f"{private(path.name)}: nothing of it lies in the field of view of {subject.key}'s {BIDS_SUFFIX[image]} "
+            f"({grid}), expected a volume in the template's space (MNI152) that fills a voxel of it. Check its affine."
+        )
+    return native
+
+
+def _brought(
+    volume: Volume, transform: TemplateTransform, grid: Grid, alignment: sitk.Transform | None, *, labels: bool
+) -> Volume:
+    if not labels:
+        return transform.to_native(volume, grid, interpolation="linear", from_t1w=alignment)
     shown = volume.voxels != 0
-    label = volume.voxels.max()
-    if labels and label > 0 and (volume.voxels[shown] == label).all():
-        mask = transform.to_native(volume.with_voxels(shown), grid, interpolation="volume", from_t1w=alignment)
-        return mask.with_voxels(np.where(mask.voxels, label, 0).astype(np.float32))
-    return transform.to_native(volume, grid, interpolation="nearest" if labels else "linear", from_t1w=alignment)
+    label = volume.voxels[shown][:1]
+    if (volume.voxels[shown] != label).any():
+        return transform.to_native(volume, grid, interpolation="nearest", from_t1w=alignment)
+    mask = transform.to_native(volume.with_voxels(shown), grid, interpolation="volume", from_t1w=alignment)
+    return mask.with_voxels(mask.voxels * label)
+
+
+def _prepared(out: OutputFolder) -> list[str]:
+    """Keys of the subjects with a transform."""
+    root = out.root / "prepared"
+    found = root.glob("sub-*/**/transforms/transform.json")
+    return sorted("_".join(file.parent.parent.relative_to(root).parts) for file in found)
 
 
 def _named(key: str) -> SubjectRecord:

@@ -20,6 +20,14 @@ from .records import StageRecord, evidence, write_json
 
 BUILDING = ".building"
 SET_ASIDE = "set-aside"
+OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
+    "config.yaml",
+    "failures.csv",
+    "records",
+    BUILDING,
+    SET_ASIDE,
+}
+"""What voxout writes at the top of an output folder."""
 _INPUTS, _RECORD = ".inputs.json", ".record.json"
 
 
@@ -202,8 +210,7 @@ def require_own_place(out: Path) -> None:
     """
     if not out.is_dir() or any(StageRecord.read(file) for file in (out / "records").glob("*.json")):
         return
-    ours = {Path(name).parts[0] for name in PARTS.values()} | {"config.yaml", "failures.csv", "records", BUILDING}
-    found = sorted(name for name in ours if os.path.lexists(out / name) and not _is_empty(out / name))
+    found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _is_empty(out / name))
     # A run that was stopped in its first stage leaves these, and its log.
     if found and not (set(found) <= {"config.yaml", "failures.csv", BUILDING} and (out / "log.jsonl").is_file()):
         raise UserError(

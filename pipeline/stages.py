@@ -67,7 +67,7 @@ def _check(run: Run) -> Work:
         sentences.setdefault(problem.subject_key, []).append(problem.sentence)
     unmet = _unmet_settings(run)
     if unmet or "" in sentences or not result.good:
-        raise UserError([*unmet, *(problem.sentence for problem in result.problems)])
+        raise UserError([*unmet, *result.sentences])
     return Work(
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),

@@ -19,14 +19,17 @@ Interpolation = Literal["linear", "nearest", "bspline", "volume"]
 LPS = np.diag([-1.0, -1.0, 1.0])
 """Turns RAS vectors into LPS ones, and back."""
 
-_INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline3}
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline3}
 
 
 def to_itk(volume: Volume) -> sitk.Image:
     """Hand a volume to SimpleITK; booleans as uint8, everything else as float32."""
-    kind = np.uint8 if volume.voxels.dtype == bool else np.float32
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0), dtype=kind))
-    place_itk(image, volume.grid)
+    return _placed(volume.voxels.astype(np.uint8 if volume.voxels.dtype == bool else np.float32), volume.grid)
+
+
+def _placed(voxels: np.ndarray, grid: Grid) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
+    place_itk(image, grid)
     return image
 
 
@@ -92,7 +95,7 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     Parameters
     ----------
     volume : Volume
-        bool, or anything that fits float32.
+        bool, or anything that fits float32; anything at all for "nearest".
     grid : Grid
     transform : SimpleITK.Transform
         Takes a point of `grid` to its place in `volume` (LPS mm).
@@ -105,10 +108,12 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     Returns
     -------
     Volume
-        float32, or bool for a bool input; 0 outside the field of view of `volume`.
+        float32, bool for a bool input, the type of `volume` for "nearest"; 0 outside the field of view of `volume`.
     """
+    if interpolation == "nearest":
+        return _nearest(volume, grid, transform)
     is_mask = volume.voxels.dtype == bool
-    if is_mask and interpolation != "nearest":
+    if is_mask:
         volume = volume.with_voxels(volume.voxels.astype(np.float32))
     if interpolation == "volume":
         if not is_mask:
@@ -116,6 +121,24 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
         fine = blurred_for(volume, float(grid.spacing_mm.min()))
         values = resample(fine, grid, transform, "linear")
         return _most_of_each_part(values, _shares(fine, values, transform))
+    voxels = _resampled(to_itk(volume), grid, transform, _INTERPOLATORS[interpolation])
+    if is_mask:
+        return Volume(np.ascontiguousarray(voxels >= 0.5), grid)
+    if interpolation == "bspline":
+        voxels = np.clip(voxels, min(0.0, float(volume.voxels.min())), max(0.0, float(volume.voxels.max())))
+    return Volume(np.ascontiguousarray(voxels), grid)
+
+
+def _nearest(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
+    """ITK says which voxel is the nearest; values, which may be more than a float can count, do not pass through it."""
+    numbers = np.arange(1, volume.voxels.size + 1, dtype=np.int32).reshape(volume.grid.size_vox)
+    nearest = _resampled(_placed(numbers, volume.grid), grid, transform, sitk.sitkNearestNeighbor)
+    values = np.concatenate([np.zeros(1, volume.voxels.dtype), volume.voxels.ravel()])
+    return Volume(np.ascontiguousarray(values[nearest]), grid)
+
+
+def _resampled(image: sitk.Image, grid: Grid, transform: sitk.Transform, interpolator: int) -> np.ndarray:
+    """(X, Y, Z); 0 outside the field of view of the image."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)
     origin, spacing, direction = itk_geometry(grid)
@@ -123,14 +146,9 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     resampler.SetOutputOrigin(origin.tolist())
     resampler.SetOutputSpacing(spacing.tolist())
     resampler.SetOutputDirection(direction.ravel().tolist())
-    resampler.SetInterpolator(_INTERPOLATORS[interpolation])
+    resampler.SetInterpolator(interpolator)
     resampler.SetTransform(transform)
-    voxels = sitk.GetArrayFromImage(resampler.Execute(to_itk(volume))).transpose(2, 1, 0)
-    if is_mask:
-        return Volume(np.ascontiguousarray(voxels >= 0.5), grid)
-    if interpolation == "bspline":
-        voxels = np.clip(voxels, min(0.0, float(volume.voxels.min())), max(0.0, float(volume.voxels.max())))
-    return Volume(np.ascontiguousarray(voxels), grid)
+    return sitk.GetArrayFromImage(resampler.Execute(image)).transpose(2, 1, 0)
 
 
 def _shares(mask: Volume, values: Volume, transform: sitk.Transform) -> np.ndarray:
@@ -149,17 +167,32 @@ def _shares(mask: Volume, values: Volume, transform: sitk.Transform) -> np.ndarr
 def _most_of_each_part(values: Volume, shares: np.ndarray) -> Volume:
     """As many voxels of every connected part as its shares add up to, those with the greatest values."""
     labels, number = cast(tuple[np.ndarray, int], ndimage.label(values.voxels > 0, np.ones((3, 3, 3))))
-    # A part has a share of voxels whose centre it does not reach.
+    wanted = np.rint(np.bincount(labels.ravel(), _with_rim(shares, labels > 0).ravel(), number + 1))
+    # A part may need voxels whose centre it does not reach.
     labels = np.where(labels > 0, labels, ndimage.maximum_filter(labels, 3))
     inside = np.flatnonzero(labels)
     part, value = labels.ravel()[inside], values.voxels.ravel()[inside]
-    wanted = np.rint(np.bincount(part, shares.ravel()[inside], number + 1))
     order = np.lexsort((-value, part))
     part = part[order]
     rank = np.arange(len(part)) - np.searchsorted(part, part)
     mask = np.zeros(shares.shape, bool)
     mask.ravel()[inside[order][rank < wanted[part]]] = True
     return values.with_voxels(mask)
+
+
+def _with_rim(shares: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """The shares of the voxels that are reached, each with its part of those around it that are not.
+
+    A voxel that is not reached gives the same to each neighbour that is: between two lesions both get half.
+    """
+    takers = _around(reached.astype(np.float32))
+    given = np.where(~reached & (takers > 0.5), shares / np.maximum(takers, 1), 0)
+    return np.where(reached, shares + _around(given), 0)
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """The sum over a voxel and its 26 neighbours; 0 beyond the edge."""
+    return 27 * np.asarray(ndimage.uniform_filter(values, 3, mode="constant"))
 
 
 def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from voxout.data_manifests.bids import read_bids
-from voxout.data_manifests.check import CheckResult, check_manifest
+from voxout.data_manifests.check import CheckResult, Problem, check_manifest
 from voxout.data_manifests.errors import for_terminal
 from voxout.data_manifests.subject import Manifest, SubjectRecord
 
@@ -294,3 +294,24 @@ def test_real_cohorts_are_in_order(shared_data, folder):
     modalities = ["t1w"] if folder == "ixi" else ["t1w", "flair"]
     result = check_manifest(read_bids(shared_data / folder), modalities=modalities, fewest_controls=0)
     assert result.problems == () and result.warnings == ()
+
+
+def test_what_several_subjects_have_in_common_is_said_once_with_all_their_names():
+    problems = (
+        Problem("sub-1", "sub-1: has no FLAIR."),
+        Problem("sub-1", "sub-1: has no T2w."),
+        Problem("sub-2", "sub-2: has no FLAIR."),
+        Problem("sub-2", "sub-2: its mask is empty."),
+        Problem("sub-3", "sub-3: has no T2w."),
+        Problem("sub-3", "sub-3: has no FLAIR."),
+        Problem("sub-3", "sub-3: has no FLAIR."),
+        Problem("", "0 controls can be used."),
+    )
+    of_all = "all 3 subjects: has no FLAIR."
+    rest = "sub-1, sub-3: has no T2w.", "sub-2: its mask is empty.", "0 controls can be used."
+    assert CheckResult(problems, (), ()).sentences == (of_all, *rest)
+    assert CheckResult(problems, (), ("sub-4",)).sentences == (
+        of_all.replace("all 3 subjects", "sub-1, sub-2, sub-3"),
+        *rest,
+    )
+    assert CheckResult(problems[:2], (), ()).sentences == ("sub-1: has no FLAIR.", "sub-1: has no T2w.")

@@ -12,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume, nifti_bytes, read_grid, read_mask, read_volume, write_volume
+from voxout.data_manifests.volume import (
+    Volume,
+    nifti_bytes,
+    read_grid,
+    read_labels,
+    read_mask,
+    read_volume,
+    write_labels,
+    write_volume,
+)
 
 SIZE = (5, 6, 7)
 VOXELS = np.arange(np.prod(SIZE), dtype=np.int16).reshape(SIZE)  # no symmetry at all: every flip shows
@@ -326,6 +335,29 @@ def test_empty_mask_is_returned(tmp_path):
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_labels_keep_their_type_and_every_digit(tmp_path, dtype):
+    kind = np.dtype(dtype)
+    largest = 2**53 - 1 if dtype == "f8" else 2**24 if dtype == "f4" else np.iinfo(kind).max
+    voxels = np.zeros(SIZE, kind)
+    voxels[1:3, 1, 1] = largest, largest - 1
+    path = tmp_path / "atlas.nii"
+    nib.save(nib.Nifti1Image(voxels, AFFINE, dtype=kind), path)
+    labels = read_labels(path)
+    again = nib.load(write_labels(tmp_path / "again.nii", labels, description="voxout native"))
+    for found in labels.voxels, np.asanyarray(again.dataobj):
+        assert found.dtype == kind
+        assert np.array_equal(found, voxels)
+
+
+@pytest.mark.parametrize("value, found", [(0.5, "0.5"), (-3.25, "-3.25"), (np.nan, "NaN"), (np.inf, "infinite")])
+def test_labels_are_whole_numbers(tmp_path, value, found):
+    voxels = VOXELS.astype(np.float32).round()
+    voxels[2, 1, 1] = value
+    with pytest.raises(UserError, match=f"atlas.nii.*: holds .*{found}.*, expected whole numbers"):
+        read_labels(saved(tmp_path, scan(voxels), "atlas.nii"))
+
+
 def test_scale_slope_is_applied(tmp_path):
     path = with_header(tmp_path, scl_slope=0.5, scl_inter=-3)
     read = read_volume(path).voxels

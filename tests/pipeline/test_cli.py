@@ -69,6 +69,19 @@ def test_check_tells_all_problems_at_once_those_of_the_settings_too(capsys, tmp_
     assert "models.fusion.covariates names site" in told and "control003" in told
 
 
+def test_what_every_subject_lacks_is_said_once(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
+    bare = [replace(record, brain_mask=None) for record in read_manifest(cohort)]
+    bare[1].images["t1w"].write_bytes(b"no scan")
+    write_manifest(cohort, Manifest(tuple(bare)))
+    given = ("--set", "preprocessing.brain_extraction.method=given")
+    code, told = _told(capsys, "check", cohort, tmp_path / "out", *given)
+    assert code == 2
+    assert "voxout: all 5 subjects: no brain mask is given, but brain_extraction.method asks for one;" in told
+    assert told.count("no brain mask is given") == 1
+    assert "voxout: sub-control002: " in told
+
+
 def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
     code, told = _told(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
     assert code == 2

@@ -70,6 +70,22 @@ def test_masks_stay_masks(interpolation, kit):
     assert found.voxels.sum() / 8 == pytest.approx(mask.voxels.sum(), rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "u8", "f4", "f8", ">i4"])
+def test_the_nearest_value_keeps_its_type_and_every_digit(dtype, kit):
+    # Floats of 32 bits count to 2^24, floats of 64 bits to 2^53.
+    kind = np.dtype(dtype)
+    largest = (
+        2**53 - 1 if kind.kind == "f" and kind.itemsize == 8 else 2**24 if kind.kind == "f" else np.iinfo(kind).max
+    )
+    values = np.array([0, largest, largest - 1, largest - 2, largest // 3], kind)
+    grid = Grid((9, 8, 7), kit.turned(8.0) @ np.diag([2.0, 3.0, 2.5, 1.0]))
+    volume = Volume(values[np.random.default_rng(3).integers(0, 5, grid.size_vox)], grid)
+    assert np.array_equal(resample(volume, grid, IDENTITY, "nearest").voxels, volume.voxels)
+    moved = resample(volume, Grid((20, 20, 20), np.eye(4)), resampling.itk_affine(kit.turned(31.0)), "nearest").voxels
+    assert moved.dtype == kind.newbyteorder("=")
+    assert set(np.unique(moved)) == set(values)
+
+
 @pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0])
 @pytest.mark.parametrize("degrees", [3.0, 17.0, 31.0])
 def test_each_lesion_keeps_its_volume(spacing_mm, degrees, kit):
@@ -91,6 +107,17 @@ def test_each_lesion_keeps_its_volume(spacing_mm, degrees, kit):
         near = kit.ball(target, centre, 11)
         error_vox = found.voxels[near].sum() - part.sum() / spacing_mm**3
         assert abs(error_vox) <= 0.5 + 0.01 * part.sum() / spacing_mm**3
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+def test_lesions_side_by_side_keep_their_volumes(gap):
+    # The voxels between them counted for one alone: a mask that was not moved came back changed.
+    grid = Grid((14, 11, 10), np.diag([2.0, 1.5, 3.0, 1.0]))
+    mask = np.zeros(grid.size_vox, bool)
+    mask[2:6, 2:8, 2:7] = True
+    mask[6 + gap : 10, 3:9, 2:5] = True
+    mask[10 + gap :, 2:5, 2:7] = True  # up to the edge of the image
+    assert np.array_equal(resample(Volume(mask, grid), grid, IDENTITY, "volume").voxels, mask)
 
 
 def test_only_a_mask_keeps_its_volume_and_specks_below_half_a_voxel_go():
