@@ -3,12 +3,13 @@
     python benchmarks/kills.py --rounds 3 --out DIR
 
 A round is nine kills: SIGKILL, SIGTERM and SIGINT, sent to the client, to its process group and to one of its workers,
-each a random time after the same command was given again, so that a run is killed on its way from one stage to the
-next. The site's own brain extraction is a program that starts another one in a session of its own. What has to hold:
+a random time after each other. The command is given again as often as a kill has ended it, so that one round goes about
+once from the first stage to the last. The site's own brain extraction is a program that starts another one in a session
+of its own. What has to hold:
 
-- after a kill, the client ends within 10 s, and so does every process that came of it (where one worker was killed, the
-  run goes on, and this holds from its end);
-- `.scratch` is gone; after SIGKILL of the client once the same command has been given again;
+- within 10 s, the client has ended, and so has every process that came of it; where one worker was killed, the run goes
+  on, and all that came of that worker has ended;
+- `.scratch` is gone with the run; after SIGKILL of the client, with the next one that ends otherwise;
 - SIGTERM and SIGINT: exit code 143 or 130, and the terminal and the log say so; never a traceback;
 - a run that comes to its end has outputs that are equal, byte for byte, to those of a run that nothing disturbed.
 """
@@ -23,11 +24,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import psutil
 from voxout.data_manifests.manifest import read_manifest, write_manifest
 from voxout.data_manifests.phantoms import small_cohort
 from voxout.data_manifests.subject import Manifest
@@ -88,84 +91,111 @@ class Run:
         """What it has told so far."""
         return self._words.read_text()
 
-    def still_there(self) -> dict[int, str]:
-        """The processes that came of it, by number."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self._mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
+    @property
+    def goes_on(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended by then."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def processes(self) -> set[psutil.Process]:
+        """All that came of it and live."""
+        found = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.add(process)
         return found
 
-    def workers(self) -> list[int]:
-        """Its worker processes."""
-        return [pid for pid, command in self.still_there().items() if "multiprocessing.spawn" in command]
+    def a_worker(self, chance: random.Random) -> psutil.Process | None:
+        """One of its worker processes, as soon as there is one; None if it ends without."""
+        while self.goes_on:
+            with suppress(psutil.Error):
+                children = psutil.Process(self.process.pid).children()
+                # Python's own helper is no worker.
+                workers = [process for process in children if "resource_tracker" not in _command_line(process)]
+                if workers:
+                    return chance.choice(workers)
+            time.sleep(0.05)
+        return None
+
+
+def _command_line(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One signal to one target, and how the run took it."""
+    """One signal to one target."""
 
     number: signal.Signals
     target: str
 
-    def send(self, run: Run, chance: random.Random) -> bool:
-        """Whether there was anything to kill."""
-        if run.process.poll() is not None:
-            return False
-        if self.target == "client":
-            run.process.send_signal(self.number)
-        elif self.target == "group":
+    def try_on(self, run: Run, chance: random.Random) -> tuple[str, list[str]]:
+        """Send it; how the run took it, and what should not have been."""
+        began = time.monotonic()
+        if self.target == "worker":
+            worker = run.a_worker(chance)
+            if worker is None:
+                return "done before", []
+            below = set(worker.children(recursive=True))
+            worker.send_signal(self.number)
+            with suppress(psutil.TimeoutExpired):
+                worker.wait(1)
+            # Ctrl-C is no business of the workers: the client ends them.
+            lives = worker.is_running() and self.number == signal.SIGINT
+            return "goes on", [] if lives else _left(lambda: {worker, *below} & run.processes(), began)
+        if self.target == "group":
             os.killpg(run.process.pid, self.number)
         else:
-            while not (workers := run.workers()):
-                if run.process.poll() is not None:
-                    return False
-                time.sleep(0.05)
-            os.kill(chance.choice(workers), self.number)
-        return True
+            run.process.send_signal(self.number)
+        faults = [] if run.wait(PATIENCE_S) else ["goes on"]
+        took = time.monotonic() - began
+        faults += _left(run.processes, began)
+        code = run.process.wait()
+        return f"{code}, {took:.1f} s", faults + (self._faults_of_words(run, code) if code else [])
 
-    @property
-    def ends_the_run(self) -> bool:
-        return self.target != "worker"
-
-    def faults(self, run: Run) -> tuple[str, list[str]]:
-        """How the run ended, and what should not have been."""
-        faults, began = [], time.monotonic()
-        try:
-            run.process.wait(PATIENCE_S if self.ends_the_run else 1800)
-        except subprocess.TimeoutExpired:
-            faults.append("goes on")
-            run.process.kill()
-        code, took = run.process.wait(), time.monotonic() - began
-        if not self.ends_the_run:
-            began = time.monotonic()
-        while (left := run.still_there()) and time.monotonic() - began < PATIENCE_S:
-            time.sleep(0.1)
-        faults += [f"left: {command[:60]}" for command in left.values()]
-        for process in left:
-            os.kill(process, signal.SIGKILL)
-        if "Traceback" in run.words:
-            faults.append("a traceback")
-        faults += _faults_of_end(run, code)
-        if self.ends_the_run and code != 0:
-            expected = -9 if self.number == signal.SIGKILL else 128 + self.number
-            faults += [f"expected exit code {expected}"] if code != expected else []
-            if self.number != signal.SIGKILL:
-                if "interrupted" not in run.words:
-                    faults.append("not told")
-                log = run.out / "log.jsonl"
-                if log.is_file() and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
-                    faults.append("not logged")
-        elif code != 0:
-            faults.append("a run with one worker killed should go on")
-        return f"{code}, {took:.1f} s", faults
+    def _faults_of_words(self, run: Run, code: int) -> list[str]:
+        if self.number == signal.SIGKILL:
+            return [] if code == -self.number else [f"expected exit code {-self.number}"]
+        faults = [] if code == 128 + self.number else [f"expected exit code {128 + self.number}"]
+        faults += [] if "interrupted" in run.words else ["not told"]
+        log = run.out / "log.jsonl"
+        if log.is_file() and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
+            faults.append("not logged")
+        return faults
 
 
-def _faults_of_end(run: Run, code: int) -> list[str]:
-    return [".scratch is left"] if code != -signal.SIGKILL and (run.out / ".scratch").exists() else []
+def _left(processes: Callable[[], set[psutil.Process]], began: float) -> list[str]:
+    """What lives on for longer than it may; it is ended."""
+    while (left := processes()) and time.monotonic() - began < PATIENCE_S:
+        time.sleep(0.1)
+    faults = [f"left: {_command_line(process)[:60]}" for process in left]
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    return faults
+
+
+def _faults_of_end(run: Run, whole: Path) -> list[str]:
+    """What should not have been of a run that has ended; one that was done makes room for a new one."""
+    faults = ["a traceback"] if "Traceback" in run.words else []
+    code = run.process.wait()
+    if code != -signal.SIGKILL and (run.out / ".scratch").exists():
+        faults.append(".scratch is left")
+    if code > 0 and code not in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+        faults.append(f"ended by itself with {code}")
+    if code == 0:
+        faults += _different(run.out, whole)
+        shutil.rmtree(run.out)
+    return faults
 
 
 def main() -> int:
@@ -176,33 +206,37 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     command, chance = _command(options.out), random.Random(options.seed)
+    whole, out, faulty = options.out / "whole", options.out / "killed", 0
     began = time.monotonic()
-    undisturbed = Run(command, options.out / "whole")
+    undisturbed = Run(command, whole)
     if undisturbed.process.wait() != 0:
         print(undisturbed.words)
         return 1
     length = time.monotonic() - began
     print(f"A run that nothing disturbs takes {length:.0f} s. Seed {options.seed}.\n")
     print("| signal | to | after, s | in | exit code, after | faults |\n|---|---|---|---|---|---|", flush=True)
-    whole, out, faulty = options.out / "whole", options.out / "killed", 0
     kills = [Kill(*pair) for _ in range(options.rounds) for pair in chance.sample([*product(SIGNALS, TARGETS)], 9)]
+    run = Run(command, out)
     for kill in kills:
-        moment = chance.uniform(0.5, length / 3)
-        run = Run(command, out)
-        _wait(run, moment)
+        moment = chance.uniform(0.5, 2 * length / 9)
+        if run.wait(moment):  # done since the last kill
+            faulty += bool(faults := _faults_of_end(run, whole))
+            print("".join(f"| | | | | done | {fault} |\n" for fault in faults), end="")
+            run = Run(command, out)
+            run.wait(moment)
         stage = _stage(run.words)
-        sent = kill.send(run, chance)
-        ended, faults = kill.faults(run) if sent else ("done before", [])
-        faults += _faults_of_results(run, whole)
+        took, faults = kill.try_on(run, chance)
+        if not run.goes_on:
+            faults += _faults_of_end(run, whole)
+            run = Run(command, out)
         faulty += bool(faults)
-        row = kill.number.name, kill.target, f"{moment:.1f}", stage, ended, "; ".join(faults) or "none"
+        row = kill.number.name, kill.target, f"{moment:.1f}", stage, took, "; ".join(faults) or "none"
         print("| " + " | ".join(row) + " |", flush=True)
-    last = Run(command, out)
-    last.process.wait()
-    if faults := _faults_of_results(last, whole) + _faults_of_end(last, 0):
-        faulty += 1
-        print(f"\nthe last run: {'; '.join(faults)}")
-    print(f"\n{len(kills)} kills, {faulty} with faults")
+    run.process.wait()
+    faults = _faults_of_end(run, whole)
+    faulty += bool(faults)
+    print(f"\nThe last run, to its end: {'; '.join(faults) or 'no faults'}.")
+    print(f"{len(kills)} kills, {faulty} with faults.")
     return 1 if faulty else 0
 
 
@@ -217,26 +251,15 @@ def _command(folder: Path) -> list[str]:
     return [*voxout, "--jobs", "2", str(cohort)]
 
 
-def _wait(run: Run, seconds: float) -> None:
-    try:
-        run.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
 def _stage(words: str) -> str:
     begun = [line.split()[1].rstrip(":") for line in words.splitlines() if line.startswith("[")]
     return begun[-1] if begun else "start"
 
 
-def _faults_of_results(run: Run, whole: Path) -> list[str]:
-    """Compare a run that came to its end; the next one starts anew."""
-    if run.process.returncode != 0:
-        return []
-    names = {path.relative_to(folder) for folder in (whole, run.out) for path in folder.rglob("*")}
+def _different(out: Path, whole: Path) -> list[str]:
+    names = {path.relative_to(folder) for folder in (whole, out) for path in folder.rglob("*")}
     results = sorted(name for name in names if name.suffix in RESULTS)
-    different = [name for name in results if not _equal(whole / name, run.out / name)]
-    shutil.rmtree(run.out)
+    different = [name for name in results if not _equal(whole / name, out / name)]
     return [f"{len(different)} of {len(results)} results differ: {different[0]}"] if different else []
 
 
