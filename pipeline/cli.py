@@ -7,10 +7,11 @@ Nothing heavy is imported before a command needs it: `--help` has to answer at o
 import argparse
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from ..data_manifests.caches import choose_caches
 from ..data_manifests.errors import Failure, UserError, for_terminal
 from ..data_manifests.machine import machine_trouble, path_trouble
 from .arguments import make_parser
+from .interruption import Interrupted, interruptible
 from .titles import STAGE_TITLES
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 _TORCH_STAGES = {"train", "fit", "map"}
-DONE, MISTAKE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+DONE, MISTAKE, SOME_FAILED, NOT_READ = 0, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,25 +40,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names need not be of the terminal's letters
     options = make_parser().parse_args(arguments)
     choose_caches()
+
+    def tell_interruption(number: int) -> None:
+        _tell_interruption(options, number)
+
     try:
-        return _COMMANDS[options.command](options)
+        # As a program. A caller in Python keeps its own ways with signals.
+        with interruptible(tell_interruption) if arguments is None else nullcontext():
+            return _COMMANDS[options.command](options)
     except UserError as error:
         for problem in error.problems:
             print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
         return MISTAKE
     except BrokenPipeError:
-        # Whoever read our lines has gone (as in `| head`). Nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
+        _let_go_of_closed_streams()
+        return NOT_READ
     except OSError as error:
         out = getattr(options, "scores", None) or getattr(options, "out", None)
         if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
             raise
         print(f"voxout: {trouble}", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        print("voxout: interrupted. The same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+        tell_interruption(number)
+        return 128 + number
+
+
+def _tell_interruption(options: argparse.Namespace, number: int) -> None:
+    name = signal.Signals(number).name
+    # The terminal may be gone, and the disk full; an interruption is no time for either.
+    with suppress(OSError):
+        if (console := getattr(options, "console", None)) is not None:
+            console.log("interrupted", signal=name)
+    with suppress(OSError):
+        print(f"voxout: interrupted ({name}). The same command goes on from here.", file=sys.stderr)
+    _let_go_of_closed_streams()
+
+
+def _let_go_of_closed_streams() -> None:
+    """Whoever read our lines may have gone (as in `| head`). Then nothing is left to say, not even at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -217,10 +245,10 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     from ..data_manifests.manifest import read_manifest
     from .config import load_config, named_settings, require_settings_of_model, save_config
     from .engine import Engine
-    from .lock import sole_user
     from .own_commands import require_own_commands, with_commands_of
     from .replacement import require_apart, require_own_place
     from .run import Run, require_current, run_stages
+    from .scratch import at_work_in
     from .stages import STAGES
 
     manifest = read_manifest(options.cohort)
@@ -243,7 +271,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     console = _console(options, options.out)
     if go_on:
         console.say(f"settings: as saved in {saved}")
-    with nullcontext() if options.dry_run else sole_user(options.out), Engine(options.jobs) as engine:
+    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
         run = Run(
             manifest=manifest,
             config=config,
@@ -331,7 +359,7 @@ def _console(options: argparse.Namespace, out: Path | None):
     if out is not None and not options.dry_run:
         _make_folder(out)
         log = OutputFolder(out).log
-    console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
+    options.console = console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
     for note in choose_caches().notes:
         console.say(note, level=1)
     return console

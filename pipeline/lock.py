@@ -15,7 +15,7 @@ def _to_stderr(text: str) -> None:
 
 
 @contextmanager
-def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterator[None]:
+def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterator[bool]:
     """Hold an output folder: two runs at once in one folder would each use what the other has half made.
 
     Parameters
@@ -23,6 +23,11 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
     folder : Path
     warn : callable
         Takes the sentence that is due where the file system knows no locks; the run goes on there.
+
+    Yields
+    ------
+    bool
+        Whether it is held indeed.
 
     Raises
     ------
@@ -37,6 +42,7 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
             "Choose another output folder."
         ) from error
     with file:
+        held = True
         try:
             # Let go by the system however the process ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,8 +51,9 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
                 raise UserError(
                     f"{folder}: another voxout is at work in this folder. Wait for it, or choose another output folder."
                 ) from error
+            held = False
             warn(
                 f"{folder}: its file system has no locks ({error.strerror}). Nothing keeps two runs apart here: start "
                 "one at a time."
             )
-        yield
+        yield held

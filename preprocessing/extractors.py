@@ -17,6 +17,7 @@ import numpy as np
 from ..data_manifests.errors import UserError
 from ..data_manifests.volume import Volume, read_mask, write_volume
 from .extraction_available import require_hdbet
+from .site_program import run_program
 
 _SLOWEST_COMMAND_S = 3600
 
@@ -110,7 +111,7 @@ def by_command(scan: Volume, command: str) -> Volume:
         write_volume(image, scan)
         words = [word.format(image=image, mask=mask) for word in shlex.split(command)]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=_SLOWEST_COMMAND_S)
+            done = run_program(words, timeout_s=_SLOWEST_COMMAND_S)
         except OSError as error:
             raise UserError(
                 f"brain_extraction.command: {words[0]} cannot be started ({error.strerror}); check its path"

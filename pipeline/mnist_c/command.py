@@ -6,7 +6,7 @@ from pathlib import Path
 from ...data_manifests.errors import Failure, UserError
 from ..console import Console
 from ..engine import Engine
-from ..lock import sole_user
+from ..scratch import at_work_in
 from .digits import CLASSES, read_digits
 from .methods import chosen_methods
 from .page import write_benchmark, write_failures
@@ -53,7 +53,7 @@ def benchmark(
     )
     for failure in failures:
         console.warn(f"warning: {failure.reason} The other corruptions run.")
-    with sole_user(out), Engine(jobs) as engine:
+    with at_work_in(out), Engine(jobs) as engine:
         run = run_benchmark(read, chosen, seeds, run_methods, out, engine, say=console.say, progress=console.progress)
         for failure in run.failures:
             console.warn(f"FAILED {failure.reason}", stage=failure.stage)
