@@ -68,7 +68,7 @@ def test_workers_have_one_thread(outcome):
 def test_nothing_to_do_starts_nothing():
     engine = Engine(jobs=2)
     assert engine.map(_task(), [], stage="prepare").results == {}
-    assert engine._client is None
+    assert engine._cluster is None
 
 
 def test_who_has_no_key_cannot_send_work():
@@ -81,7 +81,7 @@ def test_who_has_no_key_cannot_send_work():
 
     with Engine(1) as engine:
         assert engine.map(key_of, [(_subjects(1)[0],)], stage="test").results == {"sub-00": "sub-00"}
-        address = engine._cluster.scheduler_address
+        address = engine._cluster.client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         for security, at in ((None, address.replace("tls://", "tcp://")), (Security.temporary(), address)):
             with pytest.raises((OSError, ValueError)):
