@@ -17,8 +17,8 @@ def require_loopback() -> None:
     except OSError as error:
         raise MachineError(
             f"127.0.0.1: cannot be reached ({error.strerror or error}), expected the loopback interface to be up: "
-            "worker processes are spoken to through it. Bring it up (`ip link set lo up`), or ask whoever looks after this "
-            "machine."
+            "worker processes are spoken to through it. Bring it up (`ip link set lo up`), or ask those who "
+            "look after this machine."
         ) from error
 
 
