@@ -1,13 +1,15 @@
 """Runs one function over many subjects, in parallel; one broken subject costs only itself.
 
-Dask distributed does the work, spoken to through its client alone, so that the same calls can go to another cluster.
+Dask distributed does the work, spoken to through its client alone, so that the same calls can go to another cluster;
+how the cluster on this machine is started is `local_cluster`'s.
 """
 
 import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
@@ -15,15 +17,10 @@ from ..data_manifests.errors import Failure, MachineError, SubjectError, UserErr
 from ..data_manifests.machine import machine_trouble
 from ..data_manifests.subject import SubjectRecord
 from .console import Progress
+from .local_cluster import LocalCluster
 
-# One thread a worker: ANTs is bit-reproducible only then, and subjects in parallel use the cores better.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
-}
+_LOOK_S = 0.5
+"""How often the workers are looked after while calls are waited for."""
 
 
 def usable_cores() -> int:
@@ -40,27 +37,28 @@ class Outcome:
 
 
 class Engine:
-    """A local cluster of single-threaded workers, started at the first use.
+    """Single-threaded workers, started at the first use.
 
     Parameters
     ----------
     jobs : int
         Number of subjects worked on at once.
+    scratch : Path, optional
+        Where keys and temporary files are kept while it works; by default in the system's temporary folder.
     """
 
-    def __init__(self, jobs: int | None = None):
+    def __init__(self, jobs: int | None = None, scratch: Path | None = None):
         self.jobs = jobs or usable_cores()
-        self._client: Any = None
+        self._scratch = scratch
+        self._cluster: LocalCluster | None = None
 
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._client is not None:
-            self._client.close()
+        if self._cluster is not None:
             self._cluster.close()
-            self._scratch.cleanup()
-            self._client = None
+            self._cluster = None
 
     def map(
         self,
@@ -69,82 +67,85 @@ class Engine:
         *,
         stage: str,
         progress: Progress | None = None,
+        say: Callable[..., None] | None = None,
     ) -> Outcome:
         """Make every call: ``function(subject, ...)``.
 
         A `UserError` or a crash of one call becomes a `Failure` and the rest go on. A call whose worker dies is tried
         again, so a function that takes long looks first for its own finished result on disk.
+
+        Parameters
+        ----------
+        function : callable
+        calls : sequence of tuple
+        stage : str
+        progress : callable, optional
+        say : callable, optional
+            ``say(text, **facts)`` is told of workers that had to be replaced (see `Console.say`).
+
+        Raises
+        ------
+        MachineError
+            No call can go on: no worker can be started, or a call met trouble that the others would meet, too.
         """
         if not calls:
             return Outcome({}, ())
-        from dask.distributed import as_completed
-
-        client = self._started()
+        if self._cluster is None:
+            self._cluster = LocalCluster(self.jobs, self._scratch)
+        client = self._cluster.client
         futures = {client.submit(_guarded, function, *call, pure=False): call[0] for call in calls}
+        waiting: SimpleQueue[Any] = SimpleQueue()
+        for future in futures:
+            future.add_done_callback(waiting.put)
         results: dict[str, Any] = {}
         failures: dict[str, Failure] = {}
-        for done, future in enumerate(as_completed(futures), start=1):
-            subject = futures[future]
+        replaced = done = 0
+        while done < len(calls):
+            if lost := self._cluster.tend():
+                replaced += lost
+                if say is not None:
+                    say(f"    {_replaced(lost)}", stage=stage, workers_replaced=replaced)
             try:
-                # A result that died with its worker is computed again while this waits.
-                result, reason = future.result()
-            except Exception as error:
-                result, reason = (
-                    None,
-                    f"{subject.key}: its worker process died ({type(error).__name__}): out of memory?",
-                )
+                future = waiting.get(timeout=_LOOK_S)
+                result, reason = _collected(future, futures[future])
+            except Empty:
+                continue
+            except TimeoutError:
+                # The result died with its worker, and is being computed again.
+                waiting.put(future)
+                continue
             if isinstance(reason, MachineError):
                 client.cancel(list(futures))
                 raise reason
+            key = futures[future].key
             if reason is None:
-                results[subject.key] = result
+                results[key] = result
             else:
-                failures[subject.key] = Failure(subject.key, stage, reason)
+                failures[key] = Failure(key, stage, reason)
             future.release()
+            done += 1
             if progress is not None:
-                progress(done, len(calls), subject.key)
+                progress(done, len(calls), key)
         ordered = [subject.key for subject, *_ in calls]
         return Outcome(
             {key: results[key] for key in ordered if key in results},
             tuple(failures[key] for key in ordered if key in failures),
         )
 
-    def _started(self) -> Any:
-        if self._client is None:
-            from dask import config
-            from dask.distributed import Client, LocalCluster
-            from distributed.security import Security
 
-            config.set(
-                {
-                    "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
-                    # A subject that kills its worker gets one more try, and takes no waiting subject with it.
-                    "distributed.scheduler.allowed-failures": 1,
-                    "distributed.scheduler.worker-saturation": 1.0,
-                    "distributed.logging.distributed": "error",
-                    # Pages that nothing here looks at, on ports that every user of the machine could read.
-                    "distributed.scheduler.http.routes": [],
-                    "distributed.worker.http.routes": [],
-                }
-            )
-            self._scratch = TemporaryDirectory(prefix="voxout-", ignore_cleanup_errors=True)
-            self._cluster = LocalCluster(
-                # A port on loopback is open to every user of the machine: only who has the keys, made anew for this
-                # cluster, may send work through it.
-                security=Security.temporary(),
-                protocol="tls://",
-                local_directory=self._scratch.name,
-                worker_dashboard_address="127.0.0.1:0",
-                n_workers=self.jobs,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # any free port: a second run on the machine has its own
-                host="127.0.0.1",
-                memory_limit=0,
-                silence_logs=50,
-            )
-            self._client = Client(self._cluster)
-        return self._client
+def _replaced(lost: int) -> str:
+    if lost == 1:
+        return "a worker stopped answering and was replaced; its subject is done by another"
+    return f"{lost} workers stopped answering and were replaced; their subjects are done by others"
+
+
+def _collected(future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineError | None]:
+    try:
+        return future.result(timeout=5)
+    except TimeoutError:
+        raise
+    except Exception as error:
+        return None, f"{subject.key}: its worker process died ({type(error).__name__}): out of memory?"
 
 
 def _guarded(

@@ -51,7 +51,7 @@ def work_by_subject(
             run.console.say(f"    {stage} {key}: {done} of {total}", level=1)
 
         calls = [(subjects[key], inputs[key], *arguments) for key in pending]
-        outcome = run.engine.map(task, calls, stage=stage, progress=tell)
+        outcome = run.engine.map(task, calls, stage=stage, progress=tell, say=run.console.say)
     failed = {failure.key for failure in outcome.failures}
     left = len(undone) - len(pending)
     came_through = [key for key in inputs if key not in failed and (key in pending or key not in undone)]

@@ -89,10 +89,10 @@ def run_benchmark(
     missing = {w.out: w for w in warm.values() if w is not None and not w.out.is_file()}.values()
     first: Any = [(w, splits[w.unit], folder) for w in missing]
     with progress("warm-ups", "network") as tell:
-        failures += engine.map(make_warm_up, first, stage="warm-up", progress=tell).failures
+        failures += engine.map(make_warm_up, first, stage="warm-up", progress=tell, say=say).failures
     then: Any = [(task, warm[task], splits[task.unit], folder) for task in wanted]
     with progress("methods", "result") as tell:
-        failures += engine.map(make_result, then, stage="method", progress=tell).failures
+        failures += engine.map(make_result, then, stage="method", progress=tell, say=say).failures
     results = [read_result(task) for task in tasks]
     return BenchmarkRun(
         results=tuple(result for result in results if result is not None),

@@ -1,3 +1,5 @@
+import copy
+import logging
 import os
 import time
 
@@ -68,7 +70,7 @@ def test_workers_have_one_thread(outcome):
 def test_nothing_to_do_starts_nothing():
     engine = Engine(jobs=2)
     assert engine.map(_task(), [], stage="prepare").results == {}
-    assert engine._client is None
+    assert engine._cluster is None
 
 
 def test_who_has_no_key_cannot_send_work():
@@ -81,8 +83,34 @@ def test_who_has_no_key_cannot_send_work():
 
     with Engine(1) as engine:
         assert engine.map(key_of, [(_subjects(1)[0],)], stage="test").results == {"sub-00": "sub-00"}
-        address = engine._cluster.scheduler_address
+        address = engine._cluster.client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         for security, at in ((None, address.replace("tls://", "tcp://")), (Security.temporary(), address)):
             with pytest.raises((OSError, ValueError)):
                 Client(at, security=security, timeout=2)
+
+
+def test_keys_and_temporary_files_are_gone_in_the_end(tmp_path):
+    def key_of(subject):
+        return subject.key
+
+    with Engine(1, tmp_path) as engine:
+        engine.map(key_of, [(_subjects(1)[0],)], stage="test")
+        (folder,) = tmp_path.iterdir()
+        assert (folder / "key.pem").is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_dask_and_of_this_process_stay():
+    """Other uses of Dask in the same process keep their own."""
+    import distributed  # noqa: F401  brings its settings
+    from dask import config
+
+    def key_of(subject):
+        return subject.key
+
+    before = copy.deepcopy(config.config), dict(os.environ), logging.getLogger("distributed").level
+    with Engine(1) as engine:
+        engine.map(key_of, [(_subjects(1)[0],)], stage="test")
+        assert (config.config, dict(os.environ)) == before[:2]
+    assert (config.config, dict(os.environ), logging.getLogger("distributed").level) == before
