@@ -44,7 +44,7 @@ class Engine:
     jobs : int
         Number of subjects worked on at once.
     scratch : Path, optional
-        Where keys and temporary files are kept while it works; by default in the system's temporary folder.
+        Where temporary files are kept while it works; by default in the system's temporary folder.
     """
 
     def __init__(self, jobs: int | None = None, scratch: Path | None = None):

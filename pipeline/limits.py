@@ -7,6 +7,7 @@ from ..data_manifests.errors import MachineError
 
 _FILES, _FILES_A_JOB = 60, 8
 """Files and sockets that this process holds open, with some to spare."""
+_ADDRESS_SPACE = 10**9
 
 
 def require_loopback() -> None:
@@ -36,7 +37,11 @@ def require_open_files(jobs: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def address_space_limit() -> str:
-    """In words, where there is one: little of it is the commonest reason why a library cannot be loaded."""
+def require_address_space() -> None:
+    """Refuse a machine that leaves no room for the libraries: some of them never return when they find none."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return "" if limit == resource.RLIM_INFINITY else f" in {limit / 1e9:.1f} GB of address space (ulimit -v)"
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        raise MachineError(
+            f"{limit / 1e9:.2g} GB of address space are allowed to a process (ulimit -v), expected "
+            f"{_ADDRESS_SPACE / 1e9:.2g} GB or more for the libraries alone. Raise the limit."
+        )

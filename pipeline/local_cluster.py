@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 
 from ..data_manifests.errors import MachineError, private
-from .limits import address_space_limit, require_loopback, require_open_files
-from .worker_process import CERTIFICATE, HOST, KEY, keys_in, no_pages
+from .limits import require_address_space, require_loopback, require_open_files
+from .worker_process import HOST, no_pages, security_by
 
 # One thread a worker: ANTs is bit-reproducible only then, and subjects in parallel use the cores better.
 _WORKER_ENVIRONMENT = {
@@ -66,7 +66,7 @@ class LocalCluster:
     jobs : int
         Number of workers.
     scratch : Path or None
-        Where its folder of keys and temporary files is made; None: in the system's temporary folder.
+        Where its folder of temporary files is made; None: in the system's temporary folder.
 
     Attributes
     ----------
@@ -89,10 +89,12 @@ class LocalCluster:
         self.client: Any = None
         require_loopback()
         require_open_files(jobs)
+        require_address_space()
         self._folder = TemporaryDirectory(prefix="voxout-", dir=scratch, ignore_cleanup_errors=True)
         self._closing = ExitStack()
-        # Not in the main thread: Ctrl-C would tear Dask's start, and leave halves that no one can close.
-        self._opener = ThreadPoolExecutor(1)
+        # In memory alone: some file systems show every user every file, and a process that is killed deletes none.
+        self._keys = os.memfd_create("keys")
+        self._closing.callback(os.close, self._keys)
         try:
             self._start()
         except BaseException:
@@ -102,7 +104,9 @@ class LocalCluster:
     def _start(self) -> None:
         for attempt in (1, 2):
             try:
-                self._opener.submit(self._open).result()
+                # Not in the main thread: Ctrl-C would tear Dask's start, and leave halves that cannot be closed.
+                with ThreadPoolExecutor(1) as opener:
+                    opener.submit(self._open).result()
                 break
             except Exception as error:
                 # Of many kinds, and Dask's own: the system has refused threads, sockets or memory.
@@ -131,8 +135,9 @@ class LocalCluster:
             start_http_server = no_pages
 
         self._closing.enter_context(_quiet())
-        _make_keys(Path(self._folder.name))
-        security = keys_in(Path(self._folder.name))
+        os.ftruncate(self._keys, 0)
+        os.pwrite(self._keys, _new_keys(), 0)
+        security = security_by(self._keys)
         options = {
             # A subject that ends its worker gets one more try, and takes no waiting subject with it.
             "allowed_failures": 1,
@@ -170,22 +175,28 @@ class LocalCluster:
             if worker.at_work:
                 lost += 1
             else:
-                self._failed_starts += 1
-                self._reason = _last_words(worker)
-                # At once the first time; then ever later, as what keeps it from starting may last.
-                self._next_start = now + min(30, self._failed_starts - self._failed_starts % self.jobs)
+                self._start_failed(_last_words(worker))
         if self._failed_starts >= 2 * self.jobs and not any(worker.at_work for worker in self._workers):
             raise self._cannot_start()
-        while len(self._workers) < self.jobs and now >= self._next_start:
-            self._start_worker()
+        while len(self._workers) < self.jobs and time.monotonic() >= self._next_start:
+            try:
+                self._start_worker()
+            except OSError as error:
+                self._start_failed(f"{type(error).__name__}: {error}")
         return lost
+
+    def _start_failed(self, reason: str) -> None:
+        self._failed_starts += 1
+        self._reason = reason
+        # Again at once the first time, then ever later: what keeps workers from starting may last.
+        self._next_start = time.monotonic() + min(30, self._failed_starts // self.jobs)
 
     def _start_worker(self) -> None:
         name = f"worker-{next(self._numbers)}"
         words = Path(self._folder.name) / f"{name}.txt"
         # -P: a folder that happens to be the current one is no place to import from.
         command = [sys.executable, "-P", "-m", f"{__package__}.worker_process"]
-        command += [self._cluster.scheduler_address, name, self._folder.name, str(os.getpid())]
+        command += [self._cluster.scheduler_address, name, self._folder.name, str(self._keys), str(os.getpid())]
         # Held back in the new process until it can ignore it, and here until the process is known.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -193,6 +204,7 @@ class LocalCluster:
                 process = subprocess.Popen(
                     command,
                     env={**os.environ, **_WORKER_ENVIRONMENT},
+                    pass_fds=[self._keys],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -202,7 +214,7 @@ class LocalCluster:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
-        """End all processes and delete the keys and temporary files."""
+        """End all processes and delete the temporary files."""
         # By force: an idle worker has nothing to finish, and one at work may not listen.
         for worker in self._workers:
             worker.process.kill()
@@ -210,7 +222,6 @@ class LocalCluster:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(2)
         self._workers = []
-        self._opener.shutdown()
         self._close_scheduler()
         self._folder.cleanup()
         self._closing.close()
@@ -224,19 +235,17 @@ class LocalCluster:
 
     def _cannot_start(self) -> MachineError:
         return MachineError(
-            f"the worker processes cannot be started ({private(self._reason)}), expected {self.jobs} of them"
-            f"{address_space_limit()}. Look at the limits of this machine (ulimit -a), or use fewer --jobs."
+            f"the worker processes cannot be started ({private(self._reason)}), expected {self.jobs} of "
+            "them. Look at the limits of this machine (ulimit -a), or use fewer --jobs."
         )
 
 
-def _make_keys(folder: Path) -> None:
-    """Keys made anew: a port on loopback is open to every user of the machine, work is taken from who has the key."""
+def _new_keys() -> bytes:
+    """A port on loopback is open to every user of the machine: work is taken only from who has the key."""
     from distributed.security import Security
 
     made = Security.temporary()
-    for name, text in ((KEY, made.tls_client_key), (CERTIFICATE, made.tls_client_cert)):
-        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
+    return f"{made.tls_client_key}{made.tls_client_cert}".encode()
 
 
 def _processor_s(process: int) -> float:

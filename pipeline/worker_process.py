@@ -1,7 +1,7 @@
 """A worker of the local cluster, as a process: takes calls from its scheduler until either of them ends.
 
-``python -m voxout.pipeline.worker_process SCHEDULER NAME FOLDER PARENT``: the scheduler's address, the worker's name,
-the folder of the cluster's keys and temporary files, and the number of the process that started it.
+``python -m voxout.pipeline.worker_process SCHEDULER NAME FOLDER KEYS PARENT``: the scheduler's address, the worker's
+name, the folder of its temporary files, the descriptor of the cluster's keys, and the process that started it.
 """
 
 import asyncio
@@ -9,15 +9,13 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 HOST = "127.0.0.1"
-KEY, CERTIFICATE = "key.pem", "certificate.pem"
 
 
-def main(scheduler: str, name: str, folder: str, parent: str) -> None:
+def main(scheduler: str, name: str, folder: str, keys: str, parent: str) -> None:
     """Work until the scheduler is gone."""
     # The kernel does it, also while compiled code keeps Python's threads from running.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -26,10 +24,11 @@ def main(scheduler: str, name: str, folder: str, parent: str) -> None:
     # Ctrl-C reaches all processes of a terminal; what it means, the parent alone decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    asyncio.run(_work(scheduler, name, Path(folder)))
+    os.set_inheritable(int(keys), False)
+    asyncio.run(_work(scheduler, name, folder, int(keys)))
 
 
-async def _work(scheduler: str, name: str, folder: Path) -> None:
+async def _work(scheduler: str, name: str, folder: str, keys: int) -> None:
     from distributed import Worker
 
     class WorkerWithoutPages(Worker):
@@ -40,10 +39,10 @@ async def _work(scheduler: str, name: str, folder: Path) -> None:
         name=name,
         nthreads=1,
         memory_limit=0,
-        security=keys_in(folder),
+        security=security_by(keys),
         protocol="tls://",
         host=HOST,
-        local_directory=str(folder),
+        local_directory=folder,
     ) as worker:
         # What libraries print is not for the user: a subject that fails comes back as a sentence.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -52,14 +51,19 @@ async def _work(scheduler: str, name: str, folder: Path) -> None:
         await worker.finished()
 
 
-def keys_in(folder: Path) -> Any:
-    """What proves to the others of a cluster that a process belongs to it, as Dask takes it."""
+def security_by(keys: int) -> Any:
+    """Dask's way to have the processes of a cluster prove to each other that they belong to it.
+
+    Parameters
+    ----------
+    keys : int
+        Descriptor of a file with a private key and its certificate.
+    """
     from distributed.security import Security
 
-    key, certificate = str(folder / KEY), str(folder / CERTIFICATE)
-    roles = {f"tls_{role}_key": key for role in ("client", "scheduler", "worker")}
-    roles |= {f"tls_{role}_cert": certificate for role in ("client", "scheduler", "worker")}
-    return Security(require_encryption=True, tls_ca_file=certificate, **roles)
+    file = f"/proc/self/fd/{keys}"
+    own = {f"tls_{role}_{part}": file for role in ("client", "scheduler", "worker") for part in ("key", "cert")}
+    return Security(require_encryption=True, tls_ca_file=file, **own)
 
 
 def no_pages(*_: object, **__: object) -> None:

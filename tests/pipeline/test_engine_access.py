@@ -11,7 +11,6 @@ import pytest
 from voxout.data_manifests.atomic import written_whole
 from voxout.data_manifests.subject import SubjectRecord
 from voxout.pipeline.engine import Engine
-from voxout.pipeline.worker_process import CERTIFICATE, KEY
 
 SUBJECT = SubjectRecord(subject_id="01", group="control", images={})
 
@@ -26,7 +25,7 @@ os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 os.environ["HOME"] = "/nonexistent"
-for port in map(int, sys.argv[2:]):
+for port in map(int, sys.argv[3:]):
     socket.create_connection(("127.0.0.1", port), 5).close()  # the door is there: what follows is no matter of routes
     for scheme, security in (("tcp", None), ("tls", Security.temporary())):
         try:
@@ -42,8 +41,7 @@ for port in map(int, sys.argv[2:]):
             print("answered" if talk.recv(64) else "refused")
     except OSError:
         print("refused")
-folder = sys.argv[1]
-for look, path in ((os.listdir, folder), (open, folder + "/key.pem"), (open, folder + "/certificate.pem")):
+for look, path in ((os.listdir, sys.argv[1]), *((open, path) for path in sys.argv[2].split(":"))):
     try:
         look(path)
     except PermissionError:
@@ -94,23 +92,35 @@ def test_all_ports_are_on_loopback(at_work):
     assert len(ports) == 3 and {(table, address) for table, address, _ in ports} == {("tcp", loopback)}
 
 
-def test_the_folder_of_keys_is_for_its_owner(at_work):
-    (folder,) = at_work[0].iterdir()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    for name in (KEY, CERTIFICATE):
-        assert (folder / name).stat().st_mode & 0o777 == 0o600
+def test_no_key_is_in_a_file(at_work):
+    """Some file systems show every user every file."""
+    scratch, _, _ = at_work
+    for path in scratch.rglob("*"):
+        assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
+    assert [folder.stat().st_mode & 0o777 for folder in scratch.iterdir()] == [0o700]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may try as another user")
 def test_another_user_is_refused_everywhere(at_work):
-    scratch, ports, _ = at_work
+    scratch, ports, workers = at_work
     (folder,) = scratch.iterdir()
+    # The keys, as all processes of the cluster hold them.
+    keys = [
+        str(link)
+        for process in (os.getpid(), *workers)
+        for link in Path(f"/proc/{process}/fd").iterdir()
+        if link.is_symlink() and os.readlink(link).startswith("/memfd:keys")
+    ]
+    assert len(keys) == 3
     numbers = [str(port) for _, _, port in sorted(ports)]
     done = subprocess.run(
-        [sys.executable, "-c", INTRUDER, str(folder), *numbers], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", INTRUDER, str(folder), ":".join(keys), *numbers],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["refused"] * (3 * len(numbers) + 3)
+    assert done.stdout.split() == ["refused"] * (3 * len(numbers) + 1 + len(keys))
 
 
 @pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755)])

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from voxout.data_manifests.errors import MachineError
+from voxout.pipeline import local_cluster
 
 PROGRAM = Path(__file__).with_name("engine_program.py")
 
@@ -47,7 +49,7 @@ def _limited(which, limit):
     ("which", "limit", "words"),
     [
         (resource.RLIMIT_NOFILE, 32, "32 files may be open at once .* expected 76 or more for 2 jobs"),
-        (resource.RLIMIT_AS, 150_000_000, r"cannot be started .* in 0\.[12] GB of address space \(ulimit -v\)"),
+        (resource.RLIMIT_AS, 150_000_000, r"0\.15 GB of address space .* expected 1 GB or more"),
     ],
 )
 def test_what_the_machine_forbids_is_one_sentence(tmp_path, which, limit, words):
@@ -79,7 +81,14 @@ def test_a_low_limit_that_may_be_raised_is_raised():
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
-@pytest.mark.parametrize("program", ["sys.exit('no library')", "os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "sys.exit('no library')",
+        "os.kill(os.getpid(), 9)",
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (40_000_000,) * 2)",
+    ],
+)
 def test_workers_that_end_at_once_are_tried_again_and_then_told(tmp_path, program):
     """A stand-in for the interpreter, found on PYTHONPATH, ends every worker at its start."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -95,8 +104,19 @@ def test_workers_that_end_at_once_are_tried_again_and_then_told(tmp_path, progra
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "the worker processes cannot be started" in done.stderr
-    assert ("no library" in done.stderr) or ("SIGKILL" in done.stderr)
+    assert any(reason in done.stderr for reason in ("no library", "SIGKILL", "Memory", "memory"))
     assert 4 <= len((tmp_path / "tried").read_text()) <= 8
+
+
+def test_workers_that_are_never_ready_are_not_waited_for_without_end(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\nif 'voxout.pipeline.worker_process' in sys.orig_argv:\n    time.sleep(600)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(local_cluster, "START_LIMIT_S", 3.0)
+    with pytest.raises(MachineError, match="none was ready after 3 s"):
+        local_cluster.LocalCluster(2)
+    assert _workers_of(os.getpid()) == []
 
 
 def _unshared(*options):
