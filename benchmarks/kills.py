@@ -168,7 +168,8 @@ class Kill:
         faults = [] if code == 128 + self.number else [f"expected exit code {128 + self.number}"]
         faults += [] if "interrupted" in run.words else ["not told"]
         log = run.out / "log.jsonl"
-        if log.is_file() and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
+        # Before its first stage it has not opened the log.
+        if _stage(run.words) != "start" and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
             faults.append("not logged")
         return faults
 

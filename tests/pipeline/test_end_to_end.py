@@ -298,7 +298,7 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     first = finished[0]
     names = sorted(path.relative_to(first) for path in (first / "maps").rglob("*.nii.gz"))
     assert names
-    assert not (out / ".building").exists()
+    assert not (out / ".building").exists() and not (out / ".scratch").exists()
     different = [str(n) for n in names if not filecmp.cmp(first / n, out / n, shallow=False)]
     assert different == []
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
