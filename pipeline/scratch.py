@@ -5,6 +5,7 @@ Scans and masks in the system's temporary folder would stay there when a run is 
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -17,8 +18,8 @@ from .interruption import closed_by
 from .lock import sole_user
 
 SCRATCH = ".scratch"
-_OF_A_RUN = re.compile(r"([0-9]+)-([0-9]+)-[a-z0-9_]{8}")
-"""Process, its start in clock ticks, letters that nobody can foresee."""
+_OF_A_RUN = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{8}")
+"""Process, its start in clock ticks, and letters that no other user can foresee."""
 
 
 @contextmanager
@@ -43,20 +44,18 @@ def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]
     Parameters
     ----------
     out : Path
+        There has to be such a folder.
     delete_remains : bool
         Delete what runs that were killed have left here. Only while nothing else can be at work in `out`: a process of
         another machine looks as dead as a killed one.
+
+    Raises
+    ------
+    UserError
+        Something that is no folder stands in its place.
     """
-    home = out / SCRATCH
-    with suppress(FileExistsError):
-        home.mkdir(mode=0o700)
-    if home.is_symlink() or not home.is_dir():
-        raise UserError(
-            f"{home}: is a link or a file, expected no such thing or a folder: temporary files go there. Move it away."
-        )
-    if delete_remains:
-        _delete_remains(home)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{_started(os.getpid())}-", dir=home.absolute()))
+    home = out.absolute() / SCRATCH
+    folder = home / f"{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
 
     def delete() -> None:
         _delete(folder)
@@ -65,6 +64,16 @@ def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]
 
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     with closed_by(delete):
+        with suppress(FileExistsError):
+            home.mkdir(mode=0o700)
+        if home.is_symlink() or not home.is_dir():
+            raise UserError(
+                f"{home}: is a link or a file, expected no such thing or a folder: temporary files go there. Move it "
+                "away."
+            )
+        if delete_remains:
+            _delete_remains(home)
+        folder.mkdir(mode=0o700)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         try:
             yield folder

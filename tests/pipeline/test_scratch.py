@@ -41,16 +41,16 @@ with at_work_in(pathlib.Path({str(tmp_path)!r})) as folder:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "scan.nii").write_text("a scan")
-    (home / "1-1-abcdefgh").symlink_to(elsewhere)
+    (home / "1-1-0123abcd").symlink_to(elsewhere)
     (home / "notes").mkdir()
-    of_a_living_one = home / f"{os.getpid()}-{_started(os.getpid())}-abcdefgh"
+    of_a_living_one = home / f"{os.getpid()}-{_started(os.getpid())}-0123abcd"
     of_a_living_one.mkdir()
-    of_one_whose_number_was_given_again = home / f"{os.getpid()}-1-abcdefgh"
+    of_one_whose_number_was_given_again = home / f"{os.getpid()}-1-0123abcd"
     of_one_whose_number_was_given_again.mkdir()
     with at_work_in(tmp_path) as folder:
         assert {path.name for path in home.iterdir()} == {
             folder.name,
-            "1-1-abcdefgh",
+            "1-1-0123abcd",
             "notes",
             of_a_living_one.name,
         }
