@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.terms import BIDS_SUFFIX, Modality
 from ..data_manifests.volume import Volume, read_grid, read_map
@@ -43,7 +43,10 @@ def bring_to_native(
     if not (out.transform_folder(subject) / "transform.json").is_file():
         there = sorted(folder.name for folder in (out.root / "prepared").glob("sub-*"))
         found = f"such as {there[0]}" if there else "and there is none yet"
-        raise UserError(f"{out.root}: holds no prepared {subject.key}, expected a subject {found}. Check the id.")
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: holds no prepared {subject.key}, expected a subject {found}. "
+            "Check the id."
+        )
     transform = TemplateTransform.load(out.transform_folder(subject))
     alignment = None
     if image != "t1w":
