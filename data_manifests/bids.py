@@ -10,8 +10,7 @@ from .bids_masks import find_masks
 from .bids_names import BidsName, Person
 from .bids_participants import TABLE, Participant, read_participants
 from .cells import clean_label
-from .errors import UserError, some_of
-from .paths import shown
+from .errors import UserError, private, some_of
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, MODALITIES, Group, Modality
 
@@ -55,8 +54,8 @@ def read_bids(folder: Path) -> Manifest:
     problems = list(table.problems)
     if not any("t1w" in found for found in scans.values()):
         raise UserError([
-            f"{shown(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. "
-            "Name the root of the dataset, or list the scans in a CSV.",
+            f"{private(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. Name the root "
+            "of the dataset, or list the scans in a CSV.",
             *problems,
         ])  # fmt: skip
     masks = find_masks(folder, [person for person, found in scans.items() if found])
@@ -69,7 +68,7 @@ def read_bids(folder: Path) -> Manifest:
         if any(label != clean_label(label) for label in labels):
             clean = clean_label(subject_id)
             problems.append(
-                f"sub-{shown(subject_id)}: its name holds characters that BIDS forbids, expected letters (A-Z) and "
+                f"sub-{private(subject_id)}: its name holds characters that BIDS forbids, expected letters (A-Z) and "
                 f"digits. Rename it, for instance to sub-{clean}."
             )
             continue
@@ -82,7 +81,7 @@ def read_bids(folder: Path) -> Manifest:
         drawn = [name for name in masks.lesions.get(person, []) if name.drawn_on in found]
         elsewhere += [name for name in masks.lesions.get(person, []) if name not in drawn]
         candidates = [*found.values(), brains, drawn]
-        doubled += [f"{names[0].path.name} of {len(names)}" for names in candidates if len(names) > 1]
+        doubled += [f"{private(names[0].path.name)} of {len(names)}" for names in candidates if len(names) > 1]
         row = table.people.get(subject_id, Participant())
         group: Group = row.group or ("patient" if subject_id in masks.ill else "control")
         if row.group is None:
@@ -111,11 +110,13 @@ def read_bids(folder: Path) -> Manifest:
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
         notes.append(f"without a group in participants.tsv, taken as {group} because they {why}: {some_of(keys)}.")
     if elsewhere:
-        notes.append(f"masks in no space of a scan are not used: {some_of(n.path.name for n in elsewhere)}.")
+        notes.append(f"masks in no space of a scan are not used: {some_of(private(n.path.name) for n in elsewhere)}.")
     if masks.homeless:
-        notes.append(f"masks that are of no one scan are not used: {some_of(n.path.name for n in masks.homeless)}.")
+        notes.append(
+            f"masks that are of no one scan are not used: {some_of(private(n.path.name) for n in masks.homeless)}."
+        )
     if masks.hints:
-        names = some_of(n.path.name for n in masks.hints)
+        names = some_of(private(n.path.name) for n in masks.hints)
         notes.append(f"speak of lesions and are not used, being no masks called label-lesion: {names}.")
     if unreached:
         notes.append(f"cannot be reached: {some_of(f'{_key(p)} ({why})' for p, why in unreached.items())}.")
@@ -127,7 +128,7 @@ def read_bids(folder: Path) -> Manifest:
         notes.append(f"in {TABLE}, but without scans: {some_of(f'sub-{s}' for s in scanless)}.")
     if problems:
         raise UserError(problems)
-    return Manifest(tuple(records), tuple(map(shown, notes)))
+    return Manifest(tuple(records), tuple(notes))
 
 
 def _key(person: Person) -> str:
@@ -166,7 +167,7 @@ def _find_scans(folder: Path) -> tuple[dict[Person, _Scans], dict[Person, str]]:
     try:
         roots = [name for name in sorted(os.listdir(folder)) if name.startswith("sub-")]
     except OSError as error:
-        raise UserError(f"{shown(folder)}: cannot be read ({error.strerror}). Check who may read it.") from error
+        raise UserError(f"{private(folder)}: cannot be read ({error.strerror}). Check who may read it.") from error
     for root in roots:
         if os.path.isfile(folder / root):
             continue

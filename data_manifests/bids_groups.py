@@ -6,7 +6,8 @@ from pathlib import Path
 from .bids_masks import Masks
 from .bids_names import BidsName, likely
 from .bids_participants import TABLE, Participants
-from .paths import shown
+from .cells import quoted
+from .errors import private
 
 _MEND = f"Write control or patient for each person in column group of {TABLE}."
 
@@ -53,7 +54,7 @@ def _by_table(
     problems = []
     if table.others:
         problems.append(
-            f"{', '.join(map(shown, table.others))}: stands where {TABLE} is expected, so the groups of "
+            f"{', '.join(map(private, table.others))}: stands where {TABLE} is expected, so the groups of "
             f"{_people(unknown)} are unknown. Save it as {TABLE}, with tabs."
         )
     without_row = [label for label in unknown if label not in table.people]
@@ -68,8 +69,8 @@ def _by_table(
     elif table.of_groups and not table.has_group:
         several = len(table.of_groups) > 1
         problems.append(
-            f"{TABLE}: {'columns' if several else 'column'} {', '.join(table.of_groups)} may tell who is a patient, "
-            f"but there is no column group, so the groups of {_people(unknown)} are unknown. Name "
+            f"{TABLE}: {'columns' if several else 'column'} {quoted(', '.join(table.of_groups), 300)} may tell who is "
+            f"a patient, but there is no column group, so the groups of {_people(unknown)} are unknown. Name "
             f"{'one of them' if several else 'it'} group, with control or patient in every row."
         )
     return problems
@@ -81,8 +82,8 @@ def _by_files(folder: Path, masks: Masks, scanned: Sequence[str], unknown: Seque
         label = name.person[0]
         if label in scanned and label not in unknown:
             continue
-        path = shown(name.path.relative_to(folder))
-        found.append(f"{path} of sub-{label}" if label in unknown else f"{path}{_owner(name, scanned)}")
+        marked = private(name.path.relative_to(folder))
+        found.append(f"{marked} of sub-{label}" if label in unknown else f"{marked}{_owner(name, scanned)}")
     if not found:
         return []
     return [
@@ -101,7 +102,7 @@ def _by_folders(folder: Path, masks: Masks, unknown: Sequence[str], unreached: S
             continue
         concerned = [person for person in unknown if person == label] or unknown
         problems.append(
-            f"{shown(Path(*parts))}: cannot be searched ({why}) and may hold lesion masks, so the groups of "
+            f"{private(Path(*parts))}: cannot be searched ({why}) and may hold lesion masks, so the groups of "
             f"{_people(concerned)} are unknown. Make it readable (or fetch it). {_MEND}"
         )
     return problems

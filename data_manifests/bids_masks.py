@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .bids_names import BidsName, Person, is_image
-from .errors import UserError
+from .errors import UserError, private
 from .folder_search import search
-from .paths import shown
 
 _OTHER_SCANS = ("func", "dwi", "perf")
 
@@ -64,7 +63,7 @@ def find_masks(folder: Path, scanned: Sequence[Person]) -> Masks:
     """
     if _written_by_voxout(folder / "derivatives"):
         raise UserError(
-            f"{shown(folder / 'derivatives')}: is the output folder of a run, expected one folder a pipeline in it. "
+            f"{private(folder / 'derivatives')}: is the output folder of a run, expected one folder a pipeline in it. "
             "Move the run to a folder of its own, as derivatives/voxout: its masks and yours cannot be told apart."
         )
     found = search(folder, skip=_written_by_voxout)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cells import Cells
-from .errors import UserError
-from .paths import NOT_FETCHED, is_pointer, shown
+from .cells import Cells, quoted
+from .errors import UserError, private
+from .paths import NOT_FETCHED, is_pointer
 from .terms import GROUPS, SPLITS, Group, Split
 
 TABLE = "participants.tsv"
@@ -103,21 +103,23 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         content = path.read_bytes()
     except OSError as error:
         if os.path.islink(path) and not os.path.exists(path):
-            raise UserError(f"{shown(path)}: {NOT_FETCHED}") from error
-        raise UserError(f"{shown(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
+            raise UserError(f"{private(path)}: {NOT_FETCHED}") from error
+        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
     if is_pointer(content):
-        raise UserError(f"{shown(path)}: {NOT_FETCHED}")
+        raise UserError(f"{private(path)}: {NOT_FETCHED}")
     try:
         text = content.decode("utf-8-sig")
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{shown(path)}: not readable, expected a table as UTF-8 with tabs. Save it again.") from error
+        raise UserError(
+            f"{private(path)}: not readable, expected a table as UTF-8 with tabs. Save it again."
+        ) from error
     header = [cell.strip().lower() for cell in lines[0]] if lines else []
     if "participant_id" not in header:
-        raise UserError(f"{shown(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
+        raise UserError(f"{private(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{shown(path)}: column {twice[0]} stands there twice. Delete or rename one.")
+        raise UserError(f"{private(path)}: column {quoted(twice[0])} stands there twice. Delete or rename one.")
     return header, [(n, cells) for n, cells in enumerate(lines[1:], start=2) if any(map(str.strip, cells))]
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import private
+
 _COMPILED = ("evaluation", "models/ocsvm_numba")
 """Folders of the package with compiled functions."""
 
@@ -63,7 +65,7 @@ def choose_caches() -> Caches:
         notes.append("Compiled code is not kept: no folder for it is writable. Every start takes longer.")
     if not _matplotlib_has_a_place() and (folder := user or temporary()) is not None:
         os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
-        notes.append(f"matplotlib keeps its list of fonts in {folder / 'matplotlib'}.")
+        notes.append(f"matplotlib keeps its list of fonts in {private(folder / 'matplotlib', 'a folder')}.")
     return Caches(compiled, tuple(notes))
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from .errors import printable
+
 Word = TypeVar("Word", bound=str)
 
 # English, German, French, Spanish, Italian and Dutch, by their first three letters.
@@ -21,6 +23,8 @@ _WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1
 _NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
 _NOTHING = {"", "n/a", "na", "nan", "none", "null"}
 _OLDEST_YEARS = 120
+_LONGEST_LABEL = 64
+"""Names of files are made of labels, and no file system takes more than 255 bytes."""
 
 
 def clean_label(label: str) -> str:
@@ -34,14 +38,19 @@ def advice_on_label(label: str) -> str:
         return "It looks like a date that a spreadsheet made of an id. Write the id again, in a column of text."
     if number := _NUMBER.fullmatch(label):
         if number[1] and not (number[2] or "").strip("0") and "e" not in label.lower():
-            return f"Write {number[1]}."
+            return f"Write {quoted(number[1])}."
         return "It looks like a number that a spreadsheet made of an id. Write the id again, in a column of text."
-    return f"Write {clean}." if (clean := clean_label(label)) else "Choose another."
+    return f"Write {quoted(clean)}." if (clean := clean_label(label)) else "Choose another."
 
 
 def _is_month(label: str) -> bool:
     named = _WITH_MONTH.fullmatch(label)
     return named is not None and any(map(str.isdigit, label)) and _MONTHS.match(named[1]) is not None
+
+
+def quoted(cell: str, longest: int = 60) -> str:
+    """A cell as a sentence holds it: on one line, and short."""
+    return printable(cell if len(cell) <= longest else f"{cell[:longest]}...")
 
 
 class Cells:
@@ -79,10 +88,14 @@ class Cells:
         label = found.removeprefix(prefix)
         clean = clean_label(label)
         if not label:
-            self.problem(f"{name} {found} is a prefix and no more, expected a name after it. Complete it.")
+            self.problem(f"{name} {quoted(found)} is a prefix and no more, expected a name after it. Complete it.")
+        elif len(label) > _LONGEST_LABEL:
+            self.problem(
+                f"{name} {quoted(found)} has {len(label):,} characters, expected at most {_LONGEST_LABEL}. Shorten it."
+            )
         elif label != clean:
             self.problem(
-                f"{name} {found} holds characters that BIDS forbids, expected letters (A-Z) and digits. "
+                f"{name} {quoted(found)} holds characters that BIDS forbids, expected letters (A-Z) and digits. "
                 + advice_on_label(label)
             )
         return label or None
@@ -96,7 +109,7 @@ class Cells:
             return words[words.index(found.lower())]  # type: ignore[arg-type]
         meant = difflib.get_close_matches(found.lower(), words, n=1)
         self.problem(
-            f"{name} {found} is unknown, expected {' or '.join(words)}. "
+            f"{name} {quoted(found)} is unknown, expected {' or '.join(words)}. "
             + (f"Did you mean {meant[0]}?" if meant else "Correct it.")
         )
         return None

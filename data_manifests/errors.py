@@ -17,40 +17,45 @@ from types import MappingProxyType
 from typing import Any
 
 # Unicode's "first strong isolate" and "pop directional isolate": invisible, and made for names inside of sentences.
-_OPEN, _CLOSE = "\u2068", "\u2069"
-_PRIVATE = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+# Between them, what the name is of may come first, with an "invisible separator" behind it.
+_OPEN, _ROLE, _CLOSE = "\u2068", "\u2063", "\u2069"
+_PRIVATE = re.compile(f"{_OPEN}(?:([^{_OPEN}{_ROLE}{_CLOSE}]*){_ROLE})?([^{_OPEN}{_ROLE}{_CLOSE}]*){_CLOSE}")
+_SOME_FILE = "the file"
 _HALF = re.compile(f"{_OPEN}.*|^.*{_CLOSE}", re.DOTALL)
 
 
-def private(name: str | Path) -> str:
+def private(name: str | Path, role: str = _SOME_FILE) -> str:
     """A name or path as a sentence holds it: between the marks, without anything that is not printable.
 
-    Marks inside a name, line breaks, control sequences of a terminal and bytes that are no UTF-8 become question marks.
+    `role` stands in its place where the sentence is kept, unless a better one is known there.
+    Marks inside a name, line breaks and control sequences of a terminal become question marks; bytes that are no UTF-8
+    are written out.
     """
-    return f"{_OPEN}{printable(str(name))}{_CLOSE}"
+    return f"{_OPEN}{'' if role == _SOME_FILE else role + _ROLE}{printable(str(name))}{_CLOSE}"
 
 
 def printable(text: str) -> str:
-    """A question mark for each character that a terminal would not show."""
+    """A question mark for each character that a terminal would not show; bytes that are no UTF-8 as ``\\udcff``."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def for_terminal(text: str) -> str:
     """A sentence for the eyes of the user, with its names."""
-    return text.replace(_OPEN, "").replace(_CLOSE, "")
+    return _PRIVATE.sub(r"\2", text).replace(_OPEN, "").replace(_CLOSE, "")
 
 
 def without_names(text: str, roles: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A sentence as it may be kept: each name gives way to its role, or to "the file" where its role is unknown.
+    """A sentence as it may be kept: each name gives way to its role.
 
     Parameters
     ----------
     text : str
     roles : mapping from a name, `printable`, to what stands in its place
     """
-    whole = _PRIVATE.sub(lambda match: roles.get(match[1], "the file"), text)
+    whole = _PRIVATE.sub(lambda match: roles.get(match[2], match[1] or _SOME_FILE), text)
     # A mark without its other half: the sentence was cut, and where the name ends is unknown.
-    return _HALF.sub("the file", whole) if _OPEN in whole or _CLOSE in whole else whole
+    return _HALF.sub(_SOME_FILE, whole) if _OPEN in whole or _CLOSE in whole else whole
 
 
 def kept(value: Any) -> Any:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import SubjectError
+from .errors import SubjectError, private
 
 _FULL_BELOW_BYTES = 2**18
 """A file system with less room than that is taken for full: what has just failed on it may have asked for more."""
@@ -41,12 +41,21 @@ def machine_trouble(error: BaseException, out: Path | None = None) -> str | None
     for number, words in _OTHER.items():
         # A scan that cannot be read is its subject's failure, although a drive may be behind it.
         if number in numbers and not (about_a_scan and number in (errno.EIO, errno.ESTALE)):
-            return f"{out}: {words}." if out is not None and number == errno.EROFS else f"{_capital(words)}."
-    for e in errors:
-        if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EPERM) and _is_in(e.filename, out):
             return (
-                f"{out}: a file or folder in it cannot be written ({e.strerror}). Do its files belong to another user? "
-                "Choose another output folder."
+                f"{private(out, 'the output folder')}: {words}."
+                if out is not None and number == errno.EROFS
+                else f"{_capital(words)}."
+            )
+    for e in errors:
+        if (
+            out is not None
+            and isinstance(e, OSError)
+            and e.errno in (errno.EACCES, errno.EPERM)
+            and _is_in(e.filename, out)
+        ):
+            return (
+                f"{private(out, 'the output folder')}: a file or folder in it cannot be written ({e.strerror}). Do "
+                "its files belong to another user? Choose another output folder."
             )
     # Registration and its like say only that they failed.
     if any(isinstance(e, RuntimeError) or (e is error and isinstance(e, OSError)) for e in errors) and _full(
@@ -62,7 +71,7 @@ def path_trouble(error: OSError) -> str | None:
         return None
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
     shown = name if len(name) <= 200 else f"{name[:100]}..."
-    return f"{shown}: cannot be used ({error.strerror}). Check the path and its permissions."
+    return f"{private(shown)}: cannot be used ({error.strerror}). Check the path and its permissions."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -107,13 +116,13 @@ def _no_room(out: Path | None, quota: bool = False) -> str:
     places = _places(out)
     # What was half written has been deleted by now, so that the fullest one may seem to have room again.
     known = _full(places) or places[:1]
-    where = " and ".join(f"{folder} ({role})" for folder, role in known)
+    where = " and ".join(f"{private(folder)} ({role})" for folder, role in known)
     what = "no space left within the quota" if quota else "no space left"
     return f"{where}: {what} on its disk. Make room there, then give the same command again: it goes on from here."
 
 
-def _is_in(filename: object, out: Path | None) -> bool:
-    return out is not None and isinstance(filename, (str, os.PathLike)) and Path(filename).is_relative_to(out)
+def _is_in(filename: object, out: Path) -> bool:
+    return isinstance(filename, (str, os.PathLike)) and Path(filename).is_relative_to(out)
 
 
 def _capital(words: str) -> str:

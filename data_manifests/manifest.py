@@ -14,9 +14,9 @@ from pathlib import Path
 
 from .atomic import written_whole
 from .bids import read_bids
-from .cells import Cells
-from .errors import UserError
-from .paths import NOT_FETCHED, file_in, is_pointer, reach, shown
+from .cells import Cells, quoted
+from .errors import UserError, private
+from .paths import NOT_FETCHED, file_in, is_pointer, reach
 from .subject import Manifest, SubjectRecord
 from .terms import GROUPS, MODALITIES, SPLITS
 
@@ -71,7 +71,10 @@ def read_manifest(path: Path) -> Manifest:
         if record is not None:
             records[number] = record
     if not rows:
-        problems.append(f"{path.name}: holds no subjects, expected one row for each. Add them below the header.")
+        problems.append(
+            f"{private(path.name, 'the manifest')}: holds no subjects, expected one row for each. Add them below the "
+            "header."
+        )
     problems += _judge_together(records)
     if problems:
         raise UserError(problems)
@@ -101,13 +104,13 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
     if not os.path.isfile(path):
-        raise UserError(f"{shown(path)}: is no file, expected a table (CSV). Save the table as a file.")
+        raise UserError(f"{private(path)}: is no file, expected a table (CSV). Save the table as a file.")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from error
+        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
     if is_pointer(content):
-        raise UserError(f"{path.name}: {NOT_FETCHED}")
+        raise UserError(f"{private(path.name, 'the manifest')}: {NOT_FETCHED}")
     text = _decoded(content, path)
     told = _SEPARATOR_LINE.match(text)
     # A spreadsheet takes this line as an order and does not count it.
@@ -117,10 +120,15 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path.name}: is not a table that is understood. Save it as CSV (UTF-8) again.") from error
+        raise UserError(
+            f"{private(path.name, 'the manifest')}: is not a table that is understood. Save it as CSV (UTF-8) again."
+        ) from error
     numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(cell.strip() for cell in cells)]
     if not numbered:
-        raise UserError(f"{path.name}: is empty, expected a table with the columns {', '.join(REQUIRED)}. Fill it in.")
+        raise UserError(
+            f"{private(path.name, 'the manifest')}: is empty, expected a table with the columns "
+            f"{', '.join(REQUIRED)}. Fill it in."
+        )
     header = [cell.strip().lower() for cell in numbered[0][1]]
     while header and not header[-1]:  # a spreadsheet's empty columns at the right end
         header.pop()
@@ -140,7 +148,8 @@ def _decoded(content: bytes, path: Path) -> str:
         if "\0" not in text:
             return text
     raise UserError(
-        f"{path.name}: is not a text file, expected a manifest as CSV. Save the spreadsheet as CSV (UTF-8)."
+        f"{private(path.name, 'the manifest')}: is not a text file, expected a manifest as CSV. Save the spreadsheet "
+        "as CSV (UTF-8)."
     )
 
 
@@ -148,18 +157,24 @@ def _judge_header(header: Sequence[str], path: Path) -> tuple[list[str], list[st
     """Problems and notes."""
     problems, notes = [], []
     for name in sorted({name for name in header if header.count(name) > 1}):
-        problems.append(f"{path.name}: column {name or 'without a name'} stands there twice. Delete or rename one.")
+        problems.append(
+            f"{private(path.name, 'the manifest')}: column {quoted(name) or 'without a name'} stands there twice. "
+            "Delete or rename one."
+        )
     unknown = [name for name in header if name and name not in COLUMNS]
     for name in (name for name in COLUMNS if name not in header):
         meant = difflib.get_close_matches(name, unknown, n=1, cutoff=0.75)
         if meant:
             unknown.remove(meant[0])
-            problems.append(f"{path.name}: found the column {meant[0]}, expected {name}. Rename it.")
+            problems.append(
+                f"{private(path.name, 'the manifest')}: found the column {quoted(meant[0])}, expected {name}. Rename "
+                "it."
+            )
         elif name in REQUIRED:
-            found = ", ".join(n for n in header if n)
-            problems.append(f"{path.name}: column {name} is missing (found: {found}). Add it.")
+            found = quoted(", ".join(n for n in header if n), 300)
+            problems.append(f"{private(path.name, 'the manifest')}: column {name} is missing (found: {found}). Add it.")
     if unknown:
-        notes.append(f"{path.name}: not used: {', '.join(unknown)}.")
+        notes.append(f"{private(path.name, 'the manifest')}: not used: {quoted(', '.join(unknown), 300)}.")
     return problems, notes
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, private
 from .folder_search import Search, search
-from .paths import at_home, reach, shown
+from .paths import at_home, reach
 
 _SUFFIXES = (".nii.gz", ".nii", ".mgz")
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?=[_.])")
@@ -59,7 +59,7 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         root, pattern = Path(*parts[:fixed]), parts[fixed:]
     elif "*" in where:
         raise UserError(
-            f"{option} {where}: has * and no {{id}}, expected to see where the id stands. "
+            f"{option} {private(where)}: has * and no {{id}}, expected to see where the id stands. "
             "Write it as in 'maps/{id}_*.nii.gz'."
         )
     if not os.path.isdir(root):
@@ -67,7 +67,9 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         if not is_file and not _is_absent(root):
             reach(root, f"a folder ({option})")
         what = "is a file" if is_file else "no such folder"
-        raise UserError(f"{option} {where}: {what}, expected a folder, or a path with {{id}} in it. Check the path.")
+        raise UserError(
+            f"{option} {private(where)}: {what}, expected a folder, or a path with {{id}} in it. Check the path."
+        )
     content = search(root, depth=len(pattern) or None)
     whole = _regex(pattern) if pattern else None
     found: dict[str, list[IdFile]] = {}
@@ -75,19 +77,19 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         name = _id_of(path, root, whole)
         if name and not path.name.startswith("."):
             found.setdefault(identity(name), []).append(IdFile(unicodedata.normalize("NFC", name), path))
-    for name, path in _closed(content, root, pattern, f"{option} {where}"):
+    for name, path in _closed(content, root, pattern, f"{option} {private(where)}"):
         found.setdefault(identity(name), [IdFile(unicodedata.normalize("NFC", name), path)])
     if not found:
         wanted = "a file that fits" if pattern else f"an image ({', '.join(_SUFFIXES)})"
-        raise UserError(f"{option} {where}: found no file, expected {wanted}. Check the path.")
+        raise UserError(f"{option} {private(where)}: found no file, expected {wanted}. Check the path.")
     twice = {name: files for name, files in found.items() if len(files) > 1}
     if twice:
         several = list(twice.values())
-        more = [f"{option} {where}: and so for {len(several) - 3} more."] if len(several) > 3 else []
+        more = [f"{option} {private(where)}: and so for {len(several) - 3} more."] if len(several) > 3 else []
         raise UserError(
             [
-                f"{option} {where}: {shown(files[0].name)} matches {len(files)} files "
-                f"({' and '.join(shown(file.path.relative_to(root)) for file in files[:2])}), expected one. "
+                f"{option} {private(where)}: {private(files[0].name)} matches {len(files)} files "
+                f"({' and '.join(private(file.path.relative_to(root)) for file in files[:2])}), expected one. "
                 "Say which by a path with {id} in it and no * beside it, as in 'maps/{id}_map.nii.gz'."
                 for files in several[:3]
             ]
@@ -135,8 +137,8 @@ def _closed(content: Search, root: Path, pattern: tuple[str, ...], option: str) 
             yield name, path
         else:
             problems.append(
-                f"{option}: {shown(path.relative_to(root))} cannot be searched ({why}), expected a folder or a file: "
-                "whose files are missing is not known. Make it readable, or take it away."
+                f"{option}: {private(path.relative_to(root))} cannot be searched ({why}), expected a folder or a "
+                "file: whose files are missing is not known. Make it readable, or take it away."
             )
     if problems:
         raise UserError(problems)

@@ -36,12 +36,12 @@ def open_file(path: Path, *, expected: str) -> BufferedReader:
             raise UserError(f"{private(path)}: is a device or a pipe, expected {expected}. Name a file.")
         file = path.open("rb")
     except (OSError, ValueError) as error:
-        raise _not_opened(path, error) from error
+        raise _not_opened(path, error, expected) from error
     try:
         start = file.peek(64)[:64]
     except OSError as error:
         file.close()
-        raise _not_opened(path, error) from error
+        raise _not_opened(path, error, expected) from error
     pointer = _pointer_in(start)
     if pointer:
         file.close()
@@ -61,7 +61,7 @@ def _pointer_in(start: bytes) -> tuple[str, str] | None:
     return None
 
 
-def _not_opened(path: Path, error: OSError | ValueError) -> UserError:
+def _not_opened(path: Path, error: OSError | ValueError, expected: str) -> UserError:
     why = getattr(error, "strerror", None) or str(error)
     if isinstance(error, PermissionError):
         return UserError(f"{private(path)}: cannot be opened ({why}). Check who may read it and the folders above it.")
@@ -71,7 +71,7 @@ def _not_opened(path: Path, error: OSError | ValueError) -> UserError:
             "or mend the link."
         )
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return UserError(f"{private(path)}: no such file. Check the path in the manifest.")
+        return UserError(f"{private(path)}: no such file, expected {expected}. Check the path.")
     return UserError(f"{private(path)}: cannot be opened ({why}). Check the file and who may read it.")
 
 

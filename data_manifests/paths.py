@@ -5,7 +5,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, private
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every file system that is in use
 _POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/spec/")
@@ -33,12 +33,12 @@ def reach(path: Path, expected: str) -> Path:
         os.stat(path)
     except FileNotFoundError as error:
         if os.path.islink(path):
-            raise UserError(f"{shown(path)}: {NOT_FETCHED}") from error
+            raise UserError(f"{private(path)}: {NOT_FETCHED}") from error
         what = "no such file or folder" if "folder" in expected or "dataset" in expected else "no such file"
-        raise UserError(f"{shown(path)}: {what}, expected {expected}. Check the path.") from error
+        raise UserError(f"{private(path)}: {what}, expected {expected}. Check the path.") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not a path"
-        raise UserError(f"{shown(path)}: cannot be reached ({why}), expected {expected}. Check the path.") from error
+        raise UserError(f"{private(path)}: cannot be reached ({why}), expected {expected}. Check the path.") from error
     return path
 
 
@@ -62,7 +62,7 @@ def at_home(text: str) -> Path:
         return path
     if (found := os.path.expanduser(text)) != text and os.environ.get("HOME") != "":
         return Path(found)
-    raise UserError(f"{text}: no such home folder. Write the whole path, from / on.")
+    raise UserError(f"{private(text)}: no such home folder. Write the whole path, from / on.")
 
 
 def file_in(folder: Path, text: str) -> Path:
@@ -77,13 +77,15 @@ def file_in(folder: Path, text: str) -> Path:
     """
     if "\0" in text or any(_bytes(part) > _LONGEST_NAME for part in text.split("/")):
         raise UserError(
-            f"{text[:30]}...: a name of over {_LONGEST_NAME} bytes or with a NUL character, which no file has. "
-            "Correct the cell."
+            f"{private(text[:30])}...: a name of over {_LONGEST_NAME} bytes or with a NUL character, which no file "
+            "has. Correct the cell."
         )
     literal = folder / text
     path = tidy(folder / (at_home(text) if not os.path.lexists(literal) else text))
     if _bytes(path) > _LONGEST_PATH:
-        raise UserError(f"{text[:30]}...: a path of over {_LONGEST_PATH} bytes, which no file has. Correct the cell.")
+        raise UserError(
+            f"{private(text[:30])}...: a path of over {_LONGEST_PATH} bytes, which no file has. Correct the cell."
+        )
     return path if os.path.lexists(path) else _as_stored(path)
 
 
@@ -93,9 +95,9 @@ def tidy(path: Path) -> Path:
     return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
-def shown(path: Path | str) -> str:
-    """A path for a sentence: bytes that are not UTF-8 are written out, so that it can be printed anywhere."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+def real(path: Path) -> Path:
+    """Where a path leads, behind all links; one that is linked to itself leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _bytes(path: Path | str) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cells import Cells
-from .errors import UserError
+from .cells import Cells, quoted
+from .errors import UserError, private
 from .manifest import read_table
 from .matching import identity
 from .paths import reach
@@ -38,7 +38,9 @@ def read_people(path: Path) -> Mapping[str, Person]:
     reach(path, "a table (CSV) with the column subject_id")
     header, rows = read_table(path)
     if "subject_id" not in header:
-        raise UserError(f"{path.name}: column subject_id is missing (found: {', '.join(header)}). Add it.")
+        raise UserError(
+            f"{private(path.name)}: column subject_id is missing (found: {quoted(', '.join(header), 300)}). Add it."
+        )
     people: dict[str, Person] = {}
     rows_of: dict[str, int] = {}
     problems: list[str] = []
@@ -51,7 +53,9 @@ def read_people(path: Path) -> Mapping[str, Person]:
         else:
             name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")
             if name in people:
-                cells.problem(f"{subject} stands in row {rows_of[name]} too, expected unique names. Delete one.")
+                cells.problem(
+                    f"{quoted(subject)} stands in row {rows_of[name]} too, expected unique names. Delete one."
+                )
             people[name], rows_of[name] = person, number
         problems += cells.problems
     if problems:

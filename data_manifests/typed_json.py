@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import UserError
+from .errors import UserError, private
 
 LARGEST_BYTES = 256 * 2**20
 """Of a JSON file. A record of a hundred thousand files has a tenth of it."""
@@ -44,11 +44,11 @@ def read_json(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
         text = read_regular(path)
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: not readable ({found}), expected {what}. {advice}") from error
+        raise UserError(f"{private(path)}: not readable ({found}), expected {what}. {advice}") from error
     try:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {_found(error)}, expected {what}. {advice}") from error
+        raise UserError(f"{private(path)}: {_found(error)}, expected {what}. {advice}") from error
 
 
 def read_regular(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from .intervals import Measure
 from .lesion_metrics import operating_threshold
@@ -184,7 +184,9 @@ class StoredPoint:
         advice = "Run the stage score of the model's own cohort again."
         found = read_json(path, _Stored, "an operating point", advice)
         if found.sha256 != found.content_sha256():
-            raise UserError(f"{path}: is not the threshold that score wrote (changed since, or damaged). {advice}")
+            raise UserError(
+                f"{private(path)}: is not the threshold that score wrote (changed since, or damaged). {advice}"
+            )
         threshold = np.nan if found.threshold is None else found.threshold
         return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
 

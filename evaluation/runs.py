@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from .intervals import Estimate
 from .metric_words import METRICS
 
@@ -82,14 +82,15 @@ def read_run(path: Path, name: str | None = None) -> RunScores:
         about = dict(content.get("about", {}))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: holds no scores.json, expected the output folder of a run that was scored. Score it first."
+            f"{private(path)}: holds no scores.json, expected the output folder of a run that was scored. Score it "
+            "first."
         ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{file}: not readable as the figures of a run ({type(error).__name__}). Score the run again."
+            f"{private(file)}: not readable as the figures of a run ({type(error).__name__}). Score the run again."
         ) from error
     if not estimates:
         raise UserError(
-            f"{file}: holds none of the figures that voxout knows, expected at least one. Name another file."
+            f"{private(file)}: holds none of the figures that voxout knows, expected at least one. Name another file."
         )
     return RunScores(name or run_name(path), estimates, about)

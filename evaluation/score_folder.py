@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from .settings import EvaluationSettings
 from .subject_scores import SubjectScores
 
@@ -45,16 +45,19 @@ class ScoreFolder:
         """
         folder = next((f for f in (path, path / "scores") if (f / "scores.json").is_file()), None)
         if folder is None:
-            raise UserError(f"{path}: holds no scores, expected a folder that `voxout score` wrote. Check the path.")
+            raise UserError(
+                f"{private(path)}: holds no scores, expected a folder that `voxout score` wrote. Check the path."
+            )
         try:
             about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["about"]
             settings = EvaluationSettings(**about["settings"])
             words = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise UserError(
-                f"{folder / 'scores.json'}: not readable as scores ({type(error).__name__}). Score the maps again."
+                f"{private(folder / 'scores.json')}: not readable as scores ({type(error).__name__}). Score the maps "
+                "again."
             ) from error
         subjects = tuple(SubjectScores.load(file) for file in sorted((folder / SUBJECTS).glob("[!.]*.npz")))
         if not subjects:
-            raise UserError(f"{folder / SUBJECTS}: holds no subject, expected what `voxout score` left there.")
+            raise UserError(f"{private(folder / SUBJECTS)}: holds no subject, expected what `voxout score` left there.")
         return cls(path, subjects, settings, *words)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import person_of_key
 from ..data_manifests.terms import Group
 from . import voxel_metrics as vm
@@ -296,6 +296,6 @@ def _small(values: np.ndarray) -> np.ndarray:
 def _unreadable(path: Path, error: Exception) -> UserError:
     # A half-copied .npz fails in many ways (zip, zlib, JSON, keys); all mean the same to the user.
     return UserError(
-        f"{path.name}: not readable as the scores of a subject ({type(error).__name__}). "
-        "Delete it and score the subject again."
+        f"{private(path.name)}: not readable as the scores of a subject ({type(error).__name__}). Delete it and score "
+        "the subject again."
     )

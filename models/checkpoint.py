@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from .encoder import PatchAutoEncoder, PatchEncoder
 from .settings import ModelSettings
@@ -169,7 +169,7 @@ class Checkpoint:
             No checkpoint, or a damaged one.
         """
         if not cls.exists(folder):
-            raise UserError(f"{folder}: holds no trained encoder. Run the stage train first.")
+            raise UserError(f"{private(folder, 'its folder')}: holds no trained encoder. Run the stage train first.")
         index = read_json(folder / _INDEX, _Index, "the description of a trained encoder", _ADVICE)
         try:
             settings = ModelSettings.model_validate({name: index.settings[name] for name in TRAINED_BY})
@@ -191,8 +191,8 @@ class Checkpoint:
         except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
             found = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise UserError(
-                f"{folder}: its checkpoint is damaged or of another version ({found.splitlines()[0]}), expected a "
-                f"trained encoder. {_ADVICE}"
+                f"{private(folder, 'its folder')}: its checkpoint is damaged or of another version "
+                f"({found.splitlines()[0]}), expected a trained encoder. {_ADVICE}"
             ) from error
         return cls(autoencoder, _part(tensors, "optimiser."), settings, index.origin, index.step, index.history)
 

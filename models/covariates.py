@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.typed_json import Content, read_json
 from .settings import CovariateName
@@ -141,8 +141,8 @@ class Covariates:
         found = {*content.shares, *(["age"] if content.age else [])}
         if found != set(names):
             raise UserError(
-                f"{folder / _FILE}: describes {', '.join(sorted(found)) or 'nothing'}, expected {', '.join(names)}, as "
-                f"in the model's settings. {advice}"
+                f"{private(folder / _FILE)}: describes {', '.join(sorted(found)) or 'nothing'}, expected "
+                f"{', '.join(names)}, as in the model's settings. {advice}"
             )
         age = content.age and AgeRange(**content.age.model_dump())
         return cls(age, {name: content.shares[name] for name in content.shares})

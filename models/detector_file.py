@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from ..data_manifests.atomic import delete_remains, temporary_name, written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from .detector_arrays import DetectorArrays
 from .tensor_file import Tensor, read_header
@@ -125,7 +125,9 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
     tensors, described = _files(path)
     for file in (tensors, described):
         if not file.is_file():
-            raise UserError(f"{file}: no such file, expected saved detectors. Check the path, or fit them first.")
+            raise UserError(
+                f"{private(file)}: no such file, expected saved detectors. Check the path, or fit them first."
+            )
     advice = "Copy them again, or fit them again."
     notes = read_json(described, _Notes, f"the description of {_FORMAT} version {_VERSION}", advice)
     try:
@@ -143,7 +145,7 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
         return arrays, notes.nu, notes.gamma
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path}: not readable as detectors ({(str(error) or type(error).__name__).splitlines()[0]}), "
+            f"{private(path)}: not readable as detectors ({(str(error) or type(error).__name__).splitlines()[0]}), "
             f"expected {_FORMAT} version {_VERSION}. {advice}"
         ) from error
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..preprocessing.patch_grid import PatchGrid
 from .calibration import Calibration
@@ -119,7 +119,9 @@ class Fusion:
         """
         calibration = Calibration.load(folder / _CALIBRATION)
         if calibration.mask_hash != grid.mask_hash or len(calibration.spread) != grid.size:
-            raise UserError(f"{folder}: its calibration is of another brain mask. Fit the model again.")
+            raise UserError(
+                f"{private(folder, 'its folder')}: its calibration is of another brain mask. Fit the model again."
+            )
         plans = sight.plans(settings.fusion.readers)
         nuisances = Nuisances.load(folder, grid, sight, settings.fusion)
         readers = tuple(

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import SubjectError, UserError
+from ..data_manifests.errors import SubjectError, UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from ..preprocessing.patch_grid import PatchGrid
 
@@ -65,8 +65,9 @@ class LatentStore:
         path = folder / _INDEX
         if path.exists() and (found := _read_index(folder)) != index:
             raise UserError(
-                f"{folder}: holds codes of {found['code_size']} numbers at {found['n_locations']} locations of mask "
-                f"{found['mask_hash']}, expected {code_size} at {grid.size} of {grid.mask_hash}. Delete the folder."
+                f"{private(folder, 'its folder')}: holds codes of {found['code_size']} numbers at "
+                f"{found['n_locations']} locations of mask {found['mask_hash']}, expected {code_size} at {grid.size} "
+                f"of {grid.mask_hash}. Delete the folder."
             )
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(index, indent=1))
@@ -90,16 +91,18 @@ class LatentStore:
         """
         path = folder / _INDEX
         if not path.exists():
-            raise UserError(f"{folder}: holds no codes. Run the stage fit first.")
+            raise UserError(f"{private(folder, 'its folder')}: holds no codes. Run the stage fit first.")
         store = cls(folder, tuple(keys), **_read_index(folder))
         if grid is not None and grid.mask_hash != store.mask_hash:
             raise UserError(
-                f"{folder}: its codes belong to the locations of mask {store.mask_hash}, expected {grid.mask_hash}. "
-                "Encode the subjects again."
+                f"{private(folder, 'its folder')}: its codes belong to the locations of mask {store.mask_hash}, "
+                f"expected {grid.mask_hash}. Encode the subjects again."
             )
         missing = [key for key in keys if not store._path(key).exists()]
         if missing:
-            raise UserError(f"{folder}: no codes of {', '.join(missing)}. Encode these subjects first.")
+            raise UserError(
+                f"{private(folder, 'its folder')}: no codes of {', '.join(missing)}. Encode these subjects first."
+            )
         for key in keys:
             store._mapped(key)
         return store
@@ -125,7 +128,7 @@ class LatentStore:
     def subject(self, key: str) -> np.ndarray:
         """Codes of one subject of the folder, (P, d) float32."""
         if not self._path(key).exists():
-            raise UserError(f"{self.folder}: no codes of {key}. Encode this subject first.")
+            raise UserError(f"{private(self.folder)}: no codes of {key}. Encode this subject first.")
         return self._mapped(key).astype(np.float32)
 
     def write(self, key: str, codes: np.ndarray, there: np.ndarray | None = None) -> Path:
@@ -169,7 +172,9 @@ class LatentStore:
         try:
             codes = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self._path(key)}: not readable as codes ({error}). Encode the subject again.") from error
+            raise UserError(
+                f"{private(self._path(key))}: not readable as codes ({error}). Encode the subject again."
+            ) from error
         if codes.shape != self.shape[1:]:
             raise UserError(
                 f"{key}: its codes have the shape {codes.shape}, expected {self.shape[1:]}. Encode the subject again."

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..preprocessing.channels import Channels
 from ..preprocessing.derived_maps import DERIVED_MAPS, Direction
 from ..preprocessing.patch_grid import PatchGrid
@@ -232,6 +232,7 @@ class Reader:
         sizes = {len(part.spread) for part in parts} | ({adjustment.slopes.shape[1]} if adjustment else set())
         if sizes != {grid.size} or {part.mask_hash for part in parts} != {grid.mask_hash}:
             raise UserError(
-                f"{folder}: its calibration is of other locations than the brain mask. Fit the model again."
+                f"{private(folder, 'its folder')}: its calibration is of other locations than the brain mask. Fit the "
+                "model again."
             )
         return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)

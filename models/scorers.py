@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..preprocessing.derived_maps import Direction
 from ..preprocessing.patch_grid import PatchGrid
 from .detector import DetectorField, fit_detectors
@@ -139,4 +139,7 @@ def _whitening_of(folder: Path, grid: PatchGrid) -> Whitening:
 
 
 def _of_other_locations(folder: Path) -> UserError:
-    return UserError(f"{folder}: its detectors are of other locations than the brain mask. Fit the model again.")
+    return UserError(
+        f"{private(folder, 'its folder')}: its detectors are of other locations than the brain mask. Fit the model "
+        "again."
+    )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content
 
 _LONGEST_HEADER = 100_000_000
@@ -171,6 +171,6 @@ def opened_tensors(path: Path, what: str) -> Iterator[TensorFile]:
     except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         found = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else str(error))
         raise UserError(
-            f"{path}: holds no {what} ({found.splitlines()[0] if found else type(error).__name__}). "
-            "Run the stage fit again."
+            f"{private(path)}: holds no {what} ({found.splitlines()[0] if found else type(error).__name__}). Run the "
+            "stage fit again."
         ) from error

@@ -22,7 +22,7 @@ from monai.engines.trainer import Trainer
 from torch.nn.functional import cosine_similarity
 from torch.utils.tensorboard import SummaryWriter
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..preprocessing.patch_store import PatchStore
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
 from .colocated_patches import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_locations, volumes_on
@@ -171,7 +171,7 @@ class _Training:
             lower = "guided_learning_rate or models.guidance.weight" if guided else "learning_rate"
             raise UserError(
                 f"Training: the loss is {loss.item()} at step {step}, expected a finite one. Lower "
-                f"models.training.{lower}, delete {self.out} and train again."
+                f"models.training.{lower}, delete {private(self.out, 'its folder')} and train again."
             )
         self.optimiser.zero_grad()
         loss.backward()
@@ -285,8 +285,8 @@ class _Training:
         ]
         if different:
             raise UserError(
-                f"{self.out}: holds an encoder of another run ({'; '.join(different)}). Delete the folder, or choose "
-                "another output folder."
+                f"{private(self.out, 'its folder')}: holds an encoder of another run ({'; '.join(different)}). "
+                "Delete the folder, or choose another output folder."
             )
         self.model.load_state_dict(found.autoencoder.state_dict())
         state = self.optimiser.state_dict()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..preprocessing.patch_grid import PatchGrid
 from .latent_store import LatentStore
 from .ocsvm_dual import named
@@ -95,7 +95,7 @@ class Whitening:
     def load(cls, path: Path) -> "Whitening":
         """Read what `save` wrote."""
         if not path.exists():
-            raise UserError(f"{path}: no such file. Run the stage fit first.")
+            raise UserError(f"{private(path)}: no such file. Run the stage fit first.")
         with opened_tensors(path, "whole whitening") as file:
             # Not looked through for numbers that are not finite: at 1 mm it is half a gigabyte, read for each subject.
             mean, packed = file.array("mean", "float32", 2), file.array("packed", "float16", 2, finite=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import Failure, SubjectError, UserError
+from ..data_manifests.errors import Failure, SubjectError, UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_mask, read_volume
 from ..evaluation.doubts import doubts
@@ -136,7 +136,7 @@ def load_scores(run: Run) -> CohortScores:
     out, config = run.out, run.config
     record = StageRecord.read(out.record("score"))
     if record is None:
-        raise UserError(f"{out.root}: holds no scores. Run the stage score first.")
+        raise UserError(f"{private(out.root, 'the output folder')}: holds no scores. Run the stage score first.")
     subjects = [SubjectScores.load(out.subject_scores(key)) for key in record.done]
     return score_cohort(subjects, config.evaluation, seed=config.seed, point=_model_point(run, subjects)[0])
 

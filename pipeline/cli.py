@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data_manifests.caches import choose_caches
-from ..data_manifests.errors import Failure, UserError, for_terminal
+from ..data_manifests.errors import Failure, UserError, for_terminal, private
 from ..data_manifests.machine import machine_trouble, path_trouble
 from .arguments import make_parser
 from .interruption import Interrupted, interruptible
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = getattr(options, "scores", None) or getattr(options, "out", None)
         if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
             raise
-        print(f"voxout: {trouble}", file=sys.stderr)
+        print(f"voxout: {for_terminal(trouble)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
@@ -137,9 +137,12 @@ def _score_maps(options: argparse.Namespace) -> int:
     sick, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
     total = len(scores.subjects) + len(failures)
     told = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
-    console.say(f"{told}: {options.scores / 'scores.json'}", level=-1)
+    console.say(f"{told}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
     if failures:
-        console.warn(f"{len(failures)} subject(s) left out of all figures; {options.scores / 'failures.csv'} says why.")
+        console.warn(
+            f"{len(failures)} subject(s) left out of all figures; "
+            f"{private(options.scores / 'failures.csv', 'failures.csv')} says why."
+        )
     return SOME_FAILED if failures else DONE
 
 
@@ -196,15 +199,16 @@ def _native(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace) -> int:
     from ..data_manifests.derivatives import OutputFolder
+    from ..data_manifests.paths import real
     from .stages import APPLIED
     from .whole_model import require_whole_model
 
     model = OutputFolder(options.model)
     require_whole_model(model)
-    if options.out.resolve().is_relative_to(options.model.resolve()):
+    if real(options.out).is_relative_to(real(options.model)):
         raise UserError(
-            f"{options.out}: lies in the model's own folder, expected one apart from it. Name another folder for the "
-            "new subjects."
+            f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected one apart from "
+            "it. Name another folder for the new subjects."
         )
     return _work(options, APPLIED, saved=model.fitted_config)
 
@@ -270,7 +274,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
     console = _console(options, options.out)
     if go_on:
-        console.say(f"settings: as saved in {saved}")
+        console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
         run = Run(
             manifest=manifest,
@@ -313,7 +317,10 @@ def _remove(options: argparse.Namespace) -> int:
 
     out = OutputFolder(options.out)
     if not out.root.is_dir():
-        raise UserError(f"{options.out}: no such folder, expected the output folder of a run. Check the path.")
+        raise UserError(
+            f"{private(options.out, 'the output folder')}: no such folder, expected the output folder of a run. Check "
+            "the path."
+        )
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
     _console(options, options.out).say(
@@ -330,9 +337,9 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
 
         for line in figures_in_words(load_scores(run)):
             run.console.say(line, level=-1)
-        run.console.say(f"report: {run.out.report}", level=-1)
+        run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
     if failures:
-        run.console.warn(f"{len(failures)} subject(s) failed; {run.out.failures} says why.")
+        run.console.warn(f"{len(failures)} subject(s) failed; {private(run.out.failures, 'failures.csv')} says why.")
         return SOME_FAILED
     return DONE
 
@@ -367,17 +374,26 @@ def _console(options: argparse.Namespace, out: Path | None):
 
 def _make_folder(folder: Path) -> None:
     if folder.parts and folder.parts[0].startswith("~"):
-        raise UserError(f"{folder}: the shell left the ~ as it is, or knows no such user. Write the path out.")
+        raise UserError(
+            f"{private(folder, 'the output folder')}: the shell left the ~ as it is, or knows no such user. Write the "
+            "path out."
+        )
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{folder}: its name is not UTF-8. Choose another output folder.") from error
+        raise UserError(
+            f"{private(folder, 'the output folder')}: its name is not UTF-8. Choose another output folder."
+        ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another output folder.") from error
+        raise UserError(
+            f"{private(folder, 'the output folder')}: cannot be made ({error.strerror}). Choose another output folder."
+        ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: is not writable. Choose another folder for the output.")
+        raise UserError(
+            f"{private(folder, 'the output folder')}: is not writable. Choose another folder for the output."
+        )
 
 
 def _device(name: str) -> str:

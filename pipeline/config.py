@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.settings import DataSettings, Section
 from ..evaluation.settings import EvaluationSettings
 from ..models.settings import ModelSettings
@@ -118,19 +118,21 @@ def _read_preset(name: str) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is no file" if path.exists() else "no such configuration file"
-        raise UserError(f"{path}: {what}, expected a file of settings. Check the path after --config.")
+        raise UserError(f"{private(path)}: {what}, expected a file of settings. Check the path after --config.")
     if (size := path.stat().st_size) > _LONGEST_BYTES:
-        raise UserError(f"{path}: holds {size:,} bytes, expected a file of settings. Check the path after --config.")
+        raise UserError(
+            f"{private(path)}: holds {size:,} bytes, expected a file of settings. Check the path after --config."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as UTF-8. Save it as UTF-8.") from error
+        raise UserError(f"{private(path)}: not readable as UTF-8. Save it as UTF-8.") from error
     except OSError as error:
-        raise UserError(f"{path}: not readable ({error.strerror}). Check its permissions.") from error
-    values = _parsed_yaml(text, str(path), "Mend it there.")
+        raise UserError(f"{private(path)}: not readable ({error.strerror}). Check its permissions.") from error
+    values = _parsed_yaml(text, private(path), "Mend it there.")
     if values is not None and not isinstance(values, dict):
         raise UserError(
-            f"{path}: holds a {type(values).__name__}, expected sections: {', '.join(Config.model_fields)}."
+            f"{private(path)}: holds a {type(values).__name__}, expected sections: {', '.join(Config.model_fields)}."
         )
     return values or {}
 

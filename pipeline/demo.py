@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..data_manifests.errors import private
 from .console import Console
 
 CONTROLS, HELD_OUT, PATIENTS = 14, 3, 4
@@ -17,7 +18,7 @@ def make_demo_cohort(folder: Path, console: Console) -> Path:
     """
     manifest = folder / "cohort.csv"
     if manifest.is_file():
-        console.say(f"synthetic cohort: made before, in {folder}")
+        console.say(f"synthetic cohort: made before, in {private(folder)}")
         return manifest
     from ..data_manifests.phantoms import make_cohort
 

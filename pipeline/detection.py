@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import SubjectRecord
 from ..data_manifests.volume import Volume, read_grid, read_mask, write_volume
 from ..evaluation.false_discovery import log_p, log_q
@@ -65,7 +65,10 @@ def map_subject(
     # The model's own channels: what is mapped has no say in their scale.
     sight = _sight(config, Channels.load(model.detectors), model, device)
     if any(checkpoint.origin.mask_hash != grid.mask_hash for checkpoint in sight.checkpoints):
-        raise UserError(f"{model.root}: encoder and detectors are of different brain masks. Fit the model again.")
+        raise UserError(
+            f"{private(model.root, 'the model')}: encoder and detectors are of different brain masks. Fit the model "
+            "again."
+        )
     fusion = Fusion.load(model.detectors, grid, sight, config.models)
 
     prepared = PreparedImages.of(subject, out, config.preprocessing.modalities)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.subject import Manifest, SubjectRecord
 from .records import StageRecord
 from .replacement import remove_recorded
@@ -97,7 +97,10 @@ def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
     made = [SubjectRecord(person, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
     made = [subject for subject in made if any(StageRecord.read(path) for path in _records(out, subject))]
     if not made:
-        raise UserError(f"{out.root}: holds nothing of {name}, expected a subject that was prepared. Check the id.")
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: holds nothing of {name}, expected a subject that was "
+            "prepared. Check the id."
+        )
     return made
 
 

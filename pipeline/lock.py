@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, for_terminal, private
 
 
 def _to_stderr(text: str) -> None:
-    print(f"voxout: {text}", file=sys.stderr)
+    print(f"voxout: {for_terminal(text)}", file=sys.stderr)
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
         file = (folder / ".lock").open("w")
     except PermissionError as error:
         raise UserError(
-            f"{folder}: its lock file cannot be written ({error.strerror}): another user's run made it. "
-            "Choose another output folder."
+            f"{private(folder, 'the output folder')}: its lock file cannot be written ({error.strerror}): another "
+            "user's run made it. Choose another output folder."
         ) from error
     with file:
         held = True
@@ -49,11 +49,12 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise UserError(
-                    f"{folder}: another voxout is at work in this folder. Wait for it, or choose another output folder."
+                    f"{private(folder, 'the output folder')}: another voxout is at work in this folder. Wait for it, "
+                    "or choose another output folder."
                 ) from error
             held = False
             warn(
-                f"{folder}: its file system has no locks ({error.strerror}). Nothing keeps two runs apart here: start "
-                "one at a time."
+                f"{private(folder, 'the output folder')}: its file system has no locks ({error.strerror}). Nothing "
+                "keeps two runs apart here: start one at a time."
             )
         yield held

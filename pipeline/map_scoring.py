@@ -11,6 +11,7 @@ import numpy as np
 from ..data_manifests.derivatives import OutputFolder
 from ..data_manifests.errors import Failure, SubjectError, UserError, private, some_of
 from ..data_manifests.matching import IdFile, files_by_id, identity
+from ..data_manifests.paths import real
 from ..data_manifests.people import Person, person_of, read_people
 from ..data_manifests.volume import Volume, read_map, read_mask
 from ..evaluation.doubts import doubts
@@ -89,7 +90,7 @@ def score_folders(
         console.warn(f"note: {note}")
     files = Replacement(OutputFolder(out), "score", (), OutputFolder(out).record("score"))
     if (out / "scores.json").exists():
-        console.warn(f"note: {out} held scores before; these take their place.")
+        console.warn(f"note: {private(out, 'the output folder')} held scores before; these take their place.")
     files.begin({}, goes_on=lambda before, now: False)
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
@@ -146,15 +147,17 @@ def require_own_folder(out: Path, folders: MapFolders) -> None:
         So it is.
     """
     inputs = [Path(where) for where in (folders.maps, folders.masks, folders.brain_masks) if where]
-    if any(out.resolve() == where.resolve() for where in inputs):
-        raise UserError(f"--out {out}: is a folder of the maps or masks themselves. Name another one.")
+    if any(real(out) == real(where) for where in inputs):
+        raise UserError(
+            f"--out {private(out, 'the output folder')}: is a folder of the maps or masks themselves. Name another one."
+        )
     if not out.is_dir() or StageRecord.read(OutputFolder(out).record("score")) is not None:
         return
     others = [path.name for path in out.iterdir() if not path.name.startswith(".")]
     if others:
         raise UserError(
-            f"--out {out}: holds other things ({some_of(sorted(others))}) and no record of scores, expected a "
-            "new folder or one of earlier scores. Name another one."
+            f"--out {private(out, 'the output folder')}: holds other things ({some_of(map(private, sorted(others)))}) "
+            "and no record of scores, expected a new folder or one of earlier scores. Name another one."
         )
 
 
@@ -169,9 +172,9 @@ def match_subjects(folders: MapFolders) -> MatchedMaps:
     run = next((f for f in (Path(folders.maps), Path(folders.maps).parent) if OutputFolder(f).config.is_file()), None)
     if run is not None and "{id}" not in folders.maps:
         raise UserError(
-            f"--maps {folders.maps}: is the folder of a run, expected maps alone. Score the run by `voxout score "
-            f"COHORT {run}`, or name its maps: "
-            f"--maps '{run}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_zmap.nii.gz'."
+            f"--maps {private(folders.maps)}: is the folder of a run, expected maps alone. Score the run by `voxout "
+            f"score COHORT {private(run)}`, or name its maps: --maps "
+            f"'{private(run)}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_zmap.nii.gz'."
         )
     maps = files_by_id(folders.maps, "--maps")
     masks = files_by_id(folders.masks, "--masks") if folders.masks else {}

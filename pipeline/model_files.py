@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, RootModel
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from .records import write_json
 
@@ -57,16 +57,18 @@ def require_files_of_model(model: OutputFolder) -> None:
     found = _files(model, any(name.startswith("encoder/") for name in noted))
     for name in sorted(noted.keys() | found.keys()):
         if name not in found:
-            raise UserError(f"{model.root}: {name} is missing from the model. {_AGAIN}")
+            raise UserError(f"{private(model.root, 'the model')}: {name} is missing from the model. {_AGAIN}")
         if name not in noted:
             raise UserError(
-                f"{model.root}: {name} is not among the files that fit wrote. Delete it there. Or: {_AGAIN}"
+                f"{private(model.root, 'the model')}: {name} is not among the files that fit wrote. Delete it there. "
+                f"Or: {_AGAIN}"
             )
         state = found[name].stat()
         # The size first: it needs no reading.
         if state.st_size != noted[name].size or _sha256(found[name]) != noted[name].sha256:
             raise UserError(
-                f"{model.root}: {name} is not the file that fit wrote (changed since, or damaged). {_AGAIN}"
+                f"{private(model.root, 'the model')}: {name} is not the file that fit wrote (changed since, or "
+                f"damaged). {_AGAIN}"
             )
 
 
@@ -84,11 +86,11 @@ def require_inside(model: OutputFolder) -> None:
             name = path.relative_to(model.root)
             if not Path(os.path.realpath(path)).is_relative_to(root):
                 raise UserError(
-                    f"{model.root}: {name} is a link that leads out of the model's folder, expected the file itself. "
-                    "Copy the model again, with its files (as `cp -rL` does)."
+                    f"{private(model.root, 'the model')}: {name} is a link that leads out of the model's folder, "
+                    "expected the file itself. Copy the model again, with its files (as `cp -rL` does)."
                 )
             if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
-                raise UserError(f"{model.root}: {name} is neither a file nor a folder. {_AGAIN}")
+                raise UserError(f"{private(model.root, 'the model')}: {name} is neither a file nor a folder. {_AGAIN}")
 
 
 def read_trained_on(model: OutputFolder) -> frozenset[str]:

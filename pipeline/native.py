@@ -44,7 +44,10 @@ def bring_to_native(
     if not (out.transform_folder(subject) / "transform.json").is_file():
         there = _prepared(out)
         found = f"such as {there[0]}" if there else "and there is none yet"
-        raise UserError(f"{out.root}: holds no prepared {subject.key}, expected a subject {found}. Check the id.")
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: holds no prepared {subject.key}, expected a subject {found}. "
+            "Check the id."
+        )
     transform = TemplateTransform.load(out.transform_folder(subject))
     alignment = None
     if image != "t1w":

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from .config import Config
 
 COMMANDS = ("preprocessing.brain_extraction.command",)
@@ -35,9 +35,9 @@ def require_own_commands(config: Config, named: Collection[str], saved: Path) ->
         command = _value(config, name)
         if command and name not in named:
             raise UserError(
-                f"{saved}: {name} names a program to run ({_shown(command)}), expected one that you name yourself: "
-                "voxout runs no program that comes with a folder. Name yours with "
-                f"--set {name}='...' or in a file after --config; it may be the same one if you trust it."
+                f"{private(saved, 'the saved settings')}: {name} names a program to run ({_shown(command)}), expected "
+                "one that you name yourself: voxout runs no program that comes with a folder. Name yours with --set "
+                f"{name}='...' or in a file after --config; it may be the same one if you trust it."
             )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import Failure
+from ..data_manifests.errors import Failure, kept
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
 
@@ -170,9 +170,9 @@ def evidence(root: Path, paths: Sequence[Path]) -> Evidence:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON without the names in its sentences, whole or not at all."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1))
+        temporary.write_text(json.dumps(kept(values), indent=1))
 
 
 def versions() -> dict[str, str]:

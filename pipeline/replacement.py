@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data_manifests.derivatives import PARTS, OutputFolder
-from ..data_manifests.errors import UserError, some_of
+from ..data_manifests.errors import UserError, private, some_of
+from ..data_manifests.paths import real
 from .records import StageRecord, evidence, write_json
 
 BUILDING = ".building"
@@ -135,8 +136,9 @@ class Replacement:
         ]
         if foreign:
             raise UserError(
-                f"{root}: voxout did not write {some_of(foreign)}, which stands where a result belongs, expected a "
-                "free place. Move it away, then give the same command again: what has been computed is kept."
+                f"{private(root, 'the output folder')}: voxout did not write {some_of(foreign)}, which stands where a "
+                "result belongs, expected a free place. Move it away, then give the same command again: what has "
+                "been computed is kept."
             )
         if old is not None:
             # What it names without a hash was built elsewhere, as a subject's files are: those have their own record.
@@ -159,8 +161,8 @@ class Replacement:
             taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
         if taken:
             raise UserError(
-                f"{self.out.root}: holds {some_of(sorted(taken))}, which no record of voxout names, expected a free "
-                "place. Move these files away, or choose another output folder."
+                f"{private(self.out.root, 'the output folder')}: holds {some_of(sorted(taken))}, which no record of "
+                "voxout names, expected a free place. Move these files away, or choose another output folder."
             )
 
 
@@ -214,8 +216,8 @@ def require_own_place(out: Path) -> None:
     # A run that was stopped in its first stage leaves these, and its log.
     if found and not (set(found) <= {"config.yaml", "failures.csv", BUILDING} and (out / "log.jsonl").is_file()):
         raise UserError(
-            f"{out}: holds {some_of(found)} and no record of voxout, expected an empty folder or one of an earlier "
-            "run. Choose another output folder."
+            f"{private(out, 'the output folder')}: holds {some_of(found)} and no record of voxout, expected an empty "
+            "folder or one of an earlier run. Choose another output folder."
         )
 
 
@@ -234,19 +236,19 @@ def require_apart(out: Path, inputs: Mapping[str, Path], dataset: Path | None = 
     ------
     UserError
     """
-    root = out.resolve()
-    inside = [what for what, path in inputs.items() if path.resolve().is_relative_to(root)]
+    root = real(out)
+    inside = [what for what, path in inputs.items() if real(path).is_relative_to(root)]
     if inside:
         raise UserError(
-            f"{out}: holds inputs ({some_of(inside)}), expected an output folder apart from them. Choose another "
-            "output folder."
+            f"{private(out, 'the output folder')}: holds inputs ({some_of(inside)}), expected an output folder apart "
+            "from them. Choose another output folder."
         )
-    if dataset is not None and root.is_relative_to(dataset.resolve()):
-        within = root.relative_to(dataset.resolve()).parts
+    if dataset is not None and root.is_relative_to(real(dataset)):
+        within = root.relative_to(real(dataset)).parts
         if len(within) < 2 or within[0] != "derivatives" or within[1].startswith("sub-"):
             raise UserError(
-                f"{out}: lies inside the dataset that is read, expected a folder of its own such as "
-                f"{dataset / 'derivatives' / 'voxout'}. Choose another output folder."
+                f"{private(out, 'the output folder')}: lies inside the dataset that is read, expected a folder of its "
+                f"own such as {private(dataset / 'derivatives' / 'voxout')}. Choose another output folder."
             )
 
 
@@ -256,10 +258,10 @@ def _named(name: str, record: StageRecord | None) -> bool:
 
 def _require_inside(root: Path, name: str) -> None:
     """A folder on the way that is a link would lead to somebody else's files."""
-    if not (root / name).parent.resolve().is_relative_to(root.resolve()):
+    if not real((root / name).parent).is_relative_to(real(root)):
         raise UserError(
-            f"{root}: a folder on the way to {name} is a link that leads out of it, expected a folder. Put a folder "
-            "in its place, or choose another output folder."
+            f"{private(root, 'the output folder')}: a folder on the way to {name} is a link that leads out of it, "
+            "expected a folder. Put a folder in its place, or choose another output folder."
         )
 
 

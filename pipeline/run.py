@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import Failure, UserError
+from ..data_manifests.errors import Failure, UserError, without_names
 from ..data_manifests.subject import Manifest
 from .config import Config
 from .console import Console
@@ -269,11 +269,11 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
 
 
 def write_failures(path: Path, failures: Collection[Failure]) -> None:
-    """Write ``failures.csv``; delete it where nobody failed."""
+    """Write ``failures.csv`` without the names in its sentences; delete it where nobody failed."""
     if not failures:
         path.unlink(missing_ok=True)
         return
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["subject", "stage", "reason"])
-        writer.writerows([failure.key, failure.stage, failure.reason] for failure in failures)
+        writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)

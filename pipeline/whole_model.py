@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from ..data_manifests.derivatives import OutputFolder
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content, read_json
 from ..evaluation.operating_point import StoredPoint
 from .config import load_config
@@ -43,7 +43,8 @@ def require_whole_model(model: OutputFolder) -> None:
         _require_whole_model(model)
     except OSError as error:
         raise UserError(
-            f"{model.root}: its files cannot be read ({error.strerror}). Ask for permission, or copy the model again."
+            f"{private(model.root, 'the model')}: its files cannot be read ({error.strerror}). Ask for permission, or "
+            "copy the model again."
         ) from error
 
 
@@ -52,18 +53,26 @@ def _require_whole_model(model: OutputFolder) -> None:
     train, fit = _record(model, "train"), _record(model, "fit")
     fitted_on = fit and fit.inputs.get("the encoder")
     if fit is None or (fitted_on and train is None):
-        raise UserError(f"{model.root}: holds no fitted model. Name the folder that `voxout run` wrote.")
+        raise UserError(
+            f"{private(model.root, 'the model')}: holds no fitted model. Name the folder that `voxout run` wrote."
+        )
     if (found := fit.inputs.get(MODEL_FORMAT, 1)) != FORMAT:
         raise UserError(
-            f"{model.root}: its model was fitted by another version of voxout (format {found}, expected {FORMAT}). Run "
-            "`voxout run` there again."
+            f"{private(model.root, 'the model')}: its model was fitted by another version of voxout (format {found}, "
+            f"expected {FORMAT}). Run `voxout run` there again."
         )
     # The codes that the detectors were fitted on may stay behind; and so may an encoder that no reader needs.
     whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
     if not whole or (fitted_on and train and not train.whole(model.root)):
-        raise UserError(f"{model.root}: files are missing from the model or damaged. Run `voxout run` there again.")
+        raise UserError(
+            f"{private(model.root, 'the model')}: files are missing from the model or damaged. Run `voxout run` there "
+            "again."
+        )
     if fitted_on and train and fitted_on != train.identity:
-        raise UserError(f"{model.root}: the encoder was trained again after fit. Run `voxout run` there again.")
+        raise UserError(
+            f"{private(model.root, 'the model')}: the encoder was trained again after fit. Run `voxout run` there "
+            "again."
+        )
     require_files_of_model(model)
     read_trained_on(model)
     StoredPoint.load(model.operating_point)
@@ -78,7 +87,7 @@ def _record(model: OutputFolder, stage: str) -> StageRecord | None:
     read_json(path, _Record, f"the record of the stage {stage}", advice)
     record = StageRecord.read(path)
     if record is None:
-        raise UserError(f"{path}: not readable as the record of the stage {stage}. {advice}")
+        raise UserError(f"{private(path)}: not readable as the record of the stage {stage}. {advice}")
     return record
 
 
@@ -88,6 +97,10 @@ def _require_settings(path: Path) -> None:
             raise UserError(f"it has {path.stat().st_size:,} bytes.")
         load_config(path)
     except UserError as error:
-        raise UserError([f"{path}: not the settings of a model: {problem}" for problem in error.problems]) from error
+        raise UserError(
+            [f"{private(path)}: not the settings of a model: {problem}" for problem in error.problems]
+        ) from error
     except RecursionError as error:
-        raise UserError(f"{path}: not the settings of a model: sections within sections without end.") from error
+        raise UserError(
+            f"{private(path)}: not the settings of a model: sections within sections without end."
+        ) from error

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.grid import Grid
 from ..data_manifests.terms import Modality
 from ..data_manifests.typed_json import Content, read_json
@@ -112,7 +112,7 @@ class Channels:
         try:
             scale = IntensityScale(content.scale.method, content.scale.standard)
         except ValueError as error:
-            raise UserError(f"{folder / _FILE}: {error}, expected {what}. {advice}") from error
+            raise UserError(f"{private(folder / _FILE)}: {error}, expected {what}. {advice}") from error
         return cls(scale, content.derived)
 
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.volume import Volume
 from .resampling import LPS, itk_affine, ras_affine, to_itk
 
@@ -69,7 +69,9 @@ class Alignment:
             transform = itk_affine(np.array(content["t1w_to_image_ras_mm"], dtype=np.float64))
             return cls(transform, content["shift_mm"], content["information"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: holds no alignment with the T1w. Run prepare for the subject again.") from error
+            raise UserError(
+                f"{private(path)}: holds no alignment with the T1w. Run prepare for the subject again."
+            ) from error
 
 
 UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.volume import Volume, read_mask, write_volume
 from .extraction_available import require_hdbet
 from .site_program import run_program
@@ -122,7 +122,11 @@ def by_command(scan: Volume, command: str) -> Volume:
             ) from error
         if done.returncode != 0:
             last = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
-            raise UserError(f"brain_extraction.command: {words[0]} ended with {done.returncode} ({last}); run it alone")
+            # What it says may hold whatever it knows of the scan or of the user.
+            raise UserError(
+                f"brain_extraction.command: {words[0]} ended with {done.returncode} "
+                f"({private(last, 'its own words')}); run it alone"
+            )
         if not mask.is_file():
             raise UserError(f"brain_extraction.command: {words[0]} wrote no mask; does the command name {{mask}}?")
         found = read_mask(mask)

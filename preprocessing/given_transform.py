@@ -62,7 +62,7 @@ def read_transform(path: Path, template: Template) -> TemplateTransform:
 
 def open_transform(path: Path) -> sitk.Transform:
     """The transform that a file holds; a UserError where it is missing, no transform, or not 3-D."""
-    with open_file(path, expected="an ITK transform (.h5, .mat, .tfm, .txt)"):
+    with open_file(path, expected="an ITK transform (.h5, .mat, .tfm, .txt) in column template_transform"):
         pass  # there, and not a pointer: SimpleITK says neither
     try:
         transform = sitk.ReadTransform(str(path))

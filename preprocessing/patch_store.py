@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.grid import Grid
 from ..data_manifests.mapped import forget_pages, new_mapped_array
 from .channels import Channels, channel_index
@@ -118,7 +118,9 @@ class PatchStore:
             There is none, or its files do not belong together.
         """
         if not (folder / _INDEX).exists():
-            raise UserError(f"{folder}: holds no finished patch store. Run the stage extract first.")
+            raise UserError(
+                f"{private(folder, 'its folder')}: holds no finished patch store. Run the stage extract first."
+            )
         index = json.loads((folder / _INDEX).read_text())
         mask = np.load(folder / _MASK, allow_pickle=False)
         volumes, inside = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in (_VOLUMES, _INSIDE))
@@ -127,7 +129,10 @@ class PatchStore:
         expected = (len(index["keys"]), len(index["channels"]), *mask.shape)
         shapes = volumes.shape, inside.shape
         if grid.mask_hash != index["mask_hash"] or shapes != (expected, (expected[0], *mask.shape)):
-            raise UserError(f"{folder}: its files do not belong together. Delete the folder and run extract again.")
+            raise UserError(
+                f"{private(folder, 'its folder')}: its files do not belong together. Delete the folder and run "
+                "extract again."
+            )
         return cls(folder, tuple(index["keys"]), tuple(index["channels"]), grid, volumes, inside)
 
     def only(self, channels: Sequence[str]) -> "PatchStore":

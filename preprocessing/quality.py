@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.volume import Volume
 from .brain_extraction import BrainExtraction
 from .quality_measures import QualityNumbers, measure
@@ -64,7 +64,7 @@ class Quality(QualityNumbers):
             return cls(**content | {name: tuple(content[name]) for name in ("reasons", "unusual")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: no quality record of a prepared subject there. Run prepare for the subject again."
+                f"{private(path)}: no quality record of a prepared subject there. Run prepare for the subject again."
             ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.volume import Grid, Volume, read_volume
 from .resampling import blurred_for
 
@@ -79,8 +79,8 @@ def _from_wheel(tissue: str) -> Volume:
     path = folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.exists():
         raise UserError(
-            f"The installed nilearn does not hold the MNI152 template ({path.name}), expected nilearn 0.12 to 0.14. "
-            "Install one of these."
+            f"The installed nilearn does not hold the MNI152 template ({private(path.name)}), expected nilearn 0.12 to "
+            "0.14. Install one of these."
         )
     image = read_volume(path)
     return image.with_voxels(image.voxels / image.voxels.max())

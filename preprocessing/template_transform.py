@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..data_manifests.atomic import written_whole
-from ..data_manifests.errors import UserError
+from ..data_manifests.errors import UserError, private
 from ..data_manifests.volume import Grid, Volume
 from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
 
@@ -185,8 +185,8 @@ class TemplateTransform:
             return cls(np.array(content["affine_template_to_native_ras_mm"]), warp, inverse_warp, grid, jacobian)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{folder}: holds no whole transform to the template. Delete the subject's prepared folder and run "
-                "prepare again."
+                f"{private(folder, 'its folder')}: holds no whole transform to the template. Delete the subject's "
+                "prepared folder and run prepare again."
             ) from error
 
     def _template_to_native(self) -> sitk.Transform:

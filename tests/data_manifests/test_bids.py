@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from voxout.data_manifests.bids import read_bids
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
+from voxout.data_manifests.subject import Manifest
 
 
 @pytest.fixture
@@ -23,7 +24,11 @@ def dataset(tmp_path):
 def problems_of(folder: Path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_bids(folder)
-    return caught.value.problems
+    return tuple(map(for_terminal, caught.value.problems))
+
+
+def notes_of(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(map(for_terminal, manifest.notes))
 
 
 def test_scans_people_and_masks(dataset):
@@ -77,7 +82,7 @@ def test_the_plainest_of_several_runs_is_used_and_told(dataset):
     )
     (record,) = manifest
     assert record.images["t1w"].name == "sub-01_run-2_T1w.nii.gz"
-    assert manifest.notes == ("of several files of one kind the first is used: sub-01_run-2_T1w.nii.gz of 4.",)
+    assert notes_of(manifest) == ("of several files of one kind the first is used: sub-01_run-2_T1w.nii.gz of 4.",)
 
 
 def test_without_groups_a_lesion_mask_makes_a_patient(dataset):
@@ -118,7 +123,7 @@ def test_masks_in_other_spaces_are_told_and_not_used(dataset):
         )
     )
     assert manifest["sub-01"].brain_mask.name == "sub-01_desc-brain_mask.nii.gz"
-    assert manifest.notes[-1].startswith("masks in no space of a scan are not used: sub-01_space-MNI152")
+    assert notes_of(manifest)[-1].startswith("masks in no space of a scan are not used: sub-01_space-MNI152")
 
 
 def test_lesions_drawn_on_the_flair_are_used_with_it(dataset):
@@ -130,7 +135,7 @@ def test_lesions_drawn_on_the_flair_are_used_with_it(dataset):
     assert drawn["sub-01"] == ("flair", "sub-01_space-FLAIR_label-WMH_mask.nii.gz")
     assert drawn["sub-02"] == ("t1w", None), "without a FLAIR nobody knows where its mask lies"
     assert drawn["sub-03"] == ("t1w", "sub-03_label-lesion_mask.nii.gz"), "the T1w's own comes first"
-    assert "masks in no space of a scan are not used: sub-02_space-FLAIR_label-WMH_mask.nii.gz." in manifest.notes
+    assert "masks in no space of a scan are not used: sub-02_space-FLAIR_label-WMH_mask.nii.gz." in notes_of(manifest)
 
 
 def test_who_is_left_out(dataset):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from voxout.data_manifests.bids import read_bids
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 
 from .as_another import folder_of_another
 
@@ -34,7 +34,7 @@ def table(root: Path, *rows: str) -> Path:
 def problems_of(root: Path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_bids(root)
-    return caught.value.problems
+    return tuple(map(for_terminal, caught.value.problems))
 
 
 def groups(root: Path) -> dict[str, str]:

@@ -109,7 +109,7 @@ def _flipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (Path.unlink, "no such file. Check the path in the manifest."),
+        (Path.unlink, "no such file, expected an image file (.nii, .nii.gz or .mgz). Check the path."),
         (_truncate, "ends before its last voxel or is damaged, expected a whole file."),
         (_nan, "are NaN or infinite, expected finite intensities."),
         (_wrong_code, "expected codes from 0 to 5: left and right cannot be told."),

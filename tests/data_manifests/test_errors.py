@@ -1,8 +1,13 @@
 """The errors that a user can cause."""
 
+import ast
 import pickle
+from pathlib import Path
 
-from voxout.data_manifests.errors import SubjectError, UserError, for_terminal, private, without_names
+from voxout.data_manifests.errors import SubjectError, UserError, for_terminal, kept, private, without_names
+
+ROOT = Path(__file__).parents[2]
+TOP = ("data_manifests", "preprocessing", "models", "evaluation", "pipeline")
 
 
 def test_one_sentence_or_many():
@@ -24,8 +29,49 @@ def test_a_name_reaches_the_terminal_and_nothing_that_is_kept():
     assert without_names(told, {"DOE_JANE_T1.nii.gz": "its t1w"}) == "sub-01: its t1w: is empty."
 
 
+def test_what_is_kept_says_what_the_name_is_of():
+    told = f"{private('/home/DOE_JANE/out', 'the output folder')}: is full."
+    assert for_terminal(told) == "/home/DOE_JANE/out: is full."
+    assert without_names(told) == "the output folder: is full."
+    assert without_names(told, {"/home/DOE_JANE/out": "OUT"}) == "OUT: is full."
+    assert kept({told: [told, 1, None]}) == {without_names(told): [without_names(told), 1, None]}
+
+
 def test_marks_in_a_name_and_half_a_sentence_let_nothing_out():
-    told = private("a\u2069DOE\u2068\x1b[2J\udcff.nii") + ": is empty."
+    told = private("a\u2069DOE\u2063\u2068\x1b[2J\udcff.nii") + ": is empty."
     assert without_names(told) == "the file: is empty."
     assert "\x1b" not in told and told.encode()
     assert "DOE" not in without_names(private("/data/DOE_JANE/t1.nii")[:12])
+
+
+_PLACES = {"path", "folder", "out", "root", "file", "saved", "dataset", "run", "place"}
+_SENTENCES = {"UserError", "SubjectError", "MachineError", "_refused", "say", "warn", "problem", "append"}
+
+
+def _is_place(value: ast.expr) -> bool:
+    """Whether an expression is a path, by its name: ``path``, ``folder / "x"``, ``path.name``, ``out.root``."""
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+        return _is_place(value.left)
+    if isinstance(value, ast.Attribute):
+        return value.attr in _PLACES or (value.attr in ("name", "parent") and _is_place(value.value))
+    return isinstance(value, ast.Name) and value.id in _PLACES
+
+
+def _unmarked_places(file: Path) -> list[str]:
+    found = []
+    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        name = (
+            getattr(call.func, "id", None) or getattr(call.func, "attr", None) if isinstance(call, ast.Call) else None
+        )
+        if name not in _SENTENCES:
+            continue
+        for part in ast.walk(call):
+            if isinstance(part, ast.FormattedValue) and _is_place(part.value):
+                found.append(f"{file.name}:{part.lineno}: {{{ast.unparse(part.value)}}}")
+    return found
+
+
+def test_no_sentence_holds_a_path_without_its_marks():
+    files = [file for top in TOP for file in (ROOT / top).rglob("*.py") if "mnist_c" not in file.parts]
+    assert len(files) > 100
+    assert [place for file in files for place in _unmarked_places(file)] == []

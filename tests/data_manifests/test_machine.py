@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from voxout.data_manifests import machine
-from voxout.data_manifests.errors import SubjectError
+from voxout.data_manifests.errors import SubjectError, for_terminal
 from voxout.data_manifests.machine import machine_trouble, path_trouble
 from voxout.data_manifests.mapped import new_mapped_array
 
@@ -32,7 +32,7 @@ def test_a_full_device_is_called_so_through_libraries(tmp_path):
 
     for call in (through_zip, through_numpy):
         error = raised(call)
-        assert machine_trouble(error, tmp_path).startswith(
+        assert for_terminal(machine_trouble(error, tmp_path)).startswith(
             f"{tmp_path} (the output folder): no space left on its disk."
         )
         wrapped = SubjectError("sub-01: looks odd")

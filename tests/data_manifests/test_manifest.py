@@ -8,7 +8,7 @@ import pytest
 import voxout.data_manifests.examples as examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.manifest import COLUMNS, read_manifest, write_manifest
 from voxout.data_manifests.subject import Manifest, SubjectRecord
 
@@ -24,7 +24,7 @@ def written(folder: Path, text: str | bytes, name: str = "cohort.csv") -> Path:
 def problems_of(path: Path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_manifest(path)
-    return caught.value.problems
+    return tuple(map(for_terminal, caught.value.problems))
 
 
 def test_the_shortest_manifest(tmp_path):
@@ -146,7 +146,7 @@ def test_columns(tmp_path, header, told):
 
 def test_unknown_columns_are_noted(tmp_path):
     manifest = read_manifest(written(tmp_path, "subject_id,group,t1w,handedness\n01,control,a.nii,left\n"))
-    assert manifest.notes == ("cohort.csv: not used: handedness.",)
+    assert tuple(map(for_terminal, manifest.notes)) == ("cohort.csv: not used: handedness.",)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.matching import files_by_id
 
 from .as_another import folder_of_another
@@ -25,7 +25,7 @@ def found(where: Path | str) -> dict[str, str]:
 def problems_of(where: Path | str) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         files_by_id(str(where), "--maps")
-    return caught.value.problems
+    return tuple(map(for_terminal, caught.value.problems))
 
 
 def test_linked_folders_are_searched(tmp_path):

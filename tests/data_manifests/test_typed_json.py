@@ -2,7 +2,7 @@ import json
 import os
 
 import pytest
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.typed_json import Content, read_json
 
 
@@ -34,7 +34,7 @@ def test_what_is_wrong_is_named_in_one_sentence(tmp_path, text, found):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
         read_json(path, Point, "a point", "Draw it again.")
-    sentence = str(caught.value)
+    sentence = for_terminal(str(caught.value))
     assert sentence.startswith(f"{path}: {found}") and sentence.endswith(", expected a point. Draw it again.")
     assert "\n" not in sentence and "Smith" not in sentence
 
@@ -48,9 +48,9 @@ def test_no_file_a_folder_a_pipe_and_a_giant_are_not_read(tmp_path):
     for name, found in {"none": "No such file", "folder": "not a regular file", "pipe": "not a regular file"}.items():
         path = tmp_path / name
         {"none": lambda p: None, "folder": os.mkdir, "pipe": os.mkfifo}[name](path)
-        with pytest.raises(UserError, match=f"{name}: not readable .*{found}"):
+        with pytest.raises(UserError, match=rf"{name}\W: not readable .*{found}"):
             read_json(path, Point, "a point", "Draw it again.")
     with (tmp_path / "giant").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(UserError, match="giant: not readable .it has 1,099,511,627,776 bytes"):
+    with pytest.raises(UserError, match=r"giant\W: not readable .it has 1,099,511,627,776 bytes"):
         read_json(tmp_path / "giant", Point, "a point", "Draw it again.")

@@ -61,7 +61,7 @@ def with_header(folder: Path, *, name: str = "scan.nii", **fields) -> Path:
 
 # -- the sentences ---------------------------------------------------------------------------------------------------
 def test_missing(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.nii\.gz\W: no such file\. Check the path in the manifest"):
+    with pytest.raises(UserError, match=r"nowhere\.nii\.gz\W: no such file, expected an image file"):
         read_volume(tmp_path / "nowhere.nii.gz")
 
 

@@ -53,5 +53,5 @@ def test_an_edited_one_is_a_sentence(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=r"point.json: .*, expected an operating point. Run the stage score"):
+    with pytest.raises(UserError, match=r"point.json\W: .*, expected an operating point. Run the stage score"):
         StoredPoint.load(path)

@@ -34,7 +34,7 @@ def test_no_run_there(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"auroc": {"value": 1}}', '{"auroc": 3}'])
 def test_damaged_figures(tmp_path, content):
     (tmp_path / "scores.json").write_text(content)
-    with pytest.raises(UserError, match=r"scores.json: not readable as the figures of a run .* Score the run again"):
+    with pytest.raises(UserError, match=r"scores.json\W: not readable as the figures of a run .* Score the run again"):
         read_run(tmp_path)
 
 

@@ -323,6 +323,6 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
     expected = [make(n, healthy=True)[0].clusters.false_clusters_at(first.threshold) for n in (1, 2)]
     assert (apart.value, apart.n) == (pytest.approx(np.mean(expected)), 2)
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"point.json: format: field required, expected an operating point"):
+    with pytest.raises(UserError, match=r"point.json\W: format: field required, expected an operating point"):
         StoredPoint.load(path)
     assert StoredPoint.load(tmp_path / "none.json") is None

@@ -86,5 +86,5 @@ def test_saved_and_loaded(tmp_path):
     assert Covariates.load(tmp_path, NAMES) == LEARNT
     for damage in ("", "[]", json.dumps({"age": {"mean": 3}, "shares": {}})):
         (tmp_path / "covariates.json").write_text(damage)
-        with pytest.raises(UserError, match="covariates.json: .*expected a description of the covariates"):
+        with pytest.raises(UserError, match=r"covariates.json\W: .*expected a description of the covariates"):
             Covariates.load(tmp_path, NAMES)

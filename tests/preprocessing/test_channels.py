@@ -84,7 +84,7 @@ def test_a_missing_or_damaged_file_is_told(content, tmp_path):
     if content is not None:
         (tmp_path / "channels.json").write_text(content)
     with pytest.raises(
-        UserError, match="channels.json: .*, expected the scale of intensities that the training controls gave"
+        UserError, match=r"channels.json\W: .*, expected the scale of intensities that the training controls gave"
     ):
         Channels.load(tmp_path)
     (tmp_path / "channels.json").write_text(json.dumps(_GOOD))

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
 from voxout.preprocessing.brain_extraction import extract_brain
 from voxout.preprocessing.extractors import by_command, hdbet
@@ -47,7 +47,7 @@ def test_what_a_command_can_do_wrong(program, tmp_path):
     def told(command):
         with pytest.raises(UserError) as caught:
             by_command(scan, command)
-        return str(caught.value)
+        return for_terminal(str(caught.value))
 
     assert "/no/such/program cannot be started (No such file or directory); check its path" in (
         told("/no/such/program {image} {mask}")

@@ -1,0 +1,73 @@
+"""A made-up name where a lab may have one of a person, and the search for it in all that voxout keeps."""
+
+import base64
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+from nibabel.nifti1 import Nifti1Extension
+from PIL import Image
+
+NAME = "Zyxwvut"
+_SPELLINGS = [NAME.lower().encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
+
+
+def plant_in_header(path: Path) -> None:
+    """Put the name into every field of free text that a NIfTI file has."""
+    image = nib.load(path)
+    image = nib.Nifti1Image(image.dataobj.get_unscaled(), image.affine, image.header)
+    for field, text in {
+        "descrip": f"T1 of {NAME}",
+        "aux_file": f"{NAME}.aux",
+        "db_name": f"{NAME}_db",
+        "intent_name": f"for {NAME}",
+    }.items():
+        image.header[field] = text.encode()
+    image.header.extensions.append(Nifti1Extension("comment", f"PatientName: {NAME}".encode()))
+    nib.save(image, path)
+
+
+def places_of_name(folder: Path) -> list[str]:
+    """Every file below a folder in whose name, or anywhere in whose content, unpacked, the name stands."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if NAME.lower() in str(inside).lower():
+            found.append(f"the name of {inside}")
+        if path.is_symlink():
+            found += [f"the link {inside}"] if NAME.lower() in str(path.readlink()).lower() else []
+        elif path.is_file() and any(_has_name(content) for content in _unpacked(path.read_bytes())):
+            found.append(f"{inside}")
+    return found
+
+
+def _has_name(content: bytes) -> bool:
+    content = content.lower()
+    return any(spelling in content for spelling in _SPELLINGS)
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    """A file's bytes, and those that are packed in it: gzip, zip (npz), the text of a PNG, base64 in a page."""
+    yield content
+    if content[:2] == b"\x1f\x8b":
+        # The header of gzip may hold the name of the file that was packed.
+        yield from _unpacked(gzip.decompress(content))
+    elif content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                yield from _unpacked(archive.read(name))
+    elif content[:8] == b"\x89PNG\r\n\x1a\n":
+        yield repr(Image.open(io.BytesIO(content)).info).encode()
+    else:
+        for match in _BASE64.finditer(content):
+            packed = match[0][: len(match[0]) // 4 * 4]
+            try:
+                yield from _unpacked(base64.b64decode(packed))
+            except (ValueError, OSError, EOFError, zlib.error):
+                continue
