@@ -20,14 +20,14 @@ from nibabel.freesurfer.mghformat import MGHError, MGHImage
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.loadsave import save
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Header, Nifti2Image
+from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from .atomic import written_whole
 from .errors import UserError, private
 from .grid import Grid, apart_mm
-from .headers import SIZES_AGREE, judge_header, judge_pixdim, odd_unit
+from .headers import SIZES_AGREE, ScanNifti1, ScanNifti2, judge_header, judge_pixdim, odd_unit
 from .opening import open_file
 
 # What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
@@ -225,10 +225,10 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
     if not block:
         raise _refused(path, "is empty (0 bytes), expected a scan. Copy it again.")
     if block[344:347] == b"n+1" and len(block) >= 348:
-        image_class = Nifti1Image
+        image_class = ScanNifti1
         judge_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
     elif block[4:7] == b"n+2" and len(block) == 540:
-        image_class = Nifti2Image
+        image_class = ScanNifti2
         judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
