@@ -4,6 +4,7 @@ nibabel mends many contradictions without a word, and thereby guesses: which for
 they are scaled. A wrong guess is a wrong image, so the header is refused with what it holds.
 """
 
+from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nibabel.nifti2 import Nifti2Header, Nifti2Image
 
 from .errors import UserError, private
 
+MOST_VOXELS = 5 * 10**8
 FURTHEST_START = 1 << 26
 """Bytes: no header is followed by more free text than 64 MB."""
 SIZES_AGREE = 1.05
@@ -95,6 +97,15 @@ def judge_header(header: Nifti1Header, path: Path, *, first_voxel: int) -> None:
             f"{name}: its header scales the values by {slope:g} and adds {inter:g} (scl_slope, scl_inter), expected "
             "two numbers, or 0 and 0 for values as they are stored. Correct the header, or convert the scan again from "
             "its source."
+        )
+
+
+def judge_size(shape: Sequence[int], path: Path) -> None:
+    """Refuse more voxels than any scan has."""
+    if np.prod(shape, dtype=float) > MOST_VOXELS:
+        raise UserError(
+            f"{private(path.name)}: has the shape {'x'.join(map(str, shape))}, expected at most {MOST_VOXELS:,} voxels."
+            " Resample the image, or convert it again if its header is wrong."
         )
 
 

@@ -27,7 +27,7 @@ from nibabel.wrapstruct import WrapStructError
 from .atomic import written_whole
 from .errors import UserError, private
 from .grid import Grid, apart_mm
-from .headers import SIZES_AGREE, ScanNifti1, ScanNifti2, judge_header, judge_pixdim, odd_unit
+from .headers import SIZES_AGREE, ScanNifti1, ScanNifti2, judge_header, judge_pixdim, judge_size, odd_unit
 from .opening import open_file
 
 # What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
@@ -46,7 +46,8 @@ _READ_FAILURES = (
     MGHError,
     WrapStructError,
 )
-_MOST_VOXELS = 5 * 10**8
+_MOST_OF_NOTHING = 1 << 28
+"""Bytes of voxels that may be packed as only empty ones are."""
 _MOST_BEYOND = 1 << 26
 """Bytes that are unpacked behind the last voxel in search of the checksum."""
 
@@ -232,6 +233,8 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
         judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
+        # Its geometry stands behind its voxels: nibabel goes there before anything else.
+        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4"), path)
     else:
         kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
         raise _refused(
@@ -261,15 +264,10 @@ def _judged_grid(image: SpatialImage, path: Path) -> Grid:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    found = "x".join(str(n) for n in image.shape)
-    if len(shape) == 3 and np.prod(shape, dtype=float) > _MOST_VOXELS:
-        raise _refused(
-            path,
-            f"has the shape {found}, expected at most {_MOST_VOXELS:,} voxels. Resample the image, "
-            "or convert it again if its header is wrong.",
-        )
     if len(shape) != 3 or min(shape) < 2:
+        found = "x".join(str(n) for n in image.shape)
         raise _refused(path, f"has the shape {found}, expected one 3-D volume. Name a single volume.")
+    judge_size(shape, path)
     affine = np.asarray(image.affine, dtype=np.float64)
     spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 0.999 * np.prod(spacing_mm):
@@ -328,8 +326,9 @@ def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarr
         found = "a colour image" if kind.fields is not None else "an image of complex numbers"
         raise _refused(path, f"is {found}, expected one intensity a voxel. Name the original scan.")
     # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
-    packed = 1032 if isinstance(stream, gzip.GzipFile) else 1
-    if np.prod(image.shape, dtype=float) * kind.itemsize > path.stat().st_size * packed:
+    needed = np.prod(image.shape, dtype=float) * kind.itemsize
+    packed = (1032 if needed <= _MOST_OF_NOTHING else 100) if isinstance(stream, gzip.GzipFile) else 1
+    if needed > path.stat().st_size * packed:
         raise _damaged(path)
     try:
         values = np.asanyarray(image.dataobj)
