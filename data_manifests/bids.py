@@ -9,7 +9,7 @@ from .bids_groups import judge_groups
 from .bids_masks import find_masks
 from .bids_names import BidsName, Person
 from .bids_participants import TABLE, Participant, read_participants
-from .cells import clean_label
+from .cells import clean_label, quoted
 from .errors import UserError, private, some_of
 from .subject import Manifest, SubjectRecord
 from .terms import BIDS_SUFFIX, MODALITIES, Group, Modality
@@ -125,7 +125,7 @@ def read_bids(folder: Path) -> Manifest:
     if doubled:
         notes.append(f"of several files of one kind the first is used: {some_of(doubled)}.")
     if scanless:
-        notes.append(f"in {TABLE}, but without scans: {some_of(f'sub-{s}' for s in scanless)}.")
+        notes.append(f"in {TABLE}, but without scans: {some_of(f'sub-{quoted(s)}' for s in scanless)}.")
     if problems:
         raise UserError(problems)
     return Manifest(tuple(records), tuple(notes))

@@ -116,8 +116,8 @@ def _owner(name: BidsName, scanned: Sequence[str]) -> str:
 
 def _matches(labels: Iterable[str], among: Sequence[str], what: str) -> str:
     found = {label: likely(label, among) for label in labels}
-    return ", ".join(f"sub-{a}" + (f" (likely {what} {_people(b)})" if b else "") for a, b in found.items())
+    return ", ".join(f"sub-{quoted(a)}" + (f" (likely {what} {_people(b)})" if b else "") for a, b in found.items())
 
 
 def _people(labels: Iterable[str]) -> str:
-    return ", ".join(f"sub-{label}" for label in labels)
+    return ", ".join(f"sub-{quoted(label)}" for label in labels)

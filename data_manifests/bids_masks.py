@@ -10,8 +10,10 @@ from pathlib import Path
 from .bids_names import BidsName, Person, is_image
 from .errors import UserError, private
 from .folder_search import search
+from .typed_json import load_json
 
 _OTHER_SCANS = ("func", "dwi", "perf")
+_LONGEST_LINE = 2**20
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _object_in(path: Path) -> dict:
     """The object that a file's first line holds (of a file of one object, all lines); empty where there is none."""
     try:
         with path.open(encoding="utf-8") as file:
-            value = json.loads(file.readline() if path.suffix == ".jsonl" else file.read())
-    except (OSError, ValueError):
+            value = json.loads(file.readline(_LONGEST_LINE)) if path.suffix == ".jsonl" else load_json(path)
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -1,7 +1,6 @@
 """The people of a BIDS dataset, as ``participants.tsv`` tells of them."""
 
 import csv
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from .cells import Cells, quoted
 from .errors import UserError, private
-from .paths import NOT_FETCHED, is_pointer
+from .table_file import numbered_rows, table_bytes
 from .terms import GROUPS, SPLITS, Group, Split
 
 TABLE = "participants.tsv"
@@ -99,28 +98,20 @@ def read_participants(folder: Path) -> Participants:
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header in lower case, and numbered rows that hold something."""
+    content = table_bytes(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        if os.path.islink(path) and not os.path.exists(path):
-            raise UserError(f"{private(path)}: {NOT_FETCHED}") from error
-        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
-    if is_pointer(content):
-        raise UserError(f"{private(path)}: {NOT_FETCHED}")
-    try:
-        text = content.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        lines = numbered_rows(content.decode("utf-8-sig"), "\t", path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{private(path)}: not readable, expected a table as UTF-8 with tabs. Save it again."
         ) from error
-    header = [cell.strip().lower() for cell in lines[0]] if lines else []
+    header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
     if "participant_id" not in header:
         raise UserError(f"{private(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"{private(path)}: column {quoted(twice[0])} stands there twice. Delete or rename one.")
-    return header, [(n, cells) for n, cells in enumerate(lines[1:], start=2) if any(map(str.strip, cells))]
+    return header, lines[1:]
 
 
 def _speaks_of_groups(name: str, cells: Sequence[str]) -> bool:

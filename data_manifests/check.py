@@ -271,7 +271,7 @@ def _head(scan: Volume) -> np.ndarray:
     sparse = scan.voxels[tuple(slice(None, None, step) for step in steps)]
     smooth = ndimage.uniform_filter(sparse, 3)
     # Half of Otsu's threshold: that alone would leave out fluid, bone and what a coil does not reach.
-    closed = ndimage.binary_closing(smooth > threshold_otsu(smooth) / 2, iterations=2)
+    closed = ndimage.binary_closing(smooth > threshold_otsu(smooth.ravel()) / 2, iterations=2)
     head = np.asarray(ndimage.binary_fill_holes(closed))
     for axis, (step, size) in enumerate(zip(steps, scan.voxels.shape, strict=True)):
         head = np.repeat(head, step, axis=axis).take(np.arange(size), axis=axis)

@@ -8,9 +8,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from .errors import UserError, private
 from .grid import Grid, apart_mm
-from .headers import SIZES_AGREE, judge_pixdim, odd_unit
-
-_MOST_VOXELS = 5 * 10**8
+from .headers import SIZES_AGREE, judge_pixdim, judge_size, odd_unit
 
 
 def judged_grid(image: SpatialImage, path: Path) -> Grid:
@@ -25,15 +23,10 @@ def judged_grid(image: SpatialImage, path: Path) -> Grid:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    found = "x".join(str(n) for n in image.shape)
-    if len(shape) == 3 and np.prod(shape, dtype=float) > _MOST_VOXELS:
-        raise _refused(
-            path,
-            f"has the shape {found}, expected at most {_MOST_VOXELS:,} voxels. Resample the image, "
-            "or convert it again if its header is wrong.",
-        )
     if len(shape) != 3 or min(shape) < 2:
+        found = "x".join(str(n) for n in image.shape)
         raise _refused(path, f"has the shape {found}, expected one 3-D volume. Name a single volume.")
+    judge_size(shape, path)
     affine = np.asarray(image.affine, dtype=np.float64)
     spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 0.999 * np.prod(spacing_mm):

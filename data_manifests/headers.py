@@ -4,13 +4,17 @@ nibabel mends many contradictions without a word, and thereby guesses: which for
 they are scaled. A wrong guess is a wrong image, so the header is refused with what it holds.
 """
 
+from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti1 import Nifti1Extensions, Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Header, Nifti2Image
 
 from .errors import UserError, private
 
+MOST_VOXELS = 5 * 10**8
 FURTHEST_START = 1 << 26
 """Bytes: no header is followed by more free text than 64 MB."""
 SIZES_AGREE = 1.05
@@ -19,6 +23,34 @@ _COLOURS = {128, 2304}
 _COMPLEX = {32, 1792, 2048}
 _NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}
 _UNITS = {1: "metre", 3: "micron"}
+
+
+class _NoFreeText(Nifti1Extensions):
+    """Free text behind the header is no concern of ours: it may name a person, and claim more bytes than there are."""
+
+    @classmethod
+    def from_fileobj(cls, fileobj: BufferedIOBase, size: int, byteswap: bool) -> "_NoFreeText":
+        return cls()
+
+
+class _Header1(Nifti1Header):
+    exts_klass = _NoFreeText
+
+
+class _Header2(Nifti2Header):
+    exts_klass = _NoFreeText
+
+
+class ScanNifti1(Nifti1Image):
+    """NIfTI-1 whose free text stays unread."""
+
+    header_class = _Header1
+
+
+class ScanNifti2(Nifti2Image):
+    """NIfTI-2 whose free text stays unread."""
+
+    header_class = _Header2
 
 
 def judge_header(header: Nifti1Header, path: Path, *, first_voxel: int) -> None:
@@ -65,6 +97,15 @@ def judge_header(header: Nifti1Header, path: Path, *, first_voxel: int) -> None:
             f"{name}: its header scales the values by {slope:g} and adds {inter:g} (scl_slope, scl_inter), expected "
             "two numbers, or 0 and 0 for values as they are stored. Correct the header, or convert the scan again from "
             "its source."
+        )
+
+
+def judge_size(shape: Sequence[int], path: Path) -> None:
+    """Refuse more voxels than any scan has."""
+    if np.prod(shape, dtype=float) > MOST_VOXELS:
+        raise UserError(
+            f"{private(path.name)}: has the shape {'x'.join(map(str, shape))}, expected at most {MOST_VOXELS:,} voxels."
+            " Resample the image, or convert it again if its header is wrong."
         )
 
 

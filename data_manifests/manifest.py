@@ -16,8 +16,9 @@ from .atomic import written_whole
 from .bids import read_bids
 from .cells import Cells, quoted
 from .errors import UserError, private
-from .paths import NOT_FETCHED, file_in, is_pointer, reach
+from .paths import file_in, reach
 from .subject import Manifest, SubjectRecord
+from .table_file import numbered_rows, table_bytes
 from .terms import GROUPS, MODALITIES, SPLITS
 
 REQUIRED = ("subject_id", "group", "t1w")
@@ -105,25 +106,18 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
     if not os.path.isfile(path):
         raise UserError(f"{private(path)}: is no file, expected a table (CSV). Save the table as a file.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
-    if is_pointer(content):
-        raise UserError(f"{private(path.name, 'the manifest')}: {NOT_FETCHED}")
-    text = _decoded(content, path)
+    text = _decoded(table_bytes(path), path)
     told = _SEPARATOR_LINE.match(text)
     # A spreadsheet takes this line as an order and does not count it.
     text = text[told.end() :] if told else text
-    first_line = next((line for line in text.splitlines() if line.strip()), "")
+    first_line = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     separator = told[1] if told else max(",;\t", key=first_line.count)
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        numbered = numbered_rows(text, separator, path)
     except csv.Error as error:
         raise UserError(
             f"{private(path.name, 'the manifest')}: is not a table that is understood. Save it as CSV (UTF-8) again."
         ) from error
-    numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(cell.strip() for cell in cells)]
     if not numbered:
         raise UserError(
             f"{private(path.name, 'the manifest')}: is empty, expected a table with the columns "

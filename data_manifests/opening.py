@@ -4,6 +4,7 @@ Datasets of datalad, git-annex and Git LFS hold links and pointers until their c
 and no mistake in the manifest either.
 """
 
+import os
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -50,6 +51,23 @@ def open_file(path: Path, *, expected: str) -> BufferedReader:
             f"{expected}. {pointer[1]}."
         )
     return file
+
+
+def read_regular(path: Path, largest: int) -> bytes:
+    """The content of a file that is a file, and no pipe or device, of at most so many bytes.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    OSError
+    """
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("it is not a regular file")
+    if state.st_size > largest:
+        raise ValueError(f"it has {state.st_size:,} bytes")
+    return path.read_bytes()
 
 
 def _pointer_in(start: bytes) -> tuple[str, str] | None:

@@ -1,13 +1,13 @@
 """JSON files, read as what they ought to hold or refused in a sentence."""
 
-import os
-import stat
+import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, private
+from .opening import read_regular
 
 LARGEST_BYTES = 256 * 2**20
 """Of a JSON file. A record of a hundred thousand files has a tenth of it."""
@@ -41,7 +41,7 @@ def read_json(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
         Missing, not JSON, or something else than `kind`. The first thing that is wrong is named.
     """
     try:
-        text = read_regular(path)
+        text = read_regular(path, LARGEST_BYTES)
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{private(path)}: not readable ({found}), expected {what}. {advice}") from error
@@ -51,14 +51,19 @@ def read_json(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
         raise UserError(f"{private(path)}: {_found(error)}, expected {what}. {advice}") from error
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a file that is a file of a sensible size, and no pipe or device."""
-    state = os.stat(path)
-    if not stat.S_ISREG(state.st_mode):
-        raise ValueError("it is not a regular file")
-    if state.st_size > LARGEST_BYTES:
-        raise ValueError(f"it has {state.st_size:,} bytes")
-    return path.read_bytes()
+def load_json(path: Path) -> Any:
+    """The values of a JSON file that nothing is known of yet.
+
+    Raises
+    ------
+    ValueError
+        No JSON, nested without end, or larger than any that voxout writes.
+    OSError
+    """
+    try:
+        return json.loads(read_regular(path, LARGEST_BYTES))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _found(error: ValidationError) -> str:

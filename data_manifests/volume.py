@@ -20,7 +20,7 @@ from nibabel.freesurfer.mghformat import MGHError, MGHImage
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.loadsave import save
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Header, Nifti2Image
+from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
@@ -28,7 +28,7 @@ from .atomic import written_whole
 from .errors import UserError, private
 from .geometry import judged_grid
 from .grid import Grid, apart_mm
-from .headers import judge_header
+from .headers import ScanNifti1, ScanNifti2, judge_header, judge_size
 from .opening import open_file
 
 # What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
@@ -47,6 +47,8 @@ _READ_FAILURES = (
     MGHError,
     WrapStructError,
 )
+_MOST_OF_NOTHING = 1 << 29
+"""Bytes of voxels that may be packed as only empty ones are."""
 _MOST_BEYOND = 1 << 26
 """Bytes that are unpacked behind the last voxel in search of the checksum."""
 
@@ -248,13 +250,15 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
     if not block:
         raise _refused(path, "is empty (0 bytes), expected a scan. Copy it again.")
     if block[344:347] == b"n+1" and len(block) >= 348:
-        image_class = Nifti1Image
+        image_class = ScanNifti1
         judge_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
     elif block[4:7] == b"n+2" and len(block) == 540:
-        image_class = Nifti2Image
+        image_class = ScanNifti2
         judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
+        # Its geometry stands behind its voxels: nibabel goes there before anything else.
+        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4").tolist(), path)
     else:
         kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
         raise _refused(
@@ -287,8 +291,9 @@ def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarr
         found = "a colour image" if kind.fields is not None else "an image of complex numbers"
         raise _refused(path, f"is {found}, expected one intensity a voxel. Name the original scan.")
     # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
-    packed = 1032 if isinstance(stream, gzip.GzipFile) else 1
-    if np.prod(image.shape, dtype=float) * kind.itemsize > path.stat().st_size * packed:
+    needed = np.prod(image.shape, dtype=float) * kind.itemsize
+    packed = (1032 if needed <= _MOST_OF_NOTHING else 100) if isinstance(stream, gzip.GzipFile) else 1
+    if needed > path.stat().st_size * packed:
         raise _damaged(path)
     try:
         values = np.asanyarray(image.dataobj)

@@ -1,11 +1,11 @@
 """Figures of other runs or methods, read from their ``scores.json``, for a table beside one's own."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data_manifests.errors import UserError, private
+from ..data_manifests.typed_json import load_json
 from .intervals import Estimate
 from .metric_words import METRICS
 
@@ -73,7 +73,7 @@ def read_run(path: Path, name: str | None = None) -> RunScores:
     """
     file = scores_file(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         estimates = {
             metric: Estimate(*(values[field] for field in ("value", "n", "ci_low", "ci_high", "reason_undefined")))
             for metric, values in content.items()

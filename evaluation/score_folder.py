@@ -1,12 +1,12 @@
 """A folder of scores as it was written: its subjects, and the settings they were scored with."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..data_manifests.errors import UserError, private
+from ..data_manifests.typed_json import load_json
 from .settings import EvaluationSettings
 from .subject_scores import SubjectScores
 
@@ -49,7 +49,7 @@ class ScoreFolder:
                 f"{private(path)}: holds no scores, expected a folder that `voxout score` wrote. Check the path."
             )
         try:
-            about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["about"]
+            about = load_json(folder / "scores.json")["about"]
             settings = EvaluationSettings(**about["settings"])
             words = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
         except (ValueError, KeyError, TypeError, ValidationError) as error:

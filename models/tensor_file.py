@@ -21,7 +21,8 @@ from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content
 
-_LONGEST_HEADER = 100_000_000
+_LONGEST_HEADER = 2**24
+"""Bytes: ten thousand arrays take a tenth of it."""
 DTYPES = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),

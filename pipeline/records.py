@@ -20,6 +20,7 @@ import psutil
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import Failure, kept
+from ..data_manifests.typed_json import load_json
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
 
@@ -84,7 +85,7 @@ class StageRecord:
     def read(cls, path: Path) -> "StageRecord | None":
         """The record at a path; None where there is none, or where it cannot be read."""
         try:
-            values = json.loads(path.read_text())
+            values = load_json(path)
             values["failed"] = tuple(Failure(**failure) for failure in values["failed"])
             values["done"], values["warnings"] = tuple(values["done"]), tuple(values["warnings"])
             return cls(**values)

@@ -5,7 +5,6 @@ A file counts as ours where a record names it with the size and the hash that it
 folder is somebody's data: it is never deleted or overwritten.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from ..data_manifests.derivatives import PARTS, OutputFolder
 from ..data_manifests.errors import UserError, private, some_of
 from ..data_manifests.paths import real
+from ..data_manifests.typed_json import load_json
 from .records import StageRecord, evidence, write_json
 
 BUILDING = ".building"
@@ -286,7 +286,7 @@ def _is_empty(folder: Path) -> bool:
 
 def _read_inputs(path: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads(path.read_text())
+        values = load_json(path)
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None

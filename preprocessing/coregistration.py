@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError, private
+from ..data_manifests.typed_json import load_json
 from ..data_manifests.volume import Volume
 from .resampling import LPS, itk_affine, ras_affine, to_itk
 
@@ -65,7 +66,7 @@ class Alignment:
             Missing or damaged.
         """
         try:
-            content = json.loads(path.read_text())
+            content = load_json(path)
             transform = itk_affine(np.array(content["t1w_to_image_ras_mm"], dtype=np.float64))
             return cls(transform, content["shift_mm"], content["information"])
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,7 @@ from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError, private
 from ..data_manifests.grid import Grid
 from ..data_manifests.mapped import forget_pages, new_mapped_array
+from ..data_manifests.typed_json import load_json
 from .channels import Channels, channel_index
 from .patch_grid import PatchGrid
 from .prepared_images import PreparedImages
@@ -121,7 +122,7 @@ class PatchStore:
             raise UserError(
                 f"{private(folder, 'its folder')}: holds no finished patch store. Run the stage extract first."
             )
-        index = json.loads((folder / _INDEX).read_text())
+        index = load_json(folder / _INDEX)
         mask = np.load(folder / _MASK, allow_pickle=False)
         volumes, inside = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in (_VOLUMES, _INSIDE))
         affine = np.array(index["affine"])

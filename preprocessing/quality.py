@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError, private
+from ..data_manifests.typed_json import load_json
 from ..data_manifests.volume import Volume
 from .brain_extraction import BrainExtraction
 from .quality_measures import QualityNumbers, measure
@@ -60,7 +61,7 @@ class Quality(QualityNumbers):
             Missing or damaged.
         """
         try:
-            content = json.loads(path.read_text())
+            content = load_json(path)
             return cls(**content | {name: tuple(content[name]) for name in ("reasons", "unusual")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from ..data_manifests.atomic import written_whole
 from ..data_manifests.errors import UserError, private
+from ..data_manifests.typed_json import load_json
 from ..data_manifests.volume import Grid, Volume
 from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
 
@@ -174,7 +175,7 @@ class TemplateTransform:
             The folder holds no whole transform.
         """
         try:
-            content = json.loads((folder / _TRANSFORM_FILE).read_text())
+            content = load_json(folder / _TRANSFORM_FILE)
             warp = inverse_warp = grid = None
             if content["warp_size_vox"] is not None:
                 grid = Grid(tuple(content["warp_size_vox"]), np.array(content["warp_grid_affine"]))

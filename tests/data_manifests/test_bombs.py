@@ -1,0 +1,225 @@
+"""Small files that would unpack, or claim, gigabytes: refused before the memory is taken, and soon."""
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOM_BYTES, SLOWEST_S = 600 * 2**20, 30
+_READ = """
+import resource, sys, time
+from pathlib import Path
+import voxout.data_manifests.check
+from voxout.data_manifests.errors import UserError, for_terminal
+from voxout.data_manifests.manifest import read_manifest
+from voxout.data_manifests.people import read_people
+from voxout.data_manifests.typed_json import load_json
+from voxout.data_manifests.volume import read_labels, read_map, read_mask, read_volume
+from voxout.models.tensor_file import opened_tensors
+from voxout.pipeline.config import load_config
+from voxout.pipeline.records import StageRecord
+
+def read_tensors(path):
+    with opened_tensors(path, "calibration"):
+        pass
+
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]),) * 2)
+for reader in sys.argv[3:]:
+    began = time.monotonic()
+    try:
+        found = eval(reader)(Path(sys.argv[1]))
+        told = "" if found is None else f"taken: {type(found).__name__}"
+    except (UserError, ValueError) as error:
+        told = for_terminal(str(error))
+    print(f"{time.monotonic() - began:.1f} {told[:400]}")
+"""
+
+
+def told_of(path: Path, *readers: str) -> list[str]:
+    """What a process with little memory says of a file, reader by reader."""
+    command = [sys.executable, "-c", _READ, str(path), str(ROOM_BYTES), *readers]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # each further one takes address space
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.partition(" ") for line in done.stdout.splitlines()]
+    assert len(lines) == len(readers) and all(float(seconds) < SLOWEST_S for seconds, _, _ in lines)
+    return [told for _, _, told in lines]
+
+
+def _header(shape: tuple[int, ...], dtype: str = "i2") -> bytes:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header.set_sform(np.diag([1, 1, 1, 1]), code=1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    return header.binaryblock + bytes(4)
+
+
+def _zeros(file: gzip.GzipFile, n_bytes: float) -> None:
+    block = bytes(2**24)
+    for _ in range(int(n_bytes) // len(block) + 1):
+        file.write(block)
+
+
+def _huge_header(path: Path) -> None:
+    path.write_bytes(_header((30_000, 30_000, 30_000)) + bytes(1000))
+
+
+def _huge_zipped_header(path: Path) -> None:
+    path.write_bytes(gzip.compress(_header((30_000, 30_000, 30_000)) + bytes(1000)))
+
+
+def _endless_behind_the_voxels(path: Path) -> None:
+    with gzip.open(path, "wb", 1) as file:
+        file.write(_header((20, 20, 20)))
+        file.write(np.random.default_rng(0).integers(0, 99, 8000).astype("i2").tobytes())
+        _zeros(file, 3e9)
+
+
+def _as_large_as_it_says(path: Path) -> None:
+    with gzip.open(path, "wb", 1) as file:
+        file.write(_header((900, 900, 600)))
+        _zeros(file, 900 * 900 * 600 * 2)
+
+
+def _flat_mask(path: Path) -> None:
+    with gzip.open(path, "wb", 1) as file:
+        file.write(_header((20_000, 20_000, 2), "u1"))
+        _zeros(file, 8e8)
+
+
+def _far_voxels(path: Path) -> None:
+    header = bytearray(_header((20, 20, 20)))
+    header[108:112] = np.float32(6e7).tobytes()
+    with gzip.open(path, "wb", 1) as file:
+        file.write(bytes(header))
+        _zeros(file, 3e9)
+
+
+def _huge_extension(path: Path) -> None:
+    header = bytearray(_header((20, 20, 20)))
+    header[108:112] = np.float32(5e7).tobytes()
+    path.write_bytes(bytes(header[:348]) + b"\1\0\0\0" + np.array([2**31 - 16, 6], "<i4").tobytes() + bytes(9000))
+
+
+def _mgz(path: Path) -> None:
+    with gzip.open(path, "wb", 1) as file:
+        file.write(np.array([1, 30_000, 30_000, 30_000, 1, 4, 0], ">i4").tobytes())
+        _zeros(file, 3e9)
+
+
+def _one_frame_mgz(path: Path) -> None:
+    path.write_bytes(gzip.compress(np.array([1, 256, 256, 256, 2**30, 4, 0], ">i4").tobytes() + bytes(2000)))
+
+
+def _tiff(path: Path) -> None:
+    path.write_bytes(b"II*\0" + bytes(4) + b"\xff" * 600)
+
+
+_SCANS = {
+    "a.nii": (_huge_header, "expected at most 500,000,000 voxels"),
+    "b.nii.gz": (_huge_zipped_header, "expected at most 500,000,000 voxels"),
+    "c.nii.gz": (_endless_behind_the_voxels, "behind its last voxel"),
+    "d.nii.gz": (_as_large_as_it_says, "ends before its last voxel or is damaged"),
+    "e.nii.gz": (_flat_mask, "expected"),
+    "f.nii.gz": (_far_voxels, "expected"),
+    "g.nii": (_huge_extension, "expected"),
+    "h.mgz": (_mgz, "expected at most 500,000,000 voxels"),
+    "i.mgz": (_one_frame_mgz, "expected"),
+    "j.nii.gz": (_tiff, "is not an image that is understood"),
+}
+
+
+@pytest.mark.parametrize("name", _SCANS)
+def test_scans_without_end(tmp_path, name):
+    write, words = _SCANS[name]
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 20 * 2**20
+    assert all(words in told for told in told_of(tmp_path / name, "read_volume", "read_mask"))
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**36)
+
+
+def _written(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None
+
+
+_DEEP = b"[" * 5_000_000
+_TABLES = {
+    "sparse": (_sparse, "read_manifest", "expected a table of people of at most 16 MB"),
+    "rows": (_written(b"subject_id,group,t1w\n" + b"1,control,a\n" * 1_300_000), "read_manifest", "rows without end"),
+    "empty lines": (_written(b"\n" * 2**24), "read_manifest", "is empty"),
+    "columns": (_written(b"subject_id,group,t1w" + b",a" * 5_000_000), "read_manifest", "columns without end"),
+    "a cell": (_written(b"subject_id,group,t1w\n" + b"1" * 2**23), "read_manifest", "not a table that is understood"),
+    "a quote": (_written(b'subject_id,group,t1w\n"' + b"\n" * 2**23), "read_manifest", "not a table that is"),
+    "people": (_sparse, "read_people", "expected a table of people of at most 16 MB"),
+}
+
+
+@pytest.mark.parametrize("name", _TABLES)
+def test_tables_without_end(tmp_path, name):
+    write, reader, words = _TABLES[name]
+    write(tmp_path / "x.csv")
+    assert words in told_of(tmp_path / "x.csv", reader)[0]
+
+
+def test_a_table_of_a_dataset_without_end(tmp_path):
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
+    (tmp_path / "participants.tsv").write_bytes(b"participant_id\tgroup\n" + b"sub-1\tcontrol\n" * 1_100_000)
+    assert "rows without end" in told_of(tmp_path, "read_manifest")[0]
+    _sparse(tmp_path / "participants.tsv")
+    assert "expected a table of people of at most 16 MB" in told_of(tmp_path, "read_manifest")[0]
+    (tmp_path / "participants.tsv").unlink()
+    os.mkfifo(tmp_path / "participants.tsv")
+    assert "not a regular file" in told_of(tmp_path, "read_manifest")[0]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "records/a.json"])
+def test_folders_of_others_with_json_without_end(tmp_path, name):
+    """Looking for runs of voxout below a dataset reads what others have left there."""
+    (tmp_path / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
+    other = tmp_path / "derivatives" / "other"
+    (other / "records").mkdir(parents=True)
+    (other / "config.yaml").touch()
+    (other / name).write_bytes(_DEEP)
+    assert told_of(tmp_path, "read_manifest") == ["taken: Manifest"]
+    _sparse(other / name)
+    assert told_of(tmp_path, "read_manifest") == ["taken: Manifest"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reader", "words"),
+    [
+        (_DEEP, "load_json", "nested too deeply"),
+        (b'{"a":' * 300_000, "load_json", "nested too deeply"),
+        (_DEEP, "StageRecord.read", ""),
+        (b"a: " + _DEEP[:50_000], "load_config", "nested too deeply"),
+        (b"? " * 50_000, "load_config", "expected"),
+        ((2**62).to_bytes(8, "little") + b"{}", "read_tensors", "by its own word"),
+        ((90_000_000).to_bytes(8, "little") + b"{}", "read_tensors", "by its own word"),
+        ((5_000_000).to_bytes(8, "little") + _DEEP, "read_tensors", "no JSON"),
+    ],
+)
+def test_json_yaml_and_safetensors_without_end(tmp_path, content, reader, words):
+    (tmp_path / "x").write_bytes(content)
+    (told,) = told_of(tmp_path / "x", reader)
+    assert words in told and not told.startswith("taken")
+
+
+def test_a_large_header_of_safetensors(tmp_path):
+    entry = b'"%07d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = b"{" + b",".join(entry % n for n in range(1_200_000)) + b"}"
+    (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "by its own word" in told_of(tmp_path / "x", "read_tensors")[0]
