@@ -31,9 +31,9 @@ from itertools import product
 from pathlib import Path
 
 import psutil
-from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.phantoms import small_cohort
-from voxout.data_manifests.subject import Manifest
+from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
+from voxout.data_manifests.cohort.subject import Manifest
+from voxout.data_manifests.synthetic.phantoms import small_cohort
 
 SETTINGS = """
 preprocessing:

@@ -17,13 +17,13 @@ import resource, sys, time
 from pathlib import Path
 import voxout.data_manifests.check
 from voxout.data_manifests.errors import UserError, for_terminal
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.people import read_people
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.participants import read_people
 from voxout.data_manifests.typed_json import load_json
-from voxout.data_manifests.volume import read_labels, read_map, read_mask, read_volume
+from voxout.data_manifests.images.volume import read_labels, read_map, read_mask, read_volume
 from voxout.models.tensor_file import opened_tensors
-from voxout.pipeline.config import load_config
-from voxout.pipeline.records import StageRecord
+from voxout.pipeline.config.config import load_config
+from voxout.pipeline.workflow.records import StageRecord
 
 def read_tensors(path):
     with opened_tensors(path, "calibration"):

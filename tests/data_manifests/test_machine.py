@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from voxout.data_manifests import machine
 from voxout.data_manifests.errors import SubjectError, for_terminal
+from voxout.data_manifests.images.memory_map import new_mapped_array
 from voxout.data_manifests.machine import machine_trouble, path_trouble
-from voxout.data_manifests.mapped import new_mapped_array
 
 
 def raised(call):
@@ -72,7 +72,7 @@ def test_a_name_that_is_too_long_is_shown_in_part(tmp_path):
 def test_a_mapped_file_without_room_is_refused_before_it_is_mapped(tmp_path):
     path = tmp_path / "volumes.npy"
     code = (
-        "import sys; from pathlib import Path; from voxout.data_manifests.mapped import new_mapped_array\n"
+        "import sys; from pathlib import Path; from voxout.data_manifests.images.memory_map import new_mapped_array\n"
         "new_mapped_array(Path(sys.argv[1]), 'f4', (int(sys.argv[2]),))[:] = 1\n"
     )
     free = os.statvfs(tmp_path)

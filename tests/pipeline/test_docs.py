@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 from pydantic import BaseModel
-from voxout.evaluation.metric_words import METRICS
-from voxout.evaluation.score_cohort import ORACLES
-from voxout.evaluation.tables import FIELDS
-from voxout.pipeline.arguments import make_parser
-from voxout.pipeline.config import Config, preset_names
-from voxout.pipeline.records import flat_settings
-from voxout.pipeline.titles import STAGE_TITLES
+from voxout.evaluation.scoring.metric_labels import METRICS
+from voxout.evaluation.scoring.score_cohort import ORACLES
+from voxout.evaluation.scoring.tables import FIELDS
+from voxout.pipeline.cli.arguments import make_parser
+from voxout.pipeline.config.config import Config, preset_names
+from voxout.pipeline.workflow.records import flat_settings
+from voxout.pipeline.workflow.stage_titles import STAGE_TITLES
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()

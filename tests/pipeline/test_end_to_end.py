@@ -16,16 +16,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage, stats
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.phantoms import small_cohort
-from voxout.data_manifests.splits import split_controls
-from voxout.data_manifests.volume import read_grid, read_mask, read_volume, write_volume
-from voxout.evaluation.page import number_text
-from voxout.pipeline.config import load_config
-from voxout.preprocessing.channels import Channels
-from voxout.preprocessing.intensity_scale import IntensityScale
-from voxout.preprocessing.patch_store import PatchStore
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.splits import split_controls
+from voxout.data_manifests.images.volume import read_grid, read_mask, read_volume, write_volume
+from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.evaluation.report.html import number_text
+from voxout.pipeline.config.config import load_config
+from voxout.preprocessing.intensity.channels import Channels
+from voxout.preprocessing.intensity.standardisation import IntensityScale
+from voxout.preprocessing.patches.volume_store import PatchStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 SETTINGS = """

@@ -6,12 +6,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from voxout.data_manifests.check import check_manifest
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.check import check_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.errors import SubjectError, UserError, for_terminal
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.preprocessing.brain_extraction import extract_brain
-from voxout.preprocessing.extraction_available import require_method
+from voxout.preprocessing.brain_extraction.availability import require_method
+from voxout.preprocessing.brain_extraction.extract import extract_brain
 from voxout.preprocessing.prepare_subject import prepare_subject
 from voxout.preprocessing.settings import (
     BiasFieldSettings,
