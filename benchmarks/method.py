@@ -28,7 +28,6 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import person_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.anomaly.calibrated_scorer import Sight
 from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
 from voxout.models.anomaly.ensemble import fused
 from voxout.models.anomaly.fit import NULL, fit_fusion
@@ -36,6 +35,7 @@ from voxout.models.anomaly.smoothing import smoothed
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
+from voxout.models.features.source import Sight
 from voxout.models.settings import FusionSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS

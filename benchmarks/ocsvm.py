@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.svm import OneClassSVM, _libsvm
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.models.anomaly.calibrated_scorer import PLANS
+from voxout.models.features.source import PLANS
 from voxout.models.features.whitening import Whitening
 from voxout.models.ocsvm.dual import solve_dual
 from voxout.models.ocsvm.guidance_loss import guidance_loss

@@ -19,9 +19,10 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import PatchGrid
 from ..confounds.confounds import Nuisances
+from ..features.source import Sight
 from ..features.truncated_fov import clear_of_cuts
 from ..settings import ModelSettings
-from .calibrated_scorer import Reader, Sight
+from .calibrated_scorer import Reader
 from .calibration import Calibration
 
 _CALIBRATION = "fused.safetensors"

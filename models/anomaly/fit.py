@@ -19,9 +19,10 @@ from ..confounds.covariates import Covariates
 from ..confounds.regression import AdjustedLatents, Adjustment
 from ..features.extractors import Features, PatchFeatures
 from ..features.feature_store import LatentStore
+from ..features.source import Plan, Sight
 from ..features.truncated_fov import clear_of_cuts
 from ..settings import ModelSettings
-from .calibrated_scorer import Plan, Reader, Sight
+from .calibrated_scorer import Reader
 from .calibration import Calibration, calibrate, folds_of, require_enough_people, z_of_surprise
 from .ensemble import Fusion, fused_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer

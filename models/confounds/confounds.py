@@ -12,7 +12,7 @@ from ...data_manifests.atomic_write import written_whole
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.typed_json import Content, read_json
 from ...preprocessing.patches.voxel_mask import PatchGrid
-from ..anomaly.calibrated_scorer import Plan, Sight
+from ..features.source import Plan, Sight
 from ..settings import FusionSettings
 from .brain_components import Patterns, sampled
 from .covariates import Covariates

@@ -20,8 +20,8 @@ from ...data_manifests.settings import DataSettings, Section
 from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
-from ..workflow.records import changes, flat_settings
 from . import presets
+from .diff import changes, flat_settings
 
 _LONGEST_BYTES = 1_000_000
 _DEEPEST = 20

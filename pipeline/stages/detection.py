@@ -10,10 +10,10 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, read_grid, read_mask, write_volume
 from ...evaluation.metrics.fdr import log_p, log_q
-from ...models.anomaly.calibrated_scorer import Sight
 from ...models.anomaly.ensemble import Fusion
 from ...models.anomaly.fit import fit_fusion
 from ...models.encoder.checkpoint import Checkpoint
+from ...models.features.source import Sight
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import PatchStore
 from ...preprocessing.patches.voxel_mask import PatchGrid

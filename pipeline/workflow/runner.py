@@ -13,9 +13,10 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import Failure, UserError, without_names
 from ..config.config import Config
+from ..config.diff import changes
 from .console import Console
 from .engine import Engine
-from .records import Meter, StageRecord, changes, sizes, versions
+from .records import Meter, StageRecord, sizes, versions
 from .replacement import Replacement, remove_building_folder
 from .stage_titles import STAGE_TITLES
 

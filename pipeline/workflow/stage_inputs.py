@@ -4,8 +4,9 @@ from typing import Any
 
 from ...data_manifests.cohort.splits import Split, split_controls
 from ...data_manifests.cohort.subject import SubjectRecord
+from ..config.diff import flat_settings
 from .earlier_subjects import earlier_subjects
-from .records import StageRecord, file_fingerprint, flat_settings
+from .records import StageRecord, file_fingerprint
 from .runner import Run, all_failures
 
 

@@ -9,7 +9,7 @@ from voxout.evaluation.scoring.score_cohort import ORACLES
 from voxout.evaluation.scoring.tables import FIELDS
 from voxout.pipeline.cli.arguments import make_parser
 from voxout.pipeline.config.config import Config, preset_names
-from voxout.pipeline.workflow.records import flat_settings
+from voxout.pipeline.config.diff import flat_settings
 from voxout.pipeline.workflow.stage_titles import STAGE_TITLES
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly import fit
-from voxout.models.anomaly.calibrated_scorer import PLANS, Sight
 from voxout.models.anomaly.ensemble import Fusion, fused
 from voxout.models.anomaly.fit import fit_fusion
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.encoder.patch_shape import Window
 from voxout.models.features.feature_store import LatentStore
+from voxout.models.features.source import PLANS, Sight
 from voxout.models.settings import FusionSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale

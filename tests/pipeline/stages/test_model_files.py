@@ -16,11 +16,11 @@ from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, read_mask, write_volume
 from voxout.evaluation.scoring.operating_point import StoredPoint
-from voxout.models.anomaly.calibrated_scorer import Sight
 from voxout.models.anomaly.ensemble import Fusion
 from voxout.models.anomaly.fit import fit_fusion
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.encoder.patch_shape import Window
+from voxout.models.features.source import Sight
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.config import Config, load_config, save_config
 from voxout.pipeline.config.own_commands import COMMANDS

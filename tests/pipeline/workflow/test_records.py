@@ -4,15 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import Failure
-from voxout.pipeline.workflow.records import (
-    Meter,
-    StageRecord,
-    changes,
-    file_fingerprint,
-    fingerprint,
-    flat_settings,
-    sizes,
-)
+from voxout.pipeline.config.diff import changes, flat_settings
+from voxout.pipeline.workflow.records import Meter, StageRecord, file_fingerprint, fingerprint, sizes
 
 
 def _record(**changed):
