@@ -1,4 +1,4 @@
-"""How the settings of `voxout benchmark mnist-c` were chosen: on normal validation digits alone. Prints the tables.
+"""How the settings of `python -m benchmarks.mnist_c` were chosen: on normal validation digits alone. Prints the tables.
 
     python benchmarks/mnist_c_settings.py --data mnist10k.npz [--digits 1,3,4,8] [--seed 100] [--explore]
 
@@ -125,7 +125,7 @@ def explored() -> Iterator[tuple[str, Recipe, TrainingSettings]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="as for voxout benchmark mnist-c")
+    parser.add_argument("--data", type=Path, help="as for python -m benchmarks.mnist_c")
     parser.add_argument("--digits", default="1,3,4,8")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--methods", help="only these, with commas between")

@@ -1,87 +1,72 @@
-"""`voxout benchmark mnist-c`: read the digits, run what is missing, write the page."""
+"""The method against others on handwritten digits under the corruptions of MNIST-C.
 
+python -m benchmarks.mnist_c OUT [--data PATH] [--digits 0,1] [--methods A,B] [--seeds N] [--jobs N]
+"""
+
+import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxout.data_manifests.errors import Failure, UserError
-from voxout.pipeline.workflow.console import Console
-from voxout.pipeline.workflow.engine import Engine
-from voxout.pipeline.workflow.scratch import at_work_in
-
-from benchmarks.mnist_c.digits import CLASSES, read_digits
-from benchmarks.mnist_c.methods import chosen_methods
-from benchmarks.mnist_c.page import write_benchmark, write_failures
-from benchmarks.mnist_c.runs import run_benchmark
-from benchmarks.mnist_c.summary import Summary
+from voxout.pipeline.cli.arguments import at_least_one
+from voxout.pipeline.cli.program import DONE, SOME_FAILED, open_console, run_program
 
 
-def benchmark(
-    out: Path,
-    console: Console,
-    *,
-    data: Path | None,
-    digits: Sequence[str] | None,
-    seeds: int,
-    methods: Sequence[str] | None,
-    jobs: int | None,
-) -> tuple[Failure, ...]:
-    """Run the benchmark in folder `out`.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return its exit code."""
+    return run_program(_run, _parser().parse_args(arguments), signals=arguments is None)
 
-    Parameters
-    ----------
-    out : Path
-    console : Console
-    data : Path or None
-        As for `read_digits`.
-    digits, methods : sequence of str, or None
-        None: all.
-    seeds : int
-    jobs : int, optional
 
-    Returns
-    -------
-    tuple of Failure
-        What did not work out; the rest did.
-    """
-    chosen, run_methods = _chosen_digits(digits), chosen_methods(methods)
-    read = read_digits(data)
-    console.say(f"data: {read.source}")
-    failures = tuple(
-        Failure(
-            name, "data", f"{name}: is missing from the data, expected a folder of this name. Unpack MNIST-C again."
-        )
-        for name in read.missing
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mnist_c",
+        description="One digit is normal, nine are not, under the 15 corruptions of MNIST-C; figures and page in OUT.",
     )
-    for failure in failures:
-        console.warn(f"warning: {failure.reason} The other corruptions run.")
-    with at_work_in(out), Engine(jobs) as engine:
-        run = run_benchmark(read, chosen, seeds, run_methods, out, engine, say=console.say, progress=console.progress)
-        for failure in run.failures:
-            console.warn(f"FAILED {failure.reason}", stage=failure.stage)
-        failures += run.failures
-        write_failures(out / "failures.csv", failures)
-        if not run.results:
-            raise UserError(f"{out}: no method came to a result. failures.csv there names each reason.")
-        summary = write_benchmark(out, read, run, failures)
-    for line in in_words(summary):
-        console.say(line, level=-1)
-    console.say(f"page: {out / 'index.html'}", level=-1)
-    return failures
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="folder of MNIST-C, folder of MNIST's IDX files, or npz with images and labels; default: the 1,797 digits "
+        "that scikit-learn carries",
+    )
+    parser.add_argument(
+        "--seeds", type=at_least_one, default=3, metavar="N", help="repeats, each with its own split (default: 3)"
+    )
+    parser.add_argument(
+        "--methods", type=_names, metavar="A,B", help="only these, by the names of docs/mnist-c.md; default: all"
+    )
+    parser.add_argument("--digits", type=_names, metavar="0,1", help="the normal ones, in turn; default: all ten")
+    parser.add_argument("--jobs", type=at_least_one, metavar="N", help="trainings at once; default: one a core")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    parser.set_defaults(dry_run=False, verbose=False)
+    return parser
 
 
-def in_words(summary: Summary) -> list[str]:
-    """The table's first column, in lines for a terminal."""
-    from voxout.evaluation.report.html import estimate_text
-
-    lines, width = [], max(len(line.title) for line in summary.lines)
-    for protocol in summary.protocols:
-        lines.append(f"AUROC, {protocol} (mean over {len(summary.conditions(protocol))} conditions):")
-        lines += [f"  {line.title:{width}} {estimate_text(summary.estimate(protocol, line))}" for line in summary.lines]
-    return lines
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(",", " ").split() if name]
 
 
-def _chosen_digits(names: Sequence[str] | None) -> tuple[int, ...]:
-    wrong = sorted({name for name in names or () if name not in map(str, CLASSES)})
-    if wrong:
-        raise UserError(f"--digits: {', '.join(wrong)} not known, expected digits from 0 to 9, as in 0,1,8.")
-    return CLASSES if names is None else tuple(sorted({int(name) for name in names}))
+def _run(options: argparse.Namespace) -> int:
+    # As many threads as trainings would only wait for each other; read once, when the libraries are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Workers do not import from the current folder.
+    root = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    from .command import benchmark
+
+    failures = benchmark(
+        options.out,
+        open_console(options, options.out),
+        data=options.data,
+        digits=options.digits,
+        seeds=options.seeds,
+        methods=options.methods,
+        jobs=options.jobs,
+    )
+    return SOME_FAILED if failures else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

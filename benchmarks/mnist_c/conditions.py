@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from voxout.data_manifests.atomic_write import written_whole
 
-from benchmarks.mnist_c.corruptions import CLEAN, corrupt
-from benchmarks.mnist_c.digits import EDGE, Digits
+from .corruptions import CLEAN, corrupt
+from .digits import EDGE, Digits
 
 SEED = 0
 """Of the corruptions: drawn once, as MNIST-C's were."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS
+from .corruptions import CLEAN, CORRUPTIONS
 
 EDGE = 28
 CLASSES = tuple(range(10))

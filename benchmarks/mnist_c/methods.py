@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.objectives import Guidance, Siamese, Sphere, compactor_only, expander_only, full
-from benchmarks.mnist_c.read_outs import FIXED_GAMMA, NU
-from benchmarks.mnist_c.training import Recipe
+from .objectives import Guidance, Siamese, Sphere, compactor_only, expander_only, full
+from .read_outs import FIXED_GAMMA, NU
+from .training import Recipe
 
 KAPPA = 1.0
 """The siamese weight beside the guidance: that of the siamese auto-encoder."""

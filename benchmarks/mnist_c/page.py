@@ -13,16 +13,16 @@ from voxout.evaluation.report.elements import embedded
 from voxout.evaluation.report.html import write_page
 from voxout.pipeline.workflow.records import versions
 
-from benchmarks.mnist_c import protocol as protocol_module
-from benchmarks.mnist_c.digits import Digits
-from benchmarks.mnist_c.methods import BEST_ON_VALIDATION, KAPPA, METHODS
-from benchmarks.mnist_c.pictures import contact_sheet, heat_map, latents_plot
-from benchmarks.mnist_c.protocol import BATCH, PROTOCOLS, Unit, conditions_of
-from benchmarks.mnist_c.read_outs import FIXED_GAMMA, NU
-from benchmarks.mnist_c.runs import BenchmarkRun
-from benchmarks.mnist_c.summary import METRICS, Summary
-from benchmarks.mnist_c.training import LAST, TrainingSettings
-from benchmarks.mnist_c.work import LOOK_ALIKES
+from . import protocol as protocol_module
+from .digits import Digits
+from .methods import BEST_ON_VALIDATION, KAPPA, METHODS
+from .pictures import contact_sheet, heat_map, latents_plot
+from .protocol import BATCH, PROTOCOLS, Unit, conditions_of
+from .read_outs import FIXED_GAMMA, NU
+from .runs import BenchmarkRun
+from .summary import METRICS, Summary
+from .training import LAST, TrainingSettings
+from .work import LOOK_ALIKES
 
 FILMED = ("ae", "sae", "svdd-hard", "ogae", "ogae-compactor", "ogae-standardised", "ogae-fixed")
 """Methods whose codes the page shows, of those that ran; if none of these did, all that did."""

@@ -12,9 +12,9 @@ from PIL import Image
 from voxout.evaluation.figures.plot import Plot, Theme
 from voxout.evaluation.report.html import data_uri
 
-from benchmarks.mnist_c.conditions import Conditions
-from benchmarks.mnist_c.corruptions import CLEAN
-from benchmarks.mnist_c.summary import ALL, Summary
+from .conditions import Conditions
+from .corruptions import CLEAN
+from .summary import ALL, Summary
 
 _LOW, _HIGH = 0.4, 1.0
 

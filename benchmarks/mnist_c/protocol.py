@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS
-from benchmarks.mnist_c.digits import CLASSES, Digits
+from .corruptions import CLEAN, CORRUPTIONS
+from .digits import CLASSES, Digits
 
 PROTOCOLS = ("clean", "shifted")
 BATCH = 64

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from voxout.models.ocsvm.voxelwise import DetectorField, fit_detectors
 
-from benchmarks.mnist_c.objectives import Guidance, Sphere
-from benchmarks.mnist_c.training import Recipe, Trained, encode, reconstruction_error
+from .objectives import Guidance, Sphere
+from .training import Recipe, Trained, encode, reconstruction_error
 
 NU = 0.1
 """Of every one-class SVM: of the guidance, of the read-outs, and of the raw pixels."""

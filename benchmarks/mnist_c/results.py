@@ -8,10 +8,10 @@ from typing import Any
 from voxout.data_manifests.atomic_write import written_whole
 from voxout.pipeline.workflow.records import fingerprint
 
-from benchmarks.mnist_c.methods import METHODS
-from benchmarks.mnist_c.protocol import Unit
-from benchmarks.mnist_c.read_outs import NU
-from benchmarks.mnist_c.training import Recipe, TrainingSettings
+from .methods import METHODS
+from .protocol import Unit
+from .read_outs import NU
+from .training import Recipe, TrainingSettings
 
 _VERSION = 1
 """Goes up when a result of before would no longer be the result."""

@@ -15,12 +15,12 @@ from voxout.data_manifests.errors import Failure, UserError
 from voxout.pipeline.workflow.console import Progress
 from voxout.pipeline.workflow.engine import Engine
 
-from benchmarks.mnist_c.conditions import Conditions, make_conditions
-from benchmarks.mnist_c.digits import Digits
-from benchmarks.mnist_c.methods import METHODS, Method
-from benchmarks.mnist_c.protocol import PROTOCOLS, Split, Unit, split
-from benchmarks.mnist_c.results import Result, Task, method_task, read_result, warm_up_task
-from benchmarks.mnist_c.work import make_result, make_warm_up
+from .conditions import Conditions, make_conditions
+from .digits import Digits
+from .methods import METHODS, Method
+from .protocol import PROTOCOLS, Split, Unit, split
+from .results import Result, Task, method_task, read_result, warm_up_task
+from .work import make_result, make_warm_up
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from voxout.evaluation.metrics.bootstrap import Estimate, mean_over_subjects, resample_subjects
 
-from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS
-from benchmarks.mnist_c.methods import BEST_ON_VALIDATION, METHODS, READ_OUTS
-from benchmarks.mnist_c.results import Result
+from .corruptions import CLEAN, CORRUPTIONS
+from .methods import BEST_ON_VALIDATION, METHODS, READ_OUTS
+from .results import Result
 
 ALL = "mean"
 """In place of a condition: the mean over a unit's conditions."""

@@ -12,9 +12,9 @@ import torch
 from torch.nn.functional import mse_loss
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.networks import AutoEncoder
-from benchmarks.mnist_c.objectives import Guidance, Term, support_size
-from benchmarks.mnist_c.protocol import BATCH
+from .networks import AutoEncoder
+from .objectives import Guidance, Term, support_size
+from .protocol import BATCH
 
 LAST = 10
 """M: how many one-class SVMs of the end of a guided training are kept."""

@@ -8,8 +8,8 @@ import torch
 from voxout.models.encoder.monitor import effective_rank
 from voxout.models.ocsvm.kernel import centred_kernel, kernel_gamma
 
-from benchmarks.mnist_c.networks import AutoEncoder
-from benchmarks.mnist_c.training import encode, reconstruction_error
+from .networks import AutoEncoder
+from .training import encode, reconstruction_error
 
 _SHOWN = 200
 

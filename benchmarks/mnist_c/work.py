@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from voxout.data_manifests.atomic_write import written_whole
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.conditions import Conditions
-from benchmarks.mnist_c.methods import METHODS, fit_pixels
-from benchmarks.mnist_c.networks import AutoEncoder
-from benchmarks.mnist_c.protocol import Split, Unit
-from benchmarks.mnist_c.read_outs import NetworkScorer
-from benchmarks.mnist_c.results import Cell, Result, Task, write_result
-from benchmarks.mnist_c.scores import both_metrics
-from benchmarks.mnist_c.training import Recipe, TrainingSettings, train, warm_up
-from benchmarks.mnist_c.watch import LatentFilm, Watched, flattened, watched
+from .conditions import Conditions
+from .methods import METHODS, fit_pixels
+from .networks import AutoEncoder
+from .protocol import Split, Unit
+from .read_outs import NetworkScorer
+from .results import Cell, Result, Task, write_result
+from .scores import both_metrics
+from .training import Recipe, TrainingSettings, train, warm_up
+from .watch import LatentFilm, Watched, flattened, watched
 
 LOOK_ALIKES = {0: 6, 1: 7, 2: 3, 3: 5, 4: 9, 5: 3, 6: 0, 7: 9, 8: 3, 9: 4}
 """For the pictures of codes: a digit and another that it is taken for."""

@@ -16,7 +16,6 @@ examples:
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
-  voxout benchmark mnist-c out           the method against others on handwritten digits, no input needed
 
 exit codes: 0 done; 1 a bug in voxout; 2 something to mend in the call or the data; 3 done, but some subjects
 failed (failures.csv names each, with its reason)
@@ -68,8 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("out", type=Path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
     _add_shared(demo)
     demo.set_defaults(command="demo")
-    benchmark = commands.add_parser("benchmark", help="compare the method with others where it takes minutes")
-    _add_mnist_c(benchmark.add_subparsers(required=True, metavar="BENCHMARK"))
     return parser
 
 
@@ -93,29 +90,6 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
         "labels are whole numbers and keep their type and value",
     )
     parser.set_defaults(command="native")
-
-
-def _add_mnist_c(benchmarks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    about = "One digit is normal, nine are not, under the 15 corruptions of MNIST-C; figures and page in OUT."
-    mnist_c = benchmarks.add_parser("mnist-c", help="one digit against nine, under 15 corruptions", description=about)
-    mnist_c.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
-    mnist_c.add_argument(
-        "--data",
-        type=Path,
-        metavar="PATH",
-        help="folder of MNIST-C, folder of MNIST's IDX files, or npz with images and labels; default: the 1,797 digits "
-        "that scikit-learn carries",
-    )
-    mnist_c.add_argument(
-        "--seeds", type=_at_least_one, default=3, metavar="N", help="repeats, each with its own split (default: 3)"
-    )
-    mnist_c.add_argument(
-        "--methods", type=_names, metavar="A,B", help="only these, by the names of docs/mnist-c.md; default: all"
-    )
-    mnist_c.add_argument("--digits", type=_names, metavar="0,1", help="the normal ones, in turn; default: all ten")
-    mnist_c.add_argument("--jobs", type=_at_least_one, metavar="N", help="trainings at once; default: one a core")
-    mnist_c.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
-    mnist_c.set_defaults(command="mnist_c", dry_run=False, verbose=False)
 
 
 def _add_cohort(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
@@ -168,22 +142,18 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     parser.add_argument("--seed", type=int, help="the same seed gives the same result")
     parser.add_argument(
-        "--seeds", type=_at_least_one, metavar="N", help="train N encoders, of N seeds; the map is their mean"
+        "--seeds", type=at_least_one, metavar="N", help="train N encoders, of N seeds; the map is their mean"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     parser.add_argument(
-        "--jobs", type=_at_least_one, metavar="N", help="subjects worked on at once; default: one a core"
+        "--jobs", type=at_least_one, metavar="N", help="subjects worked on at once; default: one a core"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line a subject")
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
     return int(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.replace(",", " ").split() if name]

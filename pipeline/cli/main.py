@@ -1,90 +1,31 @@
-"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input,
-`benchmark` for the method's other proving ground.
+"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input.
 
 Nothing heavy is imported before a command needs it: `--help` has to answer at once.
 """
 
 import argparse
-import io
-import os
-import signal
 import sys
-import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...data_manifests.caches import choose_caches
-from ...data_manifests.errors import Failure, UserError, for_terminal, private
-from ...data_manifests.machine import machine_trouble, path_trouble
-from ..workflow.interruption import Interrupted, interruptible
+from ...data_manifests.errors import Failure, UserError, private
 from ..workflow.stage_titles import STAGE_TITLES
 from .arguments import make_parser
+from .program import DONE, SOME_FAILED, make_folder, open_console, run_program
 
 if TYPE_CHECKING:
     from ...data_manifests.cohort.subject import Manifest
     from ..workflow.runner import Run
 
 _TORCH_STAGES = {"train", "fit", "map"}
-DONE, MISTAKE, SOME_FAILED, NOT_READ = 0, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    # Third-party notices about other people's deprecations are no use to whoever waits for a map.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be of the terminal's letters
     options = make_parser().parse_args(arguments)
-    choose_caches()
-
-    def tell_interruption(number: int) -> None:
-        _tell_interruption(options, number)
-
-    try:
-        # As a program. A caller in Python keeps its own ways with signals.
-        with interruptible(tell_interruption) if arguments is None else nullcontext():
-            return _COMMANDS[options.command](options)
-    except UserError as error:
-        for problem in error.problems:
-            print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
-        return MISTAKE
-    except BrokenPipeError:
-        _let_go_of_closed_streams()
-        return NOT_READ
-    except OSError as error:
-        out = getattr(options, "scores", None) or getattr(options, "out", None)
-        if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
-            raise
-        print(f"voxout: {for_terminal(trouble)}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
-        tell_interruption(number)
-        return 128 + number
-
-
-def _tell_interruption(options: argparse.Namespace, number: int) -> None:
-    name = signal.Signals(number).name
-    # The terminal may be gone, and the disk full; an interruption is no time for either.
-    with suppress(OSError):
-        if (console := getattr(options, "console", None)) is not None:
-            console.log("interrupted", signal=name)
-    with suppress(OSError):
-        print(f"voxout: interrupted ({name}). The same command goes on from here.", file=sys.stderr)
-    _let_go_of_closed_streams()
-
-
-def _let_go_of_closed_streams() -> None:
-    """Whoever read our lines may have gone (as in `| head`). Then nothing is left to say, not even at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -120,13 +61,13 @@ def _score_maps(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
-    console = _console(options, None)
+    console = open_console(options, None)
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
     if options.dry_run:
         console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
         return DONE
-    _make_folder(options.scores)
+    make_folder(options.scores)
     with sole_user(options.scores):
         scores, failures = score_folders(
             matched, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
@@ -156,7 +97,7 @@ def _compare(options: argparse.Namespace) -> int:
     from ..workflow.replacement import Replacement, remove_building_folder
 
     comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
-    _make_folder(options.out)
+    make_folder(options.out)
     files = Replacement(OutputFolder(options.out), "compare", (), OutputFolder(options.out).record("compare"))
     files.begin({})
     write_comparison(files.folder, comparison)
@@ -191,7 +132,7 @@ def _native(options: argparse.Namespace) -> int:
     volume = bring_to_native(
         out, options.subject, options.volume, image=options.image, like=options.like, labels=options.labels
     )
-    _make_folder(options.result.parent)
+    make_folder(options.result.parent)
     write = write_labels if options.labels else write_volume
     print(write(options.result, volume, description=MARK))
     return DONE
@@ -222,26 +163,9 @@ def _demo(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it")
         return DONE
-    options.cohort = make_demo_cohort(options.out / "cohort", _console(options, options.out / "run"))
+    options.cohort = make_demo_cohort(options.out / "cohort", open_console(options, options.out / "run"))
     options.out = options.out / "run"
     return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
-
-
-def _mnist_c(options: argparse.Namespace) -> int:
-    # As many threads as trainings would only wait for each other; read once, when the libraries are loaded.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from benchmarks.mnist_c.__main__ import benchmark
-
-    failures = benchmark(
-        options.out,
-        _console(options, options.out),
-        data=options.data,
-        digits=options.digits,
-        seeds=options.seeds,
-        methods=options.methods,
-        jobs=options.jobs,
-    )
-    return SOME_FAILED if failures else DONE
 
 
 def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
@@ -272,7 +196,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     out = OutputFolder(options.out)
     require_own_place(options.out)
     require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
-    console = _console(options, options.out)
+    console = open_console(options, options.out)
     if go_on:
         console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
@@ -323,7 +247,7 @@ def _remove(options: argparse.Namespace) -> int:
         )
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
-    _console(options, options.out).say(
+    open_console(options, options.out).say(
         f"removed {', '.join(removed)}. The figures and the cohort's page change with the next `voxout run` or "
         "`voxout apply`.",
         level=-1,
@@ -358,44 +282,6 @@ def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[s
     return frozenset(r.key for r in records)
 
 
-def _console(options: argparse.Namespace, out: Path | None):
-    from ...data_manifests.cohort.output_paths import OutputFolder
-    from ..workflow.console import Console
-
-    log = None
-    if out is not None and not options.dry_run:
-        _make_folder(out)
-        log = OutputFolder(out).log
-    options.console = console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
-    for note in choose_caches().notes:
-        console.say(note, level=1)
-    return console
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.parts and folder.parts[0].startswith("~"):
-        raise UserError(
-            f"{private(folder, 'the output folder')}: the shell left the ~ as it is, or knows no such user. Write the "
-            "path out."
-        )
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{private(folder, 'the output folder')}: its name is not UTF-8. Choose another output folder."
-        ) from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{private(folder, 'the output folder')}: cannot be made ({error.strerror}). Choose another output folder."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(
-            f"{private(folder, 'the output folder')}: is not writable. Choose another folder for the output."
-        )
-
-
 def _device(name: str) -> str:
     import torch
 
@@ -420,7 +306,6 @@ _COMMANDS = {
     "apply": _apply,
     "remove": _remove,
     "demo": _demo,
-    "mnist_c": _mnist_c,
 }
 
 

@@ -6,7 +6,8 @@ import os
 import pytest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import MachineError, UserError
-from voxout.pipeline.cli.main import _device, _make_folder
+from voxout.pipeline.cli.main import _device
+from voxout.pipeline.cli.program import make_folder
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.workflow.engine import _guarded
 
@@ -71,5 +72,5 @@ def test_names_of_output_folders_that_cannot_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("~/results", "~nosuchuser/results", os.fsdecode(b"\xff\xfe"), "n" * 300):
         with pytest.raises(UserError):
-            _make_folder(type(tmp_path)(name))
+            make_folder(type(tmp_path)(name))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""`voxout benchmark mnist-c` from digits to page."""
+"""`python -m benchmarks.mnist_c` from digits to page."""
 
 import csv
 import json
@@ -6,15 +6,15 @@ import re
 
 import numpy as np
 import pytest
-from voxout.pipeline.cli.main import main
 
+from benchmarks.mnist_c.__main__ import main
 from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS, corrupt
 
 FEW = ["--seeds", "1", "--digits", "1", "--methods", "isolation-forest,svdd-hard,ogae", "--jobs", "1"]
 
 
 def _told(capsys, *arguments) -> tuple[int, str]:
-    code = main(["benchmark", "mnist-c", *(str(argument) for argument in arguments)])
+    code = main([*(str(argument) for argument in arguments)])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 
@@ -22,7 +22,7 @@ def _told(capsys, *arguments) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("mnist-c")
-    assert main(["benchmark", "mnist-c", str(out), *FEW]) == 0
+    assert main([str(out), *FEW]) == 0
     return out
 
 
@@ -118,6 +118,6 @@ def test_mistakes_are_one_sentence(capsys, tmp_path, arguments, sentence):
 
 def test_seeds_are_at_least_one(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        main(["benchmark", "mnist-c", str(tmp_path), "--seeds", "0"])
+        main([str(tmp_path), "--seeds", "0"])
     assert stopped.value.code == 2
     assert "0 is not a number of at least 1" in capsys.readouterr().err
