@@ -63,3 +63,10 @@ def test_every_figure_of_scores_json_is_documented():
     assert all(f'"{field}"' in SCORES for field in FIELDS)
     for name in ORACLES:
         assert f"| `{name}` | **oracle**" in SCORES
+
+
+def test_every_path_of_the_architecture_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`([a-z_]+/[a-z_/]+(?:\.py)?)/?`", text)
+    assert len(paths) > 15
+    assert [path for path in paths if not (ROOT / path).exists()] == []
