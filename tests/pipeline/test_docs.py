@@ -48,9 +48,20 @@ def test_every_preset_is_documented():
 
 def test_the_readme_names_what_exists():
     for command in re.findall(r"^voxout (\w+)", README, flags=re.MULTILINE):
-        assert command in (*STAGE_TITLES, "run", "apply", "compare", "native", "demo", "benchmark")
+        assert command in (*STAGE_TITLES, "run", "apply", "remove", "compare", "native", "demo", "benchmark")
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_links_and_tests_that_documents_name_exist():
+    documents = [ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+    assert ROOT / "docs" / "privacy.md" in documents
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
+            assert (document.parent / link).exists(), (document.name, link)
+        for test in re.findall(r"`(tests/[\w/.]+)", text):
+            assert (ROOT / test).exists(), (document.name, test)
 
 
 def test_every_figure_of_scores_json_is_documented():
