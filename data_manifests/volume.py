@@ -234,7 +234,7 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
         # Its geometry stands behind its voxels: nibabel goes there before anything else.
-        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4"), path)
+        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4").tolist(), path)
     else:
         kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
         raise _refused(
