@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 from sklearn import metrics
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume
-from voxout.evaluation import voxel_metrics as vm
-from voxout.evaluation.intervals import resample_subjects
-from voxout.evaluation.lesions import find_lesions
-from voxout.evaluation.score_cohort import score_cohort
-from voxout.evaluation.score_subject import score_map
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume
+from voxout.evaluation.metrics import voxel_metrics as vm
+from voxout.evaluation.metrics.bootstrap import resample_subjects
+from voxout.evaluation.metrics.components import find_lesions
+from voxout.evaluation.scoring.score_cohort import score_cohort
+from voxout.evaluation.scoring.score_subject import score_map
+from voxout.evaluation.scoring.subject_scores import SubjectScores
+from voxout.evaluation.scoring.voxel_measures import voxel_measures
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.evaluation.subject_scores import SubjectScores
-from voxout.evaluation.voxel_measures import voxel_measures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "evaluation"))
 from slow_references import random_cohort, slow_figures

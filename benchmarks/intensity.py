@@ -25,17 +25,17 @@ from typing import get_args
 import numpy as np
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import SubjectError
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.data_manifests.volume import read_mask
-from voxout.preprocessing.intensity_scale import IntensityScale
+from voxout.data_manifests.images.volume import read_mask
+from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.prepare_subject import prepare_subject
 from voxout.preprocessing.prepared_images import PreparedImages
-from voxout.preprocessing.quality import Quality
+from voxout.preprocessing.quality.verdict import Quality
+from voxout.preprocessing.registration.template import Template, load_template
 from voxout.preprocessing.settings import IntensityMethod, PreprocessingSettings
-from voxout.preprocessing.template import Template, load_template
 
 SPACING_MM = 2.0
 ALARM_SHARE = 0.001

@@ -22,24 +22,24 @@ import numpy as np
 from method_cohort import make_cohort
 from method_measures import MethodFigures, calibration, cell, judge, overview, table
 from method_subjects import TestSet
-from voxout.data_manifests.atomic import written_whole
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.subject import person_of_key
-from voxout.evaluation.lesion_metrics import cluster_curve, operating_threshold
+from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import person_of_key
+from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.calibration import Calibration, calibrate, folds_of, z_of_surprise
-from voxout.models.checkpoint import Checkpoint
-from voxout.models.fitting import NULL, fit_fusion
-from voxout.models.fusion import fused
-from voxout.models.latent_store import LatentStore
-from voxout.models.readers import Sight
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
+from voxout.models.anomaly.ensemble import fused
+from voxout.models.anomaly.fit import NULL, fit_fusion
+from voxout.models.anomaly.smoothing import smoothed
+from voxout.models.encoder.checkpoint import Checkpoint
+from voxout.models.encoder.training import train_encoder
+from voxout.models.features.feature_store import LatentStore
+from voxout.models.features.source import Sight
 from voxout.models.settings import FusionSettings, ModelSettings
-from voxout.models.smoothing import smoothed
-from voxout.models.training import train_encoder
-from voxout.preprocessing.channels import Channels
-from voxout.preprocessing.derived_maps import DERIVED_MAPS
-from voxout.preprocessing.patch_store import PatchStore
+from voxout.preprocessing.intensity.channels import Channels
+from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
+from voxout.preprocessing.patches.volume_store import PatchStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1

@@ -33,12 +33,12 @@ from painted_cohort import (
     write_painted,
 )
 from scipy import ndimage
-from voxout.data_manifests.atomic import written_whole
-from voxout.data_manifests.lesion_effects import Blur, Effect, Shift, Swelling, Texture
-from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.painted_lesions import tissue_thresholds
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import Volume, write_volume
+from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.data_manifests.images.volume import Volume, write_volume
+from voxout.data_manifests.synthetic.lesion_effects import Blur, Effect, Shift, Swelling, Texture
+from voxout.data_manifests.synthetic.painted_lesions import tissue_thresholds
 
 # Test before validate: the heads that `real_cohort.py` paints have been looked at, and come last in its order.
 PARTS = {"train": 50, "calibrate": 10, "test": 10, "validate": 10}
@@ -191,7 +191,7 @@ class Border:
     """
 
     def __init__(self, head: Head):
-        from voxout.preprocessing.bias_field import correct_bias_field
+        from voxout.preprocessing.intensity.bias_field import correct_bias_field
         from voxout.preprocessing.settings import BiasFieldSettings
 
         even = correct_bias_field(head.scan, head.brain_mask, BiasFieldSettings())

@@ -13,11 +13,11 @@ import numpy as np
 from method_cohort import LABELS
 from method_subjects import ALL, Subject, TestSet
 from scipy.stats import norm
-from voxout.data_manifests.volume import Volume
-from voxout.evaluation import voxel_metrics as vm
-from voxout.evaluation.clusters import find_clusters
-from voxout.evaluation.intervals import Measure, mean_over_subjects, resample_subjects
-from voxout.evaluation.lesion_metrics import ClusterCurve, cluster_curve, froc_scores
+from voxout.data_manifests.images.volume import Volume
+from voxout.evaluation.metrics import voxel_metrics as vm
+from voxout.evaluation.metrics.bootstrap import Measure, mean_over_subjects, resample_subjects
+from voxout.evaluation.metrics.clusters import find_clusters
+from voxout.evaluation.metrics.lesion_metrics import ClusterCurve, cluster_curve, froc_scores
 from voxout.evaluation.settings import EvaluationSettings
 
 RATES = (1.0, 4.0)

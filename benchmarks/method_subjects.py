@@ -6,12 +6,12 @@ from functools import cached_property
 import numpy as np
 from method_cohort import LABELS, kinds_file
 from scipy import ndimage
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import Volume, read_mask, read_volume
-from voxout.evaluation.lesions import find_lesions
-from voxout.preprocessing.patch_grid import PatchGrid
-from voxout.preprocessing.template_transform import TemplateTransform
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.data_manifests.images.volume import Volume, read_mask, read_volume
+from voxout.evaluation.metrics.components import find_lesions
+from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 
 ALL = "all"
 FURTHEST_VOX = 3.0

@@ -25,15 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from voxout.models.detector import fit_detectors
-from voxout.pipeline.mnist_c import read_outs
-from voxout.pipeline.mnist_c.digits import Digits, read_digits
-from voxout.pipeline.mnist_c.methods import METHODS
-from voxout.pipeline.mnist_c.objectives import Guidance, expander_only, full, schedule
-from voxout.pipeline.mnist_c.protocol import Unit, split
-from voxout.pipeline.mnist_c.scores import area_under_roc
-from voxout.pipeline.mnist_c.training import Recipe, TrainingSettings, train, warm_up
-from voxout.pipeline.mnist_c.watch import watched
+from voxout.models.ocsvm.voxelwise import fit_detectors
+
+from benchmarks.mnist_c import read_outs
+from benchmarks.mnist_c.digits import Digits, read_digits
+from benchmarks.mnist_c.methods import METHODS
+from benchmarks.mnist_c.objectives import Guidance, expander_only, full, schedule
+from benchmarks.mnist_c.protocol import Unit, split
+from benchmarks.mnist_c.scores import area_under_roc
+from benchmarks.mnist_c.training import Recipe, TrainingSettings, train, warm_up
+from benchmarks.mnist_c.watch import watched
 
 
 def made_anomalies(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:

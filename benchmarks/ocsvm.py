@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.svm import OneClassSVM, _libsvm
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.models.detector import DetectorField, fit_detectors
-from voxout.models.ocsvm_dual import solve_dual
-from voxout.models.ocsvm_loss import guidance_loss
-from voxout.models.readers import PLANS
-from voxout.models.whitening import Whitening
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.models.features.source import PLANS
+from voxout.models.features.whitening import Whitening
+from voxout.models.ocsvm.dual import solve_dual
+from voxout.models.ocsvm.guidance_loss import guidance_loss
+from voxout.models.ocsvm.voxelwise import DetectorField, fit_detectors
 
 DIMENSION = 16
 NU = 0.03

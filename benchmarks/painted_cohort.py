@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.lesion_effects import Effect
-from voxout.data_manifests.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.data_manifests.volume import Volume, read_mask, read_volume, write_volume
-from voxout.preprocessing.template_transform import TemplateTransform
+from voxout.data_manifests.cohort.subject import SubjectRecord
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume, read_mask, read_volume, write_volume
+from voxout.data_manifests.synthetic.lesion_effects import Effect
+from voxout.data_manifests.synthetic.painted_lesions import lesion_components, paint_lesion, white_grey_contrast
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 
 SMALLEST_ML, LARGEST_ML = 0.05, 3.0
 SOFTNESS_MM = 1.0
@@ -47,9 +47,9 @@ class Head:
 
     @classmethod
     def read(cls, record: SubjectRecord, brain_mask: Path, *, seed: int) -> "Head":
-        from voxout.preprocessing.registration import register_to_template
+        from voxout.preprocessing.registration.register import register_to_template
+        from voxout.preprocessing.registration.template import load_template
         from voxout.preprocessing.settings import RegistrationSettings
-        from voxout.preprocessing.template import load_template
 
         scan, mask = read_volume(record.images["t1w"]), read_mask(brain_mask)
         settings = RegistrationSettings(transform="affine")

@@ -39,9 +39,9 @@ from preprocessing_measures import (
     on_template,
     prepared,
 )
-from voxout.data_manifests.atomic import written_whole
-from voxout.data_manifests.manifest import write_manifest
-from voxout.data_manifests.subject import Manifest
+from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.cohort.manifest import write_manifest
+from voxout.data_manifests.cohort.subject import Manifest
 
 PARTS = ("brains", "flair", "template", "speed", "repeat")
 COHORTS = ("ixi", "wmh", "wmh_unaligned")

@@ -16,9 +16,9 @@ from preprocessing_measures import (
 )
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
-from voxout.preprocessing.coregistration import Alignment, align_to_t1w
-from voxout.preprocessing.resampling import LPS, canonical, itk_affine, resample
+from voxout.data_manifests.images.volume import Grid, Volume, read_mask, read_volume
+from voxout.preprocessing.registration.coregistration import Alignment, align_to_t1w
+from voxout.preprocessing.registration.resampling import LPS, canonical, itk_affine, resample
 
 
 def flair_moved(data: Path, out: Path, name: str) -> Numbers:

@@ -15,19 +15,19 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import UserError
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.painted_lesions import lesion_components
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.data_manifests.volume import Grid, Volume, read_mask, read_volume
-from voxout.preprocessing.brain_extraction import extract_brain
+from voxout.data_manifests.images.volume import Grid, Volume, read_mask, read_volume
+from voxout.data_manifests.synthetic.painted_lesions import lesion_components
+from voxout.preprocessing.brain_extraction.extract import extract_brain
 from voxout.preprocessing.prepare_subject import prepare_subject
-from voxout.preprocessing.quality import Quality
-from voxout.preprocessing.resampling import canonical, itk_affine, resample
+from voxout.preprocessing.quality.verdict import Quality
+from voxout.preprocessing.registration.resampling import canonical, itk_affine, resample
+from voxout.preprocessing.registration.template import load_template
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 from voxout.preprocessing.settings import PreprocessingSettings
-from voxout.preprocessing.template import load_template
-from voxout.preprocessing.template_transform import TemplateTransform
 
 Numbers = Mapping[str, Any]
 Measure = Callable[[Path, Path, str], Numbers]

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.manifest import read_manifest
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.data_manifests.volume import Volume, read_mask, read_volume
-from voxout.preprocessing.bias_field import correct_bias_field
-from voxout.preprocessing.brain_extraction import BrainExtraction
-from voxout.preprocessing.quality import measure_quality
-from voxout.preprocessing.quality_measures import QualityNumbers
-from voxout.preprocessing.resampling import canonical
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import SubjectRecord
+from voxout.data_manifests.images.volume import Volume, read_mask, read_volume
+from voxout.preprocessing.brain_extraction.extract import BrainExtraction
+from voxout.preprocessing.intensity.bias_field import correct_bias_field
+from voxout.preprocessing.quality.metrics import QualityNumbers
+from voxout.preprocessing.quality.verdict import measure_quality
+from voxout.preprocessing.registration.resampling import canonical
+from voxout.preprocessing.registration.template import load_template
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 from voxout.preprocessing.settings import PreprocessingSettings
-from voxout.preprocessing.template import load_template
-from voxout.preprocessing.template_transform import TemplateTransform
 
 SHOWN = tuple(f.name for f in fields(QualityNumbers) if not f.name.startswith("jacobian"))
 

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 from painted_cohort import Canvas, Head, drawn, lesion_shapes, nearest_in_size, random_ml, write_painted
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.lesion_effects import Shift
-from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import Volume
-from voxout.evaluation.score_cohort import CohortScores, score_cohort
-from voxout.evaluation.subject_scores import SubjectScores
-from voxout.pipeline.config import load_config
-from voxout.pipeline.records import StageRecord
-from voxout.pipeline.stages import STAGES
+from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.data_manifests.images.volume import Volume
+from voxout.data_manifests.synthetic.lesion_effects import Shift
+from voxout.evaluation.scoring.score_cohort import CohortScores, score_cohort
+from voxout.evaluation.scoring.subject_scores import SubjectScores
+from voxout.pipeline.config.config import load_config
+from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN, HELD_OUT, PAINTED = 60, 10, 10
 CONTRASTS = (0.5, 1.0, 1.5)

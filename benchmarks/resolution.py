@@ -21,12 +21,12 @@ from method_cohort import painted, write_with_kinds
 from method_measures import judge, overview, table
 from method_subjects import Subject, TestSet
 from painted_cohort import Head, drawn, lesion_shapes
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.manifest import read_manifest, write_manifest
-from voxout.data_manifests.subject import Manifest
-from voxout.data_manifests.volume import read_volume, write_volume
-from voxout.pipeline.records import StageRecord
-from voxout.pipeline.stages import STAGES
+from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest
+from voxout.data_manifests.images.volume import read_volume, write_volume
+from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN = 16
 PRESETS = {"2 mm (default)": "default", "1 mm (fine-1mm)": "fine-1mm"}

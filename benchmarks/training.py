@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.models.encoder.training import train_encoder
 from voxout.models.settings import ModelSettings
-from voxout.models.training import train_encoder
-from voxout.pipeline.config import load_config
-from voxout.preprocessing.channels import Channels
-from voxout.preprocessing.patch_store import PatchStore
+from voxout.pipeline.config.config import load_config
+from voxout.preprocessing.intensity.channels import Channels
+from voxout.preprocessing.patches.volume_store import PatchStore
 
 _STEPS, _ROUNDS = 60, 4
 _WARM_UP = 10

@@ -31,7 +31,7 @@ def machine_trouble(error: BaseException, out: Path | None = None) -> str | None
     error : exception
         With all that it came of: libraries wrap the errors of the system, some in words only.
     out : Path, optional
-        The output folder. Besides it, the temporary folder may be full.
+        The output folder. Besides it, a temporary folder elsewhere may be full.
     """
     errors = list(_chain(error))
     numbers = {e.errno for e in errors if isinstance(e, OSError)}
@@ -88,11 +88,14 @@ def _short_write(error: BaseException) -> bool:
 
 
 def _places(out: Path | None) -> list[tuple[Path, str]]:
-    places = [] if out is None else [(out, "the output folder")]
     try:
-        places.append((Path(tempfile.gettempdir()), "the temporary folder"))
+        temporary = Path(tempfile.gettempdir())
     except OSError:  # gettempdir tries to write: none of its candidates has room
-        places.append((Path(os.environ.get("TMPDIR", "/tmp")), "the temporary folder"))
+        temporary = Path(os.environ.get("TMPDIR", "/tmp"))
+    places = [] if out is None else [(out, "the output folder")]
+    # A run keeps its temporary files in the output folder.
+    if out is None or not temporary.resolve().is_relative_to(out.resolve()):
+        places.append((temporary, "the temporary folder"))
     return places
 
 

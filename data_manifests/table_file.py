@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from .errors import UserError, private
-from .opening import read_regular
-from .paths import NOT_FETCHED, is_pointer
+from .open_file import read_regular
+from .user_paths import NOT_FETCHED, is_pointer
 
 LARGEST_BYTES = 2**24
 MOST_ROWS, MOST_COLUMNS = 100_000, 1000

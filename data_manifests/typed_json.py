@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, private
-from .opening import read_regular
+from .open_file import read_regular
 
 LARGEST_BYTES = 256 * 2**20
 """Of a JSON file. A record of a hundred thousand files has a tenth of it."""

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..data_manifests.atomic import written_whole
+from ..data_manifests.atomic_write import written_whole
 from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content
 

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data_manifests.check import EMPTY_LESION_MASK, missing_images, on_another_grid
-from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.cohort.check import EMPTY_LESION_MASK, missing_images, on_another_grid
+from ..data_manifests.cohort.output_paths import OutputFolder
+from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import SubjectError, UserError
-from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.images.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
 from ..data_manifests.terms import MODALITIES, Modality
-from ..data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
-from .bias_field import correct_bias_field
-from .brain_extraction import BrainExtraction, extract_brain
-from .coregistration import UNMOVED, Alignment, align_to_t1w
-from .given_transform import read_transform
-from .intensity import normalise
-from .quality import Quality, measure_quality
-from .quality_measures import white_to_grey
-from .quality_picture import quality_picture
-from .registration import register_to_template
-from .resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
+from .brain_extraction.extract import BrainExtraction, extract_brain
+from .intensity.bias_field import correct_bias_field
+from .intensity.percentile_scaling import normalise
+from .quality.metrics import white_to_grey
+from .quality.picture import quality_picture
+from .quality.verdict import Quality, measure_quality
+from .registration.coregistration import UNMOVED, Alignment, align_to_t1w
+from .registration.register import register_to_template
+from .registration.resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
+from .registration.template import Template, load_template
+from .registration.template_transform import TemplateTransform
+from .registration.user_transform import read_transform
 from .settings import PreprocessingSettings
 from .subject_inputs import needed_images, refusals, require_intensities
-from .template import Template, load_template
-from .template_transform import TemplateTransform
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

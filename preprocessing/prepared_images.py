@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data_manifests.derivatives import OutputFolder
+from ..data_manifests.cohort.output_paths import OutputFolder
+from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import SubjectError, UserError
-from ..data_manifests.grid import Grid
-from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.images.grid import Grid
+from ..data_manifests.images.volume import Volume, read_mask, read_volume
 from ..data_manifests.terms import Modality
-from ..data_manifests.volume import Volume, read_mask, read_volume
 
 _FEWEST = 4
 

@@ -101,7 +101,7 @@ class IntensitySettings(Section):
     """How intensities come onto one scale."""
 
     method: IntensityMethod = "landmarks"
-    """What all brains are brought to have in common, beyond the two percentiles: see `intensity_scale`."""
+    """What all brains are brought to have in common, beyond the two percentiles: see `standardisation`."""
     low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
     """Percentiles of the brain's intensities that become 0 and 1 in the prepared image."""
     high_percent: Annotated[float, Field(gt=0, le=100)] = 99.5

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import UserError
-from ..data_manifests.subject import SubjectRecord
+from ..data_manifests.images.volume import Volume
 from ..data_manifests.terms import BIDS_SUFFIX, MODALITIES, Modality
-from ..data_manifests.volume import Volume
-from .brain_extraction import require_mask
-from .given_transform import open_transform
+from .brain_extraction.extract import require_mask
+from .registration.user_transform import open_transform
 from .settings import PreprocessingSettings
 
 _MOST_NEGATIVE_SHARE = 0.05

@@ -57,7 +57,7 @@ def test_every_chapter_has_its_heading():
 
 def test_help_answers_without_the_heavy_libraries():
     code = (
-        "import sys; from voxout.pipeline import cli\n"
+        "import sys; from voxout.pipeline.cli import main\n"
         "try: cli.main(['run', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'monai', 'ants', 'numpy', 'pandas', 'dask', 'pydantic'} & set(sys.modules)\n"

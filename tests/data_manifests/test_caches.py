@@ -12,7 +12,7 @@ import os
 from voxout.data_manifests.caches import choose_caches
 choice = choose_caches()
 print(choice.compiled, os.environ.get("NUMBA_CACHE_DIR", "-"), *choice.notes, sep="|")
-from voxout.evaluation.kernels import sorted_order
+from voxout.evaluation.metrics.kernels import sorted_order
 import numpy as np
 assert sorted_order(np.array([3, 1, 2], np.float32), True)[0].tolist() == [1, 2, 3]
 """

@@ -14,11 +14,11 @@ import pytest
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.nifti1 import Nifti1Extension
 from numpy.random import Generator
-from voxout.data_manifests.check import check_manifest
+from voxout.data_manifests.cohort.check import check_manifest
+from voxout.data_manifests.cohort.manifest import COLUMNS, read_manifest
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.errors import UserError, for_terminal
-from voxout.data_manifests.manifest import COLUMNS, read_manifest
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import Volume, read_grid, read_labels, read_map, read_mask, read_volume
+from voxout.data_manifests.images.volume import Volume, read_grid, read_labels, read_map, read_mask, read_volume
 
 SEED = 20_260
 FEW, MANY = 100, 1000

@@ -9,9 +9,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from voxout.data_manifests import machine
 from voxout.data_manifests.errors import SubjectError, for_terminal
+from voxout.data_manifests.images.memory_map import new_mapped_array
 from voxout.data_manifests.machine import machine_trouble, path_trouble
-from voxout.data_manifests.mapped import new_mapped_array
 
 
 def raised(call):
@@ -71,7 +72,7 @@ def test_a_name_that_is_too_long_is_shown_in_part(tmp_path):
 def test_a_mapped_file_without_room_is_refused_before_it_is_mapped(tmp_path):
     path = tmp_path / "volumes.npy"
     code = (
-        "import sys; from pathlib import Path; from voxout.data_manifests.mapped import new_mapped_array\n"
+        "import sys; from pathlib import Path; from voxout.data_manifests.images.memory_map import new_mapped_array\n"
         "new_mapped_array(Path(sys.argv[1]), 'f4', (int(sys.argv[2]),))[:] = 1\n"
     )
     free = os.statvfs(tmp_path)
@@ -87,3 +88,13 @@ def test_a_mapped_file_has_its_room(tmp_path):
     array[:] = 3
     array.flush()
     assert (np.load(tmp_path / "a.npy") == 3).all()
+
+
+def test_temporary_files_in_the_output_folder_are_no_second_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_FULL_BELOW_BYTES", 2**62)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    assert machine_trouble(error, tmp_path).startswith(f"{tmp_path} (the output folder) and /tmp (the temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ".scratch" / "1-1-a"))
+    (tmp_path / ".scratch" / "1-1-a").mkdir(parents=True)
+    assert machine_trouble(error, tmp_path).startswith(f"{tmp_path} (the output folder): no space")

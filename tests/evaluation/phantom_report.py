@@ -4,11 +4,11 @@ from datetime import datetime
 
 import nibabel as nib
 import numpy as np
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume
-from voxout.evaluation.report_inputs import ReportSubject, ScoredMap, SubjectImages, SubjectReport, Threshold
-from voxout.evaluation.score_cohort import subject_row
-from voxout.evaluation.score_subject import score_map
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume
+from voxout.evaluation.report.report_inputs import ReportSubject, ScoredMap, SubjectImages, SubjectReport, Threshold
+from voxout.evaluation.scoring.score_cohort import subject_row
+from voxout.evaluation.scoring.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(smallest_cluster_mm3=30, bootstrap_draws=20)

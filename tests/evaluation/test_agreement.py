@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume
-from voxout.evaluation.score_subject import score_map
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume
+from voxout.evaluation.scoring.score_subject import score_map
+from voxout.evaluation.scoring.voxel_measures import voxel_measures
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.evaluation.voxel_measures import voxel_measures
 
 from .slow_references import Scan, random_cohort, slow_figures
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from voxout.evaluation.report import CohortReport, ReportSubject, write_report
-from voxout.evaluation.report_inputs import Threshold
-from voxout.evaluation.score_cohort import score_cohort
-from voxout.evaluation.subject_page import write_subject_page
+from voxout.evaluation.report.cohort_page import CohortReport, ReportSubject, write_report
+from voxout.evaluation.report.report_inputs import Threshold
+from voxout.evaluation.report.subject_page import write_subject_page
+from voxout.evaluation.scoring.score_cohort import score_cohort
 
 from ..browser import Browser
 from .phantom_report import phantom_report

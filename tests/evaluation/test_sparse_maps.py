@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from voxout.data_manifests.volume import Grid, Volume
-from voxout.evaluation.doubts import doubts
-from voxout.evaluation.operating_point import LOWEST_DETECTION, OWN_CUT
-from voxout.evaluation.score_cohort import score_cohort
-from voxout.evaluation.score_subject import score_map
+from voxout.data_manifests.images.volume import Grid, Volume
+from voxout.evaluation.scoring.operating_point import LOWEST_DETECTION, OWN_CUT
+from voxout.evaluation.scoring.sanity_checks import doubts
+from voxout.evaluation.scoring.score_cohort import score_cohort
+from voxout.evaluation.scoring.score_subject import score_map
+from voxout.evaluation.scoring.subject_scores import SubjectScores
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.evaluation.subject_scores import SubjectScores
 
 GRID = Grid((16, 16, 16), np.diag([2.0, 2.0, 2.0, 1.0]))
 SETTINGS = EvaluationSettings(smallest_cluster_mm3=8, bootstrap_draws=40, false_clusters=1)

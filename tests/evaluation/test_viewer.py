@@ -7,10 +7,10 @@ import hashlib
 import nibabel as nib
 import numpy as np
 import pytest
-from voxout.evaluation.colour_scale import ColourScale
-from voxout.evaluation.slices import Head
-from voxout.evaluation.viewer import volumes
-from voxout.evaluation.viewer.volumes import ViewerVolumes
+from voxout.evaluation.figures.colour_scale import ColourScale
+from voxout.evaluation.figures.slices import Head
+from voxout.evaluation.report.viewer import volumes
+from voxout.evaluation.report.viewer.volumes import ViewerVolumes
 
 from .phantom_report import LEFT_BACK, RIGHT_FRONT, asymmetric_images
 

@@ -1,10 +1,10 @@
 import os
 
 import numpy as np
-from voxout.models.ocsvm_numba.compiled import _forget_outdated
-from voxout.models.ocsvm_numba.kernel_rows import expm1_negative
-from voxout.models.ocsvm_numba.newton_steps import _factorise, substitute
-from voxout.models.ocsvm_numba.workspace import make_workspace
+from voxout.models.ocsvm.numba_solver.active_set import _factorise, substitute
+from voxout.models.ocsvm.numba_solver.jit import _forget_outdated
+from voxout.models.ocsvm.numba_solver.kernel_rows import expm1_negative
+from voxout.models.ocsvm.numba_solver.workspace import make_workspace
 
 
 def test_the_exponential():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError
-from voxout.models.calibration import Calibration
-from voxout.models.detector import DetectorField, fit_detectors
+from voxout.models.anomaly.calibration import Calibration
+from voxout.models.ocsvm.voxelwise import DetectorField, fit_detectors
 from voxout.models.tensor_file import opened_tensors, read_header, write_tensors
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4)}

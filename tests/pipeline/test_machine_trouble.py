@@ -4,11 +4,11 @@ import errno
 import os
 
 import pytest
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import MachineError, UserError
-from voxout.pipeline.cli import _device, _make_folder
-from voxout.pipeline.config import load_config
-from voxout.pipeline.engine import _guarded
+from voxout.pipeline.cli.main import _device, _make_folder
+from voxout.pipeline.config.config import load_config
+from voxout.pipeline.workflow.engine import _guarded
 
 
 class _Subject:

@@ -13,18 +13,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.errors import UserError, private
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.phantoms import small_cohort
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.data_manifests.volume import read_volume
-from voxout.pipeline.cli import main
-from voxout.pipeline.records import write_json
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import read_volume
+from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.pipeline.cli.main import main
+from voxout.pipeline.workflow.records import write_json
 
 from ..data_manifests.as_another import folder_of_another
+from .cli.test_main import QUICK
 from .planted_name import NAME, places_of_name, plant_in_header
-from .test_cli import QUICK
-from .test_map_scoring import FAST, GRID, Maps
+from .tools.test_score_maps import FAST, GRID, Maps
 
 COLUMNS = ("t1w", "flair", "brain_mask", "lesion_mask", "template_transform")
 

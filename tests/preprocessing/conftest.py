@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from voxout.data_manifests.volume import Grid, Volume
-from voxout.preprocessing.template import load_template
-from voxout.preprocessing.template_transform import TemplateTransform
+from voxout.data_manifests.images.volume import Grid, Volume
+from voxout.preprocessing.registration.template import load_template
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 
 
 def turned(degrees: float, shift_mm=(0.0, 0.0, 0.0), scale: float = 1.0) -> np.ndarray:

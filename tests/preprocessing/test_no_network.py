@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 
-from voxout.data_manifests.phantoms import make_cohort
+from voxout.data_manifests.synthetic.phantoms import make_cohort
 
 PREPARE = """
 import socket, sys
@@ -17,8 +17,8 @@ for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, refused)
 socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refused
 
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.preprocessing.prepare_subject import prepare_subject
 from voxout.preprocessing.settings import PreprocessingSettings, RegistrationSettings
 

@@ -6,21 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from voxout.data_manifests.derivatives import OutputFolder
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import SubjectError
-from voxout.data_manifests.subject import SubjectRecord
-from voxout.data_manifests.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
-from voxout.preprocessing.coregistration import Alignment
+from voxout.data_manifests.images.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
 from voxout.preprocessing.prepare_subject import PreparedSubject, prepare_subject
-from voxout.preprocessing.resampling import itk_affine
+from voxout.preprocessing.registration.coregistration import Alignment
+from voxout.preprocessing.registration.resampling import itk_affine
+from voxout.preprocessing.registration.template import load_template
+from voxout.preprocessing.registration.template_transform import TemplateTransform
 from voxout.preprocessing.settings import (
     BiasFieldSettings,
     BrainExtractionSettings,
     PreprocessingSettings,
     RegistrationSettings,
 )
-from voxout.preprocessing.template import load_template
-from voxout.preprocessing.template_transform import TemplateTransform
 
 FAST = PreprocessingSettings(
     spacing_mm=4.0,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from voxout.data_manifests.grid import Grid
-from voxout.data_manifests.volume import Volume, write_volume
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.preprocessing.prepared_images import PreparedImages, covered
 
 GRID = Grid((4, 3, 2), np.diag([2.0, 2, 2, 1]))

@@ -6,12 +6,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from voxout.data_manifests.check import check_manifest
-from voxout.data_manifests.derivatives import OutputFolder
-from voxout.data_manifests.errors import SubjectError, UserError
-from voxout.data_manifests.subject import Manifest, SubjectRecord
-from voxout.preprocessing.brain_extraction import extract_brain
-from voxout.preprocessing.extraction_available import require_method
+from voxout.data_manifests.cohort.check import check_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.data_manifests.errors import SubjectError, UserError, for_terminal
+from voxout.preprocessing.brain_extraction.availability import require_method
+from voxout.preprocessing.brain_extraction.extract import extract_brain
 from voxout.preprocessing.prepare_subject import prepare_subject
 from voxout.preprocessing.settings import (
     BiasFieldSettings,
@@ -20,6 +20,8 @@ from voxout.preprocessing.settings import (
     RegistrationSettings,
 )
 from voxout.preprocessing.subject_inputs import needed_images, refusals
+
+from ..data_manifests.as_another import folder_of_another
 
 SETTINGS = PreprocessingSettings(
     spacing_mm=4.0,
@@ -31,6 +33,8 @@ SMALL = np.zeros(SIZE, np.uint8)
 SMALL[8:16, 8:18, 6:18] = 1  # 492 ml
 BRAIN = np.zeros(SIZE, np.uint8)
 BRAIN[4:20, 4:20, 4:18] = 1  # 1835 ml
+LARGE = np.zeros(SIZE, np.uint8)
+LARGE[2:22, 2:26, 2:20] = 1  # 4424 ml
 
 
 def saved(path, voxels, affine=AFFINE):
@@ -50,6 +54,10 @@ def offset(subject, folder):
 
 def small_mask(subject, folder):
     return replace(subject, brain_mask=saved(folder / "x.nii", SMALL)), SETTINGS
+
+
+def large_mask(subject, folder):
+    return replace(subject, brain_mask=saved(folder / "x.nii", LARGE)), SETTINGS
 
 
 def empty_mask(subject, folder):
@@ -92,6 +100,7 @@ def many_at_once(subject, folder):
 BROKEN = [
     offset,
     small_mask,
+    large_mask,
     empty_mask,
     mask_on_another_grid,
     lesions_on_another_grid,
@@ -120,6 +129,22 @@ def test_check_says_what_prepare_refuses(subject, tmp_path, broken):
         prepare_subject(changed, settings, OutputFolder(tmp_path / "out"), seed=1)
     assert named == list(caught.value.problems)
     assert len(named) == (2 if broken is many_at_once else 1)
+
+
+def test_a_mask_that_may_not_be_read_is_named():
+    with folder_of_another() as folder:
+        t1w = saved(folder / "t1w.nii", (100 * BRAIN + np.random.default_rng(1).random(SIZE)).astype(np.float32))
+        mask = saved(folder / "mask.nii", BRAIN)
+        mask.chmod(0)
+        closed = SubjectRecord("1", "patient", {"t1w": t1w}, brain_mask=mask)
+        (problem,) = checked(closed, SETTINGS).problems
+        with pytest.raises(SubjectError) as caught:
+            prepare_subject(closed, SETTINGS, OutputFolder(folder / "out"), seed=1)
+        assert for_terminal(problem.sentence) == (
+            f"sub-1: {mask}: cannot be opened (Permission denied). Check who may read it and the folders above it."
+        )
+        assert [problem.sentence] == list(caught.value.problems)
+        assert not (folder / "out").exists()
 
 
 def test_what_prepare_takes_is_in_order(subject, tmp_path):

@@ -1,0 +1,129 @@
+"""What one process does at a time: a warm-up, or one method on one digit from training to figures."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.errors import UserError
+
+from benchmarks.mnist_c.conditions import Conditions
+from benchmarks.mnist_c.methods import METHODS, fit_pixels
+from benchmarks.mnist_c.networks import AutoEncoder
+from benchmarks.mnist_c.protocol import Split, Unit
+from benchmarks.mnist_c.read_outs import NetworkScorer
+from benchmarks.mnist_c.results import Cell, Result, Task, write_result
+from benchmarks.mnist_c.scores import both_metrics
+from benchmarks.mnist_c.training import Recipe, TrainingSettings, train, warm_up
+from benchmarks.mnist_c.watch import LatentFilm, Watched, flattened, watched
+
+LOOK_ALIKES = {0: 6, 1: 7, 2: 3, 3: 5, 4: 9, 5: 3, 6: 0, 7: 9, 8: 3, 9: 4}
+"""For the pictures of codes: a digit and another that it is taken for."""
+_FILMED = 60
+
+
+@dataclass(frozen=True, eq=False)
+class UnitImages:
+    """Images of a unit, (N, 1, 28, 28) in [0, 1]; `test` holds all its conditions, one after the other."""
+
+    train: torch.Tensor
+    validation: torch.Tensor
+    test: torch.Tensor
+
+    @classmethod
+    def of(cls, given: Split, conditions: Conditions) -> "UnitImages":
+        tests = [conditions.images(name, given.test) for name in given.test_conditions]
+        return cls(
+            _tensor(conditions.images_under(given.train_conditions, given.train)),
+            _tensor(conditions.images_under(given.validation_conditions, given.validation)),
+            _tensor(np.concatenate(tests)),
+        )
+
+
+def make_warm_up(task: Task, given: Split, conditions: Path) -> None:
+    """Train a unit's warm-up and write its weights."""
+    images = UnitImages.of(given, Conditions.open(conditions)).train
+    variational = task.part.startswith("variational")
+    model = warm_up(images, TrainingSettings(), variational=variational, seed=_seed(task.unit))
+    with written_whole(task.out) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+
+
+def make_result(task: Task, warm: Task | None, given: Split, conditions: Path) -> None:
+    """Fit one method on the normal digits of a unit, score the test digits, and write the figures.
+
+    Parameters
+    ----------
+    task : Task
+    warm : Task or None
+        The warm-up that a network begins with.
+    given : Split
+    conditions : Path
+        For `Conditions.open`.
+    """
+    began = time.process_time()
+    method, opened = METHODS[task.part], Conditions.open(conditions)
+    images = UnitImages.of(given, opened)
+    seen: Watched | None = None
+    if method.recipe is None:
+        scores = {"pixels": fit_pixels(method.name, images.train.numpy(), task.unit.seed)(images.test.numpy())}
+    else:
+        assert warm is not None
+        film = _film(task.unit, given, images, opened)
+        scorer, seen = _fit_network(method.recipe, method.read_outs, warm, images, film)
+        scores = scorer.score(images.test)
+        if film is not None:
+            _write_film(task.latents, film)
+    cells = []
+    for read_out, values in scores.items():
+        by_condition = values.reshape(len(given.test_conditions), len(given.test))
+        for condition, some in zip(given.test_conditions, by_condition, strict=True):
+            cells.append(Cell(read_out, condition, *both_metrics(some, given.anomalous)))
+    numbers, collapsed = (asdict(seen), seen.collapsed) if seen else ({}, False)
+    seconds = round(time.process_time() - began, 2)
+    write_result(task, Result(task.unit, task.part, tuple(cells), numbers, collapsed, seconds))
+
+
+def _fit_network(
+    recipe: Recipe, read_outs: tuple[str, ...], warm: Task, images: UnitImages, film: LatentFilm | None
+) -> tuple[NetworkScorer, Watched]:
+    if not warm.out.is_file():
+        raise UserError(f"its {warm.part} is missing, expected it to be made before. See why it failed, and run again.")
+    model = AutoEncoder(variational=recipe.variational)
+    try:
+        model.load_state_dict(load_file(warm.out))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        warm.out.unlink()
+        raise UserError(f"its {warm.part} is damaged. It was deleted: run again.") from error
+    trained = train(recipe, model, images.train, TrainingSettings(), seed=_seed(warm.unit), watch=film)
+    seen = watched(trained.model, images.train, images.validation)
+    return NetworkScorer.fit(trained, recipe, read_outs, images.train), seen
+
+
+def _film(unit: Unit, given: Split, images: UnitImages, conditions: Conditions) -> LatentFilm | None:
+    """For the first seed on clean digits: the normal digit and its look-alike."""
+    if unit.seed != 0 or unit.protocol != "clean":
+        return None
+    is_other = conditions.labels_of(given.test) == LOOK_ALIKES[unit.digit]
+    shown = np.concatenate([np.flatnonzero(~given.anomalous)[:_FILMED], np.flatnonzero(is_other)])
+    # The first condition is the clean one, so its images are the first.
+    return LatentFilm(images.test[torch.from_numpy(shown)], is_other[shown])
+
+
+def _write_film(path: Path, film: LatentFilm) -> None:
+    points = flattened(film.frames).astype(np.float32)
+    with written_whole(path) as temporary:
+        np.savez_compressed(temporary, shares=np.array(film.shares), points=points, is_other=film.is_other)
+
+
+def _tensor(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).float().div_(255).unsqueeze(1)
+
+
+def _seed(unit: Unit) -> int:
+    """The same for all methods of a unit and for both protocols: first weights and order of batches."""
+    return 1000 * unit.seed + 10 * unit.digit

@@ -1,0 +1,118 @@
+"""File names of BIDS, taken apart: whose they are, and whether they speak of a lesion."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..terms import Modality
+
+Person = tuple[str, str | None]
+"""Subject and session label."""
+
+NATIVE_SPACES = {"", "orig", "t1w", "native", "individual"}
+MASK_SUFFIXES = ("mask", "roi", "dseg")
+_LESION = re.compile(
+    r"lesion|wmh|tumou?r|infarct|stroke|hyperintens|hypointens|glioma|metasta|ha?ematoma|oedema|edema|resection|cavit"
+    r"|gtv|fcd|abnormal",
+    re.IGNORECASE,
+)
+_IMAGE = re.compile(r"\.(nii|mgz|mgh|img|mha|mhd|nrrd|mif)(\.gz)?$", re.IGNORECASE)
+_NO_WORDS_OF_THE_FILE = ("sub", "ses", "task", "acq", "ce", "rec", "run", "space", "res", "from", "to")
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """A file name taken apart, as BIDS builds it: ``sub-01_ses-2_run-1_T1w.nii.gz``.
+
+    Attributes
+    ----------
+    path : Path
+    entities : mapping from entity to label
+    suffix : str
+    words : tuple of str
+        What else stands between underscores.
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> "BidsName":
+        *parts, suffix = _IMAGE.sub("", path.name).split("_")
+        entities = dict(part.split("-", 1) for part in parts if "-" in part)
+        return cls(path, entities, suffix, tuple(part for part in parts if "-" not in part))
+
+    @property
+    def person(self) -> Person:
+        """By the name; where it does not tell, by the folders."""
+        folders = dict(part.split("-", 1) for part in self.path.parts[:-1] if part.startswith(("sub-", "ses-")))
+        return self.entities.get("sub") or folders.get("sub", ""), self.entities.get("ses") or folders.get("ses")
+
+    @property
+    def is_lesion(self) -> bool:
+        """Whether this is a lesion mask by its label or description; ``label-L`` is BIDS' abbreviation."""
+        label = self.entities.get("label", "")
+        told = _LESION.search(f"{label} {self.entities.get('desc', '')}")
+        return self.suffix in MASK_SUFFIXES and (told is not None or label == "L")
+
+    @property
+    def is_brain(self) -> bool:
+        return self.suffix == "mask" and self.entities.get("desc") == "brain"
+
+    @property
+    def speaks_of_lesion(self) -> bool:
+        """Whether anything in the name does, be it a mask or not."""
+        told = [label for entity, label in self.entities.items() if entity not in _NO_WORDS_OF_THE_FILE]
+        return self.is_lesion or _LESION.search(" ".join([*told, *self.words, self.suffix])) is not None
+
+    def in_lesion_folder(self, root: Path) -> bool:
+        """Whether this is a mask, not of the brain, in a folder whose name speaks of lesions."""
+        folders = [part for part in self.path.relative_to(root).parts[:-1] if not part.startswith(("sub-", "ses-"))]
+        is_mask = self.suffix in (*MASK_SUFFIXES, "seg", "label", "probseg") or not self.entities
+        return is_mask and not self.is_brain and _LESION.search(" ".join(folders)) is not None
+
+    @property
+    def drawn_on(self) -> Modality | None:
+        """The image whose grid a mask lies on; None: another space."""
+        space = self.entities.get("space", "").lower()
+        return "t1w" if space in NATIVE_SPACES else "flair" if space == "flair" else None
+
+    @property
+    def rank(self) -> tuple:
+        """First come the plainest: without contrast agent, without reconstruction variants, lowest run number."""
+        variants = [n for n in ("ce", "rec", "acq", "desc") if n in self.entities]
+        run = self.entities.get("run", "0")
+        return "ce" in self.entities, len(variants), int(run) if run.isdecimal() else 0, self.path.name
+
+
+def is_image(path: Path) -> bool:
+    return _IMAGE.search(path.name) is not None and not path.name.startswith(".")
+
+
+def likely(label: str, among: Iterable[str]) -> list[str]:
+    """Labels that are probably the same one, written in another way: zeros, case, a prefix, ``.0``."""
+    wanted, among = _plain(label), list(among)
+    exact = [other for other in among if _plain(other) == wanted]
+    if exact or not wanted:
+        return exact
+    number = re.search(r"\d+$", wanted)
+    tail = number[0] if number else wanted
+    return [
+        other
+        for other in among
+        if (plain := _plain(other)) and (_ends(plain, wanted) or _ends(wanted, plain)) and _ends(plain, tail)
+    ]
+
+
+def _ends(longer: str, end: str) -> bool:
+    """Whether one name is the other behind a prefix; a number counts as a whole."""
+    before = longer[: -len(end)]
+    return longer.endswith(end) and not (end[0].isdigit() and before[-1:].isdigit())
+
+
+def _plain(label: str) -> str:
+    label = re.sub(r"\.0+$", "", label.lower().removeprefix("sub-")).partition("_ses-")[0]
+    return re.sub(r"0*(\d+)", r"\1", re.sub(r"[^a-z0-9]", "", label))

@@ -1,0 +1,255 @@
+"""A lab's list of scans: a CSV, or a BIDS folder, becomes a `Manifest`.
+
+Reading opens no image. Everything that is wrong with the list itself is told at once, with the row it stands in;
+whether the files are there and usable is the business of `check`.
+"""
+
+import csv
+import difflib
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..atomic_write import written_whole
+from ..errors import UserError, private
+from ..table_file import numbered_rows, table_bytes
+from ..terms import GROUPS, MODALITIES, SPLITS
+from ..user_paths import file_in, reach
+from .bids import read_bids
+from .subject import Manifest, SubjectRecord
+from .table_cells import Cells, quoted
+
+REQUIRED = ("subject_id", "group", "t1w")
+PATHS = (*MODALITIES, "brain_mask", "lesion_mask", "template_transform")
+COLUMNS = ("subject_id", "session_id", "group", *PATHS, "mask_of", "site", "age", "sex", "split")
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t ]*(\r\n|\n|\r|$)', re.IGNORECASE)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a CSV of scans, or a BIDS folder.
+
+    The CSV may be separated by commas, semicolons or tabs, and encoded as UTF-8 (with or without a byte-order mark),
+    UTF-16 or Windows-1252: what spreadsheets write. Its columns: `subject_id`, `group` (control or patient) and
+    `t1w` are required; `session_id`, `flair`, `brain_mask`, `lesion_mask`, `mask_of` (t1w or flair: the image that
+    the lesion mask was drawn on), `template_transform`, `site`, `age` (years), `sex` and `split` (train or held_out,
+    for controls) are optional. Paths are relative to the CSV, or absolute.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file, or the root of a BIDS dataset.
+
+    Returns
+    -------
+    Manifest
+        In the order of the rows; columns that are not used are named in its notes.
+
+    Raises
+    ------
+    UserError
+        With all problems at once, each with its row as a spreadsheet numbers it (the header is row 1).
+    """
+    reach(path, "a manifest (CSV) or a BIDS dataset")
+    if path.is_dir():
+        return read_bids(path)
+    header, rows = read_table(path)
+    problems, notes = _judge_header(header, path)
+    if problems:
+        raise UserError(problems)
+    records: dict[int, SubjectRecord] = {}
+    for number, cells in rows:
+        if len(cells) > len(header):
+            problems.append(
+                f"row {number}: {len(cells)} cells, expected {len(header)}. Put values that hold the separator in "
+                "quotation marks."
+            )
+            continue
+        row = Cells(dict(zip(header, cells, strict=False)), f"row {number}")
+        record = _record(row, path.parent)
+        problems += row.problems
+        if record is not None:
+            records[number] = record
+    if not rows:
+        problems.append(
+            f"{private(path.name, 'the manifest')}: holds no subjects, expected one row for each. Add them below the "
+            "header."
+        )
+    problems += _judge_together(records)
+    if problems:
+        raise UserError(problems)
+    return Manifest(tuple(records.values()), tuple(notes))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> Path:
+    """Write a manifest as CSV, whole or not at all, with its paths relative to the CSV.
+
+    Reading it back gives the same records.
+    """
+    # Names of files that are not UTF-8 are written byte by byte.
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in manifest:
+            files = {name: _relative(image, path.parent) for name, image in record.files.items()}
+            values = [files.get(name, "") if name in PATHS else getattr(record, name) for name in COLUMNS]
+            writer.writerow(["" if value is None else value for value in values])
+    return path
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
+    if not os.path.isfile(path):
+        raise UserError(f"{private(path)}: is no file, expected a table (CSV). Save the table as a file.")
+    text = _decoded(table_bytes(path), path)
+    told = _SEPARATOR_LINE.match(text)
+    # A spreadsheet takes this line as an order and does not count it.
+    text = text[told.end() :] if told else text
+    first_line = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
+    separator = told[1] if told else max(",;\t", key=first_line.count)
+    try:
+        numbered = numbered_rows(text, separator, path)
+    except csv.Error as error:
+        raise UserError(
+            f"{private(path.name, 'the manifest')}: is not a table that is understood. Save it as CSV (UTF-8) again."
+        ) from error
+    if not numbered:
+        raise UserError(
+            f"{private(path.name, 'the manifest')}: is empty, expected a table with the columns "
+            f"{', '.join(REQUIRED)}. Fill it in."
+        )
+    header = [cell.strip().lower() for cell in numbered[0][1]]
+    while header and not header[-1]:  # a spreadsheet's empty columns at the right end
+        header.pop()
+    rows = [
+        (n, cells if any(map(str.strip, cells[len(header) :])) else cells[: len(header)]) for n, cells in numbered[1:]
+    ]
+    return header, rows
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    encodings = ["utf-16"] if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise UserError(
+        f"{private(path.name, 'the manifest')}: is not a text file, expected a manifest as CSV. Save the spreadsheet "
+        "as CSV (UTF-8)."
+    )
+
+
+def _judge_header(header: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
+    """Problems and notes."""
+    problems, notes = [], []
+    for name in sorted({name for name in header if header.count(name) > 1}):
+        problems.append(
+            f"{private(path.name, 'the manifest')}: column {quoted(name) or 'without a name'} stands there twice. "
+            "Delete or rename one."
+        )
+    unknown = [name for name in header if name and name not in COLUMNS]
+    for name in (name for name in COLUMNS if name not in header):
+        meant = difflib.get_close_matches(name, unknown, n=1, cutoff=0.75)
+        if meant:
+            unknown.remove(meant[0])
+            problems.append(
+                f"{private(path.name, 'the manifest')}: found the column {quoted(meant[0])}, expected {name}. Rename "
+                "it."
+            )
+        elif name in REQUIRED:
+            found = quoted(", ".join(n for n in header if n), 300)
+            problems.append(f"{private(path.name, 'the manifest')}: column {name} is missing (found: {found}). Add it.")
+    if unknown:
+        notes.append(f"{private(path.name, 'the manifest')}: not used: {quoted(', '.join(unknown), 300)}.")
+    return problems, notes
+
+
+def _record(row: Cells, folder: Path) -> SubjectRecord | None:
+    """The row as a record; None when a problem was found in it."""
+    subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
+    group, split = row.word("group", GROUPS), row.word("split", SPLITS)
+    files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
+    age = row.age()
+    mask_of = row.word("mask_of", MODALITIES) or "t1w"
+    if row.text(mask_of) is None and row.text("t1w"):
+        row.problem(f"mask_of is {mask_of}, but no {mask_of} is named. Name it in column {mask_of}.")
+    for name in REQUIRED:
+        if row.text(name) is None:
+            row.problem(f"{name} is empty. Fill it in.")
+    if group == "patient" and split == "train":
+        row.problem("a patient is marked split train, but only controls train. Leave the cell empty.")
+    if row.problems or subject_id is None or group is None:
+        return None
+    return SubjectRecord(
+        subject_id=subject_id,
+        session_id=session_id,
+        group=group,
+        images={modality: files[modality] for modality in MODALITIES if modality in files},
+        brain_mask=files.get("brain_mask"),
+        lesion_mask=files.get("lesion_mask"),
+        mask_of=mask_of,
+        template_transform=files.get("template_transform"),
+        site=row.text("site"),
+        age=age,
+        sex=row.text("sex"),
+        split=split,
+    )
+
+
+def _judge_together(records: Mapping[int, SubjectRecord]) -> list[str]:
+    """What no row shows by itself: two rows of one name, one person on two sides, one scan under two names."""
+    problems: list[str] = []
+    names: dict[str, int] = {}
+    persons: dict[str, int] = {}
+    scans: dict[Path, int] = {}
+    for number, record in records.items():
+        first = names.setdefault(record.key.lower(), number)
+        if first != number:
+            same = records[first].key == record.key
+            told = (
+                f"stands in row {first} too" if same else f"and {records[first].key} in row {first} differ in case only"
+            )
+            problems.append(
+                f"row {number}: {record.key} {told}, expected unique names. Number the sessions in column session_id."
+            )
+        earlier = records[persons.setdefault(record.subject_id, number)]
+        if earlier.group != record.group:
+            problems.append(
+                f"row {number}: sub-{record.subject_id} is a {record.group} here and a {earlier.group} in row "
+                f"{persons[record.subject_id]}, expected one group a person. Correct one of them."
+            )
+        elif earlier.split and record.split and earlier.split != record.split:
+            problems.append(
+                f"row {number}: sub-{record.subject_id} is {record.split} here and {earlier.split} in row "
+                f"{persons[record.subject_id]}, expected one side a person. Correct one of them."
+            )
+        for modality, scan in record.images.items():
+            first = scans.setdefault(scan, number)
+            if first != number or list(record.images.values()).count(scan) > 1:
+                where = f"row {first}" if first != number else "another column"
+                problems.append(f"row {number}: {modality} is the file of {where} too. Name each scan once.")
+    return problems
+
+
+# -- paths -----------------------------------------------------------------------------------------------------------
+def _file(row: Cells, name: str, folder: Path) -> Path | None:
+    try:
+        return file_in(folder, cell) if (cell := row.text(name)) else None
+    except UserError as error:
+        row.problem(f"{name} {error}")
+        return None
+
+
+def _relative(file: Path, folder: Path) -> str:
+    try:
+        return str(file.relative_to(folder.absolute()))
+    except ValueError:
+        return os.path.relpath(file, os.path.realpath(folder))

@@ -1,0 +1,235 @@
+"""How every output is named: BIDS-derivatives names, spelled here and nowhere else."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..terms import BIDS_SUFFIX, Modality
+from .subject import SubjectRecord
+
+TEMPLATE_SPACE = "MNI152NLin2009aSym"
+PARTS = {
+    "prepared": "prepared",
+    "patches": "patches",
+    "encoder": "encoder",
+    "latents": "latents",
+    "detectors": "detectors",
+    "maps": "maps",
+    "scores": "scores",
+    "operating_point": "records/operating_point.json",
+    "cohort_page": "report/index.html",
+    "figures": "report/figures",
+    "tables": "report/tables",
+    "pages": "report/subjects",
+}
+"""What is built as a whole, by its path in an output folder."""
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where a run keeps what it makes. One property or method for each thing.
+
+    Parameters
+    ----------
+    root : Path
+    building : Path, optional
+        Where the parts named by `parts` lie while they are being built; see `built_in`.
+    parts : frozenset of str
+        Of `PARTS`.
+    """
+
+    root: Path
+    building: Path | None = None
+    parts: frozenset[str] = frozenset()
+
+    def built_in(self, folder: Path, parts: Iterable[str]) -> "OutputFolder":
+        """The same outputs, some parts of which lie under another folder until they are whole."""
+        return OutputFolder(self.root, folder, frozenset(parts))
+
+    def part(self, name: str) -> Path:
+        """Where one of `PARTS` lies."""
+        return (self.building if self.building and name in self.parts else self.root) / PARTS[name]
+
+    # -- the run -------------------------------------------------------------------------------------------------
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        return self.root / "failures.csv"
+
+    def record(self, stage: str) -> Path:
+        return self.root / "records" / f"{stage}.json"
+
+    # -- one subject, prepared -----------------------------------------------------------------------------------
+    def subject_folder(self, subject: SubjectRecord) -> Path:
+        return self.part("prepared") / _session(subject)
+
+    def subject_files(self, subject: SubjectRecord) -> list[Path]:
+        """The folders that hold all that is prepared of one session; other sessions lie elsewhere."""
+        return [self.subject_folder(subject) / name for name in ("anat", "transforms", "figures")]
+
+    def _anat(self, subject: SubjectRecord, name: str) -> Path:
+        return self.subject_folder(subject) / "anat" / f"{subject.key}_{name}"
+
+    def prepared_image(self, subject: SubjectRecord, modality: Modality) -> Path:
+        """On the template grid, intensities in [0, 1] inside the brain, 0 outside."""
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-preproc_{BIDS_SUFFIX[modality]}.nii.gz")
+
+    def prepared_brain_mask(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-brain_mask.nii.gz")
+
+    def prepared_lesion_mask(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, f"space-{TEMPLATE_SPACE}_label-lesion_mask.nii.gz")
+
+    def native_brain_mask(self, subject: SubjectRecord) -> Path:
+        """On the grid of the subject's own T1w."""
+        return self._anat(subject, "space-orig_desc-brain_mask.nii.gz")
+
+    def native_lesion_mask(self, subject: SubjectRecord) -> Path:
+        """On the grid of the subject's own T1w, whichever image it was drawn on."""
+        return self._anat(subject, "space-orig_label-lesion_mask.nii.gz")
+
+    def alignment(self, subject: SubjectRecord, modality: Modality) -> Path:
+        """Where another image lies relative to the T1w."""
+        return self.transform_folder(subject) / f"{modality}.json"
+
+    def transform_folder(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "transforms"
+
+    def quality(self, subject: SubjectRecord) -> Path:
+        return self._anat(subject, "desc-quality.json")
+
+    def quality_picture(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "figures" / f"{subject.key}_desc-quality.png"
+
+    def subject_record(self, subject: SubjectRecord) -> Path:
+        return self.subject_folder(subject) / "record.json"
+
+    # -- the cohort ----------------------------------------------------------------------------------------------
+    @property
+    def patches(self) -> Path:
+        return self.part("patches")
+
+    @property
+    def encoder(self) -> Path:
+        return self.part("encoder")
+
+    def member(self, number: int) -> Path:
+        """One encoder of an ensemble; the first lies where a lone one does."""
+        return self.encoder / f"member-{number + 1}" if number else self.encoder
+
+    def tensorboard(self, member: int) -> Path:
+        return self.member(member) / "tensorboard"
+
+    @property
+    def latents(self) -> Path:
+        return self.part("latents")
+
+    @property
+    def detectors(self) -> Path:
+        return self.part("detectors")
+
+    @property
+    def fitted_config(self) -> Path:
+        """The settings that the model was made with."""
+        return self.detectors / "config.yaml"
+
+    @property
+    def trained_on(self) -> Path:
+        """Hashes of the training controls' scans: who is not new to the model."""
+        return self.detectors / "trained_on.json"
+
+    # -- maps, scores, report ------------------------------------------------------------------------------------
+    @property
+    def maps(self) -> Path:
+        return self.part("maps")
+
+    def map_folder(self, subject: SubjectRecord) -> Path:
+        """Holds the maps of one session."""
+        return self.maps / _session(subject) / "anat"
+
+    def _map(self, subject: SubjectRecord, name: str) -> Path:
+        return self.map_folder(subject) / f"{subject.key}_{name}"
+
+    def template_map(self, subject: SubjectRecord) -> Path:
+        """Anomaly score, higher = more anomalous, on the template grid."""
+        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-anomaly_zmap.nii.gz")
+
+    def native_map(self, subject: SubjectRecord) -> Path:
+        """Anomaly score on the grid of the subject's own T1w."""
+        return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
+
+    def spread_map(self, subject: SubjectRecord) -> Path:
+        """How far the members of an ensemble lie apart, on the same grid."""
+        return self._map(subject, "space-orig_desc-spread_zmap.nii.gz")
+
+    def p_maps(self, map: Path) -> tuple[Path, Path]:
+        """Beside a z-map, -log10 of its p-values and of its q-values."""
+        stem = map.name.removesuffix("zmap.nii.gz")
+        return map.with_name(f"{stem}logpmap.nii.gz"), map.with_name(f"{stem}logqmap.nii.gz")
+
+    def native_coverage(self, subject: SubjectRecord) -> Path:
+        """Voxels of the native map that carry a score."""
+        return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
+
+    def map_record(self, subject: SubjectRecord) -> Path:
+        return self.map_folder(subject).parent / "record.json"
+
+    def template_coverage(self, subject: SubjectRecord) -> Path:
+        """Voxels of the template map that carry a score."""
+        return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-coverage_mask.nii.gz")
+
+    @property
+    def scores(self) -> Path:
+        return self.part("scores")
+
+    def subject_scores(self, key: str) -> Path:
+        """What the scoring of one subject leaves behind: counts and curves, no voxels."""
+        return self.scores / "subjects" / f"{key}.npz"
+
+    @property
+    def operating_point(self) -> Path:
+        """The threshold set on the training controls' null maps; travels with the records of the model."""
+        return self.part("operating_point")
+
+    @property
+    def report(self) -> Path:
+        return self.part("cohort_page")
+
+    @property
+    def report_figures(self) -> Path:
+        return self.part("figures")
+
+    @property
+    def report_tables(self) -> Path:
+        return self.part("tables")
+
+    @property
+    def subject_pages(self) -> Path:
+        return self.part("pages")
+
+    def subject_page(self, subject: SubjectRecord) -> Path:
+        return self.subject_pages / f"{subject.key}.html"
+
+    def subject_clusters(self, subject: SubjectRecord) -> Path:
+        """What of the subject's map is suspicious, a row a cluster."""
+        return self.subject_pages / f"{subject.key}_clusters.csv"
+
+    @property
+    def clusters(self) -> Path:
+        """The same of all subjects."""
+        return self.report_tables / "clusters.csv"
+
+    def page_record(self, subject: SubjectRecord) -> Path:
+        return self.subject_pages / f"{subject.key}.json"
+
+
+def _session(subject: SubjectRecord) -> Path:
+    person = Path(f"sub-{subject.subject_id}")
+    return person / f"ses-{subject.session_id}" if subject.session_id else person

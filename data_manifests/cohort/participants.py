@@ -1,0 +1,68 @@
+"""Who the subjects are, where their scans do not matter: a table of ids with group, site and age."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, private
+from ..terms import GROUPS, Group
+from ..user_paths import reach
+from .manifest import read_table
+from .match_ids import identity
+from .table_cells import Cells, quoted
+
+
+@dataclass(frozen=True)
+class Person:
+    """One row. `group` is None where the table does not tell."""
+
+    group: Group | None = None
+    site: str | None = None
+    age: float | None = None
+
+
+def read_people(path: Path) -> Mapping[str, Person]:
+    """Read a CSV with the column `subject_id` and any of `session_id`, `group`, `site` and `age`; others are ignored.
+
+    A manifest as for `voxout run` will do.
+
+    Returns
+    -------
+    mapping from identity (see `matching.identity`) to Person
+
+    Raises
+    ------
+    UserError
+        All problems at once, each with its row.
+    """
+    reach(path, "a table (CSV) with the column subject_id")
+    header, rows = read_table(path)
+    if "subject_id" not in header:
+        raise UserError(
+            f"{private(path.name)}: column subject_id is missing (found: {quoted(', '.join(header), 300)}). Add it."
+        )
+    people: dict[str, Person] = {}
+    rows_of: dict[str, int] = {}
+    problems: list[str] = []
+    for number, texts in rows:
+        cells = Cells(dict(zip(header, texts, strict=False)), f"row {number}")
+        subject, session = cells.text("subject_id"), cells.text("session_id")
+        person = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
+        if subject is None:
+            cells.problem("subject_id is empty. Fill it in.")
+        else:
+            name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")
+            if name in people:
+                cells.problem(
+                    f"{quoted(subject)} stands in row {rows_of[name]} too, expected unique names. Delete one."
+                )
+            people[name], rows_of[name] = person, number
+        problems += cells.problems
+    if problems:
+        raise UserError(problems)
+    return people
+
+
+def person_of(name: str, people: Mapping[str, Person]) -> Person:
+    """The row of an identity, of its session or, where the table knows no sessions, of the subject."""
+    return people.get(name) or people.get(name.partition("_ses-")[0]) or Person()

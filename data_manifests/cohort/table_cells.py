@@ -1,0 +1,131 @@
+"""The cells of one row of a table of people, and the sentences for those that cannot be used."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from ..errors import printable
+
+Word = TypeVar("Word", bound=str)
+
+# English, German, French, Spanish, Italian and Dutch, by their first three letters.
+_MONTHS = re.compile(
+    "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mrz|mär|mai|okt|dez|fév|fev|avr|jui|aoû|aou|déc|ene|abr|ago|dic|"
+    "gen|mag|giu|lug|set|ott|mrt|mei",
+    re.IGNORECASE,
+)
+_DAY_MONTH_YEAR = re.compile(
+    r"\d{1,2}([-/.])\d{1,2}\1(\d{4}|\d{2})( .*)?|\d{4}([-/.])\d{1,2}\4\d{1,2}([ T].*)?"  # 1/3/2021, 2021-03-01 00:00
+)
+_WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1,4})?")  # 1-Mar, Mar-01, 1. Mrz 21
+_NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
+_NOTHING = {"", "n/a", "na", "nan", "none", "null"}
+_OLDEST_YEARS = 120
+_LONGEST_LABEL = 64
+"""Names of files are made of labels, and no file system takes more than 255 bytes."""
+
+
+def clean_label(label: str) -> str:
+    """A label with the characters that BIDS forbids left out."""
+    return re.sub(r"[^A-Za-z0-9]", "", label)
+
+
+def advice_on_label(label: str) -> str:
+    """How to mend an id with characters that BIDS forbids: what a spreadsheet made of it must not become another."""
+    if _DAY_MONTH_YEAR.fullmatch(label) or _is_month(label):
+        return "It looks like a date that a spreadsheet made of an id. Write the id again, in a column of text."
+    if number := _NUMBER.fullmatch(label):
+        if number[1] and not (number[2] or "").strip("0") and "e" not in label.lower():
+            return f"Write {quoted(number[1])}."
+        return "It looks like a number that a spreadsheet made of an id. Write the id again, in a column of text."
+    return f"Write {quoted(clean)}." if (clean := clean_label(label)) else "Choose another."
+
+
+def _is_month(label: str) -> bool:
+    named = _WITH_MONTH.fullmatch(label)
+    return named is not None and any(map(str.isdigit, label)) and _MONTHS.match(named[1]) is not None
+
+
+def quoted(cell: str, longest: int = 60) -> str:
+    """A cell as a sentence holds it: on one line, and short."""
+    return printable(cell if len(cell) <= longest else f"{cell[:longest]}...")
+
+
+class Cells:
+    """One row, collecting what is wrong with it.
+
+    Parameters
+    ----------
+    cells : mapping from column to text
+        Columns in lower case. Empty cells and ``n/a`` count as absent.
+    where : str
+        What the sentences begin with, as ``"row 4"``.
+
+    Attributes
+    ----------
+    problems : list of str
+    """
+
+    def __init__(self, cells: Mapping[str, str], where: str):
+        stripped = {name: cell.strip() for name, cell in cells.items()}
+        self._cells = {name: cell for name, cell in stripped.items() if cell.lower() not in _NOTHING}
+        self.where = where
+        self.problems: list[str] = []
+
+    def problem(self, sentence: str) -> None:
+        self.problems.append(f"{self.where}: {sentence}")
+
+    def text(self, name: str) -> str | None:
+        return self._cells.get(name)
+
+    def label(self, name: str, prefix: str) -> str | None:
+        """A BIDS label; its prefix may be there or not."""
+        found = self.text(name)
+        if found is None:
+            return None
+        label = found.removeprefix(prefix)
+        clean = clean_label(label)
+        if not label:
+            self.problem(f"{name} {quoted(found)} is a prefix and no more, expected a name after it. Complete it.")
+        elif len(label) > _LONGEST_LABEL:
+            self.problem(
+                f"{name} {quoted(found)} has {len(label):,} characters, expected at most {_LONGEST_LABEL}. Shorten it."
+            )
+        elif label != clean:
+            self.problem(
+                f"{name} {quoted(found)} holds characters that BIDS forbids, expected letters (A-Z) and digits. "
+                + advice_on_label(label)
+            )
+        return label or None
+
+    def word(self, name: str, words: Sequence[Word]) -> Word | None:
+        """One of a few words, in any case."""
+        found = self.text(name)
+        if found is None:
+            return None
+        if found.lower() in words:
+            return words[words.index(found.lower())]  # type: ignore[arg-type]
+        meant = difflib.get_close_matches(found.lower(), words, n=1)
+        self.problem(
+            f"{name} {quoted(found)} is unknown, expected {' or '.join(words)}. "
+            + (f"Did you mean {meant[0]}?" if meant else "Correct it.")
+        )
+        return None
+
+    def age(self, name: str = "age") -> float | None:
+        """Years; a comma as decimal mark and the ``89+`` of de-identified tables are understood."""
+        found = self.text(name)
+        if found is None:
+            return None
+        try:
+            age = float(found.removesuffix("+").replace(",", "."))
+        except ValueError:
+            age = math.nan
+        if not 0 <= age <= _OLDEST_YEARS:
+            # The cell itself is not repeated: it may hold a birth date.
+            self.problem(
+                f"{name} is not a number of years from 0 to {_OLDEST_YEARS}. Write it as 38.5, or leave it empty."
+            )
+        return age

@@ -1,0 +1,1 @@
+"""NIfTI images with their geometry, read strictly."""

@@ -1,0 +1,312 @@
+"""Images with their geometry. The only module that reads or writes NIfTI.
+
+Arrays are in nibabel's axis order (X, Y, Z); an affine maps voxel indices to RAS+ millimetres. Everything is read
+through nibabel, never through ITK: ITK turns the missing end of a truncated file into zeros and NaN into 0, both
+without a word.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.freesurfer.mghformat import MGHError, MGHImage
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.loadsave import save
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
+
+from ..atomic_write import written_whole
+from ..errors import UserError, private
+from ..open_file import open_file
+from .geometry import judged_grid
+from .grid import Grid, apart_mm
+from .nifti_header import ScanNifti1, ScanNifti2, judge_header, judge_size
+
+# What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
+_READ_FAILURES = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    MGHError,
+    WrapStructError,
+)
+_MOST_OF_NOTHING = 1 << 29
+"""Bytes of voxels that may be packed as only empty ones are."""
+_MOST_BEYOND = 1 << 26
+"""Bytes that are unpacked behind the last voxel in search of the checksum."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3-D array and its grid.
+
+    Attributes
+    ----------
+    voxels : ndarray, (X, Y, Z)
+    grid : Grid
+    """
+
+    voxels: np.ndarray
+    grid: Grid
+
+    def __post_init__(self):
+        if self.voxels.shape != self.grid.size_vox:
+            raise ValueError(f"voxels {self.voxels.shape} do not fit the grid {self.grid.size_vox}")
+
+    @property
+    def affine(self) -> np.ndarray:
+        return self.grid.affine
+
+    def with_voxels(self, voxels: np.ndarray) -> "Volume":
+        """The same grid, other values."""
+        return Volume(voxels, self.grid)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the geometry from a file's header, and judge it.
+
+    Raises
+    ------
+    UserError
+        Missing or unreadable file; not one 3-D volume; form codes that do not exist; qform and sform that disagree
+        about the axes; a singular or sheared affine; spacing outside 0.1-20 mm.
+    """
+    with _opened(path) as (image, _):
+        return judged_grid(image, path)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a scan as float32 with its scale slope applied, and judge its values.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, a colour image, values that are not finite, an
+        image that is constant.
+    """
+    with _opened(path) as (image, stream):
+        grid = judged_grid(image, path)
+        with np.errstate(over="ignore"):
+            voxels = _values(image, stream, path).astype(np.float32, copy=False)
+    finite = np.isfinite(voxels)
+    if not finite.all():
+        raise _refused(
+            path,
+            f"{np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite, expected "
+            "finite intensities. Set those outside the head to 0, or convert the scan again from its source.",
+        )
+    if voxels.min() == voxels.max():
+        raise _refused(path, f"every voxel is {voxels.flat[0]:g}, expected a scan. Convert it again from its source.")
+    return Volume(voxels, grid)
+
+
+def read_map(path: Path) -> Volume:
+    """Read a map of scores as float32 with its scale slope applied; its values are for whoever scores it to judge.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, and a colour image.
+    """
+    with _opened(path) as (image, stream):
+        grid = judged_grid(image, path)
+        with np.errstate(over="ignore"):
+            return Volume(_values(image, stream, path).astype(np.float32, copy=False), grid)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read labels in the type that they are stored in: names of regions may be numbers beyond what float32 counts.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a file that ends too early or is damaged, a colour image, and values that are not whole
+        numbers.
+    """
+    with _opened(path) as (image, stream):
+        grid = judged_grid(image, path)
+        voxels = _values(image, stream, path)
+    if not np.isfinite(voxels).all():
+        raise _refused(path, "holds NaN or infinite labels, expected whole numbers. Set those to 0.")
+    broken = voxels[voxels % 1 != 0]
+    if broken.size:
+        raise _refused(
+            path, f"holds the value {broken[0]:g}, expected whole numbers as labels. Is it a map rather than an atlas?"
+        )
+    return Volume(voxels, grid)
+
+
+def read_description(path: Path) -> str:
+    """What the header of a NIfTI file says of its making; "" for other images."""
+    with _opened(path) as (image, _):
+        if not isinstance(image.header, Nifti1Header):
+            return ""
+        return image.header["descrip"].tobytes().rstrip(b"\0").decode("ascii", "replace")
+
+
+def read_mask(path: Path) -> Volume:
+    """Read a mask as bool.
+
+    Raises
+    ------
+    UserError
+        As `read_grid`; also a damaged file, and an image that holds more than one value beside 0. An empty mask is
+        returned: whether that is an error depends on what it masks.
+    """
+    with _opened(path) as (image, stream):
+        grid = judged_grid(image, path)
+        voxels = _values(image, stream, path)
+    inside = voxels != 0
+    labels = voxels[inside]
+    if labels.size and not (np.isfinite(labels[0]) and (labels == labels[0]).all()):
+        found = np.unique(voxels)
+        listed = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise _refused(path, f"found the values {listed}, expected a mask of 0 and 1. Threshold it first.")
+    return Volume(inside, grid)
+
+
+def write_volume(path: Path, volume: Volume, *, description: str = "") -> Path:
+    """Write a NIfTI file, whole or not at all.
+
+    The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
+    as uint8, float64 and float16 as float32, 64-bit integers in 32 bits where they fit.
+    """
+    return _write(path, _fresh_image(volume, _stored_type(volume.voxels)), description)
+
+
+def write_labels(path: Path, labels: Volume, *, description: str = "") -> Path:
+    """The same for what `read_labels` reads, in the type that it has."""
+    return _write(path, _fresh_image(labels, labels.voxels.dtype), description)
+
+
+def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
+    """The same as an uncompressed NIfTI file in memory; a reader multiplies the stored values by `slope`."""
+    image = _fresh_image(volume, _stored_type(volume.voxels))
+    image.header.set_slope_inter(slope, 0)
+    return image.to_bytes()
+
+
+def _write(path: Path, image: Nifti1Image, description: str) -> Path:
+    image.header["descrip"] = description
+    with written_whole(path) as temporary:
+        save(image, temporary)
+    return path
+
+
+def _fresh_image(volume: Volume, stored: np.dtype) -> Nifti1Image:
+    grid = volume.grid
+    voxels = volume.voxels.astype(stored, copy=False)
+    image = Nifti1Image(voxels, grid.affine, dtype=stored)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
+    image.set_sform(grid.affine, code=grid.sform_code)
+    if apart_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
+        # The codes came from a file whose geometry a qform, or no form at all, could carry: this grid needs an sform.
+        image.set_sform(grid.affine, code=1)
+    return image
+
+
+def _stored_type(voxels: np.ndarray) -> np.dtype:
+    stored = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "int32", "uint64": "uint32"}
+    kind = np.dtype(stored.get(voxels.dtype.name, voxels.dtype))
+    if kind.kind in "iu" and voxels.dtype.itemsize == 8 and voxels.size:
+        limits = np.iinfo(kind)
+        if voxels.min() < limits.min or voxels.max() > limits.max:
+            return voxels.dtype
+    return kind
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[SpatialImage, BufferedIOBase]]:
+    """The image behind a path, its stream still open; told by its content, not by its name."""
+    with open_file(path, expected="an image file (.nii, .nii.gz or .mgz)") as raw:
+        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        yield _image_in(stream, path), stream
+
+
+def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
+    try:
+        block = stream.read(540)
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+    if not block:
+        raise _refused(path, "is empty (0 bytes), expected a scan. Copy it again.")
+    if block[344:347] == b"n+1" and len(block) >= 348:
+        image_class = ScanNifti1
+        judge_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
+    elif block[4:7] == b"n+2" and len(block) == 540:
+        image_class = ScanNifti2
+        judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
+    elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
+        image_class = MGHImage
+        # Its geometry stands behind its voxels: nibabel goes there before anything else.
+        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4").tolist(), path)
+    else:
+        kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
+        raise _refused(
+            path, f"is {kind}, expected NIfTI (.nii, .nii.gz) or MGZ. Convert it, for instance with dcm2niix."
+        )
+    try:
+        stream.seek(0)
+        with LoggingOutputSuppressor():
+            return image_class.from_file_map({"image": FileHolder(path.name, stream)}, mmap=False)
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+
+
+def _refused(path: Path, sentence: str) -> UserError:
+    return UserError(f"{private(path.name)}: {sentence}")
+
+
+def _damaged(path: Path) -> UserError:
+    return _refused(
+        path,
+        "ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
+        "scan again from its source.",
+    )
+
+
+def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarray:
+    """The scaled values, (X, Y, Z); for gzip, only when the checksum at the end of the file agrees."""
+    kind = image.get_data_dtype()
+    if kind.fields is not None or kind.kind == "c":
+        found = "a colour image" if kind.fields is not None else "an image of complex numbers"
+        raise _refused(path, f"is {found}, expected one intensity a voxel. Name the original scan.")
+    # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
+    needed = np.prod(image.shape, dtype=float) * kind.itemsize
+    packed = (1032 if needed <= _MOST_OF_NOTHING else 100) if isinstance(stream, gzip.GzipFile) else 1
+    if needed > path.stat().st_size * packed:
+        raise _damaged(path)
+    try:
+        values = np.asanyarray(image.dataobj)
+        # To the end, where the checksum stands; an end that does not come is no end worth waiting for.
+        beyond = 0
+        while isinstance(stream, gzip.GzipFile) and beyond <= _MOST_BEYOND and (block := stream.read(1 << 20)):
+            beyond += len(block)
+    except _READ_FAILURES as error:
+        raise _damaged(path) from error
+    if beyond > _MOST_BEYOND:
+        raise _refused(
+            path,
+            f"goes on for more than {_MOST_BEYOND >> 20} MB behind its last voxel, expected its end. "
+            "Convert the scan again from its source.",
+        )
+    return values.reshape(values.shape[:3])

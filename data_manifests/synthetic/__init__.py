@@ -1,0 +1,1 @@
+"""Synthetic heads and painted lesions with known truth."""

@@ -1,0 +1,1 @@
+"""Curves, slices and mosaics."""

@@ -1,0 +1,127 @@
+"""Curves of a cohort and how far they would move in another cohort like it: pointwise bootstrap bands over subjects."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..metrics import voxel_metrics as vm
+from ..metrics.bootstrap import FEWEST_SUBJECTS
+from ..scoring.score_cohort import CohortScores, redrawn
+from ..scoring.subject_scores import SubjectScores
+
+GRID = np.linspace(0, 1, 201)
+"""Where a band of a curve over a rate is evaluated. Finer near 0 for PRO, which is read up to 0.3 only."""
+PRO_GRID = np.linspace(0, 0.3, 201)
+FROC_GRID = np.geomspace(0.125, 16, 120)
+_DRAWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A curve with its band.
+
+    Attributes
+    ----------
+    x, y : ndarray, (N,)
+        The curve itself.
+    at : ndarray, (M,)
+        Where the band is known.
+    low, high : ndarray, (M,), or None
+        None where the subjects are too few for a band.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    at: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class CohortCurves:
+    """None where a curve is not defined: without lesion or healthy voxels, or without lesions that count."""
+
+    roc: Curve | None
+    precision_recall: Curve | None
+    pro: Curve | None
+    froc: Curve | None
+
+
+def cohort_curves(scores: CohortScores, *, seed: int = 0) -> CohortCurves:
+    """All curves of a cohort.
+
+    A draw takes whole subjects with replacement, those with and without lesions apart, as for the figures.
+
+    Parameters
+    ----------
+    scores : CohortScores
+    seed : int
+        Of the draws.
+    """
+    known = [s for s in scores.subjects if s.truth_known]
+    settings = scores.settings
+    weights = redrawn(known, settings.bootstrap_draws, seed)[1:]
+    with_lesions = sum(s.has_lesions for s in known)
+
+    def band(at: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if with_lesions < FEWEST_SUBJECTS:
+            return None, None
+        margin = (1 - settings.confidence) / 2
+        low, high = np.nanquantile(draws, [margin, 1 - margin], axis=0)
+        return low, high
+
+    roc = precision_recall = pro = None
+    pooled = scores.counts
+    if pooled.lesion.sum() > 0 and pooled.healthy.sum() > 0:
+        readings: list[tuple[Callable[[vm.RankCounts], tuple[np.ndarray, np.ndarray]], np.ndarray]] = [
+            (vm.roc_curve, GRID),
+            (vm.precision_recall_curve, GRID[1:]),
+        ]
+        if pooled.lesion_weights.sum() > 0:
+            readings.append((vm.pro_curve, PRO_GRID))
+        drawn = _drawn(scores.each, weights, readings)
+        curves = [
+            Curve(*reading(pooled), at, *band(at, values))
+            for (reading, at), values in zip(readings, drawn, strict=True)
+        ]
+        roc, precision_recall, pro = (*curves, None)[:3]
+    froc = None
+    if scores.froc is not None:
+        froc = Curve(*scores.froc, FROC_GRID, *band(FROC_GRID, _froc_draws(known, weights)))
+    return CohortCurves(roc, precision_recall, pro, froc)
+
+
+def _drawn(each: vm.RankCounts, weights: np.ndarray, readings) -> list[np.ndarray]:
+    """Every reading of every draw on its grid: for each reading (draws, M)."""
+    values = [np.empty((len(weights), len(at))) for _, at in readings]
+    for start in range(0, len(weights), _DRAWS_AT_ONCE):
+        several = each.reweighted(weights[start : start + _DRAWS_AT_ONCE])
+        for row in range(len(several.healthy)):
+            one = vm.RankCounts(
+                several.healthy[row], several.lesion[row], several.lesion_weights[row], several.lowest_scores
+            )
+            for store, (reading, at) in zip(values, readings, strict=True):
+                store[start + row] = np.interp(at, *reading(one))
+    return values
+
+
+def _froc_draws(known: Sequence[SubjectScores], weights: np.ndarray) -> np.ndarray:
+    """Share of lesions found at each rate of `FROC_GRID`, in every draw: (draws, M)."""
+    births = np.concatenate([s.clusters.false_births for s in known])
+    owners = np.repeat(np.arange(len(known)), [len(s.clusters.false_births) for s in known])
+    # Rates above the grid's last are never asked for; four times that many clusters serve any draw.
+    falling = np.argsort(-births, kind="stable")[: int(4 * FROC_GRID[-1] * len(known)) + 1]
+    births, owners = births[falling], owners[falling]
+    found_at = np.concatenate([s.found_at for s in known])
+    lesion_owners = np.repeat(np.arange(len(known)), [len(s.found_at) for s in known])
+    order = np.argsort(found_at, kind="stable")
+    found_at, lesion_owners = found_at[order], lesion_owners[order]
+    draws = np.full((len(weights), len(FROC_GRID)), np.nan)
+    for draw, weight in enumerate(weights):
+        first_too_many = np.searchsorted(np.cumsum(weight[owners]), FROC_GRID * weight.sum() + 1e-9, side="right")
+        limits = np.append(births, -np.inf)[first_too_many].astype(np.float32)
+        found = np.append(np.cumsum(weight[lesion_owners][::-1])[::-1], 0)
+        if found[0] > 0:
+            draws[draw] = found[np.searchsorted(found_at, limits, side="right")] / found[0]
+    return draws

@@ -1,0 +1,146 @@
+"""Slices of a scan and of the map over it, in three planes.
+
+Axial and coronal slices are shown in the radiological convention: the patient's right is on the left of the picture.
+In sagittal slices the front is on the right. Up is up: superior, in axial slices anterior.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from ...data_manifests.images.volume import Volume
+from .colour_scale import LESION_COLOUR, ColourScale
+
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, ...] = get_args(Plane)
+NORMAL: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
+"""The axis (0 x, 1 y, 2 z) that a plane's slices are counted along."""
+EDGES: dict[Plane, tuple[str, str]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("P", "A")}
+"""The letters at the left and at the right edge of a slice."""
+_MARGIN_MM = 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Everything that is drawn of one subject, upright: the axes nearest to RAS+, nothing interpolated.
+
+    Attributes
+    ----------
+    grey : ndarray, (X, Y, Z)
+        The scan, 0 to 1 inside the brain's window.
+    scores : ndarray, (X, Y, Z)
+        Below the scale where there is no score.
+    brain, lesion : ndarray of bool, (X, Y, Z)
+    affine : ndarray, (4, 4)
+    scale : ColourScale
+    """
+
+    grey: np.ndarray
+    scores: np.ndarray
+    brain: np.ndarray
+    lesion: np.ndarray
+    affine: np.ndarray
+    scale: ColourScale
+
+    @classmethod
+    def of(
+        cls,
+        scan: Volume,
+        map: Volume,
+        scale: ColourScale,
+        *,
+        brain_mask: Volume | None = None,
+        covered: Volume | None = None,
+        lesion_mask: Volume | None = None,
+    ) -> "Head":
+        """Turn volumes of one grid, in any stored orientation, upright.
+
+        Parameters
+        ----------
+        scan, map : Volume
+        scale : ColourScale
+        brain_mask : Volume of bool, optional
+            Sets the field of view and the grey window.
+        covered : Volume of bool, optional
+            Where the map carries a score.
+        lesion_mask : Volume of bool, optional
+        """
+        grey, affine = upright(scan)
+        scores, _ = upright(map)
+        usable = np.isfinite(scores)
+        if covered is not None:
+            usable &= upright(covered)[0].astype(bool)
+        brain = usable if brain_mask is None else upright(brain_mask)[0].astype(bool)
+        brain = brain if brain.any() else np.ones(grey.shape, bool)
+        lesion = np.zeros(grey.shape, bool) if lesion_mask is None else upright(lesion_mask)[0].astype(bool)
+        black, white = np.percentile(grey[brain], [0.5, 99.7])
+        grey = np.clip((grey - black) / max(white - black, 1e-12), 0, 1)
+        # Below the scale stands for "no colour": averaging towards it at the rim cannot invent colour.
+        scores = np.where(usable & brain, scores, 2 * scale.low - scale.high)
+        return cls(grey, scores, brain, lesion, affine, scale)
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+
+    def index_of(self, point_mm: np.ndarray) -> np.ndarray:
+        """The voxel at a point in RAS+ mm, kept inside the grid: (3,) int."""
+        index = np.linalg.inv(self.affine)[:3] @ np.append(point_mm, 1)
+        return np.clip(np.round(index).astype(int), 0, np.array(self.grey.shape) - 1)
+
+    def height_mm(self, plane: Plane, index: int) -> float:
+        """Where a slice lies along the plane's normal."""
+        axis = NORMAL[plane]
+        return float(self.affine[axis, axis] * index + self.affine[axis, 3])
+
+    def tile(self, plane: Plane, index: int, height_px: int) -> tuple[np.ndarray, np.ndarray]:
+        """One slice of the scan, and the map over it; the lesion outlined in both: two (height_px, W, 3) in [0, 1]."""
+        across, up = self._axes(plane)
+        spacing = self.spacing_mm
+        window = tuple(self._extent(axis) for axis in (across, up))
+        zoom = np.array([spacing[up], spacing[across]]) * height_px / ((window[1].stop - window[1].start) * spacing[up])
+
+        def enlarged(voxels: np.ndarray) -> np.ndarray:
+            plane_voxels = np.take(voxels, index, axis=NORMAL[plane])[window].T[::-1].astype(np.float32)
+            if plane != "sagittal":
+                plane_voxels = plane_voxels[:, ::-1]
+            return ndimage.zoom(plane_voxels, zoom, order=1)
+
+        scan = np.clip(enlarged(self.grey), 0, 1)
+        above = np.repeat(scan[..., None], 3, axis=2)
+        below = self.scale.paint(scan, enlarged(self.scores))
+        if np.take(self.lesion, index, axis=NORMAL[plane]).any():
+            area = np.asarray(enlarged(self.lesion) > 0.5, dtype=bool)
+            line = np.asarray(ndimage.binary_dilation(area)) & ~area
+            above[line] = below[line] = LESION_COLOUR
+        return above, below
+
+    def place_in_tile(self, plane: Plane, index: np.ndarray) -> tuple[float, float]:
+        """Where a voxel lies in its tile: shares of the width from the left and of the height from the top."""
+        shares = []
+        for axis in self._axes(plane):
+            extent = self._extent(axis)
+            shares.append((int(index[axis]) - extent.start + 0.5) / (extent.stop - extent.start))
+        across, up = shares
+        return (across if plane == "sagittal" else 1 - across), 1 - up
+
+    @staticmethod
+    def _axes(plane: Plane) -> tuple[int, int]:
+        across, up = (axis for axis in range(3) if axis != NORMAL[plane])
+        return across, up
+
+    def _extent(self, axis: int) -> slice:
+        """The brain's extent along an axis and a margin around it."""
+        places = np.flatnonzero(self.brain.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(_MARGIN_MM / self.spacing_mm[axis]))
+        return slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, self.brain.shape[axis]))
+
+
+def upright(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Flip and permute the axes to the nearest to RAS+: the voxels and their affine."""
+    turn = nib.orientations.io_orientation(volume.affine)
+    turned = nib.orientations.apply_orientation(volume.voxels, turn)
+    return turned, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.voxels.shape)

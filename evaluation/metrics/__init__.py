@@ -1,0 +1,1 @@
+"""Metrics on arrays: voxels, lesions, clusters, p-values, bootstrap."""

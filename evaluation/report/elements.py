@@ -1,0 +1,335 @@
+"""The parts of a report's page: rows, cards, plots, pictures and how numbers are written."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..figures import cohort_plots
+from ..figures.colour_scale import ColourScale
+from ..figures.curves import cohort_curves
+from ..figures.plot import Plot
+from ..figures.slices import Head
+from ..metrics.bootstrap import Estimate
+from ..scoring.metric_labels import METRICS, is_oracle
+from ..scoring.reference_results import RunScores
+from ..scoring.score_cohort import CohortScores, SubjectRow
+from .html import number_text, plot_uris
+from .report_inputs import CohortReport, ReportSubject, SubjectImages, TrainingCurve
+
+HEADLINES = ("auroc", "average_precision", "lesion_sensitivity", "dice_at_healthy_threshold")
+
+
+@dataclass(frozen=True)
+class TableLine:
+    subject: ReportSubject
+    lesions: int | None
+    lesion_ml: float | None
+    auroc: Estimate | None
+    average_precision: Estimate | None
+    best_dice: Estimate | None
+    row: SubjectRow | None
+
+
+def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
+    scores = subject.scores
+    if scores is None:
+        return TableLine(subject, None, None, None, None, None, row)
+    lesions = len(scores.lesions) if scores.truth_known and not scores.is_healthy else None
+    volume = scores.lesion_volume_ml if lesions is not None else None
+    return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
+
+
+def reading_order(subject: ReportSubject) -> tuple[bool, bool]:
+    """Patients first, then the controls that were scored; those that a model was trained on come last."""
+    return subject.group != "patient", subject.scores is None
+
+
+@dataclass(frozen=True)
+class StratumLine:
+    """Some figures of a part of the cohort; None: not a figure of such a part."""
+
+    by: str
+    name: str
+    estimates: Sequence[Estimate | None]
+
+
+STRATUM_FIGURES = (
+    "auroc_per_subject_mean",
+    "average_precision_per_subject_mean",
+    "dice_at_healthy_threshold_per_subject_mean",
+    "lesion_sensitivity",
+    "false_clusters_per_healthy_subject",
+)
+
+
+def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
+    """A line a stratum, where there is more than one of its kind."""
+    if scores is None:
+        return []
+    confidence = scores.settings.confidence
+    kinds = Counter(stratum.by for stratum in scores.strata)
+    return [
+        StratumLine(
+            stratum.by,
+            stratum.name,
+            [stratum.measures[n].estimate(confidence) if n in stratum.measures else None for n in STRATUM_FIGURES],
+        )
+        for stratum in scores.strata
+        if kinds[stratum.by] > 1
+    ]
+
+
+def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
+    curves, plots = cohort_curves(scores), []
+    if curves.roc is not None:
+        plots.append(cohort_plots.roc_plot(scores, curves.roc))
+    if curves.precision_recall is not None:
+        plots.append(cohort_plots.precision_recall_plot(scores, curves.precision_recall))
+    if curves.froc is not None:
+        plots.append(cohort_plots.froc_plot(scores, curves.froc))
+    if curves.pro is not None:
+        plots.append(cohort_plots.pro_plot(scores, curves.pro))
+    if curves.roc is not None:
+        plots.append(cohort_plots.subject_plot(scores))
+    if curves.froc is not None:
+        plots.append(cohort_plots.lesion_plot(scores))
+    return [*plots, cohort_plots.distribution_plot(scores), *_group_plots(subjects)]
+
+
+def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
+    """How sites and groups differ: in the scores of healthy tissue they should not."""
+    healthy, found = {}, {}
+    for subject in subjects:
+        scores, place = subject.scores, (subject.site or "no site named", subject.group)
+        if scores is None:
+            continue
+        if scores.truth_known:
+            healthy.setdefault(place, []).append(scores.histogram.healthy_quantile(0.99))
+        if scores.average_precision.value is not None:
+            found.setdefault(place, []).append(scores.average_precision.value)
+    plots = []
+    if healthy:
+        label = "99th percentile of scores outside lesions"
+        plots.append(
+            cohort_plots.group_plot("scores-by-site", "Healthy tissue by site and group", healthy, y_label=label)
+        )
+    if len({site for site, _ in found}) > 1:
+        label = "Average precision"
+        plots.append(cohort_plots.group_plot("precision-by-site", "Average precision by site", found, y_label=label))
+    return plots
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """How the preparation went at one site."""
+
+    site: str
+    subjects: int
+    verdicts: Mapping[str, int]
+    brain_ml: float | None
+    smallest_ml: float | None
+    largest_ml: float | None
+
+
+def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
+    lines = []
+    for site in sorted({subject.site or "" for subject in subjects}):
+        here = [s for s in subjects if (s.site or "") == site]
+        told = Counter(subject.quality_verdict or "not prepared" for subject in here)
+        verdicts = {verdict: told[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
+        volumes = [s.brain_volume_ml for s in here if s.brain_volume_ml is not None]
+        summary = (float(np.mean(volumes)), min(volumes), max(volumes)) if volumes else (None, None, None)
+        lines.append(QualityLine(site or "no site named", len(here), verdicts, *summary))
+    return lines
+
+
+def runs_of(report: CohortReport) -> list[RunScores]:
+    """This run and those to compare it with; none where there is nothing to compare."""
+    if report.scores is None or not report.runs:
+        return []
+    scores = report.scores
+    about = {"subjects": len(scores.subjects), "space": scores.space, "mask": scores.mask}
+    return [RunScores("this run", dict(scores.estimates), about), *report.runs]
+
+
+def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
+    """The cohort's table as it is written beside the page."""
+    return [
+        {
+            "subject": line.subject.key,
+            "role": line.subject.role,
+            "group": line.subject.group,
+            "site": line.subject.site,
+            "age": line.subject.age,
+            "sex": line.subject.sex,
+            "quality": line.subject.quality_verdict,
+            "quality_reasons": "; ".join(line.subject.quality_reasons),
+            "brain_ml": line.subject.brain_volume_ml,
+            "lesions": line.lesions,
+            "lesion_ml": line.lesion_ml,
+            "auroc": line.auroc.value if line.auroc else None,
+            "average_precision": line.average_precision.value if line.average_precision else None,
+            "best_dice_oracle": line.best_dice.value if line.best_dice else None,
+            "dice_at_healthy_threshold": line.row.dice if line.row else None,
+            "lesions_found": line.row.lesions_found if line.row else None,
+            "false_clusters": line.row.false_clusters if line.row else None,
+            "flagged_ml": line.row.flagged_ml if line.row else None,
+            "page": line.subject.page,
+        }
+        for line in lines
+    ]
+
+
+def figure_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
+    """A row a run and figure."""
+    return [
+        {
+            "run": run.name,
+            "figure": name,
+            "value": estimate.value,
+            "ci_low": estimate.ci_low,
+            "ci_high": estimate.ci_high,
+            "n": estimate.n,
+            "oracle": is_oracle(name),
+            "reason_undefined": estimate.reason_undefined,
+        }
+        for run in runs
+        for name, estimate in run.estimates.items()
+    ]
+
+
+def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
+    panels: dict[str, list[TrainingCurve]] = {}
+    for curve in curves:
+        if len(curve.steps):
+            panels.setdefault(curve.panel, []).append(curve)
+    return [
+        cohort_plots.line_plot(
+            "training-" + "".join(c if c.isalnum() else "-" for c in panel.lower()),
+            panel,
+            [(c.name, np.asarray(c.steps), np.asarray(c.values)) for c in members],
+            y_label=members[0].unit,
+            log_scale=members[0].log_scale,
+        )
+        for panel, members in panels.items()
+    ]
+
+
+def threshold_of(report: CohortReport) -> float | None:
+    """Where the colours of all pictures begin; None where nothing sets a threshold."""
+    if report.threshold is None and report.scores is not None:
+        return report.scores.threshold
+    return report.threshold
+
+
+def colour_scale_of(report: CohortReport) -> ColourScale | None:
+    """One scale for all subjects."""
+    threshold = threshold_of(report)
+    if threshold is not None:
+        return ColourScale.at(threshold)
+    scored = [s.scores for s in report.subjects if s.scores is not None]
+    if scored:
+        return ColourScale.of_cohort(scored)
+    samples = []
+    for subject in report.subjects:
+        if subject.images is not None:
+            images = subject.images()
+            inside = images.brain_mask.voxels if images.brain_mask is not None else np.isfinite(images.map.voxels)
+            samples.append(images.map.voxels[inside.astype(bool)][::7])
+    return ColourScale.of_maps(samples) if samples else None
+
+
+def head_of(images: SubjectImages, scale: ColourScale) -> Head:
+    """What is drawn of a subject."""
+    return Head.of(
+        images.scan,
+        images.map,
+        scale,
+        brain_mask=images.brain_mask,
+        covered=images.covered,
+        lesion_mask=images.lesion_mask,
+    )
+
+
+@dataclass(frozen=True)
+class Headline:
+    label: str
+    estimate: Estimate
+    meaning: str
+    beside: str
+
+
+def headlines(scores: CohortScores | None) -> list[Headline]:
+    if scores is None:
+        return []
+    beside = dict.fromkeys(HEADLINES, "")
+    e = scores.estimates
+    mean = e["auroc_per_subject_mean"]
+    if mean.value is not None:
+        beside["auroc"] = f"Mean of {mean.n} subjects: {number_text(mean.value)}"
+    precision, prevalence = e["average_precision"].value, e["prevalence"].value
+    if precision is not None and prevalence:
+        beside["average_precision"] = (
+            f"Prevalence {number_text(prevalence)}: {number_text(precision / prevalence)} × guessing"
+        )
+    false = e["false_clusters_per_subject"]
+    if false.value is not None:
+        beside["lesion_sensitivity"] = f"At {round(false.value, 2):g} false clusters a patient"
+    oracle = e["best_dice_pooled"].value
+    if oracle is not None:
+        beside["dice_at_healthy_threshold"] = f"Oracle (best threshold for this truth): {number_text(oracle)}"
+    return [Headline(METRICS[n].label, e[n], METRICS[n].meaning, beside[n]) for n in HEADLINES]
+
+
+def metric_rows(scores: CohortScores | None) -> list[tuple[str, str, Estimate, bool, str]]:
+    if scores is None:
+        return []
+    return [
+        (words.label, words.meaning, scores.estimates[name], is_oracle(name), words.counts)
+        for name, words in METRICS.items()
+        if name in scores.estimates
+    ]
+
+
+def typical_patient(subjects: Sequence[ReportSubject]) -> tuple[ReportSubject, str] | None:
+    """The one with the median average precision (of an even number the lower one), and what it is, in words.
+
+    The picture on top of the page is not chosen for its beauty.
+    """
+    ranked = []
+    for subject in subjects:
+        value = subject.scores.average_precision.value if subject.scores is not None else None
+        if value is not None:
+            ranked.append((value, subject.key, subject))
+    if not ranked:
+        return None
+    few = {1: "The only patient with lesions", 2: "The patient with the lower average precision"}
+    words = few.get(len(ranked), "A typical patient, of median average precision")
+    return sorted(ranked, key=lambda entry: entry[:2])[(len(ranked) - 1) // 2][2], words
+
+
+def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:
+    roles: dict[str, int] = {}
+    for subject in report.subjects:
+        role = subject.role or subject.group
+        roles[role] = roles.get(role, 0) + 1
+    counts = [(f"{role}s" if number != 1 else role, str(number)) for role, number in roles.items()]
+    if report.scores:
+        counts.append(("lesions in masks", str(sum(len(s.lesions) for s in report.scores.subjects))))
+    counts.append(("failed", str(len({failure.key for failure in report.failures}))))
+    return counts
+
+
+@dataclass(frozen=True)
+class EmbeddedPlot:
+    name: str
+    title: str
+    alt: str
+    light: str
+    dark: str
+
+
+def embedded(plot: Plot) -> EmbeddedPlot:
+    return EmbeddedPlot(plot.name, plot.title, plot.alt, *plot_uris(plot))

@@ -1,0 +1,96 @@
+"""Volumes small enough to lie inside a page: cropped to the brain, a few bits a voxel, still in millimetres."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from scipy import ndimage
+
+from ....data_manifests.images.grid import Grid
+from ....data_manifests.images.volume import Volume, nifti_bytes
+from ...figures.colour_scale import ColourScale
+from ...figures.slices import Head
+from ..html import packed
+
+_ROOM_VOXELS = 2
+_LEVELS = 2**16 - 2
+
+
+@dataclass(frozen=True)
+class ViewerVolumes:
+    """What the viewer shows, each a gzipped NIfTI file in base64.
+
+    Attributes
+    ----------
+    scan : str
+        uint8, black to white.
+    map : str
+        uint16; a voxel's value is its score minus `floor`, and 0 where the score is lower or there is none.
+    lesion : str or None
+        uint8; the rim around the lesion mask, so that what lies inside stays visible.
+    floor, top : float
+        Lowest and highest score that the map can show.
+    step : float
+        A value is up to this much above the score. The foot of the colour scale lies between two steps.
+    """
+
+    scan: str
+    map: str
+    lesion: str | None
+    floor: float
+    top: float
+    step: float
+
+    @classmethod
+    def of(cls, head: Head) -> "ViewerVolumes":
+        """Quantise what is drawn of a subject.
+
+        The map is kept from the floor of the colour scale on, below the threshold, in 65,534 steps up to its own
+        highest score: however high one voxel is, all others are off by less than the digits that a page prints.
+        """
+        scale: ColourScale = head.scale
+        box = tuple(
+            slice(max(int(places[0]) - _ROOM_VOXELS, 0), int(places[-1]) + 1 + _ROOM_VOXELS)
+            for places in (np.unique(axis) for axis in np.nonzero(head.brain))
+        )
+        affine = head.affine.copy()
+        affine[:3, 3] = head.affine[:3, :3] @ [side.start for side in box] + head.affine[:3, 3]
+        brain, scores = head.brain[box], head.scores[box]
+        grid = Grid(brain.shape, affine)
+        scan = np.where(brain, 1 + np.round(head.grey[box] * 254), 0).astype(np.uint8)
+        top = max(float(scores.max()), scale.high)
+        # The threshold lies between two steps, never within one: what the viewer colours at it is what reaches it.
+        step = (top - scale.floor) / _LEVELS
+        step = (scale.low - scale.floor) / max(np.floor((scale.low - scale.floor) / step), 1)
+        shown = scores >= scale.floor
+        levels = np.where(shown, 1 + np.floor((scores - scale.floor) / step), 0).clip(0, _LEVELS + 1)
+        rim = np.asarray(ndimage.binary_dilation(head.lesion[box])) & ~head.lesion[box]
+        return cls(
+            scan=packed(nifti_bytes(Volume(scan, grid))),
+            map=packed(nifti_bytes(Volume(levels.astype(np.uint16), grid), slope=step)),
+            lesion=packed(nifti_bytes(Volume(rim, grid))) if rim.any() else None,
+            floor=scale.floor,
+            top=top,
+            step=float(step),
+        )
+
+
+@cache
+def niivue_source() -> str:
+    """NiiVue, unchanged."""
+    return _resource("niivue.umd.js")
+
+
+@cache
+def niivue_packed() -> str:
+    return packed(niivue_source().encode())
+
+
+def niivue_licence() -> str:
+    """Its licence and those of the packages in it; a page that carries NiiVue carries this text."""
+    return _resource("niivue.LICENSE.txt")
+
+
+def _resource(name: str) -> str:
+    return (resources.files(__package__ or "voxout.evaluation.report.viewer") / name).read_text(encoding="utf-8")

@@ -1,0 +1,182 @@
+"""Methods against each other: differences on the same subjects, paired draw by draw."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.errors import UserError
+from ..metrics.bootstrap import Estimate
+from ..settings import EvaluationSettings
+from .score_cohort import ORACLES, CohortScores, score_cohort
+from .score_folder import ScoreFolder
+from .tables import FIELDS
+
+NOT_COMPARED = ("healthy_threshold", "prevalence")
+"""A threshold is in the unit of its own map; the prevalence is that of the truth."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two methods and `second` minus `first`, the interval paired by subject.
+
+    Attributes
+    ----------
+    metric, first, second : str
+    of_first, of_second, difference : Estimate
+    """
+
+    metric: str
+    first: str
+    second: str
+    of_first: Estimate
+    of_second: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on the subjects that all of them scored.
+
+    Attributes
+    ----------
+    names : tuple of str
+    subjects : tuple of str
+        Compared.
+    not_compared : mapping from subject to the names of the methods that scored it
+    differences : tuple of Difference
+        Every pair of methods, in the order given.
+    settings : EvaluationSettings
+    """
+
+    names: tuple[str, ...]
+    subjects: tuple[str, ...]
+    not_compared: dict[str, tuple[str, ...]]
+    differences: tuple[Difference, ...]
+    settings: EvaluationSettings
+
+
+def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
+    """Compare methods from what the scoring of each left behind; no map is read again.
+
+    Every method is scored anew on the subjects that all have, each with the threshold that its own maps of the healthy
+    ones set. The bootstrap draws the same subjects for all methods, so that what one subject does to all of them
+    alike leaves the difference.
+
+    Raises
+    ------
+    UserError
+        Fewer than two folders; one name twice; other settings, masks or truths; no subject in common.
+    """
+    names = tuple(_names(folders))
+    if len(folders) < 2:
+        raise UserError("compare: found one folder of scores, expected at least two. Name another one.")
+    first = folders[0]
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        for what in ("settings", "space", "mask"):
+            ours, theirs = getattr(first, what), getattr(folder, what)
+            if ours != theirs:
+                raise UserError(
+                    f"compare: {names[0]} and {name} were scored with different {what} ({_unlike(ours, theirs)}), "
+                    "expected the same. Score one of them again."
+                )
+    by_key = [{subject.key: subject for subject in folder.subjects} for folder in folders]
+    common = [key for key in by_key[0] if all(key in subjects for subjects in by_key)]
+    if not common:
+        raise UserError(f"compare: {' and '.join(names)} share no subject, expected the same ids. Check the folders.")
+    for key in common:
+        truths = {
+            (
+                s.group,
+                s.truth_known,
+                s.n_voxels,
+                s.n_lesion,
+                tuple((les.volume_mm3, *(round(mm, 2) for mm in les.centre_mm)) for les in s.lesions),
+            )
+            for s in (subjects[key] for subjects in by_key)
+        }
+        if len(truths) > 1:
+            raise UserError(
+                f"compare: {key} was scored against different masks or as of another group, expected one truth. "
+                "Score all methods with the same --masks, --brain-masks and --healthy."
+            )
+    every = sorted(set().union(*by_key))
+    scored = {
+        name: score_cohort(
+            [subjects[key] for key in common],
+            first.settings,
+            space=first.space,
+            mask=first.mask,
+            seed=seed,
+            with_strata=False,
+        )
+        for name, subjects in zip(names, by_key, strict=True)
+    }
+    return Comparison(
+        names=names,
+        subjects=tuple(common),
+        not_compared={
+            key: tuple(n for n, subjects in zip(names, by_key, strict=True) if key in subjects)
+            for key in every
+            if key not in common
+        },
+        differences=tuple(_differences(scored, first.settings.confidence)),
+        settings=first.settings,
+    )
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Write ``compare.json`` and ``compare.csv`` (a row a figure and pair of methods)."""
+    about = {
+        "methods": list(comparison.names),
+        "subjects": list(comparison.subjects),
+        "subjects_not_compared": {key: list(names) for key, names in comparison.not_compared.items()},
+        "oracle": list(ORACLES),
+        "settings": comparison.settings.model_dump(mode="json"),
+    }
+    content = {"about": about, "differences": [asdict(difference) for difference in comparison.differences]}
+    with written_whole(folder / "compare.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with written_whole(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]])
+        for d in comparison.differences:
+            values = [getattr(d.difference, field) for field in FIELDS]
+            writer.writerow([d.metric, d.first, d.second, d.of_first.value, d.of_second.value, *values])
+
+
+def _differences(scored: dict[str, CohortScores], confidence: float):
+    for (first, one), (second, other) in combinations(scored.items(), 2):
+        for metric, measure in one.measures.items():
+            if metric in NOT_COMPARED:
+                continue
+            difference = other.measures[metric].minus(measure)
+            yield Difference(
+                metric,
+                first,
+                second,
+                measure.estimate(confidence),
+                other.measures[metric].estimate(confidence),
+                difference.estimate(confidence),
+            )
+
+
+def _names(folders: Sequence[ScoreFolder]) -> list[str]:
+    """The folders' own names; with as much of the way to them as tells them apart."""
+    paths = [folder.path.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise UserError("compare: one folder of scores is named twice, expected different ones. Leave one out.")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def _unlike(ours: object, theirs: object) -> str:
+    if isinstance(ours, EvaluationSettings) and isinstance(theirs, EvaluationSettings):
+        name = next(n for n in type(ours).model_fields if getattr(ours, n) != getattr(theirs, n))
+        return f"{name} {getattr(ours, name)} against {getattr(theirs, name)}"
+    return f"{ours} against {theirs}"

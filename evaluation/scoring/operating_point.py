@@ -1,0 +1,213 @@
+"""The threshold that a reader of new scans can use: set on healthy scans alone, before any lesion is seen."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.typed_json import Content, read_json
+from ..metrics.bootstrap import Measure
+from ..metrics.lesion_metrics import operating_threshold
+from ..settings import EvaluationSettings
+
+NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
+NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
+OWN_CUT = "the maps themselves, which hold two values"
+LOWEST_DETECTION = "the lowest score above the background, since the healthy scans hold no more clusters than allowed"
+FORMAT = "voxout operating point 3"
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingPoint:
+    """The lowest threshold with at most so many false clusters in a healthy brain, and how sure it is.
+
+    Attributes
+    ----------
+    threshold : float
+        NaN where nothing sets one.
+    draws : ndarray of float32, (draws,)
+        The threshold that each bootstrap draw of healthy subjects sets; NaN where it sets none.
+    without : ndarray of float32, (H,)
+        The threshold that the healthy scans of this cohort set without each scan's person; NaN for a single person.
+        With a threshold from elsewhere, that one for each.
+    n_healthy : int
+        Scans that set it.
+    origin : str
+        Whose scans they are, in words.
+    largest_mm3 : tuple of float
+        The largest cluster at the threshold of each scan that set it; empty where nobody looked.
+    reason_missing : str
+        Why nothing sets a threshold, where it is not for want of healthy scans.
+    """
+
+    threshold: float
+    draws: np.ndarray
+    without: np.ndarray
+    n_healthy: int
+    origin: str = "the healthy scans of this cohort"
+    largest_mm3: tuple[float, ...] = ()
+    reason_missing: str = ""
+
+    @classmethod
+    def set_on(
+        cls,
+        births: Sequence[np.ndarray],
+        false_clusters: float,
+        weights: np.ndarray,
+        persons: Sequence[object] | None = None,
+    ) -> "OperatingPoint":
+        """Set it on healthy scans.
+
+        Parameters
+        ----------
+        births : sequence of H ndarray
+            `ClusterCurve.false_births` of each.
+        false_clusters : float
+            Allowed in a healthy brain, on average.
+        weights : ndarray, (1 + draws, H)
+            Bootstrap draws of these scans; the first row is each once.
+        persons : sequence of H labels, optional
+            Whose scans they are; by default each is of somebody else.
+        """
+        if not births:
+            nothing = np.full(len(weights) - 1, np.nan, np.float32)
+            return cls(np.nan, nothing, np.zeros(0, np.float32), 0)
+        thresholds = operating_threshold(births, false_clusters, weights)
+        names = np.array([str(person) for person in (persons if persons is not None else range(len(births)))])
+        without = np.full(len(births), np.nan, np.float32)
+        if len(set(names)) > 1:
+            others = (names[:, None] != names).astype(np.float64)
+            without = operating_threshold(births, false_clusters, others)
+        return cls(float(thresholds[0]), thresholds[1:], without, len(births))
+
+    @classmethod
+    def missing(cls, draws: int, reason: str) -> "OperatingPoint":
+        """No threshold, although healthy scans may be there."""
+        return cls(np.nan, np.full(draws, np.nan, np.float32), np.zeros(0, np.float32), 0, reason_missing=reason)
+
+    @classmethod
+    def fixed_by_maps(cls, threshold: float, origin: str, n_healthy: int, draws: int) -> "OperatingPoint":
+        """A threshold that the maps themselves fix: the same in every bootstrap draw."""
+        every, apart = np.full(draws, threshold, np.float32), np.full(n_healthy, threshold, np.float32)
+        return cls(float(np.float32(threshold)), every, apart, n_healthy, origin)
+
+    @property
+    def why_none(self) -> str:
+        if self.reason_missing:
+            return self.reason_missing
+        return NO_LIMIT if self.n_healthy else NO_HEALTHY
+
+    @property
+    def measure(self) -> Measure:
+        draws = self.draws.astype(np.float64)
+        return Measure(self.threshold, draws, self.n_healthy, self.n_healthy, self.why_none)
+
+    def thresholds(self, draws: int) -> np.ndarray:
+        """The operating point and what it is in each of so many draws: ndarray of float32, (1 + draws,)."""
+        own = np.resize(self.draws, draws) if len(self.draws) else np.full(draws, self.threshold, np.float32)
+        return np.append(np.float32(self.threshold), own).astype(np.float32)
+
+
+class _Stored(Content):
+    format: Literal["voxout operating point 3"]
+    sha256: str
+    threshold: float | None
+    draws: tuple[float, ...]
+    n_healthy: Annotated[int, Field(ge=0)]
+    settings: dict[str, float | str]
+    model: str
+    largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
+
+    def content_sha256(self) -> str:
+        """Of all but itself."""
+        values = self.model_dump(exclude={"sha256"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """An operating point as a model carries it along.
+
+    Attributes
+    ----------
+    threshold : float
+    draws : tuple of float
+        What bootstrap draws of the healthy subjects make of it: its uncertainty.
+    n_healthy : int
+    settings : mapping
+        The settings it rests on: `false_clusters`, `smallest_cluster_mm3` and `space`.
+    model : str
+        The identity of the model whose maps it was set on.
+    largest_mm3 : tuple of float
+        As in `OperatingPoint`.
+    """
+
+    threshold: float
+    draws: tuple[float, ...]
+    n_healthy: int
+    settings: dict[str, object]
+    model: str
+    largest_mm3: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
+        draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
+        return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
+
+    def save(self, path: Path) -> None:
+        # JSON knows no NaN: null is where nothing sets a threshold.
+        threshold = self.threshold if np.isfinite(self.threshold) else None
+        values = asdict(self) | {"threshold": threshold, "format": FORMAT}
+        # Hashed as it is read back: a number may be written as 1 and read as 1.0.
+        found = _Stored.model_validate_json(json.dumps(values | {"sha256": ""}, allow_nan=False))
+        with written_whole(path) as temporary:
+            temporary.write_text(found.model_copy(update={"sha256": found.content_sha256()}).model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "StoredPoint | None":
+        """The stored point; None where there is none.
+
+        Raises
+        ------
+        UserError
+            A file that is damaged.
+        """
+        if not path.exists():
+            return None
+        advice = "Run the stage score of the model's own cohort again."
+        found = read_json(path, _Stored, "an operating point", advice)
+        if found.sha256 != found.content_sha256():
+            raise UserError(
+                f"{private(path)}: is not the threshold that score wrote (changed since, or damaged). {advice}"
+            )
+        threshold = np.nan if found.threshold is None else found.threshold
+        return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
+
+    def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
+        """Why it does not hold for maps of this model under these settings; None where it does."""
+        if self.model != model:
+            return "it was set on maps of an earlier fit of the model"
+        wanted = _resting_on(settings)
+        for name, value in self.settings.items():
+            if value != wanted.get(name):
+                return f"it was set with evaluation.{name} {value}, now {wanted.get(name)}"
+        return None
+
+    @property
+    def point(self) -> OperatingPoint:
+        draws = np.array(self.draws, dtype=np.float32)
+        none = np.zeros(0, np.float32)
+        return OperatingPoint(
+            self.threshold, draws, none, self.n_healthy, "the model's training controls", self.largest_mm3
+        )
+
+
+def _resting_on(settings: EvaluationSettings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in ("false_clusters", "smallest_cluster_mm3", "space")}

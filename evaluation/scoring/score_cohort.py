@@ -1,0 +1,298 @@
+"""All subjects together: pooled figures, the operating point, and their intervals.
+
+Pooled figures take the voxels of every subject whose truth is known, healthy ones included. The operating point is
+set on the healthy scans alone. A figure whose threshold is chosen on the truth is an oracle, and is called so
+wherever it stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from ...data_manifests.errors import UserError
+from ..metrics import voxel_metrics as vm
+from ..metrics.bootstrap import Estimate, Measure, resample_subjects
+from ..metrics.lesion_metrics import froc_curve
+from ..settings import EvaluationSettings
+from .cohort_measures import (
+    POINT_MEASURES,
+    AtOperatingPoint,
+    froc_measure,
+    point_measures,
+    sensitivity_by_volume,
+    subject_measures,
+)
+from .operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
+from .subject_scores import SubjectScores
+from .voxel_measures import voxel_measures
+
+ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
+"""Figures whose threshold is chosen on the truth: no reader of a new scan can reach them."""
+FROC_SHOWN = 16.0
+"""False clusters a subject up to which the FROC curve is kept."""
+
+
+@dataclass(frozen=True)
+class SubjectRow:
+    """One subject's figures at the cohort's operating point. None: not defined.
+
+    Attributes
+    ----------
+    dice : float or None
+        At the threshold set on healthy scans.
+    clusters, false_clusters : int or None
+    lesions_found : int or None
+    flagged_ml : float or None
+        Volume of the flagged voxels: in a healthy brain, all false.
+    """
+
+    key: str
+    dice: float | None
+    clusters: int | None
+    false_clusters: int | None
+    lesions_found: int | None
+    flagged_ml: float | None
+    lesions_matched: int | None = None
+    """By IoU >= 0.1, one to one."""
+    aupimo: float | None = None
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Some of the subjects, or lesions of a band of volume.
+
+    Attributes
+    ----------
+    by : str
+        "site", "age" or "lesion volume".
+    name : str
+        As in "40 to 60 years".
+    measures : mapping from name to Measure
+    """
+
+    by: str
+    name: str
+    measures: Mapping[str, Measure]
+
+
+@dataclass(frozen=True, eq=False)
+class CohortScores:
+    """The figures of a cohort.
+
+    Attributes
+    ----------
+    measures : mapping from name to Measure
+        Names as in ``scores.json``.
+    strata : tuple of Stratum
+        Figures by site, age band and lesion volume.
+    point : OperatingPoint
+    subjects : tuple of SubjectScores
+    rows : tuple of SubjectRow
+        One a subject, in the same order.
+    counts : RankCounts
+        Of all voxels pooled: the ROC and the precision-recall curve.
+    each : RankCounts
+        Of each subject whose truth is known, a row each, on coarser bins: for the draws.
+    froc : tuple of ndarray, (rates, sensitivities), or None
+    space, mask : str
+        Where maps and masks met, and inside which mask.
+    """
+
+    measures: Mapping[str, Measure]
+    strata: tuple[Stratum, ...]
+    point: OperatingPoint
+    subjects: tuple[SubjectScores, ...]
+    rows: tuple[SubjectRow, ...]
+    counts: vm.RankCounts
+    each: vm.RankCounts
+    froc: tuple[np.ndarray, np.ndarray] | None
+    settings: EvaluationSettings
+    space: str
+    mask: str
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Names as in ``scores.json``."""
+        return {name: measure.estimate(self.settings.confidence) for name, measure in self.measures.items()}
+
+    @property
+    def threshold(self) -> float | None:
+        """The operating point; None where nothing sets one."""
+        return self.point.threshold if np.isfinite(self.point.threshold) else None
+
+    def row(self, key: str) -> SubjectRow:
+        return next(row for row in self.rows if row.key == key)
+
+
+def score_cohort(
+    subjects: Sequence[SubjectScores],
+    settings: EvaluationSettings,
+    *,
+    space: str | None = None,
+    mask: str = "brain mask",
+    seed: int = 0,
+    point: OperatingPoint | None = None,
+    with_strata: bool = True,
+) -> CohortScores:
+    """Pool the scores of all subjects.
+
+    Parameters
+    ----------
+    subjects : sequence of SubjectScores
+        Held-out controls and patients. Controls that a detector was fitted on do not belong here.
+    settings : EvaluationSettings
+    space : str, optional
+        ``settings.space`` by default.
+    mask : str
+        The name of the evaluation mask, for the tables.
+    seed : int
+        Of the bootstrap.
+    point : OperatingPoint, optional
+        From elsewhere; by default the healthy scans of this cohort set it.
+    with_strata : bool
+        Whether to give figures by site, age and lesion volume as well.
+
+    Raises
+    ------
+    UserError
+        No subject at all; a key twice.
+    """
+    subjects = tuple(subjects)
+    keys = [subject.key for subject in subjects]
+    if not subjects:
+        raise UserError("No map was scored, expected at least one. Check that the cohort names patients or controls.")
+    if len(set(keys)) < len(keys):
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise UserError(f"{', '.join(twice)}: scored more than once, expected one map a subject. Drop the others.")
+    known = tuple(subject for subject in subjects if subject.truth_known)
+    healthy = np.array([s.is_healthy for s in known], dtype=bool)
+    weights = redrawn(known, settings.bootstrap_draws, seed)
+    # No draw looks further down a scan's list of false clusters than this.
+    most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
+    births = [s.clusters.false_births[:most] for s in known]
+    if point is None:
+        own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
+        own_persons = [s.person for s in known if s.is_healthy]
+        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
+        point = _sparse_point(known, point) or point
+    else:
+        # These scans had no say in it.
+        point = replace(point, without=np.full(int(healthy.sum()), point.threshold, np.float32))
+    at = None
+    if known and np.isfinite(point.threshold):
+        at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
+    voxels = voxel_measures(known, weights)
+    undefined = Measure(np.nan, np.full(settings.bootstrap_draws, np.nan), 0, 0, point.why_none)
+    measures = {**voxels.measures, "healthy_threshold": point.measure, **dict.fromkeys(POINT_MEASURES, undefined)}
+    if at is not None:
+        measures |= point_measures(known, at, weights)
+    measures["froc_score"] = froc_measure(known, births, weights)
+    measures |= subject_measures(known, at, point.why_none, weights)
+    froc = None
+    if any(s.lesions for s in known):
+        rates, found = froc_curve(births, [s.found_at for s in known])
+        shown = rates <= FROC_SHOWN
+        froc = rates[shown], found[shown]
+    strata = _strata(known, births, at, weights, settings) if with_strata else ()
+    rows = tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
+    return CohortScores(
+        measures,
+        strata,
+        point,
+        subjects,
+        rows,
+        voxels.counts,
+        voxels.each,
+        froc,
+        settings,
+        space or settings.space,
+        mask,
+    )
+
+
+def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> OperatingPoint | None:
+    """The threshold of segmentations and of maps that are empty but for some detections.
+
+    Healthy scans cannot set the one of a segmentation, which has a single cut; nor any other one if they hold hardly
+    a detection: then all detections count, and never the background. None where the healthy scans' own stands.
+    """
+    detections = [s.lowest_detection for s in known if s.lowest_detection is not None]
+    backgrounds = [s.background for s in known if s.background is not None]
+    if not detections or min(detections) <= max(backgrounds):
+        return None
+    n_healthy = sum(s.is_healthy for s in known)
+    n_draws, lowest = len(point.draws), min(detections)
+    if all(s.is_segmentation for s in known):
+        return OperatingPoint.fixed_by_maps(lowest, OWN_CUT, n_healthy, n_draws)
+    if n_healthy == 0 or not all(s.background is not None for s in known if s.is_healthy):
+        return None
+    if not np.isfinite(point.threshold):
+        return OperatingPoint.fixed_by_maps(lowest, LOWEST_DETECTION, n_healthy, n_draws)
+    # Some draws, or the others of a healthy scan, may hold so few.
+    draws, without = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.without))
+    return replace(point, draws=draws, without=point.without if np.isnan(point.without).all() else without)
+
+
+def redrawn(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:
+    """How often each scan is in each draw of the bootstrap, (1 + draws, S); see `resample_subjects`."""
+    kinds, persons = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.person for s in known]
+    return resample_subjects(kinds, draws, seed, persons)
+
+
+def _strata(
+    known: Sequence[SubjectScores],
+    births: Sequence[np.ndarray],
+    at: AtOperatingPoint | None,
+    weights: np.ndarray,
+    settings: EvaluationSettings,
+) -> tuple[Stratum, ...]:
+    strata = []
+    ages = _bands(settings.age_bands, "years")
+    belongs = {
+        "site": [s.site for s in known],
+        "age": [None if s.age is None else ages[np.digitize(s.age, settings.age_bands)] for s in known],
+    }
+    for by, names in belongs.items():
+        order = sorted({name for name in names if name}) if by == "site" else [band for band in ages if band in names]
+        for name in order:
+            rows = np.flatnonzero([own == name for own in names])
+            members = [known[row] for row in rows]
+            measures = voxel_measures(members, weights[:, rows]).measures
+            if at is not None:
+                measures |= point_measures(members, at.of(rows), weights[:, rows])
+            measures["froc_score"] = froc_measure(members, [births[row] for row in rows], weights[:, rows])
+            strata.append(Stratum(by, str(name), measures))
+    if at is not None and at.lesions.sum() > 0:
+        names = _bands(settings.lesion_bands_ml, "ml")
+        for name, measures in zip(names, sensitivity_by_volume(at, known, weights), strict=True):
+            strata.append(Stratum("lesion volume", name, measures))
+    return tuple(strata)
+
+
+def _bands(bounds: Sequence[float], unit: str) -> list[str]:
+    """Names of the bands between bounds: each holds its lower bound."""
+    if not bounds:
+        return [f"all {unit}"]
+    between = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(bounds)]
+    return [f"below {bounds[0]:g} {unit}", *between, f"{bounds[-1]:g} {unit} and more"]
+
+
+def subject_row(subject: SubjectScores, threshold: float, aupimo: float | None = None) -> SubjectRow:
+    """One subject's figures at an operating point; NaN: there is none."""
+    if not np.isfinite(threshold):
+        return SubjectRow(subject.key, None, None, None, None, None, aupimo=aupimo)
+    known, clusters = subject.truth_known, subject.clusters
+    matched = subject.overlaps.matched_at(np.array([threshold]), len(subject.lesions)).sum()
+    return SubjectRow(
+        key=subject.key,
+        dice=subject.dice_at(threshold).value,
+        clusters=int(clusters.clusters_at(threshold)),
+        false_clusters=int(clusters.false_clusters_at(threshold)) if known else None,
+        lesions_found=subject.lesions_found_at(threshold) if known and subject.lesions else None,
+        flagged_ml=subject.flagged_ml_at(threshold),
+        lesions_matched=int(matched) if known and subject.lesions else None,
+        aupimo=aupimo,
+    )

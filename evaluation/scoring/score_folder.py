@@ -1,0 +1,63 @@
+"""A folder of scores as it was written: its subjects, and the settings they were scored with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.typed_json import load_json
+from ..settings import EvaluationSettings
+from .subject_scores import SubjectScores
+
+SUBJECTS = "subjects"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreFolder:
+    """What `voxout score` left.
+
+    Attributes
+    ----------
+    path : Path
+    subjects : tuple of SubjectScores
+    settings : EvaluationSettings
+    space, mask : str
+    left_out : tuple of str
+        Subjects that could not be scored.
+    """
+
+    path: Path
+    subjects: tuple[SubjectScores, ...]
+    settings: EvaluationSettings
+    space: str
+    mask: str
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "ScoreFolder":
+        """Open a folder of scores, or the one in a folder of `voxout run`.
+
+        Raises
+        ------
+        UserError
+            No such folder, no scores in it, or damaged ones.
+        """
+        folder = next((f for f in (path, path / "scores") if (f / "scores.json").is_file()), None)
+        if folder is None:
+            raise UserError(
+                f"{private(path)}: holds no scores, expected a folder that `voxout score` wrote. Check the path."
+            )
+        try:
+            about = load_json(folder / "scores.json")["about"]
+            settings = EvaluationSettings(**about["settings"])
+            words = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise UserError(
+                f"{private(folder / 'scores.json')}: not readable as scores ({type(error).__name__}). Score the maps "
+                "again."
+            ) from error
+        subjects = tuple(SubjectScores.load(file) for file in sorted((folder / SUBJECTS).glob("[!.]*.npz")))
+        if not subjects:
+            raise UserError(f"{private(folder / SUBJECTS)}: holds no subject, expected what `voxout score` left there.")
+        return cls(path, subjects, settings, *words)

@@ -1,0 +1,184 @@
+"""One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
+
+import numpy as np
+from scipy import ndimage
+
+from ...data_manifests.errors import SubjectError
+from ...data_manifests.images.volume import Volume
+from ...data_manifests.terms import Group
+from ..metrics import voxel_metrics as vm
+from ..metrics.bootstrap import Estimate
+from ..metrics.components import Lesions, find_lesions
+from ..metrics.lesion_metrics import cluster_curve
+from ..settings import EvaluationSettings
+from .subject_scores import NO_TRUTH, LesionScore, SubjectCurves, SubjectScores
+
+
+def score_map(
+    key: str,
+    map: Volume,
+    evaluation_mask: Volume,
+    lesion_mask: Volume | None,
+    covered: Volume | None,
+    settings: EvaluationSettings,
+    *,
+    group: Group = "patient",
+    site: str | None = None,
+    age: float | None = None,
+) -> SubjectScores:
+    """Score one subject's anomaly map inside a mask.
+
+    Parameters
+    ----------
+    key : str
+        The subject's name, as it shall stand in every table.
+    map : Volume
+        Anomaly score, higher = more anomalous.
+    evaluation_mask : Volume of bool
+        Voxels that count, in general the brain.
+    lesion_mask : Volume of bool or None
+        None: a patient's truth is unknown; a control has no lesions.
+    covered : Volume of bool or None
+        Voxels of the map that carry a score; None: all of them. Voxels of the evaluation mask that are not covered
+        rank below all others.
+    settings : EvaluationSettings
+    group : {"control", "patient"}
+    site, age : optional
+        Of the subject, for the figures by site and age.
+
+    Returns
+    -------
+    SubjectScores
+
+    Raises
+    ------
+    SubjectError
+        Volumes on different grids (nothing is ever resampled here), an empty evaluation mask, a map without a single
+        score inside it, scores that are not finite, a control with lesions, a lesion mask that leaves nothing healthy.
+    """
+    named = {"evaluation mask": evaluation_mask, "lesion mask": lesion_mask, "mask of covered voxels": covered}
+    for name, volume in named.items():
+        if volume is not None and not volume.grid.same_as(map.grid):
+            raise SubjectError(
+                f"{key}: the {name} and the anomaly map lie on different grids ({volume.grid} against {map.grid}"
+                f"{volume.grid.apart_in_words(map.grid)}). Put both on one grid; scoring never resamples."
+            )
+    inside = evaluation_mask.voxels.astype(bool)
+    scored = inside if covered is None else inside & covered.voxels.astype(bool)
+    truth = np.zeros_like(inside) if lesion_mask is None else lesion_mask.voxels.astype(bool)
+    if not inside.any():
+        raise SubjectError(f"{key}: the evaluation mask is empty, expected the brain. Check the mask.")
+    if not scored.any():
+        raise SubjectError(
+            f"{key}: no voxel of the evaluation mask carries a score. Check that map and mask show the same head."
+        )
+    if group == "control" and truth.any():
+        raise SubjectError(
+            f"{key}: is a control but its lesion mask holds {int(truth.sum())} voxels. "
+            "Call it a patient, or drop the mask."
+        )
+    if truth[inside].all():
+        raise SubjectError(
+            f"{key}: the lesion mask fills the whole evaluation mask, expected some healthy voxels as well. "
+            "Are lesion masks and brain masks swapped?"
+        )
+    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
+    scores[scored] = map.voxels[scored]
+    given = scores[scored]
+    bad = len(given) - int(np.isfinite(given).sum())
+    if bad:
+        raise SubjectError(
+            f"{key}: {bad} of {len(given)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
+            "Make the map again, or leave these voxels out of the brain mask."
+        )
+
+    truth_inside = truth & inside
+    found = find_lesions(map.with_voxels(truth_inside), smallest_mm3=settings.smallest_lesion_mm3)
+    voxel_mm3 = map.grid.voxel_volume_mm3
+    smallest = int(np.ceil(settings.smallest_cluster_mm3 / voxel_mm3 - 1e-6))
+    background, detection = _background(given)
+    detected = scores if background is None else np.where(scores > background, scores, np.float32(-np.inf))
+    clusters, found_at, overlaps = cluster_curve(
+        detected, found.labels, smallest_voxels=smallest, any_lesion=truth_inside
+    )
+    labels, values = found.labels[truth_inside], scores[truth_inside]
+    share_of = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
+    histogram = vm.ScoreHistogram.from_voxels(scores[inside], truth[inside], share_of[labels])
+    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
+    truth_known = lesion_mask is not None or group == "control"
+
+    def estimate(value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:
+        if not truth_known:
+            return Estimate.undefined(NO_TRUTH)
+        return vm.as_estimate(value, counts, needs_healthy=needs_healthy)
+
+    return SubjectScores(
+        key=key,
+        group=group,
+        site=site,
+        age=age,
+        truth_known=truth_known,
+        voxel_mm3=voxel_mm3,
+        n_voxels=int(inside.sum()),
+        n_uncovered=int((inside & ~scored).sum()),
+        n_lesion=len(values),
+        n_lesion_uncovered=int((truth_inside & ~scored).sum()),
+        n_lesion_outside=int((truth & ~inside).sum()),
+        n_lesion_scores=len(histogram.lesion_scores),
+        highest_score=float(given.max()),
+        score_p999=float(np.quantile(given, 0.999)),
+        lowest_score=float(given.min()),
+        auroc=estimate(vm.auroc(counts)),
+        auroc_fpr30_normalised=estimate(vm.area_below_fpr(counts, 0.3)),
+        average_precision=estimate(vm.average_precision(counts), needs_healthy=False),
+        best_dice=estimate(vm.best_dice(counts)[0], needs_healthy=False),
+        lesions=_lesion_scores(found, labels, values, found_at, _peaks_mm(found, scores, map)),
+        curves=SubjectCurves(histogram, clusters, overlaps),
+        background=background,
+        lowest_detection=detection,
+    )
+
+
+def _background(scores: np.ndarray) -> tuple[float | None, float | None]:
+    """The score that stands for "no detection", and the lowest one above it; None where there is none."""
+    lowest, highest = scores.min(), scores.max()
+    n_lowest = int((scores == lowest).sum())
+    two_values = lowest < highest and n_lowest + int((scores == highest).sum()) == len(scores)
+    if not two_values and 2 * n_lowest < len(scores):
+        return None, None
+    above = scores[scores > lowest]
+    return float(lowest), float(above.min()) if len(above) else None
+
+
+def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:
+    """Where each lesion has its highest score, (number of lesions, 3)."""
+    numbers = [lesion.number for lesion in found.lesions]
+    if not numbers:
+        return np.zeros((0, 3))
+    index = np.array(ndimage.maximum_position(scores, found.labels, numbers))
+    return index @ map.affine[:3, :3].T + map.affine[:3, 3]
+
+
+def _lesion_scores(
+    found: Lesions, labels: np.ndarray, values: np.ndarray, found_at: np.ndarray, peaks_mm: np.ndarray
+) -> tuple[LesionScore, ...]:
+    """A row for every lesion, from the number and the score of each lesion voxel."""
+    covered = values > -np.inf
+    size = len(found.lesions) + 1
+    counts = np.bincount(labels[covered], minlength=size)
+    sums = np.bincount(labels[covered], weights=values[covered], minlength=size)
+    highest = np.full(size, -np.inf, dtype=np.float32)
+    np.maximum.at(highest, labels, values)
+    return tuple(
+        LesionScore(
+            number=lesion.number,
+            volume_mm3=lesion.volume_mm3,
+            centre_mm=lesion.centre_mm,
+            highest_score=float(highest[lesion.number]) if counts[lesion.number] else None,
+            mean_score=float(sums[lesion.number] / counts[lesion.number]) if counts[lesion.number] else None,
+            found_at=float(score) if np.isfinite(score) else None,
+            covered_share=float(counts[lesion.number] / lesion.voxels),
+            peak_mm=(float(x), float(y), float(z)) if counts[lesion.number] else lesion.centre_mm,
+        )
+        for lesion, score, (x, y, z) in zip(found.lesions, found_at, peaks_mm, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Anomaly scores, their calibration, and the ensemble that makes a map."""

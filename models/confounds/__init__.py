@@ -1,0 +1,1 @@
+"""Confounds: covariates and whole-brain components, regressed out of the features."""

@@ -1,0 +1,1 @@
+"""The patch encoder: network, training, and dense inference over a brain."""

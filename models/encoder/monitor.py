@@ -1,0 +1,112 @@
+"""What is looked at while an encoder trains: one row of numbers now and then, on batches that stay the same."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...data_manifests.errors import UserError
+from ..ocsvm.dual import solve_dual
+from ..ocsvm.kernel import centred_kernel
+from ..settings import GuidanceSettings, resolve_gamma
+from .checkpoint import TrainingRow
+from .network import PatchAutoEncoder, PatchEncoder
+from .patch_shape import Patches
+from .schedule import support_size
+
+logger = logging.getLogger(__name__)
+
+_SATURATED_KERNEL = 1e-3
+_COLLAPSED_RANK = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingWatch:
+    """Fixed batches, and the numbers that an auto-encoder reaches on them in eval mode.
+
+    Attributes
+    ----------
+    mixed : tensors, (N, C, p, p[, p])
+        Of training controls, one a window.
+    held_out : tensors, (N, C, p, p[, p]), or None
+    together : tensors, (B, n, C, p, p[, p]), or None
+        Co-located, of training controls; None if they are too few to be split.
+    guidance : GuidanceSettings
+    """
+
+    mixed: Patches
+    held_out: Patches | None
+    together: Patches | None
+    guidance: GuidanceSettings
+
+    @torch.no_grad()
+    def row(
+        self, model: PatchAutoEncoder, *, step: int, phase: str, learning_rate: float, guidance_weight: float
+    ) -> TrainingRow:
+        """Measure; leaves the model in eval mode."""
+        model.eval()
+        codes = model.encoder(self.mixed)
+        guidance, outside_share, kernel_mean = self._boundary(model.encoder)
+        return TrainingRow(
+            step=step,
+            phase=phase,
+            mse_train=model.error(codes, self.mixed).item(),
+            mse_held_out=None if self.held_out is None else model(self.held_out).item(),
+            guidance=guidance,
+            guidance_weight=guidance_weight,
+            outside_share=outside_share,
+            kernel_mean=kernel_mean,
+            latent_scale=codes.var(dim=0, correction=0).mean().sqrt().item(),
+            effective_rank=effective_rank(codes),
+            learning_rate=learning_rate,
+        )
+
+    def _boundary(self, encoder: PatchEncoder) -> tuple[float, float, float] | tuple[None, None, None]:
+        """How the one-class SVMs of the watched locations stand: guidance, outside_share, kernel_mean."""
+        if self.together is None:
+            return None, None, None
+        codes = encoder(self.together).double()
+        m = support_size(codes.shape[1], self.guidance)
+        gamma = resolve_gamma(self.guidance.gamma, codes.shape[-1])
+        solution = solve_dual(codes[:, :m], nu=self.guidance.nu, gamma=gamma)
+        kernel = 1 + centred_kernel(codes[:, m:], codes[:, :m], solution.gamma)
+        decision = (kernel @ solution.dual_coef[:, :, None])[..., 0] - solution.offset[:, None]
+        loss = torch.relu(-decision).sum(dim=1) / self.guidance.nu
+        return loss.mean().item(), (decision < 0).double().mean().item(), kernel.mean().item()
+
+
+def effective_rank(codes: torch.Tensor) -> float:
+    """Dimensions that codes (N, d) fill: exp of the entropy of their covariance's eigenvalues; 0 if all are alike."""
+    centred = (codes - codes.mean(dim=0)).double().cpu().numpy()
+    eigenvalues = np.linalg.eigvalsh(centred.T @ centred).clip(min=0)
+    if not eigenvalues.sum() > 0:
+        return 0.0
+    shares = eigenvalues[eigenvalues > 0] / eigenvalues.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def require_no_collapse(row: TrainingRow, code_size: int) -> None:
+    """Stop at codes that have collapsed; warn of a kernel that is saturated.
+
+    Codes that fill hardly more than one dimension cannot carry a map, and all the hours after this would be lost. A
+    saturated kernel only makes guidance idle: what the reconstruction has learnt stands.
+
+    Raises
+    ------
+    UserError
+        The codes fill less than 1.5 dimensions.
+    """
+    if code_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
+        raise UserError(
+            f"Training: after step {row.step} the codes fill {row.effective_rank:.2f} of {code_size} dimensions, "
+            f"expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or models.training.siamese_weight, or "
+            "train for more steps."
+        )
+    if row.phase == "guided" and row.kernel_mean is not None and row.kernel_mean < _SATURATED_KERNEL:
+        logger.warning(
+            "Training: after step %d the kernel between controls is %.1e on average, near 0: guidance has no effect. "
+            'Lower models.guidance.gamma or set it to "scale".',
+            row.step,
+            row.kernel_mean,
+        )

@@ -1,0 +1,317 @@
+"""Training of the encoder: first patches of mixed locations, then co-located patches with the guidance loss.
+
+Batch norm wants batches that look like the whole brain, and guidance wants many subjects at one location. So the
+auto-encoder is pre-trained on mixed patches; during guidance the inner batch norms are held, while the one that scales
+the codes keeps working with its affine part fixed: it is what bounds the scale of the codes, which guidance would
+otherwise blow up without end. Afterwards its statistics are taken anew over mixed patches.
+
+A step is a pure function of the state and its number: a run that was killed goes on and ends with the same numbers.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.trainer import Trainer
+from torch.nn.functional import cosine_similarity
+from torch.utils.tensorboard import SummaryWriter
+
+from ...data_manifests.errors import UserError, private
+from ...preprocessing.patches.volume_store import PatchStore
+from ..ocsvm.guidance_loss import guidance_loss
+from ..settings import ModelSettings, resolve_gamma
+from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
+from .monitor import TrainingWatch, require_no_collapse
+from .network import PatchAutoEncoder, windows_of
+from .samplers import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_locations, volumes_on
+from .schedule import Schedule, controls_for, require_enough_controls, support_size
+
+WATCH_EVERY = 50
+"""Steps between rows of the history."""
+_OF_HASHES = {"subjects_hash": "of other controls", "mask_hash": "of another brain mask"}
+"""What to say where two differ: hashes tell nobody anything."""
+_SETTLE_BATCHES = 32
+_WATCHED_PATCHES = 1024
+
+Progress = Callable[[int, int], None]
+
+
+def train_encoder(
+    store: PatchStore,
+    settings: ModelSettings,
+    out: Path,
+    *,
+    train: Sequence[str],
+    held_out: Sequence[str],
+    seed: int,
+    device: torch.device | str = "cpu",
+    tensorboard: Path | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Train, or go on training from the last checkpoint in `out`.
+
+    Parameters
+    ----------
+    store : PatchStore
+    settings : ModelSettings
+    out : Path
+        Folder of the checkpoint.
+    train, held_out : sequence of str
+        Keys of controls; the held-out ones are only watched.
+    seed : int
+    device : str or torch.device
+    tensorboard : Path, optional
+        Folder for the curves.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    Checkpoint
+        The finished one, which also lies in `out`.
+
+    Raises
+    ------
+    UserError
+        Too few controls, in all or at half of the locations; a patch size without a network, a checkpoint in `out` of
+        another run, a loss that is no longer finite, or codes that have collapsed.
+    """
+    spacing_mm = float(store.grid.grid.spacing_mm[0])
+    windows = windows_of(settings.encoder, spacing_mm)
+    if not train:
+        raise UserError("Training: no control in the training split, expected several. Mend column split or group.")
+    schedule = Schedule.of(settings)
+    require_enough_controls(len(train), settings)
+    subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
+    origin = Origin(store.channels, windows, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
+    with _deterministic():
+        training = _Training(store, settings, schedule, origin, out, train, held_out, torch.device(device))
+        training.resume()
+        if training.step < schedule.steps:
+            training.run(tensorboard, progress)
+    return Checkpoint.load(out, device=device)
+
+
+class _Training:
+    """The state of a run, and what is done with it at every step."""
+
+    def __init__(
+        self,
+        store: PatchStore,
+        settings: ModelSettings,
+        schedule: Schedule,
+        origin: Origin,
+        out: Path,
+        train: Sequence[str],
+        held_out: Sequence[str],
+        device: torch.device,
+    ):
+        self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
+        volumes, rows, places = volumes_on(store, device), store.index(train), store.grid.locations
+        windows, seed, training = origin.windows, origin.seed, settings.training
+        self.mixed = MixedPatches(volumes, store.inside, rows, places, windows, training.patches_per_step, seed)
+        self.settling = replace(self.mixed, stream=SETTLE)
+        counts = controls_at_locations(store.inside, rows, places)
+        n_locations, n_controls = training.locations_per_step, controls_for(counts, settings)
+        shared = places[counts >= n_controls]
+        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, windows, n_locations, n_controls, seed)
+        self.support = support_size(n_controls, settings.guidance)
+        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)
+        watched = replace(self.mixed, stream=WATCH, size=_WATCHED_PATCHES)
+        self.watch = TrainingWatch(
+            mixed=watched.batch(0),
+            held_out=replace(watched, rows=store.index(held_out)).batch(1) if held_out else None,
+            together=replace(self.colocated, stream=WATCH).batch(2) if n_controls >= 3 else None,
+            guidance=settings.guidance,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model: PatchAutoEncoder = build_autoencoder(settings, origin).to(device)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=training.learning_rate)
+        self.step = 0
+        self.history: list[TrainingRow] = []
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    def run(self, tensorboard: Path | None, progress: Progress | None) -> None:
+        engine = Trainer(
+            device=self.device,
+            max_epochs=1,
+            data_loader=range(self.step, self.schedule.steps),
+            iteration_update=self.update,
+            decollate=False,
+        )
+        engine.logger.setLevel(logging.CRITICAL)  # an error is told once, by whoever catches it
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_step)
+        writer = SummaryWriter(str(tensorboard), purge_step=self.step) if tensorboard else None
+        if writer:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw_curves, writer)
+        if progress:
+            total = self.schedule.steps
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: progress(self.step, total))
+        try:
+            engine.run()
+        finally:
+            if writer:
+                writer.close()
+
+    def update(self, _engine: Engine, step: int) -> None:
+        guided = self.schedule.is_guided(step)
+        self.model.train()
+        self.hold_norms(guided)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(step)
+        loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
+        if not math.isfinite(loss.item()):
+            lower = "guided_learning_rate or models.guidance.weight" if guided else "learning_rate"
+            raise UserError(
+                f"Training: the loss is {loss.item()} at step {step}, expected a finite one. Lower "
+                f"models.training.{lower}, delete {private(self.out, 'its folder')} and train again."
+            )
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.step = step + 1
+
+    def after_step(self) -> None:
+        phase_ends = self.schedule.ends_phase(self.step)
+        if self.step == self.schedule.steps and self.schedule.guided_steps:
+            self.settle_norms()
+        if phase_ends or self.step % WATCH_EVERY == 0:
+            guided = self.schedule.is_guided(self.step - 1)
+            rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
+            weight = self.guidance_weight if guided else 0.0
+            row = self.watch.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+            self.history.append(row)
+            if guided or phase_ends:
+                require_no_collapse(self.history[-1], self.settings.encoder.code_size)
+        if phase_ends or self.step % self.settings.training.checkpoint_every == 0:
+            self.save()
+
+    # -- the losses ----------------------------------------------------------------------------------------------
+    def reconstruction_loss(self, step: int) -> torch.Tensor:
+        return self.model(self.mixed.batch(step))
+
+    def guided_loss(self, step: int) -> torch.Tensor:
+        """Method, section 3: L = MSE + lambda * L_guidance + kappa * (1 - cos)."""
+        patches = self.colocated.batch(step)
+        codes = self.model.encoder(patches)
+        loss = self.model.error(codes, patches)
+        guidance, kappa = self.settings.guidance, self.settings.training.siamese_weight
+        if guidance.weight > 0:
+            expander, compactor = self.schedule.routes(step)
+            solving, judged = codes[:, : self.support], codes[:, self.support :]
+            per_location = guidance_loss(
+                solving, judged, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
+            )
+            loss = loss + self.guidance_weight * per_location.mean().to(loss.dtype)
+        if kappa > 0:
+            # The controls of a location come in random order: neighbours are random pairs.
+            pairs = codes.shape[1] // 2 * 2
+            loss = loss + kappa * (1 - cosine_similarity(codes[:, 0:pairs:2], codes[:, 1:pairs:2], dim=2)).mean()
+        return loss
+
+    @property
+    def guidance_weight(self) -> float:
+        """lambda: halved for every row of the history by which the reconstruction had become too poor.
+
+        The history travels with the checkpoint, and so does what follows from it.
+        """
+        before = [row.mse for row in self.history if row.phase == "pretraining"]
+        limit = self.settings.guidance.largest_mse_ratio * before[-1] if before else math.inf
+        too_poor = sum(row.phase == "guided" and row.mse > limit for row in self.history)
+        return self.settings.guidance.weight * 0.5**too_poor
+
+    # -- batch norm ----------------------------------------------------------------------------------------------
+    def hold_norms(self, guided: bool) -> None:
+        code_norm = self.model.encoder.code_norm
+        for parameter in code_norm.parameters():
+            parameter.requires_grad_(not guided)
+        if guided and self.settings.guidance.freeze_norm:
+            for norm in self.model.inner_norms():
+                norm.eval()
+
+    @torch.no_grad()
+    def settle_norms(self) -> None:
+        """Take the statistics that co-located batches have moved anew, as the mean over many mixed batches."""
+        moved = [self.model.encoder.code_norm]
+        if not self.settings.guidance.freeze_norm:
+            moved += self.model.inner_norms()
+        self.model.eval()
+        for norm in moved:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+            norm.train()
+        for number in range(_SETTLE_BATCHES):
+            self.model(self.settling.batch(number))
+        for norm in moved:
+            norm.momentum = 0.1
+
+    def draw_curves(self, writer: SummaryWriter) -> None:
+        if self.history and self.history[-1].step == self.step:
+            for name, value in asdict(self.history[-1]).items():
+                if isinstance(value, float):
+                    writer.add_scalar(f"training/{name}", value, self.step)
+
+    # -- the checkpoint ------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        names = [name for name, _ in self.model.named_parameters()]
+        state = self.optimiser.state_dict()["state"]
+        optimiser = {f"{names[i]}.{what}": value for i, known in state.items() for what, value in known.items()}
+        history = tuple(self.history)
+        Checkpoint(self.model, optimiser, self.settings, self.origin, self.step, history).save(self.out)
+
+    def resume(self) -> None:
+        """Take up the last checkpoint of the folder, if there is one, and it is of this run.
+
+        Raises
+        ------
+        UserError
+            It is of another run.
+        """
+        if not Checkpoint.exists(self.out):
+            return
+        found = Checkpoint.load(self.out, device=self.device)
+        ours, theirs = _trained_by(self.settings, self.origin), _trained_by(found.settings, found.origin)
+        different = [
+            _OF_HASHES.get(name, f"{name} {theirs[name]} instead of {value}")
+            for name, value in ours.items()
+            if theirs[name] != value
+        ]
+        if different:
+            raise UserError(
+                f"{private(self.out, 'its folder')}: holds an encoder of another run ({'; '.join(different)}). "
+                "Delete the folder, or choose another output folder."
+            )
+        self.model.load_state_dict(found.autoencoder.state_dict())
+        state = self.optimiser.state_dict()
+        names = [name for name, _ in self.model.named_parameters()]
+        for name, value in found.optimiser.items():
+            parameter, what = name.rsplit(".", 1)
+            state["state"].setdefault(names.index(parameter), {})[what] = value
+        self.optimiser.load_state_dict(state)
+        self.step, self.history = found.step, list(found.history)
+
+
+def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
+    """All that decides what training gives, by name."""
+    sections = settings.model_dump(mode="json", include=TRAINED_BY)
+    sections["training"].pop("checkpoint_every")
+    flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    return flat | vars(origin)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Ask torch for the same numbers every time, where it has a way."""
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)

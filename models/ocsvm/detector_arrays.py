@@ -1,0 +1,112 @@
+"""The numbers that detectors are made of, in the types in which they are kept."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...data_manifests.errors import UserError
+
+Precision = Literal["float16", "float32"]
+
+_COEF_STEPS = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorArrays:
+    """The numbers of a detector field: P locations, N support vectors in all.
+
+    Attributes
+    ----------
+    support_vectors : ndarray, (N, d), float16 or float32
+    dual_coef : ndarray, (N,)
+        uint16, in steps of 1/65535, beside float16 support vectors; else float32.
+    n_support : ndarray, (P,), uint16
+    centred_offset : ndarray, (P,), float64
+        scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
+    gamma : ndarray, (P,), float64
+    n_fitted : ndarray, (P,), uint16
+        Subjects that the location was fitted on.
+    """
+
+    support_vectors: np.ndarray
+    dual_coef: np.ndarray
+    n_support: np.ndarray
+    centred_offset: np.ndarray
+    gamma: np.ndarray
+    n_fitted: np.ndarray
+
+    def part(self, locations: slice, rows: slice) -> "DetectorArrays":
+        """Those of some locations, which own these rows of support vectors."""
+        return DetectorArrays(
+            self.support_vectors[rows],
+            self.dual_coef[rows],
+            self.n_support[locations],
+            self.centred_offset[locations],
+            self.gamma[locations],
+            self.n_fitted[locations],
+        )
+
+
+def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
+    """Fitted in full precision, in the types in which they are kept.
+
+    Raises
+    ------
+    UserError
+        Latents too large for float16.
+    """
+    coef = fitted.dual_coef
+    with np.errstate(over="ignore"):
+        vectors = fitted.support_vectors.astype(precision)
+    if not np.isfinite(vectors).all():
+        wider = 'Set precision to "float32".' if precision == "float16" else "Divide them by a common number."
+        raise UserError(f"latents reach {np.abs(fitted.support_vectors).max():g}, too far for {precision}. {wider}")
+    if precision == "float16":
+        # Never 0: a support vector stays one.
+        coef = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
+    return DetectorArrays(
+        vectors,
+        coef if precision == "float16" else coef.astype(np.float32),
+        fitted.n_support.astype(np.uint16),
+        fitted.centred_offset,
+        fitted.gamma,
+        fitted.n_fitted.astype(np.uint16),
+    )
+
+
+def coefficients(stored: np.ndarray) -> np.ndarray:
+    """Dual coefficients in float64: stored as float32, or in steps of 1/65535."""
+    return stored / _COEF_STEPS if stored.dtype == np.uint16 else stored.astype(np.float64)
+
+
+class GrowingArrays:
+    """Arrays that grow block by block without being copied: numpy's resize lets large memory grow in place."""
+
+    def __init__(self, dimension: int, precision: Precision, locations: int):
+        self._vectors = np.empty((0, dimension), dtype=precision)
+        self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
+        self._n_support = np.empty(locations, dtype=np.uint16)
+        self._offset = np.empty(locations)
+        self._gamma = np.empty(locations)
+        self._n_fitted = np.empty(locations, dtype=np.uint16)
+        self._done = 0
+
+    def add(self, part: DetectorArrays) -> None:
+        _append(self._vectors, part.support_vectors)
+        _append(self._coef, part.dual_coef)
+        here = slice(self._done, self._done + len(part.n_support))
+        self._n_support[here] = part.n_support
+        self._offset[here] = part.centred_offset
+        self._gamma[here] = part.gamma
+        self._n_fitted[here] = part.n_fitted
+        self._done = here.stop
+
+    def arrays(self) -> DetectorArrays:
+        return DetectorArrays(self._vectors, self._coef, self._n_support, self._offset, self._gamma, self._n_fitted)
+
+
+def _append(array: np.ndarray, more: np.ndarray) -> None:
+    before = len(array)
+    array.resize((before + len(more), *array.shape[1:]), refcheck=False)
+    array[before:] = more

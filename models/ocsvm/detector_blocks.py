@@ -1,0 +1,113 @@
+"""The detectors of a block of locations, fitted and applied: arrays by the compiled core, tensors by batched torch."""
+
+import numpy as np
+import torch
+
+from . import torch_solver
+from .blocks import as_floats
+from .detector_arrays import DetectorArrays, coefficients
+from .dual import spent_mass
+from .kernel import kernel_gamma
+from .numba_solver import detectors as compiled
+
+
+def fit_block(block, nu: float, gamma: float | str) -> DetectorArrays:
+    """Fit one detector at each of n locations.
+
+    Parameters
+    ----------
+    block : (S, n, d)
+        An array in float32 or float64, or a tensor of any float type. Subjects whose latents are all NaN at a location
+        are left out there.
+    nu : float
+    gamma : float or "scale"
+
+    Returns
+    -------
+    DetectorArrays
+        In full precision. `n_fitted` is -1 where a latent is not finite otherwise; nothing else holds there, nor where
+        it is 0.
+    """
+    return _fit_tensor(block, nu, gamma) if isinstance(block, torch.Tensor) else _fit_array(block, nu, gamma)
+
+
+def score_block(latents, detectors: DetectorArrays):
+    """Decision function F of n detectors for latents (N, n, d), an array or a tensor.
+
+    Returns
+    -------
+    scores : (N, n), float64
+        NaN where a subject's latents are all NaN.
+    broken : ndarray, (n,), bool
+        Where a latent is not finite otherwise.
+    """
+    return _score_tensor(latents, detectors) if isinstance(latents, torch.Tensor) else _score_array(latents, detectors)
+
+
+def _fit_array(block: np.ndarray, nu: float, gamma: float | str) -> DetectorArrays:
+    subjects, n, dimension = block.shape
+    # Room for all latents, of which only what is filled takes memory.
+    vectors, coef = np.empty((n * subjects, dimension), dtype=block.dtype), np.empty(n * subjects)
+    n_support, count = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    offset, width = np.zeros(n), np.zeros(n)
+    by_scale = gamma == "scale"
+    filled = compiled.fit_block(
+        block, float(nu), 1.0 if by_scale else float(gamma), by_scale, vectors, coef, n_support, offset, width, count
+    )
+    return DetectorArrays(vectors[:filled], coef[:filled], n_support, offset, width, count)
+
+
+def _fit_tensor(block: torch.Tensor, nu: float, gamma: float | str) -> DetectorArrays:
+    points = block.detach().to(torch.float64).transpose(0, 1)
+    present = torch.isfinite(points).all(dim=2)
+    broken = (~present & ~torch.isnan(points).all(dim=2)).any(dim=1)
+    count = torch.where(broken, -1, present.sum(dim=1))
+    a = torch.zeros(present.shape, dtype=torch.float64, device=points.device)
+    offset, width = a.new_zeros(len(a)), a.new_zeros(len(a))
+    for m in count[count > 0].unique().tolist():
+        # The m subjects of each such location, side by side.
+        here = (count == m).nonzero()[:, 0]
+        order = present[here].long().argsort(dim=1, descending=True, stable=True)[:, :m]
+        z = points[here[:, None], order]
+        width[here] = kernel_gamma(z, gamma)
+        solved = torch_solver.solve(z, width[here], spent_mass(nu, m))
+        a[here[:, None], order] = solved.dual_coef
+        offset[here] = solved.centred_offset
+    support = a > 0
+    kept = (points[support], a[support], support.sum(dim=1), offset, width, count)
+    return DetectorArrays(*(tensor.cpu().numpy() for tensor in kept))
+
+
+def _score_array(latents: np.ndarray, detectors: DetectorArrays) -> tuple[np.ndarray, np.ndarray]:
+    n = len(detectors.n_support)
+    start = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(detectors.n_support, out=start[1:])
+    scores, broken = np.empty((len(latents), n)), np.zeros(n, dtype=bool)
+    compiled.score_block(
+        latents,
+        as_floats(detectors.support_vectors),
+        coefficients(detectors.dual_coef),
+        start,
+        np.ascontiguousarray(detectors.centred_offset),
+        np.ascontiguousarray(detectors.gamma),
+        scores,
+        broken,
+    )
+    return scores, broken
+
+
+def _score_tensor(latents: torch.Tensor, detectors: DetectorArrays) -> tuple[torch.Tensor, np.ndarray]:
+    def moved(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.float64)).to(latents.device)
+
+    count = torch.from_numpy(detectors.n_support.astype(np.int64)).to(latents.device)
+    owner = torch.arange(len(count), device=latents.device).repeat_interleave(count)
+    vectors, coef = moved(detectors.support_vectors), moved(coefficients(detectors.dual_coef))
+    gamma, offset = moved(detectors.gamma)[owner], moved(detectors.centred_offset)
+    scores = torch.empty(latents.shape[:2], dtype=torch.float64, device=latents.device)
+    for row, subject in zip(scores, latents.detach().to(torch.float64), strict=True):
+        distance = ((vectors - subject[owner]) ** 2).sum(dim=1)
+        terms = coef * torch.expm1(-gamma * distance)
+        row[:] = torch.segment_reduce(terms, "sum", lengths=count) - offset
+    unusable = ~torch.isfinite(latents).all(dim=2) & ~torch.isnan(latents).all(dim=2)
+    return scores, unusable.any(dim=0).cpu().numpy()

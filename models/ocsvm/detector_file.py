@@ -1,0 +1,173 @@
+"""How detectors lie on disk: one safetensors file and one JSON file.
+
+The support vectors are written as they come, ahead of all else, so that a brain's worth of them need not fit into
+memory; the header, whose place is held by spaces (which the format allows), is filled in at the end. Reading maps the
+file: opening detectors runs no code and reads no support vectors.
+
+A row of numbers that are all alike (gamma, where it is fixed; the subjects of a location, where none is missing) is
+stored as one.
+"""
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...data_manifests.atomic_write import delete_remains, temporary_name, written_whole
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.typed_json import Content, read_json
+from ..tensor_file import Tensor, read_header
+from .detector_arrays import DetectorArrays
+
+_FORMAT = "voxout.detectors"
+_VERSION = 1
+_HEADER_BYTES = 2048
+_NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "uint16": "U16"}
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Notes(Content):
+    format: Literal["voxout.detectors"]
+    version: Literal[1]
+    nu: Annotated[float, Field(gt=0, le=1)]
+    gamma: Annotated[float, Field(gt=0)] | Literal["scale"]
+    locations: _Count
+    dimension: _Count
+    support_vectors: _Count
+    precision: Literal["float16", "float32"]
+
+
+class DetectorWriter:
+    """Write detectors under temporary names; `finish` puts them in place. To be closed, or used in a with block."""
+
+    def __init__(self, path: Path, dimension: int, precision: str):
+        self._tensors, self._json = _files(path)
+        self._tensors.parent.mkdir(parents=True, exist_ok=True)
+        delete_remains(self._tensors)
+        self._temporary = temporary_name(self._tensors)
+        self._dimension = dimension
+        self._dtype = np.dtype(precision)
+        self._rows = 0
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by close)
+        self._file.write(b" " * (8 + _HEADER_BYTES))
+
+    def __enter__(self) -> "DetectorWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def add_support_vectors(self, vectors: np.ndarray) -> None:
+        """Append rows (n, d)."""
+        np.ascontiguousarray(vectors, dtype=self._dtype).tofile(self._file)
+        self._rows += len(vectors)
+
+    def finish(self, arrays: DetectorArrays, *, nu: float, gamma: float | str) -> None:
+        """Write all but the support vectors, which must have been added, and put the files in place."""
+        header: dict[str, dict] = {}
+        at = 0
+
+        def note(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+            nonlocal at
+            size = int(np.prod(shape)) * dtype.itemsize
+            header[name] = {"dtype": _NAMES[dtype.name], "shape": list(shape), "data_offsets": [at, at + size]}
+            at += size
+
+        note("support_vectors", self._dtype, (self._rows, self._dimension))
+        # The widest numbers first keeps every array aligned.
+        names = sorted((f.name for f in fields(arrays)), key=lambda name: -getattr(arrays, name).dtype.itemsize)
+        padding = -at % 8
+        if padding:
+            note("padding", np.dtype("uint16"), (padding // 2,))
+            self._file.write(bytes(padding))
+        for name in names:
+            if name != "support_vectors":
+                array = getattr(arrays, name)
+                if len(array) and array.min() == array.max():
+                    array = array[:1]
+                note(name, array.dtype, array.shape)
+                np.ascontiguousarray(array).tofile(self._file)
+        text = json.dumps(header).encode()
+        self._file.seek(0)
+        self._file.write(_HEADER_BYTES.to_bytes(8, "little") + text.ljust(_HEADER_BYTES))
+        self._file.close()
+        described = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "nu": nu,
+            "gamma": gamma,
+            "locations": len(arrays.n_support),
+            "dimension": self._dimension,
+            "support_vectors": self._rows,
+            "precision": self._dtype.name,
+        }
+        with written_whole(self._json) as temporary_json:
+            temporary_json.write_text(json.dumps(described, indent=2) + "\n")
+            os.replace(self._temporary, self._tensors)
+
+    def close(self) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
+    """Map saved detectors: (arrays, nu, gamma).
+
+    Raises
+    ------
+    UserError
+        Missing, damaged, or something else.
+    """
+    tensors, described = _files(path)
+    for file in (tensors, described):
+        if not file.is_file():
+            raise UserError(
+                f"{private(file)}: no such file, expected saved detectors. Check the path, or fit them first."
+            )
+    advice = "Copy them again, or fit them again."
+    notes = read_json(described, _Notes, f"the description of {_FORMAT} version {_VERSION}", advice)
+    try:
+        header, _ = read_header(tensors)
+        mapped = {f.name: _mapped(tensors, f.name, header, notes) for f in fields(DetectorArrays)}
+        arrays = DetectorArrays(**mapped)
+        if int(arrays.n_support.sum(dtype=np.int64)) != notes.support_vectors or arrays.n_support.min() < 1:
+            raise ValueError("support vectors are missing")
+        if arrays.n_fitted.min() < 1:
+            raise ValueError("a detector was fitted on nobody")
+        if not (
+            np.isfinite(arrays.centred_offset).all() and np.isfinite(arrays.gamma).all() and arrays.gamma.min() > 0
+        ):
+            raise ValueError("an offset or a gamma is no sensible number")
+        return arrays, notes.nu, notes.gamma
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{private(path)}: not readable as detectors ({(str(error) or type(error).__name__).splitlines()[0]}), "
+            f"expected {_FORMAT} version {_VERSION}. {advice}"
+        ) from error
+
+
+def _mapped(path: Path, name: str, header: dict[str, Tensor], notes: _Notes) -> np.ndarray:
+    dtypes = {
+        "support_vectors": notes.precision,
+        "dual_coef": "uint16" if notes.precision == "float16" else "float32",
+        "centred_offset": "float64",
+        "gamma": "float64",
+    }
+    rows = (notes.support_vectors, notes.dimension)
+    shape = {"support_vectors": rows, "dual_coef": rows[:1]}.get(name, (notes.locations,))
+    tensor = header[name]
+    alike = name != "support_vectors" and tensor.shape == (1,)
+    if tensor.dtype != np.dtype(dtypes.get(name, "uint16")) or (tensor.shape != shape and not alike):
+        raise ValueError(f"{name} is {tensor.dtype.name} {tensor.shape}, expected {shape} of the described type")
+    array = np.memmap(path, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape)
+    return np.broadcast_to(array, shape) if alike else array
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    if path.suffix == ".safetensors":
+        return path, path.with_suffix(".json")
+    return path / "detectors.safetensors", path / "detectors.json"

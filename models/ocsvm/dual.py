@@ -1,0 +1,167 @@
+"""The dual of the one-class SVM, solved exactly for a batch of locations.
+
+Minimise ``1/2 a'Ka`` subject to ``sum(a) = nu*m`` and ``0 <= a_i <= 1``, with ``K_ij = exp(-gamma*|z_i - z_j|^2)``
+(Schölkopf et al., Neural Computation 2001, in the scale of LIBSVM and scikit-learn). The decision function is
+``F(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers; the offset is the multiplier of the equality, which is
+the common value of ``(Ka)_i`` over the free vectors.
+
+Arrays on the CPU are solved by `numba_solver`, CUDA tensors by `torch_solver`; both end at rounding level.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data_manifests.errors import UserError
+from . import torch_solver
+from .kernel import kernel_gamma
+from .numba_solver import solve as ocsvm_cpu
+
+_LOCATIONS_A_THREAD = 64
+# Below it, coefficients would vanish in rounding.
+_SMALLEST_NU = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class DualSolution:
+    """The dual's solution at B locations, as arrays or tensors like the latents it was solved for; float64.
+
+    Attributes
+    ----------
+    dual_coef : (B, m)
+        a, from 0 to 1; exactly 0 and exactly 1 at the bounds. Sums to nu*m.
+    offset : (B,)
+        In scikit-learn's scale.
+    kkt_gap : (B,)
+        Highest gradient among a > 0 less the lowest among a < 1; 0 at the optimum, compare with the mean of
+        1 - K off the diagonal.
+    free : (B, m), bool
+        Vectors on the margin, 0 < a < 1.
+    gamma : (B,)
+        The kernel width that was used.
+    """
+
+    dual_coef: Any
+    offset: Any
+    kkt_gap: Any
+    free: Any
+    gamma: Any
+
+
+def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
+    """Solve the dual at every location of a batch.
+
+    Parameters
+    ----------
+    latents : ndarray or tensor, (B, m, d)
+        m latents at each of B locations, of any float type; computed in float64. Tensors are detached.
+    nu : float
+        In (0, 1]: upper bound of the share of outliers, lower bound of the share of support vectors.
+    gamma : float or str
+        As in `kernel.kernel_gamma`.
+
+    Raises
+    ------
+    UserError
+        Wrong shape, nu or gamma out of range, or latents that are not finite (names the locations).
+    """
+    check_nu(nu)
+    check_shape(latents, "latents")
+    check_finite(latents, "latents")
+    if isinstance(latents, torch.Tensor):
+        points = latents.detach().to(torch.float64)
+        width = kernel_gamma(points, gamma)
+        if points.is_cuda:
+            solved = torch_solver.solve(points, width, spent_mass(nu, points.shape[1]))
+            return DualSolution(solved.dual_coef, solved.offset, solved.kkt_gap, solved.free, width)
+        a, offset, gap, free = map(torch.from_numpy, _solve_arrays(points.numpy(), nu, width.numpy()))
+        return DualSolution(a, offset, gap, free, width)
+    points = np.asarray(latents, dtype=np.float64)
+    width = kernel_gamma(points, gamma)
+    return DualSolution(*_solve_arrays(points, nu, width), width)
+
+
+def _solve_arrays(
+    points: np.ndarray, nu: float, gamma: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    batch, m, _ = points.shape
+    points = np.ascontiguousarray(points)
+    a, free = np.empty((batch, m)), np.empty((batch, m), dtype=bool)
+    offset, gap = np.empty(batch), np.empty(batch)
+    total = spent_mass(nu, m)
+
+    def solve(part: slice) -> None:
+        ocsvm_cpu.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
+
+    in_threads(solve, batch, step=_LOCATIONS_A_THREAD, jobs=torch.get_num_threads())
+    return a, offset + total, gap, free
+
+
+def spent_mass(nu: float, m: int) -> float:
+    """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
+    return float(ocsvm_cpu.spent_mass(nu, m))
+
+
+def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs: int) -> None:
+    """Call `function` on slices that cover ``range(count)``, several at a time (the compiled core frees the GIL)."""
+    parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    if jobs == 1 or len(parts) <= 1:
+        if count:
+            function(slice(0, count))
+        return
+    with ThreadPoolExecutor(min(jobs, len(parts))) as pool:
+        list(pool.map(function, parts))
+
+
+def thread_count(jobs: int | None) -> int:
+    """`jobs`, or for None the number of cores that this process may use."""
+    if jobs is not None:
+        return max(jobs, 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_nu(nu: float) -> None:
+    if not _SMALLEST_NU <= nu <= 1:
+        raise UserError(
+            f"nu is {nu}, expected a number from {_SMALLEST_NU:g} to 1. Set nu to the share of outliers to allow."
+        )
+
+
+def check_shape(latents, name: str) -> None:
+    """Raise UserError unless the latents are (B, m, d) with something at each location."""
+    shape = tuple(latents.shape)
+    if len(shape) != 3 or 0 in shape[1:]:
+        raise UserError(
+            f"{name} have the shape {shape}, expected three axes (locations, subjects, dimensions), none of the last "
+            "two empty. Reshape them."
+        )
+
+
+def check_finite(latents, name: str) -> None:
+    """Raise UserError that names the locations (first axis) where latents are NaN or infinite."""
+    if isinstance(latents, torch.Tensor):
+        latents = latents.detach()
+        # A sum is finite only if all of its terms are: one pass where all is well.
+        if bool(torch.isfinite(latents.sum(dtype=torch.float64))):
+            return
+        bad = (~torch.isfinite(latents)).any(dim=2).any(dim=1).nonzero().flatten().cpu().numpy()
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = latents.sum(dtype=np.float64)
+        if np.isfinite(total):
+            return
+        bad = np.flatnonzero(~np.isfinite(latents).all(axis=(1, 2)))
+    if len(bad):
+        raise UserError(f"{name} are NaN or infinite at {named(bad)}, expected finite numbers. Check the encoder.")
+
+
+def named(locations: np.ndarray) -> str:
+    """The first few locations in words."""
+    few = ", ".join(str(index) for index in locations[:5])
+    word = "location" if len(locations) == 1 else "locations"
+    return f"{word} {few}" + (f" and {len(locations) - 5} more" if len(locations) > 5 else "")

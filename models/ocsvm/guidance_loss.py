@@ -1,0 +1,157 @@
+"""The guidance loss: how far the controls that did not make the one-class SVM fall outside of it.
+
+At one location, with F the decision function of the one-class SVM on z_sv (`dual`), and nu its parameter:
+
+    L = (1/nu) * sum over z_loss of relu(-F(z))
+
+(Pinon, Trombetta, Lartizien, arXiv 2507.21164, in the authors' scale, to which their weight of 1e-2 belongs.)
+
+Two routes carry the gradient. The *expander* differentiates through z_sv, and so through the solution a and the offset,
+with z_loss held; the *compactor* through z_loss only. With h = 1/nu where F < 0, and K the kernel among z_sv:
+
+    g_a = -k(z_sv, z_loss) h,   g_offset = sum(h)
+    K_FF u + w 1 = g_a,   sum(u) = -g_offset         on the free vectors F: one solve differentiates the solution
+    dL = -sum_{i in F, j} u_i a_j dK_ij  -  sum_q h_q sum_i a_i dk(z_i, z_q)
+
+Vectors at their bounds enter through a_j = 1 alone. With gamma = "scale" gamma is differentiated as well, so that
+stretching all latents changes nothing: <z, dL/dz> = 0.
+"""
+
+import numpy as np
+import torch
+
+from ...data_manifests.errors import UserError
+from . import torch_solver
+from .dual import check_finite, check_nu, check_shape, in_threads, spent_mass
+from .kernel import centred_kernel, checked_gamma, kernel_gamma
+from .numba_solver.loss import loss_batch
+
+_LOCATIONS_A_THREAD = 64
+
+
+def guidance_loss(
+    latents_sv: torch.Tensor,
+    latents_loss: torch.Tensor,
+    *,
+    nu: float,
+    gamma: float | str,
+    expander: float = 1.0,
+    compactor: float = 1.0,
+) -> torch.Tensor:
+    """Guidance loss of every location of a batch; computed in float64 on the device of the latents.
+
+    Parameters
+    ----------
+    latents_sv : tensor, (B, m, d)
+        The latents that solve the dual.
+    latents_loss : tensor, (B, q, d)
+        The latents that the loss is taken on.
+    nu : float
+        In (0, 1].
+    gamma : float or str
+        As in `kernel.kernel_gamma`, taken from `latents_sv`.
+    expander, compactor : float
+        Weights of the gradient to `latents_sv` and to `latents_loss`. They leave the value alone; (1, 1) is the full
+        gradient.
+
+    Returns
+    -------
+    tensor, (B,)
+        0 where no latent falls outside; float64 for latents in float64, else float32. Differentiable once.
+
+    Raises
+    ------
+    UserError
+        Shapes that do not match, nu or gamma out of range, latents that are not finite (names the locations).
+    """
+    check_nu(nu)
+    for latents, name in ((latents_sv, "latents_sv"), (latents_loss, "latents_loss")):
+        check_shape(latents, name)
+        check_finite(latents, name)
+    sv_shape, loss_shape = tuple(latents_sv.shape), tuple(latents_loss.shape)
+    if sv_shape[0] != loss_shape[0] or sv_shape[2] != loss_shape[2]:
+        raise UserError(
+            f"latents_sv {sv_shape} and latents_loss {loss_shape} differ in locations or dimensions, expected the same "
+            "first and last axis. Split one batch along its second axis."
+        )
+    checked_gamma(gamma, sv_shape[2])
+    return _GuidanceLoss.apply(latents_sv, latents_loss, nu, gamma, expander, compactor)
+
+
+class _GuidanceLoss(torch.autograd.Function):
+    """The gradient is made along with the value, while the solution is at hand; backward only weighs it."""
+
+    @staticmethod
+    def forward(ctx, latents_sv, latents_loss, nu, gamma, expander, compactor):
+        sv, rest = latents_sv.detach().to(torch.float64), latents_loss.detach().to(torch.float64)
+        width = kernel_gamma(sv, gamma)
+        differentiate = any(ctx.needs_input_grad[:2])
+        compute = loss_and_gradients_torch if sv.is_cuda else loss_and_gradients_numba
+        loss, grad_sv, grad_rest = compute(sv, rest, width, nu, gamma == "scale", expander, compactor, differentiate)
+        if differentiate:
+            ctx.save_for_backward(grad_sv.to(latents_sv.dtype), grad_rest.to(latents_loss.dtype))
+        both_double = latents_sv.dtype == latents_loss.dtype == torch.float64
+        return loss if both_double else loss.to(torch.float32)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        grad_sv, grad_rest = ctx.saved_tensors
+        weight = grad_output[:, None, None]
+        return (weight * grad_sv).to(grad_sv.dtype), (weight * grad_rest).to(grad_rest.dtype), None, None, None, None
+
+
+def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
+    """Loss (B,), weighted gradients to sv (B, m, d) and rest (B, q, d), by the compiled core."""
+    sv_array, rest_array = np.ascontiguousarray(sv.numpy()), np.ascontiguousarray(rest.numpy())
+    gamma_array = gamma.numpy()
+    loss, grad_sv, grad_rest = np.zeros(len(sv_array)), np.zeros_like(sv_array), np.zeros_like(rest_array)
+
+    def compute(part: slice) -> None:
+        loss_batch(
+            sv_array[part],
+            rest_array[part],
+            gamma_array[part],
+            float(nu),
+            by_scale,
+            float(expander),
+            float(compactor),
+            differentiate,
+            loss[part],
+            grad_sv[part],
+            grad_rest[part],
+        )
+
+    in_threads(compute, len(loss), step=_LOCATIONS_A_THREAD, jobs=torch.get_num_threads())
+    return torch.from_numpy(loss), torch.from_numpy(grad_sv), torch.from_numpy(grad_rest)
+
+
+def loss_and_gradients_torch(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
+    """The same, by batched torch on the tensors' device."""
+    mean = sv.mean(dim=1, keepdim=True)
+    z, y = sv - mean, rest - mean
+    solved = torch_solver.solve(z, gamma, spent_mass(nu, sv.shape[1]))
+    a = solved.dual_coef
+    cross = centred_kernel(z, y, gamma)
+    decision = torch.einsum("bi,biq->bq", a, cross) - solved.centred_offset[:, None]
+    loss = torch.relu(-decision).sum(dim=1) / nu
+    if not differentiate:
+        return loss, torch.zeros_like(sv), torch.zeros_like(rest)
+
+    weight = (decision < 0).to(sv.dtype) / nu
+    g_a = -torch.einsum("biq,bq->bi", cross, weight)
+    u = torch_solver.adjoint(solved, g_a, weight.sum(dim=1))
+    twice = 2 * gamma[:, None, None]
+    pair = (u[:, :, None] * a[:, None, :] + a[:, :, None] * u[:, None, :]) * (1 + solved.kernel)
+    cross_pair = a[:, :, None] * weight[:, None, :] * (1 + cross)
+    reach = pair.sum(dim=2) + cross_pair.sum(dim=2)
+    grad_z = twice * (reach[:, :, None] * z - pair @ z - cross_pair @ y)
+    grad_y = twice * (cross_pair.sum(dim=1)[:, :, None] * y - cross_pair.mT @ z)
+    if by_scale:
+        # The loss knows latents and gamma only as gamma*|difference|^2, so dL/dgamma = <z, dL/dz> / (2 gamma).
+        radial = (z * grad_z).sum(dim=(1, 2)) + (y * grad_y).sum(dim=(1, 2))
+        centred = sv - sv.mean(dim=(1, 2), keepdim=True)
+        spread = (centred**2).sum(dim=(1, 2))
+        share = torch.where(spread > 0, radial / torch.where(spread > 0, spread, 1.0), 0.0)
+        grad_z = grad_z - share[:, None, None] * centred
+    return loss, expander * grad_z, compactor * grad_y

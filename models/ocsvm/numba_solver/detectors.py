@@ -1,0 +1,152 @@
+"""Detectors of a block of locations: fitted on the controls, and applied to subjects."""
+
+import numpy as np
+
+from .jit import aligned, careful, exact, fast, whole_lanes
+from .kernel_rows import kernel_row, row_dot
+from .solve import solve_location, spent_mass
+from .workspace import make_workspace
+
+# Locations whose latents are turned at a time: the reads are long enough for the memory to foresee them.
+_TILE = 8
+
+
+@careful
+def _all_finite(points):
+    poison = 0.0
+    for k in range(points.shape[0]):
+        for j in range(points.shape[1]):
+            poison += points[k, j] * 0.0
+    return poison == 0.0
+
+
+@careful
+def _state(latents):
+    """Of the latents (d,) of a subject at a location: 0 all finite; 1 all NaN, which means missing; 2 anything else."""
+    poison = 0.0
+    for k in range(latents.shape[0]):
+        poison += latents[k] * 0.0
+    if poison == 0.0:
+        return 0
+    for k in range(latents.shape[0]):
+        if not np.isnan(latents[k]):
+            return 2
+    return 1
+
+
+@fast
+def _scale_gamma(points, m):
+    """1/(d*variance) over all numbers of the first m columns; 1 where they are all equal."""
+    dimension = points.shape[0]
+    total, lowest, highest = 0.0, points[0, 0], points[0, 0]
+    for k in range(dimension):
+        for i in range(m):
+            total += points[k, i]
+            lowest, highest = min(lowest, points[k, i]), max(highest, points[k, i])
+    if lowest == highest:
+        return 1.0
+    mean = total / (m * dimension)
+    squares = 0.0
+    for k in range(dimension):
+        for i in range(m):
+            squares += (points[k, i] - mean) ** 2
+    return m / squares if squares > 0.0 else 1.0
+
+
+@exact
+def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, width, count):
+    """Fit one detector at each of n locations of block (S, n, d).
+
+    Subjects whose latents are all NaN at a location are left out there. Fills, one location after the other, vectors
+    (at most n*S, d) and coef (at most n*S,) with the support vectors and their a, and n_support (n,), offset (n,)
+    (centred), width (n,) (gamma) and count (n,): the subjects at a location, or -1 if a latent there is not finite
+    otherwise.
+    """
+    subjects, n, dimension = block.shape
+    lanes = whole_lanes(subjects)
+    work = make_workspace(subjects)
+    tile = aligned(_TILE * dimension, lanes).reshape(_TILE, dimension, lanes)
+    at = 0
+    for first in range(0, n, _TILE):
+        tiled = min(_TILE, n - first)
+        for s in range(subjects):
+            for t in range(tiled):
+                for k in range(dimension):
+                    tile[t, k, s] = block[s, first + t, k]
+        for t in range(tiled):
+            p = first + t
+            points = tile[t]
+            m = subjects
+            broken = False
+            if not _all_finite(points):
+                m = 0
+                points[:] = 0.0
+                for s in range(subjects):
+                    state = _state(block[s, p])
+                    broken |= state == 2
+                    if state == 0:
+                        for k in range(dimension):
+                            points[k, m] = block[s, p, k]
+                        m += 1
+            count[p] = -1 if broken else m
+            if broken or m == 0:
+                continue
+            width[p] = _scale_gamma(points, m) if by_scale else gamma
+            offset[p], _, _ = solve_location(work, points, m, width[p], spent_mass(nu, m))
+            before = at
+            for i in range(m):
+                if work.a[i] > 0.0:
+                    for k in range(dimension):
+                        vectors[at, k] = points[k, i]
+                    coef[at] = work.a[i]
+                    at += 1
+            n_support[p] = at - before
+    return at
+
+
+@exact
+def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
+    """Decision function F of n detectors for latents (N, n, d): out (N, n).
+
+    Detector p owns the rows start[p] to start[p + 1] of vectors and coef. Latents that are all NaN get NaN; broken (n,)
+    marks locations with a latent that is not finite otherwise.
+    """
+    subjects, n, dimension = latents.shape
+    most = 0
+    for p in range(n):
+        most = max(most, start[p + 1] - start[p])
+    most = whole_lanes(most)
+    points = aligned(dimension, most)
+    row = aligned(1, most)
+    weight = np.zeros(most)
+    point = np.empty((dimension, 1))
+    for p in range(n):
+        first = start[p]
+        m = start[p + 1] - first
+        for i in range(m):
+            weight[i] = coef[first + i]
+            for k in range(dimension):
+                points[k, i] = vectors[first + i, k]
+        width = whole_lanes(m)
+        weight[m:width] = 0.0
+        for s in range(subjects):
+            state = _state(latents[s, p])
+            if state != 0:
+                out[s, p] = np.nan
+                broken[p] |= state == 2
+                continue
+            for k in range(dimension):
+                point[k, 0] = latents[s, p, k]
+            kernel_row(points, width, point, 0, gamma[p], row, 0)
+            out[s, p] = row_dot(weight, width, row, 0) - offset[p]
+
+
+@exact
+def widen_half(bits, out):
+    """float16, given as uint16, to float32: finite numbers exactly, all others to NaN."""
+    for i in range(bits.shape[0]):
+        word = np.uint32(bits[i])
+        # The fraction and exponent in their float32 places are 2^-112 of the number.
+        size = np.uint32((word & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32) * np.float32(2.0**112)
+        sign = np.float32(-1.0) if word & np.uint32(0x8000) else np.float32(1.0)
+        out[i] = np.float32(np.nan) if (word & np.uint32(0x7C00)) == np.uint32(0x7C00) else sign * size

@@ -1,0 +1,45 @@
+"""Scratch memory for one location, used again for the next."""
+
+from collections import namedtuple
+
+import numpy as np
+
+from .jit import LANES, aligned, exact, whole_lanes
+
+HUGE = 1e300
+# A coefficient this near to a bound lies on it: else rounding would make up free vectors.
+SNAP = 1e-12
+
+Workspace = namedtuple("Workspace", "rows known a g no_gain no_give line free which weights factor inverse step mask")
+Workspace.__doc__ = """Everything that a solution needs, for up to m subjects.
+
+rows (m, width) of K - 1, known (m,): which rows are computed; a, g (width,); no_gain, no_give (width,): 0 where a may
+grow (shrink), `HUGE` where it may not; line (width,): for whatever is done at once; free (m,): indices of the free
+vectors; which, weights (m,): arguments for `add_rows`; factor (m, width), inverse, step (width,): the Newton system;
+mask: see `pair_steps._tagged`.
+"""
+
+
+@exact
+def make_workspace(m):
+    width = whole_lanes(m)
+    mask = np.int64(1)
+    while mask < width:
+        mask *= 2
+    vectors = aligned(7, width)
+    return Workspace(
+        aligned(m, width),
+        np.zeros(m, np.bool_),
+        vectors[0],
+        vectors[1],
+        vectors[2],
+        vectors[3],
+        vectors[4],
+        np.zeros(m, np.int64),
+        np.zeros(m, np.int64),
+        np.zeros(m),
+        aligned(width + LANES, width),
+        vectors[5],
+        vectors[6],
+        mask - 1,
+    )

@@ -1,0 +1,209 @@
+"""The dual of the one-class SVM for a whole batch of locations at once, in torch: the back end for GPUs.
+
+The same two stages as in `numba_solver` (see there for the equations), every location advancing in step: pair steps,
+then Newton steps on the free sets, which are packed to the front and padded to the largest. Locations that are done
+stand still. Steps are masked, never branched on, so that the number of kernel launches does not grow with the batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .kernel import centred_kernel
+
+_COARSE = 1e-2
+_FINE = 1e-9
+_RIDGE = 1e-13
+# A coefficient this near to a bound lies on it: else rounding would make up free vectors.
+_SNAP = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class TorchSolution:
+    """As `ocsvm_dual.DualSolution`, with what the gradient needs.
+
+    Attributes
+    ----------
+    dual_coef, free : tensor, (B, m)
+    offset, kkt_gap : tensor, (B,)
+    centred_offset : tensor, (B,)
+        Offset less the sum of a, computed as such: keeps its digits where the kernel is nearly flat.
+    kernel : tensor, (B, m, m)
+        K - 1.
+    ridge : tensor, (B,)
+    """
+
+    dual_coef: torch.Tensor
+    offset: torch.Tensor
+    centred_offset: torch.Tensor
+    kkt_gap: torch.Tensor
+    free: torch.Tensor
+    kernel: torch.Tensor
+    ridge: torch.Tensor
+
+
+def solve(latents: torch.Tensor, gamma: torch.Tensor, total: float) -> TorchSolution:
+    """Solve the dual for latents (B, m, d) in float64, gamma (B,), and ``sum(a) = total``."""
+    m = latents.shape[1]
+    kernel = centred_kernel(latents, latents, gamma)
+    scale = -kernel.sum(dim=(1, 2)) / max(m * (m - 1), 1)
+    ridge = _RIDGE * scale
+    a = _start(latents, total)
+    gradient = torch.einsum("bij,bj->bi", kernel, a)
+    a, gradient = _pair_steps(kernel, a, gradient, _COARSE * scale)
+    a = _spend_exactly(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
+    gradient = torch.einsum("bij,bj->bi", kernel, a)
+    highest, lowest = _extremes(a, gradient)
+    free = (a > 0) & (a < 1)
+    n = free.sum(dim=1)
+    level = torch.where(free, gradient, 0.0).sum(dim=1) / n.clamp(min=1)
+    between = torch.where(lowest.isinf(), highest, 0.5 * (highest + lowest))
+    offset = torch.where(n > 0, level, between)
+    gap = torch.where(lowest.isinf(), 0.0, (highest - lowest).clamp(min=0))
+    return TorchSolution(a, offset + total, offset, gap, free, kernel, ridge)
+
+
+def _start(latents: torch.Tensor, total: float) -> torch.Tensor:
+    distance = ((latents - latents.mean(dim=1, keepdim=True)) ** 2).sum(dim=2)
+    rank = distance.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (total - rank.to(latents.dtype)).clamp(0.0, 1.0)
+
+
+def _extremes(a: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    highest = torch.where(a > 0, gradient, -torch.inf).amax(dim=1)
+    lowest = torch.where(a < 1, gradient, torch.inf).amin(dim=1)
+    return highest, lowest
+
+
+def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return values.gather(1, index[:, None])[:, 0]
+
+
+def _rows(kernel: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return kernel[torch.arange(len(index), device=index.device), index]
+
+
+def _pair_steps(kernel, a, gradient, tolerance):
+    """Move mass along one pair a location until every KKT gap is below its tolerance."""
+    batch, m = a.shape
+    rows = torch.arange(batch, device=a.device)
+    for round_ in range(100 * m):
+        giving = torch.where(a > 0, gradient, -torch.inf)
+        highest, giver = giving.max(dim=1)
+        slope = torch.where(a < 1, highest[:, None] - gradient, 0.0).clamp(min=0)
+        busy = slope.amax(dim=1) > tolerance
+        # Looking costs a wait for the GPU: look now and then.
+        if round_ % 8 == 0 and not bool(busy.any()):
+            break
+        row = _rows(kernel, giver)
+        taker = (slope**2 / (-row).clamp(min=1e-300)).argmax(dim=1)
+        step = _take(slope, taker) / (-2 * _take(row, taker)).clamp(min=1e-300)
+        give, room = _take(a, giver), 1 - _take(a, taker)
+        step = torch.where(busy, torch.minimum(step, torch.minimum(give, room)), 0.0)
+        a = a.clone()
+        a[rows, giver] = torch.where(busy & (give - step <= _SNAP), 0.0, give - step)
+        a[rows, taker] = torch.where(busy & (room - step <= _SNAP), 1.0, _take(a, taker) + step)
+        gradient = gradient + step[:, None] * (_rows(kernel, taker) - row)
+    return a, gradient
+
+
+def _polish(kernel, a, gradient, tolerance, ridge):
+    """Newton steps on the free sets; each round drops a blocked vector or frees the worst violator."""
+    batch, m = a.shape
+    rows = torch.arange(batch, device=a.device)
+    free = (a > 0) & (a < 1)
+    refined = torch.zeros(batch, dtype=torch.long, device=a.device)
+    done = torch.zeros(batch, dtype=torch.bool, device=a.device)
+    for _ in range(20 * m + 100):
+        step = newton_step(kernel, free, -gradient, torch.zeros_like(ridge), ridge)
+        step = torch.where(done[:, None], 0.0, step)
+        meets = ((step < 0) & (a + step <= _SNAP)) | ((step > 0) & (a + step >= 1 - _SNAP))
+        room = torch.where(step < 0, -a / step, (1 - a) / step)
+        nearest, blocking = torch.where(free & meets, room, torch.inf).min(dim=1)
+        blocked = nearest.isfinite() & ~done
+        length = torch.where(blocked, nearest, 1.0).clamp(max=1.0)
+        moved = (a + length[:, None] * step).clamp(0.0, 1.0)
+        bound = torch.where(_take(step, blocking) < 0, 0.0, 1.0)
+        moved[rows, blocking] = torch.where(blocked, bound, _take(moved, blocking))
+        gradient = gradient + torch.einsum("bij,bj->bi", kernel, moved - a)
+        a = moved
+        free[rows, blocking] &= ~blocked
+
+        highest, lowest = _extremes(a, gradient)
+        arrived = ~blocked & ~done
+        n = free.sum(dim=1)
+        inside_high = torch.where(free, gradient, -torch.inf).amax(dim=1)
+        inside_low = torch.where(free, gradient, torch.inf).amin(dim=1)
+        rounding = arrived & (n > 0) & (highest <= inside_high) & (lowest >= inside_low)
+        done = done | (arrived & (highest - lowest <= tolerance)) | (rounding & (refined >= 2))
+        if bool(done.all()):
+            break
+        refined = refined + (rounding & ~done).long()
+        fresh = torch.einsum("bij,bj->bi", kernel, a)
+        gradient = torch.where(rounding[:, None], fresh, gradient)
+        releasing = arrived & ~rounding & ~done
+        level = torch.where(free, gradient, 0.0).sum(dim=1) / n.clamp(min=1)
+        takes = releasing & ((n == 0) | (level - lowest >= highest - level))
+        gives = releasing & ((n == 0) | ~takes)
+        taker = torch.where(a < 1, gradient, torch.inf).argmin(dim=1)
+        giver = torch.where(a > 0, gradient, -torch.inf).argmax(dim=1)
+        free[rows, taker] |= takes
+        free[rows, giver] |= gives
+    return a
+
+
+def _spend_exactly(a, total):
+    """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
+    free = (a > 0) & (a < 1)
+    rows = torch.arange(len(a), device=a.device)
+    first = free.long().argmax(dim=1)
+    others = a.clone()
+    others[rows, first] = 0.0
+    value = total - others.sum(dim=1)
+    lone = (free.sum(dim=1) == 1) & ~((value > _SNAP) & (value < 1 - _SNAP))
+    value = torch.where(lone, value.round(), value).clamp(0.0, 1.0)
+    others[rows, first] = torch.where(free.any(dim=1), value, a[rows, first])
+    return others
+
+
+def newton_step(kernel, free, target, total, ridge):
+    """Solve ``K_FF x + w 1 = target_F``, ``sum(x) = total`` on each location's free set F; 0 outside of it.
+
+    The free vectors are packed to the front, the first is eliminated, the rest is padded with the identity.
+    """
+    m = free.shape[1]
+    most = max(int(free.sum(dim=1).max()), 1)
+    order = free.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    inside = free.gather(1, order)
+    packed = kernel.gather(1, order[:, :, None].expand(-1, -1, m)).gather(2, order[:, None, :].expand(-1, most, -1))
+    values = target.gather(1, order)
+    pivot_row = packed[:, 0, :]
+    rest = inside[:, 1:]
+    both = rest[:, :, None] & rest[:, None, :]
+    reduced = packed[:, 1:, 1:] - pivot_row[:, 1:, None] - pivot_row[:, None, 1:]
+    # Scaled to a diagonal near 1, so that the padding does not spoil the conditioning.
+    unit = (ridge / _RIDGE).clamp(min=1e-300)
+    eye = torch.eye(most - 1, dtype=kernel.dtype, device=kernel.device)
+    system = torch.where(both, reduced / unit[:, None, None], 0.0) + eye * torch.where(rest, _RIDGE, 1.0)[:, :, None]
+    right = values[:, 1:] - values[:, :1] - total[:, None] * pivot_row[:, 1:]
+    right = torch.where(rest, right / unit[:, None], 0.0)
+    factor, _ = torch.linalg.cholesky_ex(system)
+    solved = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+    solved = torch.where(rest, solved, 0.0)
+    first = torch.where(inside[:, :1], total[:, None] - solved.sum(dim=1, keepdim=True), 0.0)
+    return torch.zeros_like(target).scatter(1, order, torch.cat([first, solved], dim=1))
+
+
+def adjoint(solved: TorchSolution, g_a: torch.Tensor, g_offset: torch.Tensor) -> torch.Tensor:
+    """Solve ``K_FF u + w 1 = g_a, sum(u) = -g_offset``: (B, m).
+
+    Without free vectors a is locally constant, and the offset follows the two bounded vectors that it lies between.
+    """
+    u = newton_step(solved.kernel, solved.free, g_a, -g_offset, solved.ridge)
+    gradient = torch.einsum("bij,bj->bi", solved.kernel, solved.dual_coef)
+    upper = torch.where(solved.dual_coef > 0, gradient, -torch.inf).argmax(dim=1, keepdim=True)
+    lower = torch.where(solved.dual_coef < 1, gradient, torch.inf).argmin(dim=1, keepdim=True)
+    lower = torch.where((solved.dual_coef < 1).any(dim=1, keepdim=True), lower, upper)
+    half = -0.5 * g_offset[:, None]
+    between = torch.zeros_like(u).scatter_add(1, upper, half).scatter_add(1, lower, half)
+    return torch.where(solved.free.any(dim=1, keepdim=True), u, between)

@@ -1,0 +1,428 @@
+"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input,
+`benchmark` for the method's other proving ground.
+
+Nothing heavy is imported before a command needs it: `--help` has to answer at once.
+"""
+
+import argparse
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...data_manifests.caches import choose_caches
+from ...data_manifests.errors import Failure, UserError, for_terminal, private
+from ...data_manifests.machine import machine_trouble, path_trouble
+from ..workflow.interruption import Interrupted, interruptible
+from ..workflow.stage_titles import STAGE_TITLES
+from .arguments import make_parser
+
+if TYPE_CHECKING:
+    from ...data_manifests.cohort.subject import Manifest
+    from ..workflow.runner import Run
+
+_TORCH_STAGES = {"train", "fit", "map"}
+DONE, MISTAKE, SOME_FAILED, NOT_READ = 0, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    # Third-party notices about other people's deprecations are no use to whoever waits for a map.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be of the terminal's letters
+    options = make_parser().parse_args(arguments)
+    choose_caches()
+
+    def tell_interruption(number: int) -> None:
+        _tell_interruption(options, number)
+
+    try:
+        # As a program. A caller in Python keeps its own ways with signals.
+        with interruptible(tell_interruption) if arguments is None else nullcontext():
+            return _COMMANDS[options.command](options)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
+        return MISTAKE
+    except BrokenPipeError:
+        _let_go_of_closed_streams()
+        return NOT_READ
+    except OSError as error:
+        out = getattr(options, "scores", None) or getattr(options, "out", None)
+        if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
+            raise
+        print(f"voxout: {for_terminal(trouble)}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+        tell_interruption(number)
+        return 128 + number
+
+
+def _tell_interruption(options: argparse.Namespace, number: int) -> None:
+    name = signal.Signals(number).name
+    # The terminal may be gone, and the disk full; an interruption is no time for either.
+    with suppress(OSError):
+        if (console := getattr(options, "console", None)) is not None:
+            console.log("interrupted", signal=name)
+    with suppress(OSError):
+        print(f"voxout: interrupted ({name}). The same command goes on from here.", file=sys.stderr)
+    _let_go_of_closed_streams()
+
+
+def _let_go_of_closed_streams() -> None:
+    """Whoever read our lines may have gone (as in `| head`). Then nothing is left to say, not even at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+
+    return _work(options, options.stages, saved=OutputFolder(options.out).config)
+
+
+def _score(options: argparse.Namespace) -> int:
+    """The stage of a run, or anybody's maps."""
+    named = {"--maps": options.maps, "--out": options.scores}
+    alone = {"--masks": options.masks, "--brain-masks": options.brain_masks}
+    alone |= {"--cohort": options.people, "--healthy": options.healthy}
+    given = [name for name, value in (named | alone).items() if value]
+    if not given and options.cohort is not None and options.out is not None:
+        return _run(options)
+    missing = [name for name, value in named.items() if not value]
+    if options.cohort is not None or missing:
+        found = ", ".join(given + [str(path) for path in (options.cohort, options.out) if path]) or "nothing"
+        raise UserError(
+            f"score: found {found}, expected either COHORT and OUT (a run's own maps) or --maps, --masks and --out "
+            "(anybody's). See `voxout score --help`; a path with * needs quotes, or the shell resolves it."
+        )
+    return _score_maps(options)
+
+
+def _score_maps(options: argparse.Namespace) -> int:
+    from ..config.config import load_config
+    from ..stages.assessment import figures_in_words
+    from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
+    from ..workflow.engine import usable_cores
+    from ..workflow.lock import sole_user
+
+    config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
+    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
+    console = _console(options, None)
+    matched = match_subjects(folders)
+    require_own_folder(options.scores, folders)
+    if options.dry_run:
+        console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
+        return DONE
+    _make_folder(options.scores)
+    with sole_user(options.scores):
+        scores, failures = score_folders(
+            matched, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
+        )
+    for line in figures_in_words(scores):
+        console.say(line, level=-1)
+    counted = [s for s in scores.subjects if s.truth_known]
+    sick, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
+    total = len(scores.subjects) + len(failures)
+    told = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
+    console.say(f"{told}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
+    if failures:
+        console.warn(
+            f"{len(failures)} subject(s) left out of all figures; "
+            f"{private(options.scores / 'failures.csv', 'failures.csv')} says why."
+        )
+    return SOME_FAILED if failures else DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...evaluation.scoring.compare import compare, write_comparison
+    from ...evaluation.scoring.metric_labels import METRICS, is_oracle
+    from ...evaluation.scoring.score_folder import ScoreFolder
+    from ..stages.assessment import in_words
+    from ..workflow.records import StageRecord
+    from ..workflow.replacement import Replacement, remove_building_folder
+
+    comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
+    _make_folder(options.out)
+    files = Replacement(OutputFolder(options.out), "compare", (), OutputFolder(options.out).record("compare"))
+    files.begin({})
+    write_comparison(files.folder, comparison)
+    files.finish(StageRecord("compare", {}, {}))
+    remove_building_folder(files.out)
+    pair = None
+    for d in comparison.differences:
+        if pair != (d.first, d.second):
+            pair = d.first, d.second
+            print(f"{d.second} less {d.first}, on {len(comparison.subjects)} subjects")
+        label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
+        values = [estimate.value for estimate in (d.of_second, d.of_first)]
+        both = "" if None in values else " less ".join(f"{value:.3g}" for value in values) + ": "
+        print(f"  {label}: {both}{in_words(d.difference, comparison.settings.confidence)}")
+    print(f"all figures: {options.out / 'compare.csv'}")
+    if comparison.not_compared:
+        names = ", ".join(comparison.not_compared)
+        print(f"voxout: {len(comparison.not_compared)} subject(s) not scored by all: {names}", file=sys.stderr)
+        return SOME_FAILED
+    return DONE
+
+
+def _native(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...data_manifests.images.volume import write_labels, write_volume
+    from ..tools.result_file import MARK, require_result_place
+    from ..tools.to_native import bring_to_native
+
+    out = OutputFolder(options.folder)
+    inputs = {"VOLUME": options.volume} | ({"the image named by --like": options.like} if options.like else {})
+    require_result_place(options.result, out, inputs)
+    volume = bring_to_native(
+        out, options.subject, options.volume, image=options.image, like=options.like, labels=options.labels
+    )
+    _make_folder(options.result.parent)
+    write = write_labels if options.labels else write_volume
+    print(write(options.result, volume, description=MARK))
+    return DONE
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...data_manifests.user_paths import real
+    from ..stages.registry import APPLIED
+    from ..stages.whole_model import require_whole_model
+
+    model = OutputFolder(options.model)
+    require_whole_model(model)
+    if real(options.out).is_relative_to(real(options.model)):
+        raise UserError(
+            f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected one apart from "
+            "it. Name another folder for the new subjects."
+        )
+    return _work(options, APPLIED, saved=model.fitted_config)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from .demo import make_demo_cohort
+
+    options.preset = options.preset or "demo"
+    options.model = None
+    if options.dry_run:
+        print(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it")
+        return DONE
+    options.cohort = make_demo_cohort(options.out / "cohort", _console(options, options.out / "run"))
+    options.out = options.out / "run"
+    return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
+
+
+def _mnist_c(options: argparse.Namespace) -> int:
+    # As many threads as trainings would only wait for each other; read once, when the libraries are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from benchmarks.mnist_c.__main__ import benchmark
+
+    failures = benchmark(
+        options.out,
+        _console(options, options.out),
+        data=options.data,
+        digits=options.digits,
+        seeds=options.seeds,
+        methods=options.methods,
+        jobs=options.jobs,
+    )
+    return SOME_FAILED if failures else DONE
+
+
+def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
+    from ...data_manifests.cohort.manifest import read_manifest
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..config.config import load_config, named_settings, require_settings_of_model, save_config
+    from ..config.own_commands import require_own_commands, with_commands_of
+    from ..stages.registry import STAGES
+    from ..workflow.engine import Engine
+    from ..workflow.replacement import require_apart, require_own_place
+    from ..workflow.runner import Run, require_current, run_stages
+    from ..workflow.scratch import at_work_in
+
+    manifest = read_manifest(options.cohort)
+    # A run's own settings hold for every later command on its folder, until others are named.
+    go_on = options.config is None and options.preset is None and saved.is_file()
+    config = load_config(
+        saved if go_on else options.config,
+        preset=options.preset,
+        overrides=options.set,
+        seed=options.seed,
+        seeds=options.seeds,
+    )
+    if "prepare" in names:
+        require_own_commands(config, named_settings(options.config, options.set), saved)
+    if options.model:
+        require_settings_of_model(config, with_commands_of(config, load_config(saved)))
+    out = OutputFolder(options.out)
+    require_own_place(options.out)
+    require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
+    console = _console(options, options.out)
+    if go_on:
+        console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
+    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
+        run = Run(
+            manifest=manifest,
+            config=config,
+            out=out,
+            model=OutputFolder(options.model) if options.model else out,
+            chosen=_chosen(manifest, getattr(options, "subjects", None)),
+            engine=engine,
+            device=_device(options.device) if _TORCH_STAGES & set(names) else "cpu",
+            console=console,
+            beside=tuple(getattr(options, "runs", ())),
+        )
+        if len(names) == 1:
+            require_current(STAGES[names[0]], STAGES, run)
+        before = load_config(out.config) if out.config.is_file() else None
+        if not options.dry_run:
+            save_config(out.config, config)
+        try:
+            failures = run_stages([STAGES[name] for name in names], run, dry_run=options.dry_run)
+        except UserError:
+            # What was refused must not become the folder's settings.
+            if before is not None:
+                save_config(out.config, before)
+            else:
+                out.config.unlink(missing_ok=True)
+            raise
+    return _closing(run, names, failures, options.dry_run)
+
+
+def _inputs(options: argparse.Namespace, manifest: "Manifest") -> dict[str, Path]:
+    """All that a run reads, by what it is."""
+    files = {f"{record.key}, {column}": path for record in manifest for column, path in record.files.items()}
+    return files | {"the manifest": options.cohort} | ({"the model": options.model} if options.model else {})
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..workflow.earlier_subjects import remove_subjects
+    from ..workflow.lock import sole_user
+
+    out = OutputFolder(options.out)
+    if not out.root.is_dir():
+        raise UserError(
+            f"{private(options.out, 'the output folder')}: no such folder, expected the output folder of a run. Check "
+            "the path."
+        )
+    with sole_user(options.out):
+        removed = remove_subjects(out, options.subjects)
+    _console(options, options.out).say(
+        f"removed {', '.join(removed)}. The figures and the cohort's page change with the next `voxout run` or "
+        "`voxout apply`.",
+        level=-1,
+    )
+    return DONE
+
+
+def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
+    if not dry_run and "report" in names:
+        from ..stages.assessment import figures_in_words, load_scores
+
+        for line in figures_in_words(load_scores(run)):
+            run.console.say(line, level=-1)
+        run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
+    if failures:
+        run.console.warn(f"{len(failures)} subject(s) failed; {private(run.out.failures, 'failures.csv')} says why.")
+        return SOME_FAILED
+    return DONE
+
+
+def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[str] | None:
+    if subjects is None:
+        return None
+    names = {name.removeprefix("sub-") for given in subjects for name in given.split(",") if name}
+    records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
+    missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"--subjects: {', '.join(missing)} {are} not in the cohort. Known are ids as in column subject_id."
+        )
+    return frozenset(r.key for r in records)
+
+
+def _console(options: argparse.Namespace, out: Path | None):
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..workflow.console import Console
+
+    log = None
+    if out is not None and not options.dry_run:
+        _make_folder(out)
+        log = OutputFolder(out).log
+    options.console = console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
+    for note in choose_caches().notes:
+        console.say(note, level=1)
+    return console
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.parts and folder.parts[0].startswith("~"):
+        raise UserError(
+            f"{private(folder, 'the output folder')}: the shell left the ~ as it is, or knows no such user. Write the "
+            "path out."
+        )
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{private(folder, 'the output folder')}: its name is not UTF-8. Choose another output folder."
+        ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{private(folder, 'the output folder')}: cannot be made ({error.strerror}). Choose another output folder."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"{private(folder, 'the output folder')}: is not writable. Choose another folder for the output."
+        )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # Some devices of torch take numbers and never give one back.
+        right = float((torch.arange(4.0, device=name) @ torch.ones(4, device=name)).cpu()) == 6
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({words}). Try cpu.") from error
+    if not right:
+        raise UserError(f"--device {name}: not usable here (0 + 1 + 2 + 3 is not 6 on it). Try cpu.")
+    return name
+
+
+_COMMANDS = {
+    "run": _run,
+    "score": _score,
+    "compare": _compare,
+    "native": _native,
+    "apply": _apply,
+    "remove": _remove,
+    "demo": _demo,
+    "mnist_c": _mnist_c,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

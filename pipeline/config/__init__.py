@@ -1,0 +1,1 @@
+"""Settings of a run, presets, and what differs between two runs."""

@@ -1,0 +1,1 @@
+"""The stages, from scans to report."""

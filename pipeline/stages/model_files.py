@@ -1,0 +1,130 @@
+"""The files of a fitted model: which there are, that they are the ones that fit wrote, and that they lie in its folder.
+
+Fit writes the size and the SHA-256 of each into one record beside the detectors. Whatever a model is used for, its
+files are compared with it first: once for each process, then they are trusted while size, time and inode stay.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, RootModel
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.typed_json import Content, read_json
+from ..workflow.records import write_json
+
+_RECORD = "model.json"
+_FORMAT = "voxout model 1"
+_AGAIN = "Copy the model again, or run `voxout fit` there again."
+
+
+class _File(Content):
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _ModelRecord(Content):
+    format: Literal["voxout model 1"]
+    files: dict[str, _File]
+
+
+class _TrainedOn(RootModel[list[str]]):
+    pass
+
+
+def write_model_record(model: OutputFolder, *, encoders: bool) -> None:
+    """Note every file of a model that has just been fitted; `encoders`: whether its readers look at codes."""
+    files = {
+        name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for name, path in sorted(_files(model, encoders).items())
+    }
+    write_json(model.detectors / _RECORD, {"format": _FORMAT, "files": files})
+
+
+def require_files_of_model(model: OutputFolder) -> None:
+    """Refuse a model whose files are not those that fit wrote.
+
+    Raises
+    ------
+    UserError
+        The record is missing or damaged, or a file is missing, added, damaged or changed.
+    """
+    noted = read_json(model.detectors / _RECORD, _ModelRecord, "the record of a model's files", _AGAIN).files
+    found = _files(model, any(name.startswith("encoder/") for name in noted))
+    for name in sorted(noted.keys() | found.keys()):
+        if name not in found:
+            raise UserError(f"{private(model.root, 'the model')}: {name} is missing from the model. {_AGAIN}")
+        if name not in noted:
+            raise UserError(
+                f"{private(model.root, 'the model')}: {name} is not among the files that fit wrote. Delete it there. "
+                f"Or: {_AGAIN}"
+            )
+        state = found[name].stat()
+        # The size first: it needs no reading.
+        if state.st_size != noted[name].size or _sha256(found[name]) != noted[name].sha256:
+            raise UserError(
+                f"{private(model.root, 'the model')}: {name} is not the file that fit wrote (changed since, or "
+                f"damaged). {_AGAIN}"
+            )
+
+
+def require_inside(model: OutputFolder) -> None:
+    """Refuse a model with links that lead out of its folder, or with pipes and devices among its files.
+
+    Raises
+    ------
+    UserError
+    """
+    root = model.root.resolve()
+    for folder in (model.encoder, model.detectors, model.record("fit").parent):
+        inner = (Path(place) / name for place, folders, files in os.walk(folder) for name in (*folders, *files))
+        for path in (folder, *inner):
+            name = path.relative_to(model.root)
+            if not Path(os.path.realpath(path)).is_relative_to(root):
+                raise UserError(
+                    f"{private(model.root, 'the model')}: {name} is a link that leads out of the model's folder, "
+                    "expected the file itself. Copy the model again, with its files (as `cp -rL` does)."
+                )
+            if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+                raise UserError(f"{private(model.root, 'the model')}: {name} is neither a file nor a folder. {_AGAIN}")
+
+
+def read_trained_on(model: OutputFolder) -> frozenset[str]:
+    """Hashes of the scans that a model was trained on.
+
+    Raises
+    ------
+    UserError
+        Missing or damaged.
+    """
+    return frozenset(read_json(model.trained_on, _TrainedOn, "hashes of the training controls' scans", _AGAIN).root)
+
+
+def _files(model: OutputFolder, encoders: bool) -> dict[str, Path]:
+    """All that a model is read from, by its name in the folder. A dot begins the names of other programs' files."""
+    found = {
+        f"detectors/{path.relative_to(model.detectors).as_posix()}": path
+        for path in model.detectors.rglob("[!.]*")
+        if path.is_file() and path != model.detectors / _RECORD
+    }
+    if encoders:
+        for path in (*model.encoder.rglob("checkpoint.json"), *model.encoder.rglob("step-*.safetensors")):
+            found[f"encoder/{path.relative_to(model.encoder).as_posix()}"] = path
+        found["records/train.json"] = model.record("train")
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+_known: dict[tuple[int, int, int, int], str] = {}
+
+
+def _sha256(path: Path) -> str:
+    state = path.stat()
+    identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if identity not in _known:
+        with path.open("rb") as file:
+            _known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _known[identity]

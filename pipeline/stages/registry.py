@@ -1,0 +1,404 @@
+"""The stages, from scans to report: what each depends on, what it does, what it leaves."""
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from ...data_manifests.errors import Failure, UserError
+from ..config.config import save_config
+from ..workflow.per_subject import work_by_subject
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint, write_json
+from ..workflow.replacement import Replacement, remove_recorded
+from ..workflow.runner import Run, Stage, Work
+from ..workflow.stage_inputs import (
+    checked,
+    files_of,
+    mapped_earlier,
+    prepared_of,
+    record_of,
+    roles_of,
+    settings_of,
+    settings_of_map,
+    split_controls_of,
+    split_of,
+)
+from . import workers
+from .model_files import read_trained_on, require_files_of_model, write_model_record
+from .whole_model import FORMAT, MODEL_FORMAT
+
+if TYPE_CHECKING:
+    from ...models.encoder.checkpoint import TrainingRow
+
+_MEMBERS = "models.fusion.members"
+_CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
+
+
+# -- check: every header and every array, before anything long starts ------------------------------------------------
+def _check_inputs(run: Run) -> dict[str, Any]:
+    rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
+    return rows | settings_of(
+        run,
+        "preprocessing.modalities",
+        "preprocessing.brain_extraction",
+        "models.fusion.covariates",
+        "data_manifests.held_out_share",
+        "seed",
+    )
+
+
+def _check(run: Run) -> Work:
+    from ...data_manifests.cohort.check import check_manifest
+    from ...preprocessing.subject_inputs import refusals
+
+    settings = run.config.preprocessing
+    # A model that is applied brings its controls along.
+    limits = {"fewest_controls": 0} if run.applies_a_model else {}
+    with run.console.progress("check", "scan") as progress:
+        result = check_manifest(
+            run.manifest,
+            modalities=settings.modalities,
+            judge=lambda subject, scans, brain: refusals(subject, settings, scans, brain),
+            progress=progress,
+            **limits,
+        )
+    sentences: dict[str, list[str]] = {}
+    for problem in result.problems:
+        sentences.setdefault(problem.subject_key, []).append(problem.sentence)
+    unmet = _unmet_settings(run)
+    if unmet or "" in sentences or not result.good:
+        raise UserError([*unmet, *result.sentences])
+    return Work(
+        done=result.good,
+        failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
+        warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
+        summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects are in order",
+    )
+
+
+def _groups(run: Run) -> str:
+    """The count of every group."""
+    told = _counted(len(run.manifest.controls), "control")
+    if not run.applies_a_model:
+        split = split_controls_of(run)
+        told += f" ({len(split.train)} to train on, {len(split.held_out)} held out)"
+    return f"{told} and {_counted(len(run.manifest.patients), 'patient')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _unmet_settings(run: Run) -> tuple[str, ...]:
+    """What the settings ask of the manifest or the machine and it does not have."""
+    from ...models.confounds.covariates import Covariates
+    from ...preprocessing.brain_extraction.availability import require_method
+
+    def require_covariates() -> None:
+        split = split_controls_of(run)
+        Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
+
+    needs = [lambda: require_method(run.config.preprocessing.brain_extraction)]
+    if not run.applies_a_model:
+        needs.append(require_covariates)
+    unmet: list[str] = []
+    for need in needs:
+        try:
+            need()
+        except UserError as error:
+            unmet += error.problems
+    return tuple(unmet)
+
+
+def _too_few_controls(run: Run) -> list[str]:
+    """What train and fit will stop for, hours later."""
+    from ...models.anomaly.calibration import require_enough_people
+    from ...models.encoder.schedule import require_enough_controls
+
+    if run.applies_a_model:
+        return []
+    good, told = record_of(run, "check").done, []
+    train = [key for key in split_controls_of(run).train if key in good]
+    needs = {"fit": lambda: require_enough_people(train)}
+    if run.config.models.fusion.needs_encoder:
+        needs = {"train": lambda: require_enough_controls(len(train), run.config.models)} | needs
+    for stage, need in needs.items():
+        try:
+            need()
+        except UserError as error:
+            told.append(f"{stage} will stop: {error}")
+    return told
+
+
+# -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
+def _prepare_inputs(run: Run) -> dict[str, Any]:
+    scans = {f"scans of {s.key}": fingerprint(files_of(s)) for s in checked(run)}
+    return scans | _settings_of_prepare(run)
+
+
+def _prepare(run: Run) -> Work:
+    inputs = {s.key: files_of(s) | _settings_of_prepare(run) for s in checked(run)}
+    return work_by_subject(run, "prepare", workers.prepare, inputs, run.out.subject_record, run.config, run.out)
+
+
+def _settings_of_prepare(run: Run) -> dict[str, Any]:
+    settings = settings_of(run, "preprocessing", "seed")
+    # The cohort's scale comes later, and the maps derived on it: a prepared scan is its own subject's affair.
+    return {name: value for name, value in settings.items() if name.removeprefix("settings.") not in _CHANNEL_SETTINGS}
+
+
+# -- extract: all prepared controls on one grid, as a memory map -----------------------------------------------------
+def _extract_inputs(run: Run) -> dict[str, Any]:
+    train, held_out = split_of(run)
+    prepared = prepared_of(run)
+    return {
+        "the training controls": fingerprint(train),
+        "the held-out controls": fingerprint(held_out),
+        **{f"prepared {key}": prepared[key] for key in [*train, *held_out]},
+        **settings_of(run, *_CHANNEL_SETTINGS),
+    }
+
+
+def _extract(run: Run) -> Work:
+    from ...preprocessing.intensity.channels import Channels
+    from ...preprocessing.intensity.standardisation import IntensityScale
+    from ...preprocessing.patches.volume_store import PatchStore
+    from ...preprocessing.prepared_images import PreparedImages, covered
+    from ...preprocessing.registration.template import load_template
+
+    train, held_out = split_of(run)
+    if not train:
+        raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
+    settings = run.config.preprocessing
+    mask = load_template(settings.spacing_mm).brain_mask
+    images = [PreparedImages.of(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]]
+    scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
+    channels = Channels(scale, settings.derived_maps)
+    locations = covered(images[: len(train)], mask)
+    store = PatchStore.create(run.out.patches, images, mask.grid, locations, channels)
+    summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
+    if left_out := int(mask.voxels.sum()) - store.grid.size:
+        summary += f" ({left_out:,} left out, where fewer than half of the controls, or than four, have brain)"
+    return Work(done=store.keys, summary=summary)
+
+
+# -- train: the patch encoder, or several ------------------------------------------------------------------------------
+def _train_inputs(run: Run) -> dict[str, Any]:
+    sections = ("models.encoder", "models.guidance", "models.training", "seed", _MEMBERS)
+    return {"the patches": record_of(run, "extract").identity} | settings_of(run, *sections)
+
+
+def _needs_no_encoder(run: Run) -> str | None:
+    return None if run.config.models.fusion.needs_encoder else "nothing to train: no reader looks at codes"
+
+
+def _train(run: Run) -> Work:
+    from ...models.encoder.training import train_encoder
+    from ...preprocessing.intensity.channels import Channels
+    from ...preprocessing.patches.volume_store import PatchStore
+
+    train, held_out = split_of(run)
+    seen = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
+    store, members, steps = PatchStore.open(run.out.patches).only(seen), run.config.models.fusion.members, []
+    with run.console.progress("train", "step") as progress:
+        for member in range(members):
+            checkpoint = train_encoder(
+                store,
+                run.config.models,
+                run.out.member(member),
+                train=train,
+                held_out=held_out,
+                seed=run.config.seed + member,
+                device=run.device,
+                tensorboard=run.out.tensorboard(member),
+                progress=lambda done, total, before=member: progress(before * total + done, members * total),
+            )
+            steps.append(
+                f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
+            )
+    return Work(summary=", ".join(steps))
+
+
+def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
+    if last.phase != "guided" or last.guidance_weight == asked:
+        return ""
+    return f" (lambda came down from {asked:g} to {last.guidance_weight:.2g}: the reconstruction had suffered)"
+
+
+def _same_but_for_members(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """More members, or fewer, are no reason to train those again that are there."""
+    ours, theirs = ({name: v for name, v in i.items() if name != f"settings.{_MEMBERS}"} for i in (before, now))
+    return ours == theirs
+
+
+def _take_over_members(run: Run, files: Replacement, going_on: bool) -> None:
+    """Keep the encoders that are finished, as many as are asked for."""
+    record, built = record_of(run, "train"), files.built
+    usable = record.outputs and record.whole(run.out.root) and _same_but_for_members(record.inputs, _train_inputs(run))
+    if usable and not going_on:
+        shutil.copytree(run.out.encoder, built.encoder, dirs_exist_ok=True)
+    wanted = {built.member(number) for number in range(run.config.models.fusion.members)}
+    files.discard(*(folder for folder in built.encoder.glob("member-*") if folder not in wanted))
+
+
+# -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
+def _fit_inputs(run: Run) -> dict[str, Any]:
+    return {
+        MODEL_FORMAT: FORMAT,
+        "the patches": record_of(run, "extract").identity,
+        "the encoder": record_of(run, "train").identity if run.config.models.fusion.needs_encoder else None,
+        **settings_of(run, "models.detector", "models.fusion", "seed"),
+        **{f"{name} {key}": value for key in split_of(run)[0] for name, value in _covariates(run, key).items()},
+    }
+
+
+def _covariates(run: Run, key: str) -> dict[str, Any]:
+    return {name: getattr(run.manifest[key], name) for name in run.config.models.fusion.covariates}
+
+
+def _fit(run: Run) -> Work:
+    from .detection import fit_model
+
+    train, _ = split_of(run)
+    controls = [run.manifest[key] for key in train]
+    with run.console.progress("fit", "step") as progress:
+        fusion = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
+    save_config(run.out.fitted_config, run.config)
+    write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
+    write_model_record(run.out, encoders=run.config.models.fusion.needs_encoder)
+    return Work(
+        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
+        summary=f"{', '.join(r.name for r in fusion.readers)}",
+    )
+
+
+# -- map: anomaly maps of patients and held-out controls -------------------------------------------------------------
+def _map_inputs(run: Run) -> dict[str, Any]:
+    named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
+    named |= {f"mapped before {key}": subject.group for key, subject in mapped_earlier(run).items()}
+    return named | settings_of_map(run)
+
+
+def _map(run: Run) -> Work:
+    mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
+    if not mapped:
+        raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
+    _remove_maps_of_failed(run, mapped)
+    known = _known_to_the_model(run)
+    require_files_of_model(run.model)
+    work = work_by_subject(
+        run, "map", workers.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
+    )
+    left_out = tuple(f"{key}: the model was trained on this very scan, so it is left out" for key in sorted(known))
+    earlier = tuple(mapped_earlier(run))
+    summary = work.summary + (f", and {len(earlier)} mapped here before" if earlier else "")
+    return replace(work, warnings=work.warnings + left_out, done=work.done + earlier, summary=summary)
+
+
+def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> None:
+    """The map of an earlier scan must not pass for that of a new one that could not be prepared."""
+    for subject in run.manifest:
+        for path in (run.out.map_record(subject), run.out.page_record(subject)):
+            record = StageRecord.read(path) if subject.key not in mapped else None
+            if record is not None:
+                remove_recorded(run.out, record)
+                path.unlink()
+
+
+def _mapped(run: Run) -> dict[str, dict[str, Any]]:
+    prepared = prepared_of(run)
+    keys = {subject.key for subject in run.manifest.patients}
+    controls = {subject.key for subject in run.manifest.controls}
+    keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
+    mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
+    return {key: {"prepared": prepared[key]} | _covariates(run, key) for key in mapped}
+
+
+def _known_to_the_model(run: Run) -> set[str]:
+    """Controls whose very scan a model that is applied was trained on."""
+    if not run.applies_a_model:
+        return set()
+    trained_on = read_trained_on(run.model)
+    return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
+
+
+# -- score and report ------------------------------------------------------------------------------------------------
+def _score_inputs(run: Run) -> dict[str, Any]:
+    mapped = record_of(run, "map").done
+    identities = {}
+    for subject in (s for s in run.cohort if s.key in mapped):
+        record = StageRecord.read(run.out.map_record(subject))
+        about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
+        identities[f"map and truth of {subject.key}"] = fingerprint(about)
+    if run.applies_a_model:
+        identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
+    return identities | settings_of(run, "evaluation", "seed")
+
+
+def _score(run: Run) -> Work:
+    from .assessment import score_maps
+
+    with run.console.progress("score", "subject") as progress:
+        return score_maps(run, record_of(run, "map").done, progress)
+
+
+def _report_inputs(run: Run) -> dict[str, Any]:
+    from ...evaluation.scoring.reference_results import scores_file
+
+    # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
+    early = {name: record_of(run, name) for name in ("check", "prepare")}
+    told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    told |= {
+        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path)) for name, path in run.beside
+    }
+    return told | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
+
+
+def _report(run: Run) -> Work:
+    from .report_pages import write_pages
+
+    return write_pages(run, roles_of(run), _page_inputs(run))
+
+
+def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
+    score, roles = record_of(run, "score"), roles_of(run)
+    subjects = run.cohort
+    maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
+    return {
+        key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
+        for key, record in maps.items()
+    }
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("check", _check_inputs, _check, foreseen=_too_few_controls),
+        Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
+        Stage("extract", _extract_inputs, _extract, ("patches",), needs=("prepare",)),
+        Stage(
+            "train",
+            _train_inputs,
+            _train,
+            ("encoder",),
+            goes_on=_same_but_for_members,
+            begins_with=_take_over_members,
+            needs=("extract",),
+            needless=_needs_no_encoder,
+        ),
+        Stage("fit", _fit_inputs, _fit, ("latents", "detectors"), needs=("extract", "train")),
+        Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
+        Stage("score", _score_inputs, _score, ("scores", "operating_point"), needs=("map",)),
+        Stage(
+            "report",
+            _report_inputs,
+            _report,
+            ("cohort_page", "figures", "tables"),
+            needs=("map", "score"),
+            tries_again=True,
+        ),
+    )
+}
+
+APPLIED = ("check", "prepare", "map", "score", "report")
+"""The stages that apply a trained model to new subjects."""

@@ -1,0 +1,33 @@
+"""How training went, for the report."""
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...evaluation.report.report_inputs import TrainingCurve
+
+_CURVES = (
+    ("Reconstruction error", "training", "mse_train", "MSE"),
+    ("Reconstruction error", "held-out", "mse_held_out", "MSE"),
+    ("Guidance", "guidance loss", "guidance", "loss"),
+    ("Controls outside the boundary", "share", "outside_share", "share"),
+    ("Kernel between controls", "mean off-diagonal", "kernel_mean", "k"),
+    ("Codes", "effective rank", "effective_rank", "dimensions"),
+)
+"""Panel, name, quantity of the history, unit."""
+
+
+def training_curves(model: OutputFolder, members: int) -> list[TrainingCurve]:
+    """The curves of every encoder; those of one quantity share a panel."""
+    from ...models.encoder.checkpoint import Checkpoint
+
+    each = [Checkpoint.load(model.member(member)).history for member in range(members)]
+    return [
+        TrainingCurve(
+            panel,
+            f"{name} (encoder {number})" if members > 1 else name,
+            [row.step for row in history if getattr(row, quantity) is not None],
+            [getattr(row, quantity) for row in history if getattr(row, quantity) is not None],
+            unit,
+            log_scale=unit == "MSE",
+        )
+        for panel, name, quantity, unit in _CURVES
+        for number, history in enumerate(each, start=1)
+    ]

@@ -1,0 +1,106 @@
+"""Whether a folder holds a model that can be applied."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.typed_json import Content, read_json
+from ...evaluation.scoring.operating_point import StoredPoint
+from ..config.config import load_config
+from ..workflow.records import StageRecord
+from .model_files import read_trained_on, require_files_of_model, require_inside
+
+FORMAT = 3
+"""Of the files of a fitted model. A model of another one is fitted again."""
+MODEL_FORMAT = "the format of models"
+"""What it is called among the inputs of the stage fit."""
+_LARGEST_SETTINGS = 1_000_000
+
+
+class _Record(Content):
+    """What of a stage's record a model is judged by."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stage: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Annotated[int, Field(ge=0)]]
+    started: str
+
+
+def require_whole_model(model: OutputFolder) -> None:
+    """Refuse a model whose encoder and detectors are missing, damaged, changed, or not of one run, or lie elsewhere.
+
+    Raises
+    ------
+    UserError
+        So it is.
+    """
+    try:
+        _require_whole_model(model)
+    except OSError as error:
+        raise UserError(
+            f"{private(model.root, 'the model')}: its files cannot be read ({error.strerror}). Ask for permission, or "
+            "copy the model again."
+        ) from error
+
+
+def _require_whole_model(model: OutputFolder) -> None:
+    require_inside(model)
+    train, fit = _record(model, "train"), _record(model, "fit")
+    fitted_on = fit and fit.inputs.get("the encoder")
+    if fit is None or (fitted_on and train is None):
+        raise UserError(
+            f"{private(model.root, 'the model')}: holds no fitted model. Name the folder that `voxout run` wrote."
+        )
+    if (found := fit.inputs.get(MODEL_FORMAT, 1)) != FORMAT:
+        raise UserError(
+            f"{private(model.root, 'the model')}: its model was fitted by another version of voxout (format {found}, "
+            f"expected {FORMAT}). Run `voxout run` there again."
+        )
+    # The codes that the detectors were fitted on may stay behind; and so may an encoder that no reader needs.
+    whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
+    if not whole or (fitted_on and train and not train.whole(model.root)):
+        raise UserError(
+            f"{private(model.root, 'the model')}: files are missing from the model or damaged. Run `voxout run` there "
+            "again."
+        )
+    if fitted_on and train and fitted_on != train.identity:
+        raise UserError(
+            f"{private(model.root, 'the model')}: the encoder was trained again after fit. Run `voxout run` there "
+            "again."
+        )
+    require_files_of_model(model)
+    read_trained_on(model)
+    StoredPoint.load(model.operating_point)
+    _require_settings(model.fitted_config)
+
+
+def _record(model: OutputFolder, stage: str) -> StageRecord | None:
+    path = model.record(stage)
+    if not path.exists():
+        return None
+    advice = "Copy the model again, or run `voxout run` there again."
+    read_json(path, _Record, f"the record of the stage {stage}", advice)
+    record = StageRecord.read(path)
+    if record is None:
+        raise UserError(f"{private(path)}: not readable as the record of the stage {stage}. {advice}")
+    return record
+
+
+def _require_settings(path: Path) -> None:
+    try:
+        if path.stat().st_size > _LARGEST_SETTINGS:
+            raise UserError(f"it has {path.stat().st_size:,} bytes.")
+        load_config(path)
+    except UserError as error:
+        raise UserError(
+            [f"{private(path)}: not the settings of a model: {problem}" for problem in error.problems]
+        ) from error
+    except RecursionError as error:
+        raise UserError(
+            f"{private(path)}: not the settings of a model: sections within sections without end."
+        ) from error

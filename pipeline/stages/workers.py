@@ -1,0 +1,41 @@
+"""What preparing and mapping do for one subject; made to run in a worker."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ..config.config import Config
+from ..workflow.earlier_subjects import about_subject
+from ..workflow.per_subject import recorded
+from ..workflow.records import StageRecord
+
+
+def prepare(subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder) -> StageRecord:
+    """Head scan to normalised brain on the template grid."""
+
+    def work(out: OutputFolder) -> Sequence[str]:
+        from ...preprocessing.prepare_subject import prepare_subject
+
+        return prepare_subject(subject, config.preprocessing, out, seed=config.seed).quality.reasons
+
+    path = out.subject_record(subject)
+    return recorded("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)
+
+
+def write_maps(
+    subject: SubjectRecord,
+    inputs: Mapping[str, Any],
+    config: Config,
+    out: OutputFolder,
+    model: OutputFolder,
+    device: str,
+) -> StageRecord:
+    """Prepared brain to anomaly maps, on the template grid and in native space."""
+
+    def work(out: OutputFolder) -> Sequence[str]:
+        from .detection import map_subject
+
+        return map_subject(subject, config, out, model, device)[1]
+
+    return recorded("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))

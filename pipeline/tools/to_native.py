@@ -1,0 +1,99 @@
+"""Any volume in template space, on the grid of a subject's own image: an atlas, a region, another tool's map."""
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.images.volume import Grid, Volume, read_grid, read_labels, read_map
+from ...data_manifests.terms import BIDS_SUFFIX, Modality
+from ...preprocessing.registration.coregistration import Alignment
+from ...preprocessing.registration.template_transform import TemplateTransform
+
+
+def bring_to_native(
+    out: OutputFolder, key: str, path: Path, *, image: Modality = "t1w", like: Path | None = None, labels: bool = False
+) -> Volume:
+    """Interpolate a template volume once onto a native grid.
+
+    Parameters
+    ----------
+    out : OutputFolder
+        Of a run that prepared the subject.
+    key : str
+        ``sub-01`` or ``sub-01_ses-2``; the prefix may be left out.
+    path : Path
+        In the template's space (MNI152), on any grid.
+    image : {"t1w", "flair"}
+        Whose space the result lies in.
+    like : Path, optional
+        An image of that space, whose grid and form codes the result gets; needed but for the T1w.
+    labels : bool
+        Nearest neighbours instead of linear interpolation: labels keep their type and every digit. A volume of a single
+        label is a mask, whose parts keep their volume.
+
+    Raises
+    ------
+    UserError
+        The subject was not prepared, or not with that image; files that cannot be read; no image to be like; labels
+        that are not whole numbers; a volume of which nothing lies in the image's field of view.
+    """
+    subject = _named(key)
+    if not (out.transform_folder(subject) / "transform.json").is_file():
+        there = _prepared(out)
+        found = f"such as {there[0]}" if there else "and there is none yet"
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: holds no prepared {subject.key}, expected a subject {found}. "
+            "Check the id."
+        )
+    transform = TemplateTransform.load(out.transform_folder(subject))
+    alignment = None
+    if image != "t1w":
+        if not out.alignment(subject, image).is_file():
+            raise UserError(
+                f"{subject.key}: its {BIDS_SUFFIX[image]} was not prepared, so where it lies is not known. Add "
+                f"{image} to preprocessing.modalities and run prepare again."
+            )
+        alignment = Alignment.load(out.alignment(subject, image)).transform
+    if like is None and image != "t1w":
+        raise UserError(f"--image {image}: no image to be like, expected one of that space. Name it by --like.")
+    grid = read_grid(like or out.native_brain_mask(subject))
+    volume = read_labels(path) if labels else read_map(path)
+    if not volume.voxels.any():
+        raise UserError(
+            f"{private(path.name)}: is 0 everywhere, expected a volume that shows something. Check the file."
+        )
+    native = _brought(volume, transform, grid, alignment, labels=labels)
+    if not native.voxels.any():
+        raise UserError(
+            f"{private(path.name)}: nothing of it lies in the field of view of {subject.key}'s {BIDS_SUFFIX[image]} "
+            f"({grid}), expected a volume in the template's space (MNI152) that fills a voxel of it. Check its affine."
+        )
+    return native
+
+
+def _brought(
+    volume: Volume, transform: TemplateTransform, grid: Grid, alignment: sitk.Transform | None, *, labels: bool
+) -> Volume:
+    if not labels:
+        return transform.to_native(volume, grid, interpolation="linear", from_t1w=alignment)
+    shown = volume.voxels != 0
+    label = volume.voxels[shown][:1]
+    if (volume.voxels[shown] != label).any():
+        return transform.to_native(volume, grid, interpolation="nearest", from_t1w=alignment)
+    mask = transform.to_native(volume.with_voxels(shown), grid, interpolation="volume", from_t1w=alignment)
+    return mask.with_voxels(mask.voxels * label)
+
+
+def _prepared(out: OutputFolder) -> list[str]:
+    """Keys of the subjects with a transform."""
+    root = out.root / "prepared"
+    found = root.glob("sub-*/**/transforms/transform.json")
+    return sorted("_".join(file.parent.parent.relative_to(root).parts) for file in found)
+
+
+def _named(key: str) -> SubjectRecord:
+    subject, _, session = key.partition("_ses-")
+    return SubjectRecord(subject.removeprefix("sub-"), "control", {}, session_id=session or None)

@@ -1,0 +1,1 @@
+"""How stages are run: engine, records, replacement of outputs, console."""

@@ -1,0 +1,91 @@
+"""What the user sees while a run goes on: bars on a terminal, plain lines elsewhere, and a JSON-lines log always."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ...data_manifests.errors import for_terminal, kept
+
+Progress = Callable[..., None]
+"""Called as ``progress(done, total, *what)``."""
+
+
+class _Forward(logging.Handler):
+    """Brings warnings that voxout's modules log to the user."""
+
+    def __init__(self, console: "Console"):
+        super().__init__(level=logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.warn(f"    warning: {record.getMessage()}")
+
+
+class Console:
+    """Says what happens, once for people and once for machines.
+
+    Parameters
+    ----------
+    log : Path or None
+        JSON-lines file; appended to.
+    verbosity : int
+        -1 only results and errors, 0 a line a stage, 1 a line a subject.
+    """
+
+    def __init__(self, log: Path | None = None, verbosity: int = 0):
+        self.verbosity = verbosity
+        self._log = log
+        logger = logging.getLogger("voxout")
+        logger.handlers = [_Forward(self)]
+        logger.propagate = False
+
+    def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
+        """Print a line (unless it is above the verbosity) and log it, or `kept` in its place, with its facts."""
+        if level <= self.verbosity:
+            tqdm.write(for_terminal(text), file=sys.stdout)
+            sys.stdout.flush()
+        self.log(kept or text, **facts)
+
+    def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
+        """A line that even a quiet run prints, on standard error."""
+        tqdm.write(for_terminal(text), file=sys.stderr)
+        self.log(kept or text, warning=True, **facts)
+
+    @contextmanager
+    def progress(self, label: str, unit: str = "") -> Iterator[Progress]:
+        """Show the progress of a block; the total may come with the first call."""
+        if self.verbosity < 0:
+            yield lambda done, total, *what: None
+        elif sys.stderr.isatty():
+            with tqdm(desc=label, unit=unit or "it", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+
+                def move_bar(done: int, total: int, *what: object) -> None:
+                    bar.total = total
+                    bar.set_postfix_str(" ".join(str(part) for part in what), refresh=False)
+                    bar.update(done - bar.n)
+
+                yield move_bar
+        else:
+            spoken = time.monotonic()
+
+            def speak(done: int, total: int, *what: object) -> None:
+                nonlocal spoken
+                if time.monotonic() - spoken > 20 and done < total:
+                    spoken = time.monotonic()
+                    print(f"  {label}: {done} of {total}", flush=True)
+
+            yield speak
+
+    def log(self, text: str, **facts: object) -> None:
+        """A line for machines alone."""
+        if self._log is not None:
+            line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(kept(line), default=str) + "\n")

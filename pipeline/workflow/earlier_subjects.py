@@ -1,0 +1,115 @@
+"""Subjects that were mapped in an output folder by an earlier call and are not in the manifest of this one.
+
+Their maps, pages and rows of the tables stay until `voxout remove` takes them away.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import Manifest, SubjectRecord
+from ...data_manifests.errors import UserError, private
+from .records import StageRecord
+from .replacement import remove_recorded
+
+_DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
+
+
+def about_subject(subject: SubjectRecord) -> dict[str, Any]:
+    """What a map's record keeps of its subject: no path, since a path may hold a name."""
+    return {name: getattr(subject, name) for name in _DESCRIBED}
+
+
+def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, Any]) -> dict[str, SubjectRecord]:
+    """Subjects with a map of the same model that the manifest does not name.
+
+    Parameters
+    ----------
+    out : OutputFolder
+    manifest : Manifest
+    model : mapping
+        The inputs of a map's record that say which model and which settings made it.
+
+    Returns
+    -------
+    dict from key to SubjectRecord
+        Without scans; the lesion mask is the one that was prepared.
+    """
+    listed = {record.key for record in manifest}
+    found = {}
+    for path in sorted(out.maps.glob("sub-*/**/record.json")):
+        record = StageRecord.read(path)
+        if record is None or not record.about or not record.whole(out.root):
+            continue
+        try:
+            subject = SubjectRecord(**{name: record.about[name] for name in _DESCRIBED}, images={})
+        except (KeyError, TypeError):
+            continue
+        if subject.key in listed or out.map_record(subject) != path or not out.native_brain_mask(subject).is_file():
+            continue
+        if any(record.inputs.get(name) != value for name, value in model.items()):
+            continue
+        mask = out.native_lesion_mask(subject)
+        found[subject.key] = SubjectRecord(
+            **{name: record.about[name] for name in _DESCRIBED},
+            images={},
+            lesion_mask=mask if mask.is_file() else None,
+        )
+    return found
+
+
+def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
+    """Delete all that was made of subjects: what was prepared, maps, pages and scores.
+
+    Parameters
+    ----------
+    out : OutputFolder
+    names : sequence of str
+        Keys or ids, with or without ``sub-``.
+
+    Returns
+    -------
+    list of str
+        The keys of those who were removed.
+
+    Raises
+    ------
+    UserError
+        A name of which nothing is there. Then nothing is removed.
+    """
+    subjects = {s.key: s for name in names for s in _of_name(out, name)}
+    for subject in subjects.values():
+        for path in _records(out, subject):
+            record = StageRecord.read(path)
+            if record is not None:
+                remove_recorded(out, record)
+                path.unlink()
+        _remove_scores(out, subject.key)
+    return sorted(subjects)
+
+
+def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
+    person, _, session = name.removeprefix("sub-").partition("_ses-")
+    sessions = {session or None}
+    if not session:
+        parts = [out.part(part) for part in ("prepared", "maps")]
+        sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{person}").glob("ses-*")}
+    made = [SubjectRecord(person, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
+    made = [subject for subject in made if any(StageRecord.read(path) for path in _records(out, subject))]
+    if not made:
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: holds nothing of {name}, expected a subject that was "
+            "prepared. Check the id."
+        )
+    return made
+
+
+def _records(out: OutputFolder, subject: SubjectRecord) -> list[Any]:
+    return [out.page_record(subject), out.map_record(subject), out.subject_record(subject)]
+
+
+def _remove_scores(out: OutputFolder, key: str) -> None:
+    record = StageRecord.read(out.record("score"))
+    name = str(out.subject_scores(key).relative_to(out.root))
+    if record is not None and name in record.outputs:
+        remove_recorded(out, record, keep=frozenset(record.outputs) - {name})

@@ -1,0 +1,292 @@
+"""Outputs are built beside those that stand, and take their place once they are whole. No other module of the pipeline
+deletes a file.
+
+A file counts as ours where a record names it with the size and the hash that it still has. Anything else in an output
+folder is somebody's data: it is never deleted or overwritten.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...data_manifests.cohort.output_paths import PARTS, OutputFolder
+from ...data_manifests.errors import UserError, private, some_of
+from ...data_manifests.typed_json import load_json
+from ...data_manifests.user_paths import real
+from .records import StageRecord, evidence, write_json
+
+BUILDING = ".building"
+SET_ASIDE = "set-aside"
+OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
+    "config.yaml",
+    "failures.csv",
+    "records",
+    BUILDING,
+    SET_ASIDE,
+}
+"""What voxout writes at the top of an output folder."""
+_INPUTS, _RECORD = ".inputs.json", ".record.json"
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Files of one stage, or of one subject in a stage, from the first byte until they stand in their places.
+
+    Attributes
+    ----------
+    out : OutputFolder
+        Where they belong.
+    name : str
+        Unique in the output folder, as ``"fit"`` or ``"map-sub-01"``.
+    parts : sequence of str
+        Of `PARTS`: what is built.
+    record : Path
+        Where the record lies that names the files.
+    """
+
+    out: OutputFolder
+    name: str
+    parts: Sequence[str]
+    record: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are built."""
+        return self.out.root / BUILDING / self.name
+
+    @property
+    def built(self) -> OutputFolder:
+        """The output folder as the builder sees it."""
+        return self.out.built_in(self.folder, self.parts)
+
+    def begin(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        goes_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda before, now: before == now,
+    ) -> bool:
+        """Go on with what an interrupted call with the same inputs has built, or start with an empty folder.
+
+        Parameters
+        ----------
+        inputs : mapping
+            All that decides the result.
+        goes_on : callable
+            ``goes_on(inputs of the interrupted call, inputs)``: whether what is there may be used.
+
+        Returns
+        -------
+        bool
+            Whether it goes on.
+
+        Raises
+        ------
+        UserError
+            Files that no record names stand where these belong.
+        """
+        self.complete()
+        if StageRecord.read(self.record) is None:
+            self._require_free_places()
+        before = _read_inputs(self.folder / _INPUTS)
+        going_on = before is not None and goes_on(before, inputs)
+        if not going_on:
+            self.discard(self.folder)
+        write_json(self.folder / _INPUTS, dict(inputs))
+        return going_on
+
+    def complete(self) -> None:
+        """Put in place what a call that was killed in its last moment has finished."""
+        if StageRecord.read(self.folder / _RECORD) is not None:
+            self._put_in_place()
+
+    def discard(self, *folders: Path) -> None:
+        """Delete folders of what has been built."""
+        for path in folders:
+            if path.is_relative_to(self.folder) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+
+    def finish(self, record: StageRecord) -> StageRecord:
+        """Put the files in their places and write the record that names them, with what it names already.
+
+        A file that voxout wrote and that has been changed since is moved to the folder ``set-aside``.
+
+        Raises
+        ------
+        UserError
+            A file that no record names stands in the way. What was built is kept for the next call.
+        """
+        found = evidence(self.folder, [self.folder])
+        record = replace(record, outputs={**record.outputs, **found.sizes}, hashes={**record.hashes, **found.hashes})
+        record.write(self.folder / _RECORD)
+        self._put_in_place()
+        return record
+
+    def _put_in_place(self) -> None:
+        new = StageRecord.read(self.folder / _RECORD)
+        assert new is not None  # both callers have just seen it
+        old = StageRecord.read(self.record)
+        root = self.out.root
+        here = [name for name in new.outputs if (self.folder / name).is_file()]
+        foreign = [
+            name for name in here if os.path.lexists(root / name) and not _named(name, old) and not new.owns(root, name)
+        ]
+        if foreign:
+            raise UserError(
+                f"{private(root, 'the output folder')}: voxout did not write {some_of(foreign)}, which stands where a "
+                "result belongs, expected a free place. Move it away, then give the same command again: what has "
+                "been computed is kept."
+            )
+        if old is not None:
+            # What it names without a hash was built elsewhere, as a subject's files are: those have their own record.
+            others = frozenset(old.outputs) - frozenset(old.hashes)
+            remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here) | others)
+        for name in here:
+            _require_inside(root, name)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder / name, root / name)
+        new.write(self.record)
+        self.discard(self.folder)
+
+    def _require_free_places(self) -> None:
+        taken = []
+        for part in self.parts:
+            folder = self.out.root / PARTS[part]
+            if part in ("prepared", "maps", "pages"):  # shared with the files of other subjects
+                continue
+            files = folder.rglob("*") if folder.is_dir() else [folder]
+            taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
+        if taken:
+            raise UserError(
+                f"{private(self.out.root, 'the output folder')}: holds {some_of(sorted(taken))}, which no record of "
+                "voxout names, expected a free place. Move these files away, or choose another output folder."
+            )
+
+
+def remove_recorded(out: OutputFolder, record: StageRecord, *, keep: frozenset[str] = frozenset()) -> list[str]:
+    """Delete the files that a record names, and folders that become empty by it.
+
+    Parameters
+    ----------
+    out : OutputFolder
+    record : StageRecord
+    keep : frozenset of str
+        Names that stay.
+
+    Returns
+    -------
+    list of str
+        Files that are not what the record says: they were moved to the folder ``set-aside``.
+    """
+    root, set_aside = out.root, []
+    for name in record.outputs:
+        path = root / name
+        if name in keep or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+            continue
+        _require_inside(root, name)
+        if record.owns(root, name):
+            path.unlink()
+        else:
+            os.replace(path, _free_name(root / SET_ASIDE / name))
+            set_aside.append(name)
+        _remove_empty(path.parent, root)
+    return set_aside
+
+
+def remove_building_folder(out: OutputFolder) -> None:
+    """Delete the folder in which outputs are built, if nothing is left in it."""
+    with suppress(OSError):
+        (out.root / BUILDING).rmdir()
+
+
+def require_own_place(out: Path) -> None:
+    """Refuse an output folder in which something else lies where voxout would write.
+
+    Raises
+    ------
+    UserError
+        The folder holds files under the names of ours, and no record of a run.
+    """
+    if not out.is_dir() or any(StageRecord.read(file) for file in (out / "records").glob("*.json")):
+        return
+    found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _is_empty(out / name))
+    # A run that was stopped in its first stage leaves these, and its log.
+    if found and not (set(found) <= {"config.yaml", "failures.csv", BUILDING} and (out / "log.jsonl").is_file()):
+        raise UserError(
+            f"{private(out, 'the output folder')}: holds {some_of(found)} and no record of voxout, expected an empty "
+            "folder or one of an earlier run. Choose another output folder."
+        )
+
+
+def require_apart(out: Path, inputs: Mapping[str, Path], dataset: Path | None = None) -> None:
+    """Refuse inputs that lie inside the output folder, and an output folder inside a BIDS dataset but for a folder of
+    its own under ``derivatives``.
+
+    Parameters
+    ----------
+    out : Path
+    inputs : mapping from what it is, as ``"sub-01, t1w"``, to path
+    dataset : Path, optional
+        Root of a BIDS dataset that is read.
+
+    Raises
+    ------
+    UserError
+    """
+    root = real(out)
+    inside = [what for what, path in inputs.items() if real(path).is_relative_to(root)]
+    if inside:
+        raise UserError(
+            f"{private(out, 'the output folder')}: holds inputs ({some_of(inside)}), expected an output folder apart "
+            "from them. Choose another output folder."
+        )
+    if dataset is not None and root.is_relative_to(real(dataset)):
+        within = root.relative_to(real(dataset)).parts
+        if len(within) < 2 or within[0] != "derivatives" or within[1].startswith("sub-"):
+            raise UserError(
+                f"{private(out, 'the output folder')}: lies inside the dataset that is read, expected a folder of its "
+                f"own such as {private(dataset / 'derivatives' / 'voxout')}. Choose another output folder."
+            )
+
+
+def _named(name: str, record: StageRecord | None) -> bool:
+    return record is not None and name in record.outputs
+
+
+def _require_inside(root: Path, name: str) -> None:
+    """A folder on the way that is a link would lead to somebody else's files."""
+    if not real((root / name).parent).is_relative_to(real(root)):
+        raise UserError(
+            f"{private(root, 'the output folder')}: a folder on the way to {name} is a link that leads out of it, "
+            "expected a folder. Put a folder in its place, or choose another output folder."
+        )
+
+
+def _free_name(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{number}-{path.name}")
+    return free
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    while folder != root and folder.is_relative_to(root) and _is_empty(folder):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _read_inputs(path: Path) -> dict[str, Any] | None:
+    try:
+        values = load_json(path)
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None

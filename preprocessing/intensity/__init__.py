@@ -1,0 +1,1 @@
+"""Bias field, intensity standardisation, derived maps, and the channels that models see."""

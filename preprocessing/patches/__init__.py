@@ -1,0 +1,1 @@
+"""The voxels that are analysed, and all prepared subjects in one memory-mapped file."""

@@ -1,0 +1,216 @@
+"""One subject's way to the template and back, as plain arrays in RAS millimetres; ANTs is not needed to follow it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.images.volume import Grid, Volume
+from ...data_manifests.typed_json import load_json
+from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
+
+WARP_STEP_MM = 1 / 64
+"""Displacements are kept as multiples of this: 16 bits hold half a metre, and the error stays below 0.01 mm."""
+
+_TRANSFORM_FILE = "transform.json"
+_WARP_FILE = "warps.npz"
+
+
+@dataclass(frozen=True)
+class JacobianRange:
+    """Local change of volume from the template to the subject inside the template's brain, without the affine.
+
+    1 is no change, below 1 the subject is smaller, at or below 0 space is folded.
+    """
+
+    smallest: float
+    percentile_1: float
+    percentile_99: float
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateTransform:
+    """One subject's way to the template and back.
+
+    Attributes
+    ----------
+    affine : ndarray, (4, 4)
+        Template RAS mm to native RAS mm; comes after the warp.
+    warp, inverse_warp : ndarray, (X, Y, Z, 3), float32, or None
+        Displacements in RAS mm on `warp_grid`. A template point p lies in native space at affine(p + warp(p)); a
+        native point q at r + inverse_warp(r), with r = inverse(affine)(q). None where only an affine was wanted.
+    warp_grid : Grid or None
+    jacobian_range : JacobianRange
+    """
+
+    affine: np.ndarray
+    warp: np.ndarray | None
+    inverse_warp: np.ndarray | None
+    warp_grid: Grid | None
+    jacobian_range: JacobianRange
+
+    def to_template(
+        self,
+        volume: Volume,
+        template_grid: Grid,
+        *,
+        interpolation: Interpolation,
+        from_t1w: sitk.Transform | None = None,
+    ) -> Volume:
+        """Interpolate a native volume once onto a template grid; 0 where it has no voxels.
+
+        Parameters
+        ----------
+        volume : Volume
+            In the subject's T1w space, on any grid.
+        template_grid : Grid
+        interpolation : {"linear", "nearest", "bspline", "volume"}
+            As `resample`.
+        from_t1w : SimpleITK.Transform, optional
+            Points of the T1w to points of `volume` (LPS mm), for an image of another space, as `align_to_t1w` finds it.
+        """
+        transform = self._template_to_native()
+        if from_t1w is not None:
+            transform = sitk.CompositeTransform([from_t1w, transform])
+        return resample(volume, template_grid, transform, interpolation)
+
+    def to_native(
+        self,
+        volume: Volume,
+        native_grid: Grid,
+        *,
+        interpolation: Interpolation,
+        from_t1w: sitk.Transform | None = None,
+    ) -> Volume:
+        """Interpolate a template volume once onto a native grid; 0 outside.
+
+        Parameters
+        ----------
+        volume : Volume
+        native_grid : Grid
+            In the subject's T1w space, or in that of another image.
+        interpolation : {"linear", "nearest", "bspline", "volume"}
+            As `resample`.
+        from_t1w : SimpleITK.Transform, optional
+            Points of the T1w to points of that image (LPS mm).
+        """
+        transform = self._native_to_template()
+        if from_t1w is not None:
+            transform = sitk.CompositeTransform([transform, from_t1w.GetInverse()])
+        return resample(volume, native_grid, transform, interpolation)
+
+    def scores_to_native(self, values: Volume, mask: Volume, native_grid: Grid) -> tuple[Volume, Volume]:
+        """Bring a map that exists inside a mask to native space, without mixing in the emptiness around it.
+
+        Each native voxel gets the mean of the template voxels around it that lie in the mask, weighted linearly.
+
+        Parameters
+        ----------
+        values : Volume
+            On a template grid.
+        mask : Volume, bool
+            On the same grid: where `values` mean anything.
+        native_grid : Grid
+
+        Returns
+        -------
+        values : Volume, float32
+            0 outside the coverage.
+        coverage : Volume, bool
+            Voxels at least half of whose weight comes from the mask.
+        """
+        inside = mask.with_voxels(mask.voxels.astype(np.float32))
+        masked = values.with_voxels(np.where(mask.voxels, values.voxels, 0).astype(np.float32))
+        weight = self.to_native(inside, native_grid, interpolation="linear").voxels
+        total = self.to_native(masked, native_grid, interpolation="linear").voxels
+        covered = weight >= 0.5
+        native = np.zeros_like(total)
+        native[covered] = total[covered] / weight[covered]
+        return Volume(native, native_grid), Volume(covered, native_grid)
+
+    def points_to_template(self, points_mm: np.ndarray) -> np.ndarray:
+        """Where native points lie in the template's space: (N, 3) to (N, 3), both RAS+ mm."""
+        transform = self._native_to_template()
+        moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
+        return np.array(moved).reshape(-1, 3) @ LPS
+
+    @classmethod
+    def from_affine(cls, affine: np.ndarray) -> "TemplateTransform":
+        """A transform without a warp."""
+        return cls(affine, None, None, None, JacobianRange(1.0, 1.0, 1.0))
+
+    def affine_only(self) -> "TemplateTransform":
+        """The same without its warp."""
+        return self.from_affine(self.affine)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``transform.json`` and, with a warp, ``warps.npz``; each whole or not at all."""
+        if self.warp is not None and self.inverse_warp is not None:
+            with written_whole(folder / _WARP_FILE) as temporary:
+                np.savez_compressed(temporary, warp=_to_steps(self.warp), inverse_warp=_to_steps(self.inverse_warp))
+        jacobian = self.jacobian_range
+        content = {
+            "affine_template_to_native_ras_mm": self.affine.tolist(),
+            "warp_step_mm": WARP_STEP_MM,
+            "warp_size_vox": self.warp_grid and list(self.warp_grid.size_vox),
+            "warp_grid_affine": self.warp_grid and self.warp_grid.affine.tolist(),
+            "jacobian_range": [jacobian.smallest, jacobian.percentile_1, jacobian.percentile_99],
+        }
+        # Last: a folder with this file is complete.
+        with written_whole(folder / _TRANSFORM_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "TemplateTransform":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            The folder holds no whole transform.
+        """
+        try:
+            content = load_json(folder / _TRANSFORM_FILE)
+            warp = inverse_warp = grid = None
+            if content["warp_size_vox"] is not None:
+                grid = Grid(tuple(content["warp_size_vox"]), np.array(content["warp_grid_affine"]))
+                with np.load(folder / _WARP_FILE, allow_pickle=False) as arrays:
+                    warp = arrays["warp"].astype(np.float32) * content["warp_step_mm"]
+                    inverse_warp = arrays["inverse_warp"].astype(np.float32) * content["warp_step_mm"]
+            jacobian = JacobianRange(*content["jacobian_range"])
+            return cls(np.array(content["affine_template_to_native_ras_mm"]), warp, inverse_warp, grid, jacobian)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{private(folder, 'its folder')}: holds no whole transform to the template. Delete the subject's "
+                "prepared folder and run prepare again."
+            ) from error
+
+    def _template_to_native(self) -> sitk.Transform:
+        affine = itk_affine(self.affine)
+        # The transform added last is the first to move a point.
+        return affine if self.warp is None else sitk.CompositeTransform([affine, self._itk_warp(self.warp)])
+
+    def _native_to_template(self) -> sitk.Transform:
+        affine = itk_affine(np.linalg.inv(self.affine))
+        if self.inverse_warp is None:
+            return affine
+        return sitk.CompositeTransform([self._itk_warp(self.inverse_warp), affine])
+
+    def _itk_warp(self, warp: np.ndarray) -> sitk.Transform:
+        assert self.warp_grid is not None
+        return sitk.DisplacementFieldTransform(itk_displacements(warp, self.warp_grid))
+
+
+def in_steps(displacements: np.ndarray) -> np.ndarray:
+    """Displacements as they will be read back: rounded to `WARP_STEP_MM`, float32."""
+    return _to_steps(displacements).astype(np.float32) * WARP_STEP_MM
+
+
+def _to_steps(displacements: np.ndarray) -> np.ndarray:
+    limit = np.iinfo(np.int16)
+    return np.clip(np.round(displacements / WARP_STEP_MM), limit.min, limit.max).astype(np.int16)

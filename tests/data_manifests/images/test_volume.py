@@ -1,0 +1,574 @@
+"""Reading, judging and writing images: every sentence a damaged file causes, and every geometry a scan can have."""
+
+import gzip
+import itertools
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from voxout.data_manifests.errors import UserError, for_terminal
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import (
+    Volume,
+    nifti_bytes,
+    read_grid,
+    read_labels,
+    read_mask,
+    read_volume,
+    write_labels,
+    write_volume,
+)
+
+SIZE = (5, 6, 7)
+VOXELS = np.arange(np.prod(SIZE), dtype=np.int16).reshape(SIZE)  # no symmetry at all: every flip shows
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+
+
+def turned(degrees: float, axis: int) -> np.ndarray:
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    rotation = np.eye(4)
+    a, b = [i for i in range(3) if i != axis]
+    rotation[a, a], rotation[a, b], rotation[b, a], rotation[b, b] = c, -s, s, c
+    return rotation
+
+
+def scan(voxels=VOXELS, affine=AFFINE, *, qform=1, sform=1, image_class=nib.Nifti1Image):
+    image = image_class(voxels, affine)
+    image.set_qform(affine, code=qform)
+    image.set_sform(affine, code=sform)
+    return image
+
+
+def saved(folder: Path, image, name: str = "scan.nii.gz") -> Path:
+    nib.save(image, folder / name)
+    return folder / name
+
+
+def with_header(folder: Path, *, name: str = "scan.nii", **fields) -> Path:
+    """A written scan whose header fields are then overwritten on disk, past nibabel's own mending."""
+    path = saved(folder, scan(), name)
+    whole = path.read_bytes()
+    header = nib.Nifti1Header(whole[:348], check=False)
+    for field, value in fields.items():
+        header[field] = value
+    path.write_bytes(header.binaryblock + whole[348:])
+    return path
+
+
+# -- the sentences ---------------------------------------------------------------------------------------------------
+def test_missing(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.nii\.gz\W: no such file, expected an image file"):
+        read_volume(tmp_path / "nowhere.nii.gz")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(UserError, match="is a folder, expected an image file"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_not_permitted(tmp_path):
+    path = saved(tmp_path, scan())
+    path.chmod(0)
+    with pytest.raises(UserError, match=r"cannot be opened .* Check who may read it"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.mgz"])
+def test_empty(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"is empty \(0 bytes\), expected a scan\. Copy it again"):
+        read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"subject_id,group\n" * 100, b"\x00" * 1000])
+def test_not_nifti(tmp_path, content):
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not an image that is understood, expected NIfTI \(\.nii, \.nii\.gz\) or MGZ"):
+        read_volume(path)
+
+
+def test_dicom(tmp_path):
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(b"\x00" * 128 + b"DICM" + b"\x00" * 900)
+    with pytest.raises(UserError, match=r"is a DICOM file, expected NIfTI .* dcm2niix"):
+        read_volume(path)
+
+
+def test_analyze_pair_is_refused_because_it_knows_no_left_and_right(tmp_path):
+    nib.save(nib.AnalyzeImage(VOXELS, AFFINE), tmp_path / "scan.img")
+    with pytest.raises(UserError, match="expected NIfTI"):
+        read_volume(tmp_path / "scan.hdr")
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.mgz"])
+@pytest.mark.parametrize("kept", [0.2, 0.7, 0.999])
+def test_truncated(tmp_path, name, kept):
+    # ITK reads such a file as a scan whose lower part is 0, without a word.
+    noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
+    image = nib.MGHImage(noise, AFFINE) if name.endswith("mgz") else scan(noise)
+    path = saved(tmp_path, image, name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(UserError, match=r"ends before its last voxel or is damaged, expected a whole file"):
+        read_volume(path)
+
+
+def test_truncated_inside_the_header(tmp_path):
+    path = saved(tmp_path, scan(), "scan.nii")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="expected NIfTI"):
+        read_volume(path)
+
+
+def test_gzip_checksum_is_verified(tmp_path):
+    # One flipped byte may well unpack to plausible voxels: only the checksum tells.
+    noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(scan(noise).to_bytes(), compresslevel=0))
+    whole = bytearray(path.read_bytes())
+    whole[-5000] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="is damaged"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(tmp_path, bad):
+    voxels = VOXELS.astype(np.float32)
+    voxels[1, 2, 3] = bad
+    with pytest.raises(UserError, match=r"1 of 210 voxels are NaN or infinite, expected finite intensities"):
+        read_volume(saved(tmp_path, scan(voxels)))
+
+
+def test_too_large_for_float32_counts_as_infinite(tmp_path):
+    voxels = VOXELS.astype(np.float64)
+    voxels[0, 0, 0] = 1e300
+    with pytest.raises(UserError, match="NaN or infinite"):
+        read_volume(saved(tmp_path, scan(voxels)))
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_constant(tmp_path, value):
+    with pytest.raises(UserError, match=f"every voxel is {value}, expected a scan"):
+        read_volume(saved(tmp_path, scan(np.full(SIZE, value, np.int16))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [((5, 6), "5x6"), ((5, 6, 1), "5x6x1"), ((5, 6, 7, 3), "5x6x7x3"), ((5, 6, 7, 1, 3), "5x6x7x1x3")],
+)
+def test_not_one_3d_volume(tmp_path, shape, found):
+    path = saved(tmp_path, scan(np.arange(np.prod(shape), dtype=np.int16).reshape(shape)))
+    with pytest.raises(UserError, match=f"has the shape {found}, expected one 3-D volume. Name a single volume"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("trailing", [(1,), (1, 1)])
+def test_4d_with_one_volume_is_read_as_3d(tmp_path, trailing):
+    path = saved(tmp_path, scan(VOXELS.reshape(SIZE + trailing)))
+    assert read_grid(path).size_vox == SIZE
+    np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
+
+
+def test_colour(tmp_path):
+    colour = np.zeros(SIZE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(UserError, match="is a colour image, expected one intensity a voxel"):
+        read_volume(saved(tmp_path, nib.Nifti1Image(colour, AFFINE)))
+
+
+def test_complex(tmp_path):
+    with pytest.raises(UserError, match="is an image of complex numbers"):
+        read_volume(saved(tmp_path, scan(VOXELS.astype(np.complex64))))
+
+
+def test_sheared(tmp_path):
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.4
+    with pytest.raises(UserError, match="affine is singular or sheared, expected three perpendicular axes"):
+        read_volume(saved(tmp_path, scan(affine=sheared, qform=0)))
+
+
+@pytest.mark.parametrize("row", [[0, 0, 0, 0], [np.nan, 0, 0, 0], [0, 1.5, 0, 0]])
+def test_singular(tmp_path, row):
+    path = with_header(tmp_path, srow_x=row)
+    with pytest.raises(UserError, match="affine is singular or sheared"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("mm", [0.001, 1000])
+def test_spacing_in_the_wrong_unit(tmp_path, mm):
+    path = saved(tmp_path, scan(affine=np.diag([mm, mm, mm, 1])))
+    with pytest.raises(UserError, match=rf"voxels of {mm} x {mm} x {mm} mm, expected 0\.1 to 20 mm"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("mm", [0, np.nan])
+def test_spacing_zero_is_not_taken_for_one(tmp_path, mm):
+    # nibabel mends a voxel size of 0 to 1 mm while reading: a guess, and a wrong volume in ml.
+    path = with_header(tmp_path, pixdim=[1, 1, mm, 1, 1, 1, 1, 1], sform_code=0)
+    with pytest.raises(UserError, match=rf"voxels of 1 x {mm:g} x 1 mm, expected 0\.1 to 20 mm"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("codes", [{"sform_code": 9}, {"qform_code": -1}, {"qform_code": 300, "sform_code": 300}])
+def test_form_codes_that_do_not_exist(tmp_path, codes):
+    # nibabel sets them to 0, and with them the whole orientation.
+    with pytest.raises(UserError, match="expected codes from 0 to 5: left and right cannot be told"):
+        read_volume(with_header(tmp_path, **codes))
+
+
+def test_forms_that_flip_each_other(tmp_path):
+    image = scan()
+    image.set_sform(AFFINE @ np.diag([-1.0, 1, 1, 1]), code=1)
+    with pytest.raises(UserError, match=r"qform \(.*RAS\) and sform \(.*LAS\) contradict each other"):
+        read_volume(saved(tmp_path, image))
+
+
+def test_forms_of_different_spacing(tmp_path):
+    image = scan()
+    image.set_sform(np.diag([1.3, 1.5, 2.0, 1.0]), code=1)
+    image.header["pixdim"][1] = 1
+    with pytest.raises(UserError, match="contradict each other"):
+        read_volume(saved(tmp_path, image))
+
+
+def test_qform_that_is_no_rotation(tmp_path):
+    with pytest.raises(UserError, match="qform is not a rotation, expected one"):
+        read_volume(with_header(tmp_path, quatern_b=2.0))
+
+
+def test_scan_aligned_by_its_sform_keeps_its_qform(tmp_path):
+    """Aligning a scan to its commissures moves the sform alone: the sform counts, the map carries both."""
+    aligned = turned(2, axis=0) @ AFFINE
+    aligned[2, 3] += 11
+    image = scan()
+    image.set_sform(aligned, code=2)
+    read = read_volume(saved(tmp_path, image))
+    np.testing.assert_allclose(read.affine, aligned, atol=1e-5)
+    header = nib.load(write_volume(tmp_path / "map.nii.gz", read)).header
+    np.testing.assert_allclose(header.get_qform(), AFFINE, atol=1e-5)
+    np.testing.assert_allclose(header.get_sform(), aligned, atol=1e-5)
+    assert (header["qform_code"], header["sform_code"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"vox_offset": 0}, r"start at byte 0 \(vox_offset\), expected 352"),
+        ({"scl_slope": 2, "scl_inter": np.nan}, "scales the values by 2 and adds nan"),
+        ({"scl_slope": np.inf, "scl_inter": 0}, "scales the values by inf"),
+        ({"datatype": 1}, "stored with 1 bit a voxel"),
+        ({"pixdim": [1, 1, 1, 1, 1, 1, 1, 1], "qform_code": 0}, "by its sform and 1 x 1 x 1 mm by its pixdim"),
+        ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "expected at most 500,000,000 voxels"),
+    ],
+)
+def test_a_header_that_contradicts_itself(tmp_path, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        read_volume(with_header(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("pair", [(np.nan, np.nan), (0, 0), (0, np.nan)])
+def test_no_scale_is_no_damage(tmp_path, pair):
+    path = with_header(tmp_path, scl_slope=pair[0], scl_inter=pair[1])
+    np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
+
+
+def test_metres_that_are_millimetres_are_noted(tmp_path):
+    assert read_grid(with_header(tmp_path, xyzt_units=1)).unit == "metre"
+    assert read_grid(with_header(tmp_path, xyzt_units=2)).unit is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fetch"),
+    [
+        ("/annex/objects/MD5E-s9--0.nii.gz\n", "datalad get"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_pointers_are_to_be_fetched(tmp_path, content, fetch):
+    (tmp_path / "t1.nii.gz").write_text(content)
+    with pytest.raises(UserError, match=f"content that is not on this machine.*{fetch}"):
+        read_volume(tmp_path / "t1.nii.gz")
+
+
+def test_a_link_that_was_not_fetched(tmp_path):
+    (tmp_path / "t1.nii.gz").symlink_to(".git/annex/objects/aa/t1.nii.gz")
+    with pytest.raises(UserError, match="is a link to content that is not on this machine.*datalad get"):
+        read_volume(tmp_path / "t1.nii.gz")
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("label", [1, 255])
+def test_mask(tmp_path, label):
+    inside = VOXELS > 100
+    mask = read_mask(saved(tmp_path, scan(inside.astype(np.uint8) * np.uint8(label))))
+    assert mask.voxels.dtype == bool
+    np.testing.assert_array_equal(mask.voxels, inside)
+
+
+def test_mask_with_several_labels(tmp_path):
+    with pytest.raises(UserError, match=r"found the values 0, 1, 2, expected a mask of 0 and 1\. Threshold it first"):
+        read_mask(saved(tmp_path, scan((VOXELS % 3).astype(np.uint8))))
+
+
+def test_mask_of_probabilities(tmp_path):
+    with pytest.raises(UserError, match=r"found the values 0, 0\.1, 0\.2, 0\.3, 0\.4, \.\.\., expected a mask"):
+        read_mask(saved(tmp_path, scan((VOXELS % 10 / 10).astype(np.float32))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_mask_not_finite(tmp_path, bad):
+    voxels = np.zeros(SIZE, np.float32)
+    voxels[0, 0, 0] = bad
+    with pytest.raises(UserError, match="expected a mask of 0 and 1"):
+        read_mask(saved(tmp_path, scan(voxels)))
+
+
+def test_empty_mask_is_returned(tmp_path):
+    assert not read_mask(saved(tmp_path, scan(np.zeros(SIZE, np.uint8)))).voxels.any()
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_labels_keep_their_type_and_every_digit(tmp_path, dtype):
+    kind = np.dtype(dtype)
+    largest = 2**53 - 1 if dtype == "f8" else 2**24 if dtype == "f4" else np.iinfo(kind).max
+    voxels = np.zeros(SIZE, kind)
+    voxels[1:3, 1, 1] = largest, largest - 1
+    path = tmp_path / "atlas.nii"
+    nib.save(nib.Nifti1Image(voxels, AFFINE, dtype=kind), path)
+    labels = read_labels(path)
+    again = nib.load(write_labels(tmp_path / "again.nii", labels, description="voxout native"))
+    for found in labels.voxels, np.asanyarray(again.dataobj):
+        assert found.dtype == kind
+        assert np.array_equal(found, voxels)
+
+
+@pytest.mark.parametrize("value, found", [(0.5, "0.5"), (-3.25, "-3.25"), (np.nan, "NaN"), (np.inf, "infinite")])
+def test_labels_are_whole_numbers(tmp_path, value, found):
+    voxels = VOXELS.astype(np.float32).round()
+    voxels[2, 1, 1] = value
+    with pytest.raises(UserError, match=f"atlas.nii.*: holds .*{found}.*, expected whole numbers"):
+        read_labels(saved(tmp_path, scan(voxels), "atlas.nii"))
+
+
+def test_scale_slope_is_applied(tmp_path):
+    path = with_header(tmp_path, scl_slope=0.5, scl_inter=-3)
+    read = read_volume(path).voxels
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, VOXELS * 0.5 - 3)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_nifti_2(tmp_path, name):
+    read = read_volume(saved(tmp_path, scan(image_class=nib.Nifti2Image, qform=2), name))
+    np.testing.assert_array_equal(read.voxels, VOXELS)
+    assert (read.grid.qform_code, read.grid.sform_code) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["scan.mgz", "scan.mgh"])
+def test_mgz(tmp_path, name):
+    affine = turned(20, axis=1) @ AFFINE
+    read = read_volume(saved(tmp_path, nib.MGHImage(VOXELS.astype(np.float32), affine), name))
+    np.testing.assert_array_equal(read.voxels, VOXELS)
+    np.testing.assert_allclose(read.affine, affine, atol=1e-4)
+
+
+def test_big_endian(tmp_path):
+    image = nib.Nifti1Image(VOXELS, AFFINE, nib.Nifti1Header(endianness=">"))
+    np.testing.assert_array_equal(read_volume(saved(tmp_path, image)).voxels, VOXELS)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_name_that_lies_about_compression_is_forgiven(tmp_path, zipped):
+    content = scan().to_bytes()
+    path = tmp_path / ("scan.nii" if zipped else "scan.nii.gz")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
+
+
+# -- geometry --------------------------------------------------------------------------------------------------------
+ORIENTATIONS = [
+    (axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+def stored_as(axes, flips, oblique: bool) -> np.ndarray:
+    affine = np.zeros((4, 4))
+    for column, (axis, flip, mm) in enumerate(zip(axes, flips, (1.0, 1.5, 2.0), strict=True)):
+        affine[axis, column] = flip * mm
+    affine[:, 3] = 30.5, -12.25, 7, 1
+    return (turned(17, axis=0) @ turned(-8, axis=2) if oblique else np.eye(4)) @ affine
+
+
+@pytest.mark.parametrize("oblique", [False, True], ids=["straight", "oblique"])
+@pytest.mark.parametrize("codes", [(1, 1), (0, 2), (1, 0), (2, 4)], ids=str)
+def test_every_stored_orientation_round_trips(tmp_path, codes, oblique):
+    assert len(ORIENTATIONS) == 48
+    for number, (axes, flips) in enumerate(ORIENTATIONS):
+        affine = stored_as(axes, flips, oblique)
+        stored = scan(affine=affine, qform=codes[0], sform=codes[1])
+        read = read_volume(saved(tmp_path, stored, f"{number}.nii"))
+        assert read.grid.qform is None
+        expected = "".join("LPI"[a] if f < 0 else "RAS"[a] for a, f in zip(axes, flips, strict=True))
+        assert read.grid.orientation == expected
+        again = nib.load(write_volume(tmp_path / f"map-{number}.nii", read))
+        np.testing.assert_array_equal(again.get_fdata(), VOXELS)
+        np.testing.assert_allclose(again.affine, affine, atol=1e-4)
+        assert again.shape == SIZE
+        assert (int(again.header["qform_code"]), int(again.header["sform_code"])) == codes
+        for form, code in zip((again.header.get_qform(), again.header.get_sform()), codes, strict=True):
+            if code:
+                np.testing.assert_allclose(form, affine, atol=1e-4)
+
+
+def test_a_scan_without_form_codes_round_trips(tmp_path):
+    read = read_volume(saved(tmp_path, scan(qform=0, sform=0)))
+    assert (read.grid.qform_code, read.grid.sform_code) == (0, 0)
+    again = nib.load(write_volume(tmp_path / "map.nii", read))
+    np.testing.assert_allclose(again.affine, read.affine, atol=1e-5)
+    assert (again.header["qform_code"], again.header["sform_code"]) == (0, 0)
+
+
+def test_an_affine_that_its_codes_cannot_carry_gets_an_sform(tmp_path):
+    grid = Grid(SIZE, turned(30, axis=2) @ AFFINE, qform_code=0, sform_code=0)
+    again = read_volume(write_volume(tmp_path / "map.nii.gz", Volume(VOXELS, grid)))
+    np.testing.assert_allclose(again.affine, grid.affine, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    mm=st.tuples(*[st.floats(0.2, 8)] * 3),
+    flip=st.sampled_from([1, -1]),
+    shift=st.tuples(*[st.floats(-200, 200)] * 3),
+    codes=st.sampled_from([(1, 1), (1, 0), (0, 1), (3, 4)]),
+)
+def test_any_rigid_geometry_round_trips(tmp_path, angles, mm, flip, shift, codes):
+    affine = np.eye(4)
+    for axis, degrees in enumerate(angles):
+        affine = affine @ turned(degrees, axis)
+    affine = affine @ np.diag([flip * mm[0], mm[1], mm[2], 1])
+    affine[:3, 3] = shift
+    grid = Grid(SIZE, affine, *codes)
+    again = read_grid(write_volume(tmp_path / "map.nii", Volume(VOXELS, grid)))
+    assert again.same_as(grid)
+    assert (again.qform_code, again.sform_code) == codes
+    np.testing.assert_allclose(again.spacing_mm, mm, rtol=1e-4)
+    assert again.voxel_volume_mm3 == pytest.approx(np.prod(mm), rel=1e-4)
+
+
+def test_voxels_must_fit_their_grid():
+    with pytest.raises(ValueError, match="do not fit the grid"):
+        Volume(VOXELS[1:], Grid(SIZE, AFFINE))
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [("bool", "uint8"), ("uint8", "uint8"), ("int16", "int16"), ("int64", "int32"), ("float16", "float32"),
+     ("float32", "float32"), ("float64", "float32")],
+)  # fmt: skip
+def test_types_on_disk(tmp_path, dtype, stored):
+    voxels = (VOXELS % 2).astype(dtype)
+    path = write_volume(tmp_path / "deep" / "er" / "map.nii.gz", Volume(voxels, Grid(SIZE, AFFINE)))
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.dtype(stored)
+    np.testing.assert_array_equal(image.get_fdata(), voxels)
+
+
+def test_float32_survives_bit_for_bit(tmp_path):
+    voxels = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
+    path = write_volume(tmp_path / "map.nii.gz", Volume(voxels, Grid(SIZE, AFFINE)))
+    np.testing.assert_array_equal(read_volume(path).voxels, voxels)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.25])
+def test_in_memory_it_is_the_same_file_and_carries_its_slope(tmp_path, slope):
+    voxels = np.arange(np.prod(SIZE), dtype=np.uint16).reshape(SIZE)
+    content = nifti_bytes(Volume(voxels, Grid(SIZE, AFFINE)), slope=slope)
+    path = tmp_path / "map.nii"
+    path.write_bytes(content)
+    read = read_volume(path)
+    np.testing.assert_array_equal(read.voxels, voxels * np.float32(slope))
+    assert nib.load(path).get_data_dtype() == np.uint16
+    assert read.grid.same_as(Grid(SIZE, AFFINE))
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path):
+    volume = Volume(VOXELS, Grid(SIZE, AFFINE))
+    one, two = (write_volume(tmp_path / f"{name}.nii.gz", volume) for name in "ab")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "map.nii.gz", Volume(VOXELS, Grid(SIZE, AFFINE)))
+    before = path.read_bytes()
+
+    def dies_half_way(image, to):
+        Path(to).write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("voxout.data_manifests.images.volume.save", dies_half_way)
+    with pytest.raises(OSError, match="no space"):
+        write_volume(path, Volume(VOXELS + 1, Grid(SIZE, AFFINE)))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_free_text_of_the_input_survives(tmp_path):
+    secret = b"DOE^JANE 1980-01"
+    image = scan()
+    image.header["descrip"] = image.header["intent_name"] = secret
+    image.header["aux_file"] = image.header["db_name"] = secret
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", secret))
+    path = saved(tmp_path, image, "scan.nii")
+    assert path.read_bytes().count(secret) == 4 + (secret in path.read_bytes()[348:])
+    written = write_volume(tmp_path / "map.nii", read_volume(path)).read_bytes()
+    assert b"DOE" not in written and b"JANE" not in written
+
+
+def test_no_free_text_in_a_message(tmp_path):
+    path = with_header(tmp_path, descrip=b"DOE^JANE", sform_code=9)
+    with pytest.raises(UserError) as caught:
+        read_volume(path)
+    assert "DOE" not in str(caught.value)
+
+
+# -- whatever arrives ------------------------------------------------------------------------------------------------
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8), mgz=st.booleans())
+def test_a_damaged_file_is_read_or_named_but_never_crashes(tmp_path, changes, mgz):
+    image = nib.MGHImage(VOXELS.astype(np.float32), AFFINE) if mgz else scan()
+    content = bytearray(image.to_bytes())
+    for place, byte in changes:
+        content[place] = byte
+    path = tmp_path / ("scan.mgh" if mgz else "scan.nii")
+    path.write_bytes(content)
+    for read in (read_grid, read_volume, read_mask):
+        try:
+            read(path)
+        except UserError as error:
+            assert for_terminal(error.problems[0]).startswith(path.name)
+
+
+@pytest.mark.parametrize("folder", ["ixi", "ms", "wmh", "wmh_unaligned", "tumour"])
+def test_every_real_scan_reads(shared_data, folder):
+    scans = sorted((shared_data / folder).glob("sub-*/anat/*.nii.gz"))
+    masks = sorted((shared_data / folder).glob("derivatives/**/*_mask.nii.gz"))
+    assert scans and masks
+    for path in scans:
+        assert read_volume(path).voxels.any()
+    for path in masks:
+        assert read_mask(path).voxels.any()
+
+
+def test_every_real_header_reads(shared_data):
+    for path in sorted((shared_data / "mdd1mm").glob("sub-*/anat/*.nii.gz")):
+        assert read_grid(path).orientation == "LAS"

@@ -1,0 +1,172 @@
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+from voxout.data_manifests.errors import UserError
+from voxout.evaluation.figures.colour_scale import ColourScale
+from voxout.evaluation.metrics.fdr import Discovery
+from voxout.evaluation.report.elements import colour_scale_of, threshold_of
+from voxout.evaluation.report.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
+from voxout.evaluation.report.subject_page import write_subject_page
+from voxout.evaluation.report.viewer.volumes import niivue_source
+from voxout.evaluation.scoring.score_cohort import score_cohort
+
+from .phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
+from .test_report import Page
+from .test_score_cohort import SETTINGS as COHORT_SETTINGS
+from .test_score_cohort import make
+
+
+def written(folder, **changes):
+    report = phantom_report(folder, **changes)
+    page, table = write_subject_page(folder / "sub-01.html", report, table=folder / "sub-01_clusters.csv")
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return page, Page(page.read_text(encoding="utf-8")), rows
+
+
+def rows_of(page):
+    body = re.search(r'id="clusters">.*?<tbody>(.*?)</tbody>', page.text, flags=re.DOTALL)[1]
+    return [re.sub(r"<[^>]+>", "|", row) for row in body.split("</tr>")[:-1]]
+
+
+def test_nothing_is_asked_from_outside_and_nothing_foreign_may_run(tmp_path):
+    path, page, _ = written(tmp_path)
+    assert path.stat().st_size < 4e6
+    assert all(link.startswith(("data:image/", "#", "../index.html")) for link in page.links)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)[1]
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, flags=re.DOTALL)
+    for text in (script, niivue_source()):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
+    assert "<script>alert" not in page.text and "&lt;script&gt;alert(1)" in page.text
+
+
+def test_clusters_are_listed_by_peak_with_place_and_overlap(tmp_path):
+    _, page, rows = written(tmp_path)
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    first, second = rows
+    assert [float(first[f"{a}_mni_mm"]) for a in "xyz"] == pytest.approx(RIGHT_FRONT, abs=3)
+    assert [float(second[f"{a}_mni_mm"]) for a in "xyz"] == pytest.approx(LEFT_BACK, abs=11)
+    assert (first["side"], second["side"]) == ("right", "left")
+    assert (first["in_lesion_mask"], second["in_lesion_mask"]) == ("0", "1")
+    assert float(first["peak_score"]) == 6.0 and first["p_value"] == ""
+    listed = rows_of(page)
+    assert len(listed) == 2 and "right" in listed[0] and "100 %" in listed[1]
+    assert "p-value" not in page.text
+    for words in (
+        "radiological convention",
+        "Research use only",
+        "The overlap of its brain is &lt;low&gt;.",
+        "There is no picture of the preparation",
+        "Redistribution and use",
+        "set on healthy scans alone",
+    ):
+        assert words in page.text, words
+
+
+def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
+    _, page, _ = written(tmp_path)
+    told = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
+    assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
+
+
+def test_the_page_says_what_survives_a_false_discovery_rate(tmp_path):
+    def told(discovery):
+        text = re.sub(r"<(script|style)\b.*?</\1>", "", written(tmp_path, discovery=discovery)[1].text, flags=re.DOTALL)
+        return html.unescape(re.sub(r"<[^>]+>", "", text))
+
+    survives = told(Discovery(0.05, 4.4123))
+    assert "FDR 5 %from 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
+    nothing = told(Discovery(0.01, None))
+    assert "FDR 1 %none survives" in nothing and "at 1 % no voxel survives." in nothing
+    assert "alse discovery" not in told(None) and "FDR" not in told(None)
+
+
+def test_with_healthy_brains_known_clusters_have_p_values(tmp_path):
+    plain = phantom_report(tmp_path).threshold
+    largest = float(written(tmp_path)[2][0]["volume_mm3"])
+    known = Threshold(plain.value, plain.words, (largest, 2 * largest, 0.0))
+    _, page, rows = written(tmp_path, threshold=known)
+    assert float(rows[0]["p_value"]) == pytest.approx(0.75)
+    assert "p-value" in page.text and "0.75" in rows_of(page)[0]
+
+
+def test_peaks_are_named_in_template_space(tmp_path):
+    plain = phantom_report(tmp_path).scored
+    moved = ScoredMap(plain.map, plain.inside, lambda points: points + np.array([1.0, -2.0, 3.0]), plain.lesion_mask)
+    _, _, before = written(tmp_path)
+    _, _, rows = written(tmp_path, scored=moved)
+    for axis, shift in zip("xyz", (1, -2, 3), strict=True):
+        assert float(rows[0][f"{axis}_mni_mm"]) == pytest.approx(float(before[0][f"{axis}_mni_mm"]) + shift)
+
+
+def test_nothing_above_the_threshold(tmp_path):
+    _, page, rows = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
+    assert rows == [] and "No cluster of at least 30 mm³ lies at or above 99" in page.text
+    assert 'id="clusters"' not in page.text
+
+
+def viewer_of(page):
+    return json.loads(re.search(r'id="about">(.*?)</script>', page.text, flags=re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("threshold", [2.0, 3.59, 99.0])
+def test_the_viewer_begins_at_the_threshold_and_its_slider_holds_it(tmp_path, threshold):
+    _, page, _ = written(tmp_path, threshold=Threshold(threshold, "set on healthy scans alone"))
+    about = viewer_of(page)
+    assert about["threshold"] == threshold
+    assert about["floor"] < threshold < about["sliderTop"] and about["sliderTop"] >= 6.0, "its highest score is 6"
+    # The viewer spreads these colours from the floor to the top: a third of the way up lies the threshold.
+    colours = np.array([about["red"], about["green"], about["blue"]]).T
+    assert (colours[:85] == colours[0]).all() and (colours[86:] != colours[0]).any(axis=1)[5:].all()
+    assert about["alpha"][0] == 0 and min(about["alpha"][1:]) > 100
+    assert f"coloured from the threshold {threshold:.3g} on" in page.text
+
+
+def drawn_pictures(page):
+    """The slices of all planes, as ([0, 1] arrays)."""
+    slices = re.search(r'<section id="slices">(.*?)</section>', page.text, flags=re.DOTALL)[1]
+    for data in re.findall(r'src="data:image/webp;base64,([^"]+)"', slices):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            yield np.asarray(image.convert("RGB")).astype(int)
+
+
+def coloured_pixels(page):
+    """Of a picture without a lesion mask all else is grey."""
+    return sum((np.ptp(rgb, axis=2) > 40).sum() for rgb in drawn_pictures(page))
+
+
+def test_the_pictures_of_a_brain_without_a_finding_are_grey(tmp_path):
+    without_mask = phantom_report(tmp_path).subject
+    images = without_mask.images()
+    subject = replace(without_mask, images=lambda: replace(images, lesion_mask=None))
+    quiet = Threshold(7.0, "set on healthy scans alone")
+    assert coloured_pixels(written(tmp_path, subject=subject, threshold=quiet)[1]) == 0
+    assert coloured_pixels(written(tmp_path, subject=subject)[1]) > 2000
+
+
+def test_a_cohort_without_a_threshold_has_a_fixed_one_in_words(tmp_path):
+    scores = score_cohort([make(n)[0] for n in range(2)], COHORT_SETTINGS)
+    threshold = Threshold.of_z_maps(scores)
+    assert threshold.value == 3.09 and "no healthy scan was scored" in threshold.words
+    with_healthy = score_cohort([make(n, healthy=n < 4)[0] for n in range(6)], COHORT_SETTINGS)
+    assert Threshold.of_z_maps(with_healthy).value == with_healthy.threshold
+    report = CohortReport("Cohort", datetime(2026, 3, 1), [], scores)
+    assert threshold_of(report) is None and threshold_of(replace(report, threshold=3.09)) == 3.09
+    assert colour_scale_of(replace(report, scores=with_healthy)) == ColourScale.at(with_healthy.threshold)
+
+
+def test_a_subject_without_a_map(tmp_path):
+    with pytest.raises(UserError, match="sub-02: has no anomaly map, expected one. Run the stage map"):
+        written(tmp_path, subject=ReportSubject("sub-02", "patient"))
+    assert list(tmp_path.iterdir()) == []

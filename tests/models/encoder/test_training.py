@@ -1,0 +1,272 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.images.grid import Grid
+from voxout.models.encoder import network, training
+from voxout.models.encoder.checkpoint import Checkpoint
+from voxout.models.encoder.dense_inference import encode_densely
+from voxout.models.encoder.training import train_encoder
+from voxout.models.settings import ModelSettings
+from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.voxel_mask import PatchGrid
+
+KEYS = tuple(f"sub-{number:02}" for number in range(9))
+TRAIN, HELD_OUT = KEYS[:7], KEYS[7:]
+
+
+@pytest.fixture(scope="module")
+def store():
+    """Smooth blobs that all subjects share, with finer ones of their own (alike, no encoder could tell them apart)."""
+    shape, random = (22, 20, 8), np.random.default_rng(0)
+
+    def smooth(size, width):
+        return ndimage.gaussian_filter(random.normal(size=size), [0] * (len(size) - 3) + [width] * 3)
+
+    common, own = smooth(shape, 1.5), smooth((len(KEYS), 1, *shape), 0.6)
+    volumes = 1 / (1 + np.exp(-(20 * common + 2 * own)))
+    mask = np.zeros(shape, bool)
+    mask[4:-4, 4:-4, 1:-1] = True
+    grid = PatchGrid(Grid(shape, np.diag([2.0, 2, 2, 1])), mask)
+    inside = np.broadcast_to(mask, (len(KEYS), *shape))
+    return PatchStore(None, KEYS, ("t1w",), grid, volumes.astype(np.float16), inside)
+
+
+def settings_of(**change):
+    sections = {
+        "encoder": {"code_size": 4, "planes": ("axial",), "patch_size_mm": 10},
+        "guidance": {"nu": 0.5},
+        "training": {
+            "pretraining_steps": 30,
+            "guided_steps": 20,
+            "patches_per_step": 64,
+            "locations_per_step": 6,
+            "checkpoint_every": 8,
+            "learning_rate": 1e-2,
+        },
+    }
+    for section, fields in change.items():
+        sections[section] = sections.get(section, {}) | fields
+    return ModelSettings.model_validate(sections)
+
+
+def train(store, out, settings=None, **change):
+    arguments = {"train": TRAIN, "held_out": HELD_OUT, "seed": 3} | change
+    return train_encoder(store, settings or settings_of(), out, **arguments)
+
+
+def state(checkpoint):
+    named = {f"model.{name}": value for name, value in checkpoint.autoencoder.state_dict().items()}
+    return named | {f"optimiser.{name}": value for name, value in checkpoint.optimiser.items()}
+
+
+def assert_same(one, other):
+    assert one.history == other.history
+    first, second = state(one), state(other)
+    assert first.keys() == second.keys()
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    """One whole run, with its curves and its calls of progress."""
+    folder, calls = tmp_path_factory.mktemp("trained"), []
+    checkpoint = train(
+        store, folder / "encoder", tensorboard=folder / "curves", progress=lambda *done: calls.append(done)
+    )
+    return checkpoint, folder, calls
+
+
+def test_both_phases_are_learnt_and_written_down(store, trained):
+    checkpoint, folder, calls = trained
+    assert checkpoint.step == 50
+    assert [(row.step, row.phase) for row in checkpoint.history] == [(30, "pretraining"), (50, "guided")]
+    variance = store.volumes.astype(float).var()
+    assert all(row.mse_train < 0.7 * variance and row.mse_held_out < 0.7 * variance for row in checkpoint.history)
+    assert calls[0] == (1, 50)
+    assert calls[-1] == (50, 50)
+    assert json.loads((folder / "encoder" / "checkpoint.json").read_text())["history"][1]["step"] == 50
+    curves = EventAccumulator(str(folder / "curves")).Reload()
+    points = curves.Scalars("training/mse_held_out")
+    assert [point.step for point in points] == [30, 50]
+    assert points[-1].value == pytest.approx(checkpoint.history[-1].mse_held_out)
+
+
+def test_same_seed_same_encoder_other_seed_another(store, trained, tmp_path):
+    assert_same(train(store, tmp_path / "again"), trained[0])
+    other = train(store, tmp_path / "other", seed=4)
+    assert not torch.equal(other.encoder.branches[0][0].weight, trained[0].encoder.branches[0][0].weight)
+
+
+@pytest.mark.parametrize("killed_at", [5, 20, 30, 37, 50])
+def test_killed_and_started_again_ends_the_same(store, trained, tmp_path, killed_at):
+    """Before the first checkpoint, between two, between the phases, and before the last."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, _total):
+        if done == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(store, tmp_path, progress=kill)
+    torch.manual_seed(99)  # whatever happened in between
+    assert_same(train(store, tmp_path), trained[0])
+
+
+def test_a_finished_run_is_left_alone(store, trained):
+    _, folder, _ = trained
+    index = folder / "encoder" / "checkpoint.json"
+    before = index.stat().st_mtime_ns
+    calls = []
+    assert_same(train(store, folder / "encoder", progress=lambda *done: calls.append(done)), trained[0])
+    assert calls == []
+    assert index.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 4}, "seed 3 instead of 4"),
+        ({"train": KEYS[:6]}, "(of other controls)"),
+        ({"settings": settings_of(guidance={"weight": 0.5})}, "models.guidance.weight 0.0001 instead of 0.5"),
+        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (axial 5,) instead of (axial 7,)"),
+    ],
+)
+def test_a_checkpoint_of_another_run(store, trained, change, named):
+    with pytest.raises(UserError, match="holds an encoder of another run .* Delete the folder") as error:
+        train(store, trained[1] / "encoder", **change)
+    assert named in str(error.value)
+
+
+def test_what_does_not_touch_training_may_change(store, trained):
+    settings = settings_of(detector={"nu": 0.9}, fusion={"folds": 3}, training={"checkpoint_every": 9})
+    assert_same(train(store, trained[1] / "encoder", settings), trained[0])
+
+
+def test_other_channels(store, trained):
+    with pytest.raises(UserError, match="channels"):
+        train(replace(store, channels=("flair",)), trained[1] / "encoder")
+
+
+def test_guided_steps_hold_the_inner_norms_and_the_scale_of_the_codes(store, tmp_path):
+    """A weight that would blow codes up: their scale stays what the fixed part of the code norm says."""
+    before = train(store, tmp_path / "before", settings_of(guidance={"weight": 0}))
+    settings = settings_of(
+        guidance={"weight": 10.0, "expander_only_share": 1.0}, training={"guided_learning_rate": 1e-2}
+    )
+    after = train(store, tmp_path / "after", settings)
+    for old, new in zip(before.autoencoder.inner_norms(), after.autoencoder.inner_norms(), strict=True):
+        assert torch.equal(old.running_mean, new.running_mean)
+        assert torch.equal(old.running_var, new.running_var)
+    assert torch.equal(before.encoder.code_norm.weight, after.encoder.code_norm.weight)
+    assert torch.equal(before.encoder.code_norm.bias, after.encoder.code_norm.bias)
+    assert not torch.equal(before.encoder.branches[0][0].weight, after.encoder.branches[0][0].weight)
+    held = before.encoder.code_norm.weight.square().mean().sqrt().item()
+    assert after.history[-1].latent_scale == pytest.approx(held, rel=0.15)
+
+
+def test_lambda_is_halved_while_the_reconstruction_suffers(store, tmp_path, monkeypatch):
+    """Also across a stop: what was seen before decides what is done after."""
+    monkeypatch.setattr(training, "WATCH_EVERY", 2)
+    heavy = {
+        "guidance": {"weight": 30.0, "gamma": 0.5, "nu": 0.5},
+        "training": {"guided_learning_rate": 3e-3, "pretraining_steps": 300},
+    }
+    bound = train(store, tmp_path / "bound", settings_of(**heavy))
+    unbound = heavy | {"guidance": heavy["guidance"] | {"largest_mse_ratio": 1e6}}
+    free = train(store, tmp_path / "free", settings_of(**unbound))
+    assert free.history[-1].mse > 1.1 * bound.history[-1].mse, "this guidance is far too strong"
+    limit = 2.0 * [row.mse for row in bound.history if row.phase == "pretraining"][-1]
+    guided = [row for row in bound.history if row.phase == "guided"]
+    expected = 30.0
+    for row in guided:
+        assert row.guidance_weight == expected
+        expected *= 0.5 if row.mse > limit else 1
+    assert guided[-1].guidance_weight < 1.0
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, _total):
+        if done == 311:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(store, tmp_path / "killed", settings_of(**heavy), progress=kill)
+    assert_same(train(store, tmp_path / "killed", settings_of(**heavy)), bound)
+
+
+def test_settled_norms_describe_the_whole_brain(store, trained):
+    """In eval mode, codes over all training subjects and locations have the mean and scale of the code norm."""
+    encoder = trained[0].encoder
+    rows = store.index(TRAIN)
+    codes = torch.cat([encode_densely(encoder, torch.from_numpy(store.volumes[row]), store.grid) for row in rows])
+    norm = network.code_norm
+    np.testing.assert_allclose(codes.mean(dim=0), norm.bias.detach(), atol=0.1)
+    np.testing.assert_allclose(codes.std(dim=0), norm.weight.detach().abs(), rtol=0.1, atol=0.01)
+
+
+def test_without_pretraining_and_with_free_norms(store, tmp_path):
+    settings = settings_of(
+        training={"pretraining_steps": 0, "siamese_weight": 0.01}, guidance={"freeze_norm": False, "weight": 0}
+    )
+    checkpoint = train(store, tmp_path, settings)
+    assert [row.phase for row in checkpoint.history] == ["guided"]
+    assert all(np.isfinite(checkpoint.encoder.code_norm.running_var.numpy()))
+
+
+def test_several_channels_and_nobody_held_out(store, tmp_path):
+    two = replace(store, channels=("t1w", "flair"), volumes=np.concatenate([store.volumes, 1 - store.volumes], axis=1))
+    checkpoint = train(two, tmp_path, held_out=())
+    assert checkpoint.encoder.channels == 2
+    assert checkpoint.history[-1].mse_held_out is None
+
+
+def test_siamese_term_draws_controls_together(store, tmp_path):
+    """1 - cos between co-located codes falls, against the same steps with next to no weight."""
+
+    def apart(weight):
+        settings = settings_of(
+            guidance={"weight": 0},
+            training={"siamese_weight": weight, "guided_learning_rate": 1e-2, "guided_steps": 100},
+        )
+        checkpoint = train(store, tmp_path / f"{weight}", settings)
+        volumes = torch.from_numpy(store.volumes[store.index(TRAIN[:2])])
+        one, other = (encode_densely(checkpoint.encoder, volume, store.grid) for volume in volumes)
+        return (1 - torch.nn.functional.cosine_similarity(one, other, dim=1)).mean().item()
+
+    assert apart(0.3) < 0.9 * apart(1e-9)
+
+
+def test_too_few_controls(store, tmp_path):
+    with pytest.raises(UserError, match="found 7 training controls, expected at least 19"):
+        train(store, tmp_path, settings_of(guidance={"nu": 0.1}))
+    with pytest.raises(UserError, match="no control in the training split"):
+        train(store, tmp_path, train=())
+    assert not Checkpoint.exists(tmp_path)
+
+
+def test_patch_size_without_a_network(store, tmp_path):
+    with pytest.raises(UserError, match="choose of 6, 10, 14, 18"):
+        train(store, tmp_path, settings_of(encoder={"patch_size_mm": 80}))
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_not_saved(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "mse_loss", lambda a, b: (a - b).sum() * torch.nan)
+    with pytest.raises(UserError, match="Training: the loss is nan at step 0, expected a finite one. Lower"):
+        train(store, tmp_path)
+    assert not Checkpoint.exists(tmp_path)
+
+
+def test_torchs_settings_are_left_as_they_were(store, tmp_path):
+    random, deterministic = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    train(store, tmp_path, settings_of(training={"pretraining_steps": 2, "guided_steps": 2}))
+    assert torch.equal(random, torch.get_rng_state())
+    assert torch.are_deterministic_algorithms_enabled() == deterministic

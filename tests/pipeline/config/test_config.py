@@ -1,0 +1,120 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from voxout.data_manifests.errors import UserError
+from voxout.pipeline.config.config import Config, load_config, preset_names, save_config
+
+
+def test_defaults_need_no_file():
+    assert load_config() == Config()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name):
+    load_config(preset=name)
+
+
+def test_the_order_is_preset_then_file_then_set_then_seed(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 5\nmodels:\n  detector:\n    nu: 0.2\n")
+    config = load_config(path, preset="paper-1mm", overrides=["models.guidance.weight=0"], seed=7)
+    assert config.seed == 7
+    assert config.models.detector.nu == 0.2, "the file goes before the preset"
+    assert config.models.detector.gamma == 0.01, "what the file does not name stays the preset's"
+    assert config.models.guidance.weight == 0
+
+
+def test_the_number_of_seeds_is_a_setting():
+    config = load_config(overrides=["models.fusion.members=2"], seeds=3)
+    assert config.models.fusion.members == 3
+    assert load_config(overrides=["models.fusion.members=2"]).models.fusion.members == 2
+
+
+def test_the_saved_configuration_is_the_configuration(tmp_path):
+    config = load_config(preset="paper-1mm", overrides=["preprocessing.modalities=[t1w, flair]"])
+    save_config(tmp_path / "config.yaml", config)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_name():
+    overrides = ["models.detector.nuu=0.1", "models.detector.nu=3", "preprocesing.spacing_mm=1"]
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=overrides)
+    told = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
+    assert "models.detector.nuu is not known. Did you mean models.detector.nu?" in told
+    assert "models.detector.nu is 3, expected less than or equal to 1" in told
+    assert "preprocesing is not known. Did you mean preprocessing?" in told
+
+
+def test_settings_that_contradict_each_other_are_told_in_words():
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=["preprocessing.brain_extraction.smallest_ml=3000"])
+    assert str(caught.value) == ("preprocessing.brain_extraction: smallest_ml (3000) must lie below largest_ml (2200).")
+
+
+def test_gamma_is_told_in_words():
+    with pytest.raises(UserError, match='gamma is "wide", expected a number, "scale", "auto"'):
+        load_config(overrides=["models.detector.gamma=wide"])
+
+
+def _told(*overrides: str) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=overrides)
+    return caught.value.problems
+
+
+def test_a_reader_of_a_map_that_is_not_derived_is_told_before_anything_is_prepared():
+    assert list(_told("models.fusion.readers=[intensity, detail]", "preprocessing.derived_maps=[junction]")) == [
+        "models.fusion.readers names detail, and the derived maps are junction. Add detail to "
+        "preprocessing.derived_maps, or leave the reader out."
+    ]
+    assert "the derived maps are none" in _told("models.fusion.readers=[detail]", "preprocessing.derived_maps=[]")[0]
+    load_config(overrides=["models.fusion.readers=[intensity, detail]"])
+    assert "names extension, and the derived maps are none" in _told("preprocessing.derived_maps=[]")[0]
+    load_config(overrides=["preprocessing.derived_maps=[]", "models.fusion.readers=[hand_made]"])
+
+
+def test_more_components_than_a_patch_has_numbers_are_told_before_anything_is_prepared():
+    patches = "models.fusion.readers=[patches]"
+    assert list(_told("models.fusion.patch_components=28", patches)) == [
+        "models.fusion.patch_components is 28, and a patch of 3x3x3 voxels of t1w holds 27 numbers. "
+        "Lower it to 27 at most."
+    ]
+    load_config(overrides=["models.fusion.patch_components=54", "preprocessing.modalities=[t1w, flair]", patches])
+    load_config(overrides=["models.fusion.patch_components=28"])
+
+
+def test_what_two_settings_say_together_is_told_without_a_dump_of_the_section():
+    told = _told("models.training.pretraining_steps=0", "models.training.guided_steps=0")
+    assert told[0].startswith("models: training.pretraining_steps is 0 and no guided steps follow"), told
+    told = _told("preprocessing.intensity.low_percent=90", "preprocessing.intensity.high_percent=10")
+    assert told[0] == "preprocessing.intensity: low_percent (90) must lie below high_percent (10)."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("models: [1, 2", "not readable as YAML"),
+        ("- a\n- b\n", "holds a list, expected sections"),
+    ],
+)
+def test_a_broken_file_gives_one_sentence(tmp_path, text, sentence):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_config(path)
+
+
+def test_missing_file_unknown_preset_and_bad_override(tmp_path):
+    with pytest.raises(UserError, match="no such configuration file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r'Preset "papre" is not known. Choose one of: .*paper-1mm'):
+        load_config(preset="papre")
+    with pytest.raises(UserError, match="expected NAME=VALUE"):
+        load_config(overrides=["seed"])
+
+
+@given(st.floats(min_value=1e-3, max_value=1))
+def test_an_override_reaches_its_setting(nu):
+    assert load_config(overrides=[f"models.detector.nu={nu!r}"]).models.detector.nu == nu

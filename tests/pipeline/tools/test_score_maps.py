@@ -1,0 +1,517 @@
+"""`voxout score --maps`: anybody's maps, and every way in which they can be wrong."""
+
+import csv
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+from sklearn import metrics
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume, write_volume
+from voxout.evaluation.settings import EvaluationSettings
+from voxout.pipeline.cli.main import main
+from voxout.pipeline.tools.score_maps import MapFolders, match_subjects, score_folders
+from voxout.pipeline.workflow.console import Console
+
+GRID = Grid((16, 17, 18), np.diag([2.0, 2.0, 2.0, 1.0]))
+FAST = ["--set", "evaluation.bootstrap_draws=50", "--set", "evaluation.false_clusters=2"]
+
+
+class Maps:
+    """A folder of maps and masks of three healthy subjects and four patients, under names of one's own."""
+
+    def __init__(self, root, *, map_name="{id}.nii.gz", mask_name="{id}.nii.gz", ids=("h1", "h2", "h3", *"abcd")):
+        self.root, self.map_name, self.mask_name = root, map_name, mask_name
+        self.voxels, self.truth = {}, {}
+        inside = np.zeros(GRID.size_vox, bool)
+        inside[2:14, 2:15, 2:16] = True
+        self.inside = inside
+        for number, name in enumerate(ids):
+            random = np.random.default_rng(number)
+            lesion = np.zeros(GRID.size_vox, bool)
+            if not name.startswith("h"):
+                lesion[4:7, 5:8, 4 : 7 + number] = True
+            voxels = random.standard_normal(GRID.size_vox).astype(np.float32) + 2 * lesion
+            self.voxels[name], self.truth[name] = voxels.astype(np.float32), lesion
+            self.put("maps", map_name, name, self.voxels[name])
+            self.put("brains", mask_name, name, inside)
+            if lesion.any():
+                self.put("masks", mask_name, name, lesion)
+
+    def path(self, folder, pattern, name):
+        return self.root / folder / pattern.replace("{id}", name)
+
+    def put(self, folder, pattern, name, voxels, grid=GRID):
+        write_volume(self.path(folder, pattern, name), Volume(voxels, grid))
+
+    def map_path(self, name):
+        return self.path("maps", self.map_name, name)
+
+    def mask_path(self, name):
+        return self.path("masks", self.mask_name, name)
+
+    def score(self, *more, maps="maps", masks="masks", brains="brains", healthy=("h*",), out="out"):
+        command = ["score", "--maps", self.root / maps, "--masks", self.root / masks, "--out", self.root / out]
+        command += ["--brain-masks", self.root / brains] if brains else []
+        command += ["--healthy", *healthy] if healthy else []
+        return main([str(part) for part in [*command, *FAST, *more]])
+
+    def scores(self, out="out"):
+        return json.loads((self.root / out / "scores.json").read_text(encoding="utf-8"))
+
+    def table(self, name, out="out"):
+        with open(self.root / out / name, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def maps(tmp_path):
+    return Maps(tmp_path)
+
+
+def test_earlier_scores_are_replaced_with_a_word(maps, capsys):
+    assert maps.score() == 0
+    assert "held scores before" not in capsys.readouterr().err
+    assert maps.score() == 0
+    assert "out held scores before; these take their place." in capsys.readouterr().err
+
+
+def test_figures_are_those_of_the_voxels(maps, capsys):
+    assert maps.score() == 0
+    assert "figures of 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
+    scores = maps.scores()
+    values = np.concatenate([v[maps.inside] for v in maps.voxels.values()]).astype(np.float64)
+    truth = np.concatenate([t[maps.inside] for t in maps.truth.values()])
+    assert scores["auroc"]["value"] == pytest.approx(metrics.roc_auc_score(truth, values), abs=1e-9)
+    assert scores["average_precision"]["value"] == pytest.approx(metrics.average_precision_score(truth, values))
+    assert scores["about"]["mask"] == "brain mask"
+    assert scores["about"]["threshold_from"] == "the healthy scans of this cohort"
+    assert scores["healthy_threshold"]["n"] == 3
+    assert [row["subject"] for row in maps.table("scores.csv")] == ["a", "b", "c", "d", "h1", "h2", "h3"]
+    assert len(maps.table("lesions.csv")) == 4
+    assert not (maps.root / "out" / "failures.csv").exists()
+
+
+def test_without_brain_masks_the_whole_image_counts_and_is_named(maps, capsys):
+    assert maps.score(brains=None) == 0
+    told = capsys.readouterr()
+    assert "inside the whole image" in told.out and "every voxel of the image counts" in told.err
+    assert maps.scores()["about"]["mask"] == "whole image"
+    assert maps.table("scores.csv")[0]["voxels"] == str(16 * 17 * 18)
+
+
+def test_names_of_all_kinds_are_matched(tmp_path, capsys):
+    """BIDS names, a pattern with {id}, spaces and accents in either spelling."""
+    bids = Maps(tmp_path / "bids", map_name="sub-{id}/anat/sub-{id}_map.nii.gz", mask_name="sub-{id}_label-x_mask.nii")
+    assert bids.score() == 0
+    assert bids.table("scores.csv")[0]["subject"] == "sub-a"
+    own = Maps(tmp_path / "ünsere Karten", map_name="{id} – Karte.nii.gz", mask_name="{id}_seg.nii.gz")
+    assert own.score() == 2
+    assert "no map and no mask of one id" in capsys.readouterr().err
+    patterns = {"maps": "maps/{id} – Karte.nii.gz", "masks": "masks/{id}_seg.nii.gz", "brains": "brains/{id}_*.nii.gz"}
+    assert own.score(**patterns) == 0
+    assert own.scores()["about"]["subjects"] == 7
+    ids = ("h1", "h2", unicodedata.normalize("NFD", "Jürgen"), "Zoë", "ç")
+    accents = Maps(tmp_path / "accents", ids=ids)
+    renamed = accents.mask_path(ids[2])
+    renamed.rename(renamed.with_name(unicodedata.normalize("NFC", renamed.name)))
+    assert accents.score(healthy=("h1", "h2")) == 0
+    assert {row["subject"] for row in accents.table("scores.csv")} == {"h1", "h2", "Jürgen", "Zoë", "ç"}
+
+
+def test_a_cohort_table_tells_group_site_and_age(maps, capsys):
+    rows = ["subject_id,group,site,age,t1w", "h1,control,Lyon,30,x", "h2,control,Graz,45,x", "h3,control,Lyon,50,x"]
+    rows += ["a,patient,Lyon,61,x", "b,patient,Graz,62,x", "c,patient,Lyon,63,x", "d,patient,,,x", "e,control,Graz,3,x"]
+    (maps.root / "who.csv").write_text("\n".join(rows))
+    assert maps.score("--cohort", maps.root / "who.csv", healthy=()) == 0
+    assert "in the cohort table, with neither map nor mask: e." in capsys.readouterr().err
+    assert [row["site"] for row in maps.table("scores.csv")][:4] == ["Lyon", "Graz", "Lyon", ""]
+    strata = {(row["by"], row["stratum"]) for row in maps.table("strata.csv")}
+    assert {("site", "Graz"), ("site", "Lyon"), ("age", "60 to 75 years"), ("age", "below 40 years")} <= strata
+    assert maps.scores()["healthy_threshold"]["n"] == 3
+    assert maps.score("--cohort", maps.root / "who.csv", healthy=("a",)) == 2
+    assert "a: is a patient in the cohort table and named by --healthy" in capsys.readouterr().err
+
+
+def failure(maps, name):
+    return {row["subject"]: row["reason"] for row in maps.table("failures.csv")}[name]
+
+
+def test_a_map_on_another_grid_is_an_error_with_both(maps, capsys):
+    maps.put("maps", maps.map_name, "a", maps.voxels["a"][:, :, :9], Grid((16, 17, 9), np.diag([2.0, 2, 4, 1])))
+    moved = GRID.affine.copy()
+    moved[0, 3] = 1.0
+    maps.put("masks", maps.mask_name, "b", maps.truth["b"], Grid(GRID.size_vox, moved))
+    assert maps.score() == 3
+    assert (
+        "a: the evaluation mask and the anomaly map lie on different grids (16x17x18 voxels of 2x2x2 mm, RAS against "
+        "16x17x9 voxels of 2x2x4 mm, RAS). Put both on one grid; scoring never resamples." in failure(maps, "a")
+    )
+    assert "b: the lesion mask and the anomaly map" in failure(maps, "b")
+    assert "up to 1 mm apart" in failure(maps, "b")
+    assert maps.scores()["about"]["subjects_left_out"] == ["a", "b"]
+    assert "2 subject(s) left out of all figures" in capsys.readouterr().err
+
+
+def test_a_mask_without_a_map_is_listed_and_counted(maps, capsys):
+    maps.map_path("c").unlink()
+    assert maps.score() == 3
+    told = capsys.readouterr()
+    assert "FAILED c: has a lesion mask and no map. Make the map, or take the mask away." in told.err
+    assert "figures of 6 of 7 subjects" in told.out
+    about = maps.scores()["about"]
+    assert (about["subjects"], about["subjects_left_out"]) == (6, ["c"])
+    assert "no map" in failure(maps, "c")
+
+
+def test_a_map_without_a_brain_mask_is_listed(maps):
+    maps.path("brains", maps.mask_name, "d").unlink()
+    assert maps.score() == 3
+    assert "d: has a map and no brain mask." in failure(maps, "d")
+
+
+def test_nan_inside_the_mask_is_an_error_and_outside_is_nobodys_business(maps):
+    maps.voxels["a"][0, 0, 0] = np.nan
+    maps.put("maps", maps.map_name, "a", maps.voxels["a"])
+    assert maps.score() == 0
+    maps.voxels["a"][5, 5, 5] = np.inf
+    maps.put("maps", maps.map_name, "a", maps.voxels["a"])
+    assert maps.score() == 3
+    assert "a: 1 of 2184 scores of the anomaly map are NaN or infinite, expected finite numbers." in failure(maps, "a")
+
+
+def test_a_map_that_is_the_same_everywhere_is_scored(maps, capsys):
+    """It finds nothing: AUROC 1/2, which is a result and not an error, but worth a word."""
+    maps.put("maps", maps.map_name, "a", np.zeros(GRID.size_vox, np.float32))
+    assert maps.score() == 0
+    assert "note: maps of one and the same score everywhere: a.\n" in capsys.readouterr().err
+    assert maps.table("scores.csv")[0]["auroc"] == "0.5"
+
+
+def test_maps_upside_down_get_a_word(maps, capsys):
+    assert maps.score() == 0
+    assert "upside down" not in capsys.readouterr().err
+    for name, voxels in maps.voxels.items():
+        maps.put("maps", maps.map_name, name, -voxels)
+    assert maps.score() == 0
+    told = capsys.readouterr().err
+    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in told
+    assert "expected higher = more anomalous. Are the maps upside down?" in told
+
+
+def test_one_map_upside_down_is_named(maps, capsys):
+    maps.put("maps", maps.map_name, "b", -maps.voxels["b"])
+    assert maps.score() == 0
+    assert "note: lesions have lower scores than healthy tissue, by their AUROC, in: b (0.0" in capsys.readouterr().err
+
+
+def test_a_healthy_map_that_fails_is_missed_by_the_threshold(maps, capsys):
+    assert maps.score() == 0
+    assert "the threshold rests on" not in capsys.readouterr().err
+    maps.map_path("h2").write_bytes(b"not an image at all")
+    assert maps.score(out="other") == 3
+    assert "the threshold rests on 2 of 3 healthy maps: h2 could not be scored." in capsys.readouterr().err
+    assert maps.scores("other")["healthy_threshold"]["n"] == 2
+    assert "h2, map: is not an image" in failure_in(maps, "h2", "other")
+
+
+@pytest.mark.parametrize("role", ["map", "lesion mask", "brain mask"])
+def test_a_file_that_cannot_be_reached_is_named_by_its_role(tmp_path, role):
+    maps = Maps(tmp_path / "Erika Muster")
+    lost = {"map": maps.map_path("a"), "lesion mask": maps.mask_path("a")}
+    path = lost.get(role, maps.path("brains", maps.mask_name, "a"))
+    matched = match_subjects(
+        MapFolders(*(str(maps.root / folder) for folder in ("maps", "masks", "brains")), healthy=("h*",))
+    )
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/Erika/Muster.nii.gz")
+    out = maps.root / "out"
+    _, failures = score_folders(matched, EvaluationSettings(bootstrap_draws=20), out, Console(), jobs=1)
+    (failure,) = failures
+    assert failure.key == "a" and failure.reason.startswith(f"a, {role}: ") and "Erika" not in failure.reason
+
+
+def failure_in(maps, name, out):
+    return {row["subject"]: row["reason"] for row in maps.table("failures.csv", out)}[name]
+
+
+def test_voxels_of_two_sizes_get_a_word(maps, capsys):
+    large = Grid(GRID.size_vox, np.diag([4.0, 4.0, 4.0, 1.0]))
+    for folder, voxels in (("maps", maps.voxels["h1"]), ("brains", maps.inside)):
+        maps.put(folder, maps.map_name, "h1", voxels, large)
+    assert maps.score() == 0
+    assert "voxels of 8 to 64 mm³ are pooled: pooled figures count voxels, so the finest scans weigh 8 times" in (
+        capsys.readouterr().err
+    )
+
+
+def test_lesions_outside_the_brain_get_a_word(maps, capsys):
+    truth = maps.truth["b"].copy()
+    truth[0, 0, :5] = True
+    maps.put("masks", maps.mask_name, "b", truth)
+    assert maps.score() == 0
+    assert "5 lesion voxels lie outside the evaluation mask and enter no figure: b." in capsys.readouterr().err
+
+
+def test_swapped_folders_are_told(maps, capsys):
+    assert maps.score(maps="masks", masks="maps") == 2
+    assert capsys.readouterr().err.endswith("could be scored. Are --maps and --masks swapped?\n")
+    assert "a: the map holds two values and the lesion mask more, expected it the other way round." in failure(
+        maps, "a"
+    )
+
+
+def test_healthy_maps_alone_need_no_masks(maps, capsys):
+    command = ["score", "--maps", str(maps.root / "maps"), "--brain-masks", str(maps.root / "brains"), *FAST]
+    command += ["--out", str(maps.root / "out"), "--healthy"]
+    assert main([*command, "h*"]) == 2
+    assert "No --masks, and 4 subjects are not healthy (a, b, c and 1 more)" in capsys.readouterr().err
+    for name in "abcd":
+        maps.map_path(name).unlink()
+    assert main([*command, "*"]) == 0
+    assert maps.scores()["healthy_threshold"]["n"] == 3
+    assert "figures of 3 of 3 subjects, 0 with lesions, 3 healthy" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_holds_more_than_maps(maps, capsys):
+    (maps.root / "maps" / "config.yaml").write_text("seed: 0")
+    assert maps.score() == 2
+    assert "maps: is the folder of a run, expected maps alone. Score the run by `voxout score COHORT" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_same_scores_with_any_number_of_jobs(maps):
+    for jobs in ("1", "3"):
+        assert maps.score("--jobs", jobs, out=jobs) == 0
+    assert maps.scores("1") == maps.scores("3")
+    assert maps.table("scores.csv", "1") == maps.table("scores.csv", "3")
+
+
+def test_a_folder_of_other_things_is_left_alone(maps, capsys):
+    """Whoever writes --out . keeps what lies in subjects/."""
+    mine = maps.root / "study" / "subjects" / "sub-a"
+    mine.mkdir(parents=True)
+    (mine / "T1.nii").write_bytes(b"mine")
+    assert maps.score(out="study") == 2
+    assert (
+        "study: holds other things (subjects) and no record of scores, expected a new folder" in capsys.readouterr().err
+    )
+    assert (mine / "T1.nii").read_bytes() == b"mine" and not (maps.root / "study" / ".lock").exists()
+    assert maps.score(out="maps") == 2
+    assert "is a folder of the maps or masks themselves" in capsys.readouterr().err
+    assert maps.score() == 0
+    (maps.root / "out" / "subjects" / "notes.txt").write_text("mine")
+    assert maps.score() == 0
+    assert (maps.root / "out" / "subjects" / "notes.txt").read_text() == "mine"
+
+
+def test_sessions_of_one_person_are_drawn_together(tmp_path):
+    """The same scans twice, as two sessions, tell nothing new: every interval stays as it was."""
+    once = Maps(tmp_path / "once", ids=("h1", "h2", "h3", "a", "b", "c"))
+    twice = Maps(tmp_path / "twice", ids=())
+    for name, voxels in once.voxels.items():
+        for session in ("1", "2"):
+            key = f"sub-{name}_ses-{session}"
+            twice.put("maps", "{id}_map.nii.gz", key, voxels)
+            twice.put("brains", "{id}_mask.nii.gz", key, once.inside)
+            if once.truth[name].any():
+                twice.put("masks", "{id}_mask.nii.gz", key, once.truth[name])
+    assert once.score() == 0 and twice.score(healthy=("h*",)) == 0
+    first, second = once.scores(), twice.scores()
+    assert second["about"]["subjects"] == 2 * first["about"]["subjects"]
+    for name in ("auroc", "average_precision", "lesion_sensitivity", "false_clusters_per_healthy_subject"):
+        for field in ("value", "ci_low", "ci_high"):
+            assert second[name][field] == pytest.approx(first[name][field], abs=1e-9), (name, field)
+
+
+def test_empty_masks(maps, capsys):
+    """No lesion is a finding; no brain is a mistake."""
+    maps.put("masks", maps.mask_name, "a", np.zeros(GRID.size_vox, bool))
+    maps.put("brains", maps.mask_name, "b", np.zeros(GRID.size_vox, bool))
+    assert maps.score() == 3
+    assert "b: the evaluation mask is empty, expected the brain. Check the mask." in failure(maps, "b")
+    assert "lesion masks without a lesion, of subjects that are not called healthy: a." in capsys.readouterr().err
+    row = maps.table("scores.csv")[0]
+    assert (row["subject"], row["truth_known"], row["lesions"]) == ("a", "yes", "0")
+    assert row["dice_at_healthy_threshold"] == "" and row["flagged_volume_ml"] != ""
+    assert row["reason_undefined"] == "no lesion voxel in the evaluation mask"
+
+
+def test_a_mask_of_other_values_than_0_and_1_is_an_error(maps):
+    soft = maps.truth["a"] * 0.25
+    soft[4, 5, 4] = 0.75
+    maps.put("masks", maps.mask_name, "a", soft.astype(np.float32))
+    assert maps.score() == 3
+    found = failure(maps, "a")
+    assert "found the values 0, 0.25, 0.75, expected a mask of 0 and 1. Threshold it first." in found
+    assert found.startswith("a, lesion mask: found the values"), "by its role: map and masks have one name"
+
+
+def test_all_subjects_healthy(maps):
+    for name in "abcd":
+        maps.map_path(name).unlink()
+        maps.mask_path(name).unlink()
+    maps.put("masks", maps.mask_name, "h1", np.zeros(GRID.size_vox, bool))
+    assert maps.score() == 0
+    scores = maps.scores()
+    assert scores["healthy_threshold"]["value"] is not None
+    for name in ("auroc", "best_dice_pooled", "aupro_fpr30", "aupimo", "lesion_sensitivity", "froc_score"):
+        entry = scores[name]
+        assert entry["value"] is None and entry["reason_undefined"], name
+    assert scores["false_clusters_per_healthy_subject"]["value"] is not None
+
+
+def test_nobody_healthy(maps, capsys):
+    for name in ("h1", "h2", "h3"):
+        maps.map_path(name).unlink()
+    assert maps.score(healthy=()) == 0
+    assert "nobody is healthy: no threshold can be set" in capsys.readouterr().err
+    assert maps.scores()["lesion_sensitivity"]["reason_undefined"].startswith("no healthy scan was scored")
+
+
+def test_a_map_without_a_mask_enters_no_figure_and_is_named(maps, capsys):
+    assert maps.score(healthy=("h1", "h2")) == 0
+    assert "maps without a lesion mask enter no figure: h3." in capsys.readouterr().err
+    assert maps.scores()["about"]["subjects_without_truth"] == ["h3"]
+
+
+def test_ids_that_match_twice_stop_everything(maps, capsys):
+    maps.put("maps", "other/{id}.nii", "a", maps.voxels["a"])
+    assert maps.score() == 2
+    told = capsys.readouterr().err
+    assert "a matches 2 files (a.nii.gz and other/a.nii), expected one. Say which by a path with {id} in it" in told
+    assert not (maps.root / "out" / "scores.json").exists()
+    assert maps.score(maps="maps/{id}.nii.gz") == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"maps": "nowhere"}, "nowhere: no such folder, expected a folder, or a path with {id} in it. Check the path."),
+        ({"masks": "masks/a.nii.gz"}, "a.nii.gz: is a file, expected a folder"),
+        ({"masks": "empty"}, "empty: found no file, expected an image (.nii.gz, .nii, .mgz). Check the path."),
+        ({"masks": "masks/{id}_seg.nii"}, "found no file, expected a file that fits. Check the path."),
+        (
+            {"maps": "maps/*.nii.gz"},
+            "maps/*.nii.gz: has * and no {id}, expected to see where the id stands. Write it as in",
+        ),
+        (
+            {"healthy": ("k*",)},
+            "--healthy k*: no such subject, expected an id such as a. Check the ids; patterns need quotes",
+        ),
+    ],
+)
+def test_folders_and_ids_that_are_not_there(maps, capsys, wrong, sentence):
+    (maps.root / "empty").mkdir()
+    assert maps.score(**wrong) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_either_a_run_or_maps(maps, capsys):
+    for more in ([], [maps.root / "cohort.csv"], ["--maps", maps.root], ["--maps", maps.root, "--masks", maps.root]):
+        assert main(["score", *map(str, more)]) == 2
+        assert "expected either COHORT and OUT" in capsys.readouterr().err
+
+
+def test_nobody_can_be_scored(maps, capsys):
+    for name in maps.voxels:
+        maps.map_path(name).write_bytes(b"no map")
+    assert maps.score() == 2
+    told = capsys.readouterr().err
+    assert told.count("a, map: is not an image that is understood") == 1
+    assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in told
+    assert "a.nii.gz" not in told and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
+    assert len(maps.table("failures.csv")) == 7
+    for name, voxels in maps.voxels.items():
+        maps.put("maps", maps.map_name, name, voxels)
+    assert maps.score() == 0, "what that attempt left is in nobody's way"
+
+
+def test_a_second_call_leaves_nothing_of_the_first(maps):
+    assert maps.score() == 0
+    maps.map_path("d").unlink()
+    maps.mask_path("d").unlink()
+    assert maps.score() == 0
+    assert not (maps.root / "out" / "subjects" / "d.npz").exists()
+    assert main(["score", "--maps", str(maps.root / "maps"), "--masks", str(maps.root / "masks"), "--out",
+                 str(maps.root / "dry"), "--dry-run"]) == 0  # fmt: skip
+    assert not (maps.root / "dry").exists()
+
+
+# -- compare ---------------------------------------------------------------------------------------------------------
+def compared(maps, *folders):
+    code = main(["compare", *(str(maps.root / f) for f in folders), "--out", str(maps.root / "differences")])
+    path = maps.root / "differences" / "compare.json"
+    return code, json.loads(path.read_text()) if path.is_file() else None
+
+
+@pytest.fixture
+def methods(maps):
+    """The same maps twice, the second time with all lesions a little brighter."""
+    assert maps.score(out="first") == 0
+    for name, voxels in maps.voxels.items():
+        maps.put("maps", maps.map_name, name, voxels + np.float32(0.7) * maps.truth[name])
+    assert maps.score(out="second") == 0
+    return maps
+
+
+def test_differences_are_paired(methods, capsys):
+    code, content = compared(methods, "first", "second")
+    assert code == 0
+    told = capsys.readouterr().out
+    assert "second less first, on 7 subjects" in told
+    by_name = {d["metric"]: d for d in content["differences"]}
+    first, second = methods.scores("first"), methods.scores("second")
+    for name, d in by_name.items():
+        assert d["of_first"] == first[name] and d["of_second"] == second[name], name
+        if d["difference"]["value"] is not None:
+            assert d["difference"]["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
+    auroc = by_name["auroc"]["difference"]
+    values = [f"{value:.3g}" for value in (second["auroc"]["value"], first["auroc"]["value"], auroc["value"])]
+    assert "AUROC, pooled: {} less {}: {}  (".format(*values) in told
+    assert 0 < auroc["ci_low"] <= auroc["value"] <= auroc["ci_high"]
+    assert "healthy_threshold" not in by_name
+    assert by_name["aupimo"]["difference"]["reason_undefined"]
+    rows = list(csv.DictReader((methods.root / "differences" / "compare.csv").open()))
+    assert len(rows) == len(by_name) and float(rows[0]["difference"]) == pytest.approx(auroc["value"])
+    # A method against itself differs by nothing, surely.
+    (methods.root / "copy").symlink_to(methods.root / "first")
+    assert "named twice" in str(compare_error(methods, capsys, "first", "copy"))
+
+
+def compare_error(maps, capsys, *folders):
+    code, _ = compared(maps, *folders)
+    assert code == 2
+    return capsys.readouterr().err
+
+
+def test_only_common_subjects_are_compared_and_the_others_are_named(methods, capsys):
+    methods.map_path("b").unlink()
+    assert methods.score(out="third") == 3
+    code, content = compared(methods, "first", "second", "third")
+    assert code == 3
+    assert "1 subject(s) not scored by all: b" in capsys.readouterr().err
+    assert content["about"]["subjects_not_compared"] == {"b": ["first", "second"]}
+    pairs = {(d["first"], d["second"]) for d in content["differences"]}
+    assert pairs == {("first", "second"), ("first", "third"), ("second", "third")}
+
+
+def test_what_cannot_be_compared(methods, capsys):
+    told = compare_error(methods, capsys, "first")
+    assert "found one folder of scores, expected at least two" in told
+    assert "nowhere: holds no scores" in compare_error(methods, capsys, "first", "nowhere")
+    assert methods.score("--set", "evaluation.smallest_cluster_mm3=64", out="other") == 0
+    told = compare_error(methods, capsys, "first", "other")
+    assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in told
+    assert methods.score(brains=None, out="whole") == 0
+    assert "different mask (brain mask against whole image)" in compare_error(methods, capsys, "first", "whole")
+    methods.put("masks", methods.mask_name, "c", methods.truth["c"][::-1])
+    assert methods.score(out="mirrored") == 0
+    assert "c was scored against different masks" in compare_error(methods, capsys, "first", "mirrored")
+    methods.put("masks", methods.mask_name, "c", methods.truth["a"])
+    assert methods.score(out="truth") == 0
+    assert "c was scored against different masks" in compare_error(methods, capsys, "first", "truth")
+    (methods.root / "truth" / "scores.json").write_text("{}")
+    assert "scores.json: not readable as scores (KeyError)" in compare_error(methods, capsys, "first", "truth")

@@ -1,0 +1,157 @@
+"""Workers that are lost while a stage goes on: replaced, told in a line, and the run goes on at full speed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from voxout.data_manifests.cohort.subject import SubjectRecord
+from voxout.pipeline.workflow import local_cluster
+from voxout.pipeline.workflow.engine import Engine
+
+
+def _subjects(n):
+    return [SubjectRecord(subject_id=f"{i:02d}", group="control", images={}) for i in range(n)]
+
+
+def _task():
+    def process_after(subject, seconds):
+        import os
+        import time
+
+        time.sleep(seconds)
+        return os.getpid()
+
+    return process_after
+
+
+def _processes(engine):
+    return {worker.process.pid for worker in engine._cluster._workers if worker.process.poll() is None}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(jobs=2) as engine:
+        yield engine
+
+
+def _map_and_disturb(engine, disturb, *, calls=6, seconds=1.0):
+    """The outcome, and what was said, of calls during which ``disturb(processes)`` happens once."""
+    calls = [(subject, seconds) for subject in _subjects(calls)]
+    assert engine.map(_task(), calls[:2], stage="warm").failures == ()
+    said = []
+    timer = threading.Timer(0.5, disturb, [sorted(_processes(engine))])
+    timer.start()
+    outcome = engine.map(_task(), calls, stage="prepare", say=lambda text, **facts: said.append((text, facts)))
+    timer.join()
+    return outcome, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_worker_that_is_killed(engine, number, capfd):
+    outcome, said = _map_and_disturb(engine, lambda processes: os.kill(processes[0], number))
+    assert len(outcome.results) == 6 and outcome.failures == ()
+    text = "    a worker stopped answering and was replaced; its subject is done by another"
+    assert said == [(text, {"stage": "prepare", "workers_replaced": 1})]
+    _full_strength(engine)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_that_stands_still(engine, monkeypatch, capfd):
+    monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 5.0)
+    outcome, said = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
+    assert len(outcome.results) == 6 and outcome.failures == ()
+    assert len(said) == 1 and "was replaced" in said[0][0]
+    _full_strength(engine)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_all_workers_at_once(engine, capfd):
+    def kill_all(processes):
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+
+    outcome, said = _map_and_disturb(engine, kill_all)
+    assert len(outcome.results) == 6 and outcome.failures == ()
+    assert said[-1][1]["workers_replaced"] == 2
+    _full_strength(engine)
+    assert capfd.readouterr() == ("", "")
+
+
+def _full_strength(engine):
+    """As many workers as before do the next calls."""
+    give_up = time.monotonic() + 60
+    while len(set(engine.map(_task(), [(s, 0.3) for s in _subjects(4)], stage="test").results.values())) < 2:
+        assert time.monotonic() < give_up
+    assert len(_processes(engine)) == 2
+
+
+def test_a_worker_deep_in_compiled_code_is_left_alone(engine, monkeypatch):
+    """Registration may hold Python's lock for minutes: no heartbeat, no answer, and yet all is well."""
+    monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 3.0)
+
+    def hold_the_lock(subject):
+        import sys
+
+        # One call into C that lets no other thread of Python run.
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1000)
+        try:
+            total = 0
+            import time
+
+            end = time.monotonic() + 8
+            while time.monotonic() < end:
+                total += sum(range(200_000))
+        finally:
+            sys.setswitchinterval(before)
+        return "done"
+
+    said = []
+    outcome = engine.map(
+        hold_the_lock, [(s,) for s in _subjects(2)], stage="test", say=lambda text, **facts: said.append(text)
+    )
+    assert set(outcome.results.values()) == {"done"} and said == []
+
+
+def test_a_machine_that_slept_goes_on():
+    """Everything is suspended for longer than a single worker may stand still: no worker is blamed for it."""
+    program = Path(__file__).with_name("engine_program.py")
+    with subprocess.Popen(
+        [sys.executable, str(program), "2", "2", "6", "5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1 6 sub-00\n"
+        os.killpg(running.pid, signal.SIGSTOP)
+        time.sleep(12)
+        os.killpg(running.pid, signal.SIGCONT)
+        out, err = running.communicate(timeout=120)
+    assert out.splitlines()[-1] == "6 done, 0 failed" and "replaced" not in out and err == ""
+
+
+def test_a_result_that_dies_with_its_worker_is_made_again(engine, tmp_path):
+    """The only copy lies in the worker until it is asked for."""
+
+    def return_and_die(subject, folder):
+        import os
+        import threading
+        from pathlib import Path
+
+        mark = Path(folder) / subject.key
+        if not mark.exists():
+            mark.touch()
+            threading.Timer(int(subject.subject_id) / 1000, os._exit, [1]).start()
+        return subject.key
+
+    # One at a time: a subject that stands in line behind a dying worker has nothing to do with this.
+    for subject in _subjects(5):
+        outcome = engine.map(return_and_die, [(subject, str(tmp_path))], stage="test")
+        assert outcome.results == {subject.key: subject.key}

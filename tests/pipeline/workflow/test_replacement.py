@@ -1,0 +1,225 @@
+"""Results replace results; other files are never touched."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.errors import UserError
+from voxout.pipeline.workflow.records import StageRecord
+from voxout.pipeline.workflow.replacement import (
+    Replacement,
+    remove_recorded,
+    require_apart,
+    require_own_place,
+)
+
+
+def _files(out: Path) -> Replacement:
+    folder = OutputFolder(out)
+    return Replacement(folder, "fit", ("detectors", "latents"), folder.record("fit"))
+
+
+def _build(out: Path, content: dict[str, str], inputs=None) -> StageRecord:
+    files = _files(out)
+    files.begin(inputs or {"settings": 1}, goes_on=lambda before, now: False)
+    for name, text in content.items():
+        path = files.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return files.finish(StageRecord("fit", inputs or {"settings": 1}, {}))
+
+
+def _contents(root: Path) -> dict[str, str]:
+    found = (path for path in root.rglob("*") if path.is_file() and "records" not in path.relative_to(root).parts)
+    return {str(path.relative_to(root)): path.read_text() for path in found}
+
+
+def test_the_new_takes_the_place_of_the_old(tmp_path):
+    _build(tmp_path, {"detectors/a": "old", "detectors/gone": "old", "latents/x/b": "old"})
+    record = _build(tmp_path, {"detectors/a": "new", "latents/c": "new"})
+    assert _contents(tmp_path) == {"detectors/a": "new", "latents/c": "new"}
+    assert record == StageRecord.read(OutputFolder(tmp_path).record("fit"))
+    assert record.outputs == {"detectors/a": 3, "latents/c": 3} and set(record.hashes) == set(record.outputs)
+    assert not (tmp_path / "latents" / "x").exists(), "no empty folder is left"
+
+
+def test_files_that_a_record_names_and_did_not_build_stay(tmp_path):
+    """The record of a stage names what was built subject by subject; who is no longer in it keeps the files."""
+    own = tmp_path / "maps" / "sub-a.nii"
+    own.parent.mkdir()
+    own.write_text("map")
+    folder = OutputFolder(tmp_path)
+    for outputs in ({"maps/sub-a.nii": 3}, {}):
+        files = Replacement(folder, "map", (), folder.record("map"))
+        files.begin({"subjects": len(outputs)})
+        files.finish(StageRecord("map", {}, outputs))
+    assert own.read_text() == "map"
+
+
+def test_the_old_stands_until_the_new_is_whole(tmp_path):
+    _build(tmp_path, {"detectors/a": "old"})
+    files = _files(tmp_path)
+    assert not files.begin({"settings": 2})
+    (files.built.detectors).mkdir()
+    (files.built.detectors / "a").write_text("half")
+    assert _contents(tmp_path)["detectors/a"] == "old"
+    # Stopped here. The same inputs go on, others begin anew.
+    assert _files(tmp_path).begin({"settings": 2})
+    assert (files.built.detectors / "a").read_text() == "half"
+    assert not _files(tmp_path).begin({"settings": 3})
+    assert not (files.built.detectors / "a").exists()
+    assert _contents(tmp_path)["detectors/a"] == "old"
+
+
+def test_killed_while_files_change_places_it_is_completed(tmp_path, monkeypatch):
+    """Whichever rename is the last one."""
+    for last in range(1, 5):
+        out = tmp_path / str(last)
+        _build(out, {"detectors/a": "old", "detectors/b": "old", "detectors/c": "old"})
+        done, rename = 0, os.replace
+
+        def killed(source, target, last=last, rename=rename):
+            nonlocal done
+            if ".building" in str(source) and ".building" not in str(target):
+                done += 1
+                if done == last:
+                    raise KeyboardInterrupt
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", killed)
+        new = {"detectors/a": "new", "detectors/b": "new", "latents/d": "new"}
+        if last <= 3:
+            with pytest.raises(KeyboardInterrupt):
+                _build(out, new)
+        else:
+            _build(out, new)
+        monkeypatch.setattr(os, "replace", rename)
+        _files(out).complete()
+        assert _contents(out) == new
+        assert _files(out).begin({"settings": 1}) is False
+
+
+def test_a_foreign_file_in_the_way_stops_the_exchange_and_loses_nothing(tmp_path):
+    _build(tmp_path, {"detectors/a": "old"})
+    (tmp_path / "detectors" / "b").write_text("mine")
+    with pytest.raises(UserError, match="voxout did not write detectors/b"):
+        _build(tmp_path, {"detectors/a": "new", "detectors/b": "new"})
+    contents = _contents(tmp_path)
+    assert contents["detectors/a"] == "old" and contents["detectors/b"] == "mine"
+    (tmp_path / "detectors" / "b").unlink()
+    _files(tmp_path).complete()
+    assert _contents(tmp_path) == {"detectors/a": "new", "detectors/b": "new"}, "nothing is computed twice"
+
+
+def test_foreign_files_are_named_before_the_work_begins(tmp_path):
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds latents/thesis\.txt, which no record of voxout names"):
+        _files(tmp_path).begin({})
+    assert _contents(tmp_path) == {"latents/thesis.txt": "mine"}
+
+
+def test_a_result_that_was_changed_by_hand_is_set_aside(tmp_path):
+    _build(tmp_path, {"detectors/a": "old"})
+    (tmp_path / "detectors" / "a").write_text("my")
+    _build(tmp_path, {"detectors/a": "new"})
+    (tmp_path / "detectors" / "a").write_text("it")
+    _build(tmp_path, {"detectors/a": "new"})
+    assert _contents(tmp_path) == {
+        "detectors/a": "new", "set-aside/detectors/a": "my", "set-aside/detectors/2-a": "it"
+    }  # fmt: skip
+
+
+def test_a_link_is_no_way_out(tmp_path):
+    lab, out = tmp_path / "lab", tmp_path / "out"
+    record = _build(out, {"detectors/a": "old"})
+    lab.mkdir()
+    (lab / "a").write_text("old")
+    (out / "detectors" / "a").unlink()
+    (out / "detectors").rmdir()
+    (out / "detectors").symlink_to(lab)
+    with pytest.raises(UserError, match="is a link that leads out of it"):
+        remove_recorded(OutputFolder(out), record)
+    with pytest.raises(UserError, match="is a link that leads out of it"):
+        _build(out, {"detectors/a": "new"})
+    assert _contents(lab) == {"a": "old"}
+
+
+_NAMES = st.sampled_from(
+    ["detectors/a", "detectors/b/c", "latents/d", "notes.txt", "detectors/mine", "scores/s", "prepared/sub-1/T1.nii"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    ours=st.dictionaries(st.sampled_from(["detectors/a", "detectors/b/c", "latents/d"]), st.sampled_from("xy")),
+    foreign=st.dictionaries(_NAMES, st.text("mine", min_size=3, max_size=5)),
+    new=st.dictionaries(st.sampled_from(["detectors/a", "detectors/b/c", "latents/d"]), st.sampled_from("xy")),
+    early=st.booleans(),
+)
+def test_no_foreign_file_is_lost(ours, foreign, new, early):
+    """Foreign files come before or after the first result; then results are replaced, and removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+
+        def put_foreign():
+            for name, text in foreign.items():
+                path = out / name
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(text)
+                    placed[name] = text
+
+        placed: dict[str, str] = {}
+        if early:
+            put_foreign()
+        for content in (ours, new):
+            with contextlib.suppress(UserError):
+                _build(out, content)
+            put_foreign()
+        record = StageRecord.read(OutputFolder(out).record("fit"))
+        if record is not None:
+            remove_recorded(OutputFolder(out), record)
+        contents = _contents(out)
+        assert {name: contents.get(name) for name in placed} == placed
+
+
+def test_inputs_and_outputs_lie_apart(tmp_path):
+    dataset, out = tmp_path / "bids", tmp_path / "out"
+    for folder in (dataset / "derivatives" / "voxout", out):
+        folder.mkdir(parents=True)
+    require_apart(out, {"sub-01, t1w": dataset / "sub-01_T1w.nii.gz"}, dataset)
+    require_apart(dataset / "derivatives" / "voxout", {}, dataset)
+    for place in (dataset, dataset / "derivatives", dataset / "sub-01" / "out", dataset / "derivatives" / "sub-01"):
+        with pytest.raises(UserError, match=r"expected a(n output)? folder"):
+            require_apart(place, {"sub-01, t1w": dataset / "sub-01" / "anat" / "t1.nii"}, dataset)
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(UserError, match=r"holds inputs \(sub-01, t1w\)"):
+        require_apart(out, {"sub-01, t1w": tmp_path / "link" / "t1.nii"})
+
+
+def test_a_folder_with_files_under_our_names_is_refused(tmp_path):
+    require_own_place(tmp_path / "new")
+    require_own_place(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    require_own_place(tmp_path)
+    (tmp_path / "prepared" / "sub-01").mkdir(parents=True)
+    (tmp_path / "prepared" / "sub-01" / "T1.nii").write_text("mine")
+    with pytest.raises(UserError, match="holds prepared and no record of voxout"):
+        require_own_place(tmp_path)
+    StageRecord("check", {}, {}).write(OutputFolder(tmp_path).record("check"))
+    require_own_place(tmp_path)
+
+
+def test_records_of_before_hashes_own_by_size(tmp_path):
+    (tmp_path / "a").write_text("abc")
+    old = {"stage": "fit", "inputs": {}, "outputs": {"a": 3}, "done": [], "failed": [], "warnings": []}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    record = StageRecord.read(tmp_path / "old.json")
+    assert record is not None and record.owns(tmp_path, "a") and not record.owns(tmp_path, "b")

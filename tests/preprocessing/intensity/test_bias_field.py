@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from voxout.preprocessing.intensity.bias_field import correct_bias_field
+from voxout.preprocessing.registration.template import load_template
+from voxout.preprocessing.settings import BiasFieldSettings
+
+COARSE = BiasFieldSettings(working_spacing_mm=8.0, tolerance=5e-3)
+
+
+@pytest.fixture(scope="module")
+def shaded(kit):
+    template = load_template(4.0)
+    x, y, z = np.moveaxis(kit.millimetres(template.grid), -1, 0)
+    field = np.exp(0.3 * x / 70 - 0.25 * (y + 18) / 90 + 0.15 * np.sin(z / 50))
+    noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(field.shape)
+    clean = template.t1w.with_voxels((500 * template.t1w.voxels * noise).astype(np.float32))
+    return template, clean, clean.with_voxels((clean.voxels * field).astype(np.float32)), field
+
+
+def test_a_known_field_is_taken_out(shaded):
+    template, _, scan, field = shaded
+    corrected = correct_bias_field(scan, template.brain_mask, COARSE)
+    inside = template.brain_mask.voxels & (scan.voxels > 0)
+    estimated = np.log(scan.voxels[inside] / corrected.voxels[inside])
+    truth = np.log(field[inside])
+    assert np.corrcoef(estimated, truth)[0, 1] > 0.95
+    white = template.white.voxels > 0.95
+    spread = [v.voxels[white].std() / v.voxels[white].mean() for v in (scan, corrected)]
+    assert spread[1] < 0.4 * spread[0]
+
+
+def test_the_brain_keeps_its_brightness(shaded):
+    template, _, scan, _ = shaded
+    corrected = correct_bias_field(scan, template.brain_mask, COARSE)
+    inside = template.brain_mask.voxels & (scan.voxels > 0)
+    ratio = np.log(corrected.voxels[inside] / scan.voxels[inside])
+    assert ratio.mean() == pytest.approx(0, abs=0.01)
+
+
+def test_what_lies_outside_the_mask_has_no_say(shaded):
+    template, _, scan, _ = shaded
+    fat = scan.with_voxels(np.where(template.brain_mask.voxels, scan.voxels, 5000).astype(np.float32))
+    inside = template.brain_mask.voxels
+    plain, beside_fat = (correct_bias_field(image, template.brain_mask, COARSE) for image in (scan, fat))
+    assert beside_fat.voxels[inside] == pytest.approx(plain.voxels[inside], rel=1e-4)
+
+
+def test_two_runs_agree_bit_for_bit(shaded):
+    template, _, scan, _ = shaded
+    one, two = (correct_bias_field(scan, template.brain_mask, COARSE) for _ in range(2))
+    assert np.array_equal(one.voxels, two.voxels)
+
+
+def test_switched_off_it_does_nothing(shaded):
+    template, _, scan, _ = shaded
+    assert correct_bias_field(scan, template.brain_mask, BiasFieldSettings(enabled=False)) is scan

@@ -1,0 +1,165 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from voxout.data_manifests.errors import SubjectError, UserError
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume, write_volume
+from voxout.preprocessing.intensity.channels import Channels
+from voxout.preprocessing.intensity.standardisation import IntensityScale
+from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.prepared_images import PreparedImages
+
+GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
+MASK = np.zeros(GRID.size_vox, bool)
+MASK[1:4, 1:5, 1:3] = True
+AS_PREPARED = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0), "flair": (0.0, 1.0)}))
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    random = np.random.default_rng(0)
+    subjects = []
+    for key in ("sub-01", "sub-02_ses-a", "sub-03"):
+        images = random.random((2, *GRID.size_vox)).astype(np.float32)
+        paths = {
+            channel: write_volume(tmp_path / f"{key}-{channel}.nii.gz", Volume(image, GRID))
+            for channel, image in zip(("t1w", "flair"), images, strict=True)
+        }
+        brain = write_volume(tmp_path / f"{key}-brain.nii.gz", Volume(np.ones(GRID.size_vox, bool), GRID))
+        subjects.append((PreparedImages(key, paths, brain), images))
+    return subjects
+
+
+def create(tmp_path, cohort, **change):
+    arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": AS_PREPARED} | change
+    return PatchStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
+
+
+def test_holds_what_was_put_in(tmp_path, cohort):
+    create(tmp_path, cohort)
+    store = PatchStore.open(tmp_path / "store")
+    assert store.keys == ("sub-01", "sub-02_ses-a", "sub-03")
+    assert store.channels == ("t1w", "flair")
+    assert store.volumes.dtype == np.float16
+    assert isinstance(store.volumes, np.memmap)
+    np.testing.assert_allclose(store.volumes, np.stack([images for _, images in cohort]), atol=5e-4)
+    np.testing.assert_array_equal(store.grid.brain_mask, MASK)
+    assert store.grid.grid.same_as(GRID)
+    assert store.index(["sub-03", "sub-01"]).tolist() == [2, 0]
+
+
+def test_files_on_disk_cannot_be_changed_through_it(tmp_path, cohort):
+    create(tmp_path, cohort).volumes[:] = 9
+    assert PatchStore.open(tmp_path / "store").volumes.max() <= 1
+
+
+def _in_memory_kb(path):
+    """How much of a mapped file counts as this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split(str(path.resolve()))[1:]
+    return sum(int(re.search(r"Rss:\s+(\d+)", found)[1]) for found in maps)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="tells memory as Linux does")
+def test_what_was_read_need_not_stay_in_memory(tmp_path, cohort):
+    store = create(tmp_path, cohort)
+    before = np.array(store.volumes[1])
+    assert _in_memory_kb(tmp_path / "store" / "volumes.npy") > 0
+    store.forget_pages()
+    assert _in_memory_kb(tmp_path / "store" / "volumes.npy") == 0
+    np.testing.assert_array_equal(store.volumes[1], before)
+    replace(store, volumes=before[None]).forget_pages()  # not mapped: nothing to do
+
+
+def test_unknown_subject(tmp_path, cohort):
+    with pytest.raises(UserError, match="sub-09 not among its subjects"):
+        create(tmp_path, cohort).index(["sub-01", "sub-09"])
+
+
+def test_channels_come_in_as_they_are_read_and_how_is_kept_beside_them(tmp_path, cohort):
+    halved = Channels(IntensityScale("z_score", {"t1w": (0.0, 0.5)}), ("detail",))
+    assert create(tmp_path, cohort).channels == ("t1w", "flair")
+    store = create(tmp_path, cohort, channels=halved)
+    assert store.channels == ("t1w", "t1w_detail")
+    assert Channels.load(tmp_path / "store") == halved
+    assert np.array_equal(store.volumes[1], halved.read(cohort[1][0], GRID).astype(np.float16))
+    assert 0.2 < store.volumes[0][0][MASK].mean() < 0.3, "half of what spans 0 to 1"
+
+
+def test_holds_everybodys_own_brain(tmp_path, cohort):
+    own = np.random.default_rng(1).random((3, *GRID.size_vox)) < 0.7
+    for (subject, _), brain in zip(cohort, own, strict=True):
+        write_volume(subject.brain_mask, Volume(brain, GRID))
+    store = create(tmp_path, cohort)
+    assert isinstance(store.inside, np.memmap) and store.inside.dtype == bool
+    assert np.array_equal(store.inside, own)
+    assert np.array_equal(store.volumes[:, 0] > 0, own & (store.volumes[:, 0] > 0))
+    assert np.array_equal(store.grid.brain_mask, MASK)
+
+
+def test_some_channels_alone(tmp_path, cohort):
+    store = create(tmp_path, cohort, channels=replace(AS_PREPARED, derived=("detail",)))
+    assert store.channels == ("t1w", "flair", "t1w_detail", "flair_detail")
+    for names, rows in (
+        (("t1w", "flair"), [0, 1]),
+        (("flair_detail",), [3]),
+        (("flair_detail", "t1w"), [3, 0]),
+    ):
+        some = store.only(names)
+        assert some.channels == names and some.grid is store.grid and some.inside is store.inside
+        assert np.array_equal(some.volumes, store.volumes[:, rows])
+    assert np.shares_memory(store.only(store.channels[1:3]).volumes, store.volumes), "a view, no second copy"
+    with pytest.raises(UserError, match="Channels: t2w, t1w_swelling not among t1w, flair, t1w_detail.* run the stage"):
+        store.only(("t1w", "t2w", "t1w_swelling"))
+
+
+def test_images_that_cannot_be_used_name_the_subject(tmp_path, cohort):
+    (broken, images), path = cohort[1], cohort[1][0].images["flair"]
+    moved = Grid(GRID.size_vox, GRID.affine + np.array([[0, 0, 0, 2.0], *np.zeros((3, 4))]))
+    write_volume(path, Volume(images[1], moved))
+    with pytest.raises(SubjectError, match="sub-02_ses-a: its prepared flair lies on .* expected the template grid"):
+        create(tmp_path, cohort)
+    write_volume(path, Volume(images[1] * 300, GRID))
+    with pytest.raises(SubjectError, match="sub-02_ses-a: its prepared flair has intensities from .* expected 0 to 1"):
+        create(tmp_path, cohort)
+    path.unlink()
+    with pytest.raises(SubjectError, match="sub-02_ses-a: .* no such file"):
+        create(tmp_path, cohort)
+    alone = PreparedImages(broken.key, {"t1w": broken.images["t1w"]}, broken.brain_mask)
+    with pytest.raises(SubjectError, match="sub-02_ses-a: has no prepared flair"):
+        create(tmp_path, [(alone, images)])
+
+
+def test_nobody_and_somebody_twice(tmp_path, cohort):
+    with pytest.raises(UserError, match="no subject is left"):
+        create(tmp_path, [])
+    with pytest.raises(UserError, match="sub-01 named twice"):
+        create(tmp_path, [*cohort, cohort[0]])
+
+
+def test_a_store_that_was_not_finished_does_not_open(tmp_path, cohort):
+    create(tmp_path, cohort)
+    cohort[2][0].images["t1w"].unlink()
+    with pytest.raises(SubjectError):
+        create(tmp_path, cohort)
+    with pytest.raises(UserError, match="holds no finished patch store. Run the stage extract first"):
+        PatchStore.open(tmp_path / "store")
+    assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
+
+
+def test_files_that_do_not_belong_together(tmp_path, cohort):
+    create(tmp_path, cohort)
+    path = tmp_path / "store" / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"keys": ["sub-01"]}))
+    with pytest.raises(UserError, match="do not belong together"):
+        PatchStore.open(tmp_path / "store")
+
+
+def test_masks_of_another_store(tmp_path, cohort):
+    create(tmp_path, cohort)
+    np.save(tmp_path / "store" / "inside.npy", np.ones((2, *GRID.size_vox), bool))
+    with pytest.raises(UserError, match="do not belong together"):
+        PatchStore.open(tmp_path / "store")
