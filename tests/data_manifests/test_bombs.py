@@ -12,39 +12,12 @@ import numpy as np
 import pytest
 
 ROOM_BYTES, SLOWEST_S = 600 * 2**20, 30
-_READ = """
-import resource, sys, time
-from pathlib import Path
-import voxout.data_manifests.check
-from voxout.data_manifests.errors import UserError, for_terminal
-from voxout.data_manifests.cohort.manifest import read_manifest
-from voxout.data_manifests.cohort.participants import read_people
-from voxout.data_manifests.typed_json import load_json
-from voxout.data_manifests.images.volume import read_labels, read_map, read_mask, read_volume
-from voxout.models.tensor_file import opened_tensors
-from voxout.pipeline.config.config import load_config
-from voxout.pipeline.workflow.records import StageRecord
-
-def read_tensors(path):
-    with opened_tensors(path, "calibration"):
-        pass
-
-taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]),) * 2)
-for reader in sys.argv[3:]:
-    began = time.monotonic()
-    try:
-        found = eval(reader)(Path(sys.argv[1]))
-        told = "" if found is None else f"taken: {type(found).__name__}"
-    except (UserError, ValueError) as error:
-        told = for_terminal(str(error))
-    print(f"{time.monotonic() - began:.1f} {told[:400]}")
-"""
+_READ = Path(__file__).with_name("read_with_little_memory.py")
 
 
 def told_of(path: Path, *readers: str) -> list[str]:
     """What a process with little memory says of a file, reader by reader."""
-    command = [sys.executable, "-c", _READ, str(path), str(ROOM_BYTES), *readers]
+    command = [sys.executable, str(_READ), str(path), str(ROOM_BYTES), *readers]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # each further one takes address space
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -211,6 +184,7 @@ def test_folders_of_others_with_json_without_end(tmp_path, name):
         ((90_000_000).to_bytes(8, "little") + b"{}", "read_tensors", "by its own word"),
         ((5_000_000).to_bytes(8, "little") + _DEEP, "read_tensors", "no JSON"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_json_yaml_and_safetensors_without_end(tmp_path, content, reader, words):
     (tmp_path / "x").write_bytes(content)

@@ -13,7 +13,8 @@ import nibabel as nib
 from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 
-NAME = "Zyxwvut"
+NAME = "Wexquibl"
+"""Letters in no order: counted bytes would spell an alphabet, forwards or backwards."""
 _SPELLINGS = [NAME.lower().encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
 

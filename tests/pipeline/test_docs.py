@@ -56,6 +56,17 @@ def test_the_readme_names_what_exists():
         assert (ROOT / link).exists(), link
 
 
+def test_links_and_tests_that_documents_name_exist():
+    documents = [ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+    assert ROOT / "docs" / "privacy.md" in documents
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(((?!http)[^)#]+)", text):
+            assert (document.parent / link).exists(), (document.name, link)
+        for test in re.findall(r"`(tests/[\w/.]+)", text):
+            assert (ROOT / test).exists(), (document.name, test)
+
+
 def test_every_figure_of_scores_json_is_documented():
     keys = re.findall(r"^\| (`[^|]*`) \| [^|]* \| [^|]* \|$", SCORES.split("## scores.json")[1], flags=re.MULTILINE)
     documented = [name for cell in keys for name in re.findall(r"`(\w+)`", cell)]

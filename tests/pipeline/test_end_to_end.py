@@ -28,6 +28,8 @@ from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.patches.volume_store import PatchStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
+from .planted_name import NAME, places_of_name, plant_in_header
+
 SETTINGS = """
 preprocessing:
   spacing_mm: 4.0
@@ -64,10 +66,12 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 def cohort(tmp_path_factory) -> Path:
     """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that
     takes in the skull; two patients."""
-    folder = tmp_path_factory.mktemp("cohort")
+    folder = tmp_path_factory.mktemp("cohort") / NAME
     path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
     manifest = read_manifest(path)
+    for file in (file for record in manifest for file in record.files.values()):
+        plant_in_header(file)
     truncated, with_nan, unmasked, flipped, too_wide = (manifest[key] for key in BROKEN)
     scan = truncated.images["t1w"]
     scan.write_bytes(scan.read_bytes()[: scan.stat().st_size // 2])
@@ -604,3 +608,4 @@ def test_nothing_that_is_kept_names_a_file_of_the_lab(finished, cohort):
     for path in kept:
         text = path.read_text(encoding="utf-8")
         assert not [name for name in names if name in text], path
+    assert places_of_name(out) == []

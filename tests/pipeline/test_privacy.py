@@ -22,9 +22,9 @@ from voxout.pipeline.cli.main import main
 from voxout.pipeline.workflow.records import write_json
 
 from ..data_manifests.as_another import folder_of_another
+from .cli.test_main import QUICK
 from .planted_name import NAME, places_of_name, plant_in_header
-from .test_cli import QUICK
-from .test_map_scoring import FAST, GRID, Maps
+from .tools.test_score_maps import FAST, GRID, Maps
 
 COLUMNS = ("t1w", "flair", "brain_mask", "lesion_mask", "template_transform")
 

@@ -392,3 +392,15 @@ def test_whatever_bytes_change_the_model_is_read_or_refused_in_a_sentence(model,
         Fusion.load(folder.detectors, grid, sight, load_config(folder.fitted_config).models)
     except UserError as error:
         assert "\n" not in error.problems[0]
+
+
+def test_a_model_needs_no_more_than_the_documents_say(model, tmp_path):
+    """The other records hold the ids of a cohort: docs/privacy.md says that they may stay behind."""
+    shared = tmp_path / "shared"
+    for folder in ("encoder", "detectors"):
+        shutil.copytree(model / folder, shared / folder)
+    (shared / "records").mkdir()
+    for name in ("train.json", "fit.json", "operating_point.json"):
+        if (model / "records" / name).exists():
+            shutil.copy(model / "records" / name, shared / "records" / name)
+    require_whole_model(OutputFolder(shared))
