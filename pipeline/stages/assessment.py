@@ -33,6 +33,7 @@ from ..config.config import Config
 from ..workflow.console import Progress
 from ..workflow.records import StageRecord
 from ..workflow.runner import Run, Work, all_failures
+from ..workflow.stage_inputs import cohort_of
 from ..workflow.stage_titles import STAGE_TITLES
 from .training_curves import training_curves
 
@@ -61,7 +62,7 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     settings = run.config.evaluation
     scores: list[SubjectScores] = []
     failed: list[Failure] = []
-    subjects = run.cohort
+    subjects = cohort_of(run)
     for done, key in enumerate(keys):
         progress(done, len(keys), key)
         try:
@@ -196,7 +197,7 @@ def write_cohort_report(
             created=datetime.now().astimezone(),
             subjects=[
                 report_subject(subject, role[subject.key], run.out, run.config, by_key.get(subject.key))
-                for subject in run.cohort
+                for subject in cohort_of(run)
             ],
             scores=scores,
             threshold=Threshold.of_z_maps(scores).value,

@@ -13,6 +13,7 @@ from ..workflow.replacement import Replacement, remove_recorded
 from ..workflow.runner import Run, Stage, Work
 from ..workflow.stage_inputs import (
     checked,
+    cohort_of,
     files_of,
     mapped_earlier,
     prepared_of,
@@ -326,7 +327,7 @@ def _known_to_the_model(run: Run) -> set[str]:
 def _score_inputs(run: Run) -> dict[str, Any]:
     mapped = record_of(run, "map").done
     identities = {}
-    for subject in (s for s in run.cohort if s.key in mapped):
+    for subject in (s for s in cohort_of(run) if s.key in mapped):
         record = StageRecord.read(run.out.map_record(subject))
         about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
         identities[f"map and truth of {subject.key}"] = fingerprint(about)
@@ -362,7 +363,7 @@ def _report(run: Run) -> Work:
 
 def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
     score, roles = record_of(run, "score"), roles_of(run)
-    subjects = run.cohort
+    subjects = cohort_of(run)
     maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
     return {
         key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}

@@ -21,6 +21,7 @@ from ..config.config import Config
 from ..workflow.per_subject import recorded, work_by_subject
 from ..workflow.records import StageRecord, versions
 from ..workflow.runner import Run, Work
+from ..workflow.stage_inputs import cohort_of
 from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
 
 
@@ -61,7 +62,7 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
         run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
     write_cohort_report(run, scores, roles, beside, work.failed)
-    subjects = run.cohort
+    subjects = cohort_of(run)
     _gather_clusters(run.out, [subjects[key] for key in work.done])
     summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
     return replace(work, summary=summary)

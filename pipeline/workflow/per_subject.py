@@ -11,6 +11,7 @@ from ...data_manifests.errors import Failure, UserError
 from .records import Meter, StageRecord, versions
 from .replacement import Replacement
 from .runner import Run, Work
+from .stage_inputs import cohort_of
 
 
 def work_by_subject(
@@ -40,7 +41,7 @@ def work_by_subject(
     UserError
         When no subject at all came through, unless all may fail.
     """
-    subjects = run.cohort
+    subjects = cohort_of(run)
     paths = {key: record_path(subjects[key]) for key in inputs}
     undone = [key for key in inputs if _current(paths[key], inputs[key], run.out.root) is None]
     pending = [key for key in undone if run.chosen is None or key in run.chosen]

@@ -58,13 +58,6 @@ class Run:
         """Whether the model comes from an earlier run."""
         return self.model.root != self.out.root
 
-    @property
-    def cohort(self) -> Manifest:
-        """The manifest's subjects, and after them those that an earlier call has mapped here."""
-        from .stage_inputs import mapped_earlier
-
-        return Manifest((*self.manifest, *mapped_earlier(self).values()), self.manifest.notes)
-
 
 @dataclass(frozen=True)
 class Work:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...data_manifests.cohort.splits import Split, split_controls
-from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.cohort.subject import Manifest, SubjectRecord
 from ..config.diff import flat_settings
 from .earlier_subjects import earlier_subjects
 from .records import StageRecord, file_fingerprint
@@ -50,10 +50,16 @@ def mapped_earlier(run: Run) -> dict[str, SubjectRecord]:
     return earlier_subjects(run.out, run.manifest, settings_of_map(run))
 
 
+def cohort_of(run: Run) -> Manifest:
+    """The manifest's subjects, and after them those that an earlier call has mapped here."""
+    return Manifest((*run.manifest, *mapped_earlier(run).values()), run.manifest.notes)
+
+
 def roles_of(run: Run) -> dict[str, str]:
     """What each subject is here for, in words."""
-    train, held_out = split_of(run) if not run.applies_a_model else ([], [s.key for s in run.cohort.controls])
-    named = {s.key: "patient" if s.group == "patient" else "control" for s in run.cohort}
+    cohort = cohort_of(run)
+    train, held_out = split_of(run) if not run.applies_a_model else ([], [s.key for s in cohort.controls])
+    named = {s.key: "patient" if s.group == "patient" else "control" for s in cohort}
     named |= dict.fromkeys(train, "training control") | dict.fromkeys(held_out, "held-out control")
     failed = {failure.key for failure in all_failures(run.out)}
     return {key: f"{role}, failed" if key in failed else role for key, role in named.items()}
