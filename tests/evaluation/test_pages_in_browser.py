@@ -13,8 +13,8 @@ from voxout.evaluation.scoring.score_cohort import score_cohort
 
 from ..browser import Browser
 from .phantom_report import phantom_report
-from .test_report import images_of
-from .test_score_cohort import SETTINGS, make
+from .report.test_cohort_page import images_of
+from .scoring.test_score_cohort import SETTINGS, make
 
 ARTEFACTS = Path(__file__).parents[2] / "artefacts"
 WHERE = "document.getElementById('where').textContent"

@@ -7,7 +7,7 @@ import pytest
 from voxout.data_manifests.cohort.bids import read_bids
 from voxout.data_manifests.errors import UserError, for_terminal
 
-from .as_another import folder_of_another
+from ..as_another import folder_of_another
 
 IDS = ["001", "002", "003", "004", "005", "006"]
 MASK = "derivatives/manual/sub-006/anat/sub-006_label-lesion_mask.nii.gz"

@@ -7,7 +7,7 @@ import pytest
 from voxout.data_manifests.cohort.match_ids import files_by_id
 from voxout.data_manifests.errors import UserError, for_terminal
 
-from .as_another import folder_of_another
+from ..as_another import folder_of_another
 
 
 def put(root: Path, *files: str) -> Path:

@@ -8,7 +8,7 @@ from voxout.evaluation.figures.curves import cohort_curves
 from voxout.evaluation.figures.plot import DARK, LIGHT, MOST_POINTS, thinned
 from voxout.evaluation.scoring.score_cohort import score_cohort
 
-from .test_score_cohort import SETTINGS, make
+from ..scoring.test_score_cohort import SETTINGS, make
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from voxout.evaluation.metrics.bootstrap import resample_subjects
 from voxout.evaluation.metrics.lesion_metrics import froc_curve
 from voxout.evaluation.scoring.score_cohort import score_cohort
 
-from .test_score_cohort import SETTINGS, make
+from ..scoring.test_score_cohort import SETTINGS, make
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from voxout.evaluation.scoring.reference_results import RunScores
 from voxout.evaluation.scoring.score_cohort import score_cohort
 from voxout.evaluation.scoring.score_subject import score_map
 
-from .test_score_cohort import GRID, SETTINGS, make
+from ..scoring.test_score_cohort import GRID, SETTINGS, make
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 

@@ -20,10 +20,10 @@ from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.report.viewer.volumes import niivue_source
 from voxout.evaluation.scoring.score_cohort import score_cohort
 
-from .phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
-from .test_report import Page
-from .test_score_cohort import SETTINGS as COHORT_SETTINGS
-from .test_score_cohort import make
+from ..phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
+from ..scoring.test_score_cohort import SETTINGS as COHORT_SETTINGS
+from ..scoring.test_score_cohort import make
+from .test_cohort_page import Page
 
 
 def written(folder, **changes):
