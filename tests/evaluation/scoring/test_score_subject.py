@@ -138,5 +138,5 @@ def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "sub-01.npz"
     score_map("sub-01", *scan(), None, SETTINGS).save(path)
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(UserError, match=r"sub-01.npz: not readable as the scores of a subject"):
+    with pytest.raises(UserError, match=r"sub-01.npz\W*: not readable as the scores of a subject"):
         SubjectScores.load(path)

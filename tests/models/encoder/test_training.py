@@ -208,7 +208,7 @@ def test_settled_norms_describe_the_whole_brain(store, trained):
     encoder = trained[0].encoder
     rows = store.index(TRAIN)
     codes = torch.cat([encode_densely(encoder, torch.from_numpy(store.volumes[row]), store.grid) for row in rows])
-    norm = network.code_norm
+    norm = encoder.code_norm
     np.testing.assert_allclose(codes.mean(dim=0), norm.bias.detach(), atol=0.1)
     np.testing.assert_allclose(codes.std(dim=0), norm.weight.detach().abs(), rtol=0.1, atol=0.01)
 
