@@ -43,7 +43,7 @@ def open_file(path: Path, *, expected: str) -> BufferedReader:
     except OSError as error:
         file.close()
         raise _not_opened(path, error, expected) from error
-    pointer = _pointer_in(start)
+    pointer = pointer_in(start)
     if pointer:
         file.close()
         raise UserError(
@@ -70,8 +70,8 @@ def read_regular(path: Path, largest: int) -> bytes:
     return path.read_bytes()
 
 
-def _pointer_in(start: bytes) -> tuple[str, str] | None:
-    """Whose pointer it is, and how its content is fetched."""
+def pointer_in(start: bytes) -> tuple[str, str] | None:
+    """Whose pointer a file is that begins so, and how its content is fetched; None where it is content."""
     if start.startswith(b"/annex/objects/"):
         return "git-annex", _FETCH
     if start.startswith(b"version https://git-lfs.github.com/"):

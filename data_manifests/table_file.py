@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from .errors import UserError, private
-from .open_file import read_regular
-from .user_paths import NOT_FETCHED, is_pointer
+from .open_file import pointer_in, read_regular
+from .user_paths import NOT_FETCHED
 
 LARGEST_BYTES = 2**24
 MOST_ROWS, MOST_COLUMNS = 100_000, 1000
@@ -32,7 +32,7 @@ def table_bytes(path: Path) -> bytes:
         if os.path.islink(path) and not os.path.exists(path):
             raise UserError(f"{private(path)}: {NOT_FETCHED}") from error
         raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
-    if is_pointer(content):
+    if pointer_in(content):
         raise UserError(f"{private(path)}: {NOT_FETCHED}")
     return content
 

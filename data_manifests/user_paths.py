@@ -8,7 +8,6 @@ from pathlib import Path
 from .errors import UserError, private
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every file system that is in use
-_POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/spec/")
 NOT_FETCHED = (
     "a link (pointer) to content that is not on this machine, expected the content. Fetch it (datalad get, "
     "git lfs pull)."
@@ -40,11 +39,6 @@ def reach(path: Path, expected: str) -> Path:
         why = getattr(error, "strerror", None) or "not a path"
         raise UserError(f"{private(path)}: cannot be reached ({why}), expected {expected}. Check the path.") from error
     return path
-
-
-def is_pointer(content: bytes) -> bool:
-    """Whether a file's content is what git-annex and Git LFS leave in the place of the file."""
-    return content.startswith(_POINTERS)
 
 
 def at_home(text: str) -> Path:

@@ -5,7 +5,7 @@ differ from it in one thing each, so that each thing can be judged: the routes o
 gamma, the siamese term.
 
 Each network has one number of its own to choose, from four values, by normal validation digits alone
-(``benchmarks/mnist_c_settings.py``): the same budget for all.
+(`choose_settings`): the same budget for all.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -307,7 +307,3 @@ _COMMANDS = {
     "remove": _remove,
     "demo": _demo,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,7 @@ def run_program(command: Callable[[argparse.Namespace], int], options: argparse.
     signals : bool
         Whether signals interrupt it, as they should a program. A caller in Python keeps its own ways with them.
     """
-    # Third-party notices about other people's deprecations are no use to whoever waits for a map.
+    # Deprecation warnings of libraries are not meant for the user of a program.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for stream in (sys.stdout, sys.stderr):
@@ -112,7 +112,7 @@ def _tell_interruption(options: argparse.Namespace, number: int) -> None:
 
 
 def _let_go_of_closed_streams() -> None:
-    """Whoever read our lines may have gone (as in `| head`). Then nothing is left to say, not even at exit."""
+    """Flush the output; where its reader has closed it (as `| head` does), discard the rest, also at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

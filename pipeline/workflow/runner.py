@@ -263,7 +263,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
 
 
 def write_failures(path: Path, failures: Collection[Failure]) -> None:
-    """Write ``failures.csv`` without the names in its sentences; delete it where nobody failed."""
+    """Write ``failures.csv`` without the names in its sentences; delete it where no subject failed."""
     if not failures:
         path.unlink(missing_ok=True)
         return

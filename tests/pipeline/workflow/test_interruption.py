@@ -15,6 +15,8 @@ from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 
+from ...processes import MARK, marked, wait_until
+
 PROGRAM = """
 import os, subprocess, sys
 from functools import partial
@@ -75,39 +77,19 @@ except KeyboardInterrupt as stop:
 """
 
 
-def _marked(mark: str) -> dict[int, str]:
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"VOXOUT_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return found
-
-
-def _wait_until(true, seconds: float = 10) -> bool:
-    give_up = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 class _Started:
     """A command under way, from its start until nothing of it is left."""
 
     def __init__(self, command, **options):
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        environment = os.environ | {"VOXOUT_TEST_MARK": self.mark}
+        environment = os.environ | {MARK: self.mark}
         self.process = subprocess.Popen(command, **options, env=environment, text=True, start_new_session=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in _marked(self.mark):
+        for process in marked(self.mark):
             os.kill(process, signal.SIGKILL)
         self.process.communicate()
 
@@ -124,7 +106,7 @@ class _Started:
 
 def _started(what: str, folder: Path, **options) -> _Started:
     run = _Started([sys.executable, "-c", PROGRAM, what, str(folder)], stderr=subprocess.PIPE, **options)
-    assert _wait_until((folder / "started").exists, 60)
+    assert wait_until((folder / "started").exists, 60)
     time.sleep(0.5)
     return run
 
@@ -151,7 +133,7 @@ def test_what_cannot_be_interrupted_is_ended_by_force_with_its_children(tmp_path
     with _started(what, tmp_path) as run:
         code, told = run.end(signal.SIGTERM)
         assert code == 143 and told.splitlines()[-1] == "told by force" and "Traceback" not in told
-        assert _nothing_is_left(tmp_path) and not _marked(run.mark)
+        assert _nothing_is_left(tmp_path) and not marked(run.mark)
 
 
 def test_what_comes_of_an_interruption_is_one(tmp_path):
@@ -185,7 +167,7 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
     settings = ["--preset", "fast", "--jobs", "2", "--set", method, "--set", command]
     assert subprocess.run([*voxout, "check", str(cohort), str(out), *settings], capture_output=True).returncode == 0
     run = _Started([*voxout, "prepare", str(cohort), str(out), *settings], **options)
-    assert _wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are at work"
+    assert wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are at work"
     return run
 
 
@@ -195,7 +177,7 @@ def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, num
     with _prepare(cohort, out, stderr=subprocess.PIPE) as run:
         ended, told = run.end(number)
         assert ended == code
-        assert _wait_until(lambda: not _marked(run.mark)), _marked(run.mark)
+        assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
         if number != signal.SIGKILL:
             name = signal.Signals(number).name
             assert told == f"voxout: interrupted ({name}). The same command goes on from here.\n"
@@ -209,7 +191,7 @@ def test_ctrl_c_in_a_terminal_prints_one_line(cohort, tmp_path):
     with _prepare(cohort, tmp_path / "out", stderr=subprocess.PIPE) as run:
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.end() == (130, "voxout: interrupted (SIGINT). The same command goes on from here.\n")
-        assert _wait_until(lambda: not _marked(run.mark)), _marked(run.mark)
+        assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
 
 
 def test_a_closed_terminal_ends_the_run(cohort, tmp_path):
@@ -222,4 +204,4 @@ def test_a_closed_terminal_ends_the_run(cohort, tmp_path):
         assert run.process.wait(10) == 129
         assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["signal"] == "SIGHUP"
         assert not (out / ".scratch").exists()
-        assert _wait_until(lambda: not _marked(run.mark)), _marked(run.mark)
+        assert wait_until(lambda: not marked(run.mark)), marked(run.mark)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from voxout.preprocessing.brain_extraction.site_program import run_program
 
+from ...processes import MARK, marked, wait_until
+
 # A program that starts two more: one in its own session, left by its parent, and one that hears no SIGTERM.
 FORKING = """
 import os, subprocess, sys, time
@@ -25,29 +27,8 @@ time.sleep(float(sys.argv[2]))
 def mark(monkeypatch) -> str:
     """A variable of the environment by which every process that comes of the test is found."""
     value = f"{os.getpid()}-{time.monotonic_ns()}"
-    monkeypatch.setenv("VOXOUT_TEST_MARK", value)
+    monkeypatch.setenv(MARK, value)
     return value
-
-
-def _marked(mark: str) -> dict[int, str]:
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    found.pop(os.getpid(), None)
-    return found
-
-
-def _wait_until(true, seconds: float = 10) -> bool:
-    give_up = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _forking(started: Path, seconds: float = 300) -> list[str]:
@@ -70,13 +51,13 @@ def test_a_program_that_cannot_be_started(program):
 
 def test_what_it_leaves_behind_ends_with_it(mark, tmp_path):
     run_program(_forking(tmp_path / "started", 0), timeout_s=60)
-    assert _marked(mark) == {}
+    assert marked(mark) == {}
 
 
 def test_too_slow_a_program_ends_with_all_that_it_started(mark, tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         run_program(_forking(tmp_path / "started"), timeout_s=2)
-    assert (tmp_path / "started").exists() and _marked(mark) == {}
+    assert (tmp_path / "started").exists() and marked(mark) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -87,10 +68,10 @@ def test_the_death_of_the_waiting_process_ends_all(mark, tmp_path, number):
     """
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     waiting = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], **silent)
-    assert _wait_until((tmp_path / "started").exists), "the program has started"
+    assert wait_until((tmp_path / "started").exists), "the program has started"
     waiting.send_signal(number)
     waiting.wait(20)
-    assert _wait_until(lambda: not _marked(mark)), _marked(mark)
+    assert wait_until(lambda: not marked(mark)), marked(mark)
 
 
 def test_a_killed_guardian_takes_the_program_with_it(mark, tmp_path):
@@ -99,8 +80,8 @@ def test_a_killed_guardian_takes_the_program_with_it(mark, tmp_path):
         print(run_program(["sh", "-c", "touch {tmp_path}/started; exec sleep 300"], timeout_s=300).returncode)
     """
     waiting = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-    assert _wait_until((tmp_path / "started").exists)
-    guardian = next(pid for pid, command in _marked(mark).items() if "guardian.py" in command)
+    assert wait_until((tmp_path / "started").exists)
+    guardian = next(pid for pid, command in marked(mark).items() if "guardian.py" in command)
     os.kill(guardian, signal.SIGKILL)
     assert waiting.communicate(timeout=20)[0] == "-9\n"
-    assert _wait_until(lambda: not _marked(mark)), _marked(mark)
+    assert wait_until(lambda: not marked(mark)), marked(mark)

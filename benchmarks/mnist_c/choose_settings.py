@@ -1,6 +1,6 @@
 """How the settings of `python -m benchmarks.mnist_c` were chosen: on normal validation digits alone. Prints the tables.
 
-    python benchmarks/mnist_c_settings.py --data mnist10k.npz [--digits 1,3,4,8] [--seed 100] [--explore]
+    python -m benchmarks.mnist_c.choose_settings --data mnist10k.npz [--digits 1,3,4,8] [--seed 100] [--explore]
 
 Of each value that is tried, on digits that no training has seen (10 % of the normal ones):
 
@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from voxout.models.ocsvm.voxelwise import fit_detectors
 
-from benchmarks.mnist_c import read_outs
-from benchmarks.mnist_c.digits import Digits, read_digits
-from benchmarks.mnist_c.methods import METHODS
-from benchmarks.mnist_c.objectives import Guidance, expander_only, full, schedule
-from benchmarks.mnist_c.protocol import Unit, split
-from benchmarks.mnist_c.scores import area_under_roc
-from benchmarks.mnist_c.training import Recipe, TrainingSettings, train, warm_up
-from benchmarks.mnist_c.watch import watched
+from . import read_outs
+from .digits import Digits, read_digits
+from .methods import METHODS
+from .objectives import Guidance, expander_only, full, schedule
+from .protocol import Unit, split
+from .scores import area_under_roc
+from .training import Recipe, TrainingSettings, train, warm_up
+from .watch import watched
 
 
 def made_anomalies(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
