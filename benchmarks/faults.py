@@ -106,10 +106,10 @@ CASES = (
         """printf '#!/bin/bash\\nsleep 917 &\\nexec sleep 917\\n' > slow.sh; chmod +x slow.sh
         setsid voxout run cohort.csv out --preset fast --jobs 2 --set preprocessing.brain_extraction.method=command \
           --set "preprocessing.brain_extraction.command=$PWD/slow.sh {image} {mask}" & run=$!
-        for n in $(seq 90); do sleep 1; pgrep -f 'sleep 917' > /dev/null && break; done
-        pid=$(pgrep -f "run cohort.csv out --preset fast --jobs 2" | head -1); kill -TERM $pid
-        timeout 10 tail --pid=$pid -f /dev/null || echo STILL-RUNNING; wait $run; echo code=$?
-        sleep 1; pgrep -f 'sleep 917' && echo ORPHANS; ls -A out; tail -1 out/log.jsonl""",
+        for n in $(seq 90); do sleep 1; pgrep -fx 'sleep 917' > /dev/null && break; done
+        kill -TERM $run
+        timeout 10 tail --pid=$run -f /dev/null || echo STILL-RUNNING; wait $run; echo code=$?
+        sleep 1; pgrep -fx 'sleep 917' && echo ORPHANS; ls -A out; tail -1 out/log.jsonl""",
         0,
         ("interrupted", "code=143"),
         ("ORPHANS", "STILL-RUNNING", r"\.scratch"),
