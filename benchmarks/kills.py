@@ -1,17 +1,19 @@
-"""Kill runs at random moments, look for what is left, and give the same command again.
+"""Kill commands at random moments, look for what is left and what is lost, and give the same command again.
 
     python benchmarks/kills.py --rounds 3 --out DIR
 
 A round is nine kills: SIGKILL, SIGTERM and SIGINT, sent to the client, to its process group and to one of its workers,
-a random time after each other. The command is given again as often as a kill has ended it, so that one round goes about
-once from the first stage to the last. The site's own brain extraction is a program that starts another one in a session
-of its own. What has to hold:
+a random time after each other. The commands are `run`, `fit` and `report` under other settings, `apply`, `score` and
+`compare` of map folders, `native` and `remove`; each is given again as often as a kill has ended it, and after the last
+one all begins anew. The site's own brain extraction is a program that starts another one in a session of its own. What
+has to hold:
 
-- within 10 s, the client has ended, and so has every process that came of it; where one worker was killed, the run goes
-  on, and all that came of that worker has ended;
+- within 10 s, the client has ended, and so has every process that came of it; where one worker was killed, the command
+  goes on, and all that came of that worker has ended;
 - `.scratch` is gone with the run; after SIGKILL of the client, with the next one that ends otherwise;
 - SIGTERM and SIGINT: exit code 143 or 130, and the terminal and the log say so; never a traceback;
-- a run that comes to its end has outputs that are equal, byte for byte, to those of a run that nothing disturbed.
+- other people's files, which come at random moments to random folders in and around the outputs, stay as they are;
+- once all commands have been done, the outputs are equal, byte for byte, to those that nothing disturbed.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -55,31 +57,59 @@ image = nibabel.load(sys.argv[1])
 mask = (image.get_fdata() > 0).astype("uint8")
 nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[2])
 """
+ATLAS = """
+import sys
+import nibabel
+import numpy
+import voxout.preprocessing.registration.template as template
+mask = template.load_template(4.0).brain_mask
+nibabel.save(nibabel.Nifti1Image(numpy.asarray(mask.voxels, "uint8"), mask.grid.affine), sys.argv[1])
+"""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("client", "group", "worker")
 MARK = "VOXOUT_KILLS"
 """A variable of the environment by which every process that came of a run is found."""
 PATIENCE_S = 10.0
+LONGEST_S = 15.0
+"""Between two kills."""
 RESULTS = {".gz", ".safetensors", ".csv", ".npz", ".npy"}
 
 
-class Run:
-    """The command, started once.
+@dataclass(frozen=True)
+class Command:
+    """One command of the sequence.
 
-    Parameters
+    Attributes
     ----------
-    command : sequence of str
-    out : Path
+    words : tuple of str
+        After ``voxout``. Relative paths are those of the folder that all commands write to.
+    out : str
         Its output folder.
     """
 
-    def __init__(self, command: Sequence[str], out: Path):
-        self.out = out
+    words: tuple[str, ...]
+    out: str
+
+
+class Run:
+    """A command, started once.
+
+    Parameters
+    ----------
+    command : Command
+    place : Path
+        The folder that all commands write to.
+    """
+
+    def __init__(self, command: Command, place: Path):
+        self.command = command
+        self.out = place / command.out
         self._mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        self._words = out.with_suffix(".txt")
+        self._words = place.with_suffix(".txt")
         with self._words.open("w") as file:
             self.process = subprocess.Popen(
-                [*command, str(out)],
+                [sys.executable, "-m", "voxout.pipeline.cli", *command.words],
+                cwd=place,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {MARK: self._mark, "OMP_NUM_THREADS": "1"},
@@ -168,8 +198,9 @@ class Kill:
         faults = [] if code == 128 + self.number else [f"expected exit code {128 + self.number}"]
         faults += [] if "interrupted" in run.words else ["not told"]
         log = run.out / "log.jsonl"
-        # Before its first stage it has not opened the log.
-        if _stage(run.words) != "start" and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
+        # Before its first stage it has not opened the log; some commands have none.
+        begun = _stage(run) != run.command.words[0]
+        if begun and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
             faults.append("not logged")
         return faults
 
@@ -185,18 +216,100 @@ def _left(processes: Callable[[], set[psutil.Process]], began: float) -> list[st
     return faults
 
 
-def _faults_of_end(run: Run, whole: Path) -> list[str]:
-    """What should not have been of a run that has ended; one that was done makes room for a new one."""
+class Foreign:
+    """Files of other people in and around the outputs.
+
+    Parameters
+    ----------
+    place : Path
+    """
+
+    def __init__(self, place: Path):
+        self._place = place
+        self._content: dict[Path, str] = {}
+
+    def plant(self, chance: random.Random) -> None:
+        """One more file, in a folder that voxout has finished or that is nobody's yet."""
+        folders = [self._place, self._place / "mine"]
+        for out in (path.parent for path in self._place.glob("*/records")):
+            # What has no record yet is refused, as it should be, where a result belongs.
+            recorded = {Path(name).parts[0] for file in out.glob("records/*.json") for name in _outputs(file)}
+            parts = [out / name for name in recorded | {"prepared", "maps"}]
+            folders += [out, *(p for part in parts for p in (part, *part.rglob("*")) if p.is_dir())]
+        name = chance.choice(["notes.txt", "zmap.nii.gz", "model.safetensors", "scores.json.bak", "sub-x.csv", "a/b/c"])
+        path = chance.choice(folders) / f"{len(self._content)}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content := f"mine {chance.random()}")
+        self._content[path] = content
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def lost(self) -> list[str]:
+        """Those that are not as they were."""
+        gone = [p for p, text in self._content.items() if not (p.is_file() and p.read_text() == text)]
+        return [f"lost or changed: {path.relative_to(self._place)}" for path in gone]
+
+
+def _outputs(record: Path) -> list[str]:
+    with suppress(OSError, ValueError):
+        return list(json.loads(record.read_text()).get("outputs", {}))
+    return []
+
+
+def _faults_of_end(run: Run) -> list[str]:
+    """What should not have been of a command that has ended."""
     faults = ["a traceback"] if "Traceback" in run.words else []
     code = run.process.wait()
     if code != -signal.SIGKILL and (run.out / ".scratch").exists():
         faults.append(".scratch is left")
     if code > 0 and code not in (128 + signal.SIGTERM, 128 + signal.SIGINT):
-        faults.append(f"ended by itself with {code}")
-    if code == 0:
-        faults += _different(run.out, whole)
-        shutil.rmtree(run.out)
+        faults.append(f"ended by itself with {code}: {run.words.strip().splitlines()[-1]}")
     return faults
+
+
+class Sequence:
+    """All commands, one after the other, again and again.
+
+    Parameters
+    ----------
+    commands : list of Command
+    place, whole : Path
+        Where they write; where lies what they wrote undisturbed.
+    """
+
+    def __init__(self, commands: list[Command], place: Path, whole: Path):
+        self._commands, self._place, self._whole = commands, place, whole
+        self.finished = self.planted = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._place.mkdir()
+        self.foreign = Foreign(self._place)
+        self.run = Run(self._commands[0], self._place)
+
+    def go_on(self) -> list[str]:
+        """Give the same command again if the last one was killed, the next one if it was done.
+
+        Returns
+        -------
+        list of str
+            What should not have been.
+        """
+        faults = _faults_of_end(self.run) + self.foreign.lost()
+        number = self._commands.index(self.run.command) + (self.run.process.wait() == 0)
+        if number < len(self._commands):
+            self.run = Run(self._commands[number], self._place)
+            return faults
+        faults += _different(self._place, self._whole, self.foreign)
+        self.finished += 1
+        self.planted += len(self.foreign)
+        shutil.rmtree(self._place)
+        self._begin()
+        return faults
 
 
 def main() -> int:
@@ -206,59 +319,89 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True)
-    command, chance = _command(options.out), random.Random(options.seed)
-    whole, out, faulty = options.out / "whole", options.out / "killed", 0
-    began = time.monotonic()
-    undisturbed = Run(command, whole)
-    if undisturbed.process.wait() != 0:
-        print(undisturbed.words)
-        return 1
-    length = time.monotonic() - began
-    print(f"A run that nothing disturbs takes {length:.0f} s. Seed {options.seed}.\n")
-    print("| signal | to | after, s | in | exit code, after | faults |\n|---|---|---|---|---|---|", flush=True)
+    out = options.out.resolve()
+    commands, chance, whole = _commands(out), random.Random(options.seed), out / "whole"
+    whole.mkdir()
+    print("| undisturbed | s |\n|---|---|")
+    for command in commands:
+        began = time.monotonic()
+        run = Run(command, whole)
+        if run.process.wait() != 0:
+            print(run.words)
+            return 1
+        print(f"| {command.words[0]} to {command.out} | {time.monotonic() - began:.0f} |", flush=True)
+    print(
+        f"\nSeed {options.seed}.\n\n| | signal | to | after, s | in | exit code, after | faults |\n" + "|---" * 7 + "|"
+    )
+
+    sequence, faulty = Sequence(commands, out / "killed", whole), 0
     kills = [Kill(*pair) for _ in range(options.rounds) for pair in chance.sample([*product(SIGNALS, TARGETS)], 9)]
-    run = Run(command, out)
-    for kill in kills:
-        moment = chance.uniform(0.5, 2 * length / 9)
-        if run.wait(moment):  # done since the last kill
-            faulty += bool(faults := _faults_of_end(run, whole))
-            print("".join(f"| | | | | done | {fault} |\n" for fault in faults), end="")
-            run = Run(command, out)
-            run.wait(moment)
-        stage = _stage(run.words)
-        took, faults = kill.try_on(run, chance)
-        if not run.goes_on:
-            faults += _faults_of_end(run, whole)
-            run = Run(command, out)
+    for number, kill in enumerate(kills, start=1):
+        moment, began, faults = chance.uniform(0.3, LONGEST_S), time.monotonic(), []
+        while sequence.run.wait(max(0.0, began + moment - time.monotonic())):  # done since the last kill
+            faults += sequence.go_on()
+        stage = _stage(sequence.run)
+        sequence.foreign.plant(chance)
+        took, more = kill.try_on(sequence.run, chance)
+        faults += more + sequence.foreign.lost()
+        if not sequence.run.goes_on:
+            faults += sequence.go_on()
         faulty += bool(faults)
         row = kill.number.name, kill.target, f"{moment:.1f}", stage, took, "; ".join(faults) or "none"
-        print("| " + " | ".join(row) + " |", flush=True)
-    run.process.wait()
-    faults = _faults_of_end(run, whole)
-    faulty += bool(faults)
-    print(f"\nThe last run, to its end: {'; '.join(faults) or 'no faults'}.")
-    print(f"{len(kills)} kills, {faulty} with faults.")
-    return 1 if faulty else 0
+        print(f"| {number} | " + " | ".join(row) + " |", flush=True)
+    finished, last = sequence.finished, []
+    while sequence.finished == finished and not last:
+        sequence.run.process.wait()
+        last += sequence.go_on()
+    os.killpg(sequence.run.process.pid, signal.SIGKILL)
+    print(f"\nThe last commands, to their end: {'; '.join(last) or 'no faults'}.")
+    done = f"{sequence.finished} times all commands, {sequence.planted} foreign files"
+    print(f"{len(kills)} kills, {done}: {faulty} with faults.")
+    return 1 if faulty or last else 0
 
 
-def _command(folder: Path) -> list[str]:
+def _commands(folder: Path) -> list[Command]:
     cohort = small_cohort(folder / "cohort", controls=5, held_out=2, patients=1, seed=3)
     # Without the masks, which would be taken in place of those that the program finds.
-    write_manifest(cohort, Manifest(tuple(replace(record, brain_mask=None) for record in read_manifest(cohort))))
-    program, settings = folder / "program.py", folder / "settings.yaml"
+    manifest = Manifest(tuple(replace(record, brain_mask=None) for record in read_manifest(cohort)))
+    write_manifest(cohort, manifest)
+    new = cohort.with_name("new.csv")
+    write_manifest(new, Manifest(manifest.patients))
+    program, settings, atlas = folder / "program.py", folder / "settings.yaml", folder / "atlas.nii.gz"
     program.write_text(PROGRAM)
     settings.write_text(SETTINGS.replace("PYTHON", sys.executable).replace("PROGRAM", str(program)))
-    voxout = [sys.executable, "-m", "voxout.pipeline.cli", "run", "--config", str(settings), "--device", "cpu"]
-    return [*voxout, "--jobs", "2", str(cohort)]
+    subprocess.run([sys.executable, "-c", ATLAS, atlas], check=True)
+    for record in manifest:
+        for kind, found in (("masks", record.lesion_mask), ("brains", f"{record.key}_desc-brain_mask.nii.gz")):
+            (folder / kind).mkdir(exist_ok=True)
+            path = found if kind == "masks" else next(cohort.parent.rglob(str(found)), None)
+            if path is not None:
+                shutil.copy(path, folder / kind / f"{record.key}_mask.nii.gz")
+    work = ("--device", "cpu", "--jobs", "2")
+    maps = ("score", "--maps", "run/maps", "--masks", str(folder / "masks"), "--brain-masks", str(folder / "brains"))
+    maps += ("--healthy", "sub-heldout*", "--jobs", "2", "--set", "evaluation.bootstrap_draws=50")
+    # The site's own settings are named with `apply` too: a model brings no commands along.
+    return [
+        Command(("run", str(cohort), "run", "--config", str(settings), *work), "run"),
+        Command(("fit", str(cohort), "run", *work, "--set", "models.detector.nu=0.4"), "run"),
+        Command(("run", str(cohort), "run", *work), "run"),
+        Command(("apply", "run", str(new), "applied", "--config", str(settings), *work), "applied"),
+        Command((*maps, "--out", "scores"), "scores"),
+        Command((*maps, "--seed", "1", "--out", "other-scores"), "other-scores"),
+        Command(("compare", "scores", "other-scores", "--out", "differences"), "differences"),
+        Command(("native", "run", "sub-patient001", str(atlas), "native/atlas.nii.gz", "--labels"), "native"),
+        Command(("remove", "run", "sub-heldout001"), "run"),
+    ]
 
 
-def _stage(words: str) -> str:
-    begun = [line.split()[1].rstrip(":") for line in words.splitlines() if line.startswith("[")]
-    return begun[-1] if begun else "start"
+def _stage(run: Run) -> str:
+    begun = [line.split()[1].rstrip(":") for line in run.words.splitlines() if line.startswith("[")]
+    return f"{run.command.words[0]}, {begun[-1]}" if begun else run.command.words[0]
 
 
-def _different(out: Path, whole: Path) -> list[str]:
-    names = {path.relative_to(folder) for folder in (whole, out) for path in folder.rglob("*")}
+def _different(out: Path, whole: Path, foreign: Foreign) -> list[str]:
+    found = {path.relative_to(out) for path in out.rglob("*") if path not in foreign}
+    names = found | {path.relative_to(whole) for path in whole.rglob("*")}
     results = sorted(name for name in names if name.suffix in RESULTS)
     different = [name for name in results if not _equal(whole / name, out / name)]
     return [f"{len(different)} of {len(results)} results differ: {different[0]}"] if different else []

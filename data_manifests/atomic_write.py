@@ -46,10 +46,6 @@ def delete_remains(path: Path) -> None:
                     os.unlink(entry.path)
 
 
-def _is_ours(entry: os.DirEntry) -> bool:
-    return entry.stat(follow_symlinks=False).st_uid == os.geteuid()
-
-
 def _dead(process: int) -> bool:
     try:
         os.kill(process, 0)

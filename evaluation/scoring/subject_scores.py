@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
+from zipfile import ZIP_STORED
 
 import numpy as np
 
@@ -112,7 +113,7 @@ class StoredCurves:
     def _arrays(self, entries: Iterable[str]) -> list[np.ndarray]:
         """Counts as int32."""
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with _opened(self.path) as stored:
                 arrays = [stored[entry] for entry in entries]
         except Exception as error:
             raise _unreadable(self.path, error) from error
@@ -266,7 +267,7 @@ class SubjectScores:
             Missing or damaged, or not a file of scores.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with _opened(path) as stored:
                 about = json.loads(str(stored["about"]))
                 wanted = {_entry(part, f.name) for part in _PARTS for f in fields(part)}
                 if about.pop("format") != FORMAT or not wanted <= set(stored.files):
@@ -291,6 +292,15 @@ def _entry(part: type, name: str) -> str:
 def _small(values: np.ndarray) -> np.ndarray:
     """Counts in the smallest type that holds them."""
     return values if values.dtype.kind == "f" else values.astype(np.min_scalar_type(values.max(initial=0)))
+
+
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    stored = np.load(path, allow_pickle=False)
+    # `save` packs nothing, and a small file that unpacks to terabytes is none of ours.
+    if any(entry.compress_type != ZIP_STORED for entry in stored.zip.infolist()):
+        stored.close()
+        raise ValueError("packed")
+    return stored
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -134,7 +134,10 @@ def _native(options: argparse.Namespace) -> int:
     )
     make_folder(options.result.parent)
     write = write_labels if options.labels else write_volume
-    print(write(options.result, volume, description=MARK))
+    try:
+        print(write(options.result, volume, description=MARK))
+    except FileNotFoundError as error:  # of a folder that is there and takes no files, such as /proc
+        raise UserError(f"{private(options.result)}: cannot be written there. Choose another folder.") from error
     return DONE
 
 

@@ -134,6 +134,20 @@ def test_saved_and_loaded_scores_are_the_same(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_small_file_that_unpacks_to_much_is_refused_unread(tmp_path):
+    path = tmp_path / "sub-01.npz"
+    score_map("sub-01", *scan(), None, SETTINGS).save(path)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    name = next(name for name in arrays if name.endswith("healthy_scores"))
+    np.savez_compressed(path, **arrays | {name: np.zeros(1 << 26, np.float32)})
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"sub-01.npz\W*: not readable as the scores of a subject"):
+        SubjectScores.load(path)
+    with pytest.raises(UserError, match=r"sub-01.npz\W*: not readable as the scores of a subject"):
+        _ = StoredCurves(path).histogram
+
+
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "sub-01.npz"
     score_map("sub-01", *scan(), None, SETTINGS).save(path)

@@ -272,6 +272,12 @@ def test_what_is_refused_is_refused_before_anything_is_read(out, tmp_path, capsy
     assert "is VOLUME itself" in capsys.readouterr().err
 
 
+def test_a_folder_that_takes_no_files(out, region, capsys):
+    """Seen: /proc as the folder of the result ended in a traceback."""
+    assert main(["native", str(out.root), "01_ses-2", str(region), "/proc/native.nii"]) == 2
+    assert "native.nii: cannot be written there. Choose another folder." in capsys.readouterr().err
+
+
 def test_an_earlier_result_is_replaced(out, region, tmp_path):
     result = out.root / "atlases" / "region.nii.gz"
     command = ["native", str(out.root), "01_ses-2", str(region), str(result)]
