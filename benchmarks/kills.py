@@ -42,7 +42,7 @@ preprocessing:
   spacing_mm: 4.0
   bias_field: {working_spacing_mm: 8.0}
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
-  brain_extraction: {method: command, command: "PYTHON PROGRAM {image} {mask}"}
+  brain_extraction: {method: command, command: "COMMAND"}
 models:
   encoder: {patch_size_mm: 12.0, code_size: 8}
   training: {pretraining_steps: 40, guided_steps: 0, patches_per_step: 128, checkpoint_every: 20}
@@ -199,8 +199,7 @@ class Kill:
         faults += [] if "interrupted" in run.words else ["not told"]
         log = run.out / "log.jsonl"
         # Before its first stage it has not opened the log; some commands have none.
-        begun = _stage(run) != run.command.words[0]
-        if begun and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
+        if _begun(run) and json.loads(log.read_text().splitlines()[-1])["message"] != "interrupted":
             faults.append("not logged")
         return faults
 
@@ -234,6 +233,8 @@ class Foreign:
         for out in (path.parent for path in self._place.glob("*/records")):
             # What has no record yet is refused, as it should be, where a result belongs.
             recorded = {Path(name).parts[0] for file in out.glob("records/*.json") for name in _outputs(file)}
+            # A file too many in a model is refused as well: it might be one that changes it.
+            recorded -= {"detectors", "encoder"}
             parts = [out / name for name in recorded | {"prepared", "maps"}]
             folders += [out, *(p for part in parts for p in (part, *part.rglob("*")) if p.is_dir())]
         name = chance.choice(["notes.txt", "zmap.nii.gz", "model.safetensors", "scores.json.bak", "sub-x.csv", "a/b/c"])
@@ -264,7 +265,8 @@ def _faults_of_end(run: Run) -> list[str]:
     """What should not have been of a command that has ended."""
     faults = ["a traceback"] if "Traceback" in run.words else []
     code = run.process.wait()
-    if code != -signal.SIGKILL and (run.out / ".scratch").exists():
+    # One that ended before it began to work has left what it found.
+    if code != -signal.SIGKILL and (code == 0 or _begun(run)) and (run.out / ".scratch").exists():
         faults.append(".scratch is left")
     if code > 0 and code not in (128 + signal.SIGTERM, 128 + signal.SIGINT):
         faults.append(f"ended by itself with {code}: {run.words.strip().splitlines()[-1]}")
@@ -319,6 +321,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True)
+    # A shell starts what runs in the background deaf to Ctrl-C, and what that starts would be deaf as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = options.out.resolve()
     commands, chance, whole = _commands(out), random.Random(options.seed), out / "whole"
     whole.mkdir()
@@ -369,7 +373,8 @@ def _commands(folder: Path) -> list[Command]:
     write_manifest(new, Manifest(manifest.patients))
     program, settings, atlas = folder / "program.py", folder / "settings.yaml", folder / "atlas.nii.gz"
     program.write_text(PROGRAM)
-    settings.write_text(SETTINGS.replace("PYTHON", sys.executable).replace("PROGRAM", str(program)))
+    command = f"{sys.executable} {program} {{image}} {{mask}}"
+    settings.write_text(SETTINGS.replace("COMMAND", command))
     subprocess.run([sys.executable, "-c", ATLAS, atlas], check=True)
     for record in manifest:
         for kind, found in (("masks", record.lesion_mask), ("brains", f"{record.key}_desc-brain_mask.nii.gz")):
@@ -377,21 +382,27 @@ def _commands(folder: Path) -> list[Command]:
             path = found if kind == "masks" else next(cohort.parent.rglob(str(found)), None)
             if path is not None:
                 shutil.copy(path, folder / kind / f"{record.key}_mask.nii.gz")
-    work = ("--device", "cpu", "--jobs", "2")
-    maps = ("score", "--maps", "run/maps", "--masks", str(folder / "masks"), "--brain-masks", str(folder / "brains"))
+    own_program = ("--set", f"preprocessing.brain_extraction.command={command}")
+    work, named = ("--device", "cpu", "--jobs", "2"), ("--config", str(settings))
+    anybodys = "run/maps/{id}/anat/{id}_space-orig_desc-anomaly_zmap.nii.gz"
+    maps = ("score", "--maps", anybodys, "--masks", str(folder / "masks"), "--brain-masks", str(folder / "brains"))
     maps += ("--healthy", "sub-heldout*", "--jobs", "2", "--set", "evaluation.bootstrap_draws=50")
-    # The site's own settings are named with `apply` too: a model brings no commands along.
+    # Wherever scans are prepared, the site's program is named anew: no folder of voxout's brings commands along.
     return [
-        Command(("run", str(cohort), "run", "--config", str(settings), *work), "run"),
+        Command(("run", str(cohort), "run", *named, *work), "run"),
         Command(("fit", str(cohort), "run", *work, "--set", "models.detector.nu=0.4"), "run"),
-        Command(("run", str(cohort), "run", *work), "run"),
-        Command(("apply", "run", str(new), "applied", "--config", str(settings), *work), "applied"),
+        Command(("run", str(cohort), "run", *named, *work, "--set", "models.detector.nu=0.4"), "run"),
+        Command(("apply", "run", str(new), "applied", *own_program, *work), "applied"),
         Command((*maps, "--out", "scores"), "scores"),
         Command((*maps, "--seed", "1", "--out", "other-scores"), "other-scores"),
         Command(("compare", "scores", "other-scores", "--out", "differences"), "differences"),
         Command(("native", "run", "sub-patient001", str(atlas), "native/atlas.nii.gz", "--labels"), "native"),
         Command(("remove", "run", "sub-heldout001"), "run"),
     ]
+
+
+def _begun(run: Run) -> bool:
+    return _stage(run) != run.command.words[0]
 
 
 def _stage(run: Run) -> str:

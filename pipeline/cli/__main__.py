@@ -1,7 +1,5 @@
 """``python -m voxout.pipeline.cli``."""
 
-import sys
+from .entry import start
 
-from .main import main
-
-sys.exit(main())
+start()

@@ -136,6 +136,28 @@ def test_what_cannot_be_interrupted_is_ended_by_force_with_its_children(tmp_path
         assert _nothing_is_left(tmp_path) and not marked(run.mark)
 
 
+def test_before_the_command_begins_it_ends_at_once_and_without_a_traceback(tmp_path):
+    """Seen: Ctrl-C in the first half second, while modules were imported, printed Python's traceback."""
+    fifo = tmp_path / "slow.py"
+    # The first module that the entry imports waits, as imports do on a slow disk.
+    code = (
+        "import sys, time, voxout.pipeline.cli.entry as entry\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'voxout.pipeline.cli.main':\n"
+        "            print('importing', flush=True)\n"
+        "            time.sleep(30)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "entry.start()\n"
+    )
+    fifo.write_text(code)
+    process = subprocess.Popen([sys.executable, str(fifo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT and words == ""
+
+
 def test_what_comes_of_an_interruption_is_one(tmp_path):
     with _started("stumble", tmp_path) as run:
         assert run.end(signal.SIGINT) == (130, "told\n")
