@@ -178,7 +178,7 @@ CASES = (
         )
         for stage, setting in (
             ("run", "--set models.guidance.nu=0.01"),
-            ("fit", "--set 'models.fusion.covariates=[sex]'"),
+            ("fit", "--set 'models.ensemble.covariates=[sex]'"),
             ("report", "--runs x=/nonexistent"),
         )
     ),

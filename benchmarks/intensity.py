@@ -127,7 +127,7 @@ def judge(
     for group in groups:
         maps = []
         for subject, out in group.members:
-            prepared = PreparedImages.of(subject, out, ("t1w",))
+            prepared = PreparedImages.from_record(subject, out, ("t1w",))
             signed = (scale.read(prepared, grid)[0] - mean) / np.sqrt(variance)
             known = inside & prepared.read_brain_mask(grid).voxels
             lesions = np.zeros(inside.shape, bool)
@@ -171,7 +171,7 @@ def _pooled_variance(mean: np.ndarray, variance: np.ndarray, inside: np.ndarray)
 
 def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedImages], list[Group]]:
     cohort, folder = read_manifest(run / "cohort" / "cohort.csv"), OutputFolder(run / "run")
-    controls = [PreparedImages.of(r, folder, ("t1w",)) for r in cohort.controls if r.split == "train"]
+    controls = [PreparedImages.from_record(r, folder, ("t1w",)) for r in cohort.controls if r.split == "train"]
     held_out = [r for r in cohort.controls if r.split == "held_out"]
     parts = {"IXI, held out": held_out}
     parts |= {

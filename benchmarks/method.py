@@ -22,24 +22,24 @@ import numpy as np
 from method_cohort import make_cohort
 from method_measures import MethodFigures, calibration, cell, judge, overview, table
 from method_subjects import TestSet
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.data_manifests.cohort.subject import person_of_key
+from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
-from voxout.models.anomaly.ensemble import fused
-from voxout.models.anomaly.fit import NULL, fit_fusion
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.models.anomaly.ensemble import combined
+from voxout.models.anomaly.fit import NULL, fit_anomaly_model
 from voxout.models.anomaly.smoothing import smoothed
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
-from voxout.models.features.source import Sight
-from voxout.models.settings import FusionSettings, ModelSettings
+from voxout.models.features.source import FeatureSource
+from voxout.models.settings import EnsembleSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1
@@ -58,7 +58,7 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
         "encoder": {"planes": ("axial", "coronal", "sagittal"), "patch_size_mm": 10},
     },
     "AE, cubes of 6 and 10 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": (6, 10)}},
-    "AE, code of 32": {"guidance": _UNGUIDED, "encoder": {"code_size": 32}},
+    "AE, code of 32": {"guidance": _UNGUIDED, "encoder": {"latent_size": 32}},
     "AE, layer norm": {"guidance": _UNGUIDED, "encoder": {"norm": "layer"}},
 }
 """By name, what differs from the default settings of the models."""
@@ -70,14 +70,14 @@ class Fit:
 
     Attributes
     ----------
-    readers : tuple of str
+    scorers : tuple of str
     encoder : str, optional
         One of `ENCODERS`; there is then a fit a seed.
     changes : mapping
         To the settings of the models.
     """
 
-    readers: tuple[str, ...]
+    scorers: tuple[str, ...]
     encoder: str | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
 
@@ -87,15 +87,15 @@ DETECTORS: Mapping[str, Mapping[str, object]] = {
     "decision, same gamma": {"score": "decision", "nu": 0.3},
     "distance, nu 0.3": {"nu": 0.3},
     "log-ratio": {"score": "log_ratio"},
-    "standardised": {"read_out": "standardised", "gamma": "1/d"},
-    "raw": {"read_out": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
+    "standardised": {"latent_scaling": "standardised", "gamma": "1/d"},
+    "raw": {"latent_scaling": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
 }
 """By name, what differs from the default settings of the one-class SVMs; `raw` is as published."""
 _BOTH = ("ocsvm", "mahalanobis")
-_NO_PATTERNS = {"fusion": {"patterns": 0}}
+_NO_PATTERNS = {"ensemble": {"patterns": 0}}
 FITS: Mapping[str, Fit] = {
-    "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
-    "plain, without patterns": Fit(("intensity", "patches", "hand_made", "extension"), None, _NO_PATTERNS),
+    "plain": Fit(("intensity", "patches", "derived_features", *DERIVED)),
+    "plain, without patterns": Fit(("intensity", "patches", "derived_features", "extension"), None, _NO_PATTERNS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE, without patterns": Fit(_BOTH, "OgAE", _NO_PATTERNS),
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
@@ -106,7 +106,7 @@ Parts = tuple[tuple[str, str], ...]
 
 _OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION = (
     ("OgAE", "ocsvm"),
-    ("plain", "hand_made"),
+    ("plain", "derived_features"),
     ("plain", "patches"),
     ("plain", "intensity"),
     ("plain", "t1w_extension"),
@@ -135,7 +135,7 @@ METHODS: Mapping[str, Parts] = {
 SEARCHED: Mapping[str, Parts] = {
     **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
-    "hand-made maps, without patterns": (("plain, without patterns", "hand_made"),),
+    "hand-made maps, without patterns": (("plain, without patterns", "derived_features"),),
     "OgAE, OC-SVM, without patterns": (("OgAE, without patterns", "ocsvm"),),
     "fused, without patterns": tuple((f"{fit}, without patterns", reader) for fit, reader in _ALL),
 }
@@ -213,14 +213,14 @@ class Study:
         self.known: dict[tuple[str, str, int, float], Surprises] = {}
         self.run = OutputFolder(out / "run")
         self.manifest = read_manifest(out / "cohort" / "cohort.csv")
-        self.store, self.channels = PatchStore.open(self.run.patches), Channels.load(self.run.patches)
+        self.store, self.channels = VolumeStore.open(self.run.patches), Channels.load(self.run.patches)
         self.grid = self.store.grid
         controls = [r for r in self.manifest.controls if r.key in self.store.keys]
         self.train = [r.key for r in controls if r.split == "train"]
         self.unseen = [r.key for r in controls if r.split == "held_out"]
         self.test = TestSet.read(self.manifest, self.run, self.grid, part)
         rows = self.store.index(self.train)
-        self.inside = np.stack([self.grid.gather(np.asarray(self.store.inside[row])) for row in rows])
+        self.inside = np.stack([self.grid.transform(np.asarray(self.store.inside[row])) for row in rows])
         self.everybody = [*self.unseen, *(r.key for r in self.manifest.patients)]
 
     # -- what takes long, kept on disk ---------------------------------------------------------------------------
@@ -241,23 +241,23 @@ class Study:
         fit = FITS[name]
         folder = self.out / "fits" / (f"{name}-{seed}" if fit.encoder else name)
         # Smoothing comes when they are judged.
-        fusion = {**fit.changes.get("fusion", {}), "readers": fit.readers, "smoothing_mm": 0}
-        settings = ModelSettings.model_validate({**fit.changes, "fusion": fusion})
+        ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, "smoothing_mm": 0}
+        settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
         done, asked = folder / "done.json", self.asked(fit, settings)
         if done.exists() and done.read_text() == asked:
             return folder
-        sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
+        source = FeatureSource(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
-        fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
+        ensemble = fit_anomaly_model(self.store, self.train, source, settings, folder, seed=seed, jobs=self.jobs)
         for key in self.everybody:
-            prepared = PreparedImages.of(self.manifest[key], self.run, self.channels.modalities)
+            prepared = PreparedImages.from_record(self.manifest[key], self.run, self.channels.modalities)
             images = self.channels.read(prepared, self.grid.grid)
-            inside = self.grid.gather(prepared.read_brain_mask(self.grid.grid).voxels)
-            nuisances = fusion.nuisances.of(images, inside)
-            for reader in fusion.readers:
-                surprise = reader.surprise(images, inside, nuisances, jobs=self.jobs)
-                LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
-        with written_whole(done) as temporary:
+            inside = self.grid.transform(prepared.read_brain_mask(self.grid.grid).voxels)
+            confounds = ensemble.confounds.values(images, inside)
+            for reader in ensemble.scorers:
+                neg_log10_p = reader.neg_log10_p(images, inside, confounds, jobs=self.jobs)
+                LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, neg_log10_p[:, None])
+        with atomic_write(done) as temporary:
             temporary.write_text(asked)
         return folder
 
@@ -266,11 +266,11 @@ class Study:
         """All that a fit rests on: one of other settings is no answer."""
         encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]) if fit.encoder else None
         training = encoder.model_dump(mode="json", include={"encoder", "guidance", "training"}) if encoder else None
-        readers = settings.model_dump(mode="json", include={"detector", "fusion"})
-        return json.dumps({"readers": readers, "encoder": training}, indent=1)
+        scorers = settings.model_dump(mode="json", include={"detector", "ensemble"})
+        return json.dumps({"scorers": scorers, "encoder": training}, indent=1)
 
     # -- methods, judged -----------------------------------------------------------------------------------------
-    def surprises(self, fit: str, reader: str, seed: int, settings: FusionSettings) -> Surprises:
+    def neg_log10_ps(self, fit: str, reader: str, seed: int, settings: EnsembleSettings) -> Surprises:
         """Of the training controls by readers that have not seen them, and of everybody judged; smoothed."""
         seed = seed if FITS[fit].encoder else 0
         known = (fit, reader, seed, settings.smoothing_mm)
@@ -287,29 +287,31 @@ class Study:
                 rows = [smooth(row, brain) for row, brain in zip(found.null, self.inside, strict=True)]
                 scale, null = self.calibrated(np.stack(rows), seed, settings)
                 found = Surprises(
-                    null, {s.key: scale.surprise(smooth(found.judged[s.key], s.inside)) for s in subjects}
+                    null, {s.key: scale.neg_log10_p(smooth(found.judged[s.key], s.inside)) for s in subjects}
                 )
             self.known[known] = found
         return self.known[known]
 
-    def calibrated(self, null: np.ndarray, seed: int, settings: FusionSettings) -> tuple[Calibration, np.ndarray]:
-        folds = folds_of([person_of_key(key) for key in self.train], settings.folds, seed)
+    def calibrated(self, null: np.ndarray, seed: int, settings: EnsembleSettings) -> tuple[Calibration, np.ndarray]:
+        folds = folds_of([participant_of_key(key) for key in self.train], settings.folds, seed)
         shrinkage = settings.pooling_shrinkage(len(self.train))
         return calibrate(null, self.inside, folds, self.grid, pooling_mm=settings.pooling_mm, shrinkage=shrinkage)
 
-    def z_maps(self, parts: Parts, seed: int, settings: FusionSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Null z-maps of the training controls (S, P), and those of everybody judged: as `Fusion` makes them."""
-        each = [self.surprises(fit, reader, seed, settings) for fit, reader in parts]
-        null = np.stack([fused([one.null[n] for one in each], b, settings.power) for n, b in enumerate(self.inside)])
+    def z_maps(self, parts: Parts, seed: int, settings: EnsembleSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Null z-maps of the training controls (S, P), and those of everybody judged: as `AnomalyModel` makes them."""
+        each = [self.neg_log10_ps(fit, reader, seed, settings) for fit, reader in parts]
+        null = np.stack(
+            [combined([one.null[n] for one in each], b, settings.p_norm) for n, b in enumerate(self.inside)]
+        )
         scale, null = self.calibrated(null, seed, settings)
         subjects = (*self.test.subjects, *self.test.patients)
-        return z_of_surprise(null), {
-            s.key: scale.z(fused([one.judged[s.key] for one in each], s.inside, settings.power)) for s in subjects
+        return z_from_neg_log10_p(null), {
+            s.key: scale.z(combined([one.judged[s.key] for one in each], s.inside, settings.p_norm)) for s in subjects
         }
 
-    def judged(self, name: str, parts: Parts, **fusion: float) -> MethodFigures:
-        """The mean over the seeds, where an encoder has a part in the method; `fusion`: changes to its settings."""
-        settings = ModelSettings().fusion.model_copy(update=fusion)
+    def judged(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
+        """The mean over the seeds, where an encoder has a part in the method; `ensemble`: changes to its settings."""
+        settings = ModelSettings().ensemble.model_copy(update=ensemble)
         seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in parts) else 1)
         print(f"judging {name}", file=sys.stderr, flush=True)
         each = [judge(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
@@ -329,17 +331,19 @@ class Study:
 
     def calibration_table(self) -> str:
         """The default on the healthy heads that it has not seen, at the threshold of the training controls."""
-        settings, rows = ModelSettings().fusion, []
+        settings, rows = ModelSettings().ensemble, []
         evaluation = EvaluationSettings()
         smallest = int(np.ceil(evaluation.smallest_cluster_mm3 / self.grid.grid.voxel_volume_mm3 - 1e-6))
         for seed in range(self.seeds):
             null, z_maps = self.z_maps(METHODS["fused"], seed, settings)
-            births = []
+            false_cluster_thresholds = []
             for z, brain in zip(null, self.inside, strict=True):
-                volume = self.grid.scatter(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
+                volume = self.grid.inverse_transform(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
                 nothing = np.zeros(volume.shape, np.int32)
-                births.append(cluster_curve(volume, nothing, smallest_voxels=smallest)[0].false_births)
-            threshold = float(operating_threshold(births, 1.0)[0])
+                false_cluster_thresholds.append(
+                    cluster_curve(volume, nothing, smallest_voxels=smallest)[0].false_cluster_thresholds
+                )
+            threshold = float(operating_threshold(false_cluster_thresholds, 1.0)[0])
             found = calibration(z_maps, self.test.healthy, threshold)
             rows.append(f"| {seed} | {threshold:.2f} | {cell(found.share_below_p001)} | {cell(found.false_clusters)} |")
         head = ["| seed | z at 1 false cluster | share with p < .001 (.0007-.0014) | false clusters (0.6-1.5) |"]

@@ -33,7 +33,7 @@ from painted_cohort import (
     write_painted,
 )
 from scipy import ndimage
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.images.volume import Volume, write_volume
@@ -129,7 +129,7 @@ def write_with_kinds(
     patient = write_painted(folder, head, canvas, site=site)
     write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
     # Last: a head with this file is complete.
-    with written_whole(_lesions_file(patient)) as temporary:
+    with atomic_write(_lesions_file(patient)) as temporary:
         temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
     return patient
 

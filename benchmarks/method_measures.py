@@ -1,6 +1,6 @@
 """How well maps of a method find the painted lesions, kind by kind, with intervals over subjects.
 
-Maps are compared as arrays over the locations of a `PatchGrid`, that of the template or a subject's own: on the
+Maps are compared as arrays over the locations of a `VoxelMask`, that of the template or a subject's own: on the
 template's, nothing is resampled but the truth. The healthy side are the healthy voxels of the painted heads and all of
 the healthy heads. For one kind of lesion, the others and a rim around them are left out; a false cluster touches no
 lesion of any kind, so one threshold serves all kinds. The definitions are those of `voxout.evaluation`.
@@ -105,14 +105,14 @@ def judge(
     weights = resample_subjects([bool(s.lesions.any()) for s in subjects], draws, seed)
     most = int(np.ceil(max(RATES) * len(subjects))) + 1
     curves = [_clusters(_ranked(scores[s.key]), s) for s in subjects]
-    births = [curve.false_births[:most] for curve, _ in curves]
+    false_cluster_thresholds = [curve.false_cluster_thresholds[:most] for curve, _ in curves]
     kinds = {}
     for kind in (ALL, *LABELS):
         histograms = [_histogram(_ranked(scores[s.key]), s, kind) for s in subjects]
         found = [
             at if kind == ALL else at[s.kind_of == LABELS[kind]] for s, (_, at) in zip(subjects, curves, strict=True)
         ]
-        kinds[kind] = _figures(histograms, births, found, weights)
+        kinds[kind] = _figures(histograms, false_cluster_thresholds, found, weights)
     areas = [_own(vm.auroc, _histogram(_ranked(scores[s.key]), s, ALL)) for s in test.patients]
     once = np.ones((1 + draws, len(areas)))
     return MethodFigures(name, kinds, mean_over_subjects(areas, once, why_none=_NO_LESION))
@@ -123,7 +123,7 @@ _NO_LESION = "no such lesion"
 
 def _figures(
     histograms: Sequence[vm.ScoreHistogram],
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     found: Sequence[np.ndarray],
     weights: np.ndarray,
 ) -> Figures:
@@ -152,7 +152,7 @@ def _figures(
     own = [_own(vm.average_precision, h) for h in histograms]
     measures["average_precision_per_subject"] = mean_over_subjects(own, weights, why_none=_NO_LESION)
     for rate in RATES:
-        values = froc_scores(births, found, weights, at=(rate,))
+        values = froc_scores(false_cluster_thresholds, found, weights, at=(rate,))
         n = sum(len(scores) for scores in found)
         measures[f"found_at_{rate:g}"] = Measure(float(values[0]), values[1:], n, with_lesions, _NO_LESION)
     return Figures(**measures)

@@ -10,7 +10,7 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.images.volume import Volume, read_mask, read_volume
 from voxout.evaluation.metrics.components import find_lesions
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 from voxout.preprocessing.registration.template_transform import TemplateTransform
 
 ALL = "all"
@@ -27,7 +27,7 @@ class Subject:
     Attributes
     ----------
     key : str
-    grid : PatchGrid
+    grid : VoxelMask
     inside : ndarray of bool, (P,)
         Its own brain.
     lesions : ndarray of int32, (P,)
@@ -37,13 +37,13 @@ class Subject:
     """
 
     key: str
-    grid: PatchGrid
+    grid: VoxelMask
     inside: np.ndarray
     lesions: np.ndarray
     kind_of: np.ndarray
 
     @classmethod
-    def read(cls, record: SubjectRecord, out: OutputFolder, grid: PatchGrid) -> "Subject":
+    def read(cls, record: SubjectRecord, out: OutputFolder, grid: VoxelMask) -> "Subject":
         """Of a prepared subject; lesions outside its brain are no part of the truth.
 
         Real lesions, whose kind nobody knows, are of kind 0.
@@ -68,14 +68,14 @@ class Subject:
         else:
             labels = find_lesions(read_mask(out.native_lesion_mask(record))).labels
             kind_of = np.zeros(labels.max(), np.uint8)
-        return cls.of(record.key, PatchGrid(brain.grid, brain.voxels), brain.voxels, labels, kind_of)
+        return cls.of(record.key, VoxelMask(brain.grid, brain.voxels), brain.voxels, labels, kind_of)
 
     @classmethod
-    def of(cls, key: str, grid: PatchGrid, inside: np.ndarray, labels: np.ndarray, kind_of: np.ndarray) -> "Subject":
+    def of(cls, key: str, grid: VoxelMask, inside: np.ndarray, labels: np.ndarray, kind_of: np.ndarray) -> "Subject":
         """From a brain and numbered lesions, both (X, Y, Z); lesions that are not in the brain lose their number."""
         there, labels = np.unique(np.where(inside, labels, 0), return_inverse=True)
         labels = labels.reshape(inside.shape).astype(np.int32)
-        return cls(key, grid, grid.gather(inside), grid.gather(labels), kind_of[there[there > 0] - 1])
+        return cls(key, grid, grid.transform(inside), grid.transform(labels), kind_of[there[there > 0] - 1])
 
     @property
     def kinds(self) -> np.ndarray:
@@ -90,10 +90,10 @@ class Subject:
         rim_vox = max(round(RIM_MM / float(self.grid.grid.spacing_mm.max())), 1)
         for name, label in LABELS.items():
             own = kinds == label
-            others = self.grid.scatter((self.lesions > 0) & ~own)
+            others = self.grid.inverse_transform((self.lesions > 0) & ~own)
             if others.any():
                 others = ndimage.binary_dilation(others, iterations=rim_vox)
-            counts = self.inside & (own | ~self.grid.gather(others))
+            counts = self.inside & (own | ~self.grid.transform(others))
             found[name] = counts, own[counts]
         return found
 
@@ -141,7 +141,7 @@ class TestSet:
     patients: tuple[Subject, ...]
 
     @classmethod
-    def read(cls, manifest: Manifest, out: OutputFolder, grid: PatchGrid, site: str) -> "TestSet":
+    def read(cls, manifest: Manifest, out: OutputFolder, grid: VoxelMask, site: str) -> "TestSet":
         """The painted heads of one site ("validate" or "test"), the held-out controls, the real patients."""
         painted = [r for r in manifest.patients if r.site == site]
         healthy = [r for r in manifest.controls if r.split == "held_out"]

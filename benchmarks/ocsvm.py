@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.svm import OneClassSVM, _libsvm
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.models.features.source import PLANS
+from voxout.models.features.source import LAYERS
 from voxout.models.features.whitening import Whitening
 from voxout.models.ocsvm.dual import solve_dual
 from voxout.models.ocsvm.guidance_loss import guidance_loss
@@ -298,13 +298,13 @@ def peak_memory_gib() -> float:
 def read_real(run: Path) -> dict[str, np.ndarray]:
     """Codes of a trained encoder at 3000 locations in the middle of a run's brain, and whitened: (S, 3000, d)."""
     out = OutputFolder(run)
-    files = sorted((out.latents / PLANS["ocsvm"].looks_at).glob("*.npy"))
+    files = sorted((out.latents / LAYERS["ocsvm"].feature_key).glob("*.npy"))
     if not files:
         raise SystemExit(f"{run}: holds no codes, expected those of a run with the reader ocsvm. Name another run.")
     start = len(np.load(files[0], mmap_mode="r")) // 2
     codes = np.stack([np.load(file, mmap_mode="r")[start : start + 3000] for file in files])
     whitening = Whitening.load(out.detectors / "ocsvm" / "whitening.safetensors")
-    whitened = np.stack([whitening.apply(subject, start, start + codes.shape[1]) for subject in codes])
+    whitened = np.stack([whitening.whiten(subject, start, start + codes.shape[1]) for subject in codes])
     return {"real": codes.astype(np.float64), "real, whitened": whitened.astype(np.float64)}
 
 

@@ -39,7 +39,7 @@ from preprocessing_measures import (
     on_template,
     prepared,
 )
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import write_manifest
 from voxout.data_manifests.cohort.subject import Manifest
 
@@ -74,7 +74,7 @@ class Study:
             for number, (name, numbers) in enumerate(
                 zip(waiting, pool.map(_Measured(measure, self.data, self.out), waiting), strict=True), start=1
             ):
-                with written_whole(self.result(measure, name)) as temporary:
+                with atomic_write(self.result(measure, name)) as temporary:
                     temporary.write_text(json.dumps(numbers, indent=1))
                 print(f"{measure.__name__} {name}: {number} of {len(waiting)}", file=sys.stderr, flush=True)
         return {name: json.loads(self.result(measure, name).read_text()) for name in names}

@@ -90,7 +90,7 @@ def judged(manifest: Path, root: Path) -> str:
     test = TestSet(of_site["painted"], (), of_site["Ljubljana"])
     for name, preset in PRESETS.items():
         out = OutputFolder(root / preset)
-        maps = {r.key: subjects[r.key].grid.gather(read_volume(out.native_map(r)).voxels) for r in records}
+        maps = {r.key: subjects[r.key].grid.transform(read_volume(out.native_map(r)).voxels) for r in records}
         figures.append(judge(name, maps, test))
     coarse, fine = figures
     text = [table(figures, "all"), table(figures, "dark"), *(overview(figures, figure) for figure in _FIGURES)]

@@ -24,13 +24,13 @@ from voxout.models.encoder.training import train_encoder
 from voxout.models.settings import ModelSettings
 from voxout.pipeline.config.config import load_config
 from voxout.preprocessing.intensity.channels import Channels
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 
 _STEPS, _ROUNDS = 60, 4
 _WARM_UP = 10
 
 
-def step_times(store: PatchStore, settings: ModelSettings) -> list[float]:
+def step_times(store: VolumeStore, settings: ModelSettings) -> list[float]:
     """CPU seconds of each guided step, the first ones left out."""
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def main() -> None:
     bare = load_config(
         overrides=[*options.set, *short, "models.guidance.weight=0", "models.training.siamese_weight=1e-9"]
     ).models
-    store = PatchStore.open(patches).only(Channels.load(patches).chosen(guided.encoder.channels))
+    store = VolumeStore.open(patches).only(Channels.load(patches).chosen(guided.encoder.channels))
     print(f"{platform.processor() or platform.machine()}, one thread; {len(store.keys)} controls, ", end="")
     print(f"{len(store.channels)} channels at {store.grid.grid.spacing_mm[0]:g} mm")
     times: dict[str, list[float]] = {"guided": [], "bare": []}

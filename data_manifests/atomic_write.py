@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Lend a temporary name beside `path`; rename it to `path` when all went well, delete it when not.
 
     The temporary name keeps the suffix, and starts with a dot so that no one takes it for a result. What processes that

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ..data_manifests.settings import Section
+from ..data_manifests.settings import OldValues, Section, renamed
 from ..preprocessing.settings import DerivedMapName
 
 _PER_DIMENSION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*d\s*")
@@ -58,7 +58,7 @@ class EncoderSettings(Section):
     """Planes of the patches; `volume`: cubes."""
     channels: Literal["modalities", "all"] = "all"
     """What the patch is of: the modalities, or they and their derived maps."""
-    code_size: Annotated[int, Field(ge=1)] = 16
+    latent_size: Annotated[int, Field(ge=1, validation_alias=renamed("latent_size", "code_size"))] = 16
     width: Literal["paper", "wide"] = "wide"
     """Filters before the code. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more of them, same depth."""
     norm: Literal["batch", "layer"] = "batch"
@@ -91,8 +91,10 @@ class TrainingSettings(Section):
     guided_steps: Annotated[int, Field(ge=0)] = 600
     """Steps on co-located batches with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
-    locations_per_step: Annotated[int, Field(ge=1)] = 32
-    controls_per_location: Annotated[int, Field(ge=3)] = 96
+    voxels_per_step: Annotated[int, Field(ge=1, validation_alias=renamed("voxels_per_step", "locations_per_step"))] = 32
+    controls_per_voxel: Annotated[
+        int, Field(ge=3, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
+    ] = 96
     """Controls drawn at each location of a guided step, where as many have brain at nearly all of them."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -110,7 +112,9 @@ class DetectorSettings(Section):
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Also the least share of controls that are kept as support vectors."""
     gamma: Gamma = "0.03/d"
-    read_out: Literal["whitened", "standardised", "raw"] = "whitened"
+    latent_scaling: Annotated[
+        Literal["whitened", "standardised", "raw"], Field(validation_alias=renamed("latent_scaling", "read_out"))
+    ] = "whitened"
     """What the codes go through before the kernel. `whitened`: per location, with covariances pooled over neighbours;
     `standardised`: the same without the covariances, each number by its own deviation."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -122,29 +126,33 @@ class DetectorSettings(Section):
     precision: Literal["float16", "float32"] = "float16"
 
 
-ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"] | DerivedMapName
+ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features"] | DerivedMapName
 
 
 CovariateName = Literal["age", "sex", "site"]
 
 
-class FusionSettings(Section):
+class EnsembleSettings(Section):
     """Which ways of reading a brain make the map, and how they are brought onto one scale."""
 
-    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = (
+    scorers: Annotated[
+        tuple[ScorerName, ...],
+        Field(min_length=1, validation_alias=renamed("scorers", "readers")),
+        BeforeValidator(OldValues({"hand_made": "derived_features"})),
+    ] = (
         "ocsvm",
-        "hand_made",
+        "derived_features",
         "intensity",
         "extension",
     )
     """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
-    pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
-    name of one derived map."""
+    pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`: modalities and derived maps;
+    or the name of one derived map."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
     """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
     covariates: tuple[CovariateName, ...] = ()
     """Columns of the manifest whose linear effect on every feature is taken off, as learnt on the training controls."""
-    patterns: Annotated[int, Field(ge=0)] = 10
+    brain_components: Annotated[int, Field(ge=0, validation_alias=renamed("brain_components", "patterns"))] = 10
     """Whole-brain patterns in which the controls differ, as wide ventricles, that are taken off every feature in the
     same way; at most one for five people of the smallest part of the cross-fitting. 0: none."""
     patch_components: Annotated[int, Field(ge=1)] = 8
@@ -156,13 +164,13 @@ class FusionSettings(Section):
     pooling_controls: Annotated[float, Field(ge=0)] = 12.5
     """How many controls' worth the whole brain's spread counts in each location's: few cannot tell how much they differ
     at one place."""
-    power: Annotated[float, Field(ge=1, le=100)] = 2.0
+    p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """How surprises are combined: the root of the sum of their powers. 1: their sum, which favours what all readers
     agree on; high: the largest, which favours what one of them alone sees."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths each reader's surprises; 0: none."""
 
-    _named_once = field_validator("readers", "covariates")(_each_once)
+    _named_once = field_validator("scorers", "covariates")(_each_once)
 
     def pooling_shrinkage(self, controls: int) -> float:
         """Weight of the whole brain's spread in each location's."""
@@ -171,12 +179,12 @@ class FusionSettings(Section):
     @property
     def derived_maps(self) -> tuple[str, ...]:
         """Derived maps that are readers of their own."""
-        return tuple(name for name in self.readers if name in get_args(DerivedMapName))
+        return tuple(name for name in self.scorers if name in get_args(DerivedMapName))
 
     @property
     def needs_encoder(self) -> bool:
         """Whether some reader looks at codes."""
-        return bool({"ocsvm", "mahalanobis"} & set(self.readers))
+        return bool({"ocsvm", "mahalanobis"} & set(self.scorers))
 
 
 class ModelSettings(Section):
@@ -184,7 +192,7 @@ class ModelSettings(Section):
     guidance: GuidanceSettings = GuidanceSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
-    fusion: FusionSettings = FusionSettings()
+    ensemble: Annotated[EnsembleSettings, Field(validation_alias=renamed("ensemble", "fusion"))] = EnsembleSettings()
 
     @model_validator(mode="after")
     def _needs_pretraining(self) -> "ModelSettings":

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..data_manifests.atomic_write import written_whole
+from ..data_manifests.atomic_write import atomic_write
 from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content
 
@@ -138,7 +138,7 @@ class TensorFile:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], **about: str) -> Path:
     """Write named arrays, and words about them, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(canonical(save(dict(tensors), about or None)))
     return path
 

@@ -34,7 +34,7 @@ class PreparedImages:
     brain_mask: Path
 
     @classmethod
-    def of(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
+    def from_record(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
         """Those that `prepare_subject` wrote."""
         images: dict[Modality, Path] = {modality: out.prepared_image(subject, modality) for modality in modalities}
         return cls(subject.key, images, out.prepared_brain_mask(subject))

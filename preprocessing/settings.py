@@ -4,9 +4,9 @@ import shlex
 from string import Formatter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ..data_manifests.settings import Section
+from ..data_manifests.settings import OldValues, Section
 from ..data_manifests.terms import Modality
 
 
@@ -91,7 +91,7 @@ class RegistrationSettings(Section):
     brain with large ventricles that lies right may have 0.46; one that is turned by 20 degrees has less than 0.35."""
 
 
-IntensityMethod = Literal["percentiles", "z_score", "white_matter", "landmarks"]
+IntensityMethod = Literal["percentiles", "z_score", "white_matter", "nyul"]
 
 
 DerivedMapName = Literal["junction", "extension", "detail", "fineness"]
@@ -100,7 +100,7 @@ DerivedMapName = Literal["junction", "extension", "detail", "fineness"]
 class IntensitySettings(Section):
     """How intensities come onto one scale."""
 
-    method: IntensityMethod = "landmarks"
+    method: Annotated[IntensityMethod, BeforeValidator(OldValues({"landmarks": "nyul"}))] = "nyul"
     """What all brains are brought to have in common, beyond the two percentiles: see `standardisation`."""
     low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
     """Percentiles of the brain's intensities that become 0 and 1 in the prepared image."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 
 from .corruptions import CLEAN, corrupt
 from .digits import EDGE, Digits
@@ -88,5 +88,5 @@ def make_conditions(
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.save(temporary, array, allow_pickle=False)

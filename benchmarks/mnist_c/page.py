@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.errors import Failure
 from voxout.evaluation.report.elements import embedded
 from voxout.evaluation.report.html import write_page
@@ -101,7 +101,7 @@ def _parts_of(text: str) -> list[str | list[str]]:
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.pipeline.workflow.records import fingerprint
 
 from .methods import METHODS
@@ -115,7 +115,7 @@ def _identity(data: str, unit: Unit, part: str, recipe: dict[str, Any] | None) -
 
 def write_result(task: Task, result: Result) -> None:
     content = asdict(result) | {"identity": task.identity}
-    with written_whole(task.out) as temporary:
+    with atomic_write(task.out) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

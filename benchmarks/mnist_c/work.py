@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.errors import UserError
 
 from .conditions import Conditions
@@ -49,7 +49,7 @@ def make_warm_up(task: Task, given: Split, conditions: Path) -> None:
     images = UnitImages.of(given, Conditions.open(conditions)).train
     variational = task.part.startswith("variational")
     model = warm_up(images, TrainingSettings(), variational=variational, seed=_seed(task.unit))
-    with written_whole(task.out) as temporary:
+    with atomic_write(task.out) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 
@@ -116,7 +116,7 @@ def _film(unit: Unit, given: Split, images: UnitImages, conditions: Conditions) 
 
 def _write_film(path: Path, film: LatentFilm) -> None:
     points = flattened(film.frames).astype(np.float32)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez_compressed(temporary, shares=np.array(film.shares), points=points, is_other=film.is_other)
 
 

@@ -58,12 +58,12 @@ def read_bids(folder: Path) -> Manifest:
             "of the dataset, or list the scans in a CSV.",
             *problems,
         ])  # fmt: skip
-    masks = find_masks(folder, [person for person, found in scans.items() if found])
+    masks = find_masks(folder, [participant for participant, found in scans.items() if found])
     notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
     elsewhere = list(masks.elsewhere)
     records, guessed, without_t1w, doubled = [], defaultdict(list), [], []
-    for person in sorted(scans, key=lambda p: (p[0], p[1] or "")):
-        subject_id, session_id = person
+    for participant in sorted(scans, key=lambda p: (p[0], p[1] or "")):
+        subject_id, session_id = participant
         labels = [label for label in (subject_id, session_id) if label is not None]
         if any(label != clean_label(label) for label in labels):
             clean = clean_label(subject_id)
@@ -73,16 +73,16 @@ def read_bids(folder: Path) -> Manifest:
             )
             continue
         key = "_".join([f"sub-{subject_id}"] + ([f"ses-{session_id}"] if session_id else []))
-        found = {modality: sorted(names, key=lambda n: n.rank) for modality, names in scans[person].items()}
+        found = {modality: sorted(names, key=lambda n: n.rank) for modality, names in scans[participant].items()}
         if "t1w" not in found:
             without_t1w.append(key)
             continue
-        brains = masks.brains.get(person, [])
-        drawn = [name for name in masks.lesions.get(person, []) if name.drawn_on in found]
-        elsewhere += [name for name in masks.lesions.get(person, []) if name not in drawn]
+        brains = masks.brains.get(participant, [])
+        drawn = [name for name in masks.lesions.get(participant, []) if name.drawn_on in found]
+        elsewhere += [name for name in masks.lesions.get(participant, []) if name not in drawn]
         candidates = [*found.values(), brains, drawn]
         doubled += [f"{private(names[0].path.name)} of {len(names)}" for names in candidates if len(names) > 1]
-        row = table.people.get(subject_id, Participant())
+        row = table.participants.get(subject_id, Participant())
         group: Group = row.group or ("patient" if subject_id in masks.ill else "control")
         if row.group is None:
             guessed[group].append(key)
@@ -101,10 +101,15 @@ def read_bids(folder: Path) -> Manifest:
                 split=row.split if group == "control" else None,
             )
         )
-    scanless = sorted(set(table.people) - {subject_id for subject_id, _ in scans})
+    scanless = sorted(set(table.participants) - {subject_id for subject_id, _ in scans})
     scanned = list(dict.fromkeys(record.subject_id for record in records))
     problems += judge_groups(
-        folder, table, masks, scanned=scanned, scanless=scanless, unreached=[person[0] for person in unreached]
+        folder,
+        table,
+        masks,
+        scanned=scanned,
+        scanless=scanless,
+        unreached=[participant[0] for participant in unreached],
     )
     for group, keys in sorted(guessed.items()):
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
@@ -131,8 +136,8 @@ def read_bids(folder: Path) -> Manifest:
     return Manifest(tuple(records), tuple(notes))
 
 
-def _key(person: Person) -> str:
-    return f"sub-{person[0]}" + (f"_ses-{person[1]}" if person[1] else "")
+def _key(participant: Person) -> str:
+    return f"sub-{participant[0]}" + (f"_ses-{participant[1]}" if participant[1] else "")
 
 
 # -- scans -----------------------------------------------------------------------------------------------------------
@@ -145,23 +150,27 @@ def _find_scans(folder: Path) -> tuple[dict[Person, _Scans], dict[Person, str]]:
     scans: dict[Person, _Scans] = {}
     unreached: dict[Person, str] = {}
 
-    def names_in(place: Path, person: Person) -> list[str]:
+    def names_in(place: Path, participant: Person) -> list[str]:
         try:
             return sorted(os.listdir(place))
         except NotADirectoryError:
             return []
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
-            unreached[person] = "a link that leads nowhere" if missing else error.strerror or "not readable"
+            unreached[participant] = "a link that leads nowhere" if missing else error.strerror or "not readable"
             anat = place if place.name == "anat" else place / "anat"
-            scans[person] = {"t1w": [BidsName.of(anat / f"{_key(person)}_{BIDS_SUFFIX['t1w']}.nii.gz")]}
+            scans[participant] = {
+                "t1w": [BidsName.from_path(anat / f"{_key(participant)}_{BIDS_SUFFIX['t1w']}.nii.gz")]
+            }
             return []
 
-    def read_anat(place: Path, person: Person) -> None:
-        names = names_in(place, person)
-        found = [BidsName.of(place / n) for n in names if n.endswith((".nii", ".nii.gz")) and not n.startswith(".")]
+    def read_anat(place: Path, participant: Person) -> None:
+        names = names_in(place, participant)
+        found = [
+            BidsName.from_path(place / n) for n in names if n.endswith((".nii", ".nii.gz")) and not n.startswith(".")
+        ]
         scans.setdefault(
-            person, {m: of for m in MODALITIES if (of := [n for n in found if n.suffix == BIDS_SUFFIX[m]])}
+            participant, {m: of for m in MODALITIES if (of := [n for n in found if n.suffix == BIDS_SUFFIX[m]])}
         )
 
     try:
@@ -177,10 +186,10 @@ def _find_scans(folder: Path) -> tuple[dict[Person, _Scans], dict[Person, str]]:
             read_anat(folder / root / "anat", (label, None))
         sessions = [n for n in names if n.startswith("ses-") and not os.path.isfile(folder / root / n)]
         for session in sessions:
-            person = (label, session.removeprefix("ses-"))
-            if "anat" in names_in(folder / root / session, person):
-                read_anat(folder / root / session / "anat", person)
-            scans.setdefault(person, {})
+            participant = (label, session.removeprefix("ses-"))
+            if "anat" in names_in(folder / root / session, participant):
+                read_anat(folder / root / session / "anat", participant)
+            scans.setdefault(participant, {})
         if not sessions:
             scans.setdefault((label, None), {})
     return scans, unreached

@@ -37,7 +37,7 @@ def judge_groups(
     list of str
         Problems; each names every person it concerns. None where all groups are known.
     """
-    told = {label for label, person in table.people.items() if person.group is not None} | masks.ill
+    told = {label for label, participant in table.participants.items() if participant.group is not None} | masks.ill
     unknown = [label for label in scanned if label not in told]
     if not unknown:
         return []
@@ -57,13 +57,13 @@ def _by_table(
             f"{', '.join(map(private, table.others))}: stands where {TABLE} is expected, so the groups of "
             f"{_people(unknown)} are unknown. Save it as {TABLE}, with tabs."
         )
-    without_row = [label for label in unknown if label not in table.people]
-    if without_row and (table.people or table.has_group):
+    without_row = [label for label in unknown if label not in table.participants]
+    if without_row and (table.participants or table.has_group):
         sentence = f"{TABLE}: no row of {_matches(without_row, scanless, 'row')}"
         if scanless:
             sentence += f"; no folder of the rows {_matches(scanless, scanned, 'folder')}"
         problems.append(f"{sentence}. Their groups are unknown. Write the ids as the folders have them. {_MEND}")
-    with_row = [label for label in unknown if label in table.people]
+    with_row = [label for label in unknown if label in table.participants]
     if table.has_group and with_row:
         problems.append(f"{TABLE}: no group of {_people(with_row)}, expected control or patient. Fill it in.")
     elif table.of_groups and not table.has_group:
@@ -79,7 +79,7 @@ def _by_table(
 def _by_files(folder: Path, masks: Masks, scanned: Sequence[str], unknown: Sequence[str]) -> list[str]:
     found = []
     for name in (*masks.hints, *(n for n in (*masks.elsewhere, *masks.homeless) if n.is_lesion)):
-        label = name.person[0]
+        label = name.participant[0]
         if label in scanned and label not in unknown:
             continue
         marked = private(name.path.relative_to(folder))
@@ -100,7 +100,7 @@ def _by_folders(folder: Path, masks: Masks, unknown: Sequence[str], unreached: S
         label = next((part.removeprefix("sub-") for part in parts if part.startswith("sub-")), None)
         if label in unreached and parts[0].startswith("sub-"):
             continue
-        concerned = [person for person in unknown if person == label] or unknown
+        concerned = [participant for participant in unknown if participant == label] or unknown
         problems.append(
             f"{private(Path(*parts))}: cannot be searched ({why}) and may hold lesion masks, so the groups of "
             f"{_people(concerned)} are unknown. Make it readable (or fetch it). {_MEND}"
@@ -109,9 +109,11 @@ def _by_folders(folder: Path, masks: Masks, unknown: Sequence[str], unreached: S
 
 
 def _owner(name: BidsName, scanned: Sequence[str]) -> str:
-    labels = [name.person[0]] if name.person[0] else [*name.words, name.suffix]
+    labels = [name.participant[0]] if name.participant[0] else [*name.words, name.suffix]
     owners = [owner for label in labels for owner in likely(label, scanned)]
-    return f" (likely of {_people(owners)})" if owners else " (of a person without scans)" if name.person[0] else ""
+    return (
+        f" (likely of {_people(owners)})" if owners else " (of a person without scans)" if name.participant[0] else ""
+    )
 
 
 def _matches(labels: Iterable[str], among: Sequence[str], what: str) -> str:

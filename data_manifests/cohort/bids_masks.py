@@ -44,7 +44,7 @@ class Masks:
     @property
     def ill(self) -> set[str]:
         """Everybody with a lesion mask in any session or space: no detector may learn from them."""
-        unused = {name.person[0] for name in (*self.elsewhere, *self.homeless) if name.is_lesion}
+        unused = {name.participant[0] for name in (*self.elsewhere, *self.homeless) if name.is_lesion}
         return {subject_id for subject_id, _ in self.lesions} | unused
 
 
@@ -71,7 +71,7 @@ def find_masks(folder: Path, scanned: Sequence[Person]) -> Masks:
     found = search(folder, skip=_written_by_voxout)
     brains, lesions, elsewhere, homeless, hints = defaultdict(list), defaultdict(list), [], [], []
     for path in filter(is_image, found.files):
-        name = BidsName.of(path)
+        name = BidsName.from_path(path)
         if not name.is_lesion and not name.is_brain:
             if name.speaks_of_lesion or name.in_lesion_folder(folder):
                 hints.append(name)
@@ -81,13 +81,13 @@ def find_masks(folder: Path, scanned: Sequence[Person]) -> Masks:
         top = path.relative_to(folder).parts[0]
         if name.is_brain and not name.is_lesion and (of_other_scan or not top.startswith(("derivatives", "sub-"))):
             continue
-        person = _person(name, scanned)
+        participant = _person(name, scanned)
         if name.drawn_on is None or of_other_scan or (name.drawn_on != "t1w" and not name.is_lesion):
             elsewhere.append(name)
-        elif person not in scanned or not top.startswith(("derivatives", "sub-")):
+        elif participant not in scanned or not top.startswith(("derivatives", "sub-")):
             homeless.append(name)
         else:
-            (lesions if name.is_lesion else brains)[person].append(name)
+            (lesions if name.is_lesion else brains)[participant].append(name)
     for names in (*brains.values(), *lesions.values()):
         names.sort(key=lambda n: (n.drawn_on != "t1w", n.path.parents[1], n.suffix != "mask", n.rank))
     return Masks(dict(brains), dict(lesions), elsewhere, homeless, hints, found.closed)
@@ -95,8 +95,8 @@ def find_masks(folder: Path, scanned: Sequence[Person]) -> Masks:
 
 def _person(name: BidsName, scanned: Sequence[Person]) -> Person:
     """Whose mask it is; one without a session is that of the only session, where there is one."""
-    subject_id, session_id = name.person
-    sessions = [person for person in scanned if person[0] == subject_id]
+    subject_id, session_id = name.participant
+    sessions = [participant for participant in scanned if participant[0] == subject_id]
     return sessions[0] if session_id is None and len(sessions) == 1 else (subject_id, session_id)
 
 

@@ -40,13 +40,13 @@ class BidsName:
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path) -> "BidsName":
+    def from_path(cls, path: Path) -> "BidsName":
         *parts, suffix = _IMAGE.sub("", path.name).split("_")
         entities = dict(part.split("-", 1) for part in parts if "-" in part)
         return cls(path, entities, suffix, tuple(part for part in parts if "-" not in part))
 
     @property
-    def person(self) -> Person:
+    def participant(self) -> Person:
         """By the name; where it does not tell, by the folders."""
         folders = dict(part.split("-", 1) for part in self.path.parts[:-1] if part.startswith(("sub-", "ses-")))
         return self.entities.get("sub") or folders.get("sub", ""), self.entities.get("ses") or folders.get("ses")

@@ -47,7 +47,7 @@ class Participants:
     problems : tuple of str
     """
 
-    people: Mapping[str, Participant] = field(default_factory=dict)
+    participants: Mapping[str, Participant] = field(default_factory=dict)
     exists: bool = True
     has_group: bool = False
     of_groups: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def read_participants(folder: Path) -> Participants:
         names = (name for name in sorted(os.listdir(folder)) if name.lower().startswith("participants."))
         return Participants(exists=False, others=tuple(n for n in names if not n.lower().endswith(".json")))
     header, rows = _table(path)
-    people: dict[str, Participant] = {}
+    participants: dict[str, Participant] = {}
     problems: list[str] = []
     for number, cells in rows:
         row = Cells(dict(zip(header, cells, strict=False)), f"{TABLE} row {number}")
@@ -77,9 +77,9 @@ def read_participants(folder: Path) -> Participants:
         subject_id = (row.text("participant_id") or "").removeprefix("sub-")
         if not subject_id:
             row.problem("participant_id is empty. Fill it in.")
-        elif subject_id in people:
+        elif subject_id in participants:
             row.problem(f"sub-{subject_id} stands there twice. Delete one.")
-        people[subject_id] = Participant(
+        participants[subject_id] = Participant(
             group=row.word("group", GROUPS),
             age=row.age(),
             sex=row.text("sex"),
@@ -89,7 +89,7 @@ def read_participants(folder: Path) -> Participants:
         problems += row.problems
     columns = {name: [cells[n].strip() for _, cells in rows if n < len(cells)] for n, name in enumerate(header)}
     return Participants(
-        people=people,
+        participants=participants,
         has_group="group" in header,
         of_groups=tuple(name for name, cells in columns.items() if _speaks_of_groups(name, cells)),
         problems=tuple(problems),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..errors import UserError, private
 from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, MODALITIES, SPLITS
@@ -89,7 +89,7 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
     """
     # Names of files that are not UTF-8 are written byte by byte.
     with (
-        written_whole(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -208,7 +208,7 @@ def _judge_together(records: Mapping[int, SubjectRecord]) -> list[str]:
     """What no row shows by itself: two rows of one name, one person on two sides, one scan under two names."""
     problems: list[str] = []
     names: dict[str, int] = {}
-    persons: dict[str, int] = {}
+    participants: dict[str, int] = {}
     scans: dict[Path, int] = {}
     for number, record in records.items():
         first = names.setdefault(record.key.lower(), number)
@@ -220,16 +220,16 @@ def _judge_together(records: Mapping[int, SubjectRecord]) -> list[str]:
             problems.append(
                 f"row {number}: {record.key} {told}, expected unique names. Number the sessions in column session_id."
             )
-        earlier = records[persons.setdefault(record.subject_id, number)]
+        earlier = records[participants.setdefault(record.subject_id, number)]
         if earlier.group != record.group:
             problems.append(
                 f"row {number}: sub-{record.subject_id} is a {record.group} here and a {earlier.group} in row "
-                f"{persons[record.subject_id]}, expected one group a person. Correct one of them."
+                f"{participants[record.subject_id]}, expected one group a person. Correct one of them."
             )
         elif earlier.split and record.split and earlier.split != record.split:
             problems.append(
                 f"row {number}: sub-{record.subject_id} is {record.split} here and {earlier.split} in row "
-                f"{persons[record.subject_id]}, expected one side a person. Correct one of them."
+                f"{participants[record.subject_id]}, expected one side a person. Correct one of them."
             )
         for modality, scan in record.images.items():
             first = scans.setdefault(scan, number)

@@ -231,5 +231,5 @@ class OutputFolder:
 
 
 def _session(subject: SubjectRecord) -> Path:
-    person = Path(f"sub-{subject.subject_id}")
-    return person / f"ses-{subject.session_id}" if subject.session_id else person
+    participant = Path(f"sub-{subject.subject_id}")
+    return participant / f"ses-{subject.session_id}" if subject.session_id else participant

@@ -21,7 +21,7 @@ class Person:
     age: float | None = None
 
 
-def read_people(path: Path) -> Mapping[str, Person]:
+def read_participant_table(path: Path) -> Mapping[str, Person]:
     """Read a CSV with the column `subject_id` and any of `session_id`, `group`, `site` and `age`; others are ignored.
 
     A manifest as for `voxout run` will do.
@@ -41,28 +41,28 @@ def read_people(path: Path) -> Mapping[str, Person]:
         raise UserError(
             f"{private(path.name)}: column subject_id is missing (found: {quoted(', '.join(header), 300)}). Add it."
         )
-    people: dict[str, Person] = {}
+    participants: dict[str, Person] = {}
     rows_of: dict[str, int] = {}
     problems: list[str] = []
     for number, texts in rows:
         cells = Cells(dict(zip(header, texts, strict=False)), f"row {number}")
         subject, session = cells.text("subject_id"), cells.text("session_id")
-        person = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
+        participant = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
         if subject is None:
             cells.problem("subject_id is empty. Fill it in.")
         else:
             name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")
-            if name in people:
+            if name in participants:
                 cells.problem(
                     f"{quoted(subject)} stands in row {rows_of[name]} too, expected unique names. Delete one."
                 )
-            people[name], rows_of[name] = person, number
+            participants[name], rows_of[name] = participant, number
         problems += cells.problems
     if problems:
         raise UserError(problems)
-    return people
+    return participants
 
 
-def person_of(name: str, people: Mapping[str, Person]) -> Person:
+def person_of(name: str, participants: Mapping[str, Person]) -> Person:
     """The row of an identity, of its session or, where the table knows no sessions, of the subject."""
-    return people.get(name) or people.get(name.partition("_ses-")[0]) or Person()
+    return participants.get(name) or participants.get(name.partition("_ses-")[0]) or Person()

@@ -40,18 +40,20 @@ def split_controls(manifest: Manifest, *, held_out_share: float, seed: int) -> S
         sessions[record.subject_id].append(record)
     if not sessions:
         raise UserError("the manifest holds no controls, expected healthy subjects to learn from. Add some.")
-    torn = [person for person, records in sessions.items() if len({r.split for r in records if r.split}) > 1]
+    torn = [participant for participant, records in sessions.items() if len({r.split for r in records if r.split}) > 1]
     if torn:
-        told = "its sessions are marked both train and held_out, expected one side a person. Correct column split."
-        raise UserError([f"sub-{person}: {told}" for person in torn])
-    marked = {person: record.split for person, records in sessions.items() for record in records if record.split}
-    drawn = {person: _number(seed, person) for person in sessions if person not in marked}
-    held_out = {person for person, number in drawn.items() if number < held_out_share}
+        messages = "its sessions are marked both train and held_out, expected one side a person. Correct column split."
+        raise UserError([f"sub-{participant}: {messages}" for participant in torn])
+    marked = {
+        participant: record.split for participant, records in sessions.items() for record in records if record.split
+    }
+    drawn = {participant: _number(seed, participant) for participant in sessions if participant not in marked}
+    held_out = {participant for participant, number in drawn.items() if number < held_out_share}
     if held_out_share > 0 and len(drawn) > 1 and not held_out and "held_out" not in marked.values():
         held_out = {min(drawn, key=drawn.__getitem__)}
     if len(drawn) > 1 and held_out == set(drawn) and "train" not in marked.values():
         held_out.remove(max(drawn, key=drawn.__getitem__))
-    held_out |= {person for person, side in marked.items() if side == "held_out"}
+    held_out |= {participant for participant, side in marked.items() if side == "held_out"}
     train = tuple(r.key for r in manifest.controls if r.subject_id not in held_out)
     if not train:
         raise UserError(
@@ -61,7 +63,7 @@ def split_controls(manifest: Manifest, *, held_out_share: float, seed: int) -> S
     return Split(train, tuple(r.key for r in manifest.controls if r.subject_id in held_out))
 
 
-def _number(seed: int, person: str) -> float:
+def _number(seed: int, participant: str) -> float:
     """In [0, 1), the same on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{person}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{participant}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

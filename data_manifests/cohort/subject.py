@@ -12,7 +12,7 @@ from ..terms import Group, Modality, Split
 _IMAGE_NAME = re.compile(r"[^\s,;:()\"']*\w\.(?:nii(?:\.gz)?|mg[zh](?:\.gz)?|hdr|img|dcm|h5|mat|tfm)\b")
 
 
-def person_of_key(key: str) -> str:
+def participant_of_key(key: str) -> str:
     """Whose scan it is: sessions of one person have it in common."""
     return key.partition("_ses-")[0]
 

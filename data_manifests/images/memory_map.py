@@ -32,7 +32,7 @@ def new_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -
     return array
 
 
-def forget_pages(array: np.ndarray) -> None:
+def release_pages(array: np.ndarray) -> None:
     """Give back the memory of what was read of a mapped file: its pages would count as this process's.
 
     What was written to a copy-on-write map is lost. Nothing happens to an array that is not mapped.

@@ -24,7 +24,7 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..errors import UserError, private
 from ..open_file import open_file
 from .geometry import judged_grid
@@ -205,7 +205,7 @@ def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
 
 def _write(path: Path, image: Nifti1Image, description: str) -> Path:
     image.header["descrip"] = description
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save(image, temporary)
     return path
 

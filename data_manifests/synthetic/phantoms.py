@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..cohort.manifest import write_manifest
 from ..cohort.subject import Manifest, SubjectRecord
 from ..images.grid import Grid
@@ -208,5 +208,5 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -108,11 +108,11 @@ def _drawn(each: vm.RankCounts, weights: np.ndarray, readings) -> list[np.ndarra
 
 def _froc_draws(known: Sequence[SubjectScores], weights: np.ndarray) -> np.ndarray:
     """Share of lesions found at each rate of `FROC_GRID`, in every draw: (draws, M)."""
-    births = np.concatenate([s.clusters.false_births for s in known])
-    owners = np.repeat(np.arange(len(known)), [len(s.clusters.false_births) for s in known])
+    false_cluster_thresholds = np.concatenate([s.clusters.false_cluster_thresholds for s in known])
+    owners = np.repeat(np.arange(len(known)), [len(s.clusters.false_cluster_thresholds) for s in known])
     # Rates above the grid's last are never asked for; four times that many clusters serve any draw.
-    falling = np.argsort(-births, kind="stable")[: int(4 * FROC_GRID[-1] * len(known)) + 1]
-    births, owners = births[falling], owners[falling]
+    falling = np.argsort(-false_cluster_thresholds, kind="stable")[: int(4 * FROC_GRID[-1] * len(known)) + 1]
+    false_cluster_thresholds, owners = false_cluster_thresholds[falling], owners[falling]
     found_at = np.concatenate([s.found_at for s in known])
     lesion_owners = np.repeat(np.arange(len(known)), [len(s.found_at) for s in known])
     order = np.argsort(found_at, kind="stable")
@@ -120,7 +120,7 @@ def _froc_draws(known: Sequence[SubjectScores], weights: np.ndarray) -> np.ndarr
     draws = np.full((len(weights), len(FROC_GRID)), np.nan)
     for draw, weight in enumerate(weights):
         first_too_many = np.searchsorted(np.cumsum(weight[owners]), FROC_GRID * weight.sum() + 1e-9, side="right")
-        limits = np.append(births, -np.inf)[first_too_many].astype(np.float32)
+        limits = np.append(false_cluster_thresholds, -np.inf)[first_too_many].astype(np.float32)
         found = np.append(np.cumsum(weight[lesion_owners][::-1])[::-1], 0)
         if found[0] > 0:
             draws[draw] = found[np.searchsorted(found_at, limits, side="right")] / found[0]

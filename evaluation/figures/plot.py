@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 
 MOST_POINTS = 400
 """A line on the page has no more points than it has pixels."""
@@ -74,7 +74,7 @@ class Plot:
         FigureCanvasAgg(figure)
         for suffix in ("svg", "png"):
             path = folder / f"{self.name}.{suffix}"
-            with written_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
 
     def _figure(self, theme: Theme) -> Figure:

@@ -46,7 +46,7 @@ class Head:
     scale: ColourScale
 
     @classmethod
-    def of(
+    def from_volumes(
         cls,
         scan: Volume,
         map: Volume,

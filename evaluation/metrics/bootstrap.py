@@ -86,7 +86,7 @@ class Measure:
 
 
 def resample_subjects(
-    strata: Sequence[object], draws: int, seed: int, persons: Sequence[object] | None = None
+    strata: Sequence[object], draws: int, seed: int, participants: Sequence[object] | None = None
 ) -> np.ndarray:
     """How often each scan is in each draw.
 
@@ -107,8 +107,8 @@ def resample_subjects(
     """
     random = np.random.default_rng(seed)
     scans: dict[object, list[int]] = {}
-    for row, person in enumerate(persons if persons is not None else range(len(strata))):
-        scans.setdefault(person, []).append(row)
+    for row, participant in enumerate(participants if participants is not None else range(len(strata))):
+        scans.setdefault(participant, []).append(row)
     alike: dict[str, list[list[int]]] = {}
     for rows in scans.values():
         alike.setdefault(str(sorted({str(strata[row]) for row in rows})), []).append(rows)

@@ -28,7 +28,7 @@ class Discovery:
     threshold: float | None
 
     @classmethod
-    def of(cls, z: np.ndarray, rate: float) -> "Discovery":
+    def from_z(cls, z: np.ndarray, rate: float) -> "Discovery":
         """Find the threshold for the scores (N,) of one brain, in standard deviations."""
         survive = log_q(z) >= -np.log10(rate)
         return cls(rate, float(z[survive].min()) if survive.any() else None)

@@ -45,7 +45,7 @@ class ClusterCurve:
         return self._at(self.false_clusters, threshold)
 
     @cached_property
-    def false_births(self) -> np.ndarray:
+    def false_cluster_thresholds(self) -> np.ndarray:
         """Scores at which the largest number of false clusters so far grows by one; falling.
 
         That envelope, not the number itself, sets an operating point: far below any sensible threshold all clusters
@@ -151,14 +151,14 @@ def cluster_curve(
 
 
 def operating_threshold(
-    births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
+    false_cluster_thresholds: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """The lowest threshold at which, there and anywhere above, a healthy brain has at most so many clusters.
 
     Parameters
     ----------
     births : sequence of H ndarray
-        `ClusterCurve.false_births` of healthy scans: every cluster is false.
+        `ClusterCurve.false_cluster_thresholds` of healthy scans: every cluster is false.
     false_clusters : float
         Allowed on average over the scans.
     weights : ndarray, (draws, H), optional
@@ -169,8 +169,8 @@ def operating_threshold(
     ndarray of float32, (draws,)
         NaN where even with every voxel flagged there are no more clusters than allowed: nothing sets a threshold.
     """
-    weights = np.ones((1, len(births))) if weights is None else np.asarray(weights, dtype=np.float64)
-    scores, owners = _falling(births)
+    weights = np.ones((1, len(false_cluster_thresholds))) if weights is None else np.asarray(weights, dtype=np.float64)
+    scores, owners = _falling(false_cluster_thresholds)
     thresholds = np.full(len(weights), np.nan, dtype=np.float32)
     for draw, weight in enumerate(weights):
         over = np.cumsum(weight[owners]) > false_clusters * weight.sum() + 1e-9
@@ -180,13 +180,15 @@ def operating_threshold(
     return thresholds
 
 
-def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def froc_curve(
+    false_cluster_thresholds: Sequence[np.ndarray], found: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity for lesions against false clusters a subject (envelope of their number).
 
     Parameters
     ----------
     births : sequence of S ndarray
-        `ClusterCurve.false_births` of each scan, those without lesions included.
+        `ClusterCurve.false_cluster_thresholds` of each scan, those without lesions included.
     found : sequence of S ndarray
         The scores at which the lesions of each scan are found.
 
@@ -195,16 +197,16 @@ def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tup
     rates, sensitivities : ndarray
         Ascending; a step function. It begins with the sensitivity that costs no false cluster.
     """
-    scores, _ = _falling(births)
+    scores, _ = _falling(false_cluster_thresholds)
     detections = np.sort(np.concatenate(list(found)))
     # Before the k-th false cluster appears, all lesions found above its score are there.
     above = len(detections) - np.searchsorted(detections, scores, side="right")
     total = np.append(above, np.isfinite(detections).sum())
-    return np.arange(len(scores) + 1) / len(births), total / len(detections)
+    return np.arange(len(scores) + 1) / len(false_cluster_thresholds), total / len(detections)
 
 
 def froc_scores(
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     found: Sequence[np.ndarray],
     weights: np.ndarray,
     at: Sequence[float] = FROC_RATES,
@@ -223,7 +225,7 @@ def froc_scores(
     ndarray, (draws,)
         NaN where a draw holds no lesion.
     """
-    scores, owners = _falling(births)
+    scores, owners = _falling(false_cluster_thresholds)
     detections, lesion_owners = _falling(found)
     rates, values = np.array(at), np.full(len(weights), np.nan)
     for draw, weight in enumerate(weights):

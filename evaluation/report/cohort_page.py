@@ -14,7 +14,7 @@ from ..figures.colour_scale import colour_bar
 from ..figures.mosaic import subject_mosaic
 from ..scoring.metric_labels import METRICS, is_oracle
 from ..scoring.reference_results import COMPARED
-from ..scoring.sanity_checks import doubts
+from ..scoring.sanity_checks import scoring_warnings
 from ..scoring.tables import write_table
 from . import elements as parts
 from .html import picture_file_uri, picture_uri, write_page
@@ -83,7 +83,7 @@ def write_report(
     with_quality = outliers_first[:MOST_QUALITY_PICTURES]
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
-    odd = doubts(report.scores) if report.scores else []
+    odd = scoring_warnings(report.scores) if report.scores else []
     # Those stand beside the figures that they are about.
     warnings = [warning for warning in report.warnings if warning not in odd]
     pictures: dict[str, tuple[str, str]] = {}

@@ -243,7 +243,7 @@ def colour_scale_of(report: CohortReport) -> ColourScale | None:
 
 def head_of(images: SubjectImages, scale: ColourScale) -> Head:
     """What is drawn of a subject."""
-    return Head.of(
+    return Head.from_volumes(
         images.scan,
         images.map,
         scale,
@@ -258,29 +258,29 @@ class Headline:
     label: str
     estimate: Estimate
     meaning: str
-    beside: str
+    reference_runs: str
 
 
 def headlines(scores: CohortScores | None) -> list[Headline]:
     if scores is None:
         return []
-    beside = dict.fromkeys(HEADLINES, "")
+    reference_runs = dict.fromkeys(HEADLINES, "")
     e = scores.estimates
     mean = e["auroc_per_subject_mean"]
     if mean.value is not None:
-        beside["auroc"] = f"Mean of {mean.n} subjects: {number_text(mean.value)}"
+        reference_runs["auroc"] = f"Mean of {mean.n} subjects: {number_text(mean.value)}"
     precision, prevalence = e["average_precision"].value, e["prevalence"].value
     if precision is not None and prevalence:
-        beside["average_precision"] = (
+        reference_runs["average_precision"] = (
             f"Prevalence {number_text(prevalence)}: {number_text(precision / prevalence)} × guessing"
         )
     false = e["false_clusters_per_subject"]
     if false.value is not None:
-        beside["lesion_sensitivity"] = f"At {round(false.value, 2):g} false clusters a patient"
+        reference_runs["lesion_sensitivity"] = f"At {round(false.value, 2):g} false clusters a patient"
     oracle = e["best_dice_pooled"].value
     if oracle is not None:
-        beside["dice_at_healthy_threshold"] = f"Oracle (best threshold for this truth): {number_text(oracle)}"
-    return [Headline(METRICS[n].label, e[n], METRICS[n].meaning, beside[n]) for n in HEADLINES]
+        reference_runs["dice_at_healthy_threshold"] = f"Oracle (best threshold for this truth): {number_text(oracle)}"
+    return [Headline(METRICS[n].label, e[n], METRICS[n].meaning, reference_runs[n]) for n in HEADLINES]
 
 
 def metric_rows(scores: CohortScores | None) -> list[tuple[str, str, Estimate, bool, str]]:

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ..figures.mosaic import webp
 from ..figures.plot import DARK, LIGHT, Plot
 from ..metrics.bootstrap import Estimate
@@ -54,7 +54,7 @@ def write_page(
         "base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template).render(style=style, script=script, policy=policy, **content)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 

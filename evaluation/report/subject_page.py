@@ -95,7 +95,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     lines = _lines(report, clusters, head)
     lesions = _lesion_lines(report)
     places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
-    volumes = ViewerVolumes.of(head)
+    volumes = ViewerVolumes.from_head(head)
     write_page(
         path,
         "subject.html",

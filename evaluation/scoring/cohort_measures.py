@@ -47,13 +47,13 @@ class AtOperatingPoint:
     matched: np.ndarray
 
     @classmethod
-    def read(
+    def from_scores(
         cls, known: Sequence[SubjectScores], point: OperatingPoint, draws: int, lesion_bands_ml: Sequence[float]
     ) -> "AtOperatingPoint":
         thresholds = point.thresholds(draws)
         usable = np.isfinite(thresholds)
         levels, which = np.unique(np.where(usable, thresholds, 0), return_inverse=True)
-        others = iter(point.without)
+        others = iter(point.leave_one_out)
         rows = []
         for subject in known:
             apart = next(others, np.float32(np.nan)) if subject.is_healthy else np.float32(np.nan)
@@ -78,7 +78,7 @@ class AtOperatingPoint:
             )
         return cls(usable, *(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
 
-    def of(self, rows: np.ndarray) -> "AtOperatingPoint":
+    def subset(self, rows: np.ndarray) -> "AtOperatingPoint":
         """Some of the subjects."""
         return AtOperatingPoint(self.usable, *(getattr(self, f.name)[rows] for f in fields(self)[1:]))
 
@@ -170,9 +170,11 @@ def _harmonic(sensitivity: Measure, precision: Measure) -> Measure:
 
 
 # -- free-response curve and subjects --------------------------------------------------------------------------------
-def froc_measure(known: Sequence[SubjectScores], births: Sequence[np.ndarray], weights: np.ndarray) -> Measure:
+def froc_measure(
+    known: Sequence[SubjectScores], false_cluster_thresholds: Sequence[np.ndarray], weights: np.ndarray
+) -> Measure:
     """Mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false clusters a subject."""
-    values = froc_scores(births, [s.found_at for s in known], weights)
+    values = froc_scores(false_cluster_thresholds, [s.found_at for s in known], weights)
     with_lesions = sum(bool(s.lesions) for s in known)
     n = sum(len(s.lesions) for s in known)
     return Measure(float(values[0]), values[1:], n, with_lesions, NO_PATIENT)

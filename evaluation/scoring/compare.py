@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError
 from ..metrics.bootstrap import Estimate
 from ..settings import EvaluationSettings
@@ -138,9 +138,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         "settings": comparison.settings.model_dump(mode="json"),
     }
     content = {"about": about, "differences": [asdict(difference) for difference in comparison.differences]}
-    with written_whole(folder / "compare.json") as temporary:
+    with atomic_write(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with written_whole(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]])
         for d in comparison.differences:

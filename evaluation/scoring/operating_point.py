@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ..metrics.bootstrap import Measure
@@ -49,7 +49,7 @@ class OperatingPoint:
 
     threshold: float
     draws: np.ndarray
-    without: np.ndarray
+    leave_one_out: np.ndarray
     n_healthy: int
     origin: str = "the healthy scans of this cohort"
     largest_mm3: tuple[float, ...] = ()
@@ -58,17 +58,17 @@ class OperatingPoint:
     @classmethod
     def set_on(
         cls,
-        births: Sequence[np.ndarray],
+        false_cluster_thresholds: Sequence[np.ndarray],
         false_clusters: float,
         weights: np.ndarray,
-        persons: Sequence[object] | None = None,
+        participants: Sequence[object] | None = None,
     ) -> "OperatingPoint":
         """Set it on healthy scans.
 
         Parameters
         ----------
         births : sequence of H ndarray
-            `ClusterCurve.false_births` of each.
+            `ClusterCurve.false_cluster_thresholds` of each.
         false_clusters : float
             Allowed in a healthy brain, on average.
         weights : ndarray, (1 + draws, H)
@@ -76,16 +76,21 @@ class OperatingPoint:
         persons : sequence of H labels, optional
             Whose scans they are; by default each is of somebody else.
         """
-        if not births:
+        if not false_cluster_thresholds:
             nothing = np.full(len(weights) - 1, np.nan, np.float32)
             return cls(np.nan, nothing, np.zeros(0, np.float32), 0)
-        thresholds = operating_threshold(births, false_clusters, weights)
-        names = np.array([str(person) for person in (persons if persons is not None else range(len(births)))])
-        without = np.full(len(births), np.nan, np.float32)
+        thresholds = operating_threshold(false_cluster_thresholds, false_clusters, weights)
+        names = np.array(
+            [
+                str(participant)
+                for participant in (participants if participants is not None else range(len(false_cluster_thresholds)))
+            ]
+        )
+        leave_one_out = np.full(len(false_cluster_thresholds), np.nan, np.float32)
         if len(set(names)) > 1:
             others = (names[:, None] != names).astype(np.float64)
-            without = operating_threshold(births, false_clusters, others)
-        return cls(float(thresholds[0]), thresholds[1:], without, len(births))
+            leave_one_out = operating_threshold(false_cluster_thresholds, false_clusters, others)
+        return cls(float(thresholds[0]), thresholds[1:], leave_one_out, len(false_cluster_thresholds))
 
     @classmethod
     def missing(cls, draws: int, reason: str) -> "OperatingPoint":
@@ -157,7 +162,7 @@ class StoredPoint:
     largest_mm3: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
+    def from_point(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
         draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
         return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
 
@@ -167,7 +172,7 @@ class StoredPoint:
         values = asdict(self) | {"threshold": threshold, "format": FORMAT}
         # Hashed as it is read back: a number may be written as 1 and read as 1.0.
         found = _Stored.model_validate_json(json.dumps(values | {"sha256": ""}, allow_nan=False))
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(found.model_copy(update={"sha256": found.content_sha256()}).model_dump_json(indent=1))
 
     @classmethod

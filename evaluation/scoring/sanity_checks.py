@@ -16,7 +16,7 @@ _LOWEST_AUROC = 0.3
 """A poor map guesses; one as wrong as this knows something."""
 
 
-def doubts(scores: CohortScores) -> list[str]:
+def scoring_warnings(scores: CohortScores) -> list[str]:
     """What a reader of a cohort's figures should know, a sentence each."""
     known = [s for s in scores.subjects if s.truth_known]
     return [

@@ -172,31 +172,31 @@ def score_cohort(
     weights = redrawn(known, settings.bootstrap_draws, seed)
     # No draw looks further down a scan's list of false clusters than this.
     most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
-    births = [s.clusters.false_births[:most] for s in known]
+    false_cluster_thresholds = [s.clusters.false_cluster_thresholds[:most] for s in known]
     if point is None:
-        own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
-        own_persons = [s.person for s in known if s.is_healthy]
+        own = [b for b, is_healthy in zip(false_cluster_thresholds, healthy, strict=True) if is_healthy]
+        own_persons = [s.participant for s in known if s.is_healthy]
         point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
         point = _sparse_point(known, point) or point
     else:
         # These scans had no say in it.
-        point = replace(point, without=np.full(int(healthy.sum()), point.threshold, np.float32))
+        point = replace(point, leave_one_out=np.full(int(healthy.sum()), point.threshold, np.float32))
     at = None
     if known and np.isfinite(point.threshold):
-        at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
+        at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
     voxels = voxel_measures(known, weights)
     undefined = Measure(np.nan, np.full(settings.bootstrap_draws, np.nan), 0, 0, point.why_none)
     measures = {**voxels.measures, "healthy_threshold": point.measure, **dict.fromkeys(POINT_MEASURES, undefined)}
     if at is not None:
         measures |= point_measures(known, at, weights)
-    measures["froc_score"] = froc_measure(known, births, weights)
+    measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)
     measures |= subject_measures(known, at, point.why_none, weights)
     froc = None
     if any(s.lesions for s in known):
-        rates, found = froc_curve(births, [s.found_at for s in known])
+        rates, found = froc_curve(false_cluster_thresholds, [s.found_at for s in known])
         shown = rates <= FROC_SHOWN
         froc = rates[shown], found[shown]
-    strata = _strata(known, births, at, weights, settings) if with_strata else ()
+    strata = _strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else ()
     rows = tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
         measures,
@@ -232,19 +232,21 @@ def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> Oper
     if not np.isfinite(point.threshold):
         return OperatingPoint.fixed_by_maps(lowest, LOWEST_DETECTION, n_healthy, n_draws)
     # Some draws, or the others of a healthy scan, may hold so few.
-    draws, without = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.without))
-    return replace(point, draws=draws, without=point.without if np.isnan(point.without).all() else without)
+    draws, leave_one_out = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.leave_one_out))
+    return replace(
+        point, draws=draws, leave_one_out=point.leave_one_out if np.isnan(point.leave_one_out).all() else leave_one_out
+    )
 
 
 def redrawn(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:
     """How often each scan is in each draw of the bootstrap, (1 + draws, S); see `resample_subjects`."""
-    kinds, persons = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.person for s in known]
-    return resample_subjects(kinds, draws, seed, persons)
+    kinds, participants = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.participant for s in known]
+    return resample_subjects(kinds, draws, seed, participants)
 
 
 def _strata(
     known: Sequence[SubjectScores],
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     at: AtOperatingPoint | None,
     weights: np.ndarray,
     settings: EvaluationSettings,
@@ -262,8 +264,10 @@ def _strata(
             members = [known[row] for row in rows]
             measures = voxel_measures(members, weights[:, rows]).measures
             if at is not None:
-                measures |= point_measures(members, at.of(rows), weights[:, rows])
-            measures["froc_score"] = froc_measure(members, [births[row] for row in rows], weights[:, rows])
+                measures |= point_measures(members, at.subset(rows), weights[:, rows])
+            measures["froc_score"] = froc_measure(
+                members, [false_cluster_thresholds[row] for row in rows], weights[:, rows]
+            )
             strata.append(Stratum(by, str(name), measures))
     if at is not None and at.lesions.sum() > 0:
         names = _bands(settings.lesion_bands_ml, "ml")

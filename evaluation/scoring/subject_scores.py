@@ -10,8 +10,8 @@ from zipfile import ZIP_STORED
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
-from ...data_manifests.cohort.subject import person_of_key
+from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.cohort.subject import participant_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.terms import Group
 from ..metrics import voxel_metrics as vm
@@ -205,9 +205,9 @@ class SubjectScores:
         return self.truth_known and self.n_lesion > 0
 
     @property
-    def person(self) -> str:
+    def participant(self) -> str:
         """Whose scan it is: sessions of one person have it in common."""
-        return person_of_key(self.key)
+        return participant_of_key(self.key)
 
     @property
     def is_healthy(self) -> bool:
@@ -253,7 +253,7 @@ class SubjectScores:
         about["lesions"] = [asdict(lesion) for lesion in self.lesions]
         parts = (self.histogram, self.clusters, self.overlaps)
         arrays = {_entry(type(part), f.name): _small(getattr(part, f.name)) for part in parts for f in fields(part)}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         return replace(self, curves=StoredCurves(path))
 

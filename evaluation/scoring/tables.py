@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ..metrics.bootstrap import Estimate
 from .score_cohort import ORACLES, CohortScores, SubjectRow
 from .subject_scores import SubjectScores
@@ -60,7 +60,7 @@ def write_scores(folder: Path, scores: CohortScores, *, left_out: Sequence[str] 
     figures = {name: _entry(estimate) for name, estimate in scores.estimates.items()}
     content = {"about": about, **figures, "strata": strata}
     path = folder / "scores.json"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_table(
         folder / "scores.csv", [_subject_line(s, row) for s, row in zip(scores.subjects, scores.rows, strict=True)]
@@ -131,7 +131,7 @@ def _lesion_lines(subject: SubjectScores, threshold: float | None) -> list[dict[
 def write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
     """Write a CSV file, whole or not at all; its columns are the keys of the first line where they are not named."""
     columns = tuple(columns or lines[0])
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for line in lines:

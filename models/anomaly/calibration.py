@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, special
 
-from ...data_manifests.cohort.subject import person_of_key
+from ...data_manifests.cohort.subject import participant_of_key
 from ...data_manifests.errors import UserError
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
-FEWEST_PEOPLE = 3
+FEWEST_PARTICIPANTS = 3
 """One is left out at a time, and two are what a variance needs."""
 _TAIL = 1e-3
 """The share of the null to which the exponential is fitted."""
@@ -49,21 +49,21 @@ class Calibration:
         What a score is divided by at each location.
     knots : ndarray, (K,), float64
         Ascending scores, after division.
-    surprise_at : ndarray, (K,), float64
+    neg_log10_p_at : ndarray, (K,), float64
         -log10 of the share of healthy voxels that score as high, at each knot.
     slope : float
         Surprise per unit of score beyond the last knot.
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Of the `VoxelMask` whose locations these are.
     """
 
     spread: np.ndarray
     knots: np.ndarray
-    surprise_at: np.ndarray
+    neg_log10_p_at: np.ndarray
     slope: float
     mask_hash: str
 
-    def surprise(self, scores: np.ndarray) -> np.ndarray:
+    def neg_log10_p(self, scores: np.ndarray) -> np.ndarray:
         """-log10 p of scores.
 
         Parameters
@@ -76,19 +76,19 @@ class Calibration:
         ndarray, (..., P), float32
             From 0; higher = seldomer. It rises with the score.
         """
-        return self._surprise_of(np.asarray(scores, np.float64) / self.spread)
+        return self._neg_log10_p_of(np.asarray(scores, np.float64) / self.spread)
 
-    def _surprise_of(self, ratio: np.ndarray) -> np.ndarray:
+    def _neg_log10_p_of(self, ratio: np.ndarray) -> np.ndarray:
         beyond = np.maximum(ratio - self.knots[-1], 0) * self.slope
-        return (np.interp(ratio, self.knots, self.surprise_at) + beyond).astype(np.float32)
+        return (np.interp(ratio, self.knots, self.neg_log10_p_at) + beyond).astype(np.float32)
 
     def z(self, scores: np.ndarray) -> np.ndarray:
         """The same as standard deviations of a normal distribution: p < .001 is z > 3.09."""
-        return z_of_surprise(self.surprise(scores))
+        return z_from_neg_log10_p(self.neg_log10_p(scores))
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        tensors = {"spread": self.spread, "knots": self.knots, "surprise_at": self.surprise_at}
+        tensors = {"spread": self.spread, "knots": self.knots, "neg_log10_p_at": self.neg_log10_p_at}
         return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
 
     @classmethod
@@ -102,21 +102,21 @@ class Calibration:
         """
         with opened_tensors(path, "whole calibration") as file:
             spread = file.array("spread", "float32", 1)
-            knots, surprise_at = (file.array(name, "float64", 1) for name in ("knots", "surprise_at"))
+            knots, neg_log10_p_at = (file.array(name, "float64", 1) for name in ("knots", "neg_log10_p_at"))
             if not spread.min() > 0:
                 raise ValueError(f"a spread is {spread.min():g}, expected numbers above 0")
-            if knots.shape != surprise_at.shape or surprise_at[0] < 0:
+            if knots.shape != neg_log10_p_at.shape or neg_log10_p_at[0] < 0:
                 raise ValueError("its table is not one of surprises")
-            if not ((np.diff(knots) > 0).all() and (np.diff(surprise_at) > 0).all()):
+            if not ((np.diff(knots) > 0).all() and (np.diff(neg_log10_p_at) > 0).all()):
                 raise ValueError("its table does not rise")
-            return cls(spread, knots, surprise_at, file.number("slope"), file.about["mask_hash"])
+            return cls(spread, knots, neg_log10_p_at, file.number("slope"), file.about["mask_hash"])
 
 
 def calibrate(
     null: np.ndarray,
     inside: np.ndarray,
     folds: Sequence[np.ndarray],
-    grid: PatchGrid,
+    grid: VoxelMask,
     *,
     pooling_mm: float,
     shrinkage: float,
@@ -131,7 +131,7 @@ def calibrate(
         Where each control has brain; the rest is left out.
     folds : sequence of ndarray of int
         Which controls were left out together; two folds at least.
-    grid : PatchGrid
+    grid : VoxelMask
     pooling_mm : float
         Standard deviation of the Gaussian over which the spread is pooled.
     shrinkage : float in [0, 1]
@@ -160,17 +160,17 @@ def calibrate(
             "scan? Otherwise train again."
         )
     sigma_vox = pooling_mm / grid.grid.spacing_mm
-    null_surprise = np.empty(null.shape, np.float32)
+    null_neg_log10_p = np.empty(null.shape, np.float32)
     for fold in folds:
         own_total, own_count = _sums(null[fold], inside[fold])
         less = 1 - _OWN
         spread = _spread(total - less * own_total, count - less * own_count, grid, sigma_vox, shrinkage)
-        null_surprise[fold] = null[fold] / spread
-    table = _tail_table(null_surprise, inside)
+        null_neg_log10_p[fold] = null[fold] / spread
+    table = _tail_table(null_neg_log10_p, inside)
     calibration = Calibration(_spread(total, count, grid, sigma_vox, shrinkage), *table, grid.mask_hash)
-    for row in null_surprise:
-        row[:] = calibration._surprise_of(row)
-    return calibration, null_surprise
+    for row in null_neg_log10_p:
+        row[:] = calibration._neg_log10_p_of(row)
+    return calibration, null_neg_log10_p
 
 
 def _sums(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,12 +183,12 @@ def _sums(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _spread(
-    total: np.ndarray, count: np.ndarray, grid: PatchGrid, sigma_vox: np.ndarray, shrinkage: float
+    total: np.ndarray, count: np.ndarray, grid: VoxelMask, sigma_vox: np.ndarray, shrinkage: float
 ) -> np.ndarray:
     """Root mean square at each location, pooled over neighbours and drawn towards the brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
     smooth_total, smooth_count = (
-        grid.gather(ndimage.gaussian_filter(grid.scatter(part), sigma_vox)) for part in (total, count)
+        grid.transform(ndimage.gaussian_filter(grid.inverse_transform(part), sigma_vox)) for part in (total, count)
     )
     # Where nobody has brain nearby, the whole brain's has to do.
     own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)
@@ -205,22 +205,22 @@ def _tail_table(ratio: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.n
     # As many as the highest share holds, and never so few that the fit hangs on a handful.
     n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
     start = -np.log10(n_tail / len(pool))
-    surprise = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
+    neg_log10_p = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
     # The k-th highest value is reached by k of n.
-    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-surprise).astype(int) - 1).clip(0)]
+    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-neg_log10_p).astype(int) - 1).clip(0)]
     mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _LEAST_SPREAD)
     # Where values tie, the rarest reading would be too bold: keep the first knot of each.
     first = np.append(True, np.diff(knots) > 0)
-    return knots[first], surprise[first], float(1 / (mean_excess * np.log(10)))
+    return knots[first], neg_log10_p[first], float(1 / (mean_excess * np.log(10)))
 
 
-def z_of_surprise(surprise: np.ndarray) -> np.ndarray:
+def z_from_neg_log10_p(neg_log10_p: np.ndarray) -> np.ndarray:
     """Standard deviations of a normal distribution whose upper tail has ``p = 10 ** -surprise``; float32."""
     # The logarithm keeps its digits where p itself would be 0.
-    return -special.ndtri_exp(-np.maximum(surprise, 1e-6) * np.log(10)).astype(np.float32)
+    return -special.ndtri_exp(-np.maximum(neg_log10_p, 1e-6) * np.log(10)).astype(np.float32)
 
 
-def require_enough_people(train: Sequence[str]) -> None:
+def require_enough_participants(train: Sequence[str]) -> None:
     """Judge the keys of the training controls, which may be several scans of one person.
 
     Raises
@@ -228,15 +228,15 @@ def require_enough_people(train: Sequence[str]) -> None:
     UserError
         Too few people to leave one out.
     """
-    people = len({person_of_key(key) for key in train})
-    if people < FEWEST_PEOPLE:
+    participants = len({participant_of_key(key) for key in train})
+    if participants < FEWEST_PARTICIPANTS:
         raise UserError(
-            f"{people} training controls, expected at least {FEWEST_PEOPLE}: each is scored by detectors fitted on "
-            "others. Add healthy scans, or lower data_manifests.held_out_share."
+            f"{participants} training controls, expected at least {FEWEST_PARTICIPANTS}: each is scored by detectors "
+            "fitted on others. Add healthy scans, or lower data_manifests.held_out_share."
         )
 
 
-def folds_of(persons: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
+def folds_of(participants: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
     """Split scans into random parts, at most one a person; a person's scans stay together.
 
     Returns
@@ -244,6 +244,6 @@ def folds_of(persons: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
     list of ndarray
         Indices of the scans, ascending; the parts hold nearly the same number of persons.
     """
-    names, person = np.unique(persons, return_inverse=True)
+    names, participant = np.unique(participants, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    return [np.flatnonzero(np.isin(person, part)) for part in np.array_split(order, min(folds, len(names)))]
+    return [np.flatnonzero(np.isin(participant, part)) for part in np.array_split(order, min(folds, len(names)))]

@@ -17,19 +17,19 @@ import numpy as np
 
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.voxel_mask import PatchGrid
-from ..confounds.confounds import Nuisances
-from ..features.source import Sight
-from ..features.truncated_fov import clear_of_cuts
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..confounds.confounds import Confounds
+from ..features.source import FeatureSource
+from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
-from .calibrated_scorer import Reader
+from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration
 
-_CALIBRATION = "fused.safetensors"
+_CALIBRATION = "combined.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Prediction:
     """What the readers make of one subject.
 
     Attributes
@@ -39,45 +39,45 @@ class Reading:
         anomalous. 0 where it was not read.
     inside : ndarray of bool, (P,)
         Where it was read: the subject's brain, without what lies beside a cut.
-    spread : ndarray or None, (P,), float32
+    ensemble_sd : ndarray or None, (P,), float32
         Standard deviation over the members of an ensemble, each read on the ensemble's scale; None for one alone.
     """
 
     z: np.ndarray
     inside: np.ndarray
-    spread: np.ndarray | None = None
+    ensemble_sd: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Fusion:
+class AnomalyModel:
     """All the readers of a model.
 
     Attributes
     ----------
-    grid : PatchGrid
-    readers : tuple of Reader
+    grid : VoxelMask
+    scorers : tuple of CalibratedScorer
     calibration : Calibration
         Of the combined surprises.
-    power : float
-        See `FusionSettings`.
-    nuisances : Nuisances
+    p_norm : float
+        See `EnsembleSettings`.
+    confounds : Confounds
         What the readers are adjusted for.
     """
 
-    grid: PatchGrid
-    readers: tuple[Reader, ...]
+    grid: VoxelMask
+    scorers: tuple[CalibratedScorer, ...]
     calibration: Calibration
-    power: float
-    nuisances: Nuisances = field(default_factory=Nuisances)
+    p_norm: float
+    confounds: Confounds = field(default_factory=Confounds)
 
-    def read(
+    def predict(
         self,
         channels: np.ndarray,
         inside: np.ndarray,
-        person: SubjectRecord | None = None,
+        participant: SubjectRecord | None = None,
         *,
         jobs: int | None = None,
-    ) -> Reading:
+    ) -> Prediction:
         """Read one subject.
 
         Parameters
@@ -85,32 +85,32 @@ class Fusion:
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
             The subject's own brain.
-        person : SubjectRecord, optional
+        participant : SubjectRecord, optional
             Whose covariates are adjusted for; without it, the subject is read at the controls' mean.
         jobs : int, optional
             Threads; one a core by default.
         """
-        reach_vox = max(reader.features.reach_vox for reader in self.readers)
-        inside = clear_of_cuts(inside, self.grid, reach_vox)
-        nuisances = self.nuisances.of(channels, inside, person)
-        surprises = [reader.surprise(channels, inside, nuisances, jobs=jobs) for reader in self.readers]
-        members = [reader.member for reader in self.readers]
-        combined = fused_by_member(surprises, members, inside, self.power)
-        z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
-        if len(combined) == 1:
-            return Reading(z, inside)
-        apart = self.calibration.z(combined).std(axis=0, ddof=1)
-        return Reading(z, inside, np.where(inside, apart, 0).astype(np.float32))
+        reach_vox = max(scorer.features.reach_vox for scorer in self.scorers)
+        inside = away_from_truncation(inside, self.grid, reach_vox)
+        confounds = self.confounds.values(channels, inside, participant)
+        neg_log10_ps = [scorer.neg_log10_p(channels, inside, confounds, jobs=jobs) for scorer in self.scorers]
+        members = [scorer.member for scorer in self.scorers]
+        by_member = combined_by_member(neg_log10_ps, members, inside, self.p_norm)
+        z = np.where(inside, self.calibration.z(by_member.mean(axis=0)), 0).astype(np.float32)
+        if len(by_member) == 1:
+            return Prediction(z, inside)
+        apart = self.calibration.z(by_member).std(axis=0, ddof=1)
+        return Prediction(z, inside, np.where(inside, apart, 0).astype(np.float32))
 
     def save(self, folder: Path) -> None:
         """Write every reader to a folder of its own name, and the calibration of their sum."""
-        for reader in self.readers:
-            reader.save(folder / reader.name)
+        for scorer in self.scorers:
+            scorer.save(folder / scorer.name)
         self.calibration.save(folder / _CALIBRATION)
-        self.nuisances.save(folder)
+        self.confounds.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings) -> "Fusion":
+    def load(cls, folder: Path, grid: VoxelMask, source: FeatureSource, settings: ModelSettings) -> "AnomalyModel":
         """Read what `save` wrote.
 
         Raises
@@ -123,38 +123,38 @@ class Fusion:
             raise UserError(
                 f"{private(folder, 'its folder')}: its calibration is of another brain mask. Fit the model again."
             )
-        plans = sight.plans(settings.fusion.readers)
-        nuisances = Nuisances.load(folder, grid, sight, settings.fusion)
-        readers = tuple(
-            Reader.load(name, plan, folder / name, grid, sight, settings, nuisances.size > 0)
-            for name, plan in plans.items()
+        specs = source.specs(settings.ensemble.scorers)
+        confounds = Confounds.load(folder, grid, source, settings.ensemble)
+        scorers = tuple(
+            CalibratedScorer.load(name, spec, folder / name, grid, source, settings, confounds.size > 0)
+            for name, spec in specs.items()
         )
-        return cls(grid, readers, calibration, settings.fusion.power, nuisances)
+        return cls(grid, scorers, calibration, settings.ensemble.p_norm, confounds)
 
 
-def fused_by_member(
-    surprises: Sequence[np.ndarray],
+def combined_by_member(
+    neg_log10_ps: Sequence[np.ndarray],
     members: Sequence[int | None],
     inside: np.ndarray,
-    power: float,
+    p_norm: float,
 ) -> np.ndarray:
     """Combine the surprises (P,) of one subject, once for each member: (M, P) float32.
 
     Parameters
     ----------
-    surprises : sequence of ndarray, (P,)
-        One a reader.
+    neg_log10_ps : sequence of ndarray, (P,)
+        One a scorer.
     members : sequence of int or None
         Whose codes it reads; a reader of no codes stands by every member.
     """
     each = sorted({member for member in members if member is not None}) or [None]
-    named = list(zip(surprises, members, strict=True))
-    return np.stack([fused((s for s, m in named if m in (None, member)), inside, power) for member in each])
+    named = list(zip(neg_log10_ps, members, strict=True))
+    return np.stack([combined((s for s, m in named if m in (None, member)), inside, p_norm) for member in each])
 
 
-def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, power: float) -> np.ndarray:
+def combined(neg_log10_ps: Iterable[np.ndarray], inside: np.ndarray, p_norm: float) -> np.ndarray:
     """Combine the surprises (P,) of one subject: (P,) float32, 0 outside its brain."""
-    every = np.stack([np.asarray(surprise, np.float64) for surprise in surprises])
+    every = np.stack([np.asarray(neg_log10_p, np.float64) for neg_log10_p in neg_log10_ps])
     largest = np.maximum(every.max(axis=0), 1e-9)  # Divided out, so that no power is too large a number.
-    total = largest * np.power(np.power(every / largest, power).sum(axis=0), 1 / power)
+    total = largest * np.power(np.power(every / largest, p_norm).sum(axis=0), 1 / p_norm)
     return np.where(inside, total, 0).astype(np.float32)

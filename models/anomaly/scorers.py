@@ -8,7 +8,7 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.whitening import WhitenedLatents, Whitening, fit_whitening
 from ..ocsvm.voxelwise import DetectorField, fit_detectors
 from ..settings import DetectorSettings, ScoreName, resolve_gamma
@@ -43,12 +43,12 @@ class Mahalanobis:
     direction: Direction = "both"
 
     @classmethod
-    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
+    def fit(cls, features, grid: VoxelMask, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
         """Fit on the controls' features (S, P, d)."""
         return cls(fit_whitening(features, grid, shrinkage=settings.shrinkage), direction)
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        white = self.whitening.apply(features)
+        white = self.whitening.whiten(features)
         if self.direction == "both":
             return np.sqrt(np.einsum("pd,pd->p", white, white))
         return white[:, 0] if self.direction == "higher" else -white[:, 0]
@@ -57,7 +57,7 @@ class Mahalanobis:
         self.whitening.save(folder / _WHITENING)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, direction: Direction = "both") -> "Mahalanobis":
+    def load(cls, folder: Path, grid: VoxelMask, direction: Direction = "both") -> "Mahalanobis":
         """Read what `save` wrote.
 
         Raises
@@ -86,11 +86,11 @@ class OneClassSvms:
     score_by: ScoreName
 
     @classmethod
-    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
+    def fit(cls, features, grid: VoxelMask, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
         """Fit on the controls' features (S, P, d)."""
         whitening = None
-        if settings.read_out != "raw":
-            diagonal = settings.read_out == "standardised"
+        if settings.latent_scaling != "raw":
+            diagonal = settings.latent_scaling == "standardised"
             whitening = fit_whitening(features, grid, shrinkage=settings.shrinkage, diagonal=diagonal)
             features = WhitenedLatents(features, whitening)
         gamma = resolve_gamma(settings.gamma, features.shape[2])
@@ -99,7 +99,7 @@ class OneClassSvms:
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
         if self.whitening is not None:
-            features = self.whitening.apply(features)
+            features = self.whitening.whiten(features)
         decision = np.asarray(self.field.decision_function(features, jobs=jobs))
         if self.score_by == "decision":
             scores = -decision
@@ -116,7 +116,7 @@ class OneClassSvms:
             self.whitening.save(folder / _WHITENING)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, settings: DetectorSettings) -> "OneClassSvms":
+    def load(cls, folder: Path, grid: VoxelMask, settings: DetectorSettings) -> "OneClassSvms":
         """Read what `save` wrote.
 
         Raises
@@ -124,14 +124,14 @@ class OneClassSvms:
         UserError
             A part is missing, or of other locations.
         """
-        whitening = _whitening_of(folder, grid) if settings.read_out != "raw" else None
+        whitening = _whitening_of(folder, grid) if settings.latent_scaling != "raw" else None
         field = DetectorField.load(folder / _FIELD)
         if len(field) != grid.size:
             raise _of_other_locations(folder)
         return cls(field, whitening, settings.score)
 
 
-def _whitening_of(folder: Path, grid: PatchGrid) -> Whitening:
+def _whitening_of(folder: Path, grid: VoxelMask) -> Whitening:
     whitening = Whitening.load(folder / _WHITENING)
     if len(whitening.mean) != grid.size or whitening.mask_hash != grid.mask_hash:
         raise _of_other_locations(folder)

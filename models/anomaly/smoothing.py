@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from .calibration import Calibration
 
 
-def smoothed(values: np.ndarray, inside: np.ndarray, grid: PatchGrid, sigma_mm: float) -> np.ndarray:
+def smoothed(values: np.ndarray, inside: np.ndarray, grid: VoxelMask, sigma_mm: float) -> np.ndarray:
     """Weighted means within one brain.
 
     Parameters
@@ -21,7 +21,7 @@ def smoothed(values: np.ndarray, inside: np.ndarray, grid: PatchGrid, sigma_mm: 
     values : ndarray, (P,)
     inside : ndarray of bool, (P,)
         The subject's own brain.
-    grid : PatchGrid
+    grid : VoxelMask
     sigma_mm : float
         Standard deviation of the Gaussian.
 
@@ -33,7 +33,7 @@ def smoothed(values: np.ndarray, inside: np.ndarray, grid: PatchGrid, sigma_mm: 
     sigma_vox = sigma_mm / grid.grid.spacing_mm
 
     def blurred(part: np.ndarray) -> np.ndarray:
-        return grid.gather(ndimage.gaussian_filter(grid.scatter(part.astype(np.float32)), sigma_vox))
+        return grid.transform(ndimage.gaussian_filter(grid.inverse_transform(part.astype(np.float32)), sigma_vox))
 
     weights = np.maximum(blurred(inside), 1e-6)
     return np.where(inside, blurred(np.where(inside, values, 0)) / weights, 0).astype(np.float32)
@@ -45,16 +45,16 @@ class Smoothing:
 
     Attributes
     ----------
-    grid : PatchGrid
+    grid : VoxelMask
     sigma_mm : float
     calibration : Calibration
         Of the smoothed surprises.
     """
 
-    grid: PatchGrid
+    grid: VoxelMask
     sigma_mm: float
     calibration: Calibration
 
-    def surprise(self, surprise: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    def neg_log10_p(self, neg_log10_p: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """-log10 p of what a voxel and its neighbours show together: (P,) to (P,) float32."""
-        return self.calibration.surprise(smoothed(surprise, inside, self.grid, self.sigma_mm))
+        return self.calibration.neg_log10_p(smoothed(neg_log10_p, inside, self.grid, self.sigma_mm))

@@ -1,7 +1,7 @@
 """Whole-brain patterns in which healthy brains differ: wide ventricles and sulci, a contrast, a shade of their own.
 
 They are the first principal components of the controls' brains, voxel values on a common scale. How much a brain has of
-each is a handful of numbers, which features are adjusted for as for an age (`adjustment`): what a voxel shows because
+each is a handful of numbers, which features are adjusted for as for an age (`regression`): what a voxel shows because
 the whole brain is so is no lesion. They are found by robust regression (Huber, Ann Math Stat 35, 1964), in which a
 lesion, even a large one, hardly weighs in.
 """
@@ -28,7 +28,7 @@ _PEOPLE_A_PATTERN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Patterns:
+class BrainComponents:
     """Learnt on the training controls.
 
     Attributes
@@ -63,7 +63,7 @@ class Patterns:
         return found
 
     @classmethod
-    def learn(cls, features: Features, brains: np.ndarray, size: int) -> "Patterns":
+    def learn(cls, features: Features, brains: np.ndarray, size: int) -> "BrainComponents":
         """Learn `size` patterns (see `affordable`) from the `sampled` brains of controls, (S, p, c)."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # Places that hardly anybody's brain reaches.
@@ -80,7 +80,7 @@ class Patterns:
         return write_tensors(path, {"mean": self.mean, "scale": self.scale, "maps": self.maps})
 
     @classmethod
-    def load(cls, path: Path, features: Features) -> "Patterns":
+    def load(cls, path: Path, features: Features) -> "BrainComponents":
         """Read what `save` wrote.
 
         Raises
@@ -88,7 +88,7 @@ class Patterns:
         UserError
             Missing or damaged.
         """
-        with opened_tensors(path, "patterns of healthy brains") as file:
+        with opened_tensors(path, "components of healthy brains") as file:
             # NaN where no control has brain.
             mean, scale = (file.array(name, "float32", 2, finite=False) for name in ("mean", "scale"))
             maps = file.array("maps", "float32", 2)
@@ -97,9 +97,9 @@ class Patterns:
             return cls(features, mean, scale, maps)
 
 
-def affordable(wanted: int, people: int) -> int:
+def affordable(wanted: int, participants: int) -> int:
     """As many patterns as some people can tell from chance: one for five of them, at most those wanted."""
-    return min(wanted, people // _PEOPLE_A_PATTERN)
+    return min(wanted, participants // _PEOPLE_A_PATTERN)
 
 
 def sampled(features: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import LatentStore
 from ..features.whitening import sum_over_neighbours
 from ..tensor_file import opened_tensors, write_tensors
@@ -21,7 +21,7 @@ _LOCATIONS_AT_ONCE = 32_768
 
 
 @dataclass(frozen=True, eq=False)
-class Adjustment:
+class ConfoundRegression:
     """Slopes at each location.
 
     Attributes
@@ -32,34 +32,34 @@ class Adjustment:
 
     slopes: np.ndarray
 
-    def apply(self, features: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
-        """Features (P, d) of one person with `nuisances` (k,) as they would be at the controls' mean; float32."""
-        return self.taken_off(features[None], nuisances[None])[0]
+    def residualise(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """Features (P, d) of one person with `confounds` (k,) as they would be at the controls' mean; float32."""
+        return self.residualise_block(features[None], confounds[None])[0]
 
-    def taken_off(self, features: np.ndarray, nuisances: np.ndarray, start: int = 0) -> np.ndarray:
-        """The same of several people, (S, n, d), at the locations from `start` on; `nuisances` (S, k)."""
+    def residualise_block(self, features: np.ndarray, confounds: np.ndarray, start: int = 0) -> np.ndarray:
+        """The same of several people, (S, n, d), at the locations from `start` on; `confounds` (S, k)."""
         left = features.astype(np.float32)
         for a in range(0, left.shape[1], _LOCATIONS_AT_ONCE):
             here = slice(a, min(a + _LOCATIONS_AT_ONCE, left.shape[1]))
             slopes = self.slopes[:, start + here.start : start + here.stop].astype(np.float32)
-            left[:, here] -= np.tensordot(nuisances.astype(np.float32), slopes, axes=1)
+            left[:, here] -= np.tensordot(confounds.astype(np.float32), slopes, axes=1)
         return left
 
     @classmethod
-    def fit(cls, latents: LatentStore | np.ndarray, nuisances: np.ndarray, grid: PatchGrid) -> "Adjustment":
+    def fit(cls, latents: LatentStore | np.ndarray, confounds: np.ndarray, grid: VoxelMask) -> "ConfoundRegression":
         """Fit on the controls.
 
         Parameters
         ----------
         latents : (S, P, d)
             Read in blocks; all NaN where a control is missing.
-        nuisances : ndarray, (S, k)
-        grid : PatchGrid
+        confounds : ndarray, (S, k)
+        grid : VoxelMask
         """
         _, n_locations, dimension = latents.shape
-        size = nuisances.shape[1]
+        size = confounds.shape[1]
         # Their own mean: a part of the controls need not be centred.
-        centred = nuisances - nuisances.mean(axis=0)
+        centred = confounds - confounds.mean(axis=0)
         weights = np.linalg.solve(centred.T @ centred + _RIDGE * np.eye(size), centred.T).astype(np.float32)
         slopes = np.empty((size, n_locations, dimension), np.float32)
         for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
@@ -78,7 +78,7 @@ class Adjustment:
         return write_tensors(path, {"slopes": self.slopes})
 
     @classmethod
-    def load(cls, path: Path) -> "Adjustment":
+    def load(cls, path: Path) -> "ConfoundRegression":
         """Read what `save` wrote.
 
         Raises
@@ -86,34 +86,34 @@ class Adjustment:
         UserError
             Missing or damaged.
         """
-        with opened_tensors(path, "slopes of nuisances") as file:
+        with opened_tensors(path, "slopes of confounds") as file:
             return cls(file.array("slopes", "float16", 3))
 
 
-def _slopes_of_those_there(latents: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
+def _slopes_of_those_there(latents: np.ndarray, confounds: np.ndarray) -> np.ndarray:
     """Slopes (k, n, d) at locations where some of the latents (S, n, d) are missing: a regression for each."""
     there = np.isfinite(latents[..., 0]).T  # (n, S)
-    mean = there @ nuisances / there.sum(axis=1, keepdims=True)
-    centred = (nuisances - mean[:, None]) * there[..., None]  # (n, S, k)
+    mean = there @ confounds / there.sum(axis=1, keepdims=True)
+    centred = (confounds - mean[:, None]) * there[..., None]  # (n, S, k)
     products = centred.swapaxes(1, 2) @ np.nan_to_num(latents).swapaxes(0, 1)
-    normal = centred.swapaxes(1, 2) @ centred + _RIDGE * np.eye(nuisances.shape[1])
+    normal = centred.swapaxes(1, 2) @ centred + _RIDGE * np.eye(confounds.shape[1])
     return np.linalg.solve(normal, products).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class AdjustedLatents:
+class ResidualisedLatents:
     """A latent store seen through an adjustment; adjusted block by block as it is read.
 
     Attributes
     ----------
     latents : LatentStore
-    adjustment : Adjustment
-    nuisances : ndarray, (S, k)
+    regression : ConfoundRegression
+    confounds : ndarray, (S, k)
     """
 
     latents: LatentStore
-    adjustment: Adjustment
-    nuisances: np.ndarray
+    regression: ConfoundRegression
+    confounds: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,4 +127,4 @@ class AdjustedLatents:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
         start, _, _ = index[1].indices(self.shape[1])
-        return self.adjustment.taken_off(self.latents[index], self.nuisances, start)
+        return self.regression.residualise_block(self.latents[index], self.confounds, start)

@@ -14,13 +14,14 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
+from ...data_manifests.settings import renamed
 from ...data_manifests.typed_json import Content, read_json
 from ..settings import ModelSettings
 from ..tensor_file import canonical, read_header
 from .network import PatchAutoEncoder, PatchEncoder
-from .patch_shape import Window
+from .patch_shape import PatchShape
 
 _INDEX = "checkpoint.json"
 _TENSORS = r"^step-[0-9]+\.safetensors$"
@@ -81,7 +82,7 @@ class Origin:
     Attributes
     ----------
     channels : tuple of str
-    windows : tuple of Window
+    patch_shapes : tuple of PatchShape
     spacing_mm : float
     mask_hash : str
     subjects_hash : str
@@ -90,7 +91,7 @@ class Origin:
     """
 
     channels: tuple[str, ...]
-    windows: tuple[Window, ...]
+    patch_shapes: Annotated[tuple[PatchShape, ...], Field(validation_alias=renamed("patch_shapes", "windows"))]
     spacing_mm: float
     mask_hash: str
     subjects_hash: str
@@ -143,7 +144,7 @@ class Checkpoint:
         tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         name = f"step-{self.step:06d}.safetensors"
-        with written_whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(canonical(save(tensors)))
         index = {
             "tensors": name,
@@ -152,7 +153,7 @@ class Checkpoint:
             "settings": self.settings.model_dump(mode="json", include=TRAINED_BY),
             "history": [asdict(row) for row in self.history],
         }
-        with written_whole(folder / _INDEX) as temporary:
+        with atomic_write(folder / _INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1, allow_nan=False))
         for older in folder.glob("step-*.safetensors"):
             if older.name != name:
@@ -199,7 +200,7 @@ class Checkpoint:
 
 def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
     """The network of the settings, with fresh weights from torch's random numbers."""
-    return PatchAutoEncoder(len(origin.channels), origin.windows, settings.encoder)
+    return PatchAutoEncoder(len(origin.channels), origin.patch_shapes, settings.encoder)
 
 
 def _is_weight(name: str, part: torch.Tensor) -> bool:

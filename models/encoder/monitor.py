@@ -22,7 +22,7 @@ _COLLAPSED_RANK = 1.5
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingWatch:
+class TrainingMonitor:
     """Fixed batches, and the numbers that an auto-encoder reaches on them in eval mode.
 
     Attributes
@@ -46,19 +46,19 @@ class TrainingWatch:
     ) -> TrainingRow:
         """Measure; leaves the model in eval mode."""
         model.eval()
-        codes = model.encoder(self.mixed)
+        latents = model.encoder(self.mixed)
         guidance, outside_share, kernel_mean = self._boundary(model.encoder)
         return TrainingRow(
             step=step,
             phase=phase,
-            mse_train=model.error(codes, self.mixed).item(),
+            mse_train=model.error(latents, self.mixed).item(),
             mse_held_out=None if self.held_out is None else model(self.held_out).item(),
             guidance=guidance,
             guidance_weight=guidance_weight,
             outside_share=outside_share,
             kernel_mean=kernel_mean,
-            latent_scale=codes.var(dim=0, correction=0).mean().sqrt().item(),
-            effective_rank=effective_rank(codes),
+            latent_scale=latents.var(dim=0, correction=0).mean().sqrt().item(),
+            effective_rank=effective_rank(latents),
             learning_rate=learning_rate,
         )
 
@@ -66,19 +66,19 @@ class TrainingWatch:
         """How the one-class SVMs of the watched locations stand: guidance, outside_share, kernel_mean."""
         if self.together is None:
             return None, None, None
-        codes = encoder(self.together).double()
-        m = support_size(codes.shape[1], self.guidance)
-        gamma = resolve_gamma(self.guidance.gamma, codes.shape[-1])
-        solution = solve_dual(codes[:, :m], nu=self.guidance.nu, gamma=gamma)
-        kernel = 1 + centred_kernel(codes[:, m:], codes[:, :m], solution.gamma)
+        latents = encoder(self.together).double()
+        m = support_size(latents.shape[1], self.guidance)
+        gamma = resolve_gamma(self.guidance.gamma, latents.shape[-1])
+        solution = solve_dual(latents[:, :m], nu=self.guidance.nu, gamma=gamma)
+        kernel = 1 + centred_kernel(latents[:, m:], latents[:, :m], solution.gamma)
         decision = (kernel @ solution.dual_coef[:, :, None])[..., 0] - solution.offset[:, None]
         loss = torch.relu(-decision).sum(dim=1) / self.guidance.nu
         return loss.mean().item(), (decision < 0).double().mean().item(), kernel.mean().item()
 
 
-def effective_rank(codes: torch.Tensor) -> float:
+def effective_rank(latents: torch.Tensor) -> float:
     """Dimensions that codes (N, d) fill: exp of the entropy of their covariance's eigenvalues; 0 if all are alike."""
-    centred = (codes - codes.mean(dim=0)).double().cpu().numpy()
+    centred = (latents - latents.mean(dim=0)).double().cpu().numpy()
     eigenvalues = np.linalg.eigvalsh(centred.T @ centred).clip(min=0)
     if not eigenvalues.sum() > 0:
         return 0.0
@@ -86,7 +86,7 @@ def effective_rank(codes: torch.Tensor) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def require_no_collapse(row: TrainingRow, code_size: int) -> None:
+def require_no_collapse(row: TrainingRow, latent_size: int) -> None:
     """Stop at codes that have collapsed; warn of a kernel that is saturated.
 
     Codes that fill hardly more than one dimension cannot carry a map, and all the hours after this would be lost. A
@@ -97,9 +97,9 @@ def require_no_collapse(row: TrainingRow, code_size: int) -> None:
     UserError
         The codes fill less than 1.5 dimensions.
     """
-    if code_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
+    if latent_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
         raise UserError(
-            f"Training: after step {row.step} the codes fill {row.effective_rank:.2f} of {code_size} dimensions, "
+            f"Training: after step {row.step} the codes fill {row.effective_rank:.2f} of {latent_size} dimensions, "
             f"expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or models.training.siamese_weight, or "
             "train for more steps."
         )

@@ -24,7 +24,7 @@ Patches = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, repr=False)
-class Window:
+class PatchShape:
     """A square in one plane, or a cube, around the location that its code stands for.
 
     Attributes

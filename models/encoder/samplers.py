@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...preprocessing.patches.volume_store import PatchStore
-from .patch_shape import Patches, Window
+from ...preprocessing.patches.volume_store import VolumeStore
+from .patch_shape import Patches, PatchShape
 
 MIXED, COLOCATED, WATCH, SETTLE = range(4)
 """Streams of random numbers that never meet."""
@@ -18,7 +18,7 @@ _DRAWS = 100
 """How often patches are drawn again that do not lie in their subject's brain; after that, they stay as they are."""
 
 
-def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
+def volumes_on(store: VolumeStore, device: torch.device | str) -> torch.Tensor:
     """The store's volumes as a tensor (S, C, X, Y, Z), float16; on the CPU still mapped from disk."""
     return torch.from_numpy(store.volumes).to(device)
 
@@ -35,7 +35,7 @@ class MixedPatches:
     rows : ndarray of int64
         The subjects to draw from.
     locations : ndarray of int, (P, 3)
-    windows : tuple of Window
+    patch_shapes : tuple of PatchShape
     size : int
         Patches a batch.
     seed : int
@@ -46,7 +46,7 @@ class MixedPatches:
     inside: np.ndarray
     rows: np.ndarray
     locations: np.ndarray
-    windows: tuple[Window, ...]
+    patch_shapes: tuple[PatchShape, ...]
     size: int
     seed: int
     stream: int = MIXED
@@ -62,7 +62,7 @@ class MixedPatches:
             outside = outside[~self.inside[rows[outside], *centres[outside].T]]
             if not len(outside):
                 break
-        return _cut(self.volumes, rows, centres, self.windows)
+        return _cut(self.volumes, rows, centres, self.patch_shapes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class ColocatedPatches:
     inside: np.ndarray
     rows: np.ndarray
     locations: np.ndarray
-    windows: tuple[Window, ...]
+    patch_shapes: tuple[PatchShape, ...]
     n_locations: int
     n_subjects: int
     seed: int
@@ -100,11 +100,11 @@ class ColocatedPatches:
         without = ~self.inside[self.rows[:, None], *chosen.T]  # (len(rows), B)
         order = np.argsort(random.random(without.shape) + without, axis=0)[: self.n_subjects].T
         centres = np.repeat(chosen, self.n_subjects, axis=0)
-        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.windows)
+        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
         return tuple(patch.unflatten(0, (self.n_locations, self.n_subjects)) for patch in patches)
 
 
-def controls_at_locations(inside: np.ndarray, rows: np.ndarray, locations: np.ndarray) -> np.ndarray:
+def controls_at_voxels(inside: np.ndarray, rows: np.ndarray, locations: np.ndarray) -> np.ndarray:
     """How many of some subjects have brain at each location, (P,) int64."""
     count = np.zeros(len(locations), np.int64)
     for row in rows:
@@ -112,8 +112,8 @@ def controls_at_locations(inside: np.ndarray, rows: np.ndarray, locations: np.nd
     return count
 
 
-def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, windows: tuple[Window, ...]) -> Patches:
+def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, patch_shapes: tuple[PatchShape, ...]) -> Patches:
     device = volumes.device
     rows_there = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device)
     centres_there = torch.from_numpy(np.asarray(centres, dtype=np.int64)).to(device)
-    return tuple(window.cut(volumes, rows_there, centres_there) for window in windows)
+    return tuple(patch_shape.cut(volumes, rows_there, centres_there) for patch_shape in patch_shapes)

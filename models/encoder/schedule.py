@@ -32,7 +32,7 @@ class Schedule:
     guided_learning_rate: float
 
     @classmethod
-    def of(cls, settings: ModelSettings) -> "Schedule":
+    def from_settings(cls, settings: ModelSettings) -> "Schedule":
         training, guidance = settings.training, settings.guidance
         # Without a term that needs co-located patches there is nothing for guided steps to do.
         guided = training.guided_steps if guidance.weight > 0 or training.siamese_weight > 0 else 0
@@ -77,7 +77,7 @@ def fewest_controls(settings: ModelSettings) -> int:
     With less than that, no control may lie outside its boundary, whatever nu says.
     """
     guidance = settings.guidance
-    if not Schedule.of(settings).guided_steps:
+    if not Schedule.from_settings(settings).guided_steps:
         return 0
     if guidance.weight == 0:
         return 3
@@ -96,12 +96,12 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
     UserError
         Fewer than `fewest_controls`; the sentence names the number that is needed.
     """
-    guidance, limit, needed = settings.guidance, settings.training.controls_per_location, fewest_controls(settings)
+    guidance, limit, needed = settings.guidance, settings.training.controls_per_voxel, fewest_controls(settings)
     if min(n_train, limit) >= needed:
         return
     found, remedy = f"{n_train} training controls", "Add controls"
     if n_train > limit:
-        found, remedy = f"models.training.controls_per_location = {limit}", "Raise it"
+        found, remedy = f"models.training.controls_per_voxel = {limit}", "Raise it"
     raise UserError(
         f"Guidance with nu = {guidance.nu:g} and support_share = {guidance.support_share:g}: found {found}, expected "
         f"at least {needed}, so that one of the controls that solve the one-class SVM may lie outside. {remedy}, raise "
@@ -112,7 +112,7 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
 def controls_for(counts: np.ndarray, settings: ModelSettings) -> int:
     """How many controls a co-located batch takes at a location.
 
-    As many as `controls_per_location`, or as nineteen of twenty locations have: one control that lacks a part of its
+    As many as `controls_per_voxel`, or as nineteen of twenty locations have: one control that lacks a part of its
     brain does not cost that part its guidance. More only where no fewer will do, and half of the locations have them.
 
     Parameters
@@ -133,4 +133,4 @@ def controls_for(counts: np.ndarray, settings: ModelSettings) -> int:
             f"expected at least {needed}. Look at the pictures of their preparation, or add controls."
         )
     at_nearly_all = int(np.quantile(counts, _GIVEN_UP, method="lower"))
-    return min(settings.training.controls_per_location, max(at_nearly_all, needed))
+    return min(settings.training.controls_per_voxel, max(at_nearly_all, needed))

@@ -23,13 +23,13 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.tensorboard import SummaryWriter
 
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.volume_store import PatchStore
+from ...preprocessing.patches.volume_store import VolumeStore
 from ..ocsvm.guidance_loss import guidance_loss
 from ..settings import ModelSettings, resolve_gamma
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
-from .monitor import TrainingWatch, require_no_collapse
-from .network import PatchAutoEncoder, windows_of
-from .samplers import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_locations, volumes_on
+from .monitor import TrainingMonitor, require_no_collapse
+from .network import PatchAutoEncoder, patch_shapes_of
+from .samplers import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_voxels, volumes_on
 from .schedule import Schedule, controls_for, require_enough_controls, support_size
 
 WATCH_EVERY = 50
@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 
 def train_encoder(
-    store: PatchStore,
+    store: VolumeStore,
     settings: ModelSettings,
     out: Path,
     *,
@@ -58,7 +58,7 @@ def train_encoder(
 
     Parameters
     ----------
-    store : PatchStore
+    store : VolumeStore
     settings : ModelSettings
     out : Path
         Folder of the checkpoint.
@@ -83,13 +83,13 @@ def train_encoder(
         another run, a loss that is no longer finite, or codes that have collapsed.
     """
     spacing_mm = float(store.grid.grid.spacing_mm[0])
-    windows = windows_of(settings.encoder, spacing_mm)
+    patch_shapes = patch_shapes_of(settings.encoder, spacing_mm)
     if not train:
         raise UserError("Training: no control in the training split, expected several. Mend column split or group.")
-    schedule = Schedule.of(settings)
+    schedule = Schedule.from_settings(settings)
     require_enough_controls(len(train), settings)
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
-    origin = Origin(store.channels, windows, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
+    origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
         training = _Training(store, settings, schedule, origin, out, train, held_out, torch.device(device))
         training.resume()
@@ -103,7 +103,7 @@ class _Training:
 
     def __init__(
         self,
-        store: PatchStore,
+        store: VolumeStore,
         settings: ModelSettings,
         schedule: Schedule,
         origin: Origin,
@@ -114,17 +114,19 @@ class _Training:
     ):
         self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
         volumes, rows, places = volumes_on(store, device), store.index(train), store.grid.locations
-        windows, seed, training = origin.windows, origin.seed, settings.training
-        self.mixed = MixedPatches(volumes, store.inside, rows, places, windows, training.patches_per_step, seed)
+        patch_shapes, seed, training = origin.patch_shapes, origin.seed, settings.training
+        self.mixed = MixedPatches(volumes, store.inside, rows, places, patch_shapes, training.patches_per_step, seed)
         self.settling = replace(self.mixed, stream=SETTLE)
-        counts = controls_at_locations(store.inside, rows, places)
-        n_locations, n_controls = training.locations_per_step, controls_for(counts, settings)
+        counts = controls_at_voxels(store.inside, rows, places)
+        n_locations, n_controls = training.voxels_per_step, controls_for(counts, settings)
         shared = places[counts >= n_controls]
-        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, windows, n_locations, n_controls, seed)
+        self.colocated = ColocatedPatches(
+            volumes, store.inside, rows, shared, patch_shapes, n_locations, n_controls, seed
+        )
         self.support = support_size(n_controls, settings.guidance)
-        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)
+        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.latent_size)
         watched = replace(self.mixed, stream=WATCH, size=_WATCHED_PATCHES)
-        self.watch = TrainingWatch(
+        self.monitor = TrainingMonitor(
             mixed=watched.batch(0),
             held_out=replace(watched, rows=store.index(held_out)).batch(1) if held_out else None,
             together=replace(self.colocated, stream=WATCH).batch(2) if n_controls >= 3 else None,
@@ -163,7 +165,7 @@ class _Training:
     def update(self, _engine: Engine, step: int) -> None:
         guided = self.schedule.is_guided(step)
         self.model.train()
-        self.hold_norms(guided)
+        self.freeze_norms(guided)
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(step)
         loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
@@ -181,15 +183,15 @@ class _Training:
     def after_step(self) -> None:
         phase_ends = self.schedule.ends_phase(self.step)
         if self.step == self.schedule.steps and self.schedule.guided_steps:
-            self.settle_norms()
+            self.reestimate_norms()
         if phase_ends or self.step % WATCH_EVERY == 0:
             guided = self.schedule.is_guided(self.step - 1)
             rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
             weight = self.guidance_weight if guided else 0.0
-            row = self.watch.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+            row = self.monitor.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
             self.history.append(row)
             if guided or phase_ends:
-                require_no_collapse(self.history[-1], self.settings.encoder.code_size)
+                require_no_collapse(self.history[-1], self.settings.encoder.latent_size)
         if phase_ends or self.step % self.settings.training.checkpoint_every == 0:
             self.save()
 
@@ -200,20 +202,20 @@ class _Training:
     def guided_loss(self, step: int) -> torch.Tensor:
         """Method, section 3: L = MSE + lambda * L_guidance + kappa * (1 - cos)."""
         patches = self.colocated.batch(step)
-        codes = self.model.encoder(patches)
-        loss = self.model.error(codes, patches)
+        latents = self.model.encoder(patches)
+        loss = self.model.error(latents, patches)
         guidance, kappa = self.settings.guidance, self.settings.training.siamese_weight
         if guidance.weight > 0:
             expander, compactor = self.schedule.routes(step)
-            solving, judged = codes[:, : self.support], codes[:, self.support :]
+            solving, judged = latents[:, : self.support], latents[:, self.support :]
             per_location = guidance_loss(
                 solving, judged, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
             )
             loss = loss + self.guidance_weight * per_location.mean().to(loss.dtype)
         if kappa > 0:
             # The controls of a location come in random order: neighbours are random pairs.
-            pairs = codes.shape[1] // 2 * 2
-            loss = loss + kappa * (1 - cosine_similarity(codes[:, 0:pairs:2], codes[:, 1:pairs:2], dim=2)).mean()
+            pairs = latents.shape[1] // 2 * 2
+            loss = loss + kappa * (1 - cosine_similarity(latents[:, 0:pairs:2], latents[:, 1:pairs:2], dim=2)).mean()
         return loss
 
     @property
@@ -228,18 +230,18 @@ class _Training:
         return self.settings.guidance.weight * 0.5**too_poor
 
     # -- batch norm ----------------------------------------------------------------------------------------------
-    def hold_norms(self, guided: bool) -> None:
-        code_norm = self.model.encoder.code_norm
-        for parameter in code_norm.parameters():
+    def freeze_norms(self, guided: bool) -> None:
+        latent_norm = self.model.encoder.latent_norm
+        for parameter in latent_norm.parameters():
             parameter.requires_grad_(not guided)
         if guided and self.settings.guidance.freeze_norm:
             for norm in self.model.inner_norms():
                 norm.eval()
 
     @torch.no_grad()
-    def settle_norms(self) -> None:
+    def reestimate_norms(self) -> None:
         """Take the statistics that co-located batches have moved anew, as the mean over many mixed batches."""
-        moved = [self.model.encoder.code_norm]
+        moved = [self.model.encoder.latent_norm]
         if not self.settings.guidance.freeze_norm:
             moved += self.model.inner_norms()
         self.model.eval()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...data_manifests.errors import UserError
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.dense_inference import encode_densely
 from ..encoder.network import PatchEncoder
 from ..tensor_file import opened_tensors, write_tensors
@@ -38,7 +38,7 @@ class Features(Protocol):
         """How far off a location they look, in voxels."""
         ...
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
+    def compute(self, channels: np.ndarray) -> np.ndarray:
         """Of one subject: channels (C, X, Y, Z) float32 to (P, d) float32."""
         ...
 
@@ -49,12 +49,12 @@ class VoxelFeatures:
 
     Attributes
     ----------
-    grid : PatchGrid
+    grid : VoxelMask
     rows : tuple of int
         Which channels.
     """
 
-    grid: PatchGrid
+    grid: VoxelMask
     rows: tuple[int, ...]
 
     @property
@@ -65,37 +65,37 @@ class VoxelFeatures:
     def reach_vox(self) -> int:
         return 0
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
-        return self.grid.gather(channels[list(self.rows)]).T.astype(np.float32)
+    def compute(self, channels: np.ndarray) -> np.ndarray:
+        return self.grid.transform(channels[list(self.rows)]).T.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class CodeFeatures:
+class LatentFeatures:
     """The encoder's codes.
 
     Attributes
     ----------
-    grid : PatchGrid
+    grid : VoxelMask
     rows : tuple of int
         The channels that the encoder was trained on.
     encoder : PatchEncoder
     device : str or torch.device
     """
 
-    grid: PatchGrid
+    grid: VoxelMask
     rows: tuple[int, ...]
     encoder: PatchEncoder
     device: torch.device | str = "cpu"
 
     @property
     def size(self) -> int:
-        return self.encoder.code_size
+        return self.encoder.latent_size
 
     @property
     def reach_vox(self) -> int:
-        return max(window.half for window in self.encoder.windows)
+        return max(patch_shape.half for patch_shape in self.encoder.patch_shapes)
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
+    def compute(self, channels: np.ndarray) -> np.ndarray:
         chosen = torch.from_numpy(channels[list(self.rows)].astype(np.float32))
         return encode_densely(self.encoder, chosen, self.grid, device=self.device).numpy()
 
@@ -106,14 +106,14 @@ class PatchFeatures:
 
     Attributes
     ----------
-    grid : PatchGrid
+    grid : VoxelMask
     rows : tuple of int
         Which channels.
     components : ndarray, (27 * len(rows), d), float32
         Orthonormal; voxels in C order, channel by channel.
     """
 
-    grid: PatchGrid
+    grid: VoxelMask
     rows: tuple[int, ...]
     components: np.ndarray
 
@@ -125,7 +125,7 @@ class PatchFeatures:
     def reach_vox(self) -> int:
         return REACH_OF_PATCHES_VOX
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
+    def compute(self, channels: np.ndarray) -> np.ndarray:
         chosen = channels[list(self.rows)]
         blocks = (np.arange(a, min(a + _AT_ONCE, self.grid.size)) for a in range(0, self.grid.size, _AT_ONCE))
         return np.concatenate([_patches(chosen, self.grid, block) @ self.components for block in blocks])
@@ -134,7 +134,7 @@ class PatchFeatures:
     def learn(
         cls,
         controls: Iterable[tuple[np.ndarray, np.ndarray]],
-        grid: PatchGrid,
+        grid: VoxelMask,
         rows: Sequence[int],
         size: int,
         seed: int,
@@ -150,7 +150,7 @@ class PatchFeatures:
         if size > width:
             raise UserError(
                 f"{size} components of patches with {width} numbers, expected at most {width}. "
-                f"Lower models.fusion.patch_components."
+                f"Lower models.ensemble.patch_components."
             )
         random = np.random.default_rng(seed)
         total, products, count = np.zeros(width), np.zeros((width, width)), 0
@@ -168,7 +168,7 @@ class PatchFeatures:
         return write_tensors(path, {"components": self.components}, rows=" ".join(map(str, self.rows)))
 
     @classmethod
-    def load(cls, path: Path, grid: PatchGrid) -> "PatchFeatures":
+    def load(cls, path: Path, grid: VoxelMask) -> "PatchFeatures":
         """Read what `save` wrote.
 
         Raises
@@ -184,7 +184,7 @@ class PatchFeatures:
             return cls(grid, rows, components)
 
 
-def _patches(channels: np.ndarray, grid: PatchGrid, index: np.ndarray) -> np.ndarray:
+def _patches(channels: np.ndarray, grid: VoxelMask, index: np.ndarray) -> np.ndarray:
     """3x3x3 voxels around some locations, (len(index), C * 27) float32; 0 beyond the grid, as the background is."""
     padded = np.pad(channels.astype(np.float32), [(0, 0), (1, 1), (1, 1), (1, 1)])
     x, y, z = (grid.locations[index].astype(np.int64) + 1).T

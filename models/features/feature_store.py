@@ -12,17 +12,17 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import SubjectError, UserError, private
 from ...data_manifests.typed_json import Content, read_json
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 
 _INDEX = "latents.json"
 
 
 class _Index(Content):
     n_locations: Annotated[int, Field(ge=1)]
-    code_size: Annotated[int, Field(ge=1)]
+    latent_size: Annotated[int, Field(ge=1)]
     mask_hash: str
 
 
@@ -41,19 +41,19 @@ class LatentStore:
         Holds ``<key>.npy`` (P, d) float16 for each subject, and ``latents.json``.
     keys : tuple of str
         The subjects of the first axis; other subjects may lie in the same folder.
-    n_locations, code_size : int
+    n_locations, latent_size : int
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Of the `VoxelMask` whose locations these are.
     """
 
     folder: Path
     keys: tuple[str, ...]
     n_locations: int
-    code_size: int
+    latent_size: int
     mask_hash: str
 
     @classmethod
-    def create(cls, folder: Path, grid: PatchGrid, code_size: int) -> "LatentStore":
+    def create(cls, folder: Path, grid: VoxelMask, latent_size: int) -> "LatentStore":
         """Set up a folder to write to. Several processes may do this at once.
 
         Raises
@@ -61,27 +61,27 @@ class LatentStore:
         UserError
             The folder holds codes of other locations or of another size.
         """
-        index = {"n_locations": grid.size, "code_size": code_size, "mask_hash": grid.mask_hash}
+        index = {"n_locations": grid.size, "latent_size": latent_size, "mask_hash": grid.mask_hash}
         path = folder / _INDEX
         if path.exists() and (found := _read_index(folder)) != index:
             raise UserError(
-                f"{private(folder, 'its folder')}: holds codes of {found['code_size']} numbers at "
-                f"{found['n_locations']} locations of mask {found['mask_hash']}, expected {code_size} at {grid.size} "
+                f"{private(folder, 'its folder')}: holds codes of {found['latent_size']} numbers at "
+                f"{found['n_locations']} locations of mask {found['mask_hash']}, expected {latent_size} at {grid.size} "
                 f"of {grid.mask_hash}. Delete the folder."
             )
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(index, indent=1))
         return cls(folder, (), **index)
 
     @classmethod
-    def open(cls, folder: Path, keys: Sequence[str], grid: PatchGrid | None = None) -> "LatentStore":
+    def open(cls, folder: Path, keys: Sequence[str], grid: VoxelMask | None = None) -> "LatentStore":
         """Open subjects that were written.
 
         Parameters
         ----------
         folder : Path
         keys : sequence of str
-        grid : PatchGrid, optional
+        grid : VoxelMask, optional
             Where given, the codes must be of its locations.
 
         Raises
@@ -110,7 +110,7 @@ class LatentStore:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, P, d)."""
-        return len(self.keys), self.n_locations, self.code_size
+        return len(self.keys), self.n_locations, self.latent_size
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``: a block of locations of all subjects, (S, b - a, d) float32."""
@@ -119,7 +119,7 @@ class LatentStore:
                 start, stop, _ = block.indices(self.n_locations)
             case _:
                 raise IndexError(f"latents[{index}]: only latents[:, a:b] can be read")
-        out = np.empty((len(self.keys), max(0, stop - start), self.code_size), np.float32)
+        out = np.empty((len(self.keys), max(0, stop - start), self.latent_size), np.float32)
         for row, key in enumerate(self.keys):
             # Mapped anew for each block: what was read does not stay in the process.
             out[row] = self._mapped(key)[start:stop]
@@ -131,13 +131,13 @@ class LatentStore:
             raise UserError(f"{private(self.folder)}: no codes of {key}. Encode this subject first.")
         return self._mapped(key).astype(np.float32)
 
-    def write(self, key: str, codes: np.ndarray, there: np.ndarray | None = None) -> Path:
+    def write(self, key: str, latents: np.ndarray, there: np.ndarray | None = None) -> Path:
         """Store the codes (P, d) of one subject, whole or not at all.
 
         Parameters
         ----------
         key : str
-        codes : ndarray, (P, d)
+        latents : ndarray, (P, d)
         there : ndarray of bool, (P,), optional
             Where the subject has something to show; it reads as NaN at the other locations.
 
@@ -146,11 +146,11 @@ class LatentStore:
         SubjectError
             Codes that are not finite in float16.
         """
-        codes = np.asarray(codes)
-        if codes.shape != self.shape[1:]:
-            raise ValueError(f"codes {codes.shape}, expected {self.shape[1:]}")
+        latents = np.asarray(latents)
+        if latents.shape != self.shape[1:]:
+            raise ValueError(f"codes {latents.shape}, expected {self.shape[1:]}")
         with np.errstate(over="ignore"):
-            stored = codes.astype(np.float16)
+            stored = latents.astype(np.float16)
         if there is not None:
             stored[~there] = 0
         if not np.isfinite(stored).all():
@@ -161,7 +161,7 @@ class LatentStore:
             )
         if there is not None:
             stored[~there] = np.nan
-        with written_whole(self._path(key)) as temporary:
+        with atomic_write(self._path(key)) as temporary:
             np.save(temporary, stored, allow_pickle=False)
         return self._path(key)
 
@@ -170,13 +170,13 @@ class LatentStore:
 
     def _mapped(self, key: str) -> np.ndarray:
         try:
-            codes = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
+            latents = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
                 f"{private(self._path(key))}: not readable as codes ({error}). Encode the subject again."
             ) from error
-        if codes.shape != self.shape[1:]:
+        if latents.shape != self.shape[1:]:
             raise UserError(
-                f"{key}: its codes have the shape {codes.shape}, expected {self.shape[1:]}. Encode the subject again."
+                f"{key}: its codes have the shape {latents.shape}, expected {self.shape[1:]}. Encode the subject again."
             )
-        return codes
+        return latents

@@ -9,14 +9,14 @@ import torch
 from ...data_manifests.errors import UserError
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.intensity.derived_maps import DERIVED_MAPS, Direction
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.checkpoint import Checkpoint
-from ..settings import ReaderName
-from .extractors import REACH_OF_PATCHES_VOX, CodeFeatures, Features, VoxelFeatures
+from ..settings import ScorerName
+from .extractors import REACH_OF_PATCHES_VOX, Features, LatentFeatures, VoxelFeatures
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScorerSpec:
     """What makes a reader.
 
     Attributes
@@ -39,7 +39,7 @@ class Plan:
     member: int | None = None
 
     @property
-    def looks_at(self) -> str:
+    def feature_key(self) -> str:
         """Readers that look at the same features share this name."""
         return numbered("codes", self.member) if self.features == "codes" else f"{self.features}_{self.channels}"
 
@@ -49,18 +49,18 @@ def numbered(name: str, member: int | None) -> str:
     return f"{name}_{member + 1}" if member else name
 
 
-PLANS: Mapping[ReaderName, Plan] = {
-    "ocsvm": Plan("codes", "ocsvm"),
-    "mahalanobis": Plan("codes"),
-    "intensity": Plan("voxels"),
-    "patches": Plan("patches"),
-    "hand_made": Plan("voxels", channels="all"),
+SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
+    "ocsvm": ScorerSpec("codes", "ocsvm"),
+    "mahalanobis": ScorerSpec("codes"),
+    "intensity": ScorerSpec("voxels"),
+    "patches": ScorerSpec("patches"),
+    "derived_features": ScorerSpec("voxels", channels="all"),
 }
 """Readers by name. `ocsvm` is the method's own; `intensity` is the z-score with pooled variance."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class FeatureSource:
     """What there is to look at: the channels of the cohort, and the trained encoders.
 
     Attributes
@@ -76,7 +76,7 @@ class Sight:
     checkpoints: tuple[Checkpoint, ...] = ()
     device: torch.device | str = "cpu"
 
-    def plans(self, names: Sequence[ReaderName]) -> dict[str, Plan]:
+    def specs(self, names: Sequence[ScorerName]) -> dict[str, ScorerSpec]:
         """Plans by the reader's own name; codes have one reader an encoder, a derived map one a modality.
 
         Raises
@@ -86,42 +86,42 @@ class Sight:
         """
         found = {}
         for name in names:
-            if name in PLANS and PLANS[name].features == "codes":
+            if name in SCORER_SPECS and SCORER_SPECS[name].features == "codes":
                 if not self.checkpoints:
                     raise ValueError(f"{name} is a reader of codes, and there is no encoder")
                 for member in range(len(self.checkpoints)):
-                    found[numbered(name, member)] = replace(PLANS[name], member=member)
+                    found[numbered(name, member)] = replace(SCORER_SPECS[name], member=member)
                 continue
-            if name in PLANS:
+            if name in SCORER_SPECS:
                 # Without derived maps, all channels are the modalities: one reader, not two that agree.
-                if self.channels.derived or name != "hand_made" or "intensity" not in names:
-                    found[name] = PLANS[name]
+                if self.channels.derived or name != "derived_features" or "intensity" not in names:
+                    found[name] = SCORER_SPECS[name]
                 continue
             if name not in self.channels.derived:
                 raise UserError(
-                    f"models.fusion.readers names {name}, and the derived maps are "
+                    f"models.ensemble.scorers names {name}, and the derived maps are "
                     f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or leave "
                     "the reader out."
                 )
             for modality in self.channels.modalities:
                 channel = f"{modality}_{name}"
-                found[channel] = Plan("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
+                found[channel] = ScorerSpec("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
         return found
 
-    def rows(self, plan: Plan) -> tuple[int, ...]:
+    def rows(self, spec: ScorerSpec) -> tuple[int, ...]:
         """Which channels a reader looks at."""
         known = {"modalities": self.channels.modalities, "all": self.channels.names}
-        names = known.get(plan.channels, (plan.channels,))
-        if plan.member is not None:
-            names = self.checkpoints[plan.member].origin.channels
+        names = known.get(spec.channels, (spec.channels,))
+        if spec.member is not None:
+            names = self.checkpoints[spec.member].origin.channels
         return tuple(self.channels.index(names))
 
-    def reach_vox(self, plan: Plan, grid: PatchGrid) -> int:
+    def reach_vox(self, spec: ScorerSpec, grid: VoxelMask) -> int:
         """How far off a location a reader looks."""
-        return REACH_OF_PATCHES_VOX if plan.features == "patches" else self.features(plan, grid).reach_vox
+        return REACH_OF_PATCHES_VOX if spec.features == "patches" else self.features(spec, grid).reach_vox
 
-    def features(self, plan: Plan, grid: PatchGrid) -> Features:
+    def features(self, spec: ScorerSpec, grid: VoxelMask) -> Features:
         """Features that need nothing learnt but the encoder."""
-        if plan.member is not None:
-            return CodeFeatures(grid, self.rows(plan), self.checkpoints[plan.member].encoder, self.device)
-        return VoxelFeatures(grid, self.rows(plan))
+        if spec.member is not None:
+            return LatentFeatures(grid, self.rows(spec), self.checkpoints[spec.member].encoder, self.device)
+        return VoxelFeatures(grid, self.rows(spec))

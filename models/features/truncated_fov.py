@@ -8,20 +8,20 @@ and a control would teach the calibration that healthy brains look like that. So
 import numpy as np
 from scipy import ndimage
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 
 _DEPTH_MM = 6.0
 """Below the surface of the locations, along each axis: no brain ends so deep by nature, none of 82 prepared heads."""
 
 
-def clear_of_cuts(inside: np.ndarray, grid: PatchGrid, reach_vox: int) -> np.ndarray:
+def away_from_truncation(inside: np.ndarray, grid: VoxelMask, reach_vox: int) -> np.ndarray:
     """A brain without what lies beside a cut.
 
     Parameters
     ----------
     inside : ndarray of bool, (P,)
         The subject's own brain.
-    grid : PatchGrid
+    grid : VoxelMask
     reach_vox : int
         How far off a voxel what is looked at lies, at most.
 
@@ -32,7 +32,7 @@ def clear_of_cuts(inside: np.ndarray, grid: PatchGrid, reach_vox: int) -> np.nda
     """
     if reach_vox == 0:
         return inside
-    missing = grid.scatter(~inside)
+    missing = grid.inverse_transform(~inside)
     depth_vox = np.ceil(_DEPTH_MM / grid.grid.spacing_mm).astype(int)
     deep = ndimage.minimum_filter(grid.brain_mask, size=2 * depth_vox + 1, mode="constant")
     cut = missing & deep
@@ -41,4 +41,4 @@ def clear_of_cuts(inside: np.ndarray, grid: PatchGrid, reach_vox: int) -> np.nda
     # What is missing further up, to the surface, belongs to the same cut.
     near = np.asarray(ndimage.distance_transform_edt(~cut, sampling=grid.grid.spacing_mm)) <= 2 * _DEPTH_MM
     beside = ndimage.binary_dilation(missing & near, np.ones((3, 3, 3), bool), iterations=reach_vox)
-    return inside & ~grid.gather(beside)
+    return inside & ~grid.transform(beside)

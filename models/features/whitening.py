@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..ocsvm.dual import named
 from ..tensor_file import opened_tensors, write_tensors
 from .feature_store import LatentStore
@@ -39,7 +39,7 @@ class Whitening:
     unit : float
         About the brain's standard deviation, a power of two.
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Of the `VoxelMask` whose locations these are.
     """
 
     mean: np.ndarray
@@ -59,7 +59,7 @@ class Whitening:
         factor /= np.float32(self.unit)
         return factor
 
-    def apply(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def whiten(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Whiten the codes of locations ``start:stop``.
 
         Parameters
@@ -120,11 +120,11 @@ class WhitenedLatents:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
         start, stop, _ = index[1].indices(self.shape[1])
-        return self.whitening.apply(self.latents[index], start, stop)
+        return self.whitening.whiten(self.latents[index], start, stop)
 
 
 def fit_whitening(
-    latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinkage: float, diagonal: bool = False
+    latents: LatentStore | np.ndarray, grid: VoxelMask, *, shrinkage: float, diagonal: bool = False
 ) -> Whitening:
     """Estimate means and pooled covariances from the controls' codes.
 
@@ -132,7 +132,7 @@ def fit_whitening(
     ----------
     latents : (S, P, d)
         Read in blocks; memory grows with the result, not with S * P. All NaN where a control is missing.
-    grid : PatchGrid
+    grid : VoxelMask
     shrinkage : float in [0, 1]
         Weight of the whole brain's average covariance in each location's, brought to the location's own variance:
         white matter varies little, and the brain's average itself would drown its covariance.
@@ -198,7 +198,7 @@ class _Slab:
     stop: int
 
 
-def _slabs(grid: PatchGrid, numbers_per_voxel: int) -> list[_Slab]:
+def _slabs(grid: VoxelMask, numbers_per_voxel: int) -> list[_Slab]:
     _, size_y, size_z = grid.grid.size_vox
     thickness = max(1, _NUMBERS_AT_ONCE // (size_y * size_z * numbers_per_voxel) - 2)
     x = grid.locations[:, 0]
@@ -210,7 +210,7 @@ def _slabs(grid: PatchGrid, numbers_per_voxel: int) -> list[_Slab]:
     return slabs
 
 
-def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
+def _pooled_moments(latents, grid: VoxelMask, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
     """Means (n, d), and pooled second moments about them, (n, d(d+1)/2), of one slab."""
     x = grid.locations[:, 0]
     # One plane more on either side: the slab's neighbours.

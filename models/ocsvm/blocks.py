@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data_manifests.images.memory_map import forget_pages
+from ...data_manifests.images.memory_map import release_pages
 from .numba_solver.detectors import widen_half
 
 
@@ -62,4 +62,4 @@ def as_array(latents: torch.Tensor) -> np.ndarray:
 def forget_latents(latents) -> None:
     """Give back the memory of latents that were read from a map, unless something may have been written to it alone."""
     if isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+"):
-        forget_pages(latents)
+        release_pages(latents)

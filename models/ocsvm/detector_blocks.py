@@ -6,7 +6,7 @@ import torch
 from . import torch_solver
 from .blocks import as_floats
 from .detector_arrays import DetectorArrays, coefficients
-from .dual import spent_mass
+from .dual import dual_mass
 from .kernel import kernel_gamma
 from .numba_solver import detectors as compiled
 
@@ -70,7 +70,7 @@ def _fit_tensor(block: torch.Tensor, nu: float, gamma: float | str) -> DetectorA
         order = present[here].long().argsort(dim=1, descending=True, stable=True)[:, :m]
         z = points[here[:, None], order]
         width[here] = kernel_gamma(z, gamma)
-        solved = torch_solver.solve(z, width[here], spent_mass(nu, m))
+        solved = torch_solver.solve(z, width[here], dual_mass(nu, m))
         a[here[:, None], order] = solved.dual_coef
         offset[here] = solved.centred_offset
     support = a > 0

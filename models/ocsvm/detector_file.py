@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import delete_remains, temporary_name, written_whole
+from ...data_manifests.atomic_write import atomic_write, delete_remains, temporary_name
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ..tensor_file import Tensor, read_header
@@ -105,7 +105,7 @@ class DetectorWriter:
             "support_vectors": self._rows,
             "precision": self._dtype.name,
         }
-        with written_whole(self._json) as temporary_json:
+        with atomic_write(self._json) as temporary_json:
             temporary_json.write_text(json.dumps(described, indent=2) + "\n")
             os.replace(self._temporary, self._tensors)
 

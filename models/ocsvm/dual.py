@@ -77,7 +77,7 @@ def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
         points = latents.detach().to(torch.float64)
         width = kernel_gamma(points, gamma)
         if points.is_cuda:
-            solved = torch_solver.solve(points, width, spent_mass(nu, points.shape[1]))
+            solved = torch_solver.solve(points, width, dual_mass(nu, points.shape[1]))
             return DualSolution(solved.dual_coef, solved.offset, solved.kkt_gap, solved.free, width)
         a, offset, gap, free = map(torch.from_numpy, _solve_arrays(points.numpy(), nu, width.numpy()))
         return DualSolution(a, offset, gap, free, width)
@@ -93,7 +93,7 @@ def _solve_arrays(
     points = np.ascontiguousarray(points)
     a, free = np.empty((batch, m)), np.empty((batch, m), dtype=bool)
     offset, gap = np.empty(batch), np.empty(batch)
-    total = spent_mass(nu, m)
+    total = dual_mass(nu, m)
 
     def solve(part: slice) -> None:
         ocsvm_cpu.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
@@ -102,9 +102,9 @@ def _solve_arrays(
     return a, offset + total, gap, free
 
 
-def spent_mass(nu: float, m: int) -> float:
+def dual_mass(nu: float, m: int) -> float:
     """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
-    return float(ocsvm_cpu.spent_mass(nu, m))
+    return float(ocsvm_cpu.dual_mass(nu, m))
 
 
 def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs: int) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from ...data_manifests.errors import UserError
 from . import torch_solver
-from .dual import check_finite, check_nu, check_shape, in_threads, spent_mass
+from .dual import check_finite, check_nu, check_shape, dual_mass, in_threads
 from .kernel import centred_kernel, checked_gamma, kernel_gamma
 from .numba_solver.loss import loss_batch
 
@@ -130,7 +130,7 @@ def loss_and_gradients_torch(sv, rest, gamma, nu, by_scale, expander, compactor,
     """The same, by batched torch on the tensors' device."""
     mean = sv.mean(dim=1, keepdim=True)
     z, y = sv - mean, rest - mean
-    solved = torch_solver.solve(z, gamma, spent_mass(nu, sv.shape[1]))
+    solved = torch_solver.solve(z, gamma, dual_mass(nu, sv.shape[1]))
     a = solved.dual_coef
     cross = centred_kernel(z, y, gamma)
     decision = torch.einsum("bi,biq->bq", a, cross) - solved.centred_offset[:, None]

@@ -50,8 +50,8 @@ def solve(latents: torch.Tensor, gamma: torch.Tensor, total: float) -> TorchSolu
     ridge = _RIDGE * scale
     a = _start(latents, total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
-    a, gradient = _pair_steps(kernel, a, gradient, _COARSE * scale)
-    a = _spend_exactly(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
+    a, gradient = _smo_steps(kernel, a, gradient, _COARSE * scale)
+    a = _project_to_mass(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
     highest, lowest = _extremes(a, gradient)
     free = (a > 0) & (a < 1)
@@ -83,7 +83,7 @@ def _rows(kernel: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return kernel[torch.arange(len(index), device=index.device), index]
 
 
-def _pair_steps(kernel, a, gradient, tolerance):
+def _smo_steps(kernel, a, gradient, tolerance):
     """Move mass along one pair a location until every KKT gap is below its tolerance."""
     batch, m = a.shape
     rows = torch.arange(batch, device=a.device)
@@ -152,7 +152,7 @@ def _polish(kernel, a, gradient, tolerance, ridge):
     return a
 
 
-def _spend_exactly(a, total):
+def _project_to_mass(a, total):
     """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
     free = (a > 0) & (a < 1)
     rows = torch.arange(len(a), device=a.device)

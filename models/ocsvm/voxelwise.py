@@ -21,7 +21,7 @@ from .blocks import as_array, forget_latents, in_order, read_block
 from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficients, stored
 from .detector_blocks import fit_block, score_block
 from .detector_file import DetectorWriter, read_detectors
-from .dual import check_nu, named, spent_mass, thread_count
+from .dual import check_nu, dual_mass, named, thread_count
 from .kernel import checked_gamma
 
 _BLOCK_NUMBERS = 500_000
@@ -70,7 +70,7 @@ class DetectorField:
         times = np.bincount(fitted)
         mass = np.zeros(len(times))
         for count in np.flatnonzero(times):
-            mass[count] = spent_mass(self.nu, int(count))
+            mass[count] = dual_mass(self.nu, int(count))
         return mass[fitted]
 
     @property

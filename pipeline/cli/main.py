@@ -38,7 +38,7 @@ def _score(options: argparse.Namespace) -> int:
     """The stage of a run, or anybody's maps."""
     named = {"--maps": options.maps, "--out": options.scores}
     alone = {"--masks": options.masks, "--brain-masks": options.brain_masks}
-    alone |= {"--cohort": options.people, "--healthy": options.healthy}
+    alone |= {"--cohort": options.participants, "--healthy": options.healthy}
     given = [name for name, value in (named | alone).items() if value]
     if not given and options.cohort is not None and options.out is not None:
         return _run(options)
@@ -53,15 +53,17 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _score_maps(options: argparse.Namespace) -> int:
-    from ..config.config import load_config
+    from ..config.config import load_config, notes_on_names
     from ..stages.assessment import figures_in_words
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
     from ..workflow.engine import usable_cores
     from ..workflow.lock import sole_user
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
-    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
+    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
     console = open_console(options, None)
+    for note in notes_on_names(options.config, options.set):
+        console.warn(f"note: {note}")
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
     if options.dry_run:
@@ -77,8 +79,8 @@ def _score_maps(options: argparse.Namespace) -> int:
     counted = [s for s in scores.subjects if s.truth_known]
     sick, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
     total = len(scores.subjects) + len(failures)
-    told = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
-    console.say(f"{told}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
+    messages = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
+    console.say(f"{messages}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
     if failures:
         console.warn(
             f"{len(failures)} subject(s) left out of all figures; "
@@ -174,7 +176,13 @@ def _demo(options: argparse.Namespace) -> int:
 def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.output_paths import OutputFolder
-    from ..config.config import load_config, named_settings, require_settings_of_model, save_config
+    from ..config.config import (
+        load_config,
+        named_settings,
+        notes_on_names,
+        require_settings_of_model,
+        save_config,
+    )
     from ..config.own_commands import require_own_commands, with_commands_of
     from ..stages.registry import STAGES
     from ..workflow.engine import Engine
@@ -200,6 +208,8 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
     require_own_place(options.out)
     require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
     console = open_console(options, options.out)
+    for note in notes_on_names(options.config, options.set):
+        console.warn(f"note: {note}")
     if go_on:
         console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
@@ -212,7 +222,7 @@ def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int
             engine=engine,
             device=_device(options.device) if _TORCH_STAGES & set(names) else "cpu",
             console=console,
-            beside=tuple(getattr(options, "runs", ())),
+            reference_runs=tuple(getattr(options, "runs", ())),
         )
         if len(names) == 1:
             require_current(STAGES[names[0]], STAGES, run)

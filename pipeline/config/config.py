@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
-from ...data_manifests.settings import DataSettings, Section
+from ...data_manifests.settings import DataSettings, Section, with_current_names
 from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
@@ -38,19 +38,19 @@ class Config(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
-    def _readers_find_what_they_read(self) -> Self:
+    def _scorers_have_their_features(self) -> Self:
         """Told now, and not after the hour that preparation takes."""
-        fusion, prepared = self.models.fusion, self.preprocessing
-        if missing := [name for name in fusion.derived_maps if name not in prepared.derived_maps]:
+        ensemble, prepared = self.models.ensemble, self.preprocessing
+        if missing := [name for name in ensemble.derived_maps if name not in prepared.derived_maps]:
             raise ValueError(
-                f"models.fusion.readers names {', '.join(missing)}, and the derived maps are "
+                f"models.ensemble.scorers names {', '.join(missing)}, and the derived maps are "
                 f"{', '.join(prepared.derived_maps) or 'none'}. Add {', '.join(missing)} to "
                 "preprocessing.derived_maps, or leave the reader out"
             )
         numbers = 27 * len(prepared.modalities)
-        if "patches" in fusion.readers and fusion.patch_components > numbers:
+        if "patches" in ensemble.scorers and ensemble.patch_components > numbers:
             raise ValueError(
-                f"models.fusion.patch_components is {fusion.patch_components}, and a patch of 3x3x3 voxels of "
+                f"models.ensemble.patch_components is {ensemble.patch_components}, and a patch of 3x3x3 voxels of "
                 f"{', '.join(prepared.modalities)} holds {numbers} numbers. Lower it to {numbers} at most"
             )
         return self
@@ -81,14 +81,12 @@ def load_config(
     values: dict[str, Any] = {}
     if preset is not None:
         _merge(values, _read_preset(preset))
-    if path is not None:
-        _merge(values, _read_yaml(path))
-    for override in overrides:
-        _merge(values, _parsed_override(override))
+    for given in [*([_read_yaml(path)] if path is not None else []), *map(_parsed_override, overrides)]:
+        _merge(values, with_current_names(Config, given)[0])
     if seed is not None:
         values["seed"] = seed
     if seeds is not None:
-        _merge(values, {"models": {"fusion": {"members": seeds}}})
+        _merge(values, {"models": {"ensemble": {"members": seeds}}})
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -103,9 +101,16 @@ def named_settings(path: Path | None, overrides: Sequence[str]) -> frozenset[str
     return frozenset(name.removeprefix("settings.") for name in flat_settings(values))
 
 
+def notes_on_names(path: Path | None, overrides: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each setting that a configuration file or ``--set`` calls by an old name."""
+    values = [_read_yaml(path)] if path is not None else []
+    values += [_parsed_override(override) for override in overrides]
+    return tuple(dict.fromkeys(note for each in values for note in with_current_names(Config, each)[1]))
+
+
 def save_config(path: Path, config: Config) -> None:
     """Write the resolved configuration, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 

@@ -24,7 +24,7 @@ from ...evaluation.report.report_inputs import QualityNumber, Threshold
 from ...evaluation.scoring.metric_labels import METRICS, is_oracle
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from ...evaluation.scoring.reference_results import RunScores
-from ...evaluation.scoring.sanity_checks import doubts
+from ...evaluation.scoring.sanity_checks import scoring_warnings
 from ...evaluation.scoring.score_cohort import CohortScores, score_cohort
 from ...evaluation.scoring.score_subject import score_map
 from ...evaluation.scoring.subject_scores import SubjectScores
@@ -32,7 +32,7 @@ from ...evaluation.scoring.tables import write_scores
 from ..config.config import Config
 from ..workflow.console import Progress
 from ..workflow.records import StageRecord
-from ..workflow.runner import Run, Work, all_failures
+from ..workflow.runner import Run, StageResult, all_failures
 from ..workflow.stage_inputs import cohort_of
 from ..workflow.stage_titles import STAGE_TITLES
 from .training_curves import training_curves
@@ -55,7 +55,7 @@ _HEADLINES = (
 )
 
 
-def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
+def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResult:
     """Score every map against its lesion mask; a control has none. Writes the tables and each subject's counts."""
     from .null_threshold import null_threshold
 
@@ -77,12 +77,12 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> Work:
     if not scores:
         raise UserError([failure.reason for failure in failed])
     if not run.applies_a_model and (own := null_threshold(run)) is not None:
-        StoredPoint.of(own, settings, _fitted(run)).save(run.out.operating_point)
+        StoredPoint.from_point(own, settings, _fitted(run)).save(run.out.operating_point)
     point, warning = _model_point(run, scores)
     cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
     write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
-    return Work(
-        warnings=(*([warning] if warning else []), *doubts(cohort)),
+    return StageResult(
+        warnings=(*([warning] if warning else []), *scoring_warnings(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
         summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "
@@ -166,7 +166,7 @@ def write_cohort_report(
     run: Run,
     scores: CohortScores,
     role: Mapping[str, str],
-    beside: Sequence[RunScores] = (),
+    reference_runs: Sequence[RunScores] = (),
     without_page: Sequence[Failure] = (),
 ) -> None:
     """One page: figures, cohort, training, pictures, failures, costs, settings.
@@ -176,13 +176,13 @@ def write_cohort_report(
     run : Run
     scores : CohortScores
     role : mapping from subject key to what the subject is here for, in words
-    beside : sequence of RunScores
+    reference_runs : sequence of RunScores
         Other runs, to compare with.
     without_page : sequence of Failure
         Subjects whose own page could not be made.
     """
     # An encoder of other settings, kept for whoever goes back to them, has no part in these maps.
-    needs_encoder = run.config.models.fusion.needs_encoder
+    needs_encoder = run.config.models.ensemble.needs_encoder
     stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
     records = {name: StageRecord.read(run.out.record(name)) for name in stages}
     trained = {name: StageRecord.read(run.model.record(name)) for name in stages} | {
@@ -201,9 +201,9 @@ def write_cohort_report(
             ],
             scores=scores,
             threshold=Threshold.of_z_maps(scores).value,
-            runs=beside,
+            runs=reference_runs,
             summary=run_summary(run.config),
-            training=training_curves(run.model, run.config.models.fusion.members) if needs_encoder else [],
+            training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
             stages=[
                 StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
                 for r in done
@@ -285,15 +285,15 @@ def run_summary(config: Config) -> dict[str, str]:
         "Modalities": ", ".join(config.preprocessing.modalities),
         "Derived maps": ", ".join(config.preprocessing.derived_maps) or "none",
         "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
-        "Readers": ", ".join(models.fusion.readers),
+        "Readers": ", ".join(models.ensemble.scorers),
     }
-    if models.fusion.needs_encoder:
+    if models.ensemble.needs_encoder:
         summary |= {
             "Patches": f"{', '.join(f'{size:g}' for size in encoder.patch_size_mm)} mm, {', '.join(encoder.planes)}",
-            "Code": f"{encoder.code_size} numbers",
-            "Encoders": f"{models.fusion.members}",
+            "Code": f"{encoder.latent_size} numbers",
+            "Encoders": f"{models.ensemble.members}",
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
-            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.read_out} codes",
+            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} codes",
         }
     return summary | {
         "Scored in": f"{config.evaluation.space} space, inside the brain mask",

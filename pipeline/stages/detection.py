@@ -10,13 +10,13 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, read_grid, read_mask, write_volume
 from ...evaluation.metrics.fdr import log_p, log_q
-from ...models.anomaly.ensemble import Fusion
-from ...models.anomaly.fit import fit_fusion
+from ...models.anomaly.ensemble import AnomalyModel
+from ...models.anomaly.fit import fit_anomaly_model
 from ...models.encoder.checkpoint import Checkpoint
-from ...models.features.source import Sight
+from ...models.features.source import FeatureSource
 from ...preprocessing.intensity.channels import Channels
-from ...preprocessing.patches.volume_store import PatchStore
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.volume_store import VolumeStore
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ...preprocessing.prepared_images import PreparedImages
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
@@ -27,19 +27,27 @@ _BRAIN_MASK = "brain_mask.nii.gz"
 
 def fit_model(
     config: Config, out: OutputFolder, train: Sequence[SubjectRecord], *, device: str, jobs: int, progress: Progress
-) -> Fusion:
+) -> AnomalyModel:
     """Fit and calibrate every reader on the training controls; write them."""
-    store = PatchStore.open(out.patches)
-    sight = _sight(config, Channels.load(out.patches), out, device)
+    store = VolumeStore.open(out.patches)
+    source = _sight(config, Channels.load(out.patches), out, device)
     keys = [subject.key for subject in train]
-    fusion = fit_fusion(
-        store, keys, sight, config.models, out.latents, seed=config.seed, people=train, jobs=jobs, progress=progress
+    ensemble = fit_anomaly_model(
+        store,
+        keys,
+        source,
+        config.models,
+        out.latents,
+        seed=config.seed,
+        participants=train,
+        jobs=jobs,
+        progress=progress,
     )
-    fusion.save(out.detectors)
+    ensemble.save(out.detectors)
     # Where the locations lie, and how the channels are made: with these, a model travels without its scans.
-    sight.channels.save(out.detectors)
+    source.channels.save(out.detectors)
     write_volume(out.detectors / _BRAIN_MASK, Volume(store.grid.brain_mask, store.grid.grid))
-    return fusion
+    return ensemble
 
 
 def map_subject(
@@ -61,22 +69,24 @@ def map_subject(
         A part of the model is missing, or its parts do not belong together.
     """
     locations = read_mask(model.detectors / _BRAIN_MASK)
-    grid = PatchGrid(locations.grid, locations.voxels)
+    grid = VoxelMask(locations.grid, locations.voxels)
     # The model's own channels: what is mapped has no say in their scale.
-    sight = _sight(config, Channels.load(model.detectors), model, device)
-    if any(checkpoint.origin.mask_hash != grid.mask_hash for checkpoint in sight.checkpoints):
+    source = _sight(config, Channels.load(model.detectors), model, device)
+    if any(checkpoint.origin.mask_hash != grid.mask_hash for checkpoint in source.checkpoints):
         raise UserError(
             f"{private(model.root, 'the model')}: encoder and detectors are of different brain masks. Fit the model "
             "again."
         )
-    fusion = Fusion.load(model.detectors, grid, sight, config.models)
+    ensemble = AnomalyModel.load(model.detectors, grid, source, config.models)
 
-    prepared = PreparedImages.of(subject, out, config.preprocessing.modalities)
+    prepared = PreparedImages.from_record(subject, out, config.preprocessing.modalities)
     # A score means something where the model has a detector and the subject has brain.
     brain = prepared.read_brain_mask(grid.grid)
-    reading = fusion.read(sight.channels.read(prepared, grid.grid), grid.gather(brain.voxels), subject, jobs=1)
-    known = brain.with_voxels(grid.scatter(reading.inside))
-    template_map = Volume(grid.scatter(reading.z), grid.grid)
+    prediction = ensemble.predict(
+        source.channels.read(prepared, grid.grid), grid.transform(brain.voxels), subject, jobs=1
+    )
+    known = brain.with_voxels(grid.inverse_transform(prediction.inside))
+    template_map = Volume(grid.inverse_transform(prediction.z), grid.grid)
 
     transform = TemplateTransform.load(out.transform_folder(subject))
     native = read_grid(subject.images["t1w"])
@@ -87,26 +97,28 @@ def map_subject(
         write_volume(out.native_map(subject), native_map),
         write_volume(out.native_coverage(subject), coverage),
     ]
-    if reading.spread is not None:
-        spread, _ = transform.scores_to_native(Volume(grid.scatter(reading.spread), grid.grid), known, native)
-        written.append(write_volume(out.spread_map(subject), spread))
+    if prediction.ensemble_sd is not None:
+        ensemble_sd, _ = transform.scores_to_native(
+            Volume(grid.inverse_transform(prediction.ensemble_sd), grid.grid), known, native
+        )
+        written.append(write_volume(out.spread_map(subject), ensemble_sd))
     if config.evaluation.p_maps:
         written += _write_p_maps(out.p_maps(out.template_map(subject)), template_map, known)
         written += _write_p_maps(out.p_maps(out.native_map(subject)), native_map, coverage)
-    return written, fusion.nuisances.covariates.doubts(subject)
+    return written, ensemble.confounds.covariates.warnings(subject)
 
 
 def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:
     """-log10 p and -log10 q where the map carries a score, 0 elsewhere."""
     brain, written = covered.voxels, []
-    for path, adjusted in zip(paths, (log_p, log_q), strict=True):
+    for path, residualised in zip(paths, (log_p, log_q), strict=True):
         values = np.zeros(brain.shape, np.float32)
-        values[brain] = adjusted(z.voxels[brain])
+        values[brain] = residualised(z.voxels[brain])
         written.append(write_volume(path, z.with_voxels(values)))
     return written
 
 
-def _sight(config: Config, channels: Channels, model: OutputFolder, device: str) -> Sight:
-    fusion = config.models.fusion
-    folders = [model.member(number) for number in range(fusion.members)] if fusion.needs_encoder else []
-    return Sight(channels, tuple(Checkpoint.load(folder, device=device) for folder in folders), device)
+def _sight(config: Config, channels: Channels, model: OutputFolder, device: str) -> FeatureSource:
+    ensemble = config.models.ensemble
+    folders = [model.member(number) for number in range(ensemble.members)] if ensemble.needs_encoder else []
+    return FeatureSource(channels, tuple(Checkpoint.load(folder, device=device) for folder in folders), device)

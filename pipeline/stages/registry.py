@@ -10,7 +10,7 @@ from ..config.config import save_config
 from ..workflow.per_subject import work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint, fingerprint, write_json
 from ..workflow.replacement import Replacement, remove_recorded
-from ..workflow.runner import Run, Stage, Work
+from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     checked,
     cohort_of,
@@ -31,7 +31,7 @@ from .whole_model import FORMAT, MODEL_FORMAT
 if TYPE_CHECKING:
     from ...models.encoder.checkpoint import TrainingRow
 
-_MEMBERS = "models.fusion.members"
+_MEMBERS = "models.ensemble.members"
 _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
 
 
@@ -42,13 +42,13 @@ def _check_inputs(run: Run) -> dict[str, Any]:
         run,
         "preprocessing.modalities",
         "preprocessing.brain_extraction",
-        "models.fusion.covariates",
+        "models.ensemble.covariates",
         "data_manifests.held_out_share",
         "seed",
     )
 
 
-def _check(run: Run) -> Work:
+def _check(run: Run) -> StageResult:
     from ...data_manifests.cohort.check import check_manifest
     from ...preprocessing.subject_inputs import refusals
 
@@ -69,9 +69,9 @@ def _check(run: Run) -> Work:
     unmet = _unmet_settings(run)
     if unmet or "" in sentences or not result.good:
         raise UserError([*unmet, *result.sentences])
-    return Work(
+    return StageResult(
         done=result.good,
-        failed=tuple(Failure(key, "check", " ".join(told)) for key, told in sentences.items()),
+        failed=tuple(Failure(key, "check", " ".join(messages)) for key, messages in sentences.items()),
         warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
         summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects are in order",
     )
@@ -79,11 +79,11 @@ def _check(run: Run) -> Work:
 
 def _groups(run: Run) -> str:
     """The count of every group."""
-    told = _counted(len(run.manifest.controls), "control")
+    messages = _counted(len(run.manifest.controls), "control")
     if not run.applies_a_model:
         split = split_controls_of(run)
-        told += f" ({len(split.train)} to train on, {len(split.held_out)} held out)"
-    return f"{told} and {_counted(len(run.manifest.patients), 'patient')}"
+        messages += f" ({len(split.train)} to train on, {len(split.held_out)} held out)"
+    return f"{messages} and {_counted(len(run.manifest.patients), 'patient')}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -97,7 +97,7 @@ def _unmet_settings(run: Run) -> tuple[str, ...]:
 
     def require_covariates() -> None:
         split = split_controls_of(run)
-        Covariates.learn(run.config.models.fusion.covariates, [run.manifest[key] for key in split.train])
+        Covariates.learn(run.config.models.ensemble.covariates, [run.manifest[key] for key in split.train])
 
     needs = [lambda: require_method(run.config.preprocessing.brain_extraction)]
     if not run.applies_a_model:
@@ -113,22 +113,22 @@ def _unmet_settings(run: Run) -> tuple[str, ...]:
 
 def _too_few_controls(run: Run) -> list[str]:
     """What train and fit will stop for, hours later."""
-    from ...models.anomaly.calibration import require_enough_people
+    from ...models.anomaly.calibration import require_enough_participants
     from ...models.encoder.schedule import require_enough_controls
 
     if run.applies_a_model:
         return []
-    good, told = record_of(run, "check").done, []
+    good, messages = record_of(run, "check").done, []
     train = [key for key in split_controls_of(run).train if key in good]
-    needs = {"fit": lambda: require_enough_people(train)}
-    if run.config.models.fusion.needs_encoder:
+    needs = {"fit": lambda: require_enough_participants(train)}
+    if run.config.models.ensemble.needs_encoder:
         needs = {"train": lambda: require_enough_controls(len(train), run.config.models)} | needs
     for stage, need in needs.items():
         try:
             need()
         except UserError as error:
-            told.append(f"{stage} will stop: {error}")
-    return told
+            messages.append(f"{stage} will stop: {error}")
+    return messages
 
 
 # -- prepare: head scan -> normalised brain on the template grid -----------------------------------------------------
@@ -137,7 +137,7 @@ def _prepare_inputs(run: Run) -> dict[str, Any]:
     return scans | _settings_of_prepare(run)
 
 
-def _prepare(run: Run) -> Work:
+def _prepare(run: Run) -> StageResult:
     inputs = {s.key: files_of(s) | _settings_of_prepare(run) for s in checked(run)}
     return work_by_subject(run, "prepare", workers.prepare, inputs, run.out.subject_record, run.config, run.out)
 
@@ -160,10 +160,10 @@ def _extract_inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def _extract(run: Run) -> Work:
+def _extract(run: Run) -> StageResult:
     from ...preprocessing.intensity.channels import Channels
     from ...preprocessing.intensity.standardisation import IntensityScale
-    from ...preprocessing.patches.volume_store import PatchStore
+    from ...preprocessing.patches.volume_store import VolumeStore
     from ...preprocessing.prepared_images import PreparedImages, covered
     from ...preprocessing.registration.template import load_template
 
@@ -172,15 +172,17 @@ def _extract(run: Run) -> Work:
         raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
     settings = run.config.preprocessing
     mask = load_template(settings.spacing_mm).brain_mask
-    images = [PreparedImages.of(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]]
+    images = [
+        PreparedImages.from_record(run.manifest[key], run.out, settings.modalities) for key in [*train, *held_out]
+    ]
     scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
     channels = Channels(scale, settings.derived_maps)
     locations = covered(images[: len(train)], mask)
-    store = PatchStore.create(run.out.patches, images, mask.grid, locations, channels)
+    store = VolumeStore.create(run.out.patches, images, mask.grid, locations, channels)
     summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
         summary += f" ({left_out:,} left out, where fewer than half of the controls, or than four, have brain)"
-    return Work(done=store.keys, summary=summary)
+    return StageResult(done=store.keys, summary=summary)
 
 
 # -- train: the patch encoder, or several ------------------------------------------------------------------------------
@@ -190,17 +192,17 @@ def _train_inputs(run: Run) -> dict[str, Any]:
 
 
 def _needs_no_encoder(run: Run) -> str | None:
-    return None if run.config.models.fusion.needs_encoder else "nothing to train: no reader looks at codes"
+    return None if run.config.models.ensemble.needs_encoder else "nothing to train: no reader looks at codes"
 
 
-def _train(run: Run) -> Work:
+def _train(run: Run) -> StageResult:
     from ...models.encoder.training import train_encoder
     from ...preprocessing.intensity.channels import Channels
-    from ...preprocessing.patches.volume_store import PatchStore
+    from ...preprocessing.patches.volume_store import VolumeStore
 
     train, held_out = split_of(run)
     seen = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
-    store, members, steps = PatchStore.open(run.out.patches).only(seen), run.config.models.fusion.members, []
+    store, members, steps = VolumeStore.open(run.out.patches).only(seen), run.config.models.ensemble.members, []
     with run.console.progress("train", "step") as progress:
         for member in range(members):
             checkpoint = train_encoder(
@@ -217,7 +219,7 @@ def _train(run: Run) -> Work:
             steps.append(
                 f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
             )
-    return Work(summary=", ".join(steps))
+    return StageResult(summary=", ".join(steps))
 
 
 def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
@@ -238,7 +240,7 @@ def _take_over_members(run: Run, files: Replacement, going_on: bool) -> None:
     usable = record.outputs and record.whole(run.out.root) and _same_but_for_members(record.inputs, _train_inputs(run))
     if usable and not going_on:
         shutil.copytree(run.out.encoder, built.encoder, dirs_exist_ok=True)
-    wanted = {built.member(number) for number in range(run.config.models.fusion.members)}
+    wanted = {built.member(number) for number in range(run.config.models.ensemble.members)}
     files.discard(*(folder for folder in built.encoder.glob("member-*") if folder not in wanted))
 
 
@@ -247,29 +249,29 @@ def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
         MODEL_FORMAT: FORMAT,
         "the patches": record_of(run, "extract").identity,
-        "the encoder": record_of(run, "train").identity if run.config.models.fusion.needs_encoder else None,
-        **settings_of(run, "models.detector", "models.fusion", "seed"),
+        "the encoder": record_of(run, "train").identity if run.config.models.ensemble.needs_encoder else None,
+        **settings_of(run, "models.detector", "models.ensemble", "seed"),
         **{f"{name} {key}": value for key in split_of(run)[0] for name, value in _covariates(run, key).items()},
     }
 
 
 def _covariates(run: Run, key: str) -> dict[str, Any]:
-    return {name: getattr(run.manifest[key], name) for name in run.config.models.fusion.covariates}
+    return {name: getattr(run.manifest[key], name) for name in run.config.models.ensemble.covariates}
 
 
-def _fit(run: Run) -> Work:
+def _fit(run: Run) -> StageResult:
     from .detection import fit_model
 
     train, _ = split_of(run)
     controls = [run.manifest[key] for key in train]
     with run.console.progress("fit", "step") as progress:
-        fusion = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
+        ensemble = fit_model(run.config, run.out, controls, device=run.device, jobs=run.engine.jobs, progress=progress)
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
-    write_model_record(run.out, encoders=run.config.models.fusion.needs_encoder)
-    return Work(
-        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in fusion.nuisances.covariates.doubts(c)),
-        summary=f"{', '.join(r.name for r in fusion.readers)}",
+    write_model_record(run.out, encoders=run.config.models.ensemble.needs_encoder)
+    return StageResult(
+        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in ensemble.confounds.covariates.warnings(c)),
+        summary=f"{', '.join(r.name for r in ensemble.scorers)}",
     )
 
 
@@ -280,7 +282,7 @@ def _map_inputs(run: Run) -> dict[str, Any]:
     return named | settings_of_map(run)
 
 
-def _map(run: Run) -> Work:
+def _map(run: Run) -> StageResult:
     mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
     if not mapped:
         raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
@@ -336,7 +338,7 @@ def _score_inputs(run: Run) -> dict[str, Any]:
     return identities | settings_of(run, "evaluation", "seed")
 
 
-def _score(run: Run) -> Work:
+def _score(run: Run) -> StageResult:
     from .assessment import score_maps
 
     with run.console.progress("score", "subject") as progress:
@@ -348,14 +350,17 @@ def _report_inputs(run: Run) -> dict[str, Any]:
 
     # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
     early = {name: record_of(run, name) for name in ("check", "prepare")}
-    told = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
-    told |= {
-        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path)) for name, path in run.beside
+    messages = {
+        f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()
     }
-    return told | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
+    messages |= {
+        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path))
+        for name, path in run.reference_runs
+    }
+    return messages | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
 
 
-def _report(run: Run) -> Work:
+def _report(run: Run) -> StageResult:
     from .report_pages import write_pages
 
     return write_pages(run, roles_of(run), _page_inputs(run))
@@ -374,8 +379,8 @@ def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("check", _check_inputs, _check, foreseen=_too_few_controls),
-        Stage("prepare", _prepare_inputs, _prepare, needs=("check",), tries_again=True),
+        Stage("check", _check_inputs, _check, preflight=_too_few_controls),
+        Stage("prepare", _prepare_inputs, _prepare, needs=("check",), retry_failed=True),
         Stage("extract", _extract_inputs, _extract, ("patches",), needs=("prepare",)),
         Stage(
             "train",
@@ -385,10 +390,10 @@ STAGES: dict[str, Stage] = {
             goes_on=_same_but_for_members,
             begins_with=_take_over_members,
             needs=("extract",),
-            needless=_needs_no_encoder,
+            skip_reason=_needs_no_encoder,
         ),
         Stage("fit", _fit_inputs, _fit, ("latents", "detectors"), needs=("extract", "train")),
-        Stage("map", _map_inputs, _map, needs=("prepare", "fit"), tries_again=True),
+        Stage("map", _map_inputs, _map, needs=("prepare", "fit"), retry_failed=True),
         Stage("score", _score_inputs, _score, ("scores", "operating_point"), needs=("map",)),
         Stage(
             "report",
@@ -396,7 +401,7 @@ STAGES: dict[str, Stage] = {
             _report,
             ("cohort_page", "figures", "tables"),
             needs=("map", "score"),
-            tries_again=True,
+            retry_failed=True,
         ),
     )
 }

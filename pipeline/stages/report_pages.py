@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...evaluation.metrics.fdr import Discovery
@@ -18,9 +18,9 @@ from ...evaluation.scoring.reference_results import read_run
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..workflow.per_subject import recorded, work_by_subject
+from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, versions
-from ..workflow.runner import Run, Work
+from ..workflow.runner import Run, StageResult
 from ..workflow.stage_inputs import cohort_of
 from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
 
@@ -41,11 +41,11 @@ class Shared:
     versions: Mapping[str, str]
 
     @classmethod
-    def of(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
+    def from_scores(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
         return cls(Threshold.of_z_maps(scores), roles, versions)
 
 
-def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> Work:
+def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> StageResult:
     """Write the pages of the subjects, in parallel, then the cohort's, which links to those that were made.
 
     Parameters
@@ -55,13 +55,13 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     inputs : mapping from subject key to all that decides the subject's page
     """
     # A run that cannot be read is told before anything is drawn.
-    beside = [read_run(path, name or None) for name, path in run.beside]
+    reference_runs = [read_run(path, name or None) for name, path in run.reference_runs]
     scores = load_scores(run)
-    shared = Shared.of(scores, roles, versions())
+    shared = Shared.from_scores(scores, roles, versions())
     work = work_by_subject(
         run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
-    write_cohort_report(run, scores, roles, beside, work.failed)
+    write_cohort_report(run, scores, roles, reference_runs, work.failed)
     subjects = cohort_of(run)
     _gather_clusters(run.out, [subjects[key] for key in work.done])
     summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
@@ -77,7 +77,7 @@ def write_page(
         _write_page(subject, config, out, shared)
         return ()
 
-    return recorded("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
+    return cached("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
 
 
 def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
@@ -111,7 +111,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         grey=template.grey,
         white=template.white,
-        discovery=Discovery.of(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
+        discovery=Discovery.from_z(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
         summary=run_summary(config),
@@ -125,5 +125,5 @@ def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> No
     """Put the clusters of all subjects in one table."""
     tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
     if tables:
-        with written_whole(out.clusters) as temporary:
+        with atomic_write(out.clusters) as temporary:
             temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))

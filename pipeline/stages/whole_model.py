@@ -13,7 +13,7 @@ from ..config.config import load_config
 from ..workflow.records import StageRecord
 from .model_files import read_trained_on, require_files_of_model, require_inside
 
-FORMAT = 3
+FORMAT = 4
 """Of the files of a fitted model. A model of another one is fitted again."""
 MODEL_FORMAT = "the format of models"
 """What it is called among the inputs of the stage fit."""

@@ -7,7 +7,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ..config.config import Config
 from ..workflow.earlier_subjects import about_subject
-from ..workflow.per_subject import recorded
+from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
 
 
@@ -20,7 +20,7 @@ def prepare(subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, o
         return prepare_subject(subject, config.preprocessing, out, seed=config.seed).quality.reasons
 
     path = out.subject_record(subject)
-    return recorded("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)
+    return cached("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)
 
 
 def write_maps(
@@ -38,4 +38,4 @@ def write_maps(
 
         return map_subject(subject, config, out, model, device)[1]
 
-    return recorded("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))
+    return cached("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))

@@ -10,11 +10,11 @@ import numpy as np
 
 from ...data_manifests.cohort.match_ids import IdFile, files_by_id, identity
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.participants import Person, person_of, read_people
+from ...data_manifests.cohort.participants import Person, person_of, read_participant_table
 from ...data_manifests.errors import Failure, SubjectError, UserError, private, some_of
 from ...data_manifests.images.volume import Volume, read_map, read_mask
 from ...data_manifests.user_paths import real
-from ...evaluation.scoring.sanity_checks import doubts
+from ...evaluation.scoring.sanity_checks import scoring_warnings
 from ...evaluation.scoring.score_cohort import CohortScores, score_cohort
 from ...evaluation.scoring.score_folder import SUBJECTS
 from ...evaluation.scoring.score_subject import score_map
@@ -60,7 +60,7 @@ class MapSubject:
     """The files of one id; `map` is None where only a mask was found."""
 
     key: str
-    person: Person
+    participant: Person
     map: IdFile | None
     mask: IdFile | None
     brain_mask: IdFile | None
@@ -121,7 +121,7 @@ def score_folders(
         advice = _SWAPPED if swapped else "The reasons stand above: mend the first."
         raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
     failed = {failure.key for failure in failures}
-    healthy = [subject.key for subject in subjects if subject.person.group == "control"]
+    healthy = [subject.key for subject in subjects if subject.participant.group == "control"]
     lost = [key for key in healthy if key in failed]
     if lost:
         console.warn(
@@ -130,7 +130,7 @@ def score_folders(
         )
     mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
-    for doubt in doubts(cohort):
+    for doubt in scoring_warnings(cohort):
         console.warn(f"note: {doubt}")
     write_scores(files.folder, cohort, left_out=[failure.key for failure in failures])
     files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
@@ -179,7 +179,7 @@ def match_subjects(folders: MapFolders) -> MatchedMaps:
     maps = files_by_id(folders.maps, "--maps")
     masks = files_by_id(folders.masks, "--masks") if folders.masks else {}
     brains = files_by_id(folders.brain_masks, "--brain-masks") if folders.brain_masks else {}
-    people = read_people(folders.cohort) if folders.cohort else {}
+    participants = read_participant_table(folders.cohort) if folders.cohort else {}
     names = sorted(maps.keys() | masks.keys())
     if not maps.keys() & masks.keys() and masks:
         shown = f"{next(iter(maps.values())).name} among the maps, {next(iter(masks.values())).name} among the masks"
@@ -190,29 +190,29 @@ def match_subjects(folders: MapFolders) -> MatchedMaps:
     healthy = _named_healthy(folders.healthy, names)
     subjects = []
     for name in names:
-        person = person_of(name, people)
-        if name in healthy and person.group == "patient":
+        participant = person_of(name, participants)
+        if name in healthy and participant.group == "patient":
             raise UserError(f"{name}: is a patient in the cohort table and named by --healthy. Correct one of them.")
-        group = "control" if name in healthy else person.group
+        group = "control" if name in healthy else participant.group
         key = (maps.get(name) or masks[name]).name.replace("/", "_")
         subject = MapSubject(
-            key, Person(group, person.site, person.age), maps.get(name), masks.get(name), brains.get(name)
+            key, Person(group, participant.site, participant.age), maps.get(name), masks.get(name), brains.get(name)
         )
         subjects.append(subject)
-    patients = [s.key for s in subjects if s.person.group != "control"]
+    patients = [s.key for s in subjects if s.participant.group != "control"]
     if not folders.masks and patients:
         raise UserError(
             f"No --masks, and {len(patients)} subjects are not healthy ({some_of(patients)}), expected a lesion mask "
             "of each. Name the folder of masks, or who is healthy: --healthy '*', or group control in --cohort."
         )
-    return MatchedMaps(folders, tuple(subjects), tuple(_notes(subjects, names, people, folders)))
+    return MatchedMaps(folders, tuple(subjects), tuple(_notes(subjects, names, participants, folders)))
 
 
 def _notes(
-    subjects: Sequence[MapSubject], names: Sequence[str], people: Mapping[str, Person], folders: MapFolders
+    subjects: Sequence[MapSubject], names: Sequence[str], participants: Mapping[str, Person], folders: MapFolders
 ) -> list[str]:
     notes = []
-    unknown = [s.key for s in subjects if s.map and not s.mask and s.person.group != "control"]
+    unknown = [s.key for s in subjects if s.map and not s.mask and s.participant.group != "control"]
     if unknown:
         notes.append(
             f"maps without a lesion mask enter no figure: {some_of(unknown)}. "
@@ -220,10 +220,10 @@ def _notes(
         )
     if not folders.brain_masks:
         notes.append("no --brain-masks: every voxel of the image counts, air too, which flatters most figures.")
-    if not any(s.person.group == "control" for s in subjects):
+    if not any(s.participant.group == "control" for s in subjects):
         notes.append("nobody is healthy: no threshold can be set, and figures that need one are not defined.")
     covered = {name.partition("_ses-")[0] for name in names} | set(names)
-    elsewhere = [name for name in people if name not in covered and name.partition("_ses-")[0] not in covered]
+    elsewhere = [name for name in participants if name not in covered and name.partition("_ses-")[0] not in covered]
     if elsewhere:
         notes.append(f"in the cohort table, with neither map nor mask: {some_of(elsewhere)}.")
     return notes
@@ -243,7 +243,7 @@ def _named_healthy(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
 
 
 def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettings) -> SubjectScores:
-    key, person = subject.key, subject.person
+    key, participant = subject.key, subject.participant
     if subject.map is None:
         raise SubjectError(f"{key}: has a lesion mask and no map. Make the map, or take the mask away.")
     if folders.brain_masks and subject.brain_mask is None:
@@ -254,8 +254,8 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
             return reader(file.path)
         except UserError as error:
             # By its role: all of a subject's files may have one name, and a name may be a person's.
-            told = str(error).replace(f"{private(file.path)}: ", "").replace(f"{private(file.path.name)}: ", "")
-            raise SubjectError(f"{key}, {role}: {told}") from error
+            messages = str(error).replace(f"{private(file.path)}: ", "").replace(f"{private(file.path.name)}: ", "")
+            raise SubjectError(f"{key}, {role}: {messages}") from error
 
     map = read(read_map, subject.map, "map")
     if subject.brain_mask is None:
@@ -270,5 +270,5 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         raise SubjectError(
             f"{key}: the map holds two values and the lesion mask more, expected it the other way round. {_SWAPPED}"
         ) from error
-    group = person.group or "patient"
-    return score_map(key, map, inside, truth, None, settings, group=group, site=person.site, age=person.age)
+    group = participant.group or "patient"
+    return score_map(key, map, inside, truth, None, settings, group=group, site=participant.site, age=participant.age)

@@ -89,12 +89,12 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
-    person, _, session = name.removeprefix("sub-").partition("_ses-")
+    participant, _, session = name.removeprefix("sub-").partition("_ses-")
     sessions = {session or None}
     if not session:
         parts = [out.part(part) for part in ("prepared", "maps")]
-        sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{person}").glob("ses-*")}
-    made = [SubjectRecord(person, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
+        sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{participant}").glob("ses-*")}
+    made = [SubjectRecord(participant, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
     made = [subject for subject in made if any(StageRecord.read(path) for path in _records(out, subject))]
     if not made:
         raise UserError(

@@ -10,7 +10,7 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, UserError
 from .records import Meter, StageRecord, versions
 from .replacement import Replacement
-from .runner import Run, Work
+from .runner import Run, StageResult
 from .stage_inputs import cohort_of
 
 
@@ -22,7 +22,7 @@ def work_by_subject(
     record_path: Callable[[SubjectRecord], Path],
     *arguments: Any,
     all_may_fail: bool = False,
-) -> Work:
+) -> StageResult:
     """Call ``task(subject, its inputs, *arguments)`` for the subjects whose record is not current.
 
     Parameters
@@ -61,7 +61,7 @@ def work_by_subject(
     before = len(inputs) - len(undone)
     if outcome.failures and not done and not all_may_fail:
         raise UserError([failure.reason for failure in outcome.failures])
-    return Work(
+    return StageResult(
         outputs=[run.out.root / name for record in done.values() for name in record.outputs],
         done=tuple(done),
         failed=outcome.failures,
@@ -71,7 +71,7 @@ def work_by_subject(
     )
 
 
-def recorded(
+def cached(
     stage: str,
     subject: SubjectRecord,
     path: Path,

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, kept
 from ...data_manifests.typed_json import load_json
 
@@ -143,7 +143,7 @@ def evidence(root: Path, paths: Sequence[Path]) -> Evidence:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON without the names in its sentences, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(kept(values), indent=1))
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import Failure, UserError, without_names
@@ -39,7 +39,7 @@ class Run:
     device : str
         A torch device.
     console : Console
-    beside : tuple of (name, path)
+    reference_runs : tuple of (name, path)
         Other runs, whose figures the report shows beside its own; an empty name means the folder's.
     """
 
@@ -51,7 +51,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
-    beside: tuple[tuple[str, Path], ...] = ()
+    reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
     def applies_a_model(self) -> bool:
@@ -60,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Work:
+class StageResult:
     """What the work of a stage came to."""
 
     outputs: Sequence[Path] = ()
@@ -91,26 +91,26 @@ class Stage:
         ``begins_with(run, files, going_on)``: takes over what a finished or an interrupted call has built.
     needs : tuple of str
         Stages whose records it reads.
-    tries_again : bool
+    retry_failed : bool
         Whether subjects that failed are tried again although nothing has changed: memory or disk may have.
-    needless : callable
-        ``needless(run)``: why there is nothing to do under the run's settings, or None. What the stage did under others
-        stays, record and all: whoever goes back to them finds it.
-    foreseen : callable
-        ``foreseen(run)``: what a later stage will stop for. Told at every call: it follows from settings for which
+    skip_reason : callable
+        ``skip_reason(run)``: why there is nothing to do under the run's settings, or None. What the stage did under
+        others stays, record and all: whoever goes back to them finds it.
+    preflight : callable
+        ``preflight(run)``: what a later stage will stop for. Told at every call: it follows from settings for which
         nothing has to be done again.
     """
 
     name: str
     inputs: Callable[[Run], Mapping[str, Any]]
-    work: Callable[[Run], Work]
+    work: Callable[[Run], StageResult]
     parts: tuple[str, ...] = ()
     goes_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda before, now: before == now
     begins_with: Callable[[Run, Replacement, bool], None] = lambda run, files, going_on: None
     needs: tuple[str, ...] = ()
-    tries_again: bool = False
-    needless: Callable[[Run], str | None] = lambda run: None
-    foreseen: Callable[[Run], Sequence[str]] = lambda run: ()
+    retry_failed: bool = False
+    skip_reason: Callable[[Run], str | None] = lambda run: None
+    preflight: Callable[[Run], Sequence[str]] = lambda run: ()
 
     def files(self, run: Run) -> Replacement:
         """What it builds in a run."""
@@ -128,7 +128,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
     among_chosen: tuple[Failure, ...] = ()
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
-        if (why := stage.needless(run)) is not None:
+        if (why := stage.skip_reason(run)) is not None:
             run.console.say(f"{label}: {why}", stage=stage.name)
             continue
         if not dry_run:
@@ -152,7 +152,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
                 raise
             finally:
                 write_failures(run.out.failures, (*all_failures(run.out), *among_chosen))
-        for doubt in stage.foreseen(run):
+        for doubt in stage.preflight(run):
             run.console.warn(
                 f"    warning: {doubt}", kept=f"warning: {run.manifest.anonymous(doubt)}", stage=stage.name
             )
@@ -194,7 +194,7 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
         return Outdated("because " + "; ".join(changed[:3]) + more)
     if not record.whole(run.out.root):
         return Outdated("because files of it are missing")
-    if record.failed and stage.tries_again:
+    if record.failed and stage.retry_failed:
         # If they fail again, nothing has changed for the others.
         return Outdated(f"because {len(record.failed)} subject(s) failed: trying them again", spreads=False)
     return None
@@ -203,7 +203,7 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
 def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None:
     """Refuse to run a stage on its own while one that it reads is missing or out of date."""
     for name in stage.needs:
-        if stages[name].needless(run) is not None:
+        if stages[name].skip_reason(run) is not None:
             continue
         record = StageRecord.read(run.out.record(name))
         if record is None:
@@ -238,10 +238,10 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     failed = tuple(Failure(f.key, f.stage, run.manifest.anonymous(f.reason)) for f in work.failed)
     warnings = tuple(run.manifest.anonymous(warning) for warning in work.warnings)
     # The terminal may name files: whoever sits there has to find them.
-    for told, kept in zip(work.failed, failed, strict=True):
-        run.console.warn(f"    FAILED {told.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
-    for told, kept in zip(work.warnings, warnings, strict=True):
-        run.console.say(f"    warning: {told}", kept=f"warning: {kept}", stage=stage.name)
+    for messages, kept in zip(work.failed, failed, strict=True):
+        run.console.warn(f"    FAILED {messages.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
+    for messages, kept in zip(work.warnings, warnings, strict=True):
+        run.console.say(f"    warning: {messages}", kept=f"warning: {kept}", stage=stage.name)
     if work.left:
         run.console.say(f"    {work.left} subjects are left for another call", stage=stage.name)
         return failed
@@ -267,7 +267,7 @@ def write_failures(path: Path, failures: Collection[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["subject", "stage", "reason"])
         writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)

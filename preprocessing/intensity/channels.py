@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.volume import Volume
@@ -93,7 +93,7 @@ class Channels:
 
     def save(self, folder: Path) -> Path:
         """Write ``channels.json``, whole or not at all."""
-        with written_whole(folder / _FILE) as temporary:
+        with atomic_write(folder / _FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1))
         return folder / _FILE
 

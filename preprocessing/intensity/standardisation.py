@@ -7,7 +7,7 @@ through pairs of (landmark of this image, where it belongs), cut off at 0 and 1.
 - ``percentiles``: the ends alone; the image stays as it was prepared.
 - ``z_score``: the median and the median absolute deviation of the brain.
 - ``white_matter``: the commonest intensity where the template has white matter.
-- ``landmarks``: the deciles of the brain. Where they belong is learnt from the training controls: the mean of theirs
+- ``nyul``: the deciles of the brain. Where they belong is learnt from the training controls: the mean of theirs
   (Nyul, Udupa, Zhang, "New variants of a method of MRI scale standardization", IEEE TMI 19, 2000).
 
 Only the last learns, and only from training controls: no patient ever moves the scale he is judged on.
@@ -46,7 +46,7 @@ class IntensityScale:
 
     Attributes
     ----------
-    method : {"percentiles", "z_score", "white_matter", "landmarks"}
+    method : {"percentiles", "z_score", "white_matter", "nyul"}
     standard : mapping from modality to tuple of float
         Ascending, from 0 to 1; in the order of the channels.
     """
@@ -55,7 +55,7 @@ class IntensityScale:
     standard: Mapping[Modality, tuple[float, ...]]
 
     def __post_init__(self):
-        count = len(_DECILES) + 2 if self.method == "landmarks" else 2
+        count = len(_DECILES) + 2 if self.method == "nyul" else 2
         for modality, positions in self.standard.items():
             if not (np.diff(positions) > 0).all():
                 raise ValueError(f"the landmarks of {modality} do not ascend")
@@ -68,7 +68,7 @@ class IntensityScale:
     def learn(
         cls, method: IntensityMethod, modalities: Sequence[Modality], controls: Sequence[PreparedImages], grid: Grid
     ) -> "IntensityScale":
-        """Learn where the landmarks belong; methods other than "landmarks" know it without looking at anybody.
+        """Learn where the landmarks belong; methods other than "nyul" know it without looking at anybody.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class IntensityScale:
         SubjectError
             A control's image cannot be read, or has no landmarks.
         """
-        if method != "landmarks":
+        if method != "nyul":
             return cls(method, dict.fromkeys(modalities, (0.0, 1.0)))
         standard: dict[Modality, tuple[float, ...]] = {}
         for modality in modalities:
@@ -110,12 +110,12 @@ class IntensityScale:
         for modality in self.standard:
             image = subject.read(modality, grid)
             try:
-                channels.append(self.apply(image, mask, modality).voxels)
+                channels.append(self.standardise(image, mask, modality).voxels)
             except UserError as error:
                 raise SubjectError(f"{subject.key}: {error}") from error
         return np.stack(channels)
 
-    def apply(self, image: Volume, brain_mask: Volume, modality: Modality) -> Volume:
+    def standardise(self, image: Volume, brain_mask: Volume, modality: Modality) -> Volume:
         """Bring a prepared image onto this scale.
 
         Parameters
@@ -170,7 +170,7 @@ def landmarks(method: IntensityMethod, image: Volume) -> np.ndarray:
         return np.array([centre - _Z_REACH * spread, centre + _Z_REACH * spread])
     if method == "white_matter":
         return np.array([0.0, _ABOVE_WHITE_MATTER * max(_mode(values), _LEAST_PEAK)])
-    inner = np.percentile(values, _DECILES) if method == "landmarks" else []
+    inner = np.percentile(values, _DECILES) if method == "nyul" else []
     return _apart(np.array([0.0, *inner, 1.0]))
 
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
-from ...data_manifests.images.memory_map import forget_pages, new_mapped_array
+from ...data_manifests.images.memory_map import new_mapped_array, release_pages
 from ...data_manifests.typed_json import load_json
 from ..intensity.channels import Channels, channel_index
 from ..prepared_images import PreparedImages
-from .voxel_mask import PatchGrid
+from .voxel_mask import VoxelMask
 
 _VOLUMES, _INSIDE, _MASK, _INDEX = "volumes.npy", "inside.npy", "brain_mask.npy", "store.json"
 
 
 @dataclass(frozen=True, eq=False)
-class PatchStore:
+class VolumeStore:
     """Subjects by channels by voxels.
 
     Attributes
@@ -34,7 +34,7 @@ class PatchStore:
         The subjects, in the order of the rows.
     channels : tuple of str
         What each channel is: the modalities, then the maps derived from them, as ``("t1w", "t1w_junction")``.
-    grid : PatchGrid
+    grid : VoxelMask
     volumes : memory-mapped ndarray, (S, C, X, Y, Z), float16
         In [0, 1]. Mapped copy-on-write: nothing that is done to it reaches the disk.
     inside : memory-mapped ndarray, (S, X, Y, Z), bool
@@ -44,7 +44,7 @@ class PatchStore:
     folder: Path
     keys: tuple[str, ...]
     channels: tuple[str, ...]
-    grid: PatchGrid
+    grid: VoxelMask
     volumes: np.ndarray
     inside: np.ndarray
 
@@ -56,7 +56,7 @@ class PatchStore:
         template_grid: Grid,
         brain_mask: np.ndarray,
         channels: Channels,
-    ) -> "PatchStore":
+    ) -> "VolumeStore":
         """Stack what the models see of each subject, and keep beside it how that was made.
 
         A store that stood in the folder is replaced.
@@ -82,11 +82,11 @@ class PatchStore:
         if len(set(keys)) < len(keys):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             raise UserError(f"Patch store: {', '.join(twice)} named twice, expected once. Mend the manifest.")
-        grid = PatchGrid(template_grid, brain_mask)
+        grid = VoxelMask(template_grid, brain_mask)
         # The index is what makes a store whole: it goes first and comes last.
         (folder / _INDEX).unlink(missing_ok=True)
         size = template_grid.size_vox
-        with written_whole(folder / _VOLUMES) as images, written_whole(folder / _INSIDE) as masks:
+        with atomic_write(folder / _VOLUMES) as images, atomic_write(folder / _INSIDE) as masks:
             volumes = new_mapped_array(images, np.float16, (len(keys), len(channels.names), *size))
             inside = new_mapped_array(masks, np.bool_, (len(keys), *size))
             for row, subject in enumerate(subjects):
@@ -94,7 +94,7 @@ class PatchStore:
                 inside[row] = subject.read_brain_mask(template_grid).voxels
             volumes.flush()
             inside.flush()
-        with written_whole(folder / _MASK) as temporary:
+        with atomic_write(folder / _MASK) as temporary:
             np.save(temporary, grid.brain_mask, allow_pickle=False)
         channels.save(folder)
         index = {
@@ -105,12 +105,12 @@ class PatchStore:
             "sform_code": template_grid.sform_code,
             "mask_hash": grid.mask_hash,
         }
-        with written_whole(folder / _INDEX) as temporary:
+        with atomic_write(folder / _INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1))
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> "PatchStore":
+    def open(cls, folder: Path) -> "VolumeStore":
         """Map a store that `create` has finished.
 
         Raises
@@ -126,7 +126,7 @@ class PatchStore:
         mask = np.load(folder / _MASK, allow_pickle=False)
         volumes, inside = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in (_VOLUMES, _INSIDE))
         affine = np.array(index["affine"])
-        grid = PatchGrid(Grid(mask.shape, affine, index["qform_code"], index["sform_code"]), mask)
+        grid = VoxelMask(Grid(mask.shape, affine, index["qform_code"], index["sform_code"]), mask)
         expected = (len(index["keys"]), len(index["channels"]), *mask.shape)
         shapes = volumes.shape, inside.shape
         if grid.mask_hash != index["mask_hash"] or shapes != (expected, (expected[0], *mask.shape)):
@@ -136,7 +136,7 @@ class PatchStore:
             )
         return cls(folder, tuple(index["keys"]), tuple(index["channels"]), grid, volumes, inside)
 
-    def only(self, channels: Sequence[str]) -> "PatchStore":
+    def only(self, channels: Sequence[str]) -> "VolumeStore":
         """The same store with some of its channels, in that order; a view where they stand side by side.
 
         Raises
@@ -149,10 +149,10 @@ class PatchStore:
         volumes = self.volumes[:, chosen[0] : chosen[-1] + 1] if together else self.volumes[:, chosen]
         return replace(self, channels=tuple(channels), volumes=volumes)
 
-    def forget_pages(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory of what was read. What was written to the arrays in memory is lost."""
         for array in (self.volumes, self.inside):
-            forget_pages(array)
+            release_pages(array)
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
         """Rows of subjects, (len(keys),) int64.

@@ -11,7 +11,7 @@ from ...data_manifests.images.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
-class PatchGrid:
+class VoxelMask:
     """The locations of a template grid: the True voxels of its brain mask, in C order of the (X, Y, Z) array.
 
     Parameters
@@ -63,14 +63,14 @@ class PatchGrid:
         content.update(np.packbits(self.brain_mask).tobytes())
         return content.hexdigest()[:16]
 
-    def gather(self, volume: np.ndarray) -> np.ndarray:
+    def transform(self, volume: np.ndarray) -> np.ndarray:
         """Values at the locations: (..., X, Y, Z) to (..., P)."""
         lead = volume.shape[:-3]
         if volume.shape[-3:] != self.grid.size_vox:
             raise ValueError(f"volume {volume.shape} does not end in the grid {self.grid.size_vox}")
         return np.take(volume.reshape(*lead, -1), self.flat_index, axis=-1)
 
-    def scatter(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+    def inverse_transform(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
         """Put values back into place: (..., P) to (..., X, Y, Z), `fill` outside the mask. Inverse of `gather`."""
         values = np.asarray(values)
         if values.shape[-1:] != (self.size,):

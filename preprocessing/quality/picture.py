@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.terms import BIDS_SUFFIX, Modality
 from ..registration.resampling import bounding_box
@@ -61,7 +61,7 @@ def quality_picture(
         _draw_row(row, label, image, drawn, shown)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         # 64 colours: a quarter of the bytes, and the eye sees no difference.
         picture.quantize(64, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
     return path

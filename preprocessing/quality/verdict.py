@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.typed_json import load_json
@@ -47,7 +47,7 @@ class Quality(QualityNumbers):
 
     def save(self, path: Path) -> Path:
         """Write JSON, whole or not at all."""
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1))
         return path
 
@@ -98,11 +98,13 @@ def measure_quality(
     failures = _failures(numbers, settings)
     failed = {limit.number for limit in failures}
     odd = [limit for limit in _oddities(numbers, settings) if limit.number not in failed]
-    told = tuple(limit.sentence for limit in failures)
+    messages = tuple(limit.sentence for limit in failures)
     noted = tuple(limit.sentence for limit in odd) + brain.notes + tuple(warnings)
-    verdict: Verdict = "fail" if told else "warn" if noted else "pass"
+    verdict: Verdict = "fail" if messages else "warn" if noted else "pass"
     unusual = tuple(limit.number for limit in (*failures, *odd))
-    return Quality(**asdict(numbers), brain_method=brain.method, verdict=verdict, reasons=told + noted, unusual=unusual)
+    return Quality(
+        **asdict(numbers), brain_method=brain.method, verdict=verdict, reasons=messages + noted, unusual=unusual
+    )
 
 
 @dataclass(frozen=True)

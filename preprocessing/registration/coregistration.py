@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.typed_json import load_json
@@ -52,7 +52,7 @@ class Alignment:
             "shift_mm": self.shift_mm,
             "information": self.information,
         }
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
         return path
 

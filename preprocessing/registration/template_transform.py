@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Grid, Volume
 from ...data_manifests.typed_json import load_json
@@ -150,7 +150,7 @@ class TemplateTransform:
     def save(self, folder: Path) -> Path:
         """Write ``transform.json`` and, with a warp, ``warps.npz``; each whole or not at all."""
         if self.warp is not None and self.inverse_warp is not None:
-            with written_whole(folder / _WARP_FILE) as temporary:
+            with atomic_write(folder / _WARP_FILE) as temporary:
                 np.savez_compressed(temporary, warp=_to_steps(self.warp), inverse_warp=_to_steps(self.inverse_warp))
         jacobian = self.jacobian_range
         content = {
@@ -161,7 +161,7 @@ class TemplateTransform:
             "jacobian_range": [jacobian.smallest, jacobian.percentile_1, jacobian.percentile_99],
         }
         # Last: a folder with this file is complete.
-        with written_whole(folder / _TRANSFORM_FILE) as temporary:
+        with atomic_write(folder / _TRANSFORM_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
         return folder
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voxout.data_manifests.cohort.manifest import read_manifest
-from voxout.data_manifests.cohort.participants import read_people
+from voxout.data_manifests.cohort.participants import read_participant_table
 from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.images.volume import read_mask, read_volume
 from voxout.data_manifests.typed_json import load_json
@@ -26,7 +26,7 @@ def read_tensors(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": read_manifest,
-    "read_people": read_people,
+    "read_participant_table": read_participant_table,
     "read_volume": read_volume,
     "read_mask": read_mask,
     "read_tensors": read_tensors,
@@ -41,7 +41,7 @@ for name in sys.argv[3:]:
     began = time.monotonic()
     try:
         found = READERS[name](Path(sys.argv[1]))
-        told = "" if found is None else f"taken: {type(found).__name__}"
+        messages = "" if found is None else f"taken: {type(found).__name__}"
     except (UserError, ValueError) as error:
-        told = for_terminal(str(error))
-    print(f"{time.monotonic() - began:.1f} {told[:400]}")
+        messages = for_terminal(str(error))
+    print(f"{time.monotonic() - began:.1f} {messages[:400]}")

@@ -23,7 +23,7 @@ def told_of(path: Path, *readers: str) -> list[str]:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.partition(" ") for line in done.stdout.splitlines()]
     assert len(lines) == len(readers) and all(float(seconds) < SLOWEST_S for seconds, _, _ in lines)
-    return [told for _, _, told in lines]
+    return [messages for _, _, messages in lines]
 
 
 def _header(shape: tuple[int, ...], dtype: str = "i2") -> bytes:
@@ -115,7 +115,7 @@ def test_scans_without_end(tmp_path, name):
     write, words = _SCANS[name]
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size < 20 * 2**20
-    assert all(words in told for told in told_of(tmp_path / name, "read_volume", "read_mask"))
+    assert all(words in messages for messages in told_of(tmp_path / name, "read_volume", "read_mask"))
 
 
 def _sparse(path: Path) -> None:
@@ -135,7 +135,7 @@ _TABLES = {
     "columns": (_written(b"subject_id,group,t1w" + b",a" * 5_000_000), "read_manifest", "columns without end"),
     "a cell": (_written(b"subject_id,group,t1w\n" + b"1" * 2**23), "read_manifest", "not a table that is understood"),
     "a quote": (_written(b'subject_id,group,t1w\n"' + b"\n" * 2**23), "read_manifest", "not a table that is"),
-    "people": (_sparse, "read_people", "expected a table of people of at most 16 MB"),
+    "people": (_sparse, "read_participant_table", "expected a table of people of at most 16 MB"),
 }
 
 
@@ -188,8 +188,8 @@ def test_folders_of_others_with_json_without_end(tmp_path, name):
 )
 def test_json_yaml_and_safetensors_without_end(tmp_path, content, reader, words):
     (tmp_path / "x").write_bytes(content)
-    (told,) = told_of(tmp_path / "x", reader)
-    assert words in told and not told.startswith("taken")
+    (messages,) = told_of(tmp_path / "x", reader)
+    assert words in messages and not messages.startswith("taken")
 
 
 def test_a_large_header_of_safetensors(tmp_path):

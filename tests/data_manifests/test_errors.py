@@ -23,24 +23,24 @@ def test_errors_cross_process_borders_whole():
 
 
 def test_a_name_reaches_the_terminal_and_nothing_that_is_kept():
-    told = f"sub-01: {private('DOE_JANE_T1.nii.gz')}: is empty."
-    assert for_terminal(told) == "sub-01: DOE_JANE_T1.nii.gz: is empty."
-    assert without_names(told) == "sub-01: the file: is empty."
-    assert without_names(told, {"DOE_JANE_T1.nii.gz": "its t1w"}) == "sub-01: its t1w: is empty."
+    messages = f"sub-01: {private('DOE_JANE_T1.nii.gz')}: is empty."
+    assert for_terminal(messages) == "sub-01: DOE_JANE_T1.nii.gz: is empty."
+    assert without_names(messages) == "sub-01: the file: is empty."
+    assert without_names(messages, {"DOE_JANE_T1.nii.gz": "its t1w"}) == "sub-01: its t1w: is empty."
 
 
 def test_what_is_kept_says_what_the_name_is_of():
-    told = f"{private('/home/DOE_JANE/out', 'the output folder')}: is full."
-    assert for_terminal(told) == "/home/DOE_JANE/out: is full."
-    assert without_names(told) == "the output folder: is full."
-    assert without_names(told, {"/home/DOE_JANE/out": "OUT"}) == "OUT: is full."
-    assert kept({told: [told, 1, None]}) == {without_names(told): [without_names(told), 1, None]}
+    messages = f"{private('/home/DOE_JANE/out', 'the output folder')}: is full."
+    assert for_terminal(messages) == "/home/DOE_JANE/out: is full."
+    assert without_names(messages) == "the output folder: is full."
+    assert without_names(messages, {"/home/DOE_JANE/out": "OUT"}) == "OUT: is full."
+    assert kept({messages: [messages, 1, None]}) == {without_names(messages): [without_names(messages), 1, None]}
 
 
 def test_marks_in_a_name_and_half_a_sentence_let_nothing_out():
-    told = private("a\u2069DOE\u2063\u2068\x1b[2J\udcff.nii") + ": is empty."
-    assert without_names(told) == "the file: is empty."
-    assert "\x1b" not in told and told.encode()
+    messages = private("a\u2069DOE\u2063\u2068\x1b[2J\udcff.nii") + ": is empty."
+    assert without_names(messages) == "the file: is empty."
+    assert "\x1b" not in messages and messages.encode()
     assert "DOE" not in without_names(private("/data/DOE_JANE/t1.nii")[:12])
 
 

@@ -41,8 +41,11 @@ def bounded(what: str) -> Iterator[None]:
 
 def require_sentences(error: UserError, what: str) -> None:
     for problem in error.problems:
-        told = for_terminal(problem)
-        assert told.isprintable() and 20 < len(told) < 1500 and told.endswith((".", "?", ")")), (what, told)
+        messages = for_terminal(problem)
+        assert messages.isprintable() and 20 < len(messages) < 1500 and messages.endswith((".", "?", ")")), (
+            what,
+            messages,
+        )
 
 
 # -- scans -------------------------------------------------------------------------------------------------------------

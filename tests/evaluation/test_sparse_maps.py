@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from voxout.data_manifests.images.volume import Grid, Volume
 from voxout.evaluation.scoring.operating_point import LOWEST_DETECTION, OWN_CUT
-from voxout.evaluation.scoring.sanity_checks import doubts
+from voxout.evaluation.scoring.sanity_checks import scoring_warnings
 from voxout.evaluation.scoring.score_cohort import score_cohort
 from voxout.evaluation.scoring.score_subject import score_map
 from voxout.evaluation.scoring.subject_scores import SubjectScores
@@ -53,7 +53,7 @@ def test_a_segmentation_is_scored_at_its_own_cut(low, high):
     assert value(scores, "lesion_sensitivity") == 1 and value(scores, "lesion_precision") == 1
     assert value(scores, "false_clusters_per_healthy_subject") == 0
     assert scores.estimates["lesion_sensitivity"].ci_low == 1, "defined in every draw"
-    note, *_ = doubts(scores)
+    note, *_ = scoring_warnings(scores)
     assert f"maps of two values are scored at their own cut ({high} and above)" in note
 
 
@@ -81,7 +81,7 @@ def test_sparse_maps_without_a_false_cluster_have_their_lowest_detection_as_thre
     lowest = min(s.lowest_detection for s in scores.subjects if s.lowest_detection is not None)
     assert (scores.threshold, scores.point.origin) == (lowest, LOWEST_DETECTION) and lowest > 4.5
     assert value(scores, "lesion_sensitivity") == 1 and value(scores, "false_clusters_per_subject") == 0
-    note, *_ = doubts(scores)
+    note, *_ = scoring_warnings(scores)
     assert "the commonest score (0) counts as no detection" in note and f"lowest of all, {lowest:.3g}." in note
 
 
@@ -90,7 +90,7 @@ def test_noisy_sparse_maps_have_the_threshold_of_the_maps_that_they_are_made_of(
     assert sparse.threshold == dense.threshold > 2.5
     for name in ("lesion_sensitivity", "lesion_precision", "false_clusters_per_healthy_subject"):
         assert value(sparse, name) == value(dense, name), name
-    assert doubts(sparse) == []
+    assert scoring_warnings(sparse) == []
 
 
 def test_the_background_never_finds_a_lesion():
@@ -105,7 +105,7 @@ def test_a_threshold_that_flags_nothing_is_said_to():
     """Labels 0, 1 and 2: one step above the last of them lies nothing."""
     scores = cohort(lambda z: (z > 2.2).astype(int) + (z > 2.6))
     assert value(scores, "lesion_sensitivity") == 0
-    note, *_ = doubts(scores)
+    note, *_ = scoring_warnings(scores)
     assert "lies above every score: no voxel is flagged, so no lesion can be found" in note
 
 

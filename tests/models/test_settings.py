@@ -49,10 +49,10 @@ def test_one_patch_size_or_several():
 
 def test_readers_named_twice_are_refused():
     with pytest.raises(ValidationError, match="names one twice: ocsvm, ocsvm"):
-        ModelSettings.model_validate({"fusion": {"readers": ["ocsvm", "ocsvm"]}})
+        ModelSettings.model_validate({"ensemble": {"scorers": ["ocsvm", "ocsvm"]}})
 
 
 def test_the_fewer_the_controls_the_more_the_whole_brains_spread_counts():
-    fusion = ModelSettings().fusion
-    weights = [fusion.pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
+    ensemble = ModelSettings().ensemble
+    weights = [ensemble.pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
     assert weights == pytest.approx([12.5 / 16.5, 12.5 / 24.5, 0.2, 12.5 / 512.5])

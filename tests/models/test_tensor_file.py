@@ -146,7 +146,7 @@ def test_detectors_are_what_their_description_says(tmp_path, change):
         ({"knots": np.array([2.0, 1.0, 0.0])}, "does not rise"),
         ({"knots": np.array([0.0, 1.0, np.nan])}, "knots is not finite"),
         ({"knots": np.array([0.0, 1.0])}, "is not one of surprises"),
-        ({"surprise_at": np.array([0.3, 0.2, 0.1])}, "does not rise"),
+        ({"neg_log10_p_at": np.array([0.3, 0.2, 0.1])}, "does not rise"),
         ({"spread": np.array([1, -1], np.float32)}, "a spread is -1"),
         ({"spread": np.array([1, 0], np.float32)}, "a spread is 0"),
         ({"spread": np.array([1, np.nan], np.float32)}, "spread is not finite"),
@@ -160,7 +160,7 @@ def test_a_calibration_has_to_make_sense(tmp_path, change, found):
     content = {
         "spread": np.ones(2, np.float32),
         "knots": np.array([0.0, 1.0, 2.0]),
-        "surprise_at": np.array([0.0, 0.1, 0.2]),
+        "neg_log10_p_at": np.array([0.0, 0.1, 0.2]),
     }
     about = {"slope": "1.0", "mask_hash": "mask"}
     path = write_tensors(tmp_path / "calibration.safetensors", content, **about)

@@ -25,7 +25,7 @@ from voxout.evaluation.report.html import number_text
 from voxout.pipeline.config.config import load_config
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 from .planted_name import NAME, places_of_name, plant_in_header
@@ -37,7 +37,7 @@ preprocessing:
   bias_field: {working_spacing_mm: 8.0}
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
 models:
-  encoder: {patch_size_mm: 12.0, code_size: 8}
+  encoder: {patch_size_mm: 12.0, latent_size: 8}
   guidance: {nu: 0.3}
   training: {pretraining_steps: 200, guided_steps: 20, patches_per_step: 256, checkpoint_every: 20}
 evaluation: {bootstrap_draws: 50}
@@ -112,12 +112,12 @@ def test_the_scale_comes_from_the_training_controls_alone_and_travels_with_the_m
     split = split_controls(manifest, held_out_share=0.2, seed=0)
     train = [manifest[key] for key in split.train if key not in BROKEN]
     modalities = ("t1w", "flair")
-    images = [PreparedImages.of(subject, out, modalities) for subject in train]
-    learnt = IntensityScale.learn("landmarks", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
+    images = [PreparedImages.from_record(subject, out, modalities) for subject in train]
+    learnt = IntensityScale.learn("nyul", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
     assert Channels.load(folder / "detectors") == Channels.load(folder / "patches")
     assert Channels.load(folder / "detectors").scale == learnt
-    others = [PreparedImages.of(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
-    more = IntensityScale.learn("landmarks", modalities, [*images, *others], read_grid(images[0].brain_mask))
+    others = [PreparedImages.from_record(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
+    more = IntensityScale.learn("nyul", modalities, [*images, *others], read_grid(images[0].brain_mask))
     assert more != learnt, "whoever else had a say would have moved it"
 
 
@@ -151,14 +151,14 @@ def test_the_threshold_is_the_training_controls_own(finished):
     from skimage.measure import label
 
     out = OutputFolder(finished[0])
-    store, settings = PatchStore.open(out.patches), load_config(out.config).evaluation
+    store, settings = VolumeStore.open(out.patches), load_config(out.config).evaluation
     point = json.loads(out.operating_point.read_text())
     null = {path.stem: np.load(path)[:, 0] for path in (out.latents / "null").glob("*.npy")}
     assert point["n_healthy"] == len(null) == len(json.loads(out.trained_on.read_text()))
     smallest = settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6
 
     def clusters(threshold):
-        flagged = [store.grid.scatter(z >= threshold, False) for z in null.values()]
+        flagged = [store.grid.inverse_transform(z >= threshold, False) for z in null.values()]
         sizes = [np.bincount(label(f, connectivity=3).ravel())[1:] for f in flagged]
         return np.mean([(size >= smallest).sum() for size in sizes])
 
@@ -312,7 +312,7 @@ def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, n
     """Trying the map without the encoder must not cost the hour that it took to train."""
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
-    result = _voxout("run", cohort, out, "--set", "models.fusion.readers=[intensity, hand_made]")
+    result = _voxout("run", cohort, out, "--set", "models.ensemble.scorers=[intensity, derived_features]")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
     assert "train: nothing to train: no reader looks at codes" in result.stdout
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
@@ -324,8 +324,8 @@ def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, n
     result = _apply(tmp_path / "model", new_cohort, tmp_path / "applied")
     assert result.returncode == 0, result.stdout + result.stderr
 
-    readers = json.dumps(load_config(OutputFolder(finished[0]).config).models.fusion.readers)
-    result = _voxout("run", cohort, out, "--set", f"models.fusion.readers={readers}")
+    readers = json.dumps(load_config(OutputFolder(finished[0]).config).models.ensemble.scorers)
+    result = _voxout("run", cohort, out, "--set", f"models.ensemble.scorers={readers}")
     assert "train: done before, skipped" in result.stdout
     assert "fit: fit the readers" in result.stdout
     maps = [path.relative_to(out) for path in (out / "maps").rglob("*.nii.gz")]
@@ -341,7 +341,7 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
     result = _voxout("run", cohort, out.root, "--seeds", "2")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
     assert (
-        "train: train the patch encoder, guided by a one-class SVM (because models.fusion.members was 1, is now 2)"
+        "train: train the patch encoder, guided by a one-class SVM (because models.ensemble.members was 1, is now 2)"
         in (result.stdout)
     )
     assert checkpoint.stat().st_mtime_ns == before, "the first is there already"
@@ -357,7 +357,7 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
     record = json.loads(out.record("train").read_text())
     building = out.root / ".building" / "train"
     shutil.copytree(out.encoder, building / "encoder")
-    (building / ".inputs.json").write_text(json.dumps(record["inputs"] | {"settings.models.fusion.members": 3}))
+    (building / ".inputs.json").write_text(json.dumps(record["inputs"] | {"settings.models.ensemble.members": 3}))
     shutil.rmtree(out.encoder)
     out.record("train").unlink()
     result = _voxout("run", cohort, out.root, "--seeds", "1")
@@ -433,10 +433,10 @@ def test_maps_are_adjusted_for_covariates_and_a_missing_one_costs_nobody_the_map
 ):
     out = OutputFolder(tmp_path / "copy")
     shutil.copytree(finished[0], out.root)
-    adjusted = "models.fusion.covariates=[age]"
-    refused = _voxout("run", cohort, out.root, "--set", "models.fusion.covariates=[site]")
+    adjusted = "models.ensemble.covariates=[age]"
+    refused = _voxout("run", cohort, out.root, "--set", "models.ensemble.covariates=[site]")
     assert refused.returncode == 2
-    assert "models.fusion.covariates names site, and site is" in refused.stderr, "told before anything is made"
+    assert "models.ensemble.covariates names site, and site is" in refused.stderr, "told before anything is made"
     result = _voxout("run", cohort, out.root, "--set", adjusted)
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
     assert "train: done before, skipped" in result.stdout
@@ -470,7 +470,7 @@ def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, 
     }
     for path, coverage in maps.items():
         z, covered = read_volume(path), read_mask(coverage).voxels
-        p, q = (read_volume(beside) for beside in out.p_maps(path))
+        p, q = (read_volume(reference_runs) for reference_runs in out.p_maps(path))
         assert p.grid.same_as(z.grid) and q.grid.same_as(z.grid)
         np.testing.assert_allclose(10.0 ** -p.voxels[covered], stats.norm.sf(z.voxels[covered]), rtol=1e-4)
         expected = stats.false_discovery_control(stats.norm.sf(z.voxels[covered].astype(np.float64)))
@@ -478,8 +478,8 @@ def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, 
         assert not p.voxels[~covered].any() and not q.voxels[~covered].any()
     # The page speaks of the voxels of the q-map.
     q, z = read_volume(out.p_maps(out.native_map(subject))[1]).voxels, read_volume(out.native_map(subject)).voxels
-    told = "none survives" if q.max() < -np.log10(0.05) else f"from {number_text(z[q >= -np.log10(0.05)].min())}"
-    assert f"<dt>FDR 5 %</dt><dd>{told}</dd>" in out.subject_page(subject).read_text(encoding="utf-8")
+    messages = "none survives" if q.max() < -np.log10(0.05) else f"from {number_text(z[q >= -np.log10(0.05)].min())}"
+    assert f"<dt>FDR 5 %</dt><dd>{messages}</dd>" in out.subject_page(subject).read_text(encoding="utf-8")
 
     result = _apply(model, new_cohort, out.root, "--set", "evaluation.p_maps=false")
     assert result.returncode == 0 and not list(out.root.rglob("*_log?map.nii.gz"))
@@ -590,7 +590,7 @@ def test_a_refused_setting_leaves_everything_as_it_was(finished, cohort, tmp_pat
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "log.jsonl"}
     refused = (
         ("run", "--set", "models.guidance.nu=0.01"),
-        ("fit", "--set", "models.fusion.covariates=[sex]"),
+        ("fit", "--set", "models.ensemble.covariates=[sex]"),
         ("report", "--runs", "x=/nonexistent"),
     )
     for command, *more in refused:

@@ -183,8 +183,8 @@ def _reasons(out: Path) -> dict[str, str]:
 def test_a_name_in_folders_files_tables_and_headers_is_in_no_output(lab, tmp_path, capsys):
     out = tmp_path / NAME / "out"
     assert main(["check", str(lab), str(out), *QUICK]) == 3
-    told = capsys.readouterr()
-    assert f"{NAME.upper()}^01 t1w" in told.err, "the terminal says which file it is"
+    messages = capsys.readouterr()
+    assert f"{NAME.upper()}^01 t1w" in messages.err, "the terminal says which file it is"
     assert main(["prepare", str(lab), str(out), "--jobs", "2"]) == 3
     reasons = _reasons(out)
     for key, (_, words) in BROKEN.items():
@@ -201,9 +201,11 @@ def test_a_name_in_a_bids_dataset_is_in_no_output(tmp_path, capsys):
     root.mkdir()
     small_cohort(root / "bids", controls=5, patients=1, seed=5)
     root = (root / "bids").rename(root / f"bids of {NAME}")
-    people = (root / "participants.tsv").read_text(encoding="utf-8").splitlines()
-    people = [f"{line}\t{'name' if line.startswith('participant_id') else NAME}" for line in people]
-    (root / "participants.tsv").write_text("\n".join([*people, f"sub-gone\tcontrol\t30\tx\t{NAME}"]), encoding="utf-8")
+    participants = (root / "participants.tsv").read_text(encoding="utf-8").splitlines()
+    participants = [f"{line}\t{'name' if line.startswith('participant_id') else NAME}" for line in participants]
+    (root / "participants.tsv").write_text(
+        "\n".join([*participants, f"sub-gone\tcontrol\t30\tx\t{NAME}"]), encoding="utf-8"
+    )
     anat = root / "sub-control001" / "anat"
     for name in (
         f"{anat}/sub-control001_acq-{NAME}_T1w.nii.gz",
@@ -256,13 +258,15 @@ def test_a_name_beside_the_ids_of_maps_is_in_no_score(tmp_path, capsys):
     maps.mask_path("d").unlink()
     maps.mask_path("d").symlink_to(f"{NAME}.nii.gz")
     maps.map_path("h1").write_text(f"a map of {NAME}")
-    people = root / f"{NAME}.csv"
-    people.write_text(f"subject_id,group,site,name\nh2,control,Lyon,{NAME}\nz9,patient,,{NAME}\n", encoding="utf-8")
+    participants = root / f"{NAME}.csv"
+    participants.write_text(
+        f"subject_id,group,site,name\nh2,control,Lyon,{NAME}\nz9,patient,,{NAME}\n", encoding="utf-8"
+    )
     out = root / "out"
 
     def score(*more: str) -> int:
         folders = ("--maps", root / "maps" / maps.map_name, "--masks", root / "masks" / maps.mask_name)
-        named = (*folders, "--cohort", people, "--healthy", "h*", "--out", out)
+        named = (*folders, "--cohort", participants, "--healthy", "h*", "--out", out)
         return main(["score", *map(str, named), *FAST, *more])
 
     maps.put("maps", maps.map_name, "e", maps.voxels["b"])
@@ -286,5 +290,5 @@ def test_a_file_that_may_not_be_read_is_named_by_its_role():
         with pytest.raises(UserError, match="cannot be opened .Permission denied") as caught:
             read_volume(scan)
     manifest = Manifest((SubjectRecord("01", "control", {"t1w": scan}),))
-    told = manifest.anonymous(f"sub-01: {caught.value}")
-    assert told.startswith("sub-01: its t1w: cannot be opened (Permission denied)") and NAME not in told
+    messages = manifest.anonymous(f"sub-01: {caught.value}")
+    assert messages.startswith("sub-01: its t1w: cannot be opened (Permission denied)") and NAME not in messages

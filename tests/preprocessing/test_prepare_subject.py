@@ -204,7 +204,7 @@ def test_a_lesion_lost_between_voxels_warns(subject, out):
     assert any("fall between the voxels of the template grid" in reason for reason in prepared.quality.reasons)
 
 
-def told(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
+def messages(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
     with pytest.raises(SubjectError) as caught:
         prepare_subject(subject, settings, out, seed=1)
     sentence = str(caught.value)
@@ -214,7 +214,7 @@ def told(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSetti
 
 
 def test_a_missing_modality_is_told(subject, out):
-    sentence = told(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
+    sentence = messages(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
     assert "has no FLAIR, expected one (preprocessing.modalities asks for it)" in sentence
 
 
@@ -222,11 +222,11 @@ def test_a_mask_on_another_grid_is_told(subject, out):
     mask = read_mask(subject.lesion_mask)
     thin = Volume(mask.voxels[:, :, ::2], Grid(mask.voxels[:, :, ::2].shape, mask.affine @ np.diag([1, 1, 2.0, 1])))
     write_volume(subject.lesion_mask, thin)
-    sentence = told(subject, out)
+    sentence = messages(subject, out)
     assert "lesion mask and T1w lie on different grids" in sentence
     assert "4x4x8 mm, PSR against" in sentence
     write_volume(subject.lesion_mask, mask)
-    assert "brain mask and T1w lie on" in told(
+    assert "brain mask and T1w lie on" in messages(
         replace(subject, brain_mask=write_volume(subject.lesion_mask.with_name("brain.nii.gz"), thin)), out
     )
 
@@ -234,24 +234,24 @@ def test_a_mask_on_another_grid_is_told(subject, out):
 def test_an_empty_lesion_mask_costs_a_patient_and_no_control(subject, out):
     mask = read_mask(subject.lesion_mask)
     write_volume(subject.lesion_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
-    assert "the lesion mask is empty" in told(subject, out)
+    assert "the lesion mask is empty" in messages(subject, out)
     assert prepare_subject(replace(subject, group="control"), FAST, out, seed=1).lesion_mask is not None
 
 
 def test_a_standardised_scan_is_told(subject, out):
     t1w = read_volume(subject.images["t1w"])
     write_volume(subject.images["t1w"], t1w.with_voxels(t1w.voxels - 300))
-    assert "the T1w is negative in" in told(subject, out)
+    assert "the T1w is negative in" in messages(subject, out)
 
 
 def test_an_implausible_brain_is_told(subject, out):
     tight = FAST.model_copy(update={"brain_extraction": BrainExtractionSettings(method="none", smallest_ml=2000)})
-    assert "expected 2000-2200 ml; give a mask in column brain_mask" in told(subject, out, tight)
+    assert "expected 2000-2200 ml; give a mask in column brain_mask" in messages(subject, out, tight)
 
 
 def test_a_failed_registration_is_told_and_leaves_its_picture(subject, out):
     strict = RegistrationSettings(transform="affine", working_spacing_mm=4.0, smallest_overlap=0.999)
-    sentence = told(subject, out, FAST.model_copy(update={"registration": strict}))
+    sentence = messages(subject, out, FAST.model_copy(update={"registration": strict}))
     assert "registration failed: the warped brain overlaps the template's with Dice 0.9" in sentence
     assert out.quality_picture(subject).exists()
     with pytest.raises(SubjectError, match="registration failed"):
@@ -261,7 +261,7 @@ def test_a_failed_registration_is_told_and_leaves_its_picture(subject, out):
 def test_a_broken_file_is_told(subject, out):
     path = subject.images["t1w"]
     path.write_bytes(path.read_bytes()[:2000])
-    assert "t1w.nii.gz" in told(subject, out)
+    assert "t1w.nii.gz" in messages(subject, out)
 
 
 def test_what_was_not_prepared_is_told(subject, out):

@@ -35,7 +35,7 @@ def test_defaults_are_valid_and_frozen():
         (lambda: PreprocessingSettings(modalities=()), "at least 1 item"),
     ],
 )
-def test_contradictions_are_told(make, told):
+def test_contradictions_are_told(make, messages):
     with pytest.raises(ValidationError) as caught:
         make()
-    assert told in str(caught.value)
+    assert messages in str(caught.value)

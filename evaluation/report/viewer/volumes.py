@@ -43,7 +43,7 @@ class ViewerVolumes:
     step: float
 
     @classmethod
-    def of(cls, head: Head) -> "ViewerVolumes":
+    def from_head(cls, head: Head) -> "ViewerVolumes":
         """Quantise what is drawn of a subject.
 
         The map is kept from the floor of the colour scale on, below the threshold, in 65,534 steps up to its own

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from .jit import fast, whole_lanes
+from .jit import fastmath, whole_lanes
 from .kernel_rows import add_rows, kernel_row
 from .smo import extremes
 from .workspace import HUGE, SNAP
 
 
-@fast
+@fastmath
 def _factorise(work, size, ridge):
     """Triangular factor L, Q = L'L, of K on the free set with its last vector, the pivot, eliminated.
 
@@ -45,7 +45,7 @@ def _factorise(work, size, ridge):
             factor[k, j] = 0.0
 
 
-@fast
+@fastmath
 def substitute(work, size):
     """Solve the factorised system in place of its right side, ``work.step``."""
     factor, inverse, x = work.factor, work.inverse, work.step
@@ -63,7 +63,7 @@ def substitute(work, size):
         x[k] = (x[k] - value) * inverse[k]
 
 
-@fast
+@fastmath
 def fresh_gradient(work, m):
     a, which, weights = work.a, work.which, work.weights
     n = 0
@@ -76,7 +76,7 @@ def fresh_gradient(work, m):
     add_rows(work.g, work.g.shape[0], weights, which, n, work.rows)
 
 
-@fast
+@fastmath
 def _step_on_free_set(work, n, ridge):
     """One Newton step, as far as the bounds allow. Returns which free vector has met its bound, or -1."""
     a, g, free, step = work.a, work.g, work.free, work.step
@@ -115,7 +115,7 @@ def _step_on_free_set(work, n, ridge):
     return blocked
 
 
-@fast
+@fastmath
 def newton_steps(work, points, m, gamma, tolerance, ridge):
     """Newton steps on the free set, until the KKT gap is at rounding level.
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from .jit import aligned, careful, exact, fast, whole_lanes
+from .jit import aligned, fastmath, nan_safe, strict, whole_lanes
 from .kernel_rows import kernel_row, row_dot
-from .solve import solve_location, spent_mass
+from .solve import dual_mass, solve_location
 from .workspace import make_workspace
 
 # Locations whose latents are turned at a time: the reads are long enough for the memory to foresee them.
 _TILE = 8
 
 
-@careful
+@nan_safe
 def _all_finite(points):
     poison = 0.0
     for k in range(points.shape[0]):
@@ -20,7 +20,7 @@ def _all_finite(points):
     return poison == 0.0
 
 
-@careful
+@nan_safe
 def _state(latents):
     """Of the latents (d,) of a subject at a location: 0 all finite; 1 all NaN, which means missing; 2 anything else."""
     poison = 0.0
@@ -34,7 +34,7 @@ def _state(latents):
     return 1
 
 
-@fast
+@fastmath
 def _scale_gamma(points, m):
     """1/(d*variance) over all numbers of the first m columns; 1 where they are all equal."""
     dimension = points.shape[0]
@@ -53,7 +53,7 @@ def _scale_gamma(points, m):
     return m / squares if squares > 0.0 else 1.0
 
 
-@exact
+@strict
 def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, width, count):
     """Fit one detector at each of n locations of block (S, n, d).
 
@@ -92,7 +92,7 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
             if broken or m == 0:
                 continue
             width[p] = _scale_gamma(points, m) if by_scale else gamma
-            offset[p], _, _ = solve_location(work, points, m, width[p], spent_mass(nu, m))
+            offset[p], _, _ = solve_location(work, points, m, width[p], dual_mass(nu, m))
             before = at
             for i in range(m):
                 if work.a[i] > 0.0:
@@ -104,7 +104,7 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
     return at
 
 
-@exact
+@strict
 def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
     """Decision function F of n detectors for latents (N, n, d): out (N, n).
 
@@ -141,7 +141,7 @@ def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
             out[s, p] = row_dot(weight, width, row, 0) - offset[p]
 
 
-@exact
+@strict
 def widen_half(bits, out):
     """float16, given as uint16, to float32: finite numbers exactly, all others to NaN."""
     for i in range(bits.shape[0]):

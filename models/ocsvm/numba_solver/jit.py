@@ -38,7 +38,7 @@ _forget_outdated(Path(__file__).parent)
 _FAST = {"contract", "reassoc", "nsz", "nnan"}
 
 
-def fast(function: Callable) -> Any:
+def fastmath(function: Callable) -> Any:
     """Compile what makes no arrays: those that it is handed are then not counted, at the cost of a lock each."""
     return compiled(function, fastmath=_FAST, _nrt=False)
 
@@ -48,23 +48,23 @@ def allocating(function: Callable) -> Any:
     return compiled(function, fastmath=_FAST)
 
 
-def careful(function: Callable) -> Any:
+def nan_safe(function: Callable) -> Any:
     """Compile what may meet NaN."""
     return compiled(function, fastmath={"contract", "reassoc"})
 
 
-def exact(function: Callable) -> Any:
+def strict(function: Callable) -> Any:
     """Compile what counts on the order of its arithmetic."""
     return compiled(function, fastmath={"contract"})
 
 
-@exact
+@strict
 def whole_lanes(n):
     """n rounded up to whole vectors."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@exact
+@strict
 def aligned(n, width):
     """Zeros (n, width) that begin at a cache line, as whole vectors load fastest from there."""
     raw = np.zeros(n * width + LANES)

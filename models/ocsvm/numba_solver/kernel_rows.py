@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from .jit import exact, fast
+from .jit import fastmath, strict
 
 
-@exact
+@strict
 def expm1_negative(x):
     """expm1(-x) for x >= 0, to 6e-16 relative; free of branches and calls, so that loops over it vectorise."""
     x = min(x, 64.0)
@@ -27,7 +27,7 @@ def expm1_negative(x):
     return power * p + (power - 1.0)
 
 
-@fast
+@fastmath
 def kernel_row(points, width, others, i, gamma, out, o):
     """K - 1 between column i of `others` and the first `width` columns of `points`: fills row o of `out`.
 
@@ -55,7 +55,7 @@ def kernel_row(points, width, others, i, gamma, out, o):
         out[o, j] = expm1_negative(gamma * out[o, j])
 
 
-@fast
+@fastmath
 def add_rows(total, width, weights, which, n, rows):
     """total += sum of weights[f] * rows[which[f]] over the first n f, four rows at a pass."""
     quads = n // 4 * 4
@@ -70,7 +70,7 @@ def add_rows(total, width, weights, which, n, rows):
             total[j] += w0 * rows[i0, j]
 
 
-@fast
+@fastmath
 def row_dot(weights, width, rows, o):
     """Sum of weights[j] * rows[o, j] over the first `width` j."""
     total = 0.0

@@ -7,14 +7,14 @@ sv i. With points across and rows of weights, the pull on all of sv is ``points 
 import numpy as np
 
 from .active_set import substitute
-from .jit import aligned, allocating, fast, whole_lanes
+from .jit import aligned, allocating, fastmath, whole_lanes
 from .kernel_rows import add_rows, kernel_row, row_dot
 from .smo import extremes
-from .solve import solve_location, spent_mass
+from .solve import dual_mass, solve_location
 from .workspace import make_workspace
 
 
-@fast
+@fastmath
 def _adjoint(work, points, n, gamma, g_offset, u):
     """Solve ``K_FF u + w 1 = g_F, sum(u) = -g_offset`` with the factor that `active_set` left; u is g on entry.
 
@@ -46,7 +46,7 @@ def _adjoint(work, points, n, gamma, g_offset, u):
     u[pivot] = last
 
 
-@fast
+@fastmath
 def _gather_across(latents, mean, points):
     """Latents (n, d) less their mean (d,), to the first n columns of points (d, width)."""
     for i in range(latents.shape[0]):
@@ -63,7 +63,7 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     """
     batch, m, dimension = sv.shape
     q = rest.shape[1]
-    total = spent_mass(nu, m)
+    total = dual_mass(nu, m)
     work = make_workspace(m)
     width, rest_width = whole_lanes(m), whole_lanes(q)
     mean = np.empty(dimension)
@@ -183,7 +183,7 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
             _through_gamma(sv[b], expander * along, grad_sv[b])
 
 
-@fast
+@fastmath
 def _through_gamma(sv, along, grad_sv):
     """Add what gamma = 1/(d*variance) sends back to sv.
 

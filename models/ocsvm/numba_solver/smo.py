@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .jit import fast
+from .jit import fastmath
 from .kernel_rows import kernel_row
 from .workspace import HUGE, SNAP
 
@@ -10,7 +10,7 @@ _FIRST = np.int64(-0x7FFFFFFFFFFFFFFF)
 _LAST = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
-@fast
+@fastmath
 def _tagged(value, index, mask):
     """The bits of a number >= 0, which order as the number does, with its index in place of the last of them.
 
@@ -20,7 +20,7 @@ def _tagged(value, index, mask):
     return (np.float64(value).view(np.int64) & ~mask) | (index & mask)
 
 
-@fast
+@fastmath
 def extremes(g, no_gain, no_give, mask):
     """Where g (never above 0) is highest among those that can give, and where lowest among those that can gain."""
     giver = _LAST
@@ -31,7 +31,7 @@ def extremes(g, no_gain, no_give, mask):
     return giver & mask, taker & mask
 
 
-@fast
+@fastmath
 def _largest(values, mask):
     """Where the largest of some numbers >= 0 is."""
     best = _FIRST
@@ -40,7 +40,7 @@ def _largest(values, mask):
     return best & mask
 
 
-@fast
+@fastmath
 def start(work, points, m, total, gamma):
     """Fill from the outside: the points farthest from the mean get a = 1 until `total` is spent.
 
@@ -90,8 +90,8 @@ def start(work, points, m, total, gamma):
     return row_mean
 
 
-@fast
-def pair_steps(work, points, gamma, tolerance, most):
+@fastmath
+def smo_steps(work, points, gamma, tolerance, most):
     """Move mass along pairs until the KKT gap is below the tolerance.
 
     The giver is the highest of g; the taker, whose row may be new, promises the largest decrease of 1/2 a'Ka.

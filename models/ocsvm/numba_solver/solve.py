@@ -3,8 +3,8 @@
 import numpy as np
 
 from .active_set import fresh_gradient, newton_steps
-from .jit import aligned, allocating, exact, fast, whole_lanes
-from .smo import extremes, pair_steps, start
+from .jit import aligned, allocating, fastmath, strict, whole_lanes
+from .smo import extremes, smo_steps, start
 from .workspace import HUGE, SNAP, make_workspace
 
 # KKT gaps at which the pair steps and the Newton steps end, and the ridge of the Newton system; the first and the last
@@ -14,16 +14,16 @@ _FINE = 1e-11
 _RIDGE = 1e-13
 
 
-@exact
-def spent_mass(nu, m):
+@strict
+def dual_mass(nu, m):
     """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
     total = nu * m
     nearest = np.round(total)
     return nearest if abs(total - nearest) < 1e-9 and nearest > 0 else total
 
 
-@exact
-def _spend_exactly(work, m, n, total):
+@strict
+def _project_to_mass(work, m, n, total):
     """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
     a = work.a
     if n > 0:
@@ -43,7 +43,7 @@ def _spend_exactly(work, m, n, total):
     return n
 
 
-@fast
+@fastmath
 def solve_location(work, points, m, gamma, total):
     """Solve the dual for the first m columns of points (d, width).
 
@@ -59,9 +59,9 @@ def solve_location(work, points, m, gamma, total):
         Number of free vectors.
     """
     row_mean = start(work, points, m, total, gamma)
-    pair_steps(work, points, gamma, _COARSE * row_mean, 100 * m)
+    smo_steps(work, points, gamma, _COARSE * row_mean, 100 * m)
     n = newton_steps(work, points, m, gamma, _FINE * 2.0 / m * row_mean, _RIDGE * row_mean)
-    n = _spend_exactly(work, m, n, total)
+    n = _project_to_mass(work, m, n, total)
     fresh_gradient(work, m)
     g = work.g
     giver, taker = extremes(g, work.no_gain, work.no_give, work.mask)

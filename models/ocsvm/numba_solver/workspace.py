@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from .jit import LANES, aligned, exact, whole_lanes
+from .jit import LANES, aligned, strict, whole_lanes
 
 HUGE = 1e300
 # A coefficient this near to a bound lies on it: else rounding would make up free vectors.
@@ -16,11 +16,11 @@ Workspace.__doc__ = """Everything that a solution needs, for up to m subjects.
 rows (m, width) of K - 1, known (m,): which rows are computed; a, g (width,); no_gain, no_give (width,): 0 where a may
 grow (shrink), `HUGE` where it may not; line (width,): for whatever is done at once; free (m,): indices of the free
 vectors; which, weights (m,): arguments for `add_rows`; factor (m, width), inverse, step (width,): the Newton system;
-mask: see `pair_steps._tagged`.
+mask: see `smo_steps._tagged`.
 """
 
 
-@exact
+@strict
 def make_workspace(m):
     width = whole_lanes(m)
     mask = np.int64(1)

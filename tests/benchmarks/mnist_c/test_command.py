@@ -49,21 +49,21 @@ def test_tables_with_every_cell(done):
 
 def test_a_second_run_makes_nothing_and_a_lost_result_costs_only_itself(capsys, done):
     files = {p: p.stat().st_mtime_ns for p in (done / "results").rglob("*.json")}
-    code, told = _told(capsys, done, *FEW)
-    assert code == 0 and "results: 6 of 6 are there, 0 to make" in told
+    code, messages = _told(capsys, done, *FEW)
+    assert code == 0 and "results: 6 of 6 are there, 0 to make" in messages
     lost = next(p for p in files if p.name == "svdd-hard.json")
     before = json.loads(lost.read_text())
     lost.write_text("{")
-    code, told = _told(capsys, done, *FEW)
-    assert code == 0 and "results: 5 of 6 are there, 1 to make" in told
+    code, messages = _told(capsys, done, *FEW)
+    assert code == 0 and "results: 5 of 6 are there, 1 to make" in messages
     assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
     assert json.loads(lost.read_text())["cells"] == before["cells"], "the same seeds give the same figures"
 
 
 def test_a_digit_more_keeps_what_is_there(capsys, done):
     few = ["--seeds", "1", "--digits", "0,1", "--methods", "isolation-forest", "--jobs", "1"]
-    code, told = _told(capsys, done, *few)
-    assert code == 0 and "results: 2 of 4 are there, 2 to make" in told
+    code, messages = _told(capsys, done, *few)
+    assert code == 0 and "results: 2 of 4 are there, 2 to make" in messages
 
 
 def test_a_method_that_fails_costs_only_itself(capsys, done):
@@ -71,9 +71,9 @@ def test_a_method_that_fails_costs_only_itself(capsys, done):
         path.write_bytes(b"damaged")
     for path in (done / "results" / "clean").rglob("svdd-hard.json"):
         path.unlink()
-    code, told = _told(capsys, done, *FEW)
+    code, messages = _told(capsys, done, *FEW)
     assert code == 3
-    assert "FAILED clean, digit 1, seed 0, svdd-hard: its warm-up is damaged" in told
+    assert "FAILED clean, digit 1, seed 0, svdd-hard: its warm-up is damaged" in messages
     failures = list(csv.DictReader((done / "failures.csv").open()))
     assert [(f["key"], f["stage"]) for f in failures] == [("clean, digit 1, seed 0, svdd-hard", "method")]
     assert "svdd-hard: its warm-up is damaged" in (done / "index.html").read_text()
@@ -92,15 +92,15 @@ def test_mnist_cs_folder_with_a_corruption_missing(capsys, tmp_path, digits):
             np.save(tmp_path / "data" / name / f"{part}_labels.npy", digits.labels[chosen][rows])
     out = tmp_path / "out"
     options = ["--seeds", "1", "--methods", "pixels-ocsvm", "--jobs", "1"]
-    code, told = _told(capsys, out, "--data", tmp_path / "data", "--digits", "0,3", *options)
+    code, messages = _told(capsys, out, "--data", tmp_path / "data", "--digits", "0,3", *options)
     assert code == 3
-    assert "fog: is missing from the data, expected a folder of this name. Unpack MNIST-C again. The other" in told
-    assert "digit 3: is absent from the labels, which hold 0, 1." in told
+    assert "fog: is missing from the data, expected a folder of this name. Unpack MNIST-C again. The other" in messages
+    assert "digit 3: is absent from the labels, which hold 0, 1." in messages
     cells = list(csv.DictReader((out / "cells.csv").open()))
     assert {row["digit"] for row in cells} == {"0"}
     assert {row["condition"] for row in cells} == {CLEAN, *CORRUPTIONS} - {"fog"}
-    code, told = _told(capsys, tmp_path / "none", "--data", tmp_path / "data", "--digits", "3", *options)
-    assert code == 2 and told.count("voxout: digit 3: is absent") == 1
+    code, messages = _told(capsys, tmp_path / "none", "--data", tmp_path / "data", "--digits", "3", *options)
+    assert code == 2 and messages.count("voxout: digit 3: is absent") == 1
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_mnist_cs_folder_with_a_corruption_missing(capsys, tmp_path, digits):
     ],
 )
 def test_mistakes_are_one_sentence(capsys, tmp_path, arguments, sentence):
-    code, told = _told(capsys, tmp_path / "out", *arguments)
-    assert code == 2 and sentence in told and "Traceback" not in told
+    code, messages = _told(capsys, tmp_path / "out", *arguments)
+    assert code == 2 and sentence in messages and "Traceback" not in messages
 
 
 def test_seeds_are_at_least_one(capsys, tmp_path):

@@ -85,13 +85,13 @@ def _told(digits, unit=None) -> str:
 
 
 def test_an_absent_digit():
-    told = _told(_digits(np.arange(900) % 3))
-    assert told.startswith("digit 3: is absent from the labels, which hold 0, 1, 2.")
+    messages = _told(_digits(np.arange(900) % 3))
+    assert messages.startswith("digit 3: is absent from the labels, which hold 0, 1, 2.")
 
 
 def test_fewer_normal_digits_than_a_batch():
-    told = _told(_digits(np.arange(900) % 10))
-    assert told.startswith("digit 3: 63 normal digits to train on, expected at least 64, which is a batch.")
+    messages = _told(_digits(np.arange(900) % 10))
+    assert messages.startswith("digit 3: 63 normal digits to train on, expected at least 64, which is a batch.")
 
 
 def test_nothing_anomalous():

@@ -10,12 +10,12 @@ from voxout.data_manifests.errors import UserError, for_terminal
 
 @pytest.fixture
 def dataset(tmp_path):
-    def make(*files: str, people: str | None = None) -> Path:
+    def make(*files: str, participants: str | None = None) -> Path:
         for name in files:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-        if people is not None:
-            (tmp_path / "participants.tsv").write_text(people, encoding="utf-8")
+        if participants is not None:
+            (tmp_path / "participants.tsv").write_text(participants, encoding="utf-8")
         return tmp_path
 
     return make
@@ -41,7 +41,7 @@ def test_scans_people_and_masks(dataset):
         "derivatives/masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
         "derivatives/masks/sub-01/func/sub-01_task-rest_desc-brain_mask.nii.gz",
         "derivatives/drawn/sub-02/anat/sub-02_label-lesion_mask.nii.gz",
-        people="participant_id\tage\tsex\tgroup\tsite\nsub-01\t38.5\tF\tControl\tnorth\nsub-02\tn/a\tM\tpatient\tn/a\n",
+        participants="participant_id\tage\tsex\tgroup\tsite\nsub-01\t38.5\tF\tControl\tnorth\nsub-02\tn/a\tM\tpatient\tn/a\n",
     )
     manifest = read_bids(root)
     one, two = manifest
@@ -77,7 +77,7 @@ def test_the_plainest_of_several_runs_is_used_and_told(dataset):
             "sub-01/anat/sub-01_acq-fast_run-1_T1w.nii.gz",
             "sub-01/anat/sub-01_run-10_T1w.nii.gz",
             "sub-01/anat/sub-01_run-2_T1w.nii.gz",
-            people="participant_id\tgroup\nsub-01\tcontrol\n",
+            participants="participant_id\tgroup\nsub-01\tcontrol\n",
         )
     )
     (record,) = manifest
@@ -143,7 +143,7 @@ def test_who_is_left_out(dataset):
         dataset(
             "sub-01/anat/sub-01_T1w.nii.gz",
             "sub-02/anat/sub-02_FLAIR.nii.gz",
-            people="participant_id\tgroup\nsub-01\tcontrol\nsub-02\tcontrol\nsub-03\tpatient\n",
+            participants="participant_id\tgroup\nsub-01\tcontrol\nsub-02\tcontrol\nsub-03\tpatient\n",
         )
     )
     assert [r.key for r in manifest] == ["sub-01"]
@@ -157,7 +157,7 @@ def test_all_problems_at_once(dataset):
     root = dataset(
         "sub-01/anat/sub-01_T1w.nii.gz",
         "sub-0_2/anat/sub-0_2_T1w.nii.gz",
-        people="participant_id\tage\tgroup\nsub-01\t1980-03-12\tHealthy\nsub-01\t30\tcontrol\n",
+        participants="participant_id\tage\tgroup\nsub-01\t1980-03-12\tHealthy\nsub-01\t30\tcontrol\n",
     )
     assert problems_of(root) == (
         "participants.tsv row 2: group Healthy is unknown, expected control or patient. Correct it.",
@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 
 
 def test_participants_with_commas(dataset):
-    root = dataset("sub-01/anat/sub-01_T1w.nii.gz", people="participant_id,group\nsub-01,control\n")
+    root = dataset("sub-01/anat/sub-01_T1w.nii.gz", participants="participant_id,group\nsub-01,control\n")
     assert "column participant_id is missing, expected tab-separated columns" in problems_of(root)[0]
 
 

@@ -188,9 +188,9 @@ def test_a_mask_that_was_not_fetched_stays_and_fails_when_read(tmp_path):
         ("derivatives/m/sub-077/anat/sub-077_label-WMH_mask.nii.gz", "(of a person without scans)"),
     ],
 )
-def test_lesions_that_are_passed_over_stop(tmp_path, file, told):
+def test_lesions_that_are_passed_over_stop(tmp_path, file, messages):
     (problem,) = problems_of(put(scans(tmp_path), file))
-    assert f"{file} {told}" in problem and "a file speaks of lesions and cannot be used" in problem
+    assert f"{file} {messages}" in problem and "a file speaks of lesions and cannot be used" in problem
     assert all(f"sub-{s}" in problem for s in IDS), "everybody whose group is unknown is named"
 
 

@@ -58,7 +58,7 @@ def check(manifest, **options) -> CheckResult:
     return check_manifest(manifest, **({"modalities": ["t1w"]} | options))
 
 
-def told(problems) -> list[str]:
+def messages(problems) -> list[str]:
     return [for_terminal(problem.sentence) for problem in problems]
 
 
@@ -162,9 +162,9 @@ def test_lesions_drawn_on_the_flair_are_judged_there(cohort, tmp_path):
     flair = saved(tmp_path / "flair.nii.gz", head(99), affine=affine)
     saved(record.lesion_mask, LESION, affine=affine)
     images = {**record.images, "flair": flair}
-    told = only_problem(changed(cohort, "sub-24", images=images))
-    assert "lesion mask and T1w lie on different grids" in told
-    assert told.endswith("If it was drawn on another image, name that in column mask_of.")
+    messages = only_problem(changed(cohort, "sub-24", images=images))
+    assert "lesion mask and T1w lie on different grids" in messages
+    assert messages.endswith("If it was drawn on another image, name that in column mask_of.")
     assert "sub-24" in check(changed(cohort, "sub-24", images=images, mask_of="flair")).good
 
 
@@ -202,7 +202,7 @@ def test_a_control_with_a_lesion_mask(cohort, tmp_path):
     empty, full = saved(tmp_path / "e.nii", LESION & False), saved(tmp_path / "f.nii", LESION)
     assert check(changed(cohort, "sub-03", lesion_mask=empty)).warnings == ()
     result = check(changed(cohort, "sub-03", lesion_mask=full))
-    assert told(result.problems) == [
+    assert messages(result.problems) == [
         "sub-03: is a control whose lesion mask holds a lesion, expected healthy controls. Call it a patient, or leave "
         "column lesion_mask empty."
     ]
@@ -243,7 +243,7 @@ def test_a_scan_that_does_not_say_how_it_is_oriented(cohort):
     path = cohort["sub-03"].images["t1w"]
     saved(path, head(3), qform=0, sform=0)
     manifest = changed(cohort, "sub-03", brain_mask=None)
-    assert told(check(manifest).warnings) == [
+    assert messages(check(manifest).warnings) == [
         "sub-03: 03_T1w.nii does not say how it is oriented (both form codes are 0): it is taken as LAS. Check left "
         "and right in its map."
     ]
@@ -256,7 +256,7 @@ def test_a_scan_moved_by_its_sform(cohort):
     image.set_sform(moved, code=2)
     nib.save(image, cohort["sub-03"].images["t1w"])
     result = check(changed(cohort, "sub-03", brain_mask=None))
-    assert told(result.warnings) == [
+    assert messages(result.warnings) == [
         "sub-03: the qform of 03_T1w.nii is turned or shifted against its sform: the sform is used."
     ]
     assert result.problems == ()
@@ -264,7 +264,7 @@ def test_a_scan_moved_by_its_sform(cohort):
 
 def test_one_scan_under_two_names(cohort):
     saved(cohort["sub-09"].images["t1w"], head(4))
-    assert told(check(cohort).warnings) == [
+    assert messages(check(cohort).warnings) == [
         "sub-09: 09_T1w.nii holds the same voxels as a scan of sub-04. Keep one of the two."
     ]
 
@@ -273,7 +273,7 @@ def test_one_scan_under_two_names(cohort):
 def test_too_few_controls(cohort):
     manifest = Manifest(cohort.records[:4] + cohort.records[24:])
     assert check(manifest).problems == ()
-    assert told(check(manifest).warnings) == ["4 controls are few: maps get steadier with 20 or more."]
+    assert messages(check(manifest).warnings) == ["4 controls are few: maps get steadier with 20 or more."]
     _truncate(cohort["sub-00"].images["t1w"])
     result = check(manifest)
     assert [p.subject_key for p in result.problems] == ["sub-00", ""]

@@ -54,8 +54,8 @@ def test_every_column(tmp_path):
 
 
 def test_lesions_drawn_on_an_image_that_is_not_there(tmp_path):
-    told = problems_of(written(tmp_path, "subject_id,group,t1w,mask_of\n01,patient,a.nii,flair\n"))
-    assert told == ("row 2: mask_of is flair, but no flair is named. Name it in column flair.",)
+    messages = problems_of(written(tmp_path, "subject_id,group,t1w,mask_of\n01,patient,a.nii,flair\n"))
+    assert messages == ("row 2: mask_of is flair, but no flair is named. Name it in column flair.",)
 
 
 def test_the_example_is_readable():
@@ -140,8 +140,8 @@ def test_no_birth_date_in_a_message(tmp_path):
         ("subject_id,group,t1w,t1w", "column t1w stands there twice. Delete or rename one."),
     ],
 )
-def test_columns(tmp_path, header, told):
-    assert problems_of(written(tmp_path, header + "\n01,control,a.nii,b.nii\n")) == (f"cohort.csv: {told}",)
+def test_columns(tmp_path, header, messages):
+    assert problems_of(written(tmp_path, header + "\n01,control,a.nii,b.nii\n")) == (f"cohort.csv: {messages}",)
 
 
 def test_unknown_columns_are_noted(tmp_path):
@@ -171,9 +171,9 @@ def test_unknown_columns_are_noted(tmp_path):
         ),
     ],
 )
-def test_rows_that_contradict_each_other(tmp_path, rows, told):
+def test_rows_that_contradict_each_other(tmp_path, rows, messages):
     path = written(tmp_path, "subject_id,session_id,group,t1w,split\n" + "\n".join(rows))
-    assert problems_of(path) == (told,)
+    assert problems_of(path) == (messages,)
 
 
 def test_t1w_and_flair_must_be_two_files(tmp_path):
@@ -193,8 +193,8 @@ def test_t1w_and_flair_must_be_two_files(tmp_path):
         (b'subject_id,group,t1w\n01,control,"a.nii\n', "is not a table that is understood"),
     ],
 )
-def test_files_that_are_no_manifest(tmp_path, content, told):
-    assert told in problems_of(written(tmp_path, content))[0]
+def test_files_that_are_no_manifest(tmp_path, content, messages):
+    assert messages in problems_of(written(tmp_path, content))[0]
 
 
 def test_missing(tmp_path):
@@ -314,8 +314,8 @@ NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), 
 @st.composite
 def manifests(draw) -> Manifest:
     records = []
-    persons = draw(st.lists(LABELS, unique_by=str.lower, min_size=1, max_size=5))
-    for number, subject_id in enumerate(persons):
+    participants = draw(st.lists(LABELS, unique_by=str.lower, min_size=1, max_size=5))
+    for number, subject_id in enumerate(participants):
         optional = draw(NAMES).strip().replace("/", "").strip(". ")
         group = draw(st.sampled_from(["control", "patient"]))
         records.append(

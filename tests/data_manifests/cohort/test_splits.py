@@ -38,8 +38,8 @@ def test_everybody_is_on_one_side_in_order(ids, share, seed):
 def test_sessions_of_one_person_stay_together(ids, sessions, share):
     manifest = cohort(*(record(i, str(s)) for s in range(sessions) for i in ids))
     split = split_controls(manifest, held_out_share=share, seed=0)
-    people = [{key.split("_")[0] for key in side} for side in (split.train, split.held_out)]
-    assert not people[0] & people[1]
+    participants = [{key.split("_")[0] for key in side} for side in (split.train, split.held_out)]
+    assert not participants[0] & participants[1]
 
 
 @given(dropped=st.sets(st.integers(0, 99), max_size=60), seed=st.integers(0, 9))
@@ -87,6 +87,6 @@ def test_patients_are_on_neither_side():
         (cohort(record("a", split="held_out")), "all controls are held out, expected some to learn from"),
     ],
 )
-def test_sentences(manifest, told):
-    with pytest.raises(UserError, match=told):
+def test_sentences(manifest, messages):
+    with pytest.raises(UserError, match=messages):
         split_controls(manifest, held_out_share=0.2, seed=0)

@@ -52,10 +52,10 @@ def test_labels():
         ("sub-", "is a prefix and no more, expected a name after it. Complete it."),
     ],
 )
-def test_labels_that_bids_forbids(cell, told):
+def test_labels_that_bids_forbids(cell, messages):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
-    assert row.problems == [f"row 2: subject_id {cell} {told}"]
+    assert row.problems == [f"row 2: subject_id {cell} {messages}"]
 
 
 @pytest.mark.parametrize(("cell", "written"), [("1.0", "1"), ("10.0", "10"), ("003.00", "003"), ("20,0", "20")])

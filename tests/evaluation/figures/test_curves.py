@@ -46,7 +46,7 @@ def test_bands_are_those_of_cohorts_redrawn_by_hand(cohort):
         counts = vm.rank_counts(drawn, vm.common_edges([histogram.lesion_scores for histogram in drawn]))
         roc.append(np.interp(GRID, *vm.roc_curve(counts)))
         rates, found = froc_curve(
-            [subjects[i].clusters.false_births for i in again], [subjects[i].found_at for i in again]
+            [subjects[i].clusters.false_cluster_thresholds for i in again], [subjects[i].found_at for i in again]
         )
         froc.append(found[np.searchsorted(rates, FROC_GRID + 1e-9, side="right") - 1])
     low, high = np.quantile(roc, [0.025, 0.975], axis=0)

@@ -35,7 +35,7 @@ def asymmetric():
     centred[:3, 3] = [-40, -50, -44]
     volumes = [scan.voxels, np.where(bright, 3, 0).astype(np.float32), brain.voxels, lesion]
     stored = [reoriented(Volume(voxels, Grid(brain.voxels.shape, centred)), "LAS") for voxels in volumes]
-    return Head.of(stored[0], stored[1], SCALE, brain_mask=stored[2], lesion_mask=stored[3])
+    return Head.from_volumes(stored[0], stored[1], SCALE, brain_mask=stored[2], lesion_mask=stored[3])
 
 
 def reoriented(volume, axcodes):
@@ -66,7 +66,7 @@ def is_cyan(rgb):
 
 def test_the_patients_right_is_on_the_left_and_the_front_is_up():
     scan, map, brain, lesion = head()
-    picture, alt = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
+    picture, alt = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     row, column = tile_with(picture, is_yellow)
     assert row < 0.5 and column < 0.5
     row, column = tile_with(picture, is_cyan)
@@ -77,9 +77,9 @@ def test_the_patients_right_is_on_the_left_and_the_front_is_up():
 @pytest.mark.parametrize("axcodes", ["LPS", "LAS", "PIR", "SRA", "AIL"])
 def test_the_stored_orientation_does_not_show(axcodes):
     volumes = head()
-    plain, _ = subject_mosaic(Head.of(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3]))
+    plain, _ = subject_mosaic(Head.from_volumes(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3]))
     scan, map, brain, lesion = (reoriented(v, axcodes) for v in volumes)
-    turned, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
+    turned, _ = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     np.testing.assert_array_equal(turned, plain)
 
 
@@ -118,16 +118,16 @@ def test_the_cross_meets_where_the_peak_is():
 def test_no_colour_without_a_score_and_below_the_scale():
     scan, map, brain, _ = head()
     covered = map.with_voxels(map.voxels < 1)
-    picture, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, covered=covered))
+    picture, _ = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, covered=covered))
     assert not is_yellow(picture.astype(int)).any()
-    quiet, _ = subject_mosaic(Head.of(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain))
+    quiet, _ = subject_mosaic(Head.from_volumes(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain))
     assert not is_yellow(quiet.astype(int)).any()
 
 
 def test_thick_slices_and_maps_without_a_peak_are_drawn():
     affine = np.diag([1.0, 1.0, 6.0, 1.0])
     volume = Volume(np.random.default_rng(0).random((30, 30, 8)).astype(np.float32), Grid((30, 30, 8), affine))
-    picture, _ = subject_mosaic(Head.of(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE))
+    picture, _ = subject_mosaic(Head.from_volumes(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE))
     assert picture.dtype == np.uint8 and picture.shape[1] > 500
 
 

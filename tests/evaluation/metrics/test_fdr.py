@@ -30,7 +30,7 @@ def test_every_voxel_cut_into_pieces_leaves_q_as_it_is(z, pieces):
 @settings(deadline=None)
 @given(SCORES, st.floats(0.001, 0.5))
 def test_the_threshold_is_the_lowest_score_that_survives(z, rate):
-    found = Discovery.of(z, rate)
+    found = Discovery.from_z(z, rate)
     survive = log_q(z) >= -np.log10(rate)
     if found.threshold is None:
         assert not survive.any()
@@ -42,18 +42,18 @@ def test_by_hand():
     """Four p-values, .01, .02, .03 and .5: q is .04, .04, .04, .5."""
     z = stats.norm.isf([0.5, 0.03, 0.01, 0.02])
     np.testing.assert_allclose(10 ** -log_q(z), [0.5, 0.04, 0.04, 0.04])
-    assert Discovery.of(z, 0.05).threshold == pytest.approx(stats.norm.isf(0.03))
-    assert Discovery.of(z, 0.03) == Discovery(0.03, None)
+    assert Discovery.from_z(z, 0.05).threshold == pytest.approx(stats.norm.isf(0.03))
+    assert Discovery.from_z(z, 0.03) == Discovery(0.03, None)
 
 
 def test_among_healthy_brains_it_calls_as_few_as_it_says():
     random = np.random.default_rng(0)
-    called = [Discovery.of(random.normal(size=2000), 0.05).threshold is not None for _ in range(400)]
+    called = [Discovery.from_z(random.normal(size=2000), 0.05).threshold is not None for _ in range(400)]
     assert np.mean(called) == pytest.approx(0.05, abs=0.035)
     shares = []
     for _ in range(100):
         z = random.normal(size=2000)
         z[:100] += 4
-        found = z >= Discovery.of(z, 0.05).threshold
+        found = z >= Discovery.from_z(z, 0.05).threshold
         shares.append(found[100:].sum() / found.sum())
     assert np.mean(shares) == pytest.approx(0.05 * 0.95, abs=0.01)

@@ -79,23 +79,26 @@ def test_operating_point_by_hand():
     # Brain one: clusters appear at 9, 8, 7 and flow together at 5. Brain two: one at 6, one at 4.
     one, two = curve_of([9, 8, 7, 5], [1, 2, 3, 1]), curve_of([6, 4], [1, 2])
     # One each on average = two in both together: 9 and 8 are allowed, 7 is the third.
-    births = [one.false_births, two.false_births]
-    threshold = operating_threshold(births, 1.0)[0]
+    false_cluster_thresholds = [one.false_cluster_thresholds, two.false_cluster_thresholds]
+    threshold = operating_threshold(false_cluster_thresholds, 1.0)[0]
     assert 7 < threshold <= np.nextafter(np.float32(7), np.float32(8))
     assert one.clusters_at(threshold) + two.clusters_at(threshold) == 2
     # Below 5 the average is 1 again, but not at every higher threshold: that is no operating point.
-    assert operating_threshold(births[:1], 1.0)[0] > 8
+    assert operating_threshold(false_cluster_thresholds[:1], 1.0)[0] > 8
     np.testing.assert_array_equal(
-        operating_threshold(births, 1.0, np.array([[2, 0], [0, 2.0]])),
-        [operating_threshold(births[:1], 1.0)[0], operating_threshold(births[1:], 1.0)[0]],
+        operating_threshold(false_cluster_thresholds, 1.0, np.array([[2, 0], [0, 2.0]])),
+        [
+            operating_threshold(false_cluster_thresholds[:1], 1.0)[0],
+            operating_threshold(false_cluster_thresholds[1:], 1.0)[0],
+        ],
     )
-    assert np.isnan(operating_threshold(births, 3.0)[0])
+    assert np.isnan(operating_threshold(false_cluster_thresholds, 3.0)[0])
 
 
 @pytest.mark.parametrize("allowed", [0.5, 1, 3])
 def test_the_operating_point_holds_and_is_the_lowest_that_does(allowed):
     curves = [cluster_curve(random_volume(seed)[0], np.zeros((9, 8, 10), np.int32))[0] for seed in range(6)]
-    threshold = operating_threshold([c.false_births for c in curves], allowed)[0]
+    threshold = operating_threshold([c.false_cluster_thresholds for c in curves], allowed)[0]
     above = np.unique(np.concatenate([c.thresholds for c in curves] + [[threshold]]))
     envelope = np.zeros(len(above))
     for curve in curves:
@@ -108,8 +111,11 @@ def test_the_operating_point_holds_and_is_the_lowest_that_does(allowed):
 def test_froc_by_hand():
     # Two scans; false clusters appear at 8 and 5 (scan one) and at 5 (scan two); lesions are found at 9, 7, 5, never.
     curves = [curve_of([8, 5], [1, 2]), curve_of([5], [1])]
-    births, found = [c.false_births for c in curves], [np.array([9.0, 7.0]), np.array([5.0, -np.inf])]
-    rates, sensitivities = froc_curve(births, found)
+    false_cluster_thresholds, found = (
+        [c.false_cluster_thresholds for c in curves],
+        [np.array([9.0, 7.0]), np.array([5.0, -np.inf])],
+    )
+    rates, sensitivities = froc_curve(false_cluster_thresholds, found)
     np.testing.assert_allclose(rates, [0, 0.5, 1, 1.5])
     # The lesion found at 5 comes with two false clusters at the same threshold.
     np.testing.assert_allclose(sensitivities, [0.25, 0.5, 0.5, 0.75])
@@ -117,9 +123,13 @@ def test_froc_by_hand():
     # twice, 1 allows the two at 8.
     once, first_twice = np.ones(2), np.array([2.0, 0])
     expected = [(0.25 + 2 * 0.5 + 3 * 0.75) / 6, (0.5 + 0.5 + 4 * 1) / 6]
-    np.testing.assert_allclose(froc_scores(births, found, np.array([once, first_twice])), expected)
-    assert [froc_scores(births, found, once[None], at=(rate,))[0] for rate in (0.25, 1, 2)] == [0.25, 0.5, 0.75]
-    assert np.isnan(froc_scores(births, [np.zeros(0), np.zeros(0)], once[None]))
+    np.testing.assert_allclose(froc_scores(false_cluster_thresholds, found, np.array([once, first_twice])), expected)
+    assert [froc_scores(false_cluster_thresholds, found, once[None], at=(rate,))[0] for rate in (0.25, 1, 2)] == [
+        0.25,
+        0.5,
+        0.75,
+    ]
+    assert np.isnan(froc_scores(false_cluster_thresholds, [np.zeros(0), np.zeros(0)], once[None]))
 
 
 def slow_matches(scores, labels, threshold, smallest):

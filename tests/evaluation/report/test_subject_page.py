@@ -76,20 +76,20 @@ def test_clusters_are_listed_by_peak_with_place_and_overlap(tmp_path):
 
 def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
     _, page, _ = written(tmp_path)
-    told = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
-    assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
+    messages = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
+    assert "sub-01" in messages and "44.4" not in messages and "Lyon" not in messages
 
 
 def test_the_page_says_what_survives_a_false_discovery_rate(tmp_path):
-    def told(discovery):
+    def messages(discovery):
         text = re.sub(r"<(script|style)\b.*?</\1>", "", written(tmp_path, discovery=discovery)[1].text, flags=re.DOTALL)
         return html.unescape(re.sub(r"<[^>]+>", "", text))
 
-    survives = told(Discovery(0.05, 4.4123))
+    survives = messages(Discovery(0.05, 4.4123))
     assert "FDR 5 %from 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
-    nothing = told(Discovery(0.01, None))
+    nothing = messages(Discovery(0.01, None))
     assert "FDR 1 %none survives" in nothing and "at 1 % no voxel survives." in nothing
-    assert "alse discovery" not in told(None) and "FDR" not in told(None)
+    assert "alse discovery" not in messages(None) and "FDR" not in messages(None)
 
 
 def test_with_healthy_brains_known_clusters_have_p_values(tmp_path):

@@ -297,7 +297,7 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
 
     first = score_cohort([make(n, healthy=n < 4)[0] for n in range(8)], SETTINGS)
     path = tmp_path / "point.json"
-    StoredPoint.of(first.point, SETTINGS, "model a").save(path)
+    StoredPoint.from_point(first.point, SETTINGS, "model a").save(path)
     stored = StoredPoint.load(path)
     assert stored.unfit_because(SETTINGS, "model a") is None
     assert "an earlier fit" in stored.unfit_because(SETTINGS, "model b")

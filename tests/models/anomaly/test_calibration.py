@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
-GRID = PatchGrid(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
+GRID = VoxelMask(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
 
 
 def _null(seed, subjects=30):
@@ -29,32 +29,32 @@ def _calibrated(null, inside=None, **changed):
 
 def test_unseen_scores_of_the_same_kind_exceed_a_surprise_as_often_as_it_says():
     calibration = _calibrated(_null(0))
-    unseen = calibration.surprise(_null(1, subjects=60))
-    for surprise in (0.5, 1.0, 2.0, 3.0, 4.0):
-        expected = 10.0**-surprise
+    unseen = calibration.neg_log10_p(_null(1, subjects=60))
+    for neg_log10_p in (0.5, 1.0, 2.0, 3.0, 4.0):
+        expected = 10.0**-neg_log10_p
         # What so many, and so many in the null, leave to chance; beyond a thousandth, the null's highest thousandth.
         seen, null = expected * unseen.size, max(expected, 1e-3) * 30 * GRID.size
-        assert (unseen >= surprise).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
+        assert (unseen >= neg_log10_p).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
 
 
 def test_a_fold_counts_half_in_the_spread_that_its_own_scores_are_divided_by():
     """Against the plain way, control by control."""
     null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9
-    calibration, surprise = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
+    calibration, neg_log10_p = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
     for fold in folds_of([f"sub-{number}" for number in range(7)], 3, seed=0):
         weights = np.where(np.isin(np.arange(7), fold), 0.5, 1.0)[:, None] * inside
         whole = (weights * null**2).sum() / weights.sum()
         own = (weights * null**2).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-9)
-        expected = replace(calibration, spread=np.sqrt(0.8 * own + 0.2 * whole)).surprise(null[fold])
+        expected = replace(calibration, spread=np.sqrt(0.8 * own + 0.2 * whole)).neg_log10_p(null[fold])
         somebody = inside.any(axis=0)
-        np.testing.assert_allclose(surprise[fold][:, somebody], expected[:, somebody], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(neg_log10_p[fold][:, somebody], expected[:, somebody], rtol=1e-4, atol=1e-4)
 
 
 def test_the_null_maps_exceed_a_surprise_as_often_as_it_says():
     null, inside = _null(0, subjects=4), np.random.default_rng(1).random((4, GRID.size)) < 0.9
-    _, surprise = _with_null(null, inside)
+    _, neg_log10_p = _with_null(null, inside)
     for expected in (1.0, 2.0, 3.0):
-        found = (surprise[inside] >= expected - 1e-4).mean()
+        found = (neg_log10_p[inside] >= expected - 1e-4).mean()
         assert found == pytest.approx(10**-expected, rel=0.05, abs=3 / inside.sum())
 
 
@@ -62,8 +62,8 @@ def test_where_the_others_have_no_brain_the_whole_brains_spread_has_to_do():
     null, inside = _null(0, subjects=3), np.ones((3, GRID.size), bool)
     alone = GRID.locations[:, 0] < 10
     inside[1:, alone] = False
-    _, surprise = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
-    assert surprise[0][alone].max() < 8 and np.isfinite(surprise).all()
+    _, neg_log10_p = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
+    assert neg_log10_p[0][alone].max() < 8 and np.isfinite(neg_log10_p).all()
 
 
 def test_far_beyond_the_null_the_tail_goes_on_as_fitted():
@@ -71,28 +71,28 @@ def test_far_beyond_the_null_the_tail_goes_on_as_fitted():
     null = np.random.default_rng(0).exponential(size=(30, GRID.size))
     calibration = _calibrated(null, pooling_mm=0.0, shrinkage=1.0)
     scores = np.array([2.0, 5.0, 20.0, 50.0])
-    found = calibration.surprise(np.append(scores, np.zeros(GRID.size - 4)))[:4]
+    found = calibration.neg_log10_p(np.append(scores, np.zeros(GRID.size - 4)))[:4]
     np.testing.assert_allclose(found, scores * np.log10(np.e), rtol=0.08)
 
 
 def test_where_healthy_brains_differ_much_a_score_says_less():
     wild = np.arange(GRID.size) < GRID.size // 2
     null = _null(0) * np.where(wild, 5.0, 1.0)
-    surprise = _calibrated(null, pooling_mm=2.0, shrinkage=0.0).surprise(np.full(GRID.size, 4.0))
-    assert surprise[wild].mean() < 1 < 3 < surprise[~wild].mean()
+    neg_log10_p = _calibrated(null, pooling_mm=2.0, shrinkage=0.0).neg_log10_p(np.full(GRID.size, 4.0))
+    assert neg_log10_p[wild].mean() < 1 < 3 < neg_log10_p[~wild].mean()
 
 
 @settings(deadline=None, max_examples=20)
 @given(factor=st.floats(1e-3, 1e3))
 def test_the_unit_of_the_scores_does_not_matter(factor):
     null, scores = _null(0, subjects=4), _null(5, subjects=1)[0]
-    ours = _calibrated(null * factor).surprise(scores * factor)
-    np.testing.assert_allclose(ours, _calibrated(null).surprise(scores), atol=2e-3)
+    ours = _calibrated(null * factor).neg_log10_p(scores * factor)
+    np.testing.assert_allclose(ours, _calibrated(null).neg_log10_p(scores), atol=2e-3)
 
 
 def test_a_higher_score_at_a_place_is_never_less_surprising():
     calibration = _calibrated(_null(0))
-    ladder = np.stack([calibration.surprise(np.full(GRID.size, score)) for score in np.linspace(-1, 60, 200)])
+    ladder = np.stack([calibration.neg_log10_p(np.full(GRID.size, score)) for score in np.linspace(-1, 60, 200)])
     assert (np.diff(ladder, axis=0) >= 0).all()
     assert np.isfinite(ladder).all()
 
@@ -106,9 +106,9 @@ def test_what_is_not_brain_does_not_count():
 
 
 def test_z_is_the_normal_quantile():
-    for surprise, p in ((3.0, 1e-3), (0.30103, 0.5), (10.0, 1e-10)):
-        assert z_of_surprise(np.array([surprise]))[0] == pytest.approx(stats.norm.isf(p), abs=1e-4)
-    far = z_of_surprise(np.array([0.0, 400.0, 5000.0]))
+    for neg_log10_p, p in ((3.0, 1e-3), (0.30103, 0.5), (10.0, 1e-10)):
+        assert z_from_neg_log10_p(np.array([neg_log10_p]))[0] == pytest.approx(stats.norm.isf(p), abs=1e-4)
+    far = z_from_neg_log10_p(np.array([0.0, 400.0, 5000.0]))
     assert np.isfinite(far).all() and (np.diff(far) > 0).all()
 
 
@@ -116,7 +116,7 @@ def test_saved_and_loaded_to_the_bit(tmp_path):
     calibration = _calibrated(_null(0))
     loaded = Calibration.load(calibration.save(tmp_path / "calibration.safetensors"))
     scores = _null(3, subjects=1)
-    np.testing.assert_array_equal(loaded.surprise(scores), calibration.surprise(scores))
+    np.testing.assert_array_equal(loaded.neg_log10_p(scores), calibration.neg_log10_p(scores))
     assert loaded.mask_hash == GRID.mask_hash
 
 
@@ -136,12 +136,14 @@ def test_scores_that_tell_nothing_are_refused():
         _calibrated(np.full((3, GRID.size), np.nan))
 
 
-@given(persons=st.lists(st.integers(0, 40), min_size=3, max_size=90), folds=st.integers(2, 10), seed=st.integers(0, 5))
-def test_folds_take_every_scan_once_and_a_persons_together(persons, folds, seed):
-    names = [f"sub-{person}" for person in persons]
+@given(
+    participants=st.lists(st.integers(0, 40), min_size=3, max_size=90), folds=st.integers(2, 10), seed=st.integers(0, 5)
+)
+def test_folds_take_every_scan_once_and_a_persons_together(participants, folds, seed):
+    names = [f"sub-{participant}" for participant in participants]
     parts = folds_of(names, folds, seed)
     assert len(parts) == min(len(set(names)), folds)
     assert sorted(np.concatenate(parts)) == list(range(len(names)))
-    people = [{names[scan] for scan in part} for part in parts]
-    assert sum(map(len, people)) == len(set(names)), "nobody is in two parts"
-    assert max(map(len, people)) - min(map(len, people)) <= 1
+    participants = [{names[scan] for scan in part} for part in parts]
+    assert sum(map(len, participants)) == len(set(names)), "nobody is in two parts"
+    assert max(map(len, participants)) - min(map(len, participants)) <= 1

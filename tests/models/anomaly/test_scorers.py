@@ -7,13 +7,13 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly.scorers import Mahalanobis, OneClassSvms
 from voxout.models.features.whitening import WhitenedLatents, fit_whitening
 from voxout.models.settings import DetectorSettings
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 MASK = np.zeros((3, 4, 5), bool)
 MASK[1:, 1:3, 1:4] = True
-GRID = PatchGrid(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
+GRID = VoxelMask(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
 CONTROLS = np.random.default_rng(0).normal(size=(30, GRID.size, 2)).astype(np.float32)
-RAW = DetectorSettings(read_out="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
+RAW = DetectorSettings(latent_scaling="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
 
 
 def _strange(location: int) -> np.ndarray:
@@ -62,8 +62,10 @@ def test_all_scores_rank_alike_at_a_location(score):
     """They differ in what one location counts against another, and far away."""
     distance = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
     other = OneClassSvms(distance.field, None, score)
-    people = CONTROLS * 1.5
-    ranks = [np.argsort([svms.score(person) for person in people], axis=0) for svms in (distance, other)]
+    participants = CONTROLS * 1.5
+    ranks = [
+        np.argsort([svms.score(participant) for participant in participants], axis=0) for svms in (distance, other)
+    ]
     np.testing.assert_array_equal(*ranks)
 
 
@@ -81,12 +83,12 @@ def test_the_log_ratio_goes_on_rising():
 
 def test_codes_are_whitened_as_the_detectors_were():
     svms = OneClassSvms.fit(
-        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "read_out": "whitened"})
+        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "latent_scaling": "whitened"})
     )
     whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.1)
     raw = OneClassSvms.fit(WhitenedLatents(CONTROLS, whitening), GRID, RAW.model_copy(update={"gamma": 0.5}))
     features = CONTROLS[0] + 1
-    np.testing.assert_allclose(svms.score(features), raw.score(whitening.apply(features)), atol=1e-4)
+    np.testing.assert_allclose(svms.score(features), raw.score(whitening.whiten(features)), atol=1e-4)
 
 
 def test_mahalanobis_is_the_distance_under_the_pooled_covariance():
@@ -128,6 +130,6 @@ def test_saved_and_loaded(tmp_path):
 def test_detectors_of_another_brain_mask_are_refused(tmp_path):
     settings = DetectorSettings(nu=0.2)
     OneClassSvms.fit(CONTROLS, GRID, settings).save(tmp_path)
-    turned = PatchGrid(Grid(MASK.shape, np.eye(4)), MASK)
+    turned = VoxelMask(Grid(MASK.shape, np.eye(4)), MASK)
     with pytest.raises(UserError, match="of other locations than the brain mask. Fit the model again"):
         OneClassSvms.load(tmp_path, turned, settings)

@@ -4,11 +4,11 @@ from sklearn.decomposition import PCA
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.confounds import brain_components
-from voxout.models.confounds.brain_components import Patterns, affordable, sampled
+from voxout.models.confounds.brain_components import BrainComponents, affordable, sampled
 from voxout.models.features.extractors import VoxelFeatures
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
-GRID = PatchGrid(Grid((10, 10, 10), np.eye(4)), np.ones((10, 10, 10), bool))
+GRID = VoxelMask(Grid((10, 10, 10), np.eye(4)), np.ones((10, 10, 10), bool))
 VOXELS = VoxelFeatures(GRID, (0, 1))
 RANDOM = np.random.default_rng(0)
 TRUTH = RANDOM.normal(size=(2, GRID.size, 2))
@@ -23,7 +23,7 @@ def brains(subjects, noise=0.3):
 
 
 def learnt(seen, size=2):
-    return Patterns.learn(VOXELS, seen, size)
+    return BrainComponents.learn(VOXELS, seen, size)
 
 
 def test_weights_of_unseen_brains_follow_the_truth():
@@ -103,8 +103,8 @@ def test_few_controls_allow_few_patterns(wanted, controls, size):
 
 def test_saved_and_loaded(tmp_path):
     found = learnt(brains(30)[1])
-    loaded = Patterns.load(found.save(tmp_path / "patterns.safetensors"), VOXELS)
+    loaded = BrainComponents.load(found.save(tmp_path / "patterns.safetensors"), VOXELS)
     (brain,) = brains(1)[1]
     np.testing.assert_array_equal(loaded.weights(brain), found.weights(brain))
-    with pytest.raises(UserError, match="holds no patterns of healthy brains"):
-        Patterns.load(tmp_path / "none.safetensors", VOXELS)
+    with pytest.raises(UserError, match="holds no components of healthy brains"):
+        BrainComponents.load(tmp_path / "none.safetensors", VOXELS)

@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.confounds.regression import AdjustedLatents, Adjustment
+from voxout.models.confounds.regression import ConfoundRegression, ResidualisedLatents
 from voxout.models.features.feature_store import LatentStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 MASK = np.zeros((6, 5, 4), bool)
 MASK[1:5, 1:4, 1:3] = True
 MASK[2, 2, 1] = False
-GRID = PatchGrid(Grid(MASK.shape, np.eye(4)), MASK)
+GRID = VoxelMask(Grid(MASK.shape, np.eye(4)), MASK)
 
 
 def _latents(seed=0, subjects=12):
@@ -36,20 +36,20 @@ def test_slopes_are_ridge_regression_averaged_over_neighbours():
         own[np.abs(GRID.locations.astype(int) - place).max(axis=1) <= 1].mean(axis=0)
         for place in GRID.locations.astype(int)
     ]
-    slopes = Adjustment.fit(latents, covariates, GRID).slopes.swapaxes(0, 1)
+    slopes = ConfoundRegression.fit(latents, covariates, GRID).slopes.swapaxes(0, 1)
     np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-5)  # stored in half precision
 
 
 def test_slopes_are_those_of_the_controls_who_are_there():
     latents, covariates = _latents(), _covariates()
     latents[:5, 3], latents[7, 3:9] = np.nan, np.nan
-    lonely = PatchGrid(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
-    slopes = Adjustment.fit(latents, covariates, lonely).slopes  # locations without neighbours
+    lonely = VoxelMask(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
+    slopes = ConfoundRegression.fit(latents, covariates, lonely).slopes  # locations without neighbours
     for place in range(GRID.size):
         there = np.isfinite(latents[:, place, 0])
-        alone = Adjustment.fit(latents[there], covariates[there], lonely).slopes
+        alone = ConfoundRegression.fit(latents[there], covariates[there], lonely).slopes
         np.testing.assert_allclose(slopes[:, place], alone[:, place], rtol=2e-3, atol=1e-5)
-    seen = Adjustment(slopes).apply(latents[7], covariates[7])
+    seen = ConfoundRegression(slopes).residualise(latents[7], covariates[7])
     assert np.isnan(seen[3:9]).all() and np.isfinite(seen[9:]).all()
 
 
@@ -58,17 +58,17 @@ def test_what_a_covariate_explains_is_taken_off():
     covariates -= covariates.mean(axis=0)
     slopes = np.array([[1.0, 0.0, -2.0], [0.0, 0.5, 0.0]])
     seen = latents + np.einsum("sk,kd->sd", covariates, slopes)[:, None].astype(np.float32)
-    adjustment = Adjustment.fit(seen, covariates, GRID)
-    np.testing.assert_allclose(adjustment.apply(seen[5], covariates[5]), latents[5], atol=0.15)
+    regression = ConfoundRegression.fit(seen, covariates, GRID)
+    np.testing.assert_allclose(regression.residualise(seen[5], covariates[5]), latents[5], atol=0.15)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st_np.arrays(float, (12, 2), elements=st.floats(-3, 3)))
 def test_whoever_is_like_the_mean_is_left_as_found(covariates):
     latents = _latents()
-    adjustment = Adjustment.fit(latents, covariates, GRID)
-    assert np.isfinite(adjustment.slopes).all()
-    np.testing.assert_array_equal(adjustment.apply(latents[0], np.zeros(2)), latents[0])
+    regression = ConfoundRegression.fit(latents, covariates, GRID)
+    assert np.isfinite(regression.slopes).all()
+    np.testing.assert_array_equal(regression.residualise(latents[0], np.zeros(2)), latents[0])
 
 
 def test_a_store_is_adjusted_as_each_of_its_subjects(tmp_path):
@@ -77,17 +77,17 @@ def test_a_store_is_adjusted_as_each_of_its_subjects(tmp_path):
     for key, codes in zip(keys, _latents(subjects=4), strict=True):
         store.write(key, codes)
     store = LatentStore.open(tmp_path, keys, GRID)
-    adjustment = Adjustment.fit(store, covariates, GRID)
-    seen = AdjustedLatents(store, adjustment, covariates)
-    each = [adjustment.apply(store.subject(key), known) for key, known in zip(keys, covariates, strict=True)]
+    regression = ConfoundRegression.fit(store, covariates, GRID)
+    seen = ResidualisedLatents(store, regression, covariates)
+    each = [regression.residualise(store.subject(key), known) for key, known in zip(keys, covariates, strict=True)]
     np.testing.assert_allclose(seen[:, 3:9], np.stack(each)[:, 3:9], atol=1e-6)
     assert (seen.shape, seen.mask_hash) == (store.shape, GRID.mask_hash)
 
 
 def test_saved_and_loaded_to_the_bit(tmp_path):
-    adjustment = Adjustment.fit(_latents(), _covariates(), GRID)
-    path = adjustment.save(tmp_path / "covariates.safetensors")
-    np.testing.assert_array_equal(Adjustment.load(path).slopes, adjustment.slopes)
+    regression = ConfoundRegression.fit(_latents(), _covariates(), GRID)
+    path = regression.save(tmp_path / "covariates.safetensors")
+    np.testing.assert_array_equal(ConfoundRegression.load(path).slopes, regression.slopes)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="holds no slopes of nuisances .*Run the stage fit again"):
-        Adjustment.load(path)
+    with pytest.raises(UserError, match="holds no slopes of confounds .*Run the stage fit again"):
+        ConfoundRegression.load(path)

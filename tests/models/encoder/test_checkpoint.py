@@ -4,15 +4,15 @@ import pytest
 import torch
 from voxout.data_manifests.errors import UserError
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder
-from voxout.models.encoder.patch_shape import Window
+from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.settings import ModelSettings
 
-ORIGIN = Origin(("t1w", "flair"), (Window("axial", 7), Window("volume", 3)), 2.0, "mask", "subjects", 5)
+ORIGIN = Origin(("t1w", "flair"), (PatchShape("axial", 7), PatchShape("volume", 3)), 2.0, "mask", "subjects", 5)
 ROW = TrainingRow(50, "guided", 0.1, None, 1.0, 1e-4, 0.2, 0.5, 1.0, 4.0, 1e-3)
 
 
 def checkpoint(step=50, seed=0):
-    settings = ModelSettings.model_validate({"encoder": {"code_size": 6}, "detector": {"nu": 0.07}})
+    settings = ModelSettings.model_validate({"encoder": {"latent_size": 6}, "detector": {"nu": 0.07}})
     torch.manual_seed(seed)
     model = build_autoencoder(settings, ORIGIN)
     model((torch.rand(9, 2, 7, 7), torch.rand(9, 2, 3, 3, 3)))  # moves the batch-norm statistics
@@ -43,7 +43,7 @@ def test_settings_of_what_comes_after_training_are_none_of_its(tmp_path):
     path = tmp_path / "checkpoint.json"
     index = json.loads(path.read_text())
     assert set(index["settings"]) == {"encoder", "guidance", "training"}
-    index["settings"]["fusion"] = {"of_another_version": 3}
+    index["settings"]["ensemble"] = {"of_another_version": 3}
     path.write_text(json.dumps(index))
     assert Checkpoint.load(tmp_path).step == 50
 
@@ -94,7 +94,7 @@ def test_none_and_damaged_ones(tmp_path):
         Checkpoint.load(tmp_path)
     tensors.write_bytes(whole)
     index = json.loads((tmp_path / "checkpoint.json").read_text())
-    index["settings"]["encoder"]["code_size"] = 7
+    index["settings"]["encoder"]["latent_size"] = 7
     (tmp_path / "checkpoint.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="damaged"):
         Checkpoint.load(tmp_path)

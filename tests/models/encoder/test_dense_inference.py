@@ -6,19 +6,19 @@ import torch
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.encoder import dense_inference
 from voxout.models.encoder.dense_inference import encode_densely
-from voxout.models.encoder.network import PLANS, PatchEncoder
-from voxout.models.encoder.patch_shape import Window
+from voxout.models.encoder.network import LAYERS, PatchEncoder
+from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.settings import EncoderSettings
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (14, 17, 9)
 
 
-def trained_looking(channels, *windows, **settings):
+def trained_looking(channels, *patch_shapes, **settings):
     """An encoder whose norms are far from the identity."""
     torch.manual_seed(0)
-    windows = [Window(plane, size) for plane, size in windows]
-    encoder = PatchEncoder(channels, windows, EncoderSettings(code_size=6, **settings))
+    patch_shapes = [PatchShape(plane, size) for plane, size in patch_shapes]
+    encoder = PatchEncoder(channels, patch_shapes, EncoderSettings(latent_size=6, **settings))
     for layer in encoder.modules():
         if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
             layer.running_mean.normal_()
@@ -34,23 +34,23 @@ def scattered_grid():
     mask = np.random.default_rng(0).random(SHAPE) < 0.3
     mask[..., 3] = mask[..., 7:] = False
     mask[0, 0, 0] = mask[-1, -1, 6] = True
-    return PatchGrid(Grid(SHAPE, np.eye(4)), mask)
+    return VoxelMask(Grid(SHAPE, np.eye(4)), mask)
 
 
 def patch_by_patch(encoder, volume, grid):
     centres = torch.from_numpy(grid.locations.astype(np.int64))
     rows = torch.zeros(len(centres), dtype=torch.int64)
     with torch.no_grad():
-        return encoder([window.cut(volume[None], rows, centres) for window in encoder.windows])
+        return encoder([patch_shape.cut(volume[None], rows, centres) for patch_shape in encoder.patch_shapes])
 
 
 THREE = ("axial", "coronal", "sagittal")
 
 
 @pytest.mark.parametrize(
-    ("windows", "settings"),
+    ("patch_shapes", "settings"),
     [
-        *(([("axial", size)], {"width": width}) for size, width in product(PLANS, ["paper", "wide"])),
+        *(([("axial", size)], {"width": width}) for size, width in product(LAYERS, ["paper", "wide"])),
         ([("axial", 7)], {"norm": "layer"}),
         *(([(plane, 5)], {}) for plane in THREE[1:]),
         *(([("volume", size)], {}) for size in (3, 5, 7, 11)),  # 11: with a stride
@@ -60,8 +60,8 @@ THREE = ("axial", "coronal", "sagittal")
     ],
     ids=str,
 )
-def test_equals_the_patch_encoder(windows, settings):
-    encoder, grid = trained_looking(2, *windows, **settings), scattered_grid()
+def test_equals_the_patch_encoder(patch_shapes, settings):
+    encoder, grid = trained_looking(2, *patch_shapes, **settings), scattered_grid()
     volume = torch.rand(2, *SHAPE)
     dense = encode_densely(encoder, volume, grid)
     expected = patch_by_patch(encoder, volume, grid)
@@ -73,7 +73,7 @@ def test_equals_the_patch_encoder(windows, settings):
 def test_a_mask_inside_the_grid_sees_what_lies_around_it():
     mask = np.zeros(SHAPE, bool)
     mask[6:9, 7:10, 4] = True
-    grid, encoder = PatchGrid(Grid(SHAPE, np.eye(4)), mask), trained_looking(1, ("axial", 9), ("volume", 5))
+    grid, encoder = VoxelMask(Grid(SHAPE, np.eye(4)), mask), trained_looking(1, ("axial", 9), ("volume", 5))
     volume = torch.rand(1, *SHAPE)
     np.testing.assert_allclose(encode_densely(encoder, volume, grid), patch_by_patch(encoder, volume, grid), atol=5e-6)
 
@@ -92,8 +92,8 @@ def test_stored_half_precision_and_train_mode():
     encoder, grid = trained_looking(1, ("axial", 5)), scattered_grid()
     volume = torch.rand(1, *SHAPE).half()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    codes = encode_densely(encoder.train(), volume, grid)
-    np.testing.assert_allclose(codes, patch_by_patch(encoder, volume.float(), grid), atol=5e-6)
+    latents = encode_densely(encoder.train(), volume, grid)
+    np.testing.assert_allclose(latents, patch_by_patch(encoder, volume.float(), grid), atol=5e-6)
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
 

@@ -6,13 +6,13 @@ import torch
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.models.encoder.checkpoint import TrainingRow
-from voxout.models.encoder.monitor import TrainingWatch, effective_rank, require_no_collapse
+from voxout.models.encoder.monitor import TrainingMonitor, effective_rank, require_no_collapse
 from voxout.models.encoder.network import PatchAutoEncoder
-from voxout.models.encoder.patch_shape import Window
+from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.ocsvm.guidance_loss import guidance_loss
 from voxout.models.settings import EncoderSettings, GuidanceSettings
 
-AXIAL = (Window("axial", 5),)
+AXIAL = (PatchShape("axial", 5),)
 
 
 def row_of(**change):
@@ -33,18 +33,18 @@ def test_effective_rank():
 
 def test_numbers_against_scikit_learn_and_the_loss():
     torch.manual_seed(0)
-    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(code_size=4))
+    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(latent_size=4))
     together, mixed, held_out = ((torch.rand(*n, 1, 5, 5),) for n in ((5, 12), (64,), (32,)))
     guidance = GuidanceSettings(nu=0.3, gamma="2/d", support_share=0.5)
-    watch = TrainingWatch(mixed, held_out, together, guidance)
-    row = watch.row(model, step=7, phase="guided", learning_rate=0.1, guidance_weight=1e-4)
+    monitor = TrainingMonitor(mixed, held_out, together, guidance)
+    row = monitor.row(model, step=7, phase="guided", learning_rate=0.1, guidance_weight=1e-4)
 
     def rebuilt(patches):
         return model.decoder(model.encoder(patches))[0]
 
     with torch.no_grad():
-        codes = model.encoder((together[0].flatten(0, 1),)).unflatten(0, (5, 12)).double()
-        solving, judged = codes[:, :6], codes[:, 6:]
+        latents = model.encoder((together[0].flatten(0, 1),)).unflatten(0, (5, 12)).double()
+        solving, judged = latents[:, :6], latents[:, 6:]
         kernel, outside = [], []
         for own, rest in zip(solving.numpy(), judged.numpy(), strict=True):
             svm = OneClassSVM(nu=0.3, gamma=0.5, tol=1e-8).fit(own)
@@ -61,9 +61,9 @@ def test_numbers_against_scikit_learn_and_the_loss():
 
 
 def test_without_held_out_and_without_a_split():
-    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(code_size=4))
-    watch = TrainingWatch((torch.rand(8, 1, 5, 5),), None, None, GuidanceSettings())
-    row = watch.row(model, step=1, phase="pretraining", learning_rate=0.1, guidance_weight=0.0)
+    model = PatchAutoEncoder(1, AXIAL, EncoderSettings(latent_size=4))
+    monitor = TrainingMonitor((torch.rand(8, 1, 5, 5),), None, None, GuidanceSettings())
+    row = monitor.row(model, step=1, phase="pretraining", learning_rate=0.1, guidance_weight=0.0)
     assert row.mse_held_out is row.guidance is row.outside_share is row.kernel_mean is None
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from voxout.models.encoder.patch_shape import Window
-from voxout.models.encoder.samplers import ColocatedPatches, MixedPatches, controls_at_locations
+from voxout.models.encoder.patch_shape import PatchShape
+from voxout.models.encoder.samplers import ColocatedPatches, MixedPatches, controls_at_voxels
 
 SHAPE = (7, 8, 5)
-VOXEL = (Window("axial", 1),)
+VOXEL = (PatchShape("axial", 1),)
 
 
 def numbered(subjects=4, channels=2):
@@ -80,7 +80,7 @@ def test_nobody_is_drawn_where_they_have_no_brain():
 
 
 def test_how_many_have_brain_at_each_location():
-    counts = controls_at_locations(without_some(), np.array([0, 1, 3]), LOCATIONS)
+    counts = controls_at_voxels(without_some(), np.array([0, 1, 3]), LOCATIONS)
     assert counts.tolist() == [2, 2, 2, 3, 3]
 
 
@@ -99,8 +99,8 @@ def test_a_batch_is_a_function_of_seed_and_step(make):
 
 
 def test_all_windows_of_a_batch_are_of_the_same_places():
-    windows = (Window("volume", 3), Window("coronal", 5))
-    two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), LOCATIONS, windows, 3, 4, 3)
+    patch_shapes = (PatchShape("volume", 3), PatchShape("coronal", 5))
+    two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), LOCATIONS, patch_shapes, 3, 4, 3)
     cubes, planes = two.batch(0)
     assert cubes.shape == (3, 4, 2, 3, 3, 3) and planes.shape == (3, 4, 2, 5, 5)
     assert torch.equal(cubes[..., 1, 1, 1], planes[..., 2, 2])

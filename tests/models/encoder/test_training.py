@@ -13,8 +13,8 @@ from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.dense_inference import encode_densely
 from voxout.models.encoder.training import train_encoder
 from voxout.models.settings import ModelSettings
-from voxout.preprocessing.patches.volume_store import PatchStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.volume_store import VolumeStore
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 KEYS = tuple(f"sub-{number:02}" for number in range(9))
 TRAIN, HELD_OUT = KEYS[:7], KEYS[7:]
@@ -32,20 +32,20 @@ def store():
     volumes = 1 / (1 + np.exp(-(20 * common + 2 * own)))
     mask = np.zeros(shape, bool)
     mask[4:-4, 4:-4, 1:-1] = True
-    grid = PatchGrid(Grid(shape, np.diag([2.0, 2, 2, 1])), mask)
+    grid = VoxelMask(Grid(shape, np.diag([2.0, 2, 2, 1])), mask)
     inside = np.broadcast_to(mask, (len(KEYS), *shape))
-    return PatchStore(None, KEYS, ("t1w",), grid, volumes.astype(np.float16), inside)
+    return VolumeStore(None, KEYS, ("t1w",), grid, volumes.astype(np.float16), inside)
 
 
 def settings_of(**change):
     sections = {
-        "encoder": {"code_size": 4, "planes": ("axial",), "patch_size_mm": 10},
+        "encoder": {"latent_size": 4, "planes": ("axial",), "patch_size_mm": 10},
         "guidance": {"nu": 0.5},
         "training": {
             "pretraining_steps": 30,
             "guided_steps": 20,
             "patches_per_step": 64,
-            "locations_per_step": 6,
+            "voxels_per_step": 6,
             "checkpoint_every": 8,
             "learning_rate": 1e-2,
         },
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_alone(store, trained):
         ({"seed": 4}, "seed 3 instead of 4"),
         ({"train": KEYS[:6]}, "(of other controls)"),
         ({"settings": settings_of(guidance={"weight": 0.5})}, "models.guidance.weight 0.0001 instead of 0.5"),
-        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "windows (axial 5,) instead of (axial 7,)"),
+        ({"settings": settings_of(encoder={"patch_size_mm": 14})}, "patch_shapes (axial 5,) instead of (axial 7,)"),
     ],
 )
 def test_a_checkpoint_of_another_run(store, trained, change, named):
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_run(store, trained, change, named):
 
 
 def test_what_does_not_touch_training_may_change(store, trained):
-    settings = settings_of(detector={"nu": 0.9}, fusion={"folds": 3}, training={"checkpoint_every": 9})
+    settings = settings_of(detector={"nu": 0.9}, ensemble={"folds": 3}, training={"checkpoint_every": 9})
     assert_same(train(store, trained[1] / "encoder", settings), trained[0])
 
 
@@ -165,10 +165,10 @@ def test_guided_steps_hold_the_inner_norms_and_the_scale_of_the_codes(store, tmp
     for old, new in zip(before.autoencoder.inner_norms(), after.autoencoder.inner_norms(), strict=True):
         assert torch.equal(old.running_mean, new.running_mean)
         assert torch.equal(old.running_var, new.running_var)
-    assert torch.equal(before.encoder.code_norm.weight, after.encoder.code_norm.weight)
-    assert torch.equal(before.encoder.code_norm.bias, after.encoder.code_norm.bias)
+    assert torch.equal(before.encoder.latent_norm.weight, after.encoder.latent_norm.weight)
+    assert torch.equal(before.encoder.latent_norm.bias, after.encoder.latent_norm.bias)
     assert not torch.equal(before.encoder.branches[0][0].weight, after.encoder.branches[0][0].weight)
-    held = before.encoder.code_norm.weight.square().mean().sqrt().item()
+    held = before.encoder.latent_norm.weight.square().mean().sqrt().item()
     assert after.history[-1].latent_scale == pytest.approx(held, rel=0.15)
 
 
@@ -207,10 +207,10 @@ def test_settled_norms_describe_the_whole_brain(store, trained):
     """In eval mode, codes over all training subjects and locations have the mean and scale of the code norm."""
     encoder = trained[0].encoder
     rows = store.index(TRAIN)
-    codes = torch.cat([encode_densely(encoder, torch.from_numpy(store.volumes[row]), store.grid) for row in rows])
-    norm = encoder.code_norm
-    np.testing.assert_allclose(codes.mean(dim=0), norm.bias.detach(), atol=0.1)
-    np.testing.assert_allclose(codes.std(dim=0), norm.weight.detach().abs(), rtol=0.1, atol=0.01)
+    latents = torch.cat([encode_densely(encoder, torch.from_numpy(store.volumes[row]), store.grid) for row in rows])
+    norm = encoder.latent_norm
+    np.testing.assert_allclose(latents.mean(dim=0), norm.bias.detach(), atol=0.1)
+    np.testing.assert_allclose(latents.std(dim=0), norm.weight.detach().abs(), rtol=0.1, atol=0.01)
 
 
 def test_without_pretraining_and_with_free_norms(store, tmp_path):
@@ -219,7 +219,7 @@ def test_without_pretraining_and_with_free_norms(store, tmp_path):
     )
     checkpoint = train(store, tmp_path, settings)
     assert [row.phase for row in checkpoint.history] == ["guided"]
-    assert all(np.isfinite(checkpoint.encoder.code_norm.running_var.numpy()))
+    assert all(np.isfinite(checkpoint.encoder.latent_norm.running_var.numpy()))
 
 
 def test_several_channels_and_nobody_held_out(store, tmp_path):

@@ -1,17 +1,17 @@
 import numpy as np
 from scipy import ndimage
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.features.truncated_fov import clear_of_cuts
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.models.features.truncated_fov import away_from_truncation
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (40, 36, 32)
 CENTRE = (np.array(SHAPE) - 1) / 2
 RADIUS_VOX = np.sqrt(((np.stack(np.indices(SHAPE), -1) - CENTRE) ** 2).sum(-1))
-GRID = PatchGrid(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), RADIUS_VOX < 14)
+GRID = VoxelMask(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), RADIUS_VOX < 14)
 
 
 def _clear(brain, reach_vox=1):
-    return GRID.scatter(clear_of_cuts(GRID.gather(brain), GRID, reach_vox))
+    return GRID.inverse_transform(away_from_truncation(GRID.transform(brain), GRID, reach_vox))
 
 
 def test_what_patches_would_see_of_a_cut_is_left_out():
@@ -25,10 +25,10 @@ def test_what_patches_would_see_of_a_cut_is_left_out():
 
 def test_brains_that_differ_at_the_surface_are_left_alone():
     smaller = RADIUS_VOX < 11.5  # by 5 mm, all around
-    inside = GRID.gather(smaller)
-    assert clear_of_cuts(inside, GRID, 3) is inside
+    inside = GRID.transform(smaller)
+    assert away_from_truncation(inside, GRID, 3) is inside
     whole = np.ones(GRID.size, bool)
-    assert clear_of_cuts(whole, GRID, 3) is whole
+    assert away_from_truncation(whole, GRID, 3) is whole
 
 
 def test_a_cut_leaves_the_surface_elsewhere_as_it_is():

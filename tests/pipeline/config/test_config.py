@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError
-from voxout.pipeline.config.config import Config, load_config, preset_names, save_config
+from voxout.pipeline.config.config import Config, load_config, notes_on_names, preset_names, save_config
 
 
 def test_defaults_need_no_file():
@@ -25,9 +25,9 @@ def test_the_order_is_preset_then_file_then_set_then_seed(tmp_path):
 
 
 def test_the_number_of_seeds_is_a_setting():
-    config = load_config(overrides=["models.fusion.members=2"], seeds=3)
-    assert config.models.fusion.members == 3
-    assert load_config(overrides=["models.fusion.members=2"]).models.fusion.members == 2
+    config = load_config(overrides=["models.ensemble.members=2"], seeds=3)
+    assert config.models.ensemble.members == 3
+    assert load_config(overrides=["models.ensemble.members=2"]).models.ensemble.members == 2
 
 
 def test_the_saved_configuration_is_the_configuration(tmp_path):
@@ -40,11 +40,11 @@ def test_all_problems_are_told_at_once_with_the_nearest_name():
     overrides = ["models.detector.nuu=0.1", "models.detector.nu=3", "preprocesing.spacing_mm=1"]
     with pytest.raises(UserError) as caught:
         load_config(overrides=overrides)
-    told = "\n".join(caught.value.problems)
+    messages = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 3
-    assert "models.detector.nuu is not known. Did you mean models.detector.nu?" in told
-    assert "models.detector.nu is 3, expected less than or equal to 1" in told
-    assert "preprocesing is not known. Did you mean preprocessing?" in told
+    assert "models.detector.nuu is not known. Did you mean models.detector.nu?" in messages
+    assert "models.detector.nu is 3, expected less than or equal to 1" in messages
+    assert "preprocesing is not known. Did you mean preprocessing?" in messages
 
 
 def test_settings_that_contradict_each_other_are_told_in_words():
@@ -65,31 +65,31 @@ def _told(*overrides: str) -> tuple[str, ...]:
 
 
 def test_a_reader_of_a_map_that_is_not_derived_is_told_before_anything_is_prepared():
-    assert list(_told("models.fusion.readers=[intensity, detail]", "preprocessing.derived_maps=[junction]")) == [
-        "models.fusion.readers names detail, and the derived maps are junction. Add detail to "
+    assert list(_told("models.ensemble.scorers=[intensity, detail]", "preprocessing.derived_maps=[junction]")) == [
+        "models.ensemble.scorers names detail, and the derived maps are junction. Add detail to "
         "preprocessing.derived_maps, or leave the reader out."
     ]
-    assert "the derived maps are none" in _told("models.fusion.readers=[detail]", "preprocessing.derived_maps=[]")[0]
-    load_config(overrides=["models.fusion.readers=[intensity, detail]"])
+    assert "the derived maps are none" in _told("models.ensemble.scorers=[detail]", "preprocessing.derived_maps=[]")[0]
+    load_config(overrides=["models.ensemble.scorers=[intensity, detail]"])
     assert "names extension, and the derived maps are none" in _told("preprocessing.derived_maps=[]")[0]
-    load_config(overrides=["preprocessing.derived_maps=[]", "models.fusion.readers=[hand_made]"])
+    load_config(overrides=["preprocessing.derived_maps=[]", "models.ensemble.scorers=[derived_features]"])
 
 
 def test_more_components_than_a_patch_has_numbers_are_told_before_anything_is_prepared():
-    patches = "models.fusion.readers=[patches]"
-    assert list(_told("models.fusion.patch_components=28", patches)) == [
-        "models.fusion.patch_components is 28, and a patch of 3x3x3 voxels of t1w holds 27 numbers. "
+    patches = "models.ensemble.scorers=[patches]"
+    assert list(_told("models.ensemble.patch_components=28", patches)) == [
+        "models.ensemble.patch_components is 28, and a patch of 3x3x3 voxels of t1w holds 27 numbers. "
         "Lower it to 27 at most."
     ]
-    load_config(overrides=["models.fusion.patch_components=54", "preprocessing.modalities=[t1w, flair]", patches])
-    load_config(overrides=["models.fusion.patch_components=28"])
+    load_config(overrides=["models.ensemble.patch_components=54", "preprocessing.modalities=[t1w, flair]", patches])
+    load_config(overrides=["models.ensemble.patch_components=28"])
 
 
 def test_what_two_settings_say_together_is_told_without_a_dump_of_the_section():
-    told = _told("models.training.pretraining_steps=0", "models.training.guided_steps=0")
-    assert told[0].startswith("models: training.pretraining_steps is 0 and no guided steps follow"), told
-    told = _told("preprocessing.intensity.low_percent=90", "preprocessing.intensity.high_percent=10")
-    assert told[0] == "preprocessing.intensity: low_percent (90) must lie below high_percent (10)."
+    messages = _told("models.training.pretraining_steps=0", "models.training.guided_steps=0")
+    assert messages[0].startswith("models: training.pretraining_steps is 0 and no guided steps follow"), messages
+    messages = _told("preprocessing.intensity.low_percent=90", "preprocessing.intensity.high_percent=10")
+    assert messages[0] == "preprocessing.intensity: low_percent (90) must lie below high_percent (10)."
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,35 @@ def test_missing_file_unknown_preset_and_bad_override(tmp_path):
 @given(st.floats(min_value=1e-3, max_value=1))
 def test_an_override_reaches_its_setting(nu):
     assert load_config(overrides=[f"models.detector.nu={nu!r}"]).models.detector.nu == nu
+
+
+def test_old_names_are_read_and_told(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "preprocessing: {intensity: {method: landmarks}}\n"
+        "models: {encoder: {code_size: 8}, detector: {read_out: raw},\n"
+        "         fusion: {readers: [hand_made, ocsvm], patterns: 3}}\n"
+    )
+    overrides = ["models.fusion.power=3", "models.training.locations_per_step=5"]
+    config = load_config(path, preset="paper-1mm", overrides=overrides)
+    models = config.models
+    assert config.preprocessing.intensity.method == "nyul"
+    assert (models.encoder.latent_size, models.detector.latent_scaling, models.training.voxels_per_step) == (
+        8,
+        "raw",
+        5,
+    )
+    assert models.ensemble.scorers == ("derived_features", "ocsvm")
+    assert (models.ensemble.brain_components, models.ensemble.p_norm) == (3, 3)
+    notes = notes_on_names(path, overrides)
+    assert len(notes) == 9
+    assert "setting models.fusion is now called models.ensemble" in notes
+    assert "hand_made of models.ensemble.scorers is now called derived_features" in notes
+    assert not notes_on_names(None, ["models.ensemble.p_norm=3"])
+
+
+def test_an_old_and_a_new_name_at_once():
+    with pytest.raises(
+        UserError, match=r"models\.ensemble\.power is not known\. Did you mean models\.ensemble\.p_norm"
+    ):
+        load_config(overrides=["models.ensemble={power: 3, p_norm: 2}"])

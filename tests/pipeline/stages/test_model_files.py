@@ -16,11 +16,11 @@ from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, read_mask, write_volume
 from voxout.evaluation.scoring.operating_point import StoredPoint
-from voxout.models.anomaly.ensemble import Fusion
-from voxout.models.anomaly.fit import fit_fusion
+from voxout.models.anomaly.ensemble import AnomalyModel
+from voxout.models.anomaly.fit import fit_anomaly_model
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
-from voxout.models.encoder.patch_shape import Window
-from voxout.models.features.source import Sight
+from voxout.models.encoder.patch_shape import PatchShape
+from voxout.models.features.source import FeatureSource
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.config import Config, load_config, save_config
 from voxout.pipeline.config.own_commands import COMMANDS
@@ -29,18 +29,18 @@ from voxout.pipeline.stages.whole_model import FORMAT, MODEL_FORMAT, require_who
 from voxout.pipeline.workflow.records import StageRecord, sizes, write_json
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.volume_store import VolumeStore
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (12, 12, 12)
 MASK = np.zeros(SHAPE, bool)
 MASK[2:-2, 2:-2, 2:-2] = True
-GRID = PatchGrid(Grid(SHAPE, np.diag([4.0, 4, 4, 1])), MASK)
+GRID = VoxelMask(Grid(SHAPE, np.diag([4.0, 4, 4, 1])), MASK)
 SETTINGS = {
     "preprocessing": {"spacing_mm": 4.0, "modalities": ["t1w"]},
     "models": {
-        "encoder": {"patch_size_mm": 12.0, "code_size": 4},
-        "fusion": {"readers": ["ocsvm", "intensity"], "patterns": 1, "folds": 2},
+        "encoder": {"patch_size_mm": 12.0, "latent_size": 4},
+        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1, "folds": 2},
     },
 }
 COMMAND = "preprocessing.brain_extraction.command"
@@ -54,17 +54,17 @@ def fitted(tmp_path_factory) -> Path:
     random = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(random.normal(size=(10, 1, *SHAPE)), (0, 0, 1, 1, 1))
     volumes = (0.5 + 0.1 * noise / noise.std()).clip(0, 1).astype(np.float16) * MASK
-    store = PatchStore(None, keys, ("t1w",), GRID, volumes, np.broadcast_to(MASK, (10, *SHAPE)))
+    store = VolumeStore(None, keys, ("t1w",), GRID, volumes, np.broadcast_to(MASK, (10, *SHAPE)))
     channels = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}))
-    origin = Origin(("t1w",), (Window("volume", 3),), 4.0, GRID.mask_hash, "subjects", 0)
+    origin = Origin(("t1w",), (PatchShape("volume", 3),), 4.0, GRID.mask_hash, "subjects", 0)
     torch.manual_seed(0)
     autoencoder = build_autoencoder(config.models, origin)
     Checkpoint(autoencoder, {}, config.models, origin, 5, ()).save(model.encoder)
     train = StageRecord("train", {}, sizes(model.root, [model.encoder]), started="then")
     train.write(model.record("train"))
-    sight = Sight(channels, (Checkpoint.load(model.encoder),))
-    fusion = fit_fusion(store, keys, sight, config.models, model.latents, seed=0, jobs=1)
-    fusion.save(model.detectors)
+    source = FeatureSource(channels, (Checkpoint.load(model.encoder),))
+    ensemble = fit_anomaly_model(store, keys, source, config.models, model.latents, seed=0, jobs=1)
+    ensemble.save(model.detectors)
     channels.save(model.detectors)
     write_volume(model.detectors / "brain_mask.nii.gz", Volume(MASK, GRID.grid))
     save_config(model.fitted_config, config)
@@ -106,10 +106,10 @@ def refused(model: Path, cohort: Path, capsys, *more: str) -> str:
     """The one sentence with which `voxout apply` refuses a model; nothing is made."""
     out = model.parent / "out"
     assert main(["apply", str(model), str(cohort), str(out), "--device", "cpu", *more]) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.count("\n") == 0 and told.startswith("voxout: ") and "Traceback" not in told
+    messages = capsys.readouterr().err.strip()
+    assert messages.count("\n") == 0 and messages.startswith("voxout: ") and "Traceback" not in messages
     assert not out.exists()
-    return told
+    return messages
 
 
 def test_a_model_as_fit_left_it_is_applied(model, cohort, capsys):
@@ -157,11 +157,11 @@ def edit_text(name, change):
 CHANGES = {
     "encoder/step-000005.safetensors": zero_encoder,
     "detectors/ocsvm/field/detectors.safetensors": move_detectors,
-    "detectors/fused.safetensors": scale_calibration,
+    "detectors/combined.safetensors": scale_calibration,
     "detectors/intensity/calibration.safetensors": reverse_knots,
     "encoder/checkpoint.json": edit_text("encoder/checkpoint.json", lambda t: t.replace("t1w", "t2w")),
     "detectors/channels.json": edit_text("detectors/channels.json", lambda t: t.replace("1.0", "0.5")),
-    "detectors/nuisances.json": edit_text("detectors/nuisances.json", lambda t: t.replace("1", "0")),
+    "detectors/confounds.json": edit_text("detectors/confounds.json", lambda t: t.replace("1", "0")),
     "detectors/trained_on.json": edit_text("detectors/trained_on.json", lambda t: t.replace("0", "1", 1)),
     "detectors/config.yaml": edit_text("detectors/config.yaml", lambda t: t.replace("native", "native ")),
     "detectors/brain_mask.nii.gz": lambda m: (m / "detectors/brain_mask.nii.gz").open("r+b").write(b"\0"),
@@ -172,11 +172,11 @@ CHANGES = {
 def test_a_file_that_changed_is_named(model, cohort, capsys, name):
     before = (model / name).stat().st_size
     CHANGES[name](model)
-    told = refused(model, cohort, capsys)
+    messages = refused(model, cohort, capsys)
     if (model / name).stat().st_size == before:
-        assert f"{model}: {name} is not the file that fit wrote (changed since, or damaged). Copy the model" in told
+        assert f"{model}: {name} is not the file that fit wrote (changed since, or damaged). Copy the model" in messages
     else:  # Told by the records of sizes, as ever.
-        assert "files are missing from the model or damaged" in told
+        assert "files are missing from the model or damaged" in messages
 
 
 def test_a_change_that_keeps_size_and_time_is_noticed_by_a_new_process(model, monkeypatch):
@@ -209,8 +209,8 @@ def test_a_file_too_many_and_a_record_that_is_missing_or_edited(model, cohort, c
     whole = record.read_text()
     for text in ("", "[]", whole.replace("sha256", "md5"), whole.replace("voxout model 1", "voxout model 9")):
         record.write_text(text.ljust(len(whole)))
-        told = refused(model, cohort, capsys)
-        assert "model.json" in told or "files are missing from the model or damaged" in told
+        messages = refused(model, cohort, capsys)
+        assert "model.json" in messages or "files are missing from the model or damaged" in messages
     record.unlink()
     assert "files are missing" in refused(model, cohort, capsys)
 
@@ -247,12 +247,12 @@ def write(name, text):
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"../step-0')), "tensors"),
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"/etc/step-0')), "tensors"),
         (
-            edit_text("encoder/checkpoint.json", lambda t: t.replace('"code_size": 4', '"code_size": 900000000')),
+            edit_text("encoder/checkpoint.json", lambda t: t.replace('"latent_size": 4', '"latent_size": 900000000')),
             "shape",
         ),
         (write("detectors/channels.json", '{"scale": {}, "derived": []}'), "channels.json"),
-        (write("detectors/nuisances.json", '{"patterns": "many"}'), "nuisances.json"),
-        (write("detectors/nuisances.json", '{"patterns": -1}'), "nuisances.json"),
+        (write("detectors/confounds.json", '{"brain_components": "many"}'), "confounds.json"),
+        (write("detectors/confounds.json", '{"brain_components": -1}'), "confounds.json"),
     ],
 )
 def test_what_makes_no_sense_is_not_read_even_with_the_right_hash(model, change, found):
@@ -261,8 +261,8 @@ def test_what_makes_no_sense_is_not_read_even_with_the_right_hash(model, change,
     folder = OutputFolder(model)
     require_whole_model(folder)
     with pytest.raises(UserError, match=found):
-        sight = Sight(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
-        Fusion.load(folder.detectors, GRID, sight, load_config(folder.fitted_config).models)
+        source = FeatureSource(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
+        AnomalyModel.load(folder.detectors, GRID, source, load_config(folder.fitted_config).models)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +292,9 @@ def test_no_link_leads_out_of_the_folder(model, cohort, capsys, name):
     if (model / name).exists():
         shutil.move(model / name, outside)
     (model / name).symlink_to(outside)
-    told = refused(model, cohort, capsys)
-    assert f"{model}: {name} is a link that leads out of the model's folder" in told
-    assert "cp -rL" in told
+    messages = refused(model, cohort, capsys)
+    assert f"{model}: {name} is a link that leads out of the model's folder" in messages
+    assert "cp -rL" in messages
 
 
 def test_a_link_inside_the_folder_is_followed(model):
@@ -319,8 +319,8 @@ def with_command(model: Path, **extraction: str) -> Path:
 def test_a_models_own_command_is_never_run(model, cohort, tmp_path, capsys):
     theirs = f"touch {tmp_path}/ran {{image}} {{mask}}"
     with_command(model, method="command", command=theirs)
-    told = refused(model, cohort, capsys)
-    assert f"{COMMAND} names a program to run" in told and f"Name yours with --set {COMMAND}=" in told
+    messages = refused(model, cohort, capsys)
+    assert f"{COMMAND} names a program to run" in messages and f"Name yours with --set {COMMAND}=" in messages
     for other in ("seed=1", "preprocessing.brain_extraction.method=command"):
         assert "names a program to run" in refused(model, cohort, capsys, "--set", other)
     assert not (tmp_path / "ran").exists()
@@ -387,9 +387,9 @@ def test_whatever_bytes_change_the_model_is_read_or_refused_in_a_sentence(model,
             sealed_again(model)
         require_whole_model(folder)
         locations = read_mask(folder.detectors / "brain_mask.nii.gz")
-        grid = PatchGrid(locations.grid, locations.voxels)
-        sight = Sight(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
-        Fusion.load(folder.detectors, grid, sight, load_config(folder.fitted_config).models)
+        grid = VoxelMask(locations.grid, locations.voxels)
+        source = FeatureSource(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
+        AnomalyModel.load(folder.detectors, grid, source, load_config(folder.fitted_config).models)
     except UserError as error:
         assert "\n" not in error.problems[0]
 

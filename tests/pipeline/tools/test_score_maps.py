@@ -95,8 +95,8 @@ def test_figures_are_those_of_the_voxels(maps, capsys):
 
 def test_without_brain_masks_the_whole_image_counts_and_is_named(maps, capsys):
     assert maps.score(brains=None) == 0
-    told = capsys.readouterr()
-    assert "inside the whole image" in told.out and "every voxel of the image counts" in told.err
+    messages = capsys.readouterr()
+    assert "inside the whole image" in messages.out and "every voxel of the image counts" in messages.err
     assert maps.scores()["about"]["mask"] == "whole image"
     assert maps.table("scores.csv")[0]["voxels"] == str(16 * 17 * 18)
 
@@ -157,9 +157,9 @@ def test_a_map_on_another_grid_is_an_error_with_both(maps, capsys):
 def test_a_mask_without_a_map_is_listed_and_counted(maps, capsys):
     maps.map_path("c").unlink()
     assert maps.score() == 3
-    told = capsys.readouterr()
-    assert "FAILED c: has a lesion mask and no map. Make the map, or take the mask away." in told.err
-    assert "figures of 6 of 7 subjects" in told.out
+    messages = capsys.readouterr()
+    assert "FAILED c: has a lesion mask and no map. Make the map, or take the mask away." in messages.err
+    assert "figures of 6 of 7 subjects" in messages.out
     about = maps.scores()["about"]
     assert (about["subjects"], about["subjects_left_out"]) == (6, ["c"])
     assert "no map" in failure(maps, "c")
@@ -195,9 +195,9 @@ def test_maps_upside_down_get_a_word(maps, capsys):
     for name, voxels in maps.voxels.items():
         maps.put("maps", maps.map_name, name, -voxels)
     assert maps.score() == 0
-    told = capsys.readouterr().err
-    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in told
-    assert "expected higher = more anomalous. Are the maps upside down?" in told
+    messages = capsys.readouterr().err
+    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in messages
+    assert "expected higher = more anomalous. Are the maps upside down?" in messages
 
 
 def test_one_map_upside_down_is_named(maps, capsys):
@@ -380,8 +380,8 @@ def test_a_map_without_a_mask_enters_no_figure_and_is_named(maps, capsys):
 def test_ids_that_match_twice_stop_everything(maps, capsys):
     maps.put("maps", "other/{id}.nii", "a", maps.voxels["a"])
     assert maps.score() == 2
-    told = capsys.readouterr().err
-    assert "a matches 2 files (a.nii.gz and other/a.nii), expected one. Say which by a path with {id} in it" in told
+    messages = capsys.readouterr().err
+    assert "a matches 2 files (a.nii.gz and other/a.nii), expected one. Say which by a path with {id} in it" in messages
     assert not (maps.root / "out" / "scores.json").exists()
     assert maps.score(maps="maps/{id}.nii.gz") == 0
 
@@ -419,10 +419,10 @@ def test_nobody_can_be_scored(maps, capsys):
     for name in maps.voxels:
         maps.map_path(name).write_bytes(b"no map")
     assert maps.score() == 2
-    told = capsys.readouterr().err
-    assert told.count("a, map: is not an image that is understood") == 1
-    assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in told
-    assert "a.nii.gz" not in told and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
+    messages = capsys.readouterr().err
+    assert messages.count("a, map: is not an image that is understood") == 1
+    assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in messages
+    assert "a.nii.gz" not in messages and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
     assert len(maps.table("failures.csv")) == 7
     for name, voxels in maps.voxels.items():
         maps.put("maps", maps.map_name, name, voxels)
@@ -460,8 +460,8 @@ def methods(maps):
 def test_differences_are_paired(methods, capsys):
     code, content = compared(methods, "first", "second")
     assert code == 0
-    told = capsys.readouterr().out
-    assert "second less first, on 7 subjects" in told
+    messages = capsys.readouterr().out
+    assert "second less first, on 7 subjects" in messages
     by_name = {d["metric"]: d for d in content["differences"]}
     first, second = methods.scores("first"), methods.scores("second")
     for name, d in by_name.items():
@@ -470,7 +470,7 @@ def test_differences_are_paired(methods, capsys):
             assert d["difference"]["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
     auroc = by_name["auroc"]["difference"]
     values = [f"{value:.3g}" for value in (second["auroc"]["value"], first["auroc"]["value"], auroc["value"])]
-    assert "AUROC, pooled: {} less {}: {}  (".format(*values) in told
+    assert "AUROC, pooled: {} less {}: {}  (".format(*values) in messages
     assert 0 < auroc["ci_low"] <= auroc["value"] <= auroc["ci_high"]
     assert "healthy_threshold" not in by_name
     assert by_name["aupimo"]["difference"]["reason_undefined"]
@@ -499,12 +499,12 @@ def test_only_common_subjects_are_compared_and_the_others_are_named(methods, cap
 
 
 def test_what_cannot_be_compared(methods, capsys):
-    told = compare_error(methods, capsys, "first")
-    assert "found one folder of scores, expected at least two" in told
+    messages = compare_error(methods, capsys, "first")
+    assert "found one folder of scores, expected at least two" in messages
     assert "nowhere: holds no scores" in compare_error(methods, capsys, "first", "nowhere")
     assert methods.score("--set", "evaluation.smallest_cluster_mm3=64", out="other") == 0
-    told = compare_error(methods, capsys, "first", "other")
-    assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in told
+    messages = compare_error(methods, capsys, "first", "other")
+    assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in messages
     assert methods.score(brains=None, out="whole") == 0
     assert "different mask (brain mask against whole image)" in compare_error(methods, capsys, "first", "whole")
     methods.put("masks", methods.mask_name, "c", methods.truth["c"][::-1])

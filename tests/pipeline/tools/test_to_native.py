@@ -75,21 +75,21 @@ def test_and_on_the_flair(out, region, tmp_path):
 
 
 def test_the_sentences(out, region, tmp_path, capsys):
-    def told(*command):
+    def messages(*command):
         assert main(["native", *map(str, command)]) == 2
         return capsys.readouterr().err
 
     result = tmp_path / "r.nii.gz"
     assert "holds no prepared sub-07, expected a subject such as sub-01_ses-2. Check the id." in (
-        told(out.root, "sub-07", region, result)
+        messages(out.root, "sub-07", region, result)
     )
-    assert "--image flair: no image to be like" in told(out.root, "01_ses-2", region, result, "--image", "flair")
+    assert "--image flair: no image to be like" in messages(out.root, "01_ses-2", region, result, "--image", "flair")
     out.alignment(SUBJECT, "flair").unlink()
     assert "sub-01_ses-2: its FLAIR was not prepared" in (
-        told(out.root, "01_ses-2", region, result, "--image", "flair", "--like", region)
+        messages(out.root, "01_ses-2", region, result, "--image", "flair", "--like", region)
     )
-    assert "expected a name that ends in .nii or .nii.gz" in told(out.root, "01_ses-2", region, tmp_path / "r.mgz")
-    assert "no such file" in told(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
+    assert "expected a name that ends in .nii or .nii.gz" in messages(out.root, "01_ses-2", region, tmp_path / "r.mgz")
+    assert "no such file" in messages(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
     assert not result.exists()
 
 
@@ -221,7 +221,7 @@ def test_what_misses_the_head_is_no_image_of_zeros(home, tmp_path, capsys, label
 def refused(out, region, capsys):
     """The sentence for a result that is refused; no file may change by it."""
 
-    def told(result, *options):
+    def messages(result, *options):
         around = out.root.parent
         before = {path: path.read_bytes() for path in around.rglob("*") if path.is_file()}
         command = ["native", str(out.root), "01_ses-2", str(region), str(result), *map(str, options)]
@@ -229,7 +229,7 @@ def refused(out, region, capsys):
         assert before == {path: path.read_bytes() for path in around.rglob("*") if path.is_file()}
         return capsys.readouterr().err
 
-    return told
+    return messages
 
 
 def test_the_result_is_none_of_the_files_that_are_read(out, region, tmp_path, refused):

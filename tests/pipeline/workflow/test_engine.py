@@ -34,14 +34,14 @@ def _task():
 @pytest.fixture(scope="module")
 def outcome():
     with Engine(jobs=2) as engine:
-        told = []
+        messages = []
         result = engine.map(
             _task(),
             [(s, 10) for s in _subjects(8)],
             stage="prepare",
-            progress=lambda done, total, key: told.append(done),
+            progress=lambda done, total, key: messages.append(done),
         )
-        assert told == list(range(1, 9))
+        assert messages == list(range(1, 9))
         yield result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.pipeline.workflow.engine import Engine
 
@@ -127,18 +127,18 @@ def test_another_user_is_refused_everywhere(at_work):
 def test_outputs_follow_the_umask(tmp_path, umask, file, folder):
     """Who may read results is the user's to say, as for every other program."""
 
-    def write(subject, out, written_whole):
+    def write(subject, out, atomic_write):
         from pathlib import Path
 
         path = Path(out) / "maps" / f"{subject.key}.json"
         path.parent.mkdir()
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("{}")
 
     before = os.umask(umask)
     try:
         with Engine(1) as engine:
-            outcome = engine.map(write, [(SUBJECT, str(tmp_path), written_whole)], stage="test")
+            outcome = engine.map(write, [(SUBJECT, str(tmp_path), atomic_write)], stage="test")
     finally:
         os.umask(before)
     assert outcome.failures == ()

@@ -99,9 +99,9 @@ class _Started:
         for number in numbers:
             self.process.send_signal(number)
             time.sleep(0.3)
-        told = self.process.communicate(timeout=30)[1]
+        messages = self.process.communicate(timeout=30)[1]
         assert time.monotonic() - began < 10
-        return self.process.returncode, told
+        return self.process.returncode, messages
 
 
 def _started(what: str, folder: Path, **options) -> _Started:
@@ -131,8 +131,8 @@ def test_a_second_signal_changes_nothing(tmp_path):
 @pytest.mark.parametrize("what", ["compute_without_end", "hear_nothing", "lose_it_while_deleting"])
 def test_what_cannot_be_interrupted_is_ended_by_force_with_its_children(tmp_path, what):
     with _started(what, tmp_path) as run:
-        code, told = run.end(signal.SIGTERM)
-        assert code == 143 and told.splitlines()[-1] == "told by force" and "Traceback" not in told
+        code, messages = run.end(signal.SIGTERM)
+        assert code == 143 and messages.splitlines()[-1] == "told by force" and "Traceback" not in messages
         assert _nothing_is_left(tmp_path) and not marked(run.mark)
 
 
@@ -175,12 +175,12 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
 def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, number, code):
     out = tmp_path / "out"
     with _prepare(cohort, out, stderr=subprocess.PIPE) as run:
-        ended, told = run.end(number)
+        ended, messages = run.end(number)
         assert ended == code
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
         if number != signal.SIGKILL:
             name = signal.Signals(number).name
-            assert told == f"voxout: interrupted ({name}). The same command goes on from here.\n"
+            assert messages == f"voxout: interrupted ({name}). The same command goes on from here.\n"
             line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
             assert (line["message"], line["signal"]) == ("interrupted", name)
             assert not (out / ".scratch").exists()

@@ -19,10 +19,10 @@ def test_temporary_files_lie_in_the_output_folder_until_the_end(tmp_path):
         assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)} == {0o700}
         with tempfile.NamedTemporaryFile() as file:
             assert Path(file.name).parent == folder
-        told = subprocess.run(
+        messages = subprocess.run(
             [sys.executable, "-c", "import tempfile; print(tempfile.mkdtemp())"], capture_output=True, text=True
         ).stdout
-        assert Path(told.strip()).parent == folder and Path(told.strip()).is_dir()
+        assert Path(messages.strip()).parent == folder and Path(messages.strip()).is_dir()
     assert (tempfile.gettempdir(), os.environ.get("TMPDIR")) == before
     assert list(tmp_path.iterdir()) == []
 

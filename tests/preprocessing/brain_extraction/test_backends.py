@@ -44,20 +44,20 @@ def test_what_a_command_can_do_wrong(program, tmp_path):
         np.random.default_rng(0).random((9, 8, 7), dtype=np.float32), Grid((9, 8, 7), np.diag([2, 2, 2, 1.0]))
     )
 
-    def told(command):
+    def messages(command):
         with pytest.raises(UserError) as caught:
             by_command(scan, command)
         return for_terminal(str(caught.value))
 
     assert "/no/such/program cannot be started (No such file or directory); check its path" in (
-        told("/no/such/program {image} {mask}")
+        messages("/no/such/program {image} {mask}")
     )
     assert "ended with 1 (ValueError: could not convert string to float: 'x'); run it alone" in (
-        told(program + " {image} {mask} x")
+        messages(program + " {image} {mask} x")
     )
-    assert "wrote no mask; does the command name {mask}?" in told(f"{sys.executable} -c pass")
+    assert "wrote no mask; does the command name {mask}?" in messages(f"{sys.executable} -c pass")
     shifted = f"""{sys.executable} -c "{THRESHOLD.replace("image.affine", "3 * image.affine")}" {{image}} {{mask}} 0"""
-    assert "expected that of the scan" in told(shifted.replace('astype("uint8")', "astype('uint8')"))
+    assert "expected that of the scan" in messages(shifted.replace('astype("uint8")', "astype('uint8')"))
 
 
 def test_a_command_has_to_name_both_files():
@@ -77,21 +77,21 @@ def test_a_command_has_to_name_both_files():
         ("strip {{image}} {mask}", "expected a command line with {image} and {mask} in it"),
     ],
 )
-def test_what_is_wrong_with_a_command_is_told_when_it_is_set(command, told):
+def test_what_is_wrong_with_a_command_is_told_when_it_is_set(command, messages):
     with pytest.raises(ValueError) as caught:
         BrainExtractionSettings(method="command", command=command)
-    assert told in str(caught.value)
+    assert messages in str(caught.value)
 
 
 def test_a_command_may_have_braces_of_its_own(tmp_path):
-    told = tmp_path / "told"
-    text = f"import sys; open(r'{told}', 'w').write(sys.argv[1])"
+    messages = tmp_path / "told"
+    text = f"import sys; open(r'{messages}', 'w').write(sys.argv[1])"
     settings = BrainExtractionSettings(
         method="command", command=f'{sys.executable} -c "{text}" {{{{print}}}} {{image}} {{mask}}'
     )
     with pytest.raises(UserError, match="wrote no mask"):
         by_command(load_template(4.0).t1w, settings.command)
-    assert told.read_text() == "{print}"
+    assert messages.read_text() == "{print}"
 
 
 def test_hdbet_is_an_extra(monkeypatch):

@@ -56,7 +56,7 @@ def test_an_unknown_channel_is_told():
 
 @pytest.mark.parametrize("derived", [(), ("junction", "detail")])
 def test_saved_and_read_back_to_the_bit(derived, subject, tmp_path):
-    learnt = IntensityScale.learn("landmarks", ("t1w", "flair"), [subject], GRID)
+    learnt = IntensityScale.learn("nyul", ("t1w", "flair"), [subject], GRID)
     Channels(learnt, derived).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["channels.json"]
     back = Channels.load(tmp_path)
@@ -64,10 +64,10 @@ def test_saved_and_read_back_to_the_bit(derived, subject, tmp_path):
     assert np.array_equal(back.read(subject, GRID), Channels(learnt, derived).read(subject, GRID))
 
 
-_GOOD = {"scale": {"method": "landmarks", "standard": {"t1w": [n / 10 for n in range(11)]}}, "derived": ["junction"]}
+_GOOD = {"scale": {"method": "nyul", "standard": {"t1w": [n / 10 for n in range(11)]}}, "derived": ["junction"]}
 _TOUCHING = {"method": "z_score", "standard": {"t1w": [0.5, 0.5]}}
 _REVERSED = {"method": "z_score", "standard": {"t1w": [1.0, 0.0]}}
-_FEWER = {"method": "landmarks", "standard": {"t1w": [0.0, 1.0]}}
+_FEWER = {"method": "nyul", "standard": {"t1w": [0.0, 1.0]}}
 _FAR = {"method": "z_score", "standard": {"t1w": [0.0, 5.0]}}
 _NAN = {"method": "z_score", "standard": {"t1w": [0.0, float("nan")]}}
 _WORDS = {"method": "z_score", "standard": {"t1w": ["0", "1"]}}

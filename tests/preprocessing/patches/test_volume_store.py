@@ -10,7 +10,7 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
@@ -36,12 +36,12 @@ def cohort(tmp_path):
 
 def create(tmp_path, cohort, **change):
     arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": AS_PREPARED} | change
-    return PatchStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
+    return VolumeStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
 
 
 def test_holds_what_was_put_in(tmp_path, cohort):
     create(tmp_path, cohort)
-    store = PatchStore.open(tmp_path / "store")
+    store = VolumeStore.open(tmp_path / "store")
     assert store.keys == ("sub-01", "sub-02_ses-a", "sub-03")
     assert store.channels == ("t1w", "flair")
     assert store.volumes.dtype == np.float16
@@ -54,7 +54,7 @@ def test_holds_what_was_put_in(tmp_path, cohort):
 
 def test_files_on_disk_cannot_be_changed_through_it(tmp_path, cohort):
     create(tmp_path, cohort).volumes[:] = 9
-    assert PatchStore.open(tmp_path / "store").volumes.max() <= 1
+    assert VolumeStore.open(tmp_path / "store").volumes.max() <= 1
 
 
 def _in_memory_kb(path):
@@ -68,10 +68,10 @@ def test_what_was_read_need_not_stay_in_memory(tmp_path, cohort):
     store = create(tmp_path, cohort)
     before = np.array(store.volumes[1])
     assert _in_memory_kb(tmp_path / "store" / "volumes.npy") > 0
-    store.forget_pages()
+    store.release_pages()
     assert _in_memory_kb(tmp_path / "store" / "volumes.npy") == 0
     np.testing.assert_array_equal(store.volumes[1], before)
-    replace(store, volumes=before[None]).forget_pages()  # not mapped: nothing to do
+    replace(store, volumes=before[None]).release_pages()  # not mapped: nothing to do
 
 
 def test_unknown_subject(tmp_path, cohort):
@@ -146,7 +146,7 @@ def test_a_store_that_was_not_finished_does_not_open(tmp_path, cohort):
     with pytest.raises(SubjectError):
         create(tmp_path, cohort)
     with pytest.raises(UserError, match="holds no finished patch store. Run the stage extract first"):
-        PatchStore.open(tmp_path / "store")
+        VolumeStore.open(tmp_path / "store")
     assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
 
 
@@ -155,11 +155,11 @@ def test_files_that_do_not_belong_together(tmp_path, cohort):
     path = tmp_path / "store" / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"keys": ["sub-01"]}))
     with pytest.raises(UserError, match="do not belong together"):
-        PatchStore.open(tmp_path / "store")
+        VolumeStore.open(tmp_path / "store")
 
 
 def test_masks_of_another_store(tmp_path, cohort):
     create(tmp_path, cohort)
     np.save(tmp_path / "store" / "inside.npy", np.ones((2, *GRID.size_vox), bool))
     with pytest.raises(UserError, match="do not belong together"):
-        PatchStore.open(tmp_path / "store")
+        VolumeStore.open(tmp_path / "store")

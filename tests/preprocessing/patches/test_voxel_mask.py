@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.preprocessing.patches.voxel_mask import PatchGrid, patch_size_vox
+from voxout.preprocessing.patches.voxel_mask import VoxelMask, patch_size_vox
 
 
 def grid_of(mask, spacing=2.0):
-    return PatchGrid(Grid(mask.shape, np.diag([spacing, spacing, spacing, 1.0])), mask)
+    return VoxelMask(Grid(mask.shape, np.diag([spacing, spacing, spacing, 1.0])), mask)
 
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)).filter(np.any)
@@ -22,8 +22,8 @@ def test_locations_by_hand():
     assert grid.size == 3
     assert grid.locations.dtype == np.int32
     assert grid.locations.tolist() == [[0, 1, 2], [1, 0, 0], [1, 0, 2]]
-    assert grid.gather(np.arange(12).reshape(2, 2, 3)).tolist() == [5, 6, 8]
-    assert grid.scatter(np.array([7.0, 8.0, 9.0]), fill=-1.0).tolist() == [
+    assert grid.transform(np.arange(12).reshape(2, 2, 3)).tolist() == [5, 6, 8]
+    assert grid.inverse_transform(np.array([7.0, 8.0, 9.0]), fill=-1.0).tolist() == [
         [[-1, -1, -1], [-1, -1, 7]],
         [[8, -1, 9], [-1, -1, -1]],
     ]
@@ -39,20 +39,20 @@ def test_gather_and_scatter_invert_each_other_on_the_mask(mask, channels, fill):
     grid = grid_of(mask)
     lead = (channels,) if channels else ()
     values = np.random.default_rng(0).normal(size=(*lead, grid.size))
-    volume = grid.scatter(values, fill=fill)
+    volume = grid.inverse_transform(values, fill=fill)
     assert volume.shape == (*lead, *mask.shape)
-    np.testing.assert_array_equal(grid.gather(volume), values)
+    np.testing.assert_array_equal(grid.transform(volume), values)
     assert (volume[..., ~mask] == fill).all()
 
 
 def test_wrong_shapes_are_refused():
     grid = grid_of(np.ones((2, 3, 4), bool))
     with pytest.raises(ValueError, match="does not end in the grid"):
-        grid.gather(np.zeros((4, 3, 2)))
+        grid.transform(np.zeros((4, 3, 2)))
     with pytest.raises(ValueError, match="24 locations"):
-        grid.scatter(np.zeros(23))
+        grid.inverse_transform(np.zeros(23))
     with pytest.raises(UserError, match="Template brain mask: has .* Resample it"):
-        PatchGrid(grid.grid, np.ones((2, 3, 5), bool))
+        VoxelMask(grid.grid, np.ones((2, 3, 5), bool))
     with pytest.raises(UserError, match="is empty, expected at least one voxel"):
         grid_of(np.zeros((2, 2, 2), bool))
 
@@ -72,7 +72,7 @@ def test_hash_survives_single_precision():
     affine = np.diag([0.8700001, 0.87, 1.0, 1.0])
     affine[:3, 3] = -98.123401, 0.0, -0.0
     stored = Grid(mask.shape, affine.astype(np.float32).astype(float))
-    assert PatchGrid(Grid(mask.shape, affine), mask).mask_hash == PatchGrid(stored, mask).mask_hash
+    assert VoxelMask(Grid(mask.shape, affine), mask).mask_hash == VoxelMask(stored, mask).mask_hash
 
 
 @pytest.mark.parametrize(
