@@ -138,7 +138,7 @@ def move_detectors(model):
 
 
 def scale_calibration(model):
-    edit_tensors(model / "detectors" / "fused.safetensors", lambda n, a: a * a.dtype.type(1e6) if n == "spread" else a)
+    edit_tensors(model / "detectors" / "combined.safetensors", lambda n, a: a * a.dtype.type(1e6) if n == "spread" else a)
 
 
 def reverse_knots(model):
