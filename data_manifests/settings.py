@@ -8,22 +8,23 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A section of the configuration: frozen, and a misspelt name is an error.
+    """Section of the configuration. It is frozen, and unknown setting names are errors.
 
-    A setting that has been renamed keeps its old names as ``validation_alias``, and old values as `OldValues`.
+    Old names of renamed settings are accepted through ``validation_alias`` (see `renamed`), old values through
+    `OldValues`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def renamed(name: str, *old: str) -> AliasChoices:
-    """Let a setting be read by its old names too; for ``Field(validation_alias=...)``."""
+    """Alias under which a setting is also read by its old names, for ``Field(validation_alias=...)``."""
     return AliasChoices(name, *old)
 
 
 @dataclass(frozen=True)
 class OldValues:
-    """Values of a setting, or of a member of a list, that have other names now; for `BeforeValidator`."""
+    """Mapping of old to current values of a setting or of the items of a list, for `BeforeValidator`."""
 
     new: Mapping[str, str]
 
@@ -34,7 +35,7 @@ class OldValues:
 
 
 def with_current_names(section: type[Section], values: Any, prefix: str = "") -> tuple[Any, list[str]]:
-    """Nested `values` of a section with current names in place of old ones, and a note for each that was replaced."""
+    """Replace old setting names and values in the nested `values` of a section; also return a note per replacement."""
     if not isinstance(values, dict):
         return values, []
     renamed, notes = dict(values), []
@@ -58,7 +59,7 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
 
 
 class DataSettings(Section):
-    """Who trains and who is held out."""
+    """Settings of the split into training and held-out controls."""
 
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the controls that no detector is fitted on. Column `split` of a manifest goes before it."""
+    """Share of the controls that are held out of training. Column `split` of a manifest takes precedence."""

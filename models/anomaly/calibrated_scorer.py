@@ -1,7 +1,7 @@
-"""The ways to read a brain: what is looked at, and how its likeness to the controls is judged.
+"""Calibrated anomaly scorers.
 
-A reader is features, a scorer that was fitted on the controls' features, and a calibration that brings its scores onto
-the scale that all readers share.
+A calibrated scorer consists of voxel-wise features, a scorer fitted on the controls' features, and a calibration that
+converts its scores to -log10 p, the common scale of all scorers.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _REGRESSION = "confounds.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class CalibratedScorer:
-    """One way to read a brain, fitted and calibrated.
+    """A fitted and calibrated scorer.
 
     Attributes
     ----------
@@ -33,13 +33,13 @@ class CalibratedScorer:
     features : Features
     scorer : Scorer
     calibration : Calibration
-        Of single voxels.
+        Calibration of the scores of single voxels.
     smoothing : Smoothing or None
-        None: a voxel stands for itself.
+        Smoothing of -log10 p within the brain; None: no smoothing.
     member : int or None
-        Whose codes it reads; None: none's.
+        Index of the encoder whose latents are scored; None: the features need no encoder.
     regression : ConfoundRegression or None
-        What is taken off the features for the person's nuisances.
+        Confound regression applied to the features; None: no confounds.
     """
 
     name: str
@@ -58,17 +58,17 @@ class CalibratedScorer:
         *,
         jobs: int | None = None,
     ) -> np.ndarray:
-        """-log10 p of one subject, (P,) float32, higher = more anomalous.
+        """Compute -log10 p of one subject, (P,) float32; higher = more anomalous.
 
         Parameters
         ----------
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
-            The subject's own brain.
+            Brain mask of the subject.
         confounds : ndarray, (k,), optional
-            As `Confounds.of` gives them; without them, the subject is read at the controls' mean.
+            Confounds from `Confounds.values`; without them, the controls' mean is assumed.
         jobs : int, optional
-            Threads; one a core by default.
+            Number of threads; one per core by default.
         """
         features = self.features.compute(channels)
         if self.regression is not None and confounds is not None:
@@ -77,7 +77,7 @@ class CalibratedScorer:
         return neg_log10_p if self.smoothing is None else self.smoothing.neg_log10_p(neg_log10_p, inside)
 
     def save(self, folder: Path) -> None:
-        """Write all but the encoder, which has a place of its own."""
+        """Write all parts except the encoder, which is saved separately."""
         if isinstance(self.features, PatchFeatures):
             self.features.save(folder / _COMPONENTS)
         if self.regression is not None:
@@ -93,36 +93,47 @@ class CalibratedScorer:
         name: str,
         spec: ScorerSpec,
         folder: Path,
-        grid: VoxelMask,
+        mask: VoxelMask,
         source: FeatureSource,
         settings: ModelSettings,
         residualised: bool,
     ) -> "CalibratedScorer":
-        """Read what `save` wrote; `residualised`: whether there are nuisances to take off.
+        """Load a saved scorer.
+
+        Parameters
+        ----------
+        name : str
+        spec : ScorerSpec
+        folder : Path
+        mask : VoxelMask
+        source : FeatureSource
+        settings : ModelSettings
+        residualised : bool
+            Whether the features are residualised, i.e. the model has confounds.
 
         Raises
         ------
         UserError
-            A part is missing, damaged, or of other locations.
+            A part is missing, damaged, or was fitted on another brain mask.
         """
         if spec.features == "patches":
-            features: Features = PatchFeatures.load(folder / _COMPONENTS, grid)
+            features: Features = PatchFeatures.load(folder / _COMPONENTS, mask)
         else:
-            features = source.features(spec, grid)
+            features = source.features(spec, mask)
         if spec.scorer == "ocsvm":
-            scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
+            scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
         else:
-            scorer = Mahalanobis.load(folder, grid, spec.direction)
+            scorer = Mahalanobis.load(folder, mask, spec.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None
         parts = [calibration]
         if sigma_mm > 0:
-            smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
+            smoothing = Smoothing(mask, sigma_mm, Calibration.load(folder / _SMOOTHED))
             parts.append(smoothing.calibration)
         regression = ConfoundRegression.load(folder / _REGRESSION) if residualised else None
-        sizes = {len(part.spread) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
-        if sizes != {grid.size} or {part.mask_hash for part in parts} != {grid.mask_hash}:
+        sizes = {len(part.scale) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
+        if sizes != {mask.size} or {part.mask_hash for part in parts} != {mask.mask_hash}:
             raise UserError(
-                f"{private(folder, 'its folder')}: its calibration is of other locations than the brain mask. Fit the "
-                "model again."
+                f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
+                "the model. Fit the model again."
             )
         return cls(name, features, scorer, calibration, smoothing, spec.member, regression)

@@ -1,4 +1,4 @@
-"""What of a person is taken off every feature: what the manifest tells, and what the whole brain shows."""
+"""Confounds regressed out of the features: covariates of the manifest and whole-brain components."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from .brain_components import BrainComponents, sampled
 from .covariates import Covariates
 
 WHOLE_BRAIN = ScorerSpec("voxels", channels="all")
-"""What patterns are seen in."""
+"""Features on which the brain components are learnt."""
 _INDEX, _COMPONENTS = "confounds.json", "components.safetensors"
 
 
@@ -28,7 +28,7 @@ class _Index(Content):
 
 @dataclass(frozen=True, eq=False)
 class Confounds:
-    """Learnt on the training controls.
+    """Confounds, learnt on the training controls.
 
     Attributes
     ----------
@@ -41,28 +41,28 @@ class Confounds:
 
     @property
     def size(self) -> int:
-        """How many numbers stand for a person (k)."""
+        """Number of confounds (k)."""
         return self.covariates.size + (self.brain_components.size if self.brain_components else 0)
 
     def values(self, channels: np.ndarray, inside: np.ndarray, participant: SubjectRecord | None = None) -> np.ndarray:
-        """Numbers of one subject, (k,) float64; 0 is the controls' mean.
+        """Compute the confounds of one subject, (k,) float64; 0 is the controls' mean.
 
         Parameters
         ----------
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
-            The subject's own brain.
+            Brain mask of the subject.
         participant : SubjectRecord, optional
-            Whose covariates they are; without it, they are read at the controls' mean.
+            Source of the covariates; without it, the controls' mean is assumed.
         """
-        known = np.zeros(self.covariates.size) if participant is None else self.covariates.values(participant)
+        covariates = np.zeros(self.covariates.size) if participant is None else self.covariates.values(participant)
         if self.brain_components is None:
-            return known
+            return covariates
         brain = sampled(self.brain_components.features.compute(channels), inside)
-        return np.concatenate([known, self.brain_components.weights(brain)])
+        return np.concatenate([covariates, self.brain_components.weights(brain)])
 
     def save(self, folder: Path) -> None:
-        """Write how many patterns there are, and a file for each part that there is."""
+        """Write the number of components, and one file for the covariates and one for the components, if any."""
         self.covariates.save(folder)
         if self.brain_components:
             self.brain_components.save(folder / _COMPONENTS)
@@ -72,19 +72,19 @@ class Confounds:
             )
 
     @classmethod
-    def load(cls, folder: Path, grid: VoxelMask, source: FeatureSource, settings: EnsembleSettings) -> "Confounds":
-        """Read what `save` wrote for a model with these settings.
+    def load(cls, folder: Path, mask: VoxelMask, source: FeatureSource, settings: EnsembleSettings) -> "Confounds":
+        """Load the saved confounds of a model with these settings.
 
         Raises
         ------
         UserError
             A part is missing or damaged.
         """
-        # Not to be had from the settings: of few controls there are fewer.
+        # May be smaller than in the settings, since few controls allow few components.
         size = read_json(
             folder / _INDEX, _Index, "the number of brain components", "Run the stage fit again."
         ).brain_components
         covariates = Covariates.load(folder, settings.covariates)
         return cls(
-            covariates, BrainComponents.load(folder / _COMPONENTS, source.features(WHOLE_BRAIN, grid)) if size else None
+            covariates, BrainComponents.load(folder / _COMPONENTS, source.features(WHOLE_BRAIN, mask)) if size else None
         )

@@ -1,4 +1,4 @@
-"""What is looked at while an encoder trains: one row of numbers now and then, on batches that stay the same."""
+"""Monitoring of encoder training: metrics at regular steps, on fixed batches."""
 
 import logging
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ _COLLAPSED_RANK = 1.5
 
 @dataclass(frozen=True, eq=False)
 class TrainingMonitor:
-    """Fixed batches, and the numbers that an auto-encoder reaches on them in eval mode.
+    """Metrics of an auto-encoder in eval mode on fixed batches.
 
     Attributes
     ----------
     mixed : tensors, (N, C, p, p[, p])
-        Of training controls, one a window.
+        Patches of training controls, one tensor per patch shape.
     held_out : tensors, (N, C, p, p[, p]), or None
     together : tensors, (B, n, C, p, p[, p]), or None
-        Co-located, of training controls; None if they are too few to be split.
+        Co-located patches of training controls; None if there are too few controls to split.
     guidance : GuidanceSettings
     """
 
@@ -44,7 +44,7 @@ class TrainingMonitor:
     def row(
         self, model: PatchAutoEncoder, *, step: int, phase: str, learning_rate: float, guidance_weight: float
     ) -> TrainingRow:
-        """Measure; leaves the model in eval mode."""
+        """Compute the metrics; leaves the model in eval mode."""
         model.eval()
         latents = model.encoder(self.mixed)
         guidance, outside_share, kernel_mean = self._boundary(model.encoder)
@@ -63,7 +63,7 @@ class TrainingMonitor:
         )
 
     def _boundary(self, encoder: PatchEncoder) -> tuple[float, float, float] | tuple[None, None, None]:
-        """How the one-class SVMs of the watched locations stand: guidance, outside_share, kernel_mean."""
+        """Metrics of the one-class SVMs of the monitored voxels: guidance, outside_share, kernel_mean."""
         if self.together is None:
             return None, None, None
         latents = encoder(self.together).double()
@@ -77,7 +77,7 @@ class TrainingMonitor:
 
 
 def effective_rank(latents: torch.Tensor) -> float:
-    """Dimensions that codes (N, d) fill: exp of the entropy of their covariance's eigenvalues; 0 if all are alike."""
+    """Effective rank of latents (N, d): exp of the entropy of the covariance eigenvalues; 0 if all are equal."""
     centred = (latents - latents.mean(dim=0)).double().cpu().numpy()
     eigenvalues = np.linalg.eigvalsh(centred.T @ centred).clip(min=0)
     if not eigenvalues.sum() > 0:
@@ -87,21 +87,21 @@ def effective_rank(latents: torch.Tensor) -> float:
 
 
 def require_no_collapse(row: TrainingRow, latent_size: int) -> None:
-    """Stop at codes that have collapsed; warn of a kernel that is saturated.
+    """Stop training if the latents have collapsed; warn if the kernel is saturated.
 
-    Codes that fill hardly more than one dimension cannot carry a map, and all the hours after this would be lost. A
-    saturated kernel only makes guidance idle: what the reconstruction has learnt stands.
+    Latents of hardly more than one dimension are useless for anomaly maps. A saturated kernel only makes guidance
+    ineffective; the reconstruction is not affected.
 
     Raises
     ------
     UserError
-        The codes fill less than 1.5 dimensions.
+        The effective rank of the latents is less than 1.5.
     """
     if latent_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
         raise UserError(
-            f"Training: after step {row.step} the codes fill {row.effective_rank:.2f} of {latent_size} dimensions, "
-            f"expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or models.training.siamese_weight, or "
-            "train for more steps."
+            f"Training: after step {row.step} the effective rank of the latents is {row.effective_rank:.2f} of "
+            f"{latent_size}, expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or "
+            "models.training.siamese_weight, or train for more steps."
         )
     if row.phase == "guided" and row.kernel_mean is not None and row.kernel_mean < _SATURATED_KERNEL:
         logger.warning(

@@ -1,9 +1,9 @@
-"""The patch auto-encoder: a patch becomes a short code that stands for its central voxel.
+"""Patch auto-encoder: maps a patch to a latent vector of its central voxel.
 
-Every convolution runs without padding until 1x1 is left, so a code depends on its own patch alone, and the same
-weights can be run densely over whole slices (`dense_inference`). Each convolution is followed by GELU, then by a norm;
-as published, by batch norm (Pinon, Trombetta, Lartizien, arXiv 2507.21164, section 4). Where several windows are looked
-at, each has a branch of its own, and a linear layer makes one code of theirs.
+Convolutions have no padding and reduce the patch to 1x1, so that a latent depends only on its patch and the same
+weights can be applied densely to whole slices (`dense_inference`). Each convolution is followed by GELU and a
+normalisation; as published, batch norm (Pinon, Trombetta, Lartizien, arXiv 2507.21164, section 4). With several patch
+shapes, each has a separate branch, and a linear layer combines their latents into one.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 @dataclass(frozen=True)
 class Step:
-    """One square or cubic convolution of a plan: edge length and stride, in voxels."""
+    """Square or cubic convolution: edge length and stride, in voxels."""
 
     kernel: int
     stride: int = 1
@@ -39,40 +39,40 @@ LAYERS: dict[int, tuple[Step, ...]] = {
     13: (Step(3), Step(3), Step(3, stride=3), Step(3)),
     15: (Step(5), Step(3), Step(3, stride=3), Step(3)),
 }
-"""Patch size in voxels -> convolutions that end at 1x1. 15 is the published one: 15 -> 11 -> 9 -> 3 -> 1."""
+"""Convolutions that reduce each patch size in voxels to 1x1. 15 is as published: 15 -> 11 -> 9 -> 3 -> 1."""
 
 HIDDEN_FILTERS: dict[str, tuple[int, ...]] = {"paper": (3, 4, 12), "wide": (16, 24, 32)}
-"""Filters of the layers before the code; a shorter plan takes the last of them."""
+"""Filters of the layers before the latent; networks with fewer layers use the last ones."""
 
 
 def patch_shapes_of(settings: EncoderSettings, spacing_mm: float) -> tuple[PatchShape, ...]:
-    """The windows of the settings in voxels, each once and none smaller than the smallest plan: grids may be coarse.
+    """Patch shapes of the settings in voxels, without duplicates; at least the smallest size of `LAYERS`.
 
     Raises
     ------
     UserError
-        There is no plan for a size; the sentence lists the sizes in mm that have one at this spacing.
+        There is no network for a size; the message lists the valid sizes in mm at this spacing.
     """
     sizes = [max(patch_size_vox(size_mm, spacing_mm), min(LAYERS)) for size_mm in settings.patch_size_mm]
     for size in sizes:
         if size not in LAYERS:
             valid = ", ".join(f"{size * spacing_mm:g}" for size in LAYERS)
             raise UserError(
-                f"models.encoder.patch_size_mm: comes to {size} voxels of {spacing_mm:g} mm, for which there is no "
-                f"network. At this spacing choose of {valid} mm."
+                f"models.encoder.patch_size_mm: is {size} voxels at {spacing_mm:g} mm spacing, expected one of {valid} "
+                "mm. Choose one of these sizes."
             )
     return tuple(dict.fromkeys(PatchShape(plane, size) for plane in settings.planes for size in sizes))
 
 
 class VoxelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each voxel: of maps (N, C, ...), and the same on a patch and on a whole slice."""
+    """Layer norm over the channels of each voxel of maps (N, C, ...); equal on patches and on whole slices."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
 
 
 class PatchEncoder(nn.Module):
-    """Patches to codes (..., latent_size).
+    """Encoder of patches to latents (..., latent_size).
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class PatchEncoder(nn.Module):
 
     @property
     def latent_norm(self) -> BatchNorm:
-        """The last batch norm, which gives the codes their scale."""
+        """Last batch norm, which sets the scale of the latents."""
         return (self.join or self.branches[0])[-1]  # type: ignore[index]
 
     def forward(self, patches: Patches) -> torch.Tensor:
@@ -103,12 +103,12 @@ class PatchEncoder(nn.Module):
         return self.joined([latent.flatten(1) for latent in latents]).unflatten(0, around)
 
     def joined(self, latents: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Codes (N, latent_size) of each window to one."""
+        """Combine the latents (N, latent_size) of all patch shapes into one."""
         return self.join(torch.cat([*latents], dim=1))
 
 
 class PatchDecoder(nn.Module):
-    """Codes (..., latent_size) back to patches: each branch of the encoder in the mirror, ending in a sigmoid."""
+    """Decoder of latents (..., latent_size) to patches: mirrored branches of the encoder, ending in a sigmoid."""
 
     def __init__(self, channels: int, patch_shapes: Sequence[PatchShape], settings: EncoderSettings):
         super().__init__()
@@ -125,7 +125,7 @@ class PatchDecoder(nn.Module):
 
 
 class PatchAutoEncoder(nn.Module):
-    """Encoder and decoder; calling it gives the error of the reconstruction."""
+    """Encoder and decoder; the forward pass returns the reconstruction error."""
 
     def __init__(self, channels: int, patch_shapes: Sequence[PatchShape], settings: EncoderSettings):
         super().__init__()
@@ -136,11 +136,11 @@ class PatchAutoEncoder(nn.Module):
         return self.error(self.encoder(patches), patches)
 
     def error(self, latents: torch.Tensor, patches: Patches) -> torch.Tensor:
-        """Mean squared error of the patches that are rebuilt from codes; every window counts the same."""
+        """Mean squared error of the patches decoded from latents; all patch shapes have equal weight."""
         return torch.stack([mse_loss(*pair) for pair in zip(self.decoder(latents), patches, strict=True)]).mean()
 
     def inner_norms(self) -> list[BatchNorm]:
-        """Every batch norm but the one that scales the codes."""
+        """All batch norms except the one that scales the latents."""
         norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
         return [norm for norm in norms if norm is not self.encoder.latent_norm]
 
@@ -159,24 +159,24 @@ def _inner_norm(patch_shape: PatchShape, settings: EncoderSettings, filters: int
 
 
 def _down(channels: int, patch_shape: PatchShape, settings: EncoderSettings) -> nn.Sequential:
-    """A window to a code of its own."""
-    plan, axes = LAYERS[patch_shape.size_vox], len(patch_shape.axes)
+    """Branch of the encoder for one patch shape."""
+    steps, axes = LAYERS[patch_shape.size_vox], len(patch_shape.axes)
     layers: list[nn.Module] = []
     for step, (f_in, f_out) in zip(
-        plan, pairwise([channels, *_filters(patch_shape, settings), settings.latent_size]), strict=True
+        steps, pairwise([channels, *_filters(patch_shape, settings), settings.latent_size]), strict=True
     ):
         layers += [_CONVOLUTIONS[axes](f_in, f_out, step.kernel, step.stride), nn.GELU()]
         layers.append(_inner_norm(patch_shape, settings, f_out))
-    # Whatever the others are, the last one is over a batch: of a window alone, it gives the codes their scale.
+    # The last norm is always a batch norm: with a single patch shape, it sets the scale of the latents.
     return nn.Sequential(*layers[:-1], _BATCH_NORMS[axes](settings.latent_size))
 
 
 def _up(channels: int, patch_shape: PatchShape, settings: EncoderSettings) -> nn.Sequential:
-    """A code back to a window."""
-    plan, axes = LAYERS[patch_shape.size_vox][::-1], len(patch_shape.axes)
+    """Branch of the decoder for one patch shape."""
+    steps, axes = LAYERS[patch_shape.size_vox][::-1], len(patch_shape.axes)
     layers: list[nn.Module] = []
     for step, (f_in, f_out) in zip(
-        plan, pairwise([settings.latent_size, *_filters(patch_shape, settings)[::-1], channels]), strict=True
+        steps, pairwise([settings.latent_size, *_filters(patch_shape, settings)[::-1], channels]), strict=True
     ):
         layers += [_TRANSPOSED[axes](f_in, f_out, step.kernel, step.stride), nn.GELU()]
         layers.append(_inner_norm(patch_shape, settings, f_out))

@@ -1,4 +1,4 @@
-"""Where the features of a reader come from: which channels or codes it looks at, and with what."""
+"""Specification of scorers, and construction of their features from channels and encoders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,19 +17,20 @@ from .extractors import REACH_OF_PATCHES_VOX, Features, LatentFeatures, VoxelFea
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """What makes a reader.
+    """Specification of a scorer.
 
     Attributes
     ----------
     features : {"codes", "voxels", "patches"}
-        See `features`.
+        Latents of the encoder, channel values or patch components; see `extractors`.
     scorer : {"ocsvm", "mahalanobis"}
         See `scorers`.
     channels : {"modalities", "all"} or str
-        Which channels are looked at, or the name of one of them. Codes are of those that the encoder was trained on.
+        Channels of the features, or the name of a single channel. Latents use the channels of the encoder.
     direction : {"both", "higher", "lower"}
+        Side of the score that is anomalous.
     member : int or None
-        Which encoder of the ensemble makes the codes.
+        Index of the encoder in the ensemble; None: no encoder.
     """
 
     features: Literal["codes", "voxels", "patches"]
@@ -40,12 +41,12 @@ class ScorerSpec:
 
     @property
     def feature_key(self) -> str:
-        """Readers that look at the same features share this name."""
+        """Name of the features; equal for scorers that share features."""
         return numbered("codes", self.member) if self.features == "codes" else f"{self.features}_{self.channels}"
 
 
 def numbered(name: str, member: int | None) -> str:
-    """The first member goes by the plain name."""
+    """Append the number of a member to a name; the first member has no number."""
     return f"{name}_{member + 1}" if member else name
 
 
@@ -56,20 +57,20 @@ SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
     "patches": ScorerSpec("patches"),
     "derived_features": ScorerSpec("voxels", channels="all"),
 }
-"""Readers by name. `ocsvm` is the method's own; `intensity` is the z-score with pooled variance."""
+"""Scorers by name. `ocsvm` is the published method; `intensity` is the z-score with pooled variance."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSource:
-    """What there is to look at: the channels of the cohort, and the trained encoders.
+    """Channels of the cohort and trained encoders, from which features are computed.
 
     Attributes
     ----------
     channels : Channels
     checkpoints : tuple of Checkpoint
-        An ensemble; empty where no reader looks at codes.
+        Encoders of the ensemble; empty if no scorer uses latents.
     device : str or torch.device
-        Where the encoders run.
+        Device of the encoders.
     """
 
     channels: Channels
@@ -77,51 +78,53 @@ class FeatureSource:
     device: torch.device | str = "cpu"
 
     def specs(self, names: Sequence[ScorerName]) -> dict[str, ScorerSpec]:
-        """Plans by the reader's own name; codes have one reader an encoder, a derived map one a modality.
+        """Specifications of the scorers, by name.
+
+        Scorers of latents have one specification per encoder, scorers of a derived map one per modality.
 
         Raises
         ------
         UserError
-            A reader of a derived map that the cohort does not have.
+            A scorer of a derived map that the cohort does not have.
         """
-        found = {}
+        specs = {}
         for name in names:
             if name in SCORER_SPECS and SCORER_SPECS[name].features == "codes":
                 if not self.checkpoints:
-                    raise ValueError(f"{name} is a reader of codes, and there is no encoder")
+                    raise ValueError(f"scorer {name} needs an encoder, but there is none")
                 for member in range(len(self.checkpoints)):
-                    found[numbered(name, member)] = replace(SCORER_SPECS[name], member=member)
+                    specs[numbered(name, member)] = replace(SCORER_SPECS[name], member=member)
                 continue
             if name in SCORER_SPECS:
-                # Without derived maps, all channels are the modalities: one reader, not two that agree.
+                # Without derived maps, "derived_features" and "intensity" are the same: keep one.
                 if self.channels.derived or name != "derived_features" or "intensity" not in names:
-                    found[name] = SCORER_SPECS[name]
+                    specs[name] = SCORER_SPECS[name]
                 continue
             if name not in self.channels.derived:
                 raise UserError(
-                    f"models.ensemble.scorers names {name}, and the derived maps are "
-                    f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or leave "
-                    "the reader out."
+                    f"models.ensemble.scorers names {name}, but the derived maps are "
+                    f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or "
+                    "remove the scorer."
                 )
             for modality in self.channels.modalities:
                 channel = f"{modality}_{name}"
-                found[channel] = ScorerSpec("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
-        return found
+                specs[channel] = ScorerSpec("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
+        return specs
 
     def rows(self, spec: ScorerSpec) -> tuple[int, ...]:
-        """Which channels a reader looks at."""
-        known = {"modalities": self.channels.modalities, "all": self.channels.names}
-        names = known.get(spec.channels, (spec.channels,))
+        """Indices of the channels of a scorer."""
+        groups = {"modalities": self.channels.modalities, "all": self.channels.names}
+        names = groups.get(spec.channels, (spec.channels,))
         if spec.member is not None:
             names = self.checkpoints[spec.member].origin.channels
         return tuple(self.channels.index(names))
 
-    def reach_vox(self, spec: ScorerSpec, grid: VoxelMask) -> int:
-        """How far off a location a reader looks."""
-        return REACH_OF_PATCHES_VOX if spec.features == "patches" else self.features(spec, grid).reach_vox
+    def reach_vox(self, spec: ScorerSpec, mask: VoxelMask) -> int:
+        """Reach of the features of a scorer, see `Features.reach_vox`."""
+        return REACH_OF_PATCHES_VOX if spec.features == "patches" else self.features(spec, mask).reach_vox
 
-    def features(self, spec: ScorerSpec, grid: VoxelMask) -> Features:
-        """Features that need nothing learnt but the encoder."""
+    def features(self, spec: ScorerSpec, mask: VoxelMask) -> Features:
+        """Feature extractor of a scorer; for all features but "patches", which are learnt on the controls."""
         if spec.member is not None:
-            return LatentFeatures(grid, self.rows(spec), self.checkpoints[spec.member].encoder, self.device)
-        return VoxelFeatures(grid, self.rows(spec))
+            return LatentFeatures(mask, self.rows(spec), self.checkpoints[spec.member].encoder, self.device)
+        return VoxelFeatures(mask, self.rows(spec))

@@ -1,4 +1,4 @@
-"""The last two stages: maps against lesion masks, and everything on one page."""
+"""Stages score and report: maps against lesion masks, and the cohort page."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ...preprocessing.quality.verdict import Quality
 
 ENOUGH_HEALTHY = 20
-"""Healthy scans to set a threshold on: with fewer, its bootstrap interval is wider than the steps between scanners."""
+"""Fewest healthy scans to set a threshold on: with fewer, its bootstrap interval is wider than scanner differences."""
 _HEADLINES = (
     "healthy_threshold",
     "auroc",
@@ -56,7 +56,7 @@ _HEADLINES = (
 
 
 def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResult:
-    """Score every map against its lesion mask; a control has none. Writes the tables and each subject's counts."""
+    """Score every map against its lesion mask (controls have none); write the tables and the counts per subject."""
     from .null_threshold import null_threshold
 
     settings = run.config.evaluation
@@ -91,10 +91,10 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
 
 
 def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPoint | None, str | None]:
-    """The threshold that holds, with a note; None where the healthy scans of the cohort have to set it.
+    """Return the valid threshold and a note; None if the threshold is set on the healthy scans of the cohort.
 
-    A model that is applied brings its own. Healthy scans of the new cohort set another only where
-    `evaluation.recalibrate` asks for it: a few of them say less than the controls that the model was made with.
+    An applied model has its own threshold. Healthy scans of the new cohort replace it only with
+    `evaluation.recalibrate`, since a few scans give a less certain threshold than the model's training controls.
 
     Raises
     ------
@@ -106,60 +106,60 @@ def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPo
     holds = stored is not None and unfit is None
     if not run.applies_a_model:
         if unfit:
-            return None, f"the threshold that the model carries does not hold: {unfit}"
+            return None, f"the model's threshold is not valid here: {unfit}"
         return (stored.point, None) if stored is not None else (None, None)
-    own = f"the model's own is {stored.threshold:.2f}" if stored is not None and holds else "the model has none"
+    own = f"the model's is {stored.threshold:.2f}" if stored is not None and holds else "the model has none"
     healthy = sum(s.is_healthy for s in scores)
     if run.config.evaluation.recalibrate:
         if healthy < ENOUGH_HEALTHY:
             raise UserError(
                 f"evaluation.recalibrate: found {healthy} healthy scans with a map, expected at least "
-                f"{ENOUGH_HEALTHY}. Add healthy scans, or leave the setting out: {own}."
+                f"{ENOUGH_HEALTHY}. Add healthy scans, or remove the setting: {own}."
             )
-        return None, f"the threshold was set anew on {healthy} healthy scans of this cohort; {own}"
+        return None, f"the threshold was set on {healthy} healthy scans of this cohort; {own}"
     if stored is not None and holds:
         return stored.point, None
-    why = f"the threshold that the model carries does not hold: {unfit}" if unfit else "the model carries no threshold"
-    note = f"{why}. Figures that need one are not defined"
+    why = f"the model's threshold is not valid here: {unfit}" if unfit else "the model has no threshold"
+    note = f"{why}. Scores that need a threshold are undefined"
     if healthy >= ENOUGH_HEALTHY:
-        note += "; --set evaluation.recalibrate=true sets one on the healthy scans of this cohort"
+        note += "; to set one on the healthy scans of this cohort, use --set evaluation.recalibrate=true"
     return OperatingPoint.missing(run.config.evaluation.bootstrap_draws, why), note
 
 
 def _fitted(run: Run) -> str:
-    """Which fit of the detectors the maps come from."""
+    """Return the identity of the fit that the maps come from."""
     record = StageRecord.read(run.model.record("fit"))
     return record.identity if record else ""
 
 
 def load_scores(run: Run) -> CohortScores:
-    """The cohort's figures, from the counts that the stage score left."""
+    """Compute the cohort's scores from the counts that the stage score saved."""
     out, config = run.out, run.config
     record = StageRecord.read(out.record("score"))
     if record is None:
-        raise UserError(f"{private(out.root, 'the output folder')}: holds no scores. Run the stage score first.")
+        raise UserError(f"{private(out.root, 'the output folder')}: holds no scores. Run `voxout score` first.")
     subjects = [SubjectScores.load(out.subject_scores(key)) for key in record.done]
     return score_cohort(subjects, config.evaluation, seed=config.seed, point=_model_point(run, subjects)[0])
 
 
-def figures_in_words(scores: CohortScores) -> list[str]:
-    """The main figures, a line each, for the end of a run."""
+def score_lines(scores: CohortScores) -> list[str]:
+    """Format the main scores, one line each, for the end of a run."""
     width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
-    lines = [f"figures ({scores.space} space, inside the {scores.mask})"]
+    lines = [f"scores ({scores.space} space, inside the {scores.mask})"]
     for name in _HEADLINES:
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
-        lines.append(f"  {label:<{width}}  {in_words(scores.estimates[name], scores.settings.confidence)}")
+        lines.append(f"  {label:<{width}}  {format_estimate(scores.estimates[name], scores.settings.confidence)}")
     return lines
 
 
-def in_words(estimate: Estimate, confidence: float) -> str:
-    """A number with its interval, or why there is none."""
+def format_estimate(estimate: Estimate, confidence: float) -> str:
+    """Format a value with its bootstrap interval, or the reason why it is undefined."""
     if estimate.value is None:
-        return f"not defined: {estimate.reason_undefined}"
+        return f"undefined: {estimate.reason_undefined}"
     if estimate.ci_low is None:
         return f"{estimate.value:.3g}  (too few subjects for an interval)"
-    share = f"{100 * confidence:g} %"
-    return f"{estimate.value:.3g}  ({estimate.ci_low:.3g} to {estimate.ci_high:.3g} in {share} of redrawn cohorts)"
+    interval = f"{100 * confidence:g} % bootstrap interval"
+    return f"{estimate.value:.3g}  ({interval} {estimate.ci_low:.3g} to {estimate.ci_high:.3g})"
 
 
 def write_cohort_report(
@@ -169,19 +169,19 @@ def write_cohort_report(
     reference_runs: Sequence[RunScores] = (),
     without_page: Sequence[Failure] = (),
 ) -> None:
-    """One page: figures, cohort, training, pictures, failures, costs, settings.
+    """Write the cohort page: scores, cohort, training, pictures, failures, run times, settings.
 
     Parameters
     ----------
     run : Run
     scores : CohortScores
-    role : mapping from subject key to what the subject is here for, in words
+    role : mapping from subject key to its role, such as "held-out control"
     reference_runs : sequence of RunScores
-        Other runs, to compare with.
+        Other runs, shown for comparison.
     without_page : sequence of Failure
-        Subjects whose own page could not be made.
+        Subjects whose own page could not be written.
     """
-    # An encoder of other settings, kept for whoever goes back to them, has no part in these maps.
+    # An encoder kept from other settings was not used for these maps.
     needs_encoder = run.config.models.ensemble.needs_encoder
     stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
     records = {name: StageRecord.read(run.out.record(name)) for name in stages}
@@ -217,7 +217,7 @@ def write_cohort_report(
 
 
 def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
-    """Map, evaluation mask, truth and coverage of one subject, all on one grid."""
+    """Read map, evaluation mask, truth and coverage of one subject, all on one grid."""
     if space == "native":
         truth = read_mask(out.native_lesion_mask(subject)) if subject.lesion_mask else None
         return (
@@ -242,7 +242,7 @@ def _prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | Non
 def report_subject(
     subject: SubjectRecord, role: str, out: OutputFolder, config: Config, scores: SubjectScores | None
 ) -> ReportSubject:
-    """What the pages tell of a subject; its images are read when they are drawn."""
+    """Collect what the pages show of a subject; images are read only when they are drawn."""
     from ...preprocessing.quality.verdict import Quality
 
     prepared = out.quality(subject).is_file()
@@ -278,22 +278,22 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
 
 
 def run_summary(config: Config) -> dict[str, str]:
-    """The few settings that a reader asks for first."""
+    """Return the main settings, as shown at the top of the pages."""
     models, encoder, detector = config.models, config.models.encoder, config.models.detector
     summary = {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
         "Modalities": ", ".join(config.preprocessing.modalities),
         "Derived maps": ", ".join(config.preprocessing.derived_maps) or "none",
         "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
-        "Readers": ", ".join(models.ensemble.scorers),
+        "Scorers": ", ".join(models.ensemble.scorers),
     }
     if models.ensemble.needs_encoder:
         summary |= {
             "Patches": f"{', '.join(f'{size:g}' for size in encoder.patch_size_mm)} mm, {', '.join(encoder.planes)}",
-            "Code": f"{encoder.latent_size} numbers",
+            "Latents": f"{encoder.latent_size} dimensions",
             "Encoders": f"{models.ensemble.members}",
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
-            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} codes",
+            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} latents",
         }
     return summary | {
         "Scored in": f"{config.evaluation.space} space, inside the brain mask",
@@ -301,7 +301,7 @@ def run_summary(config: Config) -> dict[str, str]:
 
 
 def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> SubjectImages:
-    # Drawn on the template grid: there, slices of different people show the same place.
+    # On the template grid, slices of different subjects show the same anatomy.
     return SubjectImages(
         scan=read_volume(out.prepared_image(subject, config.preprocessing.modalities[0])),
         map=read_volume(out.template_map(subject)),

@@ -1,4 +1,4 @@
-"""The stages, from scans to report: what each depends on, what it does, what it leaves."""
+"""The stages, from scans to report: inputs, work and outputs of each."""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -35,7 +35,7 @@ _MEMBERS = "models.ensemble.members"
 _CHANNEL_SETTINGS = ("preprocessing.intensity.method", "preprocessing.derived_maps")
 
 
-# -- check: every header and every array, before anything long starts ------------------------------------------------
+# -- check: every header and every array, before any long computation ------------------------------------------------
 def _check_inputs(run: Run) -> dict[str, Any]:
     rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
     return rows | settings_of(
@@ -53,7 +53,7 @@ def _check(run: Run) -> StageResult:
     from ...preprocessing.subject_inputs import refusals
 
     settings = run.config.preprocessing
-    # A model that is applied brings its controls along.
+    # An applied model comes with its controls.
     limits = {"fewest_controls": 0} if run.applies_a_model else {}
     with run.console.progress("check", "scan") as progress:
         result = check_manifest(
@@ -73,17 +73,17 @@ def _check(run: Run) -> StageResult:
         done=result.good,
         failed=tuple(Failure(key, "check", " ".join(messages)) for key, messages in sentences.items()),
         warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
-        summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects are in order",
+        summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects passed",
     )
 
 
 def _groups(run: Run) -> str:
-    """The count of every group."""
-    messages = _counted(len(run.manifest.controls), "control")
+    """Return the number of controls and patients, as text."""
+    text = _counted(len(run.manifest.controls), "control")
     if not run.applies_a_model:
         split = split_controls_of(run)
-        messages += f" ({len(split.train)} to train on, {len(split.held_out)} held out)"
-    return f"{messages} and {_counted(len(run.manifest.patients), 'patient')}"
+        text += f" ({len(split.train)} for training, {len(split.held_out)} held out)"
+    return f"{text} and {_counted(len(run.manifest.patients), 'patient')}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -91,7 +91,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _unmet_settings(run: Run) -> tuple[str, ...]:
-    """What the settings ask of the manifest or the machine and it does not have."""
+    """Return the requirements of the settings that the manifest or the machine does not meet."""
     from ...models.confounds.covariates import Covariates
     from ...preprocessing.brain_extraction.availability import require_method
 
@@ -112,7 +112,7 @@ def _unmet_settings(run: Run) -> tuple[str, ...]:
 
 
 def _too_few_controls(run: Run) -> list[str]:
-    """What train and fit will stop for, hours later."""
+    """Return warnings if there are too few controls for train or fit, which would stop hours later."""
     from ...models.anomaly.calibration import require_enough_participants
     from ...models.encoder.schedule import require_enough_controls
 
@@ -144,7 +144,7 @@ def _prepare(run: Run) -> StageResult:
 
 def _settings_of_prepare(run: Run) -> dict[str, Any]:
     settings = settings_of(run, "preprocessing", "seed")
-    # The cohort's scale comes later, and the maps derived on it: a prepared scan is its own subject's affair.
+    # The intensity scale and the derived maps need the cohort and come later; a prepared scan needs its subject only.
     return {name: value for name, value in settings.items() if name.removeprefix("settings.") not in _CHANNEL_SETTINGS}
 
 
@@ -169,7 +169,7 @@ def _extract(run: Run) -> StageResult:
 
     train, held_out = split_of(run)
     if not train:
-        raise UserError("No control is left to train on. Add healthy scans (group control) to the manifest.")
+        raise UserError("extract: found no prepared training control. Add healthy scans (group control) to the cohort.")
     settings = run.config.preprocessing
     mask = load_template(settings.spacing_mm).brain_mask
     images = [
@@ -177,22 +177,22 @@ def _extract(run: Run) -> StageResult:
     ]
     scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
     channels = Channels(scale, settings.derived_maps)
-    locations = covered(images[: len(train)], mask)
-    store = VolumeStore.create(run.out.patches, images, mask.grid, locations, channels)
-    summary = f"{len(train)} controls to train on, {len(held_out)} held out, {store.grid.size:,} locations"
+    voxels = covered(images[: len(train)], mask)
+    store = VolumeStore.create(run.out.patches, images, mask.grid, voxels, channels)
+    summary = f"{len(train)} training controls, {len(held_out)} held out, {store.grid.size:,} voxels"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
-        summary += f" ({left_out:,} left out, where fewer than half of the controls, or than four, have brain)"
+        summary += f" ({left_out:,} left out: brain in fewer than half of the controls, or than four)"
     return StageResult(done=store.keys, summary=summary)
 
 
-# -- train: the patch encoder, or several ------------------------------------------------------------------------------
+# -- train: one or several patch encoders ----------------------------------------------------------------------------
 def _train_inputs(run: Run) -> dict[str, Any]:
     sections = ("models.encoder", "models.guidance", "models.training", "seed", _MEMBERS)
     return {"the patches": record_of(run, "extract").identity} | settings_of(run, *sections)
 
 
 def _needs_no_encoder(run: Run) -> str | None:
-    return None if run.config.models.ensemble.needs_encoder else "nothing to train: no reader looks at codes"
+    return None if run.config.models.ensemble.needs_encoder else "skipped: no scorer uses the encoder"
 
 
 def _train(run: Run) -> StageResult:
@@ -201,8 +201,8 @@ def _train(run: Run) -> StageResult:
     from ...preprocessing.patches.volume_store import VolumeStore
 
     train, held_out = split_of(run)
-    seen = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
-    store, members, steps = VolumeStore.open(run.out.patches).only(seen), run.config.models.ensemble.members, []
+    channels = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
+    store, members, steps = VolumeStore.open(run.out.patches).only(channels), run.config.models.ensemble.members, []
     with run.console.progress("train", "step") as progress:
         for member in range(members):
             checkpoint = train_encoder(
@@ -225,26 +225,26 @@ def _train(run: Run) -> StageResult:
 def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
     if last.phase != "guided" or last.guidance_weight == asked:
         return ""
-    return f" (lambda came down from {asked:g} to {last.guidance_weight:.2g}: the reconstruction had suffered)"
+    return f" (lambda lowered from {asked:g} to {last.guidance_weight:.2g}, since the reconstruction error rose)"
 
 
 def _same_but_for_members(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """More members, or fewer, are no reason to train those again that are there."""
-    ours, theirs = ({name: v for name, v in i.items() if name != f"settings.{_MEMBERS}"} for i in (before, now))
-    return ours == theirs
+    """Whether the inputs differ at most in the number of members, so that trained encoders can be kept."""
+    first, second = ({name: v for name, v in i.items() if name != f"settings.{_MEMBERS}"} for i in (before, now))
+    return first == second
 
 
-def _take_over_members(run: Run, files: Replacement, going_on: bool) -> None:
-    """Keep the encoders that are finished, as many as are asked for."""
+def _keep_members(run: Run, files: Replacement, going_on: bool) -> None:
+    """Keep the finished encoders, up to the number that is set."""
     record, built = record_of(run, "train"), files.built
-    usable = record.outputs and record.whole(run.out.root) and _same_but_for_members(record.inputs, _train_inputs(run))
-    if usable and not going_on:
+    same = _same_but_for_members(record.inputs, _train_inputs(run))
+    if record.outputs and same and record.is_complete(run.out.root) and not going_on:
         shutil.copytree(run.out.encoder, built.encoder, dirs_exist_ok=True)
     wanted = {built.member(number) for number in range(run.config.models.ensemble.members)}
     files.discard(*(folder for folder in built.encoder.glob("member-*") if folder not in wanted))
 
 
-# -- fit: every way of reading a brain, on the training controls, and what is usual among them -------------------------
+# -- fit: the scorers and their calibration, on the training controls ------------------------------------------------
 def _fit_inputs(run: Run) -> dict[str, Any]:
     return {
         MODEL_FORMAT: FORMAT,
@@ -270,7 +270,7 @@ def _fit(run: Run) -> StageResult:
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     write_model_record(run.out, encoders=run.config.models.ensemble.needs_encoder)
     return StageResult(
-        warnings=tuple(f"{c.key}: {doubt}" for c in controls for doubt in ensemble.confounds.covariates.warnings(c)),
+        warnings=tuple(f"{c.key}: {text}" for c in controls for text in ensemble.confounds.covariates.warnings(c)),
         summary=f"{', '.join(r.name for r in ensemble.scorers)}",
     )
 
@@ -285,21 +285,21 @@ def _map_inputs(run: Run) -> dict[str, Any]:
 def _map(run: Run) -> StageResult:
     mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
     if not mapped:
-        raise UserError("Nobody to map: no patients in the manifest and no controls held out. Add patients to it.")
+        raise UserError("map: found no patients and no held-out controls. Add patients to the manifest.")
     _remove_maps_of_failed(run, mapped)
     known = _known_to_the_model(run)
     require_files_of_model(run.model)
     work = work_by_subject(
         run, "map", workers.write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
-    left_out = tuple(f"{key}: the model was trained on this very scan, so it is left out" for key in sorted(known))
+    left_out = tuple(f"{key}: left out, since the model was trained on this scan" for key in sorted(known))
     earlier = tuple(mapped_earlier(run))
-    summary = work.summary + (f", and {len(earlier)} mapped here before" if earlier else "")
+    summary = work.summary + (f", and {len(earlier)} from earlier calls" if earlier else "")
     return replace(work, warnings=work.warnings + left_out, done=work.done + earlier, summary=summary)
 
 
 def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> None:
-    """The map of an earlier scan must not pass for that of a new one that could not be prepared."""
+    """Delete maps of an earlier scan if the new scan could not be prepared."""
     for subject in run.manifest:
         for path in (run.out.map_record(subject), run.out.page_record(subject)):
             record = StageRecord.read(path) if subject.key not in mapped else None
@@ -318,7 +318,7 @@ def _mapped(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _known_to_the_model(run: Run) -> set[str]:
-    """Controls whose very scan a model that is applied was trained on."""
+    """Return the keys of the controls whose scan an applied model was trained on."""
     if not run.applies_a_model:
         return set()
     trained_on = read_trained_on(run.model)
@@ -348,16 +348,13 @@ def _score(run: Run) -> StageResult:
 def _report_inputs(run: Run) -> dict[str, Any]:
     from ...evaluation.scoring.reference_results import scores_file
 
-    # What the early stages came to, not when: trying a broken scan again changes nothing on the page.
+    # Results of the early stages, not their times: retrying a broken scan does not change the page.
     early = {name: record_of(run, name) for name in ("check", "prepare")}
-    messages = {
-        f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()
+    inputs = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    inputs |= {
+        f"reference run {name or path.name}": file_fingerprint(scores_file(path)) for name, path in run.reference_runs
     }
-    messages |= {
-        f"run {name or path.name} beside this one": file_fingerprint(scores_file(path))
-        for name, path in run.reference_runs
-    }
-    return messages | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
+    return inputs | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
 
 
 def _report(run: Run) -> StageResult:
@@ -388,7 +385,7 @@ STAGES: dict[str, Stage] = {
             _train,
             ("encoder",),
             goes_on=_same_but_for_members,
-            begins_with=_take_over_members,
+            begins_with=_keep_members,
             needs=("extract",),
             skip_reason=_needs_no_encoder,
         ),
@@ -407,4 +404,4 @@ STAGES: dict[str, Stage] = {
 }
 
 APPLIED = ("check", "prepare", "map", "score", "report")
-"""The stages that apply a trained model to new subjects."""
+"""Stages that apply a fitted model to new subjects."""

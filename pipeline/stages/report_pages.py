@@ -1,4 +1,4 @@
-"""The stage report: a page for every subject, then the cohort's."""
+"""Stage report: one page per subject, then the cohort page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +27,12 @@ from .assessment import load_scores, maps_and_masks, report_subject, run_summary
 
 @dataclass(frozen=True)
 class Shared:
-    """What all pages of a cohort have in common; small, since it travels to every worker.
+    """Inputs that all pages of a cohort share; small, since they are sent to every worker.
 
     Attributes
     ----------
     threshold : Threshold
-    roles : mapping from subject key to what the subject is here for, in words
+    roles : mapping from subject key to its role, such as "held-out control"
     versions : mapping of str to str
     """
 
@@ -46,15 +46,15 @@ class Shared:
 
 
 def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> StageResult:
-    """Write the pages of the subjects, in parallel, then the cohort's, which links to those that were made.
+    """Write the pages of the subjects in parallel, then the cohort page, which links to them.
 
     Parameters
     ----------
     run : Run
-    roles : mapping from subject key to what the subject is here for, in words
-    inputs : mapping from subject key to all that decides the subject's page
+    roles : mapping from subject key to its role, such as "held-out control"
+    inputs : mapping from subject key to all inputs of the subject's page
     """
-    # A run that cannot be read is told before anything is drawn.
+    # Read first, so that an unreadable run stops the stage early.
     reference_runs = [read_run(path, name or None) for name, path in run.reference_runs]
     scores = load_scores(run)
     shared = Shared.from_scores(scores, roles, versions())
@@ -64,14 +64,14 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     write_cohort_report(run, scores, roles, reference_runs, work.failed)
     subjects = cohort_of(run)
     _gather_clusters(run.out, [subjects[key] for key in work.done])
-    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
+    summary = f"{len(work.done)} subject pages; open {run.out.report} in a browser"
     return replace(work, summary=summary)
 
 
 def write_page(
     subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: Shared
 ) -> StageRecord:
-    """Maps, scores and quality to the subject's page; made to run in a worker."""
+    """Write the page of a subject from its maps, scores and quality; runs in a worker."""
 
     def work(out: OutputFolder) -> Sequence[str]:
         _write_page(subject, config, out, shared)
@@ -81,7 +81,7 @@ def write_page(
 
 
 def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
-    """Write one subject's page, and the table of its clusters.
+    """Write one subject's page and the table of its clusters.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
 
 
 def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
-    """Put the clusters of all subjects in one table."""
+    """Join the clusters of all subjects in one table."""
     tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
     if tables:
         with atomic_write(out.clusters) as temporary:

@@ -1,4 +1,4 @@
-"""What preparing and mapping do for one subject; made to run in a worker."""
+"""Work of the stages prepare and map for one subject, run in worker processes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ..workflow.records import StageRecord
 
 
 def prepare(subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder) -> StageRecord:
-    """Head scan to normalised brain on the template grid."""
+    """Prepare one subject: from head scan to normalised brain on the template grid."""
 
     def work(out: OutputFolder) -> Sequence[str]:
         from ...preprocessing.prepare_subject import prepare_subject
@@ -31,7 +31,7 @@ def write_maps(
     model: OutputFolder,
     device: str,
 ) -> StageRecord:
-    """Prepared brain to anomaly maps, on the template grid and in native space."""
+    """Write the anomaly maps of one prepared subject, on the template grid and in native space."""
 
     def work(out: OutputFolder) -> Sequence[str]:
         from .detection import map_subject

@@ -1,6 +1,6 @@
-"""All prepared subjects on one grid, in one memory-mapped file.
+"""Memory-mapped storage of the images of all prepared subjects on one grid.
 
-Patches overlap: cut out and stored they would take a patch's area times the room, so they are cut on the fly.
+Patches are cut on the fly: they overlap, and storing them would multiply the disk space by the voxels in a patch.
 """
 
 import json
@@ -24,21 +24,23 @@ _VOLUMES, _INSIDE, _MASK, _INDEX = "volumes.npy", "inside.npy", "brain_mask.npy"
 
 @dataclass(frozen=True, eq=False)
 class VolumeStore:
-    """Subjects by channels by voxels.
+    """Volumes of all subjects: subjects by channels by voxels.
 
     Attributes
     ----------
     folder : Path
-        Holds ``volumes.npy``, ``inside.npy``, ``brain_mask.npy``, ``channels.json`` and, written last, ``store.json``.
+        Contains ``volumes.npy``, ``inside.npy``, ``brain_mask.npy``, ``channels.json`` and, written last,
+        ``store.json``.
     keys : tuple of str
         The subjects, in the order of the rows.
     channels : tuple of str
-        What each channel is: the modalities, then the maps derived from them, as ``("t1w", "t1w_junction")``.
+        Names of the channels: the modalities, then the derived maps, for example ``("t1w", "t1w_junction")``.
     grid : VoxelMask
+        The analysed voxels.
     volumes : memory-mapped ndarray, (S, C, X, Y, Z), float16
-        In [0, 1]. Mapped copy-on-write: nothing that is done to it reaches the disk.
+        In [0, 1]. Mapped copy-on-write: changes are not written to disk.
     inside : memory-mapped ndarray, (S, X, Y, Z), bool
-        Each subject's own brain. The template's, which gives the locations, is `grid`'s.
+        Brain mask of each subject. The mask of the analysed voxels is that of `grid`.
     """
 
     folder: Path
@@ -57,9 +59,9 @@ class VolumeStore:
         brain_mask: np.ndarray,
         channels: Channels,
     ) -> "VolumeStore":
-        """Stack what the models see of each subject, and keep beside it how that was made.
+        """Write the channels of all subjects and the definition of the channels to a folder.
 
-        A store that stood in the folder is replaced.
+        An existing store in the folder is replaced.
 
         Parameters
         ----------
@@ -72,18 +74,18 @@ class VolumeStore:
         Raises
         ------
         UserError
-            No subjects, or one subject twice.
+            There are no subjects, or a subject occurs twice.
         SubjectError
-            As `Channels.read`.
+            See `Channels.read`.
         """
         keys = [subject.key for subject in subjects]
         if not keys:
-            raise UserError("Patch store: no subject is left to put in, expected at least one. See failures.csv.")
+            raise UserError("Volume store: no subject is left, expected at least one. See failures.csv.")
         if len(set(keys)) < len(keys):
             twice = sorted({key for key in keys if keys.count(key) > 1})
-            raise UserError(f"Patch store: {', '.join(twice)} named twice, expected once. Mend the manifest.")
-        grid = VoxelMask(template_grid, brain_mask)
-        # The index is what makes a store whole: it goes first and comes last.
+            raise UserError(f"Volume store: {', '.join(twice)} named twice, expected once. Correct the manifest.")
+        voxel_mask = VoxelMask(template_grid, brain_mask)
+        # A store is complete if it has its index: remove it first, write it last.
         (folder / _INDEX).unlink(missing_ok=True)
         size = template_grid.size_vox
         with atomic_write(folder / _VOLUMES) as images, atomic_write(folder / _INSIDE) as masks:
@@ -95,7 +97,7 @@ class VolumeStore:
             volumes.flush()
             inside.flush()
         with atomic_write(folder / _MASK) as temporary:
-            np.save(temporary, grid.brain_mask, allow_pickle=False)
+            np.save(temporary, voxel_mask.brain_mask, allow_pickle=False)
         channels.save(folder)
         index = {
             "keys": keys,
@@ -103,7 +105,7 @@ class VolumeStore:
             "affine": template_grid.affine.tolist(),
             "qform_code": template_grid.qform_code,
             "sform_code": template_grid.sform_code,
-            "mask_hash": grid.mask_hash,
+            "mask_hash": voxel_mask.mask_hash,
         }
         with atomic_write(folder / _INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1))
@@ -111,51 +113,51 @@ class VolumeStore:
 
     @classmethod
     def open(cls, folder: Path) -> "VolumeStore":
-        """Map a store that `create` has finished.
+        """Open a store written by `create`.
 
         Raises
         ------
         UserError
-            There is none, or its files do not belong together.
+            The store is missing or incomplete, or its files do not match each other.
         """
         if not (folder / _INDEX).exists():
             raise UserError(
-                f"{private(folder, 'its folder')}: holds no finished patch store. Run the stage extract first."
+                f"{private(folder, 'its folder')}: holds no complete volume store. Run the stage extract first."
             )
         index = load_json(folder / _INDEX)
         mask = np.load(folder / _MASK, allow_pickle=False)
         volumes, inside = (np.load(folder / name, mmap_mode="c", allow_pickle=False) for name in (_VOLUMES, _INSIDE))
         affine = np.array(index["affine"])
-        grid = VoxelMask(Grid(mask.shape, affine, index["qform_code"], index["sform_code"]), mask)
+        voxel_mask = VoxelMask(Grid(mask.shape, affine, index["qform_code"], index["sform_code"]), mask)
         expected = (len(index["keys"]), len(index["channels"]), *mask.shape)
         shapes = volumes.shape, inside.shape
-        if grid.mask_hash != index["mask_hash"] or shapes != (expected, (expected[0], *mask.shape)):
+        if voxel_mask.mask_hash != index["mask_hash"] or shapes != (expected, (expected[0], *mask.shape)):
             raise UserError(
-                f"{private(folder, 'its folder')}: its files do not belong together. Delete the folder and run "
-                "extract again."
+                f"{private(folder, 'its folder')}: the files of the volume store do not match each other. Delete the "
+                "folder and run the stage extract again."
             )
-        return cls(folder, tuple(index["keys"]), tuple(index["channels"]), grid, volumes, inside)
+        return cls(folder, tuple(index["keys"]), tuple(index["channels"]), voxel_mask, volumes, inside)
 
     def only(self, channels: Sequence[str]) -> "VolumeStore":
-        """The same store with some of its channels, in that order; a view where they stand side by side.
+        """Select channels, in the given order; a view of the volumes if the channels are contiguous.
 
         Raises
         ------
         UserError
-            One is not in the store.
+            A channel is not in the store.
         """
         chosen = channel_index(channels, self.channels)
-        together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
-        volumes = self.volumes[:, chosen[0] : chosen[-1] + 1] if together else self.volumes[:, chosen]
+        contiguous = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+        volumes = self.volumes[:, chosen[0] : chosen[-1] + 1] if contiguous else self.volumes[:, chosen]
         return replace(self, channels=tuple(channels), volumes=volumes)
 
     def release_pages(self) -> None:
-        """Give back the memory of what was read. What was written to the arrays in memory is lost."""
+        """Release the memory of pages that were read. Changes to the arrays in memory are lost."""
         for array in (self.volumes, self.inside):
             release_pages(array)
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
-        """Rows of subjects, (len(keys),) int64.
+        """Return the rows of subjects, (len(keys),) int64.
 
         Raises
         ------
@@ -165,5 +167,5 @@ class VolumeStore:
         rows = {key: row for row, key in enumerate(self.keys)}
         missing = [key for key in keys if key not in rows]
         if missing:
-            raise UserError(f"Patch store: {', '.join(missing)} not among its subjects. Run the stage extract again.")
+            raise UserError(f"Volume store: does not contain {', '.join(missing)}. Run the stage extract again.")
         return np.array([rows[key] for key in keys], dtype=np.int64)

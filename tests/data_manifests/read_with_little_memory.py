@@ -1,4 +1,4 @@
-"""Started by `test_bombs`: reads a file with little memory, and tells how long it took and what was said of it.
+"""Script of `test_bombs`: read a file with limited memory, and print the duration and the error message.
 
 ``python read_with_little_memory.py FILE BYTES READER...``
 """
@@ -35,13 +35,13 @@ READERS: dict[str, Callable[[Path], object]] = {
     "StageRecord.read": StageRecord.read,
 }
 
-taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]),) * 2)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
 for name in sys.argv[3:]:
     began = time.monotonic()
     try:
         found = READERS[name](Path(sys.argv[1]))
-        messages = "" if found is None else f"taken: {type(found).__name__}"
+        message = "" if found is None else f"accepted: {type(found).__name__}"
     except (UserError, ValueError) as error:
-        messages = for_terminal(str(error))
-    print(f"{time.monotonic() - began:.1f} {messages[:400]}")
+        message = for_terminal(str(error))
+    print(f"{time.monotonic() - began:.1f} {message[:400]}")

@@ -1,4 +1,4 @@
-"""The second stage: Newton steps on the free set, adding and dropping one vector at a time, to machine precision."""
+"""Second stage: Newton steps on the free set, adding or removing one vector at a time, to machine precision."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from .workspace import HUGE, SNAP
 def _factorise(work, size, ridge):
     """Triangular factor L, Q = L'L, of K on the free set with its last vector, the pivot, eliminated.
 
-    Q_ij = K_ij - K_ip - K_pj + K_pp is positive semidefinite as it stands, a Gram matrix of differences. Made from the
-    last row to the first, so that every row begins at 0 and runs in whole vectors. The diagonal is kept inverted in
-    `inverse`, with zeros in its place.
+    Q_ij = K_ij - K_ip - K_pj + K_pp is a Gram matrix of differences, hence positive semidefinite. It is computed from
+    the last row to the first, so that every row begins at 0 and can be processed in full vectors. The diagonal is
+    stored inverted in `inverse`, and as zeros in the factor.
     """
     rows, free, factor, inverse, line = work.rows, work.free, work.factor, work.inverse, work.line
     to_pivot = work.step
@@ -30,7 +30,7 @@ def _factorise(work, size, ridge):
             line[j] = 0.0
         line[k] += ridge
         for p in range(k + 1, size, 4):
-            # Rows from `size` on are what an earlier system has left there: they weigh nothing.
+            # Rows from `size` on are left from an earlier system and get the weight 0.
             w0 = factor[p, k]
             w1 = factor[p + 1, k] if p + 1 < size else 0.0
             w2 = factor[p + 2, k] if p + 2 < size else 0.0
@@ -47,7 +47,7 @@ def _factorise(work, size, ridge):
 
 @fastmath
 def substitute(work, size):
-    """Solve the factorised system in place of its right side, ``work.step``."""
+    """Solve the factorised system in place; ``work.step`` holds the right-hand side."""
     factor, inverse, x = work.factor, work.inverse, work.step
     for j in range(size, whole_lanes(size)):
         x[j] = 0.0
@@ -65,6 +65,7 @@ def substitute(work, size):
 
 @fastmath
 def fresh_gradient(work, m):
+    """Compute the gradient g anew from a."""
     a, which, weights = work.a, work.which, work.weights
     n = 0
     for i in range(m):
@@ -78,7 +79,7 @@ def fresh_gradient(work, m):
 
 @fastmath
 def _step_on_free_set(work, n, ridge):
-    """One Newton step, as far as the bounds allow. Returns which free vector has met its bound, or -1."""
+    """One Newton step, shortened at the bounds. Returns the free vector that reached its bound, or -1."""
     a, g, free, step = work.a, work.g, work.free, work.step
     size = n - 1
     _factorise(work, size, ridge)
@@ -119,8 +120,9 @@ def _step_on_free_set(work, n, ridge):
 def newton_steps(work, points, m, gamma, tolerance, ridge):
     """Newton steps on the free set, until the KKT gap is at rounding level.
 
-    Each round either drops the first free vector that meets a bound, or, at the minimum over the free set, frees the
-    worst violator among the bounded ones. Leaves the factor of the last free set. Returns the number of free vectors.
+    Each iteration either removes the first free vector that reaches a bound or, at the minimum over the free set, frees
+    the vector at a bound with the largest violation. The factor of the last free set is kept. Returns the number of
+    free vectors.
     """
     a, g, no_gain, no_give, free = work.a, work.g, work.no_gain, work.no_give, work.free
     n = 0
@@ -148,7 +150,7 @@ def newton_steps(work, points, m, gamma, tolerance, ridge):
             gives &= free[i] != giver
             takes &= free[i] != taker
         if not gives and not takes:
-            # No violator: the gap is rounding on the free set. A step from a fresh gradient is all that is left.
+            # No violation: the gap is rounding error on the free set. Recompute the gradient and step again.
             if refined == 2:
                 break
             refined += 1

@@ -19,14 +19,14 @@ RANDOM = np.random.default_rng(0)
 CHANNELS = RANDOM.random((3, *MASK.shape), dtype=np.float32)
 
 
-def test_voxels_are_the_channels_at_the_locations():
+def test_voxel_features_are_the_channel_values():
     found = VoxelFeatures(GRID, (2, 0)).compute(CHANNELS)
     assert found.shape == (GRID.size, 2) and found.dtype == np.float32
-    for number, place in enumerate(GRID.locations):
-        assert tuple(found[number]) == (CHANNELS[2][tuple(place)], CHANNELS[0][tuple(place)])
+    for number, voxel in enumerate(GRID.locations):
+        assert tuple(found[number]) == (CHANNELS[2][tuple(voxel)], CHANNELS[0][tuple(voxel)])
 
 
-def test_codes_are_the_encoders():
+def test_latents_are_those_of_the_encoder():
     torch.manual_seed(0)
     encoder = PatchEncoder(1, [PatchShape("axial", 5)], EncoderSettings(latent_size=4)).eval()
     features = LatentFeatures(GRID, (1,), encoder)
@@ -43,7 +43,7 @@ def _naive_patches(channels):
 def test_components_of_patches_are_those_of_scikit_learn():
     controls = [RANDOM.random((3, *MASK.shape), dtype=np.float32) * scale for scale in (1.0, 0.5, 2.0)]
     brains = [EVERYWHERE, RANDOM.random(GRID.size) < 0.7, EVERYWHERE]
-    # Fewer locations than samples: all of them.
+    # The mask has fewer voxels than samples, so all are used.
     found = PatchFeatures.learn(zip(controls, brains, strict=True), GRID, (0, 2), size=5, seed=0)
     patches = np.concatenate(
         [_naive_patches(control[[0, 2]])[brain] for control, brain in zip(controls, brains, strict=True)]
@@ -62,6 +62,8 @@ def test_components_are_saved_and_loaded(tmp_path):
         PatchFeatures.load(tmp_path / "other.safetensors", GRID)
 
 
-def test_more_components_than_numbers_are_refused():
-    with pytest.raises(UserError, match="28 components of patches with 27 numbers, expected at most 27"):
+def test_more_components_than_values_in_a_patch_are_refused():
+    with pytest.raises(
+        UserError, match="patch_components is 28, but patches have 27 values, expected at most 27. Lower it"
+    ):
         PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (0,), size=28, seed=0)

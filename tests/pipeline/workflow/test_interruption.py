@@ -1,4 +1,4 @@
-"""A command that is asked to end does so within ten seconds, leaves nothing behind, and says so."""
+"""An interrupted command ends within ten seconds, leaves no processes or files, and prints a message."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def say(text):
 
 def compute_without_end():
     import hashlib
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled, and deaf to signals
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled code that delays signal handlers
 
-def hear_nothing():
+def ignore_interruptions():
     import time
     while True:
         try:
@@ -48,37 +48,37 @@ def wait():
         time.sleep(1)
         say("closed")
 
-def stumble():
+def fail_after_interruption():
     import time
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        raise OSError(5, "what comes of an interruption")
+        raise OSError(5, "caused by the interruption")
 
 class Deleted:
     def __del__(self):
         wait()
 
-def lose_it_while_deleting():
+def interrupted_while_deleting():
     Deleted()
     import time
     time.sleep(60)
 
 try:
-    with interruptible(lambda number: say("told by force")):
+    with interruptible(lambda number: say("killed")):
         with scratch_folder(Path(sys.argv[2])) as scratch:
             (scratch / "head.nii").write_text("a head")
             subprocess.Popen(["sleep", "300"], stderr=subprocess.DEVNULL)
             Path(sys.argv[2], "started").touch()
             globals()[sys.argv[1]]()
 except KeyboardInterrupt as stop:
-    say("told")
+    say("interrupted")
     sys.exit(128 + stop.number)
 """
 
 
 class _Started:
-    """A command under way, from its start until nothing of it is left."""
+    """A running command, whose processes are all killed in the end."""
 
     def __init__(self, command, **options):
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -94,7 +94,7 @@ class _Started:
         self.process.communicate()
 
     def end(self, *numbers: int) -> tuple[int, str]:
-        """Its exit code and words after signals, a moment apart."""
+        """Send signals, 0.3 s apart; return the exit code and the messages."""
         began = time.monotonic()
         for number in numbers:
             self.process.send_signal(number)
@@ -111,41 +111,41 @@ def _started(what: str, folder: Path, **options) -> _Started:
     return run
 
 
-def _nothing_is_left(folder: Path) -> bool:
+def _no_temporary_files(folder: Path) -> bool:
     return not (folder / ".scratch").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_all_is_closed_on_the_way_out(tmp_path, number):
+def test_resources_are_closed_after_a_signal(tmp_path, number):
     with _started("wait", tmp_path) as run:
-        assert run.end(number) == (128 + number, "closing\nclosed\ntold\n")
-        assert _nothing_is_left(tmp_path)
+        assert run.end(number) == (128 + number, "closing\nclosed\ninterrupted\n")
+        assert _no_temporary_files(tmp_path)
 
 
-def test_a_second_signal_changes_nothing(tmp_path):
+def test_a_second_signal_has_no_effect(tmp_path):
     with _started("wait", tmp_path) as run:
-        assert run.end(signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (143, "closing\nclosed\ntold\n")
-        assert _nothing_is_left(tmp_path)
+        assert run.end(signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (143, "closing\nclosed\ninterrupted\n")
+        assert _no_temporary_files(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["compute_without_end", "hear_nothing", "lose_it_while_deleting"])
-def test_what_cannot_be_interrupted_is_ended_by_force_with_its_children(tmp_path, what):
+@pytest.mark.parametrize("what", ["compute_without_end", "ignore_interruptions", "interrupted_while_deleting"])
+def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, what):
     with _started(what, tmp_path) as run:
         code, messages = run.end(signal.SIGTERM)
-        assert code == 143 and messages.splitlines()[-1] == "told by force" and "Traceback" not in messages
-        assert _nothing_is_left(tmp_path) and not marked(run.mark)
+        assert code == 143 and messages.splitlines()[-1] == "killed" and "Traceback" not in messages
+        assert _no_temporary_files(tmp_path) and not marked(run.mark)
 
 
-def test_what_comes_of_an_interruption_is_one(tmp_path):
-    with _started("stumble", tmp_path) as run:
-        assert run.end(signal.SIGINT) == (130, "told\n")
+def test_an_error_caused_by_an_interruption_is_an_interruption(tmp_path):
+    with _started("fail_after_interruption", tmp_path) as run:
+        assert run.end(signal.SIGINT) == (130, "interrupted\n")
 
 
-def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path):
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored(tmp_path):
     """As with nohup."""
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     with _started("wait", tmp_path, **ignore) as run:
-        assert run.end(signal.SIGHUP, signal.SIGTERM) == (143, "closing\nclosed\ntold\n")
+        assert run.end(signal.SIGHUP, signal.SIGTERM) == (143, "closing\nclosed\ninterrupted\n")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
     settings = ["--preset", "fast", "--jobs", "2", "--set", method, "--set", command]
     assert subprocess.run([*voxout, "check", str(cohort), str(out), *settings], capture_output=True).returncode == 0
     run = _Started([*voxout, "prepare", str(cohort), str(out), *settings], **options)
-    assert wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are at work"
+    assert wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are running"
     return run
 
 
@@ -180,17 +180,17 @@ def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, num
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
         if number != signal.SIGKILL:
             name = signal.Signals(number).name
-            assert messages == f"voxout: interrupted ({name}). The same command goes on from here.\n"
+            assert messages == f"voxout: interrupted ({name}). Run the same command again to continue.\n"
             line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
             assert (line["message"], line["signal"]) == ("interrupted", name)
             assert not (out / ".scratch").exists()
 
 
 def test_ctrl_c_in_a_terminal_prints_one_line(cohort, tmp_path):
-    """Every process of the terminal's group hears of it."""
+    """All processes of the terminal's group receive the signal."""
     with _prepare(cohort, tmp_path / "out", stderr=subprocess.PIPE) as run:
         os.killpg(run.process.pid, signal.SIGINT)
-        assert run.end() == (130, "voxout: interrupted (SIGINT). The same command goes on from here.\n")
+        assert run.end() == (130, "voxout: interrupted (SIGINT). Run the same command again to continue.\n")
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
 
 
