@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 
 FOLDERS = ("prepared", "encoder", "detectors", "maps", "scores")
+_NUMBER = re.compile(r"-?[0-9.]+(e[-+]?[0-9]+)?")
 _TIMES = {"wall_s", "peak_memory_mb", "started", "made"}
 """Columns and keys that differ from one run to the next."""
 
@@ -79,9 +80,7 @@ def _leaves(value: object) -> Iterator[float]:
     elif isinstance(value, list):
         for item in value:
             yield from _leaves(item)
-    elif isinstance(value, (int, float)) or (
-        isinstance(value, str) and re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", value)
-    ):
+    elif isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         yield float(value)
 
 
