@@ -4,6 +4,7 @@ Heavy libraries are imported only by the commands that need them, so that `--hel
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,12 +22,16 @@ _TORCH_STAGES = {"train", "fit", "map"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
-
     return _run_on_cohort(options, options.stages)
 
 
