@@ -28,7 +28,7 @@ from voxout.data_manifests.synthetic.lesion_effects import Shift
 from voxout.evaluation.scoring.score_cohort import CohortScores, score_cohort
 from voxout.evaluation.scoring.subject_scores import SubjectScores
 from voxout.pipeline.config.config import load_config
-from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.stages.order import STAGES
 from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN, HELD_OUT, PAINTED = 60, 10, 10

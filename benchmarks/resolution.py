@@ -24,7 +24,7 @@ from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.images.volume import read_volume, write_volume
-from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.stages.order import STAGES
 from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN = 16

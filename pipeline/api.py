@@ -22,9 +22,7 @@ from .config.config import (
     save_config,
 )
 from .config.own_commands import require_own_commands, with_commands_of
-from .model.anomaly_model import AnomalyModel
-from .stages.registry import STAGES
-from .stages.whole_model import require_whole_model
+from .stages.order import STAGES
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine, usable_cores
@@ -37,6 +35,7 @@ from .workflow.scratch import at_work_in
 if TYPE_CHECKING:
     from ..evaluation.scoring.compare import Comparison
     from ..evaluation.scoring.score_cohort import CohortScores
+    from .model.anomaly_model import AnomalyModel
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
 _UNTIL_FIT = ("check", "prepare", "extract", "train", "fit")
@@ -156,7 +155,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
         if not options.dry_run:
             save_config(out.config, config)
         try:
-            failures = run_stages([STAGES[name] for name in options.stages], run, dry_run=options.dry_run)
+            failures = run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
         except UserError:
             # Refused settings must not become the settings of the folder.
             if before is not None:
@@ -205,7 +204,7 @@ def fit(
     device: str = "auto",
     jobs: int | None = None,
     verbose: bool = True,
-) -> AnomalyModel:
+) -> "AnomalyModel":
     """Fit a model of normal anatomy to the controls of a cohort.
 
     Does what ``voxout run`` does up to the stage fit: checks every scan, prepares it, trains the encoder and fits the
@@ -239,6 +238,8 @@ def fit(
     UserError
         A scan, a setting or a folder cannot be used.
     """
+    from .model.anomaly_model import AnomalyModel
+
     with plain_errors():
         path = None if isinstance(cohort, Manifest) else Path(cohort)
         manifest = cohort if isinstance(cohort, Manifest) else read_manifest(Path(cohort))
@@ -264,7 +265,7 @@ def load_model(
     *,
     device: str = "auto",
     settings: Settings = (),
-) -> AnomalyModel:
+) -> "AnomalyModel":
     """Load a fitted model; every file is compared with the model's record first.
 
     Parameters
@@ -286,6 +287,9 @@ def load_model(
     UserError
         No model, a damaged or changed one, or settings that differ from those it was fitted with.
     """
+    from .model.anomaly_model import AnomalyModel
+    from .model.whole_model import require_whole_model
+
     with plain_errors():
         model, overrides = OutputFolder(Path(folder)), _as_overrides(settings)
         require_whole_model(model)
@@ -394,10 +398,10 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
         return compare_scores([ScoreFolder.open(Path(folder)) for folder in folders], seed=seed)
 
 
-def _with_null_threshold(model: AnomalyModel, run: Run) -> AnomalyModel:
+def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":
     """Set the threshold on the training controls, as the stage score does."""
     from ..evaluation.scoring.operating_point import StoredPoint
-    from .stages.null_threshold import null_threshold
+    from .model.null_threshold import null_threshold
 
     point = null_threshold(run)
     if point is None or not math.isfinite(point.threshold):

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .pipeline.api import fit as fit
     from .pipeline.api import load_model as load_model
     from .pipeline.api import read_cohort as read_cohort
-    from .pipeline.model.anomaly_model import AnomalyMap as AnomalyMap
+    from .pipeline.model.anomaly_map import AnomalyMap as AnomalyMap
     from .pipeline.model.anomaly_model import AnomalyModel as AnomalyModel
 
 _HOME = {
-    "AnomalyMap": "pipeline.model.anomaly_model",
+    "AnomalyMap": "pipeline.model.anomaly_map",
     "AnomalyModel": "pipeline.model.anomaly_model",
     "Manifest": "data_manifests.cohort.subject",
     "PatchEncoder": "models.encoder.network",

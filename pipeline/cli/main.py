@@ -17,8 +17,6 @@ from .program import DONE, SOME_FAILED, make_folder, open_console, run_program
 if TYPE_CHECKING:
     from ..workflow.runner import Run
 
-_TORCH_STAGES = {"train", "fit", "map"}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -55,7 +53,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _score_maps(options: argparse.Namespace) -> int:
     from ..config.config import load_config, notes_on_names
-    from ..stages.assessment import score_lines
+    from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
     from ..workflow.engine import usable_cores
     from ..workflow.lock import sole_user
@@ -95,7 +93,7 @@ def _compare(options: argparse.Namespace) -> int:
     from ...evaluation.scoring.compare import compare, write_comparison
     from ...evaluation.scoring.metric_labels import METRICS, is_oracle
     from ...evaluation.scoring.score_folder import ScoreFolder
-    from ..stages.assessment import format_estimate
+    from ..stages.score import format_estimate
     from ..workflow.records import StageRecord
     from ..workflow.replacement import Replacement, remove_building_folder
 
@@ -148,8 +146,8 @@ def _native(options: argparse.Namespace) -> int:
 def _apply(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.user_paths import real
-    from ..stages.registry import APPLIED
-    from ..stages.whole_model import require_whole_model
+    from ..model.whole_model import require_whole_model
+    from ..stages.order import APPLIED
 
     model = OutputFolder(options.model)
     require_whole_model(model)
@@ -226,7 +224,7 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
-        from ..stages.assessment import load_scores, score_lines
+        from ..stages.score import load_scores, score_lines
 
         for line in score_lines(load_scores(run)):
             run.console.say(line, level=-1)

@@ -117,8 +117,18 @@ class Stage:
         return Replacement(run.out, self.name, self.parts, run.out.record(self.name))
 
 
-def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> tuple[Failure, ...]:
-    """Bring every stage up to date, in order.
+def run_stages(
+    names: Sequence[str], stages: Mapping[str, Stage], run: Run, *, dry_run: bool = False
+) -> tuple[Failure, ...]:
+    """Bring stages up to date, in order.
+
+    Parameters
+    ----------
+    names : sequence of str
+    stages : mapping from name to Stage
+    run : Run
+    dry_run : bool
+        Only print what would be done.
 
     Returns
     -------
@@ -126,8 +136,9 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
         Subjects that failed in a stage; also written to ``failures.csv``.
     """
     among_chosen: tuple[Failure, ...] = ()
-    for number, stage in enumerate(stages, start=1):
-        label = f"[{number}/{len(stages)}] {stage.name}"
+    for number, name in enumerate(names, start=1):
+        stage = stages[name]
+        label = f"[{number}/{len(names)}] {name}"
         if (why := stage.skip_reason(run)) is not None:
             run.console.say(f"{label}: {why}", stage=stage.name)
             continue

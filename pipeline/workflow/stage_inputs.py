@@ -76,3 +76,7 @@ def split_of(run: Run) -> tuple[list[str], list[str]]:
     split = split_controls_of(run)
     prepared = prepared_of(run)
     return [key for key in split.train if key in prepared], [key for key in split.held_out if key in prepared]
+
+
+def covariates_of(run: Run, key: str) -> dict[str, Any]:
+    return {name: getattr(run.manifest[key], name) for name in run.config.models.ensemble.covariates}

@@ -24,8 +24,8 @@ from voxout.models.features.source import FeatureSource
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.config import Config, load_config, save_config
 from voxout.pipeline.config.own_commands import COMMANDS
-from voxout.pipeline.stages.model_files import require_files_of_model, write_model_record
-from voxout.pipeline.stages.whole_model import FORMAT, MODEL_FORMAT, require_whole_model
+from voxout.pipeline.model.model_files import require_files_of_model, write_model_record
+from voxout.pipeline.model.whole_model import FORMAT, MODEL_FORMAT, require_whole_model
 from voxout.pipeline.workflow.records import StageRecord, sizes, write_json
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
@@ -186,7 +186,7 @@ def test_a_change_that_keeps_size_and_time_is_noticed_in_a_new_process(model, mo
     state = path.stat()
     path.write_text(path.read_text().replace("1.0", "0.9"))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    monkeypatch.setattr("voxout.pipeline.stages.model_files._known", {})
+    monkeypatch.setattr("voxout.pipeline.model.model_files._known", {})
     with pytest.raises(UserError, match="channels.json is not the file that fit wrote"):
         require_files_of_model(OutputFolder(model))
 

@@ -1,47 +1,34 @@
-"""Stages score and report: maps against lesion masks, and the cohort page."""
+"""The stage score: the maps against the lesion masks."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import partial
-from math import isfinite
-from typing import TYPE_CHECKING
-
-import yaml
+from collections.abc import Sequence
+from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, SubjectError, UserError, private
 from ...data_manifests.images.volume import Volume, read_mask, read_volume
 from ...evaluation.metrics.bootstrap import Estimate
-from ...evaluation.report.cohort_page import (
-    CohortReport,
-    ReportSubject,
-    StageTime,
-    SubjectImages,
-    write_report,
-)
-from ...evaluation.report.report_inputs import QualityNumber, Threshold
 from ...evaluation.scoring.metric_labels import METRICS, is_oracle
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
-from ...evaluation.scoring.reference_results import RunScores
 from ...evaluation.scoring.sanity_checks import scoring_warnings
 from ...evaluation.scoring.score_cohort import CohortScores, score_cohort
 from ...evaluation.scoring.score_subject import score_map
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ...evaluation.scoring.tables import write_scores
-from ..config.config import Config
 from ..workflow.console import Progress
-from ..workflow.records import StageRecord
-from ..workflow.runner import Run, StageResult, all_failures
-from ..workflow.stage_inputs import cohort_of
-from ..workflow.stage_titles import STAGE_TITLES
-from .training_curves import training_curves
-
-if TYPE_CHECKING:
-    from ...preprocessing.quality.verdict import Quality
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint
+from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.stage_inputs import (
+    cohort_of,
+    files_of,
+    record_of,
+    settings_of,
+)
 
 ENOUGH_HEALTHY = 20
 """Fewest healthy scans to set a threshold on: with fewer, its bootstrap interval is wider than scanner differences."""
+
+
 _HEADLINES = (
     "healthy_threshold",
     "auroc",
@@ -55,9 +42,26 @@ _HEADLINES = (
 )
 
 
+def _score_inputs(run: Run) -> dict[str, Any]:
+    mapped = record_of(run, "map").done
+    identities = {}
+    for subject in (s for s in cohort_of(run) if s.key in mapped):
+        record = StageRecord.read(run.out.map_record(subject))
+        about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
+        identities[f"map and truth of {subject.key}"] = fingerprint(about)
+    if run.applies_a_model:
+        identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
+    return identities | settings_of(run, "evaluation", "seed")
+
+
+def _score(run: Run) -> StageResult:
+    with run.console.progress("score", "subject") as progress:
+        return score_maps(run, record_of(run, "map").done, progress)
+
+
 def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResult:
     """Score every map against its lesion mask (controls have none); write the tables and the counts per subject."""
-    from .null_threshold import null_threshold
+    from ..model.null_threshold import null_threshold
 
     settings = run.config.evaluation
     scores: list[SubjectScores] = []
@@ -162,60 +166,6 @@ def format_estimate(estimate: Estimate, confidence: float) -> str:
     return f"{estimate.value:.3g}  ({interval} {estimate.ci_low:.3g} to {estimate.ci_high:.3g})"
 
 
-def write_cohort_report(
-    run: Run,
-    scores: CohortScores,
-    role: Mapping[str, str],
-    reference_runs: Sequence[RunScores] = (),
-    without_page: Sequence[Failure] = (),
-) -> None:
-    """Write the cohort page: scores, cohort, training, pictures, failures, run times, settings.
-
-    Parameters
-    ----------
-    run : Run
-    scores : CohortScores
-    role : mapping from subject key to its role, such as "held-out control"
-    reference_runs : sequence of RunScores
-        Other runs, shown for comparison.
-    without_page : sequence of Failure
-        Subjects whose own page could not be written.
-    """
-    # An encoder kept from other settings was not used for these maps.
-    needs_encoder = run.config.models.ensemble.needs_encoder
-    stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
-    records = {name: StageRecord.read(run.out.record(name)) for name in stages}
-    trained = {name: StageRecord.read(run.model.record(name)) for name in stages} | {
-        name: record for name, record in records.items() if record is not None
-    }
-    by_key = {scored.key: scored for scored in scores.subjects}
-    done = [record for record in trained.values() if record is not None]
-    write_report(
-        run.out.report,
-        CohortReport(
-            title="Anomaly maps",
-            created=datetime.now().astimezone(),
-            subjects=[
-                report_subject(subject, role[subject.key], run.out, run.config, by_key.get(subject.key))
-                for subject in cohort_of(run)
-            ],
-            scores=scores,
-            threshold=Threshold.of_z_maps(scores).value,
-            runs=reference_runs,
-            summary=run_summary(run.config),
-            training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
-            stages=[
-                StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
-                for r in done
-            ],
-            failures=[*all_failures(run.out), *without_page],
-            warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
-            settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
-            versions=next((record.versions for record in done if record.versions), {}),
-        ),
-    )
-
-
 def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
     """Read map, evaluation mask, truth and coverage of one subject, all on one grid."""
     if space == "native":
@@ -229,83 +179,14 @@ def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
     return (
         read_volume(out.template_map(subject)),
         read_mask(out.prepared_brain_mask(subject)),
-        _prepared_lesions(subject, out),
+        prepared_lesions(subject, out),
         read_mask(out.template_coverage(subject)),
     )
 
 
-def _prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None:
+def prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None:
     path = out.prepared_lesion_mask(subject)
     return read_mask(path) if subject.lesion_mask and path.is_file() else None
 
 
-def report_subject(
-    subject: SubjectRecord, role: str, out: OutputFolder, config: Config, scores: SubjectScores | None
-) -> ReportSubject:
-    """Collect what the pages show of a subject; images are read only when they are drawn."""
-    from ...preprocessing.quality.verdict import Quality
-
-    prepared = out.quality(subject).is_file()
-    quality = Quality.load(out.quality(subject)) if prepared else None
-    page = out.subject_page(subject)
-    return ReportSubject(
-        key=subject.key,
-        group=subject.group,
-        role=role,
-        site=subject.site,
-        age=subject.age,
-        sex=subject.sex,
-        quality_verdict=quality.verdict if quality else None,
-        quality_reasons=quality.reasons if quality else (),
-        quality_picture=out.quality_picture(subject) if prepared else None,
-        quality=_quality_numbers(quality) if quality else (),
-        brain_method=quality.brain_method if quality else None,
-        brain_volume_ml=quality.brain_ml if quality else None,
-        scores=scores,
-        images=partial(_images, subject, out, config) if scores is not None else None,
-        page=f"{page.parent.name}/{page.name}" if page.is_file() else None,
-    )
-
-
-def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
-    from ...preprocessing.quality.metrics import LABELS
-
-    values = {name: getattr(quality, name) for name in LABELS}
-    return tuple(
-        QualityNumber(name, LABELS[name], value if isfinite(value) else None, name in quality.unusual)
-        for name, value in values.items()
-    )
-
-
-def run_summary(config: Config) -> dict[str, str]:
-    """Return the main settings, as shown at the top of the pages."""
-    models, encoder, detector = config.models, config.models.encoder, config.models.detector
-    summary = {
-        "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
-        "Modalities": ", ".join(config.preprocessing.modalities),
-        "Derived maps": ", ".join(config.preprocessing.derived_maps) or "none",
-        "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
-        "Scorers": ", ".join(models.ensemble.scorers),
-    }
-    if models.ensemble.needs_encoder:
-        summary |= {
-            "Patches": f"{', '.join(f'{size:g}' for size in encoder.patch_size_mm)} mm, {', '.join(encoder.planes)}",
-            "Latents": f"{encoder.latent_size} dimensions",
-            "Encoders": f"{models.ensemble.members}",
-            "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
-            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} latents",
-        }
-    return summary | {
-        "Scored in": f"{config.evaluation.space} space, inside the brain mask",
-    }
-
-
-def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> SubjectImages:
-    # On the template grid, slices of different subjects show the same anatomy.
-    return SubjectImages(
-        scan=read_volume(out.prepared_image(subject, config.preprocessing.modalities[0])),
-        map=read_volume(out.template_map(subject)),
-        brain_mask=read_mask(out.prepared_brain_mask(subject)),
-        covered=read_mask(out.template_coverage(subject)),
-        lesion_mask=_prepared_lesions(subject, out),
-    )
+STAGE = Stage("score", _score_inputs, _score, ("scores", "operating_point"), needs=("map",))
