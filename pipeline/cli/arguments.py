@@ -14,6 +14,7 @@ examples:
   voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
+  voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
   voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
 
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument("model", type=Path, metavar="MODEL", help="output folder of the earlier run")
-    _add_cohort(apply)
+    _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)")
     apply.set_defaults(command="apply")
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = "Delete the prepared images, maps, pages and scores of subjects, but no input."
@@ -92,9 +93,11 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command="native")
 
 
-def _add_cohort(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+def _add_cohort(
+    parser: argparse.ArgumentParser, *, needed: bool = True, what: str = "manifest (CSV) or BIDS folder"
+) -> None:
     number = None if needed else "?"
-    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help="manifest (CSV) or BIDS folder")
+    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help=what)
     parser.add_argument("out", type=Path, nargs=number, metavar="OUT", help="output folder")
     _add_shared(parser)
 
