@@ -1,10 +1,15 @@
 """Fixtures shared by several test folders."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# A shell starts background jobs deaf to Ctrl-C, and nohup deaf to SIGHUP; the processes that tests start would be too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

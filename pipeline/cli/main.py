@@ -230,8 +230,8 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
             run.console.say(line, level=-1)
         run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
     if failures:
-        file = private(run.out.failures, "failures.csv")
-        run.console.warn(f"{len(failures)} subject(s) failed; see {file} for the reasons.")
+        shown = private(run.out.failures, "failures.csv")
+        run.console.warn(f"{len(failures)} subject(s) failed; see {shown} for the reasons.")
         return SOME_FAILED
     return DONE
 

@@ -201,7 +201,7 @@ def test_metrics_on_arrays_agree_with_scikit_learn():
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
-    import matplotlib
+    import matplotlib.pyplot
 
     matplotlib.use("Agg")
     cells = json.loads((ROOT / "examples" / "first_map.ipynb").read_text())["cells"]
@@ -210,6 +210,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     for cell in cells:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
+    matplotlib.pyplot.close("all")
     assert float(names["result"].z_map.voxels.max()) > 3
 
 

@@ -78,9 +78,10 @@ def at_work(tmp_path_factory):
         if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest", "scratch")):
             folder.chmod(0o755)
     before = _listening([os.getpid()])
+    others = {child.pid for child in psutil.Process().children(recursive=True)}
     with Engine(2, scratch) as engine:
         assert engine.map(key_of, [(SUBJECT,)], stage="test").results == {"sub-01": "sub-01"}
-        workers = [child.pid for child in psutil.Process().children(recursive=True)]
+        workers = [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in others]
         yield scratch, _listening([os.getpid(), *workers]) - before, workers
 
 
