@@ -1,10 +1,10 @@
-# The few commands a newcomer needs: make demo, make test, make setup.
+# The few commands a newcomer needs: make setup, make demo, make test, make docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test test-all docs lint lock clean
 
 setup: $(READY)
 
@@ -18,8 +18,18 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 demo: setup
 	$(BIN)/voxout demo demo
 
+# Two processes; the tests of a file share their fixtures.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 test: setup
-	$(BIN)/pytest
+	$(PYTEST)
+
+test-all: setup
+	$(PYTEST) -m "slow or not slow"
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade --target build/package .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,11 +1,11 @@
-"""The evaluation engine against scikit-learn and slow references: agreement, time, memory, robustness.
+"""Benchmark of the evaluation metrics against scikit-learn and slow references: agreement, time, memory, robustness.
 
-    python benchmarks/evaluation.py            # some 10 minutes and 8 GB: scikit-learn needs both
+    python benchmarks/evaluation.py            # about 10 minutes and 8 GB, mostly for scikit-learn
     python benchmarks/evaluation.py --quick    # a tenth of the voxels
 
-Scans are synthetic: normal noise in 3-D with lesions of 1 to 8,000 voxels that stand out by two standard deviations,
-one voxel in a hundred. Times are CPU seconds of this one process, and the machine may be busy: only ratios are steady.
-Memory is what a process that has scored one subject comes to need on top, at its highest.
+Scans are synthetic: 3-D normal noise with lesions of 1 to 8,000 voxels, raised by two standard deviations, in one
+percent of the voxels. Times are CPU seconds of one process; on a busy machine, only their ratios are reliable. Memory
+is the peak increase in a process that has scored one subject before.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from voxout.evaluation.scoring.voxel_measures import voxel_measures
 from voxout.evaluation.settings import EvaluationSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "evaluation"))
-from slow_references import random_cohort, slow_figures
+from slow_references import random_cohort, slow_metrics
 
 SHAPE = (128, 128, 122)  # 1,998,848 voxels: 50 of them make 10^8
 SETTINGS = EvaluationSettings()
@@ -49,41 +49,41 @@ def main() -> int:
     subjects = 5 if parser.parse_args().quick else 50
     rows: list[tuple[str, str, str]] = []
 
-    def tell(what: str, measured: str, goal: str) -> None:
+    def report(what: str, measured: str, goal: str) -> None:
         rows.append((what, measured, goal))
         print(f"| {what} | {measured} | {goal} |", flush=True)
 
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}\n")
     print("| what | measured | goal |\n|---|---|---|")
     worst, name = agreement()
-    tell("largest deviation of any voxel figure, 200 random cohorts", f"{worst:.1e} ({name})", "1e-6")
+    report("largest deviation of any voxel metric, 200 random cohorts", f"{worst:.1e} ({name})", "1e-6")
     for what, worst in robustness().items():
-        tell(f"largest change of any figure: {what}", f"{worst:.1e}", "1e-6")
+        report(f"largest change of any metric: {what}", f"{worst:.1e}", "1e-6")
     small = in_new_process(subjects)
     n = subjects * np.prod(SHAPE)
-    tell(f"all voxel figures of {n:.1e} voxels, {subjects} subjects", f"{small.cpu_s:.1f} s", "15 s")
-    tell("memory beyond one subject", f"{small.extra_mb:.0f} MB", "500 MB")
+    report(f"all voxel metrics of {n:.1e} voxels, {subjects} subjects", f"{small.cpu_s:.1f} s", "15 s")
+    report("memory beyond one subject", f"{small.extra_mb:.0f} MB", "500 MB")
     reference = scikit_learn(subjects)
-    tell("scikit-learn's AUROC and AP of the same", f"{reference:.1f} s", "")
-    tell("times as fast as scikit-learn", f"{reference / small.cpu_s:.0f}", "20")
+    report("AUROC and AP of scikit-learn on the same voxels", f"{reference:.1f} s", "")
+    report("speed-up over scikit-learn", f"{reference / small.cpu_s:.0f}", "20")
     large = in_new_process(10 * subjects)
-    tell(f"all voxel figures of {10 * n:.1e} voxels", f"{large.cpu_s:.1f} s", "linear")
-    tell("times as long as a tenth of them", f"{large.cpu_s / small.cpu_s:.1f}", "10")
-    tell("memory beyond one subject", f"{large.extra_mb:.0f} MB", "500 MB")
-    tell("1,000 draws over all subjects, all voxel figures", f"{bootstrap(subjects):.1f} s", "60 s")
-    tell("all figures of one subject, lesions included", f"{whole_subject():.1f} s", "")
+    report(f"all voxel metrics of {10 * n:.1e} voxels", f"{large.cpu_s:.1f} s", "linear")
+    report("time ratio for ten times the voxels", f"{large.cpu_s / small.cpu_s:.1f}", "10")
+    report("memory beyond one subject", f"{large.extra_mb:.0f} MB", "500 MB")
+    report("1,000 bootstrap samples of all subjects, all voxel metrics", f"{bootstrap(subjects):.1f} s", "60 s")
+    report("all metrics of one subject, including lesions", f"{complete_subject():.1f} s", "")
     return 0
 
 
 # -- agreement and robustness ----------------------------------------------------------------------------------------
 def agreement() -> tuple[float, str]:
-    """The largest deviation from scikit-learn and the slow references, and of which figure."""
+    """Largest deviation from scikit-learn and the slow references, and the name of the metric."""
     worst, where = 0.0, ""
     for seed in range(200):
         scans = random_cohort(seed)
         subjects = [_scored(str(n), s.scores, s.labels > 0, s.healthy) for n, s in enumerate(scans)]
         got = voxel_measures(subjects, np.ones((1, len(subjects)))).measures
-        for name, value in slow_figures(scans).items():
+        for name, value in slow_metrics(scans).items():
             deviation = abs(got[name].value - value)
             if not deviation <= worst:
                 worst, where = deviation, name
@@ -91,20 +91,20 @@ def agreement() -> tuple[float, str]:
 
 
 def robustness() -> dict[str, float]:
-    """What an outlier, and a shift and scale of all maps, change at most in any figure of a cohort."""
+    """Largest change of any metric of a cohort by an outlier, and by a shift and scale of all maps."""
     scans = [(scores[:48, :48, :48], truth[:48, :48, :48], healthy) for scores, truth, healthy in _scans(10)]
     plain = _all_figures(scans)
     top = max(range(len(scans)), key=lambda i: scans[i][0].max())
     outlier = [(scores.copy(), truth, healthy) for scores, truth, healthy in scans]
     outlier[top][0].flat[outlier[top][0].argmax()] *= 1000
-    moved = [((np.float32(3.7) * scores - np.float32(2.1)), truth, healthy) for scores, truth, healthy in scans]
+    rescaled = [((np.float32(3.7) * scores - np.float32(2.1)), truth, healthy) for scores, truth, healthy in scans]
     far = [((np.float32(64) * scores - np.float32(1000)), truth, healthy) for scores, truth, healthy in scans]
     return {
         what: max(abs(value - plain[name]) for name, value in _all_figures(changed).items())
         for what, changed in {
             "the highest voxel at 1000 times its value": outlier,
-            "all maps times 3.7 less 2.1": moved,
-            "all maps times 64 less 1000": far,
+            "all maps times 3.7 minus 2.1": rescaled,
+            "all maps times 64 minus 1000": far,
         }.items()
     }
 
@@ -113,7 +113,7 @@ def _all_figures(scans: list[tuple[np.ndarray, np.ndarray, bool]]) -> dict[str, 
     settings = replace_settings(bootstrap_draws=20)
     subjects = [_scored(str(n), *scan, settings) for n, scan in enumerate(scans)]
     estimates = score_cohort(subjects, settings).estimates
-    # The threshold itself moves with the maps.
+    # The threshold changes with the scale of the maps.
     return {name: e.value for name, e in estimates.items() if e.value is not None and name != "healthy_threshold"}
 
 
@@ -139,62 +139,62 @@ class Cost:
 
 
 def in_new_process(subjects: int) -> Cost:
-    """What all voxel figures cost in a process that has done nothing but one subject before."""
+    """Cost of all voxel metrics in a new process that has scored only one subject before."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         process.submit(voxel_figures, 1).result()
         return process.submit(voxel_figures, subjects).result()
 
 
 class Meter:
-    """CPU time of counted calls, and how far the memory of the process rises over where it was."""
+    """CPU time of selected calls, and peak increase of the memory of the process."""
 
     def __init__(self) -> None:
         self.cpu_s, self._highest = 0.0, 0
         self._process = psutil.Process()
         self._before = self._process.memory_info().rss
-        self._over = threading.Event()
+        self._finished = threading.Event()
 
     def __enter__(self) -> "Meter":
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._monitor, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._finished.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._over.wait(0.02):
+    def _monitor(self) -> None:
+        while not self._finished.wait(0.02):
             self._highest = max(self._highest, self._process.memory_info().rss)
 
     @property
     def cost(self) -> Cost:
         return Cost(self.cpu_s, (self._highest - self._before) / 2**20)
 
-    def count(self, work: Callable, *arguments: object) -> object:
+    def measure(self, function: Callable, *arguments: object) -> object:
         began = time.process_time()
-        result = work(*arguments)
+        result = function(*arguments)
         self.cpu_s += time.process_time() - began
         return result
 
 
 def voxel_figures(subjects: int) -> Cost:
-    """Label the lesions, count the voxels and leave the counts on disk, scan by scan; then all pooled figures."""
+    """Label the lesions, count the voxels and save the counts, scan by scan; then compute all pooled metrics."""
     one = next(_scans(1))
     template = _scored("one", one[0][:16, :16, :16], one[1][:16, :16, :16], False)
     _count(template, "one", *one)
     with tempfile.TemporaryDirectory() as folder, Meter() as meter:
-        left = []
+        saved = []
         for number, scan in enumerate(_scans(subjects)):
-            counted = meter.count(_count, template, str(number), *scan)
-            left.append(meter.count(counted.save, Path(folder) / f"{number}.npz"))
+            counted = meter.measure(_count, template, str(number), *scan)
+            saved.append(meter.measure(counted.save, Path(folder) / f"{number}.npz"))
             del scan, counted
-        meter.count(voxel_measures, left, np.ones((1, subjects)))
+        meter.measure(voxel_measures, saved, np.ones((1, subjects)))
     return meter.cost
 
 
 def _count(template: SubjectScores, key: str, scores: np.ndarray, truth: np.ndarray, healthy: bool) -> SubjectScores:
-    """The voxel part of `score_map`: no clusters."""
+    """Voxel part of `score_map`, without clusters."""
     found = find_lesions(Volume(truth, Grid(scores.shape, np.eye(4))))
     shares = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
     histogram = vm.ScoreHistogram.from_voxels(scores.ravel(), truth.ravel(), shares[found.labels[truth]])
@@ -227,18 +227,18 @@ def scikit_learn(subjects: int) -> float:
 
 
 def bootstrap(subjects: int) -> float:
-    """CPU seconds of 1,000 draws, from the histograms that the scoring left on disk."""
+    """CPU seconds of 1,000 bootstrap samples, from the histograms saved on disk."""
     one = next(_scans(1))
     template = _scored("one", one[0][:16, :16, :16], one[1][:16, :16, :16], False)
     with tempfile.TemporaryDirectory() as folder:
-        left = [_count(template, str(n), *s).save(Path(folder) / f"{n}.npz") for n, s in enumerate(_scans(subjects))]
-        weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in left], 1000, 0)
+        saved = [_count(template, str(n), *s).save(Path(folder) / f"{n}.npz") for n, s in enumerate(_scans(subjects))]
+        weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in saved], 1000, 0)
         began = time.process_time()
-        voxel_measures(left, weights)
+        voxel_measures(saved, weights)
         return time.process_time() - began
 
 
-def whole_subject() -> float:
+def complete_subject() -> float:
     scores, truth, _ = next(_scans(1))
     began = time.process_time()
     _scored("one", scores, truth, False)
@@ -246,7 +246,7 @@ def whole_subject() -> float:
 
 
 def _scans(subjects: int) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Scores, truth, and whether the scan is healthy; the same for the same number."""
+    """Yield scores, truth, and whether the scan is healthy; seeded by the number of the scan."""
     for number in range(subjects):
         random = np.random.default_rng(number)
         scores = random.standard_normal(SHAPE, dtype=np.float32)

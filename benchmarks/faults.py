@@ -1,11 +1,11 @@
-"""What voxout says of input that it cannot use, and of trouble with the machine.
+"""Messages and exit codes of voxout for invalid input and system errors.
 
     python benchmarks/faults.py --faults FOLDER --out /tmp/faults [--demo DEMO]
 
-FOLDER holds small generators, ``NAME.py FOLDER``, each of which makes inputs with one kind of fault. Every case is a
-command on such inputs, the exit code that it has to end with, and words that it has to say or must not say. With
-``--demo``, the folder that ``voxout demo`` made, the cases that need a finished run are done too; some need root. The
-table is printed and saved as OUT/table.md; what the commands said lies in OUT/said.
+FOLDER holds small generators, ``NAME.py FOLDER``, each of which creates inputs with one kind of fault. A case is a
+command on such inputs, its expected exit code, and patterns that its output must or must not match. With ``--demo``,
+the folder created by ``voxout demo``, the cases that need a finished run are included; some need root. The table is
+printed and saved as OUT/table.md, the output of the commands in OUT/said.
 """
 
 import argparse
@@ -24,20 +24,20 @@ _SLOWEST_S = 900
 
 @dataclass(frozen=True)
 class Case:
-    """A command, run by bash in the folder that a generator filled.
+    """A command, run by bash in the folder that a generator created.
 
     Attributes
     ----------
     generator : str
     name : str
     command : str
-        ``voxout`` stands for this installation's.
+        ``voxout`` is the one of this installation.
     code : int
-        The exit code to end with.
+        Expected exit code.
     says : tuple of str
-        Regular expressions that its terminal output has to match.
+        Regular expressions that the output must match.
     lacks : tuple of str
-        Regular expressions that the output must not match. A traceback is never allowed.
+        Regular expressions that the output must not match, in addition to a traceback.
     """
 
     generator: str
@@ -102,7 +102,7 @@ CASES = (
     Case(
         "terminated_run",
         "SIGTERM while a site's program runs",
-        # `setsid` gives the run a process group of its own, as a scheduler does.
+        # `setsid` starts the run in a new process group, as a scheduler does.
         """printf '#!/bin/bash\\nsleep 917 &\\nexec sleep 917\\n' > slow.sh; chmod +x slow.sh
         setsid voxout run cohort.csv out --preset fast --jobs 2 --set preprocessing.brain_extraction.method=command \
           --set "preprocessing.brain_extraction.command=$PWD/slow.sh {image} {mask}" & run=$!
@@ -178,7 +178,7 @@ CASES = (
         )
         for stage, setting in (
             ("run", "--set models.guidance.nu=0.01"),
-            ("fit", "--set 'models.fusion.covariates=[sex]'"),
+            ("fit", "--set 'models.ensemble.covariates=[sex]'"),
             ("report", "--runs x=/nonexistent"),
         )
     ),
@@ -205,17 +205,17 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a case came to."""
+class CaseResult:
+    """Result of a case: run time, deviations from the expectation, and output."""
 
     case: Case
     wall_s: float
-    wrong: tuple[str, ...]
-    said: str
+    deviations: tuple[str, ...]
+    output: str
 
 
-def run_case(case: Case, faults: Path, out: Path, demo: Path | None) -> Seen:
-    """Make the input anew and run the command."""
+def run_case(case: Case, faults: Path, out: Path, demo: Path | None) -> CaseResult:
+    """Generate the input and run the command."""
     name = re.sub(r"\W+", "_", f"{case.generator} {case.name}")
     folder = out / "inputs" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -235,29 +235,31 @@ def run_case(case: Case, faults: Path, out: Path, demo: Path | None) -> Seen:
         errors="replace",
         timeout=_SLOWEST_S,
     )
-    said = out / "said" / f"{name}.txt"
-    said.parent.mkdir(parents=True, exist_ok=True)
-    said.write_text(f"{case.command}\n\n{done.stdout}\nexit code {done.returncode}\n")
-    return Seen(case, time.monotonic() - began, tuple(_wrong(case, done.returncode, done.stdout)), done.stdout)
+    log = out / "said" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"{case.command}\n\n{done.stdout}\nexit code {done.returncode}\n")
+    deviations = tuple(_deviations(case, done.returncode, done.stdout))
+    return CaseResult(case, time.monotonic() - began, deviations, done.stdout)
 
 
-def _wrong(case: Case, code: int, said: str) -> Iterator[str]:
+def _deviations(case: Case, code: int, output: str) -> Iterator[str]:
     if code != case.code:
         yield f"exit code {code}, expected {case.code}"
-    yield from (f"does not say {words!r}" for words in case.says if not re.search(words, said))
-    yield from (f"says {words!r}" for words in ("Traceback", *case.lacks) if re.search(words, said))
+    yield from (f"no match of {pattern!r}" for pattern in case.says if not re.search(pattern, output))
+    yield from (f"match of {pattern!r}" for pattern in ("Traceback", *case.lacks) if re.search(pattern, output))
 
 
-def table(seen: list[Seen]) -> str:
-    """Markdown, a row a case."""
-    rows = ["| generator | case | as expected | said, in short |", "|---|---|---|---|"]
-    for one in seen:
-        lines = [line for line in one.said.splitlines() if line.startswith("voxout:")] or one.said.splitlines() or [""]
+def table(results: list[CaseResult]) -> str:
+    """Markdown table with one row per case."""
+    rows = ["| generator | case | as expected | first message |", "|---|---|---|---|"]
+    for result in results:
+        every = result.output.splitlines()
+        lines = [line for line in every if line.startswith("voxout:")] or every or [""]
         short = lines[0].replace("|", "/")[:110]
-        verdict = "yes" if not one.wrong else "NO: " + "; ".join(one.wrong).replace("|", "/")
-        rows.append(f"| {one.case.generator} | {one.case.name} | {verdict} | {short} |")
-    good = sum(not one.wrong for one in seen)
-    return "\n".join([*rows, "", f"{good} of {len(seen)} cases as expected."])
+        verdict = "NO: " + "; ".join(result.deviations).replace("|", "/") if result.deviations else "yes"
+        rows.append(f"| {result.case.generator} | {result.case.name} | {verdict} | {short} |")
+    good = sum(not result.deviations for result in results)
+    return "\n".join([*rows, "", f"{good} of {len(results)} cases as expected."])
 
 
 def main() -> int:
@@ -265,19 +267,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=Path, required=True, help="folder of the generators")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--demo", type=Path, help="folder that `voxout demo` made")
-    parser.add_argument("--only", default="", help="generators whose name contains this")
+    parser.add_argument("--demo", type=Path, help="folder created by `voxout demo`")
+    parser.add_argument("--only", default="", help="run only generators whose name contains this text")
     options = parser.parse_args()
     faults, out = options.faults.resolve(), options.out.resolve()
     demo = options.demo.resolve() if options.demo else None
-    seen = []
+    results = []
     for case in CASES:
         if options.only in case.generator and (demo is not None or "$DEMO" not in case.command):
-            seen.append(run_case(case, faults, out, demo))
-            print(f"{seen[-1].wall_s:4.0f} s  {case.generator}: {case.name}: {seen[-1].wrong or 'ok'}", flush=True)
-    (out / "table.md").write_text(table(seen) + "\n")
-    print(table(seen))
-    return 1 if any(one.wrong for one in seen) else 0
+            result = run_case(case, faults, out, demo)
+            results.append(result)
+            print(f"{result.wall_s:4.0f} s  {case.generator}: {case.name}: {result.deviations or 'ok'}", flush=True)
+    (out / "table.md").write_text(table(results) + "\n")
+    print(table(results))
+    return 1 if any(result.deviations for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Which scale of intensities carries over to scans of another scanner.
+"""Comparison of intensity standardisation methods on scans of other scanners.
 
     python benchmarks/intensity.py --run real_cohort --data ../shared/data --out /tmp/intensity
 
-`--run` is the folder of `benchmarks/real_cohort.py`: its training controls, prepared, give mean and variance of every
-voxel. The scans of `wmh` and `tumour` are prepared under `--out`. All methods then start from the same prepared images
-(ends at percentiles 0.5 and 99.5), as they do in the pipeline.
+`--run` is the output folder of `benchmarks/real_cohort.py`; its prepared training controls give the mean and variance
+of every voxel. The scans of `wmh` and `tumour` are prepared under `--out`. All methods use the same prepared images
+(clipped at percentiles 0.5 and 99.5), as in the pipeline.
 
-The detector is the plainest there is, so that nothing hides the intensities: z = |x - mean| / SD at every voxel, the
-variance pooled over the 3x3x3 neighbours. Healthy tissue is what lies outside the lesion mask and a voxel around it.
+The detector is simple, so that only the intensities matter: z = |x - mean| / SD at every voxel, with the variance
+pooled over the 3x3x3 neighbours. Healthy tissue is the brain outside the lesion mask, dilated by one voxel.
 """
 
 import argparse
@@ -39,31 +39,31 @@ from voxout.preprocessing.settings import IntensityMethod, PreprocessingSettings
 
 SPACING_MM = 2.0
 ALARM_SHARE = 0.001
-"""Of the voxels of a held-out control: what lies above this share's threshold is an alarm."""
+"""Fraction of the voxels of held-out controls above the threshold of an alarm."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Scans to judge: a name, and who is in it and where he lies prepared."""
+    """Named group of test scans: records and the output folders of their prepared images."""
 
     name: str
     members: Sequence[tuple[SubjectRecord, OutputFolder]]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One scan by one method.
+class ScanResult:
+    """Result of one scan with one method.
 
     Attributes
     ----------
     grey, white : float
-        Median z in the healthy part of each tissue; 0.67 for a scan like the controls.
+        Median z in the healthy part of each tissue; 0.67 for a scan that is distributed as the controls.
     shift_grey, shift_white : float
-        Median of the signed z: which way the tissue is off.
+        Median of the signed z, which gives the direction of the deviation.
     alarms : float
-        Share of the healthy brain above the threshold of the held-out controls.
+        Fraction of the healthy brain above the threshold of the held-out controls.
     auroc, precision : float
-        Of the lesion voxels; NaN without lesions.
+        AUROC and average precision of the lesion voxels; NaN without lesions.
     scores, truth : ndarray, (N,)
         |z| and lesion mask in the brain.
     """
@@ -97,11 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "| scans | n | method | z grey | z white | shift grey | shift white | alarms, per mille | AUROC | AP |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    judged = {method: judge(method, controls, groups, template) for method in get_args(IntensityMethod)}
+    results = {method: evaluate(method, controls, groups, template) for method in get_args(IntensityMethod)}
     for group in groups:
-        for method, found in judged.items():
+        for method, found in results.items():
             lines.append(_line(group.name, method, found[group.name]))
-    for method, found in judged.items():
+    for method, found in results.items():
         lines.append(_pooled_line(method, [one for group in found.values() for one in group]))
     table = "\n".join(lines)
     print(table)
@@ -110,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def judge(
+def evaluate(
     method: IntensityMethod, controls: Sequence[PreparedImages], groups: Sequence[Group], template: Template
-) -> Mapping[str, list[Judged]]:
-    """Learn from the controls; judge every scan of every group, the first of which sets the threshold of an alarm."""
+) -> Mapping[str, list[ScanResult]]:
+    """Fit on the controls and evaluate all scans of all groups; the first group sets the threshold of an alarm."""
     grid, inside = template.grid, template.brain_mask.voxels
     scale = IntensityScale.learn(method, ("t1w",), controls, grid)
     total, squares = np.zeros(inside.shape), np.zeros(inside.shape)
@@ -122,29 +122,31 @@ def judge(
         total, squares = total + image, squares + image**2
     mean = total / len(controls)
     variance = _pooled_variance(mean, squares / len(controls) - mean**2, inside)
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[ScanResult]] = {}
     threshold = np.nan
     for group in groups:
         maps = []
         for subject, out in group.members:
-            prepared = PreparedImages.of(subject, out, ("t1w",))
+            prepared = PreparedImages.from_record(subject, out, ("t1w",))
             signed = (scale.read(prepared, grid)[0] - mean) / np.sqrt(variance)
-            known = inside & prepared.read_brain_mask(grid).voxels
+            brain = inside & prepared.read_brain_mask(grid).voxels
             lesions = np.zeros(inside.shape, bool)
             if subject.group == "patient":
                 lesions = read_mask(out.prepared_lesion_mask(subject)).voxels
-            maps.append((signed, known, lesions))
+            maps.append((signed, brain, lesions))
         if np.isnan(threshold):
-            threshold = float(np.mean([np.quantile(np.abs(z[known]), 1 - ALARM_SHARE) for z, known, _ in maps]))
-        found[group.name] = [_judged(*one, threshold, template) for one in maps]
+            threshold = float(np.mean([np.quantile(np.abs(z[brain]), 1 - ALARM_SHARE) for z, brain, _ in maps]))
+        found[group.name] = [_scan_result(*one, threshold, template) for one in maps]
     return found
 
 
-def _judged(z: np.ndarray, known: np.ndarray, lesions: np.ndarray, threshold: float, template: Template) -> Judged:
-    healthy = known & ~ndimage.binary_dilation(lesions, np.ones((3, 3, 3)))
+def _scan_result(
+    z: np.ndarray, brain: np.ndarray, lesions: np.ndarray, threshold: float, template: Template
+) -> ScanResult:
+    healthy = brain & ~ndimage.binary_dilation(lesions, np.ones((3, 3, 3)))
     grey, white = (z[healthy & (tissue.voxels > 0.7)] for tissue in (template.grey, template.white))
-    scores, truth = np.abs(z[known]), lesions[known]
-    return Judged(
+    scores, truth = np.abs(z[brain]), lesions[brain]
+    return ScanResult(
         grey=float(np.median(np.abs(grey))),
         white=float(np.median(np.abs(white))),
         shift_grey=float(np.median(grey)),
@@ -158,7 +160,7 @@ def _judged(z: np.ndarray, known: np.ndarray, lesions: np.ndarray, threshold: fl
 
 
 def _pooled_variance(mean: np.ndarray, variance: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Mean over the 3x3x3 neighbours inside of their variance and of the squared difference of their mean from ours."""
+    """Mean over the 3x3x3 neighbours in the brain of their variance plus the squared difference of the means."""
 
     def around(values: np.ndarray) -> np.ndarray:
         return ndimage.uniform_filter(np.where(inside, values, 0.0), 3, mode="constant")
@@ -171,7 +173,7 @@ def _pooled_variance(mean: np.ndarray, variance: np.ndarray, inside: np.ndarray)
 
 def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedImages], list[Group]]:
     cohort, folder = read_manifest(run / "cohort" / "cohort.csv"), OutputFolder(run / "run")
-    controls = [PreparedImages.of(r, folder, ("t1w",)) for r in cohort.controls if r.split == "train"]
+    controls = [PreparedImages.from_record(r, folder, ("t1w",)) for r in cohort.controls if r.split == "train"]
     held_out = [r for r in cohort.controls if r.split == "held_out"]
     parts = {"IXI, held out": held_out}
     parts |= {
@@ -194,7 +196,7 @@ def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedI
 
 
 def _prepare(record: SubjectRecord, out: OutputFolder) -> str | None:
-    """Prepare one scan; why it failed, if it did."""
+    """Prepare one scan; return the reason if it failed, else None."""
     try:
         prepare_subject(record, PreprocessingSettings(), out, seed=0)
     except SubjectError as error:
@@ -202,7 +204,7 @@ def _prepare(record: SubjectRecord, out: OutputFolder) -> str | None:
     return None
 
 
-def _line(group: str, method: str, found: Sequence[Judged]) -> str:
+def _line(group: str, method: str, found: Sequence[ScanResult]) -> str:
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in found]))
 
@@ -215,8 +217,8 @@ def _line(group: str, method: str, found: Sequence[Judged]) -> str:
     return f"| {group} | {len(found)} | {method} | " + " | ".join(cells) + " |"
 
 
-def _pooled_line(method: str, found: Sequence[Judged]) -> str:
-    """All voxels of all scans together: one threshold for every scanner."""
+def _pooled_line(method: str, found: Sequence[ScanResult]) -> str:
+    """Metrics of the pooled voxels of all scans, with one threshold for all scanners."""
     scores, truth = (np.concatenate([getattr(one, name) for one in found]) for name in ("scores", "truth"))
     auroc, precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
     return f"| all, pooled | {len(found)} | {method} | | | | | | {auroc:.3f} | {precision:.3f} |"

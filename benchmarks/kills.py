@@ -44,7 +44,7 @@ preprocessing:
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
   brain_extraction: {method: command, command: "COMMAND"}
 models:
-  encoder: {patch_size_mm: 12.0, code_size: 8}
+  encoder: {patch_size_mm: 12.0, latent_size: 8}
   training: {pretraining_steps: 40, guided_steps: 0, patches_per_step: 128, checkpoint_every: 20}
 evaluation: {bootstrap_draws: 50}
 """

@@ -1,11 +1,12 @@
-"""What each part of the method adds, on real heads with painted lesions: readers, guidance, fusion, calibration.
+"""Ablation study on real scans with painted lesions: scorers, guidance, ensemble, calibration.
 
     python benchmarks/method.py --data ../shared/data --out /tmp/method [--seeds 3] [--part validate]
 
-The cohort is that of `method_cohort`: 50 IXI heads to train on, 10 healthy ones unseen, 10 painted to choose by
-(validate), 10 painted to report (test). Settings are chosen with ``--part validate``; the test part is for the table.
-Everything is kept in OUT, and a second call goes on where the first one stopped: OUT/run holds the prepared heads,
-OUT/encoders the encoders, OUT/fits the readers' surprises. The tables are printed and saved as OUT/table-<part>.md.
+The cohort is that of `method_cohort`: 50 IXI scans for training, 10 healthy scans held out, 10 painted scans for the
+choice of settings (validate) and 10 for the reported results (test). Choose settings with ``--part validate``; use the
+test part for the table only. Intermediate results are saved in OUT, and a second call resumes: OUT/run holds the
+prepared scans, OUT/encoders the encoders, OUT/fits the -log10 p of the scorers. The tables are printed and saved as
+OUT/table-<part>.md.
 """
 
 import argparse
@@ -20,64 +21,64 @@ from pathlib import Path
 
 import numpy as np
 from method_cohort import make_cohort
-from method_measures import MethodFigures, calibration, cell, judge, overview, table
+from method_measures import MethodFigures, calibration, cell, evaluate, overview, table
 from method_subjects import TestSet
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.data_manifests.cohort.subject import person_of_key
+from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
-from voxout.models.anomaly.ensemble import fused
-from voxout.models.anomaly.fit import NULL, fit_fusion
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.models.anomaly.ensemble import combined
+from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
-from voxout.models.features.source import Sight
-from voxout.models.settings import FusionSettings, ModelSettings
+from voxout.models.features.source import FeatureSource
+from voxout.models.settings import EnsembleSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 SEED = 1
 DERIVED = tuple(DERIVED_MAPS)
-# The same batches and steps, and as good as no pull: what differs is guidance alone.
+# A negligible weight: batches and steps are those of a guided encoder, so that only the guidance differs.
 _UNGUIDED = {"weight": 1e-12}
 ENCODERS: Mapping[str, Mapping[str, object]] = {
     "AE": {"guidance": _UNGUIDED},
     "OgAE": {},
     "OgAE, lambda 1e-3": {"guidance": {"weight": 1e-3}},
     "OgAE, lambda 1e-3, gamma fixed": {"guidance": {"weight": 1e-3, "gamma": "0.1/d"}},
-    "OgAE, lambda 1e-3, expander alone": {"guidance": {"weight": 1e-3, "expander_only_share": 1}},
+    "OgAE, lambda 1e-3, expander only": {"guidance": {"weight": 1e-3, "expander_only_share": 1}},
     "AE, axial patches of 10 mm": {"guidance": _UNGUIDED, "encoder": {"planes": ("axial",), "patch_size_mm": 10}},
     "AE, three planes of 10 mm": {
         "guidance": _UNGUIDED,
         "encoder": {"planes": ("axial", "coronal", "sagittal"), "patch_size_mm": 10},
     },
     "AE, cubes of 6 and 10 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": (6, 10)}},
-    "AE, code of 32": {"guidance": _UNGUIDED, "encoder": {"code_size": 32}},
+    "AE, latent size 32": {"guidance": _UNGUIDED, "encoder": {"latent_size": 32}},
     "AE, layer norm": {"guidance": _UNGUIDED, "encoder": {"norm": "layer"}},
 }
-"""By name, what differs from the default settings of the models."""
+"""Changes to the default settings of the models, by name."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Readers that are fitted together.
+    """Scorers that are fitted together.
 
     Attributes
     ----------
-    readers : tuple of str
+    scorers : tuple of str
     encoder : str, optional
-        One of `ENCODERS`; there is then a fit a seed.
+        One of `ENCODERS`; the fit is then repeated for each seed.
     changes : mapping
-        To the settings of the models.
+        Changes to the settings of the models.
     """
 
-    readers: tuple[str, ...]
+    scorers: tuple[str, ...]
     encoder: str | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
 
@@ -87,83 +88,85 @@ DETECTORS: Mapping[str, Mapping[str, object]] = {
     "decision, same gamma": {"score": "decision", "nu": 0.3},
     "distance, nu 0.3": {"nu": 0.3},
     "log-ratio": {"score": "log_ratio"},
-    "standardised": {"read_out": "standardised", "gamma": "1/d"},
-    "raw": {"read_out": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
+    "standardised": {"latent_scaling": "standardised", "gamma": "1/d"},
+    "raw": {"latent_scaling": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
 }
-"""By name, what differs from the default settings of the one-class SVMs; `raw` is as published."""
+"""Changes to the default settings of the one-class SVMs, by name; `raw` is as published."""
 _BOTH = ("ocsvm", "mahalanobis")
-_NO_PATTERNS = {"fusion": {"patterns": 0}}
+_NO_COMPONENTS = {"ensemble": {"brain_components": 0}}
 FITS: Mapping[str, Fit] = {
-    "plain": Fit(("intensity", "patches", "hand_made", *DERIVED)),
-    "plain, without patterns": Fit(("intensity", "patches", "hand_made", "extension"), None, _NO_PATTERNS),
+    "plain": Fit(("intensity", "patches", "derived_features", *DERIVED)),
+    "plain, without components": Fit(("intensity", "patches", "derived_features", "extension"), None, _NO_COMPONENTS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
-    "OgAE, without patterns": Fit(_BOTH, "OgAE", _NO_PATTERNS),
+    "OgAE, without components": Fit(_BOTH, "OgAE", _NO_COMPONENTS),
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
 }
 
 Parts = tuple[tuple[str, str], ...]
-"""Pairs of a fit and one of its readers."""
+"""Pairs of a fit and one of its scorers."""
 
-_OCSVM, _HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION = (
+_OCSVM, _DERIVED, _PATCHES, _ZPOOL, _EXTENSION = (
     ("OgAE", "ocsvm"),
-    ("plain", "hand_made"),
+    ("plain", "derived_features"),
     ("plain", "patches"),
     ("plain", "intensity"),
     ("plain", "t1w_extension"),
 )
-_ALL = (_OCSVM, _HAND_MADE, _ZPOOL, _EXTENSION)
-_NAMES = ("OC-SVM", "hand-made", "zpool", "extension")
+_ALL = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
+_NAMES = ("OC-SVM", "derived features", "zpool", "extension")
 METHODS: Mapping[str, Parts] = {
-    "zpool": (("plain, without patterns", "intensity"),),
-    "zpool, patterns taken off": (_ZPOOL,),
-    "3x3x3 components": (_PATCHES,),
-    "hand-made maps, Mahalanobis": (_HAND_MADE,),
-    **{f"{name} alone": (("plain", f"t1w_{name}"),) for name in DERIVED},
+    "zpool": (("plain, without components", "intensity"),),
+    "zpool, components regressed out": (_ZPOOL,),
+    "3x3x3 patches": (_PATCHES,),
+    "derived features, Mahalanobis": (_DERIVED,),
+    **{f"{name} only": (("plain", f"t1w_{name}"),) for name in DERIVED},
     **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE")},
     **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ("AE", "OgAE")},
     "OgAE, OC-SVM, decision function": (("OgAE decision", "ocsvm"),),
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
-    "OgAE, OC-SVM on standardised codes, gamma 1/d": (("OgAE standardised", "ocsvm"),),
-    "OgAE, OC-SVM on raw codes, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
-    "fused": _ALL,
-    **{f"fused without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)},
-    "fused with components": (*_ALL, _PATCHES),
-    "fused with components, without OC-SVM": (_HAND_MADE, _PATCHES, _ZPOOL, _EXTENSION),
-    "fused, decision function for the distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
-    "fused, Mahalanobis for the OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
+    "OgAE, OC-SVM on standardised latents, gamma 1/d": (("OgAE standardised", "ocsvm"),),
+    "OgAE, OC-SVM on raw latents, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
+    "ensemble": _ALL,
+    **{
+        f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
+    },
+    "ensemble with 3x3x3 patches": (*_ALL, _PATCHES),
+    "ensemble with 3x3x3 patches, without OC-SVM": (_DERIVED, _PATCHES, _ZPOOL, _EXTENSION),
+    "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
+    "ensemble, Mahalanobis instead of OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
 SEARCHED: Mapping[str, Parts] = {
     **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
-    "hand-made maps, without patterns": (("plain, without patterns", "hand_made"),),
-    "OgAE, OC-SVM, without patterns": (("OgAE, without patterns", "ocsvm"),),
-    "fused, without patterns": tuple((f"{fit}, without patterns", reader) for fit, reader in _ALL),
+    "derived features, without components": (("plain, without components", "derived_features"),),
+    "OgAE, OC-SVM, without components": (("OgAE, without components", "ocsvm"),),
+    "ensemble, without components": tuple((f"{fit}, without components", scorer) for fit, scorer in _ALL),
 }
-"""Only on the part by which settings are chosen."""
+"""Additional methods for the validation part only."""
 SMOOTHED = (
     "zpool",
-    "zpool, patterns taken off",
-    "hand-made maps, Mahalanobis",
+    "zpool, components regressed out",
+    "derived features, Mahalanobis",
     "AE, OC-SVM",
     "OgAE, OC-SVM",
     "OgAE, OC-SVM, decision function",
     "OgAE, Mahalanobis",
 )
-"""Single readers that are judged smoothed as well, as they are in the fused map."""
-_FUSED = tuple(name for name in METHODS if name.startswith("fused"))
+"""Single scorers that are also evaluated with smoothing, as in the ensemble."""
+_ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
     ("OgAE, OC-SVM", "AE, OC-SVM"),
     ("OgAE, Mahalanobis", "AE, Mahalanobis"),
-    ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
-    ("OgAE, OC-SVM, log-ratio", "OgAE, OC-SVM on standardised codes, gamma 1/d"),
+    ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised latents, gamma 1/d"),
+    ("OgAE, OC-SVM, log-ratio", "OgAE, OC-SVM on standardised latents, gamma 1/d"),
     ("OgAE, OC-SVM", "OgAE, Mahalanobis"),
     ("OgAE, OC-SVM, smoothed", "OgAE, Mahalanobis, smoothed"),
-    ("OgAE, OC-SVM", "hand-made maps, Mahalanobis"),
-    ("OgAE, OC-SVM, smoothed", "hand-made maps, Mahalanobis, smoothed"),
-    *(("fused", name) for name in _FUSED[1:]),
-    ("fused", "zpool, smoothed"),
-    ("fused", "zpool"),
+    ("OgAE, OC-SVM", "derived features, Mahalanobis"),
+    ("OgAE, OC-SVM, smoothed", "derived features, Mahalanobis, smoothed"),
+    *(("ensemble", name) for name in _ENSEMBLES[1:]),
+    ("ensemble", "zpool, smoothed"),
+    ("ensemble", "zpool"),
 )
 
 
@@ -191,39 +194,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Surprises:
-    """What a reader makes of everybody, -log10 p.
+class ScorerOutput:
+    """Values of -log10 p of one scorer.
 
     Attributes
     ----------
     null : ndarray, (S, P)
-        Of the training controls.
-    judged : mapping from key to ndarray, (P,)
+        Of the training controls, cross-fitted.
+    test : mapping from key to ndarray, (P,)
+        Of the test subjects.
     """
 
     null: np.ndarray
-    judged: Mapping[str, np.ndarray]
+    test: Mapping[str, np.ndarray]
 
 
 class Study:
-    """What is fitted, read and judged, from a prepared cohort on."""
+    """Fits and evaluates all methods on a prepared cohort."""
 
     def __init__(self, out: Path, seeds: int, part: str, jobs: int):
         self.out, self.seeds, self.part, self.jobs = out, seeds, part, jobs
-        self.known: dict[tuple[str, str, int, float], Surprises] = {}
+        self.cache: dict[tuple[str, str, int, float], ScorerOutput] = {}
         self.run = OutputFolder(out / "run")
         self.manifest = read_manifest(out / "cohort" / "cohort.csv")
-        self.store, self.channels = PatchStore.open(self.run.patches), Channels.load(self.run.patches)
-        self.grid = self.store.grid
+        self.store, self.channels = VolumeStore.open(self.run.patches), Channels.load(self.run.patches)
+        self.mask = self.store.grid
         controls = [r for r in self.manifest.controls if r.key in self.store.keys]
         self.train = [r.key for r in controls if r.split == "train"]
-        self.unseen = [r.key for r in controls if r.split == "held_out"]
-        self.test = TestSet.read(self.manifest, self.run, self.grid, part)
+        self.held_out = [r.key for r in controls if r.split == "held_out"]
+        self.test = TestSet.read(self.manifest, self.run, self.mask, part)
         rows = self.store.index(self.train)
-        self.inside = np.stack([self.grid.gather(np.asarray(self.store.inside[row])) for row in rows])
-        self.everybody = [*self.unseen, *(r.key for r in self.manifest.patients)]
+        self.inside = np.stack([self.mask.transform(np.asarray(self.store.inside[row])) for row in rows])
+        self.keys = [*self.held_out, *(r.key for r in self.manifest.patients)]
 
-    # -- what takes long, kept on disk ---------------------------------------------------------------------------
+    # -- results saved on disk -----------------------------------------------------------------------------------
     def checkpoint(self, name: str, seed: int) -> Checkpoint:
         print(f"encoder {name}, seed {seed}", file=sys.stderr, flush=True)
         settings = ModelSettings.model_validate(ENCODERS[name])
@@ -232,94 +236,97 @@ class Study:
             settings,
             self.out / "encoders" / f"{name}-{seed}",
             train=self.train,
-            held_out=self.unseen,
+            held_out=self.held_out,
             seed=seed,
         )
 
     def fitted(self, name: str, seed: int) -> Path:
-        """Folder of a fit: null surprises of the controls, surprises of everybody who is judged."""
+        """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
         fit = FITS[name]
         folder = self.out / "fits" / (f"{name}-{seed}" if fit.encoder else name)
-        # Smoothing comes when they are judged.
-        fusion = {**fit.changes.get("fusion", {}), "readers": fit.readers, "smoothing_mm": 0}
-        settings = ModelSettings.model_validate({**fit.changes, "fusion": fusion})
-        done, asked = folder / "done.json", self.asked(fit, settings)
-        if done.exists() and done.read_text() == asked:
+        # Smoothing is applied in the evaluation.
+        ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, "smoothing_mm": 0}
+        settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
+        done, identity = folder / "done.json", self.identity(fit, settings)
+        if done.exists() and done.read_text() == identity:
             return folder
-        sight = Sight(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
+        source = FeatureSource(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
-        fusion = fit_fusion(self.store, self.train, sight, settings, folder, seed=seed, jobs=self.jobs)
-        for key in self.everybody:
-            prepared = PreparedImages.of(self.manifest[key], self.run, self.channels.modalities)
-            images = self.channels.read(prepared, self.grid.grid)
-            inside = self.grid.gather(prepared.read_brain_mask(self.grid.grid).voxels)
-            nuisances = fusion.nuisances.of(images, inside)
-            for reader in fusion.readers:
-                surprise = reader.surprise(images, inside, nuisances, jobs=self.jobs)
-                LatentStore.create(folder / "read" / reader.name, self.grid, 1).write(key, surprise[:, None])
-        with written_whole(done) as temporary:
-            temporary.write_text(asked)
+        ensemble = fit_ensemble(self.store, self.train, source, settings, folder, seed=seed, jobs=self.jobs)
+        for key in self.keys:
+            prepared = PreparedImages.from_record(self.manifest[key], self.run, self.channels.modalities)
+            images = self.channels.read(prepared, self.mask.grid)
+            inside = self.mask.transform(prepared.read_brain_mask(self.mask.grid).voxels)
+            confounds = ensemble.confounds.values(images, inside)
+            for scorer in ensemble.scorers:
+                neg_log10_p = scorer.neg_log10_p(images, inside, confounds, jobs=self.jobs)
+                LatentStore.create(folder / "read" / scorer.name, self.mask, 1).write(key, neg_log10_p[:, None])
+        with atomic_write(done) as temporary:
+            temporary.write_text(identity)
         return folder
 
     @staticmethod
-    def asked(fit: Fit, settings: ModelSettings) -> str:
-        """All that a fit rests on: one of other settings is no answer."""
+    def identity(fit: Fit, settings: ModelSettings) -> str:
+        """All settings of a fit as text; a saved fit is used only if they are equal."""
         encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]) if fit.encoder else None
         training = encoder.model_dump(mode="json", include={"encoder", "guidance", "training"}) if encoder else None
-        readers = settings.model_dump(mode="json", include={"detector", "fusion"})
-        return json.dumps({"readers": readers, "encoder": training}, indent=1)
+        scorers = settings.model_dump(mode="json", include={"detector", "ensemble"})
+        return json.dumps({"scorers": scorers, "encoder": training}, indent=1)
 
-    # -- methods, judged -----------------------------------------------------------------------------------------
-    def surprises(self, fit: str, reader: str, seed: int, settings: FusionSettings) -> Surprises:
-        """Of the training controls by readers that have not seen them, and of everybody judged; smoothed."""
+    # -- evaluation ----------------------------------------------------------------------------------------------
+    def scorer_output(self, fit: str, scorer: str, seed: int, settings: EnsembleSettings) -> ScorerOutput:
+        """Smoothed -log10 p of the training controls (cross-fitted) and of the test subjects."""
         seed = seed if FITS[fit].encoder else 0
-        known = (fit, reader, seed, settings.smoothing_mm)
-        if known not in self.known:
+        key = (fit, scorer, seed, settings.smoothing_mm)
+        if key not in self.cache:
             folder, subjects = self.fitted(fit, seed), (*self.test.subjects, *self.test.patients)
-            null = LatentStore.open(folder / NULL / reader, self.train, self.grid)
-            read = LatentStore.open(folder / "read" / reader, [s.key for s in subjects], self.grid)
-            found = Surprises(
-                np.stack([null.subject(key)[:, 0] for key in self.train]),
-                {s.key: np.array(read.subject(s.key)[:, 0]) for s in subjects},
+            null = LatentStore.open(folder / NULL / scorer, self.train, self.mask)
+            test = LatentStore.open(folder / "read" / scorer, [s.key for s in subjects], self.mask)
+            output = ScorerOutput(
+                np.stack([null.subject(train_key)[:, 0] for train_key in self.train]),
+                {s.key: np.array(test.subject(s.key)[:, 0]) for s in subjects},
             )
             if settings.smoothing_mm > 0:
-                smooth = partial(smoothed, grid=self.grid, sigma_mm=settings.smoothing_mm)
-                rows = [smooth(row, brain) for row, brain in zip(found.null, self.inside, strict=True)]
+                smooth = partial(smoothed, grid=self.mask, sigma_mm=settings.smoothing_mm)
+                rows = [smooth(row, brain) for row, brain in zip(output.null, self.inside, strict=True)]
                 scale, null = self.calibrated(np.stack(rows), seed, settings)
-                found = Surprises(
-                    null, {s.key: scale.surprise(smooth(found.judged[s.key], s.inside)) for s in subjects}
+                output = ScorerOutput(
+                    null, {s.key: scale.neg_log10_p(smooth(output.test[s.key], s.inside)) for s in subjects}
                 )
-            self.known[known] = found
-        return self.known[known]
+            self.cache[key] = output
+        return self.cache[key]
 
-    def calibrated(self, null: np.ndarray, seed: int, settings: FusionSettings) -> tuple[Calibration, np.ndarray]:
-        folds = folds_of([person_of_key(key) for key in self.train], settings.folds, seed)
+    def calibrated(self, null: np.ndarray, seed: int, settings: EnsembleSettings) -> tuple[Calibration, np.ndarray]:
+        folds = folds_of([participant_of_key(key) for key in self.train], settings.folds, seed)
         shrinkage = settings.pooling_shrinkage(len(self.train))
-        return calibrate(null, self.inside, folds, self.grid, pooling_mm=settings.pooling_mm, shrinkage=shrinkage)
+        return calibrate(null, self.inside, folds, self.mask, pooling_mm=settings.pooling_mm, shrinkage=shrinkage)
 
-    def z_maps(self, parts: Parts, seed: int, settings: FusionSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Null z-maps of the training controls (S, P), and those of everybody judged: as `Fusion` makes them."""
-        each = [self.surprises(fit, reader, seed, settings) for fit, reader in parts]
-        null = np.stack([fused([one.null[n] for one in each], b, settings.power) for n, b in enumerate(self.inside)])
+    def z_maps(self, parts: Parts, seed: int, settings: EnsembleSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """z-maps of the training controls (null, (S, P)) and of the test subjects, computed as in `Ensemble`."""
+        each = [self.scorer_output(fit, scorer, seed, settings) for fit, scorer in parts]
+        null = np.stack(
+            [combined([one.null[n] for one in each], b, settings.p_norm) for n, b in enumerate(self.inside)]
+        )
         scale, null = self.calibrated(null, seed, settings)
         subjects = (*self.test.subjects, *self.test.patients)
-        return z_of_surprise(null), {
-            s.key: scale.z(fused([one.judged[s.key] for one in each], s.inside, settings.power)) for s in subjects
+        return z_from_neg_log10_p(null), {
+            s.key: scale.z(combined([one.test[s.key] for one in each], s.inside, settings.p_norm)) for s in subjects
         }
 
-    def judged(self, name: str, parts: Parts, **fusion: float) -> MethodFigures:
-        """The mean over the seeds, where an encoder has a part in the method; `fusion`: changes to its settings."""
-        settings = ModelSettings().fusion.model_copy(update=fusion)
+    def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
+        """Metrics of a method, averaged over seeds if it uses an encoder; `ensemble`: changes to the settings."""
+        settings = ModelSettings().ensemble.model_copy(update=ensemble)
         seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in parts) else 1)
-        print(f"judging {name}", file=sys.stderr, flush=True)
-        each = [judge(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
+        print(f"evaluating {name}", file=sys.stderr, flush=True)
+        each = [evaluate(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
         return each[0].averaged_with(*each[1:], name=name)
 
     def tables(self) -> str:
         methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
-        # Smoothing belongs to the fused map; what it consists of is compared as it is, and as it enters.
-        figures = {n: self.judged(n, p, **({} if "fused" in n else {"smoothing_mm": 0.0})) for n, p in methods.items()}
-        figures |= {f"{n}, smoothed": self.judged(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
+        # The ensemble is smoothed; single scorers are compared without and with smoothing.
+        unsmoothed = {"smoothing_mm": 0.0}
+        figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else unsmoothed)) for n, p in methods.items()}
+        figures |= {f"{n}, smoothed": self.evaluated(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
         every = [*figures.values()]
         text = [table(every, "all"), table(every, "dark")]
         text += [overview(every, figure) for figure in _FIGURES]
@@ -328,18 +335,20 @@ class Study:
         return "\n".join([*text, self.calibration_table()])
 
     def calibration_table(self) -> str:
-        """The default on the healthy heads that it has not seen, at the threshold of the training controls."""
-        settings, rows = ModelSettings().fusion, []
+        """Calibration of the ensemble on the held-out healthy scans, at the threshold of the training controls."""
+        settings, rows = ModelSettings().ensemble, []
         evaluation = EvaluationSettings()
-        smallest = int(np.ceil(evaluation.smallest_cluster_mm3 / self.grid.grid.voxel_volume_mm3 - 1e-6))
+        smallest = int(np.ceil(evaluation.smallest_cluster_mm3 / self.mask.grid.voxel_volume_mm3 - 1e-6))
         for seed in range(self.seeds):
-            null, z_maps = self.z_maps(METHODS["fused"], seed, settings)
-            births = []
+            null, z_maps = self.z_maps(METHODS["ensemble"], seed, settings)
+            false_cluster_thresholds = []
             for z, brain in zip(null, self.inside, strict=True):
-                volume = self.grid.scatter(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
+                volume = self.mask.inverse_transform(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
                 nothing = np.zeros(volume.shape, np.int32)
-                births.append(cluster_curve(volume, nothing, smallest_voxels=smallest)[0].false_births)
-            threshold = float(operating_threshold(births, 1.0)[0])
+                false_cluster_thresholds.append(
+                    cluster_curve(volume, nothing, smallest_voxels=smallest)[0].false_cluster_thresholds
+                )
+            threshold = float(operating_threshold(false_cluster_thresholds, 1.0)[0])
             found = calibration(z_maps, self.test.healthy, threshold)
             rows.append(f"| {seed} | {threshold:.2f} | {cell(found.share_below_p001)} | {cell(found.false_clusters)} |")
         head = ["| seed | z at 1 false cluster | share with p < .001 (.0007-.0014) | false clusters (0.6-1.5) |"]

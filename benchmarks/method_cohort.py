@@ -1,15 +1,15 @@
-"""The cohort that the method is judged on: 80 healthy IXI heads split once, 20 of them with lesions of five kinds.
+"""Cohort for the evaluation of the method: 80 healthy IXI scans, 20 of them with painted lesions of five kinds.
 
     python benchmarks/method_cohort.py --data ../shared/data --out /tmp/method/cohort
 
-50 heads to train on, 10 healthy ones unseen (calibrate), 10 painted to choose settings by (validate) and 10 painted to
-report (test); the two multiple-sclerosis patients go along on T1w alone. ``cohort.csv`` says who is what: split train,
-split held_out, site validate, site test.
+50 scans for training, 10 healthy scans held out (calibrate), 10 painted scans for the choice of settings (validate) and
+10 painted scans for the reported results (test); in addition two patients with multiple sclerosis, T1w only. In
+``cohort.csv``, these are split train, split held_out, site validate and site test.
 
-A painted head gets ten lesions of 0.05-3 ml, two of each kind. The darker, brighter and textured ones lie where the
-real lesions lay, the blurred and the swollen ones on the border between grey and white matter of the cerebrum, where
-such a change shows. Beside the scan and the mask of all lesions lie ``..._desc-kinds_dseg.nii.gz``, which says of what
-kind a voxel is, and a JSON with the names of the kinds and every lesion's effect and size.
+A painted scan has ten lesions of 0.05-3 ml, two of each kind. The darker, brighter and textured lesions are at the
+positions of the real lesions. The blurred and swollen ones are at the border of grey and white matter of the cerebrum,
+where such changes are visible. In addition to the scan and the lesion mask, ``..._desc-kinds_dseg.nii.gz`` holds the
+kind of each voxel, and a JSON file the names of the kinds and the effect and size of each lesion.
 """
 
 import argparse
@@ -33,36 +33,36 @@ from painted_cohort import (
     write_painted,
 )
 from scipy import ndimage
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.data_manifests.synthetic.lesion_effects import Blur, Effect, Shift, Swelling, Texture
 from voxout.data_manifests.synthetic.painted_lesions import tissue_thresholds
 
-# Test before validate: the heads that `real_cohort.py` paints have been looked at, and come last in its order.
+# Test before validate: the scans painted by `real_cohort.py` were inspected, and come last in this order.
 PARTS = {"train": 50, "calibrate": 10, "test": 10, "validate": 10}
 PAINTED = ("validate", "test")
 LESIONS_A_KIND = 2
 APART_VOX = 4
-"""Lesions are far enough from each other that what one does to a map seldom reaches the next."""
+"""Minimum distance of lesions, so that the effect of one on a map seldom reaches the next."""
 _PLACES_TRIED = 50
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of lesion.
+    """Kind of lesion.
 
     Attributes
     ----------
     label : int
-        In the label volume.
+        Label in the label volume.
     effects : sequence of callables
-        From the contrast of white and grey matter and a seed to an effect; used in turn.
+        Functions of white-grey contrast and a seed that return an effect; used in turn.
     smallest_ml : float
-        What changes the structure is not to be seen in a few voxels.
+        Minimum size; larger for kinds that change the structure, which is not visible in a few voxels.
     on_border : bool
-        Whether it is compact and lies on the border between grey and white matter, or is any lesion in its real place.
+        True: compact, at the border of grey and white matter. False: any shape, at the position of the real lesion.
     """
 
     label: int
@@ -95,9 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_cohort(data: Path, folder: Path, seed: int) -> Path:
-    """Split the heads, paint lesions into those of `PAINTED`, and write the manifest; its path.
+    """Split the scans, paint lesions into those of `PAINTED` and write the manifest; return its path.
 
-    Heads that were painted already, with the same seed, are left as they are.
+    Scans already painted with the same seed are kept.
     """
     heads = sorted(read_manifest(data / "ixi").records, key=lambda record: drawn(seed, record.subject_id))
     parts = iter([name for name, number in PARTS.items() for _ in range(number)])
@@ -125,17 +125,17 @@ def make_cohort(data: Path, folder: Path, seed: int) -> Path:
 def write_with_kinds(
     folder: Path, head: SubjectRecord, canvas: Canvas, lesions: Sequence[dict[str, object]], *, site: str, seed: int
 ) -> SubjectRecord:
-    """Write a painted head, and what its lesions are; the patient that it is now."""
+    """Write a painted scan and the description of its lesions; return its record as a patient."""
     patient = write_painted(folder, head, canvas, site=site)
     write_volume(kinds_file(patient), canvas.image.with_voxels(canvas.labels))
-    # Last: a head with this file is complete.
-    with written_whole(_lesions_file(patient)) as temporary:
+    # Written last: marks the scan as complete.
+    with atomic_write(_lesions_file(patient)) as temporary:
         temporary.write_text(json.dumps({"seed": seed, "kinds": LABELS, "lesions": lesions}, indent=1) + "\n")
     return patient
 
 
 def kinds_file(patient: SubjectRecord) -> Path:
-    """The label volume of a painted head, on the grid of its T1w: 0, or the label of a kind."""
+    """Label volume of a painted scan on the grid of its T1w: 0 or the label of a kind."""
     return patient.images["t1w"].with_name(f"{patient.key}_desc-kinds_dseg.nii.gz")
 
 
@@ -144,13 +144,13 @@ def _lesions_file(patient: SubjectRecord) -> Path:
 
 
 def _is_painted(patient: SubjectRecord, seed: int) -> bool:
-    about = _lesions_file(patient)
-    return about.exists() and json.loads(about.read_text())["seed"] == seed
+    file = _lesions_file(patient)
+    return file.exists() and json.loads(file.read_text())["seed"] == seed
 
 
 # -- one head ----------------------------------------------------------------------------------------------------------
 def painted(head: Head, shapes: Sequence[Volume], number: int, seed: int) -> tuple[Canvas, list[dict[str, object]]]:
-    """Two lesions of each kind in one head, and a row about each; the effects of a kind take turns over the heads."""
+    """Paint two lesions of each kind and return a row about each; the effects of a kind alternate between scans."""
     random = np.random.default_rng([seed, number])
     border = Border(head)
     canvas, lesions = Canvas.blank(head), []
@@ -165,7 +165,7 @@ def painted(head: Head, shapes: Sequence[Volume], number: int, seed: int) -> tup
                 candidates, suits = border.candidates(compact, random), border.divides
             done = canvas.with_lesion(candidates, effect, suits, label=kind.label, apart_vox=APART_VOX)
             if done is None:
-                print(f"no place for a lesion of the kind {name}", flush=True)
+                print(f"found no position for a lesion of kind {name}", flush=True)
                 continue
             ml = float((done.labels > 0).sum() - (canvas.labels > 0).sum()) * head.scan.grid.voxel_volume_mm3 / 1000
             lesions.append({"kind": name, "ml": round(ml, 3), "effect": repr(effect)})
@@ -174,18 +174,18 @@ def painted(head: Head, shapes: Sequence[Volume], number: int, seed: int) -> tup
 
 
 def compactness(shape: Volume) -> float:
-    """The largest ball inside a shape against a ball of the same volume: the radii's ratio, about 1 for a ball."""
+    """Radius of the largest inscribed ball divided by that of a ball of the same volume; about 1 for a ball."""
     depth = np.asarray(ndimage.distance_transform_edt(shape.voxels)).max()
     return float(depth / np.cbrt(0.75 * shape.voxels.sum() / np.pi))
 
 
 class Border:
-    """Where grey and white matter of a head meet.
+    """Border of grey and white matter of a scan.
 
     Attributes
     ----------
     grey, white : ndarray of bool, (X, Y, Z)
-        By intensity.
+        Tissue masks, from intensity thresholds.
     places_mm : ndarray, (N, 3)
         Voxels of the border in the cerebrum, in template space.
     """
@@ -201,17 +201,17 @@ class Border:
         places = np.argwhere(self.white & ndimage.binary_dilation(self.grey))
         places = places @ head.scan.affine[:3, :3].T + head.scan.affine[:3, 3]
         x, y, z = head.transform.points_to_template(places).T
-        # The cerebrum: cerebellum and brainstem lie below, and behind or between the temporal lobes.
+        # Cerebrum only: cerebellum and brainstem are below, and posterior to or between the temporal lobes.
         cerebrum = (z >= 0) | ((y >= -25) & (np.abs(x) >= 25))
         self.places_mm = np.stack([x, y, z], axis=1)[cerebrum]
 
     def divides(self, core: np.ndarray) -> bool:
-        """Whether the border runs through the middle of a lesion: at least a third of either tissue."""
+        """Whether a lesion contains at least 33 % of each tissue, and 85 % of both together."""
         grey, white = self.grey[core].mean(), self.white[core].mean()
         return bool(min(grey, white) >= 0.33 and grey + white >= 0.85)
 
     def candidates(self, shapes: Iterator[Volume], random: np.random.Generator) -> Iterator[Volume]:
-        """The shapes in turn, each moved to some places of the border."""
+        """Yield each shape, moved to several random positions of the border."""
         for shape in shapes:
             for place in random.choice(self.places_mm, _PLACES_TRIED):
                 yield moved_to(shape, place)

@@ -1,9 +1,9 @@
-"""How well maps of a method find the painted lesions, kind by kind, with intervals over subjects.
+"""Detection metrics of anomaly maps for each kind of painted lesion, with bootstrap intervals over subjects.
 
-Maps are compared as arrays over the locations of a `PatchGrid`, that of the template or a subject's own: on the
-template's, nothing is resampled but the truth. The healthy side are the healthy voxels of the painted heads and all of
-the healthy heads. For one kind of lesion, the others and a rim around them are left out; a false cluster touches no
-lesion of any kind, so one threshold serves all kinds. The definitions are those of `voxout.evaluation`.
+Maps are arrays over the voxels of a `VoxelMask`, in template or native space; in template space, only the truth is
+resampled. Healthy voxels are those of the painted scans outside lesions, and all voxels of the healthy scans. For one
+kind of lesion, the other lesions and a rim around them are excluded. A false cluster touches no lesion of any kind, so
+the same threshold applies to all kinds. The definitions are those of `voxout.evaluation`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from voxout.evaluation.metrics.lesion_metrics import ClusterCurve, cluster_curve
 from voxout.evaluation.settings import EvaluationSettings
 
 RATES = (1.0, 4.0)
-"""False clusters a subject at which lesions found are counted."""
+"""False clusters per subject at which the fraction of detected lesions is evaluated."""
 Z_OF_ONE_IN_THOUSAND = float(norm.isf(0.001))
 SETTINGS = EvaluationSettings()
 _EDGES_OF_DRAWS = 4096
@@ -31,7 +31,7 @@ _DRAWS_AT_ONCE = 64
 # -- figures -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """How well one kind of lesion is found; higher is better. NaN where there is none of it."""
+    """Detection metrics for one kind of lesion; higher is better. NaN if there are no such lesions."""
 
     average_precision: Measure
     average_precision_per_subject: Measure
@@ -44,7 +44,7 @@ class Figures:
 
 @dataclass(frozen=True, eq=False)
 class MethodFigures:
-    """One method on one `TestSet`.
+    """Metrics of one method on one `TestSet`.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class MethodFigures:
     kinds : mapping from kind to Figures
         `ALL` and the names of the kinds.
     patients_auroc : Measure
-        Mean over the real patients.
+        Mean AUROC over the real patients.
     """
 
     name: str
@@ -60,11 +60,11 @@ class MethodFigures:
     patients_auroc: Measure
 
     def minus(self, other: "MethodFigures") -> "MethodFigures":
-        """The differences, paired draw by draw; both must come from `judge` on the same subjects with one seed."""
+        """Paired differences; both must come from `evaluate` on the same subjects and with the same seed."""
         return self._joined(f"{self.name} - {other.name}", lambda measures: measures[0].minus(measures[1]), other)
 
     def averaged_with(self, *others: "MethodFigures", name: str) -> "MethodFigures":
-        """The mean over trainings of one method, draw by draw."""
+        """Mean over trainings of one method, for each bootstrap sample."""
         return self._joined(name, _mean, *others)
 
     def _joined(
@@ -80,7 +80,7 @@ class MethodFigures:
         return MethodFigures(name, kinds, join([method.patients_auroc for method in every]))
 
 
-def judge(
+def evaluate(
     name: str,
     scores: Mapping[str, np.ndarray],
     test: TestSet,
@@ -88,31 +88,31 @@ def judge(
     draws: int = SETTINGS.bootstrap_draws,
     seed: int = 0,
 ) -> MethodFigures:
-    """All figures of one method.
+    """Compute all metrics of one method.
 
     Parameters
     ----------
     name : str
     scores : mapping from subject's key to ndarray, (P,)
-        Higher = more anomalous; not finite: no score, which ranks below all others.
+        Anomaly scores, higher = more anomalous. Non-finite scores rank below all others.
     test : TestSet
     draws : int
-        Of the bootstrap over subjects, painted and healthy ones apart.
+        Number of bootstrap samples over subjects, stratified by painted and healthy.
     seed : int
-        The same for methods that are to be compared.
+        Use the same seed for methods to be compared.
     """
     subjects = test.subjects
     weights = resample_subjects([bool(s.lesions.any()) for s in subjects], draws, seed)
     most = int(np.ceil(max(RATES) * len(subjects))) + 1
     curves = [_clusters(_ranked(scores[s.key]), s) for s in subjects]
-    births = [curve.false_births[:most] for curve, _ in curves]
+    false_cluster_thresholds = [curve.false_cluster_thresholds[:most] for curve, _ in curves]
     kinds = {}
     for kind in (ALL, *LABELS):
         histograms = [_histogram(_ranked(scores[s.key]), s, kind) for s in subjects]
         found = [
             at if kind == ALL else at[s.kind_of == LABELS[kind]] for s, (_, at) in zip(subjects, curves, strict=True)
         ]
-        kinds[kind] = _figures(histograms, births, found, weights)
+        kinds[kind] = _figures(histograms, false_cluster_thresholds, found, weights)
     areas = [_own(vm.auroc, _histogram(_ranked(scores[s.key]), s, ALL)) for s in test.patients]
     once = np.ones((1 + draws, len(areas)))
     return MethodFigures(name, kinds, mean_over_subjects(areas, once, why_none=_NO_LESION))
@@ -123,7 +123,7 @@ _NO_LESION = "no such lesion"
 
 def _figures(
     histograms: Sequence[vm.ScoreHistogram],
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     found: Sequence[np.ndarray],
     weights: np.ndarray,
 ) -> Figures:
@@ -152,29 +152,29 @@ def _figures(
     own = [_own(vm.average_precision, h) for h in histograms]
     measures["average_precision_per_subject"] = mean_over_subjects(own, weights, why_none=_NO_LESION)
     for rate in RATES:
-        values = froc_scores(births, found, weights, at=(rate,))
+        values = froc_scores(false_cluster_thresholds, found, weights, at=(rate,))
         n = sum(len(scores) for scores in found)
         measures[f"found_at_{rate:g}"] = Measure(float(values[0]), values[1:], n, with_lesions, _NO_LESION)
     return Figures(**measures)
 
 
 def _own(metric: Callable[[vm.RankCounts], np.ndarray], histogram: vm.ScoreHistogram) -> float | None:
-    """A figure of one subject; None without lesions."""
+    """Metric of one subject; None without lesions."""
     if not histogram.n_lesion:
         return None
     return float(metric(vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))))
 
 
 def _histogram(scores: np.ndarray, subject: Subject, kind: str) -> vm.ScoreHistogram:
-    counts, truth = subject.judged[kind]
-    return vm.ScoreHistogram.from_voxels(scores[counts], truth)
+    used, truth = subject.evaluated[kind]
+    return vm.ScoreHistogram.from_voxels(scores[used], truth)
 
 
 def _clusters(scores: np.ndarray, subject: Subject) -> tuple[ClusterCurve, np.ndarray]:
-    """The clusters of a map at every threshold, and where each lesion is found."""
-    volume = subject.grid.scatter(np.where(subject.inside, scores, -np.inf).astype(np.float32), fill=-np.inf)
-    smallest = int(np.ceil(SETTINGS.smallest_cluster_mm3 / subject.grid.grid.voxel_volume_mm3 - 1e-6))
-    curve, found, _ = cluster_curve(volume, subject.grid.scatter(subject.lesions), smallest_voxels=smallest)
+    """Clusters of a map at every threshold, and the threshold at which each lesion is detected."""
+    volume = subject.mask.inverse_transform(np.where(subject.inside, scores, -np.inf).astype(np.float32), fill=-np.inf)
+    smallest = int(np.ceil(SETTINGS.smallest_cluster_mm3 / subject.mask.grid.voxel_volume_mm3 - 1e-6))
+    curve, found, _ = cluster_curve(volume, subject.mask.inverse_transform(subject.lesions), smallest_voxels=smallest)
     return curve, found
 
 
@@ -191,14 +191,14 @@ def _mean(measures: Sequence[Measure]) -> Measure:
 # -- calibration -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a calibrated map makes of brains that are healthy and unseen.
+    """Calibration of a method on healthy held-out subjects.
 
     Attributes
     ----------
     share_below_p001 : Measure
-        Of the brain's voxels with p < .001; .001 is right.
+        Fraction of the brain voxels with p < .001; the nominal value is .001.
     false_clusters : Measure
-        In a brain, on average, at the threshold given.
+        Mean number per subject at the given threshold.
     """
 
     share_below_p001: Measure
@@ -213,7 +213,7 @@ def calibration(
     draws: int = SETTINGS.bootstrap_draws,
     seed: int = 0,
 ) -> Calibration:
-    """Read calibration off healthy subjects that had no part in it.
+    """Compute the calibration on healthy held-out subjects.
 
     Parameters
     ----------
@@ -221,20 +221,21 @@ def calibration(
         Standard normal in healthy tissue; higher = more anomalous.
     healthy : sequence of Subject
     threshold : float
-        In z; what `--false-clusters` came to on other healthy brains.
+        Threshold in z, from `--false-clusters` on other healthy subjects.
     draws, seed
-        Of the bootstrap over subjects.
+        For the bootstrap over subjects.
     """
     weights = resample_subjects([0] * len(healthy), draws, seed)
     shares, clusters = [], []
     for subject in healthy:
         scores = _ranked(z_maps[subject.key])
         shares.append(float((scores[subject.inside] > Z_OF_ONE_IN_THOUSAND).mean()))
-        map, inside = subject.grid.scatter(scores, -np.inf), subject.grid.scatter(subject.inside)
+        volume = subject.mask.inverse_transform(scores, -np.inf)
+        inside = subject.mask.inverse_transform(subject.inside)
         found = find_clusters(
-            Volume(map, subject.grid.grid),
+            Volume(volume, subject.mask.grid),
             threshold,
-            Volume(inside, subject.grid.grid),
+            Volume(inside, subject.mask.grid),
             smallest_mm3=SETTINGS.smallest_cluster_mm3,
         )
         clusters.append(float(len(found)))
@@ -247,9 +248,9 @@ def calibration(
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 def table(methods: Sequence[MethodFigures], kind: str = ALL) -> str:
-    """One kind of lesion, a row a method, as Markdown; in brackets the interval."""
+    """Markdown table for one kind of lesion, one row per method, with intervals in brackets."""
     lines = [
-        f"| {kind} | pooled AP | AP a subject | AUROC | AUROC30 | found at 1 | found at 4 | MS: AUROC |",
+        f"| {kind} | pooled AP | AP per subject | AUROC | AUROC30 | found at 1 | found at 4 | MS: AUROC |",
         "|" + "---|" * 8,
     ]
     for method in methods:
@@ -264,7 +265,7 @@ def table(methods: Sequence[MethodFigures], kind: str = ALL) -> str:
 
 
 def overview(methods: Sequence[MethodFigures], figure: str) -> str:
-    """One figure of `Figures` for every kind, a row a method, as Markdown."""
+    """Markdown table of one metric of `Figures` for every kind, one row per method."""
     kinds = (ALL, *LABELS)
     lines = [f"| {figure.replace('_', ' ')} | " + " | ".join(kinds) + " |", "|" + "---|" * (1 + len(kinds))]
     for method in methods:
@@ -274,7 +275,7 @@ def overview(methods: Sequence[MethodFigures], figure: str) -> str:
 
 
 def cell(measure: Measure) -> str:
-    """A number and its interval; a dash where it is not defined."""
+    """A value and its interval; a dash if undefined."""
     estimate = measure.estimate(SETTINGS.confidence)
     if estimate.value is None:
         return "-"
@@ -285,5 +286,5 @@ def cell(measure: Measure) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits; more for what is small, as an AP near the prevalence is."""
+    """Format with three decimals, or two significant digits for small numbers."""
     return f"{value:.3f}" if abs(value) >= 0.0095 or value == 0 else f"{value:.2g}"

@@ -1,11 +1,11 @@
-"""The one-class SVM against its references: cost, exactness, size. Prints the tables; takes some minutes.
+"""Benchmark of the one-class SVM against reference solvers: cost, accuracy, size. Prints tables in some minutes.
 
     python benchmarks/ocsvm.py [--run OUT] [--brain SCRATCH_FOLDER]
 
 Times are process CPU time of one thread, medians of interleaved rounds (A, B, A, B, ...) in one run, after a warm-up.
-`--run` adds the codes of a run of voxout, bare and whitened, to the random ones, as the number of support vectors
-decides the cost. `--brain` fits a whole brain at 1 mm from latents that it writes to the given folder
-(4.3 GB), with all cores and by the wall clock.
+`--run` adds the latents of a run of voxout, raw and whitened, to the random ones, as the cost depends on the number of
+support vectors. `--brain` fits a whole brain at 1 mm from latents that it writes to the given folder (4.3 GB), with all
+cores, and reports wall-clock time.
 """
 
 import os
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.svm import OneClassSVM, _libsvm
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.models.features.source import PLANS
+from voxout.models.features.source import SCORER_SPECS
 from voxout.models.features.whitening import Whitening
 from voxout.models.ocsvm.dual import solve_dual
 from voxout.models.ocsvm.guidance_loss import guidance_loss
@@ -33,7 +33,7 @@ from voxout.models.ocsvm.voxelwise import DetectorField, fit_detectors
 DIMENSION = 16
 NU = 0.03
 _FEW = 4
-_LOCATIONS = 256
+_VOXELS = 256
 _EXACT = {"eps": 1e-9, "max_iters": 100000}
 
 
@@ -41,29 +41,29 @@ def random_latents(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(*shape, DIMENSION))
 
 
-def code_like_latents(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Uneven variances, turned, with heavier tails: what codes of an encoder look like."""
+def realistic_latents(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Random latents with unequal variances, rotated, with heavy tails, similar to those of an encoder."""
     rng = np.random.default_rng(seed)
-    turn = np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0]
+    rotation = np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0]
     tails = 1 + 0.5 * rng.exponential(size=(*shape, 1))
-    return (rng.normal(size=(*shape, DIMENSION)) * tails * 2 * np.exp(-np.arange(DIMENSION) / 4)) @ turn
+    return (rng.normal(size=(*shape, DIMENSION)) * tails * 2 * np.exp(-np.arange(DIMENSION) / 4)) @ rotation
 
 
 def medians(rounds: int, *contestants: tuple[Callable[[], object], int]) -> list[float]:
-    """Microseconds an item, interleaved; each contestant is (function, items that it does)."""
+    """Median microseconds per item of interleaved runs; each contestant is (function, number of items)."""
     times: list[list[float]] = [[] for _ in contestants]
     for function, _ in contestants:
         function()
     for _ in range(rounds):
-        for taken, (function, items) in zip(times, contestants, strict=True):
+        for durations, (function, items) in zip(times, contestants, strict=True):
             begin = time.process_time()
             function()
-            taken.append((time.process_time() - begin) / items * 1e6)
-    return [float(np.median(taken)) for taken in times]
+            durations.append((time.process_time() - begin) / items * 1e6)
+    return [float(np.median(durations)) for durations in times]
 
 
 def flatness(latents: np.ndarray, gamma: np.ndarray) -> np.ndarray:
-    """s of each location: the mean of 1 - K off the diagonal."""
+    """s of each voxel: mean of the off-diagonal elements of 1 - K."""
     m = latents.shape[1]
     return np.array(
         [
@@ -74,7 +74,7 @@ def flatness(latents: np.ndarray, gamma: np.ndarray) -> np.ndarray:
 
 
 def table_of_gaps() -> None:
-    print("\nKKT gap relative to s (goal 1e-9), worst of 30 locations, m = 75")
+    print("\nKKT gap relative to s (goal 1e-9), worst of 30 voxels, m = 75")
     rng = np.random.default_rng(0)
     normal = random_latents((30, 75))
     regimes: dict[str, tuple[np.ndarray, float, float | str]] = {
@@ -100,14 +100,14 @@ def table_of_gaps() -> None:
 
 
 def table_of_losses() -> None:
-    print(f"\nLoss forward and backward, us a location ({_LOCATIONS} locations, m = q, d = 16, nu 0.03)")
-    print(f"  {'':24s} {'voxout':>8s} {'cvxpylayers':>12s} {'ratio':>7s}   cvxpylayers at its own tolerance: us, error")
+    print(f"\nLoss forward and backward, us per voxel ({_VOXELS} voxels, m = q, d = 16, nu 0.03)")
+    print(f"  {'':24s} {'voxout':>8s} {'cvxpylayers':>12s} {'ratio':>7s}   cvxpylayers at default tolerance: us, error")
     for m in (38, 64):
         for gamma in (1e-2, "scale"):
-            sv = torch.from_numpy(random_latents((_LOCATIONS, m))).requires_grad_()
-            rest = torch.from_numpy(random_latents((_LOCATIONS, m), seed=1)).requires_grad_()
+            sv = torch.from_numpy(random_latents((_VOXELS, m))).requires_grad_()
+            rest = torch.from_numpy(random_latents((_VOXELS, m), seed=1)).requires_grad_()
 
-            def ours(sv=sv, rest=rest, gamma=gamma):
+            def voxout(sv=sv, rest=rest, gamma=gamma):
                 sv.grad = rest.grad = None
                 guidance_loss(sv, rest, nu=NU, gamma=gamma).sum().backward()
 
@@ -119,9 +119,9 @@ def table_of_losses() -> None:
                     reference(sv[b], rest[b], gamma, options).backward()
 
             us, us_exact, us_default = medians(
-                5, (ours, _LOCATIONS), (lambda c=conic: c(_EXACT), _FEW), (lambda c=conic: c({}), _FEW)
+                5, (voxout, _VOXELS), (lambda c=conic: c(_EXACT), _FEW), (lambda c=conic: c({}), _FEW)
             )
-            ours()
+            voxout()
             gradient = sv.grad[:_FEW].clone()
             errors = []
             for options in (_EXACT, {}):
@@ -134,7 +134,7 @@ def table_of_losses() -> None:
 
 
 def conic_loss(m: int):
-    """The loss by the published route: a general conic solver behind cvxpylayers, at one location."""
+    """Loss at one voxel as published, with a general conic solver through cvxpylayers."""
     import cvxpy as cp
     from cvxpylayers.torch import CvxpyLayer
 
@@ -157,7 +157,9 @@ def conic_loss(m: int):
 
 
 def table_of_gradients() -> None:
-    print("\nGradient against central differences where the active set stays (goal 1e-5), worst of 20 directions")
+    print(
+        "\nGradient against central differences, if the active set does not change (goal 1e-5), worst of 20 directions"
+    )
     for m in (38, 64):
         for gamma in (1e-2, "scale"):
             sv, rest = (torch.from_numpy(random_latents((8, m), seed=s)).requires_grad_() for s in (0, 1))
@@ -182,27 +184,27 @@ def table_of_gradients() -> None:
 
 
 def compare_fits(name: str, latents: np.ndarray, nu: float, gamma: float | str) -> None:
-    """`latents` (S, P, d), float32 as from an encoder; scikit-learn and LIBSVM get theirs ready in float64."""
-    subjects, locations = latents.shape[:2]
-    few = min(100, locations)
+    """Compare fits on `latents` (S, P, d) in float32; scikit-learn and LIBSVM get them converted to float64."""
+    subjects, voxels = latents.shape[:2]
+    few = min(100, voxels)
     separate = [np.ascontiguousarray(latents[:, p], dtype=np.float64) for p in range(few)]
     field = fit_detectors(latents, nu=nu, gamma=gamma, jobs=1, precision="float32")
     labels = np.ones(subjects)
     width = field.arrays.gamma
 
-    def bare() -> None:
+    def libsvm_only() -> None:
         for p, z in enumerate(separate):
             _libsvm.fit(z, labels, svm_type=2, kernel="rbf", gamma=width[p], nu=nu, tol=1e-3, cache_size=200.0)
 
     ours, public, libsvm = medians(
         5,
-        (lambda: fit_detectors(latents, nu=nu, gamma=gamma, jobs=1, precision="float32"), locations),
+        (lambda: fit_detectors(latents, nu=nu, gamma=gamma, jobs=1, precision="float32"), voxels),
         (lambda: [OneClassSVM(nu=nu, gamma=gamma).fit(z) for z in separate], few),
-        (bare, few),
+        (libsvm_only, few),
     )
     s = flatness(np.stack(separate[:20]), width[:20])
     scores = field.decision_function(latents)
-    # Without a free vector any offset between two bounded ones will do: scikit-learn lands on one of the two.
+    # Without free vectors the offset is not unique; scikit-learn gives one end of the valid range.
     unique = solve_dual(np.stack(separate[:20]), nu=nu, gamma=gamma).free.any(axis=1)
     error = max(
         np.abs(OneClassSVM(nu=nu, gamma=gamma, tol=1e-8).fit(z).decision_function(z) - scores[:, p]).max() / s[p]
@@ -216,34 +218,36 @@ def compare_fits(name: str, latents: np.ndarray, nu: float, gamma: float | str) 
 
 
 def table_of_fits(real: dict[str, np.ndarray]) -> None:
-    print("\nDetector fit, us a location (m = 75, d = 16), and scores against scikit-learn at tol 1e-8, relative to s")
+    print(
+        "\nDetector fit, us per voxel (m = 75, d = 16); error of scores against scikit-learn at tol 1e-8, relative to s"
+    )
     print(
         f"  {'':34s} {'n_sv':>5s} {'voxout':>8s} {'sklearn':>8s} {'ratio':>7s} {'LIBSVM':>8s} {'ratio':>7s}"
         f" {'error':>10s}"
     )
-    kinds = {"random": random_latents((75, 3000)), "code-like": code_like_latents((75, 3000))} | real
-    for kind, codes in kinds.items():
-        latents = codes.astype(np.float32)
+    kinds = {"random": random_latents((75, 3000)), "realistic": realistic_latents((75, 3000))} | real
+    for kind, values in kinds.items():
+        latents = values.astype(np.float32)
         for nu, gamma in ((NU, 1e-2), (NU, "scale"), (0.3, 0.1 / latents.shape[2])):
             compare_fits(f"{kind}, S {len(latents)}, nu {nu}, gamma {gamma!s:.8s}", latents, nu, gamma)
-    print("\nFit time against the number of subjects, us a location (code-like)")
+    print("\nFit time by number of subjects, us per voxel (realistic)")
     for subjects in (20, 75, 150, 300, 600):
-        latents = code_like_latents((subjects, 300))
+        latents = realistic_latents((subjects, 300))
         line = []
         for gamma in (1e-2, "scale"):
             (us,) = medians(3, (lambda z=latents, g=gamma: fit_detectors(z, nu=NU, gamma=g, jobs=1), 300))
             line.append(f"gamma {gamma}: {us:7.1f}")
         print(f"  S = {subjects:3d}   {'   '.join(line)}")
-    print("\nFit time against the number of locations, us a location (code-like, S = 75, gamma 1e-2)")
-    for locations in (1000, 10000, 50000):
-        latents = code_like_latents((75, locations)).astype(np.float32)
-        (us,) = medians(1, (lambda z=latents: fit_detectors(z, nu=NU, gamma=1e-2, jobs=1), locations))
-        print(f"  P = {locations:6d}   {us:7.2f}")
+    print("\nFit time by number of voxels, us per voxel (realistic, S = 75, gamma 1e-2)")
+    for voxels in (1000, 10000, 50000):
+        latents = realistic_latents((75, voxels)).astype(np.float32)
+        (us,) = medians(1, (lambda z=latents: fit_detectors(z, nu=NU, gamma=1e-2, jobs=1), voxels))
+        print(f"  P = {voxels:6d}   {us:7.2f}")
 
 
 def table_of_models(real: dict[str, np.ndarray]) -> None:
-    print("\nStored at float16: bytes a location, worst shift of a score in control sds; scoring, us a location")
-    kinds = {"random": random_latents((95, 3000)), "code-like": code_like_latents((95, 3000))} | real
+    print("\nStorage in float16: bytes per voxel, largest change of a score in SDs of controls; scoring, us per voxel")
+    kinds = {"random": random_latents((95, 3000)), "realistic": realistic_latents((95, 3000))} | real
     for kind, latents in kinds.items():
         controls, held_out = latents[:-20], latents[-20:]
         for gamma in (1e-2, "scale"):
@@ -260,18 +264,18 @@ def table_of_models(real: dict[str, np.ndarray]) -> None:
 
 
 def whole_brain(folder: Path) -> None:
-    """1.8 million locations, 75 controls, float16 on disk: read, fitted, saved, then one subject scored."""
-    locations, subjects = 1_800_000, 75
+    """Fit and save 1.8 million voxels of 75 controls from float16 latents on disk, then score one subject."""
+    voxels, subjects = 1_800_000, 75
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "latents.npy"
     if not path.exists():
-        latents = np.lib.format.open_memmap(path, "w+", np.float16, (subjects, locations, DIMENSION))
+        latents = np.lib.format.open_memmap(path, "w+", np.float16, (subjects, voxels, DIMENSION))
         for subject in range(subjects):
-            latents[subject] = code_like_latents((locations,), seed=subject).astype(np.float16)
+            latents[subject] = realistic_latents((voxels,), seed=subject).astype(np.float16)
         del latents
-    print(f"\nWhole brain at 1 mm: {locations} locations, {subjects} controls, wall clock, {os.cpu_count()} cores")
+    print(f"\nWhole brain at 1 mm: {voxels} voxels, {subjects} controls, wall clock, {os.cpu_count()} cores")
     for gamma in (1e-2, "scale"):
-        forget_peak_memory()
+        reset_peak_memory()
         begin = time.perf_counter()
         field = fit_detectors(np.load(path, mmap_mode="r"), nu=NU, gamma=gamma, out=folder / "detectors")
         fitted = time.perf_counter() - begin
@@ -285,8 +289,8 @@ def whole_brain(folder: Path) -> None:
         )
 
 
-def forget_peak_memory() -> None:
-    """Begin to count anew (Linux)."""
+def reset_peak_memory() -> None:
+    """Reset the peak memory of this process (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -296,22 +300,22 @@ def peak_memory_gib() -> float:
 
 
 def read_real(run: Path) -> dict[str, np.ndarray]:
-    """Codes of a trained encoder at 3000 locations in the middle of a run's brain, and whitened: (S, 3000, d)."""
+    """Raw and whitened latents (S, 3000, d) of a run, at 3000 consecutive voxels in the middle of the mask."""
     out = OutputFolder(run)
-    files = sorted((out.latents / PLANS["ocsvm"].looks_at).glob("*.npy"))
+    files = sorted((out.latents / SCORER_SPECS["ocsvm"].feature_key).glob("*.npy"))
     if not files:
-        raise SystemExit(f"{run}: holds no codes, expected those of a run with the reader ocsvm. Name another run.")
+        raise SystemExit(f"{run}: found no latents, expected those of a run with the scorer ocsvm. Choose another run.")
     start = len(np.load(files[0], mmap_mode="r")) // 2
-    codes = np.stack([np.load(file, mmap_mode="r")[start : start + 3000] for file in files])
+    latents = np.stack([np.load(file, mmap_mode="r")[start : start + 3000] for file in files])
     whitening = Whitening.load(out.detectors / "ocsvm" / "whitening.safetensors")
-    whitened = np.stack([whitening.apply(subject, start, start + codes.shape[1]) for subject in codes])
-    return {"real": codes.astype(np.float64), "real, whitened": whitened.astype(np.float64)}
+    whitened = np.stack([whitening.whiten(subject, start, start + latents.shape[1]) for subject in latents])
+    return {"real": latents.astype(np.float64), "real, whitened": whitened.astype(np.float64)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="output folder of voxout run: its codes are fitted as well")
-    parser.add_argument("--brain", type=Path, help="scratch folder for the whole brain")
+    parser.add_argument("--run", type=Path, help="output folder of voxout run, whose latents are included")
+    parser.add_argument("--brain", type=Path, help="scratch folder for the fit of a whole brain")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

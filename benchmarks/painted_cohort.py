@@ -1,7 +1,7 @@
-"""Lesions painted into healthy heads in their own space, before any preprocessing: exact truth for the benchmarks.
+"""Synthetic lesions in healthy scans, added in native space before preprocessing, with exact ground truth.
 
-Shapes are those of real lesions. They come from masks in template space and are brought to a head by an affine; what
-a lesion does to the tissue is an `Effect`.
+Shapes are those of real lesions: masks in template space, transformed to native space by an affine. An `Effect` defines
+the change of the tissue.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ SOFTNESS_MM = 1.0
 
 
 def drawn(seed: int, name: str) -> str:
-    """Sorting names by this draws them, the same way on every machine."""
+    """Sort key that gives a random order of names, equal on all machines."""
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A healthy head in its own space.
+    """Healthy scan in native space.
 
     Attributes
     ----------
     scan : Volume
     brain_mask : Volume of bool
     transform : TemplateTransform
-        An affine.
+        Affine transform to the template.
     """
 
     scan: Volume
@@ -57,23 +57,23 @@ class Head:
 
     @cached_property
     def contrast(self) -> float:
-        """White minus grey matter, in the units of the scan."""
+        """White minus grey matter intensity, in the units of the scan."""
         return white_grey_contrast(self.scan, self.brain_mask)
 
     @cached_property
     def tissue(self) -> np.ndarray:
-        """Where lesions can lie, (X, Y, Z) bool: what is as dark as CSF already cannot be darkened visibly."""
+        """Tissue for lesions, (X, Y, Z) bool; excludes voxels as dark as CSF, which cannot be darkened visibly."""
         inside = self.brain_mask.voxels
         return inside & (self.scan.voxels > np.percentile(self.scan.voxels[inside], 25))
 
     def in_tissue(self, core: np.ndarray) -> bool:
-        """Whether nearly all of a lesion lies where lesions can."""
+        """Whether at least 90 % of a lesion is inside `tissue`."""
         return bool(self.tissue[core].mean() >= 0.9)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
 def lesion_shapes(folder: Path) -> list[Volume]:
-    """Small connected lesions of the real masks below a folder, bool, in template space."""
+    """Small connected components of the real lesion masks in a folder, bool, in template space."""
     shapes = []
     for path in sorted(folder.rglob("*.nii.gz")):
         shapes += lesion_components(read_mask(path), smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)
@@ -81,19 +81,19 @@ def lesion_shapes(folder: Path) -> list[Volume]:
 
 
 def random_ml(random: np.random.Generator, smallest_ml: float = SMALLEST_ML) -> float:
-    """Sizes spread evenly on a log scale."""
+    """Draw a size in ml, log-uniformly."""
     return float(np.exp(random.uniform(np.log(smallest_ml), np.log(LARGEST_ML))))
 
 
 def nearest_in_size(shapes: Sequence[Volume], wanted_ml: float) -> Iterator[Volume]:
-    """All shapes, the one that comes nearest to a size first."""
+    """Yield all shapes, those closest in size first."""
     sizes_ml = np.array([shape.voxels.sum() * shape.grid.voxel_volume_mm3 / 1000 for shape in shapes])
     for choice in np.argsort(np.abs(np.log(sizes_ml / wanted_ml)), kind="stable"):
         yield shapes[choice]
 
 
 def moved_to(shape: Volume, place_mm: np.ndarray) -> Volume:
-    """The same shape with its centre of mass elsewhere (RAS+ mm)."""
+    """Move the centre of mass of a shape to a position (RAS+ mm)."""
     affine = shape.affine.copy()
     affine[:3, 3] += place_mm - affine[:3] @ [*ndimage.center_of_mass(shape.voxels), 1]
     return Volume(shape.voxels, Grid(shape.grid.size_vox, affine))
@@ -102,15 +102,15 @@ def moved_to(shape: Volume, place_mm: np.ndarray) -> Volume:
 # -- painting ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A head with lesions in it.
+    """Scan with painted lesions.
 
     Attributes
     ----------
     head : Head
-        As it was.
+        The original scan.
     image : Volume
     labels : ndarray of uint8, (X, Y, Z)
-        0 where it is healthy, else what the lesion was called when it was painted.
+        0 in healthy tissue, else the label given to the lesion.
     """
 
     head: Head
@@ -134,7 +134,7 @@ class Canvas:
         label: int = 1,
         apart_vox: int = 2,
     ) -> "Canvas | None":
-        """Paint one lesion: the first of some shapes that suits this head.
+        """Paint one lesion, of the first shape that fits.
 
         Parameters
         ----------
@@ -142,15 +142,15 @@ class Canvas:
             bool, in template space.
         effect : Effect
         suits : callable
-            Whether the voxels of a shape, (X, Y, Z) bool, lie where such a lesion may.
+            Takes the voxels of a shape, (X, Y, Z) bool, and returns whether the lesion may be there.
         label : int
         apart_vox : int
-            How far from all other lesions.
+            Minimum distance to other lesions in voxels.
 
         Returns
         -------
         Canvas or None
-            None where no shape suits.
+            None if no shape fits.
         """
         taken = self.labels > 0
         if taken.any():
@@ -171,7 +171,7 @@ class Canvas:
 
 
 def write_painted(folder: Path, record: SubjectRecord, canvas: Canvas, *, site: str) -> SubjectRecord:
-    """Write scan and lesion mask of a painted head; the patient that it is now."""
+    """Write scan and lesion mask of a painted head; return its record as a patient."""
     patient = painted_record(folder, record, site=site)
     write_volume(patient.images["t1w"], canvas.image)
     if patient.lesion_mask is not None:
@@ -180,7 +180,7 @@ def write_painted(folder: Path, record: SubjectRecord, canvas: Canvas, *, site: 
 
 
 def painted_record(folder: Path, record: SubjectRecord, *, site: str) -> SubjectRecord:
-    """What a head is called once it is painted, and where its files lie."""
+    """Record of a painted head as a patient, with the paths of its files."""
     name = f"{record.subject_id}painted"
     anat = folder / f"sub-{name}" / "anat"
     return SubjectRecord(

@@ -1,15 +1,15 @@
-"""Preprocessing on real scans, against the goals a hospital would set: brain masks, alignment, registration, cost.
+"""Benchmark of preprocessing on real scans: brain masks, alignment, registration and cost, with goals.
 
     python benchmarks/preprocessing.py --data ../shared/data --out /tmp/preprocessing [--quick]
 
-80 healthy adults (IXI) and 16 elderly with white-matter hyperintensities (wmh), whole heads of 2 mm with reference
-brain masks, and 3 heads whose FLAIR does not lie on the T1w (wmh_unaligned). voxout gets the scans alone and its
-default settings; it prepares every head in a process of its own with one thread. A second call goes on where the first
-one stopped: results are kept a head a file in OUT/results. The table is printed and saved as OUT/table.md.
+80 healthy adults (IXI) and 16 elderly participants with white-matter hyperintensities (wmh), whole heads of 2 mm with
+reference brain masks, and 3 heads whose FLAIR is not aligned to the T1w (wmh_unaligned). voxout gets only the scans and
+uses default settings; each head is prepared in a separate process with one thread. A second call resumes an interrupted
+benchmark: results are saved in OUT/results, one file per head. The table is printed and saved as OUT/table.md.
 
-Parts: brains (masks against the references, also of heads that were turned, stored otherwise, shaded, sliced thickly
-or scaled), flair (known moves found again), template (overlaps; maps and lesions there and back), speed, repeat (the
-same bytes whatever the number of jobs, and without a network).
+Parts: brains (masks against the references, also for rotated, reoriented, shaded, thick-slice or rescaled scans), flair
+(recovery of known rigid transforms), template (overlaps; round trips of maps and lesions), speed, repeat (identical
+files for any number of jobs, and without a network).
 """
 
 import argparse
@@ -39,20 +39,20 @@ from preprocessing_measures import (
     on_template,
     prepared,
 )
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import write_manifest
 from voxout.data_manifests.cohort.subject import Manifest
 
 PARTS = ("brains", "flair", "template", "speed", "repeat")
 COHORTS = ("ixi", "wmh", "wmh_unaligned")
 DISTURBED_EVERY = {"ixi": 20, "wmh": 8}
-"""One head in so many is disturbed."""
+"""Every n-th head is used for the disturbances."""
 QUICK = {"ixi": 6, "wmh": 3, "wmh_unaligned": 1}
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured, and where its results are kept."""
+    """Options of the benchmark, and access to saved results."""
 
     data: Path
     out: Path
@@ -60,7 +60,7 @@ class Study:
     quick: bool
 
     def names(self, *cohorts: str) -> list[str]:
-        """``cohort_sub-id`` of every head, evenly drawn where it is quick."""
+        """``cohort_sub-id`` of every head, or of an evenly spaced subset if `quick`."""
         found = []
         for cohort in cohorts:
             keys = list(heads(self.data, cohort))
@@ -68,13 +68,13 @@ class Study:
         return found
 
     def measured(self, measure: Measure, names: Sequence[str], *, jobs: int | None = None) -> dict[str, Numbers]:
-        """Measure each head in a fresh process, unless its result is there already."""
+        """Measure each head in a new process, unless its result is saved already."""
         waiting = [name for name in names if not self.result(measure, name).exists()]
         with ProcessPoolExecutor(jobs or self.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
             for number, (name, numbers) in enumerate(
                 zip(waiting, pool.map(_Measured(measure, self.data, self.out), waiting), strict=True), start=1
             ):
-                with written_whole(self.result(measure, name)) as temporary:
+                with atomic_write(self.result(measure, name)) as temporary:
                     temporary.write_text(json.dumps(numbers, indent=1))
                 print(f"{measure.__name__} {name}: {number} of {len(waiting)}", file=sys.stderr, flush=True)
         return {name: json.loads(self.result(measure, name).read_text()) for name in names}
@@ -95,7 +95,7 @@ class _Measured:
 
 @dataclass(frozen=True)
 class Row:
-    what: str
+    quantity: str
     goal: str
     found: str
 
@@ -105,17 +105,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("preprocessing_benchmark"))
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default=",".join(PARTS), help="some of " + ",".join(PARTS))
+    parser.add_argument("--only", default=",".join(PARTS), help="comma-separated parts: " + ",".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a few heads of each cohort")
     options = parser.parse_args(arguments)
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
-        parser.error(f"--only names {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
+        parser.error(f"--only: found {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
     if not (options.data / "ixi").is_dir():
         print(f"skipped: no real scans at {options.data} (expected the folders {', '.join(COHORTS)} there)")
         return 0
     study = Study(options.data.resolve(), options.out.resolve(), options.jobs, options.quick)
-    lines = ["| what | goal | found |", "|---|---|---|"]
+    lines = ["| quantity | goal | found |", "|---|---|---|"]
     for part, rows in (
         ("brains", brain_rows),
         ("flair", flair_rows),
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("repeat", repeat_rows),
     ):
         if part in wanted:
-            lines += [f"| {row.what} | {row.goal} | {row.found} |" for row in rows(study)]
+            lines += [f"| {row.quantity} | {row.goal} | {row.found} |" for row in rows(study)]
     table = "\n".join(lines) + "\n"
     print(table)
     (study.out / "table.md").write_text(table)
@@ -156,7 +156,7 @@ def brain_rows(study: Study) -> list[Row]:
     done = study.measured(prepared, study.names("wmh_unaligned"))
     rows.append(
         Row(
-            "brain mask, wmh_unaligned (no reference there)",
+            "brain mask, wmh_unaligned (without reference)",
             "no failure",
             "; ".join(f"{n.split('_')[-1]}: {v.get('method', 'failed')}, {v.get('verdict')}" for n, v in done.items()),
         )
@@ -169,7 +169,7 @@ def brain_rows(study: Study) -> list[Row]:
         drops = [numbers["as it is"]["dice"] - numbers[kind]["dice"] for numbers in disturbed.values()]
         rows.append(
             Row(
-                f"the same, {len(drops)} heads, {kind}",
+                f"brain mask, {len(drops)} heads, {kind}",
                 "drop <= 0.01",
                 f"median drop {np.median(drops):.4f}, largest {max(drops):.4f}",
             )
@@ -195,10 +195,10 @@ def flair_rows(study: Study) -> list[Row]:
     )
     rows.append(
         Row(
-            "the same left in place: how far the alignment moves it, and whether the edges agree better for it",
+            "FLAIR to T1w, unmoved: displacement by the alignment, and agreement of edges",
             "reported",
-            f"median {np.median(header_off):.1f} mm, most {header_off.max():.1f} mm; correlation of the gradients "
-            f"{np.median(before):.3f} by the headers, {np.median(after):.3f} aligned, better in "
+            f"median {np.median(header_off):.1f} mm, largest {header_off.max():.1f} mm; correlation of the gradients "
+            f"{np.median(before):.3f} from the headers, {np.median(after):.3f} aligned, better in "
             f"{(after > before).sum()} of {len(after)}",
         )
     )
@@ -206,9 +206,9 @@ def flair_rows(study: Study) -> list[Row]:
     for name, numbers in study.measured(flair_unaligned, study.names("wmh_unaligned")).items():
         rows.append(
             Row(
-                f"FLAIR to T1w, {name.split('_')[-1]}, from 7 headers: furthest end from their median",
+                f"FLAIR to T1w, {name.split('_')[-1]}, 7 headers: largest distance to their median",
                 "<= 1 mm",
-                f"{max(numbers['spread_mm']):.2f} mm (its own header is {numbers['header_wrong_mm']:.1f} mm off)",
+                f"{max(numbers['spread_mm']):.2f} mm (error of its header: {numbers['header_wrong_mm']:.1f} mm)",
             )
         )
     return rows
@@ -228,9 +228,9 @@ def template_rows(study: Study) -> list[Row]:
 
     return [
         Row(
-            f"brain on the template, Dice with its brain, {len(found)} heads",
+            f"brain on the template, Dice with the template brain, {len(found)} heads",
             "median >= 0.97",
-            f"{values('brain_overlap')} (affine alone: {values('brain_overlap_affine')})",
+            f"{values('brain_overlap')} (affine only: {values('brain_overlap_affine')})",
         ),
         Row("white matter on the template, Dice before the warp", "reported", values("white_overlap_affine")),
         Row("white matter on the template, Dice after the warp", "reported", values("white_overlap")),
@@ -241,9 +241,10 @@ def template_rows(study: Study) -> list[Row]:
             f"median {np.median(correlations):.4f}, worst {min(correlations):.4f}",
         ),
         Row(
-            f"volume of {len(lesions)} lesions of 0.5-50 ml there and back",
+            f"volume of {len(lesions)} lesions of 0.5-50 ml after native to template to native",
             "kept within 5 %",
-            f"median {np.median(off):.1%} off, 95th percentile {np.percentile(off, 95):.1%}, worst {off.max():.1%}",
+            f"deviation: median {np.median(off):.1%}, 95th percentile {np.percentile(off, 95):.1%}, "
+            f"worst {off.max():.1%}",
         ),
     ]
 
@@ -254,20 +255,18 @@ def speed_rows(study: Study) -> list[Row]:
     imports = [n["cpu_with_imports_s"] - n["cpu_s"] for n in done]
     return [
         Row(
-            f"CPU seconds a head at 2 mm, all steps, {len(done)} heads",
+            f"CPU seconds per head at 2 mm, all steps, {len(done)} heads",
             "<= 40",
-            f"median {np.median(seconds):.0f}, most {max(seconds):.0f} "
-            f"(and {np.median(imports):.0f} s of imports a process)",
+            f"median {np.median(seconds):.0f}, largest {max(seconds):.0f} "
+            f"(plus {np.median(imports):.0f} s of imports per process)",
         ),
-        Row(
-            "peak memory of a head's process", "<= 2.5 GB", f"median {np.median(memory):.1f}, most {max(memory):.1f} GB"
-        ),
+        Row("peak memory per head", "<= 2.5 GB", f"median {np.median(memory):.1f}, largest {max(memory):.1f} GB"),
         _scaling(study),
     ]
 
 
 def _scaling(study: Study) -> Row:
-    """Two heads after one another and at once; and the same of two processes that only count."""
+    """Speed-up of two parallel processes, for `prepared` and for a pure computation."""
     names = study.names("ixi")[:2]
 
     def ratio(measure: Callable[[Path, Path, str], Numbers], label: str) -> float:
@@ -281,9 +280,9 @@ def _scaling(study: Study) -> Row:
 
     found, possible, load = ratio(prepared, "prepared"), ratio(_counting, "counting"), os.getloadavg()[0]
     return Row(
-        "two heads at once, throughput",
+        "two heads in parallel, throughput",
         ">= 1.8 x",
-        f"{found:.2f} x; two processes that share nothing: {possible:.2f} x (load before: {load:.1f})",
+        f"{found:.2f} x; two independent computations: {possible:.2f} x (load before: {load:.1f})",
     )
 
 
@@ -295,31 +294,31 @@ def _counting(data: Path, out: Path, name: str) -> Numbers:
 
 
 def repeat_rows(study: Study) -> list[Row]:
-    """`voxout prepare` twice: with one job and no network, and with two jobs."""
+    """Compare the files of `voxout prepare` with one job and no network, and with two jobs."""
     folder = study.out / "repeat"
-    four = [*heads(study.data, "ixi").values()][:4]  # The fewest controls that a cohort may have.
+    four = [*heads(study.data, "ixi").values()][:4]  # the smallest number of controls in a cohort
     write_manifest(folder / "cohort.csv", Manifest(tuple(four)))
     hashes = []
-    # A network of its own with nothing in it; the loop-back device is the machine talking to itself.
-    alone = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    for jobs, cut_off in ((1, alone), (2, [])):
+    # A new network namespace that contains only the loopback device.
+    isolated = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    for jobs, prefix in ((1, isolated), (2, [])):
         out = folder / f"jobs-{jobs}"
         for stage in ("check", "prepare"):
             command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(folder / "cohort.csv"), str(out)]
             command += ["--jobs", str(jobs)]
-            done = subprocess.run([*cut_off, *command], capture_output=True, text=True, check=False)
+            done = subprocess.run([*prefix, *command], capture_output=True, text=True, check=False)
             if done.returncode:
-                return [Row("the same bytes twice", "all", f"{stage} did not run: {done.stderr.strip()[-200:]}")]
+                return [Row("identical files", "all", f"{stage} failed: {done.stderr.strip()[-200:]}")]
         hashes.append(_hashes(out / "prepared"))
     same = sum(hashes[0][name] == hashes[1].get(name) for name in hashes[0])
     return [
-        Row("the same bytes with 1 and with 2 jobs", "all", f"{same} of {len(hashes[0])} files of four heads"),
-        Row("prepared with the network cut off", "passes", "passes (own network namespace, loop-back alone)"),
+        Row("identical files with 1 and 2 jobs", "all", f"{same} of {len(hashes[0])} files of four heads"),
+        Row("prepare without a network", "passes", "passes (network namespace with loopback only)"),
     ]
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Of all that is prepared; a record holds times and may differ."""
+    """Hashes of all prepared files, except records, which contain times."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "record.json"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

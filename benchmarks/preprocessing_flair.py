@@ -1,4 +1,4 @@
-"""The part of `benchmarks/preprocessing.py` that moves a FLAIR away from its T1w and sees where it is brought."""
+"""FLAIR part of `benchmarks/preprocessing.py`: alignment of FLAIR to T1w after known rigid transforms."""
 
 import time
 from pathlib import Path
@@ -22,10 +22,10 @@ from voxout.preprocessing.registration.resampling import LPS, canonical, itk_aff
 
 
 def flair_moved(data: Path, out: Path, name: str) -> Numbers:
-    """A FLAIR that is moved by its header, and by resampling: is it brought to where it lies when left in place?
+    """Align a FLAIR moved by its header or by resampling, and compare with the alignment of the unmoved FLAIR.
 
-    The headers are no truth: the heads moved by a millimetre between the two scans, as the edges of the two say, at
-    which no alignment looks.
+    The headers are no ground truth: the heads moved by a millimetre between the two scans, as shown by the edges, which
+    the alignment does not use.
     """
     cohort, key = name.rsplit("_", 1)
     record = heads(data, cohort)[key]
@@ -62,13 +62,13 @@ def flair_moved(data: Path, out: Path, name: str) -> Numbers:
 
 
 def _edges_agree(t1w: Volume, flair: Volume, brain: Volume) -> float:
-    """Correlation of the two images' gradient magnitudes in the brain."""
+    """Correlation of the gradient magnitudes of the two images in the brain."""
     one, other = (ndimage.gaussian_gradient_magnitude(v.voxels, 0.7)[brain.voxels] for v in (t1w, flair))
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def flair_unaligned(data: Path, out: Path, name: str) -> Numbers:
-    """From seven headers (the file's and six moved ones) to one place: the largest mean distance to their median."""
+    """Align from seven headers (the original and six moved ones); distances of the results to their median."""
     cohort, key = name.rsplit("_", 1)
     record = heads(data, cohort)[key]
     t1w, flair = (canonical(read_volume(record.images[m])) for m in ("t1w", "flair"))
@@ -89,7 +89,7 @@ def flair_unaligned(data: Path, out: Path, name: str) -> Numbers:
 
 
 def _random_move(brain: Volume, random: np.random.Generator) -> np.ndarray:
-    """A rigid move of 5 to 20 mm and 4 to 15 degrees about the middle of the brain."""
+    """Rigid transform of 5 to 20 mm and 4 to 15 degrees about the centre of the brain."""
     axis, towards = (vector / np.linalg.norm(vector) for vector in random.normal(size=(2, 3)))
     middle = brain.affine[:3, :3] @ ndimage.center_of_mass(brain.voxels) + brain.affine[:3, 3]
     return about(

@@ -1,6 +1,6 @@
-"""What `benchmarks/preprocessing.py` measures: one function a measure, each of one head, default settings throughout.
+"""Measures of `benchmarks/preprocessing.py`: one function per measure, applied to one head with default settings.
 
-Every function takes the folder of the data, the folder of the benchmark and a head, and returns numbers for JSON.
+Every function takes the data folder, the benchmark folder and the name of a head, and returns numbers for JSON.
 """
 
 import resource
@@ -39,7 +39,7 @@ SMALLEST_ML, LARGEST_ML = 0.5, 50.0
 
 
 def heads(data: Path, cohort: str) -> dict[str, SubjectRecord]:
-    """Scans alone: no mask travels with them, so voxout has to find everything."""
+    """Records of the scans without masks."""
     records = read_manifest(data / cohort)
     return {r.key: replace(r, group="control", brain_mask=None, lesion_mask=None) for r in records}
 
@@ -56,8 +56,8 @@ def output_folder(out: Path, cohort: str) -> OutputFolder:
 
 
 def prepared(data: Path, out: Path, name: str) -> Numbers:
-    """Prepare a head as `voxout prepare` does; to be called in a process of its own, so that memory is the head's."""
-    import ants  # noqa: F401 (loaded once a process in a cohort: not part of a head's time)
+    """Prepare a head as `voxout prepare` does; call it in a separate process, so that peak memory is per head."""
+    import ants  # noqa: F401 (loaded once per process, not part of the time per head)
     import torch  # noqa: F401
 
     cohort, key = name.rsplit("_", 1)
@@ -88,13 +88,13 @@ def brain_of_prepared(data: Path, out: Path, name: str) -> Numbers:
 
 
 def agreement(mask: Volume, reference: Volume) -> Numbers:
-    """Dice, and how far the mask's surface lies outside (+) or inside (-) the reference's, mm."""
+    """Dice, and distance in mm of the mask surface to the reference surface, outside (+) or inside (-)."""
     found, truth = mask.voxels, reference.voxels
     spacing = mask.grid.spacing_mm
     surface = found & ~np.asarray(ndimage.binary_erosion(found))
     outside = np.asarray(ndimage.distance_transform_edt(~truth, sampling=spacing))
     inside = np.asarray(ndimage.distance_transform_edt(truth, sampling=spacing))
-    # Both distances of a voxel on the border are one voxel too long by half.
+    # Both distances of a border voxel are too long by half a voxel.
     distance = np.where(truth, -(inside - spacing.min()), outside)[surface]
     return {
         "dice": dice(found, truth),
@@ -111,20 +111,20 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def disturbances(scan: Volume, mask: Volume) -> Iterator[tuple[str, Volume, Volume]]:
-    """The scan and its reference mask, made harder; both as they would be stored."""
+    """Yield the scan and its reference mask under each disturbance."""
     yield "as it is", scan, mask
     for axis in "xyz":
-        yield f"turned 20 degrees about {axis}", *_turned(scan, mask, Rotation.from_euler(axis, 20, degrees=True))
+        yield f"turned 20 degrees about {axis}", *_rotated(scan, mask, Rotation.from_euler(axis, 20, degrees=True))
     for orientation in ("LPI", "SAR"):
         yield f"stored {orientation}", _stored_as(scan, orientation), _stored_as(mask, orientation)
-    yield "bias and noise", _spoilt(scan, mask), mask
+    yield "bias and noise", _shaded(scan, mask), mask
     yield "5 mm slices", *_thick_slices(canonical(scan), canonical(mask))
     for factor in (0.01, 100.0):
         yield f"intensities x {factor:g}", scan.with_voxels(scan.voxels * np.float32(factor)), mask
 
 
 def brain_of_disturbed(data: Path, out: Path, name: str) -> Numbers:
-    """Dice of a head under every disturbance."""
+    """Agreement of the brain mask with the reference under every disturbance."""
     cohort, key = name.rsplit("_", 1)
     scan, reference = read_volume(heads(data, cohort)[key].images["t1w"]), reference_mask(data, cohort, key)
     found = {}
@@ -138,8 +138,8 @@ def brain_of_disturbed(data: Path, out: Path, name: str) -> Numbers:
     return found
 
 
-def _turned(scan: Volume, mask: Volume, rotation: Rotation) -> tuple[Volume, Volume]:
-    """The head turned about the middle of its brain, on a grid that holds all of it."""
+def _rotated(scan: Volume, mask: Volume, rotation: Rotation) -> tuple[Volume, Volume]:
+    """Rotate the head about the centre of its brain, on a grid that contains all of it."""
     middle = mask.affine[:3, :3] @ ndimage.center_of_mass(mask.voxels) + mask.affine[:3, 3]
     turn = about(middle, rotation, np.zeros(3))
     room = np.ceil(0.15 * np.array(scan.grid.size_vox)).astype(int)
@@ -160,8 +160,8 @@ def _stored_as(volume: Volume, orientation: str) -> Volume:
     return Volume(np.ascontiguousarray(voxels), Grid(voxels.shape, affine))
 
 
-def _spoilt(scan: Volume, mask: Volume) -> Volume:
-    """A smooth field of -30 to +40 % along the first axis and across, and Rician noise of 5 % of the bright tissue."""
+def _shaded(scan: Volume, mask: Volume) -> Volume:
+    """Add a bias field of -30 to +40 % along the first axis and across, and Rician noise of 5 % of bright tissue."""
     first, second, third = np.meshgrid(*(np.linspace(-1, 1, n) for n in scan.grid.size_vox), indexing="ij", sparse=True)
     field = np.exp(0.35 * first + 0.2 * np.cos(2 * second) * third)
     deviation = 0.05 * np.percentile(scan.voxels[mask.voxels], 90)
@@ -174,7 +174,7 @@ def _thick_slices(scan: Volume, mask: Volume) -> tuple[Volume, Volume]:
     x, y, z = scan.grid.size_vox
     grid = Grid((x, y, int((z - 1) / step) + 1), scan.affine @ np.diag([1, 1, step, 1]))
     unmoved = sitk.Transform(3, sitk.sitkIdentity)
-    # Blurred along the slices' normal alone: in the plane the scan keeps its resolution.
+    # Blurred only along the slice normal; the in-plane resolution is kept.
     sigma = [0, 0, np.sqrt(step**2 - 1) / 2.355]
     thick = [ndimage.gaussian_filter(v.voxels.astype(np.float32), sigma) for v in (scan, mask)]
     image, inside = (resample(scan.with_voxels(v), grid, unmoved, "linear") for v in thick)
@@ -199,7 +199,7 @@ def moved(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def on_template(data: Path, out: Path, name: str) -> Numbers:
-    """Overlaps before and after the warp, and what comes back from the template."""
+    """Overlaps before and after the warp, and round trips of a map and of lesions to the template and back."""
     cohort, key = name.rsplit("_", 1)
     folder, head = output_folder(out, cohort), heads(data, cohort)[key]
     transform = TemplateTransform.load(folder.transform_folder(head))
@@ -227,7 +227,7 @@ def _map_there_and_back(transform: TemplateTransform, mask: Volume, key: str) ->
 
 
 def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volume, key: str) -> list[dict[str, float]]:
-    """Real lesions brought into the head by its affine alone, then warped to the template and back, as masks."""
+    """Transform real lesions to the head by the affine only, then warp their masks to the template and back."""
     shapes = lesion_shapes(data / "lesion_masks")
     sizes_ml = np.array([shape.voxels.sum() * shape.grid.voxel_volume_mm3 / 1000 for shape in shapes])
     random = np.random.default_rng(sum(key.encode()))
@@ -236,7 +236,7 @@ def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volu
     while len(found) < LESIONS_A_HEAD:
         wanted_ml = np.exp(random.uniform(np.log(SMALLEST_ML), np.log(LARGEST_ML)))
         choice = int(np.abs(np.log(sizes_ml / wanted_ml)).argmin())
-        shape, sizes_ml[choice] = shapes[choice], np.inf  # Each is taken once.
+        shape, sizes_ml[choice] = shapes[choice], np.inf  # each shape is used once
         lesion = transform.affine_only().to_native(shape, mask.grid, interpolation="linear")
         ml = lesion.voxels.sum() * lesion.grid.voxel_volume_mm3 / 1000
         if ml < SMALLEST_ML or (lesion.voxels & ~mask.voxels).sum() > 0.2 * lesion.voxels.sum():
@@ -255,7 +255,7 @@ def _lesions_there_and_back(data: Path, transform: TemplateTransform, mask: Volu
 
 
 def lesion_shapes(folder: Path) -> list[Volume]:
-    """Connected lesions of some of the stroke and MS masks, in template space: large ones, and small ones."""
+    """Connected components of some of the stroke and MS lesion masks, in template space."""
     shapes = []
     for path in [*sorted((folder / "stroke").rglob("*.nii.gz"))[::8], *sorted((folder / "ms").rglob("*.nii.gz"))[::6]]:
         shapes += lesion_components(read_mask(path), smallest_ml=SMALLEST_ML, largest_ml=LARGEST_ML)

@@ -1,10 +1,10 @@
-"""What the quality checks catch: good preparations, spoilt in known ways.
+"""Sensitivity of the quality checks to known errors of preprocessing.
 
     python benchmarks/quality.py --cohort real_cohort/cohort/cohort.csv --run real_cohort/run --every 8
 
-Takes subjects that `voxout prepare` brought through, spoils the transform, the brain mask or the scan, measures again,
-and prints what each number becomes, and the share of subjects that warn and fail with the default limits. The first
-line is the share among the good ones: false alarms.
+Takes subjects prepared by `voxout prepare`, corrupts the transform, the brain mask or the scan, and recomputes the
+quality metrics. Prints the median of each metric and the fraction of subjects that warn or fail with the default
+limits. The first row, without corruption, gives the false alarms.
 """
 
 import argparse
@@ -38,27 +38,27 @@ class Preparation:
     transform: TemplateTransform
 
 
-Spoil = Callable[[Preparation], Preparation]
+Corruption = Callable[[Preparation], Preparation]
 
 
-def shifted(mm: float) -> Spoil:
+def shifted(mm: float) -> Corruption:
     return lambda p: _moved(p, np.eye(3), np.full(3, mm / np.sqrt(3)))
 
 
-def turned(degrees: float) -> Spoil:
-    """About the left-right axis: a nod."""
+def rotated(degrees: float) -> Corruption:
+    """Rotation about the left-right axis."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return lambda p: _moved(p, np.array([[1, 0, 0], [0, c, -s], [0, s, c]]), np.zeros(3))
 
 
-def mirrored(axis: int) -> Spoil:
+def mirrored(axis: int) -> Corruption:
     sign = np.ones(3)
     sign[axis] = -1
     return lambda p: _moved(p, np.diag(sign), np.zeros(3))
 
 
 def _moved(p: Preparation, matrix: np.ndarray, shift: np.ndarray) -> Preparation:
-    """Moves the subject about the middle of the template's brain."""
+    """Apply a linear map about the centre of the template brain."""
     centre, change = np.array([0.0, -18.0, 8.0]), np.eye(4)
     change[:3, :3], change[:3, 3] = matrix, centre - matrix @ centre + shift
     return replace(p, transform=replace(p.transform, affine=p.transform.affine @ change))
@@ -68,58 +68,58 @@ def affine_only(p: Preparation) -> Preparation:
     return replace(p, transform=p.transform.affine_only())
 
 
-def grown(mm: float) -> Spoil:
-    """The mask some millimetres larger, or, below 0, smaller, all around."""
+def grown(mm: float) -> Corruption:
+    """Dilate the mask by some millimetres, or erode it if negative."""
 
-    def spoil(p: Preparation) -> Preparation:
+    def corrupt(p: Preparation) -> Preparation:
         spacing = p.mask.grid.spacing_mm
         outside = ndimage.distance_transform_edt(~p.mask.voxels, sampling=spacing)
         inside = ndimage.distance_transform_edt(p.mask.voxels, sampling=spacing)
         return replace(p, mask=p.mask.with_voxels(outside - inside <= mm))
 
-    return spoil
+    return corrupt
 
 
-def cut_below(share: float) -> Spoil:
-    """The mask without its lowest part: the cerebellum, first."""
+def cut_below(share: float) -> Corruption:
+    """Remove the lowest part of the mask, beginning with the cerebellum."""
 
-    def spoil(p: Preparation) -> Preparation:
+    def corrupt(p: Preparation) -> Preparation:
         heights = np.nonzero(p.mask.voxels.any((0, 1)))[0]
         mask = p.mask.voxels.copy()
         mask[:, :, : int(heights[0] + share * len(heights))] = False
         return replace(p, mask=p.mask.with_voxels(mask))
 
-    return spoil
+    return corrupt
 
 
-def noisy(share: float) -> Spoil:
-    def spoil(p: Preparation) -> Preparation:
+def noisy(share: float) -> Corruption:
+    def corrupt(p: Preparation) -> Preparation:
         level = share * np.percentile(p.t1w.voxels[p.mask.voxels], 75)
         noise = np.random.default_rng(0).normal(0, level, p.t1w.voxels.shape)
         return replace(p, t1w=p.t1w.with_voxels(np.maximum(p.t1w.voxels + noise, 0).astype(np.float32)))
 
-    return spoil
+    return corrupt
 
 
-SPOILT: dict[str, Spoil] = {
-    "as prepared": lambda p: p,
-    "no warp, affine only": affine_only,
-    "moved by 3 mm": shifted(3),
-    "moved by 6 mm": shifted(6),
-    "moved by 12 mm": shifted(12),
-    "turned by 5 degrees": turned(5),
-    "turned by 10 degrees": turned(10),
-    "turned by 20 degrees": turned(20),
-    "back to front": mirrored(1),
-    "upside down": mirrored(2),
+CORRUPTIONS: dict[str, Corruption] = {
+    "none": lambda p: p,
+    "affine only, no warp": affine_only,
+    "shifted by 3 mm": shifted(3),
+    "shifted by 6 mm": shifted(6),
+    "shifted by 12 mm": shifted(12),
+    "rotated by 5 degrees": rotated(5),
+    "rotated by 10 degrees": rotated(10),
+    "rotated by 20 degrees": rotated(20),
+    "mirrored front to back": mirrored(1),
+    "mirrored top to bottom": mirrored(2),
     "mask 3 mm larger": grown(3),
     "mask 6 mm larger": grown(6),
     "mask 3 mm smaller": grown(-3),
     "mask 6 mm smaller": grown(-6),
-    "mask without its lowest tenth": cut_below(0.1),
-    "mask without its lowest quarter": cut_below(0.25),
-    "noise of 5 % more": noisy(0.05),
-    "noise of 10 % more": noisy(0.10),
+    "mask without the lowest tenth": cut_below(0.1),
+    "mask without the lowest quarter": cut_below(0.25),
+    "5 % additional noise": noisy(0.05),
+    "10 % additional noise": noisy(0.10),
 }
 
 
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, default=Path("real_cohort/cohort/cohort.csv"))
     parser.add_argument("--run", type=Path, default=Path("real_cohort/run"))
-    parser.add_argument("--every", type=int, default=8, help="take every n-th subject")
+    parser.add_argument("--every", type=int, default=8, help="use every n-th subject")
     options = parser.parse_args(arguments)
     if not options.cohort.exists():
         print(f"skipped: no cohort at {options.cohort}")
@@ -144,12 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subjects = [s for s in list(read_manifest(options.cohort))[:: options.every] if out.quality(s).exists()]
     prepared = [_preparation(subject, out, settings) for subject in subjects]
     print(f"{len(prepared)} subjects, medians\n")
-    print("| spoilt | warn or fail | fail | " + " | ".join(SHOWN) + " |")
+    print("| corruption | warn or fail | fail | " + " | ".join(SHOWN) + " |")
     print("|---" * (len(SHOWN) + 3) + "|")
-    for name, spoil in SPOILT.items():
+    for name, corrupt in CORRUPTIONS.items():
         found = []
         for good in prepared:
-            p = spoil(good)
+            p = corrupt(good)
             found.append(measure_quality(p.t1w, BrainExtraction(p.mask, ""), p.transform, template, settings))
         shares = [np.mean([q.verdict != "pass" for q in found]), np.mean([q.verdict == "fail" for q in found])]
         medians = [np.median([getattr(q, number) for q in found]) for number in SHOWN]

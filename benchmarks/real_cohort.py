@@ -1,11 +1,11 @@
-"""The whole pipeline on real scans, as a lab would run it: honest figures, wall time and peak memory of each stage.
+"""Benchmark of the complete pipeline on real scans: evaluation metrics, wall time and peak memory of each stage.
 
     python benchmarks/real_cohort.py --data ../shared/data --out /tmp/real_cohort
 
-80 healthy IXI heads (2 mm): 60 to train on, 10 held out, and 10 with lesions painted in before any preprocessing:
-real lesion shapes at their real places, 0.05-3 ml, darker by 50, 100 or 150 % of the white-grey contrast, soft edges,
-exact truth. With them go two real multiple-sclerosis patients, on T1w alone. Everything then runs through the command
-line, and the table is printed and saved as ``table.md``. A second call goes on where the first one stopped.
+80 healthy IXI scans (2 mm): 60 for training, 10 held out, and 10 with lesions painted before preprocessing: real lesion
+shapes at their real positions, 0.05-3 ml, darker by 50, 100 or 150 % of the white-grey contrast, with soft edges and
+exact truth. In addition two real patients with multiple sclerosis, T1w only. The pipeline runs through the command
+line; the table is printed and saved as ``table.md``. A second call resumes an interrupted benchmark.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from voxout.data_manifests.synthetic.lesion_effects import Shift
 from voxout.evaluation.scoring.score_cohort import CohortScores, score_cohort
 from voxout.evaluation.scoring.subject_scores import SubjectScores
 from voxout.pipeline.config.config import load_config
-from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.stages.order import STAGES
 from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN, HELD_OUT, PAINTED = 60, 10, 10
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_cohort(data: Path, path: Path, seed: int) -> None:
-    """Choose who trains, paint lesions into ten heads, and write the manifest as a lab would."""
+    """Split the scans, paint lesions into ten of them, and write the manifest."""
     heads = sorted(read_manifest(data / "ixi").records, key=lambda r: drawn(seed, r.subject_id))
     heads = [replace(head, brain_mask=None) for head in heads]
     masks = {head.subject_id: data / "ixi/derivatives/reference" / head.key / "anat" for head in heads}
@@ -88,7 +88,7 @@ def make_cohort(data: Path, path: Path, seed: int) -> None:
 def _painted(
     record: SubjectRecord, brain_mask: Path, shapes: Sequence[Volume], folder: Path, number: int, seed: int
 ) -> SubjectRecord:
-    """One head with darker lesions at their real places."""
+    """Paint darker lesions at their real positions into one scan."""
     head = Head.read(record, brain_mask, seed=seed)
     random = np.random.default_rng([seed, number])
     canvas = Canvas.blank(head)
@@ -100,7 +100,7 @@ def _painted(
 
 
 def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s: float) -> str:
-    """Figures of each part of the cohort, and what each stage cost, as Markdown."""
+    """Markdown tables of the metrics of each part of the cohort and of the cost of each stage."""
     records = read_manifest(manifest)
     settings = load_config(out.config).evaluation
     scores = {path.stem: SubjectScores.load(path) for path in sorted((out.scores / "subjects").glob("*.npz"))}
@@ -113,7 +113,7 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
         f"Real cohort, {time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, voxout {StageRecord.read(out.record('map')).versions['voxout']}",
         "",
-        "| figure (all in native space, inside the brain) | painted lesions | MS patients, T1w alone |",
+        "| metric (in native space, inside the brain) | painted lesions | MS patients, T1w only |",
         "|---|---|---|",
     ]
     cohorts = {site: score_cohort([*healthy, *subjects], settings) for site, subjects in parts.items()}
@@ -122,8 +122,8 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
     lesions = [len(s.lesions) for s in parts["painted"]]
     lines += [
         "",
-        f"{len(healthy)} healthy scans held out, {len(lesions)} painted heads with {sum(lesions)} lesions, "
-        f"{len(parts['Ljubljana'])} MS patients; intervals by bootstrap over subjects.",
+        f"{len(healthy)} healthy held-out scans, {len(lesions)} painted scans with {sum(lesions)} lesions, "
+        f"{len(parts['Ljubljana'])} MS patients; bootstrap intervals over subjects.",
         "",
         "| stage | wall time | peak memory |",
         "|---|---|---|",
@@ -133,7 +133,7 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
         record = StageRecord.read(out.record(name))
         if record is not None:
             lines.append(f"| {name} | {record.wall_s:.0f} s | {record.peak_memory_mb / 1024:.1f} GB |")
-    lines += [f"| this call in all | {total_s:.0f} s | |", ""]
+    lines += [f"| this call in total | {total_s:.0f} s | |", ""]
     failed = [f for name in STAGES if (record := StageRecord.read(out.record(name))) for f in record.failed]
     lines += [f"failed: {f.key} in {f.stage}: {f.reason}" for f in failed]
     return "\n".join(lines)

@@ -1,12 +1,11 @@
-"""The same scans of 1 mm, analysed at 2 mm and at 1 mm: what is found, and what it costs.
+"""Comparison of analyses at 2 mm and at 1 mm on the same scans of 1 mm: detection metrics and cost.
 
     python benchmarks/resolution.py --data ../shared/data --out /tmp/resolution
 
-24 skull-stripped heads of 0.87 x 0.87 x 1 mm: 16 to train on, 8 with ten painted lesions each (five kinds, as in
-`method_cohort`, painted in the head's own space); the two multiple-sclerosis patients, also of 1 mm, go along on T1w
-alone. Everything runs through the command line, once with each preset, and the maps are judged where a lab reads them:
-in each subject's own space. A second call goes on where the first one stopped. The tables are printed and saved as
-OUT/table.md.
+24 skull-stripped scans of 0.87 x 0.87 x 1 mm: 16 for training, 8 with ten painted lesions each (five kinds, as in
+`method_cohort`, painted in native space); in addition two patients with multiple sclerosis, also 1 mm, T1w only. The
+pipeline runs through the command line, once with each preset, and the maps are evaluated in native space. A second call
+resumes an interrupted benchmark. The tables are printed and saved as OUT/table.md.
 """
 
 import argparse
@@ -18,21 +17,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from method_cohort import painted, write_with_kinds
-from method_measures import judge, overview, table
+from method_measures import evaluate, overview, table
 from method_subjects import Subject, TestSet
 from painted_cohort import Head, drawn, lesion_shapes
 from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.images.volume import read_volume, write_volume
-from voxout.pipeline.stages.registry import STAGES
+from voxout.pipeline.stages.order import STAGES
 from voxout.pipeline.workflow.records import StageRecord
 
 TRAIN = 16
 PRESETS = {"2 mm (default)": "default", "1 mm (fine-1mm)": "fine-1mm"}
 SEED = 0
 NU = 0.2
-"""Of guidance: 16 controls are too few for the default."""
+"""nu of the guidance; 16 controls are too few for the default."""
 _FIGURES = ("average_precision", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 
 
@@ -55,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = subprocess.run(command, check=False).returncode
             if code not in (0, 3):
                 return code
-    text = "\n".join([judged(manifest, options.out), costs(options.out)])
+    text = "\n".join([metrics(manifest, options.out), costs(options.out)])
     print(text)
     (options.out / "table.md").write_text(text)
     return 0
 
 
 def make_cohort(data: Path, folder: Path) -> Path:
-    """Split the heads, paint lesions into those that do not train, and write the manifest; its path."""
+    """Split the scans, paint lesions into those not used for training, and write the manifest; return its path."""
     path = folder / "cohort.csv"
     if path.exists():
         return path
@@ -72,7 +71,7 @@ def make_cohort(data: Path, folder: Path) -> Path:
     for number, record in enumerate(heads[TRAIN:]):
         print(f"painting {record.key}", flush=True)
         scan = read_volume(record.images["t1w"])
-        # The scans are stripped: what is above 0 is brain.
+        # The scans are skull-stripped: voxels above 0 are brain.
         brain = folder / f"{record.key}_desc-brain_mask.nii.gz"
         write_volume(brain, scan.with_voxels(scan.voxels > 0))
         canvas, lesions = painted(Head.read(record, brain, seed=SEED), shapes, number, SEED)
@@ -81,24 +80,24 @@ def make_cohort(data: Path, folder: Path) -> Path:
     return write_manifest(path, Manifest(tuple(records)))
 
 
-def judged(manifest: Path, root: Path) -> str:
-    """Figures of each preset's maps, and their paired differences, as Markdown."""
+def metrics(manifest: Path, root: Path) -> str:
+    """Markdown tables of the metrics of each preset and of their paired differences."""
     records, figures = read_manifest(manifest).patients, []
     truth = OutputFolder(root / PRESETS["1 mm (fine-1mm)"])
-    subjects = {record.key: Subject.read_in_own_space(record, truth) for record in records}
+    subjects = {record.key: Subject.read_native(record, truth) for record in records}
     of_site = {site: tuple(subjects[r.key] for r in records if r.site == site) for site in ("painted", "Ljubljana")}
     test = TestSet(of_site["painted"], (), of_site["Ljubljana"])
     for name, preset in PRESETS.items():
         out = OutputFolder(root / preset)
-        maps = {r.key: subjects[r.key].grid.gather(read_volume(out.native_map(r)).voxels) for r in records}
-        figures.append(judge(name, maps, test))
+        maps = {r.key: subjects[r.key].mask.transform(read_volume(out.native_map(r)).voxels) for r in records}
+        figures.append(evaluate(name, maps, test))
     coarse, fine = figures
     text = [table(figures, "all"), table(figures, "dark"), *(overview(figures, figure) for figure in _FIGURES)]
     return "\n".join([*text, *(overview([fine.minus(coarse)], figure) for figure in _FIGURES)])
 
 
 def costs(root: Path) -> str:
-    """Wall time and peak memory of every stage, as Markdown."""
+    """Markdown table of the wall time and peak memory of every stage."""
     lines = ["| stage | " + " | ".join(PRESETS) + " |", "|---|" + "---|" * len(PRESETS)]
     for stage in STAGES:
         found = [StageRecord.read(OutputFolder(root / preset).record(stage)) for preset in PRESETS.values()]

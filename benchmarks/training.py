@@ -1,11 +1,10 @@
-"""What guidance costs: its share of a training step.
+"""Cost of guidance as a fraction of a training step.
 
     python benchmarks/training.py --run OUT [--set models.guidance.gamma=0.1/d]
 
-OUT is a folder that ``voxout run`` or ``voxout extract`` filled: its patches are trained on, at their spacing, with the
-default settings. A guided step is compared with the same step on the same co-located patches with next to nothing in
-the place of guidance (a siamese term of weight 1e-9): medians of CPU time, in turns (A, B, A, B, ...) in one process of
-one thread.
+OUT is an output folder of ``voxout run`` or ``voxout extract``, whose patches are used for training with the default
+settings. A guided step is compared with a step on the same co-located patches without guidance (a siamese term of
+weight 1e-9 instead): medians of CPU time of interleaved runs (A, B, A, B, ...) in one process with one thread.
 """
 
 import os
@@ -24,14 +23,14 @@ from voxout.models.encoder.training import train_encoder
 from voxout.models.settings import ModelSettings
 from voxout.pipeline.config.config import load_config
 from voxout.preprocessing.intensity.channels import Channels
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 
 _STEPS, _ROUNDS = 60, 4
 _WARM_UP = 10
 
 
-def step_times(store: PatchStore, settings: ModelSettings) -> list[float]:
-    """CPU seconds of each guided step, the first ones left out."""
+def step_times(store: VolumeStore, settings: ModelSettings) -> list[float]:
+    """CPU seconds of each guided step after the warm-up."""
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train_encoder(
@@ -43,7 +42,7 @@ def step_times(store: PatchStore, settings: ModelSettings) -> list[float]:
             seed=0,
             progress=lambda done, total: ends.append(time.process_time()),
         )
-    # The first step of all is pre-training.
+    # The first step is pre-training.
     return list(np.diff(ends)[1 + _WARM_UP :])
 
 
@@ -58,7 +57,7 @@ def main() -> None:
     bare = load_config(
         overrides=[*options.set, *short, "models.guidance.weight=0", "models.training.siamese_weight=1e-9"]
     ).models
-    store = PatchStore.open(patches).only(Channels.load(patches).chosen(guided.encoder.channels))
+    store = VolumeStore.open(patches).only(Channels.load(patches).chosen(guided.encoder.channels))
     print(f"{platform.processor() or platform.machine()}, one thread; {len(store.keys)} controls, ", end="")
     print(f"{len(store.channels)} channels at {store.grid.grid.spacing_mm[0]:g} mm")
     times: dict[str, list[float]] = {"guided": [], "bare": []}
@@ -66,7 +65,7 @@ def main() -> None:
         times["guided"] += step_times(store, guided)
         times["bare"] += step_times(store, bare)
     with_guidance, without = (float(np.median(times[name])) * 1e3 for name in ("guided", "bare"))
-    print(f"a guided step {with_guidance:.1f} ms, the same without guidance {without:.1f} ms: ", end="")
+    print(f"guided step {with_guidance:.1f} ms, without guidance {without:.1f} ms: ", end="")
     print(f"guidance is {1 - without / with_guidance:.1%} of the step (goal 15 %)")
 
 

@@ -1,5 +1,5 @@
-"""What data there is, how it is read, and how every output is named.
+"""Reading of manifests, BIDS datasets and images, and names of all output files.
 
-The lowest floor of voxout: nothing here knows about models or stages. A lab's CSV or BIDS folder becomes a
-`Manifest` of `SubjectRecord`s; every array travels as a `Volume`, together with its grid.
+The lowest layer of voxout: it does not depend on models or pipeline stages. A CSV file or BIDS folder is read into a
+`Manifest` of `SubjectRecord`s. Images are read into a `Volume`: an array and its grid.
 """

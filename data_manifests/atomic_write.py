@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Lend a temporary name beside `path`; rename it to `path` when all went well, delete it when not.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` on success, delete it on failure.
 
-    The temporary name keeps the suffix, and starts with a dot so that no one takes it for a result. What processes that
-    were killed left under such a name for the same `path` is deleted first: it may take much room.
+    The temporary name keeps the suffix and starts with a dot. Temporary files that killed processes left for the same
+    `path` are deleted first, because they may be large.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     delete_remains(path)
@@ -25,28 +25,28 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """The name under which this process writes what becomes `path`."""
+    """Return the temporary path that this process uses while it writes `path`."""
     return path.with_name(f".{os.getpid()}-{path.name}")
 
 
 def delete_remains(path: Path) -> None:
-    """Delete what dead processes left of writing `path`; files of that name that are another user's stay."""
-    ours = re.compile(rf"\.([0-9]{{1,9}})-{re.escape(path.name)}")
+    """Delete temporary files that dead processes of the current user left for `path`."""
+    pattern = re.compile(rf"\.([0-9]{{1,9}})-{re.escape(path.name)}")
     with os.scandir(path.parent) as entries:
         for entry in entries:
-            if (match := ours.fullmatch(entry.name)) is None:
+            if (match := pattern.fullmatch(entry.name)) is None:
                 continue
-            # Another process may be deleting it, too.
+            # Another process may delete it at the same time.
             with suppress(OSError):
                 if (
                     entry.is_file(follow_symlinks=False)
                     and entry.stat().st_uid == os.geteuid()
-                    and _dead(int(match[1]))
+                    and _is_dead(int(match[1]))
                 ):
                     os.unlink(entry.path)
 
 
-def _dead(process: int) -> bool:
+def _is_dead(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

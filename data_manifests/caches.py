@@ -1,6 +1,6 @@
-"""Where numba keeps compiled code and matplotlib its list of fonts: chosen once, before either is imported.
+"""Cache folders of numba and matplotlib, chosen once before either package is imported.
 
-What numba keeps is read back as code, so only folders count that no other user can fill.
+numba executes the code that it finds in its cache. Only folders that no other user can write to are used.
 """
 
 import atexit
@@ -16,20 +16,20 @@ from typing import Any
 
 from .errors import private
 
-_COMPILED = ("evaluation", "models/ocsvm_numba")
-"""Folders of the package with compiled functions."""
+_COMPILED = ("evaluation/metrics", "models/ocsvm/numba_solver")
+"""Folders of the package that contain compiled functions."""
 
 
 @dataclass(frozen=True)
 class Caches:
-    """The choice.
+    """Chosen cache folders.
 
     Attributes
     ----------
     compiled : bool
-        Whether compiled code is kept at all.
+        Whether compiled code is cached.
     notes : tuple of str
-        What differs from the ordinary places, in sentences.
+        Messages for the user about cache folders that are not the default ones.
     """
 
     compiled: bool
@@ -38,79 +38,81 @@ class Caches:
 
 @functools.cache
 def choose_caches() -> Caches:
-    """Choose the folders, and name them in the environment, so that child processes use the same.
+    """Choose the cache folders and set them in the environment, so that child processes use the same ones.
 
-    Compiled code goes to ``NUMBA_CACHE_DIR`` where that is set; else beside the package's own code; else to the user's
-    cache folder; else to a temporary folder that lasts as long as this process. matplotlib keeps its own choice
-    (``MPLCONFIGDIR``, or the user's folders) where it can be written to.
+    Compiled code is cached in the first usable folder of: ``NUMBA_CACHE_DIR``; the package's own folders; the user's
+    cache folder; a temporary folder that is deleted when this process ends. matplotlib keeps its default folders
+    (``MPLCONFIGDIR``, or the user's folders) if they are writable.
     """
     notes = []
     named = os.environ.get("NUMBA_CACHE_DIR")
     if named and not _private(Path(named)):
-        notes.append(f"NUMBA_CACHE_DIR: {named} is not writable, or another user could write to it, and is not used.")
+        notes.append(
+            f"NUMBA_CACHE_DIR: {named} is ignored because it is not writable or another user could write to it."
+        )
         named = None
     package = Path(__file__).absolute().parent.parent
     user = _user_folder()
     temporary = functools.cache(_temporary_folder)
-    # Decided for all folders of the package at once: numba knows one place for everything.
-    compiled = bool(named) or all(_beside_code(package / name) for name in _COMPILED)
+    # One decision for all folders of the package, because numba has a single cache setting.
+    compiled = bool(named) or all(_can_cache_in_package(package / name) for name in _COMPILED)
     if not compiled and (folder := user or temporary()) is not None and _private(folder / "numba"):
         named, compiled = str(folder / "numba"), True
-        notes.append(f"Compiled code is kept in {named}: the package's own folder is not used for it.")
+        notes.append(f"Compiled code is cached in {named}, not in the package's own folder.")
     if named:
         os.environ["NUMBA_CACHE_DIR"] = named
     else:
         os.environ.pop("NUMBA_CACHE_DIR", None)
     if not compiled:
-        notes.append("Compiled code is not kept: no folder for it is writable. Every start takes longer.")
-    if not _matplotlib_has_a_place() and (folder := user or temporary()) is not None:
+        notes.append("Compiled code is not cached: found no writable folder. Every start takes longer.")
+    if not _matplotlib_can_write() and (folder := user or temporary()) is not None:
         os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
-        notes.append(f"matplotlib keeps its list of fonts in {private(folder / 'matplotlib', 'a folder')}.")
+        notes.append(f"matplotlib keeps its font cache in {private(folder / 'matplotlib', 'a folder')}.")
     return Caches(compiled, tuple(notes))
 
 
 def compiled(function: Callable, **options: Any) -> Any:
-    """``numba.njit`` with the options, without the lock of the interpreter; kept on disk where there is a place."""
+    """Compile a function with ``numba.njit(nogil=True, **options)``, cached on disk if a cache folder is available."""
     import numba
 
-    kept = choose_caches().compiled
-    # numba reads the environment when it is imported, which may have been before the choice.
+    use_cache = choose_caches().compiled
+    # numba reads the environment at import, which may have been before the folder was chosen.
     import numba.core.config
 
     setattr(numba.core.config, "CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR", ""))  # noqa: B010 (set by numba at import)
-    if kept:
+    if use_cache:
         try:
             return numba.njit(nogil=True, cache=True, **options)(function)
         except (RuntimeError, OSError):
-            # The folder has gone since, or filled up: compiling anew works all the same.
+            # The folder was deleted or is full: compile without a cache.
             pass
     return numba.njit(nogil=True, **options)(function)
 
 
 def _user_folder() -> Path | None:
-    """The user's cache folder for this program, or None: no home, or none that can be written to."""
+    """Return the user's cache folder for voxout, or None without a writable home folder."""
     if base := os.environ.get("XDG_CACHE_HOME"):
         root = Path(base)
     else:
         try:
             root = Path.home() / ".cache"
-        except RuntimeError:  # no HOME, and no entry among the system's users
+        except RuntimeError:  # no HOME, and no entry in the user database
             return None
         if not root.parent.is_dir():
-            return None  # a home that does not exist is not made
+            return None  # a missing home folder is not created
     folder = root / "voxout"
     return folder if root.is_absolute() and _private(folder) else None
 
 
 def _temporary_folder() -> Path | None:
     try:
-        folder = Path(tempfile.mkdtemp(prefix="voxout-caches-"))  # 0700, under a name that nobody can foresee
+        folder = Path(tempfile.mkdtemp(prefix="voxout-caches-"))  # mode 0700, unpredictable name
     except OSError:
         return None
     owner = os.getpid()
 
     def remove() -> None:
-        if os.getpid() == owner:  # a forked child leaves its parent's folder alone
+        if os.getpid() == owner:  # a forked child must not delete the folder of its parent
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
@@ -118,18 +120,18 @@ def _temporary_folder() -> Path | None:
 
 
 def _private(folder: Path) -> bool:
-    """Whether the folder, made where missing, is ours, writable, and not to be filled by another user."""
+    """Whether the folder, created if missing, is owned by this user, writable, and closed to other users."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except OSError:
         return False
-    ours = state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return ours and _writable(folder)
+    owned = state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return owned and _writable(folder)
 
 
-def _beside_code(folder: Path) -> bool:
-    """Whether compiled code may lie beside its source, in a folder no more open than the source's own."""
+def _can_cache_in_package(folder: Path) -> bool:
+    """Whether ``__pycache__`` of a source folder is writable and no more open to other users than the folder itself."""
     cache = folder / "__pycache__"
     try:
         cache.mkdir(exist_ok=True)
@@ -139,7 +141,7 @@ def _beside_code(folder: Path) -> bool:
     return not opened and not folder.stat().st_mode & stat.S_IWOTH and _writable(cache)
 
 
-def _matplotlib_has_a_place() -> bool:
+def _matplotlib_can_write() -> bool:
     if named := os.environ.get("MPLCONFIGDIR"):
         return _can_be_made(Path(named))
     try:
@@ -163,7 +165,7 @@ def _can_be_made(folder: Path) -> bool:
 
 
 def _writable(folder: Path) -> bool:
-    # Tried, not asked: what a file system allows is not always what its modes say.
+    # Try to write: the mode bits do not always say what the file system allows.
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True

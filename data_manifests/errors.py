@@ -1,65 +1,66 @@
-"""The two kinds of error a user can cause, and how a sentence names a file.
+"""Errors caused by the user, and marking of private file names in messages.
 
-Each message says the thing, what was found, what was expected and what to do. They are caught in two places only:
-the engine (one subject fails, the cohort goes on) and the command line (one plain message, exit code 2).
-Anything else that is raised is a bug and keeps its traceback.
+Each message states the object, what was found, what was expected and what to do. The errors are caught in two places
+only: the engine (one subject fails, the cohort continues) and the command line (one message, exit code 2). Any other
+exception is a bug and keeps its traceback.
 
-The name of a file or folder may be that of a person. A sentence therefore holds it between two marks (`private`), and
-is written in one of two ways: `for_terminal`, where the user has to find the file, and `without_names`, for all that is
-kept on disk. No name is ever searched for: what stands between the marks is left out.
+File and folder names may contain a participant's name. Messages therefore enclose them in invisible marks (`private`)
+and are written in one of two ways: `for_terminal` keeps the names, so that the user finds the file; `without_names`
+removes them from everything that is stored on disk. Removal relies on the marks, not on a search for names.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-# Unicode's "first strong isolate" and "pop directional isolate": invisible, and made for names inside of sentences.
-# Between them, what the name is of may come first, with an "invisible separator" behind it.
+# Unicode's "first strong isolate" and "pop directional isolate" are invisible and made for names inside sentences.
+# Between them, an optional role comes first, followed by an "invisible separator".
 _OPEN, _ROLE, _CLOSE = "\u2068", "\u2063", "\u2069"
 _PRIVATE = re.compile(f"{_OPEN}(?:([^{_OPEN}{_ROLE}{_CLOSE}]*){_ROLE})?([^{_OPEN}{_ROLE}{_CLOSE}]*){_CLOSE}")
 _SOME_FILE = "the file"
-_HALF = re.compile(f"{_OPEN}.*|^.*{_CLOSE}", re.DOTALL)
+_UNPAIRED = re.compile(f"{_OPEN}.*|^.*{_CLOSE}", re.DOTALL)
 
 
 def private(name: str | Path, role: str = _SOME_FILE) -> str:
-    """A name or path as a sentence holds it: between the marks, without anything that is not printable.
+    """Return a name or path enclosed in the marks for private names, with printable characters only.
 
-    `role` stands in its place where the sentence is kept, unless a better one is known there.
-    Marks inside a name, line breaks and control sequences of a terminal become question marks; bytes that are no UTF-8
-    are written out.
+    In stored messages, `role` replaces the name unless `without_names` is given a better role. Marks inside the name,
+    line breaks and terminal control sequences become question marks; bytes that are not UTF-8 are escaped.
     """
     return f"{_OPEN}{'' if role == _SOME_FILE else role + _ROLE}{printable(str(name))}{_CLOSE}"
 
 
 def printable(text: str) -> str:
-    """A question mark for each character that a terminal would not show; bytes that are no UTF-8 as ``\\udcff``."""
+    """Replace non-printable characters by question marks and escape bytes that are not UTF-8 as ``\\udcff``."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def for_terminal(text: str) -> str:
-    """A sentence for the eyes of the user, with its names."""
+    """Return a message for the terminal: names are kept, marks are removed."""
     return _PRIVATE.sub(r"\2", text).replace(_OPEN, "").replace(_CLOSE, "")
 
 
 def without_names(text: str, roles: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A sentence as it may be kept: each name gives way to its role.
+    """Return a message for storage on disk: each private name is replaced by its role.
 
     Parameters
     ----------
     text : str
-    roles : mapping from a name, `printable`, to what stands in its place
+    roles : mapping from str to str
+        Replacements of names, as returned by `printable`. They take precedence over the role given to `private`.
     """
-    whole = _PRIVATE.sub(lambda match: roles.get(match[2], match[1] or _SOME_FILE), text)
-    # A mark without its other half: the sentence was cut, and where the name ends is unknown.
-    return _HALF.sub(_SOME_FILE, whole) if _OPEN in whole or _CLOSE in whole else whole
+    anonymous = _PRIVATE.sub(lambda match: roles.get(match[2], match[1] or _SOME_FILE), text)
+    # An unpaired mark: the message was truncated, and the end of the name is unknown.
+    return _UNPAIRED.sub(_SOME_FILE, anonymous) if _OPEN in anonymous or _CLOSE in anonymous else anonymous
 
 
 def kept(value: Any) -> Any:
-    """JSON values without the names in their strings."""
+    """Return JSON values with private names removed from all strings (see `without_names`)."""
     if isinstance(value, str):
         return without_names(value)
     if isinstance(value, Mapping):
@@ -70,13 +71,13 @@ def kept(value: Any) -> Any:
 
 
 class UserError(Exception):
-    """A mistake the user can mend: wrong path, wrong setting, unusable input.
+    """Error that the user can correct: wrong path, wrong setting or unusable input.
 
     Parameters
     ----------
     problems : str or sequence of str
-        One clear sentence, or all the sentences when several things are wrong at once. Names of files in them are
-        `private`, and stay so in ``problems`` and ``str``.
+        One message, or one message per problem. File names in them are marked with `private`; ``problems`` and ``str``
+        keep the marks.
     """
 
     def __init__(self, problems: str | Sequence[str]):
@@ -84,21 +85,21 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self):
-        # Rebuilt from its sentences: the error has to cross process borders whole.
+        # Rebuild from the messages, so that the error can be pickled between processes.
         return type(self), (self.problems,)
 
 
 class SubjectError(UserError):
-    """One subject cannot go on; the rest of the cohort does."""
+    """Error of one subject; the other subjects continue."""
 
 
 class MachineError(UserError):
-    """The machine cannot go on, whatever the subject: no room left, no more files may be opened."""
+    """Error of the machine, independent of the subject: disk full, too many open files."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A subject that a stage had to give up, and why.
+    """Subject that failed in a stage, and the reason.
 
     Attributes
     ----------
@@ -106,7 +107,7 @@ class Failure:
         The subject, as in `SubjectRecord.key`.
     stage : str
     reason : str
-        A sentence for the user.
+        Message for the user.
     """
 
     key: str
@@ -115,6 +116,15 @@ class Failure:
 
 
 def some_of(names: Iterable[str]) -> str:
-    """A list for a reader: the first few names, and how many more there are."""
+    """Return the first three names as text, and the number of further names."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise user errors of the block without the marks around names, as a caller in Python reads them."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)([for_terminal(problem) for problem in error.problems]) from error

@@ -1,4 +1,4 @@
-"""A user's table of people as bytes and as rows, up to a size that tables of people have."""
+"""Reading of participant tables as bytes and rows, with limits on their size."""
 
 import csv
 import io
@@ -14,45 +14,45 @@ MOST_ROWS, MOST_COLUMNS = 100_000, 1000
 
 
 def table_bytes(path: Path) -> bytes:
-    """The content of a table.
+    """Return the content of a table file.
 
     Raises
     ------
     UserError
-        Not there, not fetched, not readable, no file, or larger than any table of people.
+        Missing, not fetched, not readable, not a regular file, or larger than `LARGEST_BYTES`.
     """
     try:
         content = read_regular(path, LARGEST_BYTES)
     except ValueError as error:
         raise UserError(
-            f"{private(path)}: {error}, expected a table of people of at most {LARGEST_BYTES >> 20} MB. Name the file "
-            "of the table."
+            f"{private(path)}: {error}, expected a participant table of at most {LARGEST_BYTES >> 20} MB. Give "
+            "the path of the table file."
         ) from error
     except OSError as error:
         if os.path.islink(path) and not os.path.exists(path):
             raise UserError(f"{private(path)}: {NOT_FETCHED}") from error
-        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check who may read it.") from error
+        raise UserError(f"{private(path)}: cannot be read ({error.strerror}). Check its permissions.") from error
     if pointer_in(content):
         raise UserError(f"{private(path)}: {NOT_FETCHED}")
     return content
 
 
 def numbered_rows(text: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:
-    """The rows that hold something, numbered as a spreadsheet does.
+    """Return the non-empty rows with their row numbers as in a spreadsheet.
 
     Raises
     ------
     csv.Error
-        Quotation marks that do not close, or a cell without end.
+        Unclosed quotation marks, or a cell that is too long.
     UserError
-        More rows or columns than any table of people has.
+        More than `MOST_ROWS` rows or `MOST_COLUMNS` columns.
     """
     rows = []
     for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), 1):
         if len(cells) > MOST_COLUMNS or len(rows) > MOST_ROWS:
             raise UserError(
-                f"{private(path.name)}: has {'columns' if len(cells) > MOST_COLUMNS else 'rows'} without end, expected "
-                f"at most {MOST_ROWS:,} rows of {MOST_COLUMNS:,} cells. Save the table alone."
+                f"{private(path.name)}: has too many {'columns' if len(cells) > MOST_COLUMNS else 'rows'}, expected at "
+                f"most {MOST_ROWS:,} rows of {MOST_COLUMNS:,} cells. Save the file with the table only."
             )
         if any(map(str.strip, cells)):
             rows.append((number, cells))

@@ -1,4 +1,4 @@
-"""The words that every folder shares, as types."""
+"""Types and values shared by all packages: modalities, groups and splits."""
 
 from typing import Literal, get_args
 

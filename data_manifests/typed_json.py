@@ -1,4 +1,4 @@
-"""JSON files, read as what they ought to hold or refused in a sentence."""
+"""Reading and validation of JSON files."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from .errors import UserError, private
 from .open_file import read_regular
 
 LARGEST_BYTES = 256 * 2**20
-"""Of a JSON file. A record of a hundred thousand files has a tenth of it."""
+"""Largest accepted JSON file. A record of 100,000 files has about a tenth of this size."""
 
 
 class Content(BaseModel):
-    """What a JSON file holds: types are not converted, numbers are finite, and a name that is not known is refused."""
+    """Content of a JSON file: types are not converted, numbers must be finite, unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -31,14 +31,14 @@ def read_json(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
     kind : type
         A `Content` with a field for each name in the file.
     what : str
-        What the file is, as in "a description of channels".
+        Expected content, for error messages, such as "a description of channels".
     advice : str
-        What to do where it is not, in a sentence.
+        What the user should do if the file is invalid, as a sentence.
 
     Raises
     ------
     UserError
-        Missing, not JSON, or something else than `kind`. The first thing that is wrong is named.
+        Missing, not JSON, or not valid as `kind`. The message contains the first problem.
     """
     try:
         text = read_regular(path, LARGEST_BYTES)
@@ -48,16 +48,16 @@ def read_json(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
     try:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(f"{private(path)}: {_found(error)}, expected {what}. {advice}") from error
+        raise UserError(f"{private(path)}: {_first_problem(error)}, expected {what}. {advice}") from error
 
 
 def load_json(path: Path) -> Any:
-    """The values of a JSON file that nothing is known of yet.
+    """Return the values of a JSON file without validation.
 
     Raises
     ------
     ValueError
-        No JSON, nested without end, or larger than any that voxout writes.
+        Not JSON, nested too deeply, or larger than `LARGEST_BYTES`.
     OSError
     """
     try:
@@ -66,8 +66,8 @@ def load_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def _found(error: ValidationError) -> str:
-    """What is wrong first, in words; of its values only numbers, since text may fill a page or name a person."""
+def _first_problem(error: ValidationError) -> str:
+    """Describe the first problem. Text values are left out: they may be long or contain a participant's name."""
     problem = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
     if isinstance(problem["input"], (bool, int, float)):

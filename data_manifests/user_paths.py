@@ -1,4 +1,4 @@
-"""Paths as people write them: home folders, accents, names that no file can have, links that lead nowhere."""
+"""Paths entered by users: home folders, accents, invalid names and broken links."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import UserError, private
 
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on every file system that is in use
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on all common file systems
 NOT_FETCHED = (
     "a link (pointer) to content that is not on this machine, expected the content. Fetch it (datalad get, "
     "git lfs pull)."
@@ -15,18 +15,18 @@ NOT_FETCHED = (
 
 
 def reach(path: Path, expected: str) -> Path:
-    """A path that the user named, once it is known that something is there.
+    """Check that a path exists, and return it.
 
     Parameters
     ----------
     path : Path
     expected : str
-        What should be there, for the sentence.
+        What should be there, for the error message.
 
     Raises
     ------
     UserError
-        Nothing there, or nothing that can be reached.
+        The path does not exist or cannot be reached.
     """
     try:
         os.stat(path)
@@ -42,9 +42,9 @@ def reach(path: Path, expected: str) -> Path:
 
 
 def at_home(text: str) -> Path:
-    """A path with ``~`` or ``~user`` at its beginning replaced by that home folder.
+    """Return a path with a leading ``~`` or ``~user`` replaced by the home folder.
 
-    A single name (``~$1.nii.gz``, as Office calls its lock files) is no home folder but the name of a file.
+    A single name (``~$1.nii.gz``, such as lock files of Office) is a file name and not a home folder.
 
     Raises
     ------
@@ -56,41 +56,41 @@ def at_home(text: str) -> Path:
         return path
     if (found := os.path.expanduser(text)) != text and os.environ.get("HOME") != "":
         return Path(found)
-    raise UserError(f"{private(text)}: no such home folder. Write the whole path, from / on.")
+    raise UserError(f"{private(text)}: no such home folder. Write the absolute path.")
 
 
 def file_in(folder: Path, text: str) -> Path:
-    """The file that a cell names, seen from a folder; accents are found in whichever way they are stored.
+    """Return the path in a table cell, relative to a folder; accents match in any Unicode form.
 
-    The file need not exist: the path is then as it was written.
+    The file may be missing: the path is then returned as written.
 
     Raises
     ------
     UserError
-        A name that no file can have, or a home folder that does not exist.
+        Not a valid file name, or a home folder that does not exist.
     """
     if "\0" in text or any(_bytes(part) > _LONGEST_NAME for part in text.split("/")):
         raise UserError(
-            f"{private(text[:30])}...: a name of over {_LONGEST_NAME} bytes or with a NUL character, which no file "
-            "has. Correct the cell."
+            f"{private(text[:30])}...: a name has over {_LONGEST_NAME} bytes or a NUL character, expected a valid file "
+            "name. Correct the cell."
         )
     literal = folder / text
     path = tidy(folder / (at_home(text) if not os.path.lexists(literal) else text))
     if _bytes(path) > _LONGEST_PATH:
         raise UserError(
-            f"{private(text[:30])}...: a path of over {_LONGEST_PATH} bytes, which no file has. Correct the cell."
+            f"{private(text[:30])}...: the path has over {_LONGEST_PATH} bytes, expected fewer. Correct the cell."
         )
-    return path if os.path.lexists(path) else _as_stored(path)
+    return path if os.path.lexists(path) else _stored_path(path)
 
 
 def tidy(path: Path) -> Path:
-    """Without ``..`` where leaving it out leads to the same place (behind a symbolic link it may not)."""
+    """Remove ``..`` from a path unless this changes the target, as it may behind a symbolic link."""
     short = Path(os.path.normpath(path))
     return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def real(path: Path) -> Path:
-    """Where a path leads, behind all links; one that is linked to itself leads to itself."""
+    """Resolve all symbolic links of a path; a link to itself is returned as is."""
     return Path(os.path.realpath(path))
 
 
@@ -98,8 +98,8 @@ def _bytes(path: Path | str) -> int:
     return len(str(path).encode("utf-8", "surrogateescape"))
 
 
-def _as_stored(path: Path) -> Path:
-    """The same names in another spelling, where such files exist; else the path as it came."""
+def _stored_path(path: Path) -> Path:
+    """Return the existing path with another spelling of the same names, or the path unchanged."""
     found = Path(path.anchor)
     for part in path.parts[1:]:
         spelling = next((s for s in _spellings(part) if os.path.lexists(found / s)), None)
@@ -110,7 +110,7 @@ def _as_stored(path: Path) -> Path:
 
 
 def _spellings(name: str) -> list[str]:
-    """One letter or letter and accent; and bytes of Windows-1252, which is what old archives hold."""
+    """Return the name with composed and decomposed accents, and as Windows-1252 bytes (from old archives)."""
     spellings = [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
     with contextlib.suppress(UnicodeEncodeError):
         spellings.append(os.fsdecode(name.encode("cp1252")))

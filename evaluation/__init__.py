@@ -1,4 +1,4 @@
-"""From anomaly maps and lesion masks to numbers, figures and reports.
+"""Metrics, figures and reports from anomaly maps and lesion masks.
 
-Knows no model: it scores anybody's maps. Every figure names the mask and the space it was computed in.
+Independent of the models: maps of any method can be scored. Every metric is reported with its mask and space.
 """

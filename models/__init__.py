@@ -1,7 +1,6 @@
-"""From patches to an anomaly map: the encoder, its guidance by a one-class SVM, one detector per location; and the
-readers whose calibrated scores make the map.
+"""Patch encoder, voxel-wise one-class SVMs, and calibrated anomaly scorers.
 
-To follow the method (Pinon, Trombetta, Lartizien, arXiv 2507.21164), read `encoder.network`, `ocsvm.dual`,
-`ocsvm.guidance_loss`, `encoder.training` and `ocsvm.voxelwise`; to follow how a map is made, `features.extractors`,
-`anomaly.scorers`, `anomaly.calibration`, `anomaly.calibrated_scorer`, `anomaly.ensemble` and `anomaly.fit`.
+The method (Pinon, Trombetta, Lartizien, arXiv 2507.21164) is in `encoder.network`, `ocsvm.dual`, `ocsvm.guidance_loss`,
+`encoder.training` and `ocsvm.voxelwise`. The anomaly map is computed in `features.extractors`, `anomaly.scorers`,
+`anomaly.calibration`, `anomaly.calibrated_scorer`, `anomaly.ensemble` and `anomaly.fit`.
 """

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ..data_manifests.settings import Section
+from ..data_manifests.settings import OldValues, Section, renamed
 from ..preprocessing.settings import DerivedMapName
 
 _PER_DIMENSION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*d\s*")
@@ -17,14 +17,16 @@ def _checked_gamma(gamma: float | str) -> float | str:
 
 
 def resolve_gamma(gamma: float | str, dimension: int) -> float | str:
-    """Turn ``"0.1/d"`` into a number for latents of `dimension` numbers; leave numbers, "scale" and "auto" alone."""
+    """Convert ``"0.1/d"`` to a number for latents of size `dimension`; return numbers, "scale" and "auto" unchanged."""
     if gamma in ("scale", "auto"):
         return gamma
     value = gamma
     if isinstance(gamma, str):
         match = _PER_DIMENSION.fullmatch(gamma)
         if match is None:
-            raise ValueError(f'gamma is "{gamma}", expected a number, "scale", "auto" or a number a dimension: "0.1/d"')
+            raise ValueError(
+                f'gamma is "{gamma}", expected a number, "scale", "auto" or a number per dimension such as "0.1/d"'
+            )
         value = float(match.group(1)) / dimension
     if not 0 < float(value) < float("inf"):
         raise ValueError(f"gamma is {gamma}, expected a number above 0")
@@ -33,15 +35,15 @@ def resolve_gamma(gamma: float | str, dimension: int) -> float | str:
 
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
-        raise ValueError(f"names one twice: {', '.join(names)}")
+        raise ValueError(f"contains duplicates: {', '.join(names)}. Name each once")
     return names
 
 
 Gamma = Annotated[float | str, AfterValidator(_checked_gamma)]
-"""Width of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
+"""Coefficient of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
 
 
-def _several(lengths: object) -> object:
+def _as_tuple(lengths: object) -> object:
     return lengths if isinstance(lengths, (list, tuple)) else (lengths,)
 
 
@@ -50,54 +52,60 @@ Plane = Literal["axial", "coronal", "sagittal", "volume"]
 
 
 class EncoderSettings(Section):
-    """The patch auto-encoder."""
+    """Settings of the patch auto-encoder."""
 
-    patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_several), Field(min_length=1)] = (6.0,)
-    """Edge of the patch, or of several that become one code; each converted to the nearest odd number of voxels."""
+    patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (6.0,)
+    """Edge of the patch, or of several patches encoded into one latent; each is converted to the nearest odd number of
+    voxels."""
     planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("volume",)
     """Planes of the patches; `volume`: cubes."""
     channels: Literal["modalities", "all"] = "all"
-    """What the patch is of: the modalities, or they and their derived maps."""
-    code_size: Annotated[int, Field(ge=1)] = 16
+    """Input channels: the modalities, or the modalities and their derived maps."""
+    latent_size: Annotated[int, Field(ge=1, validation_alias=renamed("latent_size", "code_size"))] = 16
     width: Literal["paper", "wide"] = "wide"
-    """Filters before the code. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more of them, same depth."""
+    """Filters before the latent. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more filters, same depth."""
     norm: Literal["batch", "layer"] = "batch"
-    """What follows the inner convolutions: `layer` is over the channels of each voxel, and asks nothing of a batch."""
+    """Normalisation after the inner convolutions. `layer`: over the channels of each voxel, whatever the batch."""
 
     _planes_once = field_validator("planes")(_each_once)
 
 
 class GuidanceSettings(Section):
-    """The one-class SVM that guides training (method section 3: the authors' scale of lambda)."""
+    """Settings of the one-class SVM that guides training (method section 3: the authors' scale of lambda)."""
 
     weight: Annotated[float, Field(ge=0)] = 1e-4
-    """lambda; 0 leaves a plain auto-encoder."""
+    """lambda; 0: a plain auto-encoder."""
     largest_mse_ratio: Annotated[float, Field(gt=1)] = 2.0
-    """Error of the reconstruction, against that after pre-training, above which lambda is halved: what a code has lost
-    no detector finds. The first co-located batches alone raise it by two fifths, with no guidance at all."""
+    """Ratio of the reconstruction error to that after pre-training, above which lambda is halved: a detector cannot
+    find what the latents do not encode. The first co-located batches alone raise the error by two fifths, without any
+    guidance."""
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
     gamma: Gamma = "scale"
     support_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the controls of a batch that solve the dual; the rest carry the loss."""
+    """Share of the controls of a batch on which the dual is solved; the loss is computed on the rest."""
     expander_only_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the guided steps with (expander, compactor) = (1, 0) before (1, 1)."""
     freeze_norm: bool = True
-    """Hold the batch-norm statistics during guidance: co-located batches are no sample of the brain."""
+    """Freeze the batch-norm statistics during guidance: co-located batches do not represent the whole brain."""
 
 
 class TrainingSettings(Section):
+    """Settings of the training loop."""
+
     pretraining_steps: Annotated[int, Field(ge=0)] = 3000
-    """Steps on patches of mixed locations, reconstruction only."""
+    """Steps on patches of mixed voxels, reconstruction only."""
     guided_steps: Annotated[int, Field(ge=0)] = 600
     """Steps on co-located batches with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
-    locations_per_step: Annotated[int, Field(ge=1)] = 32
-    controls_per_location: Annotated[int, Field(ge=3)] = 96
-    """Controls drawn at each location of a guided step, where as many have brain at nearly all of them."""
+    voxels_per_step: Annotated[int, Field(ge=1, validation_alias=renamed("voxels_per_step", "locations_per_step"))] = 32
+    controls_per_voxel: Annotated[
+        int, Field(ge=3, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
+    ] = 96
+    """Controls drawn at each voxel of a guided step; fewer where fewer have brain at nearly all of these voxels."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     siamese_weight: Annotated[float, Field(ge=0)] = 0.0
-    """kappa, the weight of 1 - cos between co-located codes."""
+    """kappa, the weight of 1 - cos between co-located latents."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
 
 
@@ -105,96 +113,108 @@ ScoreName = Literal["distance", "decision", "log_ratio"]
 
 
 class DetectorSettings(Section):
-    """One one-class SVM at every location."""
+    """Settings of the voxel-wise one-class SVMs."""
 
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Also the least share of controls that are kept as support vectors."""
+    """Upper bound on the share of controls outside the boundary; lower bound on the share kept as support vectors."""
     gamma: Gamma = "0.03/d"
-    read_out: Literal["whitened", "standardised", "raw"] = "whitened"
-    """What the codes go through before the kernel. `whitened`: per location, with covariances pooled over neighbours;
-    `standardised`: the same without the covariances, each number by its own deviation."""
+    latent_scaling: Annotated[
+        Literal["whitened", "standardised", "raw"], Field(validation_alias=renamed("latent_scaling", "read_out"))
+    ] = "whitened"
+    """Scaling of the latents before the kernel. `whitened`: per voxel, with covariances pooled over neighbours;
+    `standardised`: the same without the covariances, each latent dimension divided by its own standard deviation."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Weight of the whole brain's covariance, brought to the location's variance, in each location's."""
+    """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
     score: ScoreName = "distance"
-    """`distance`: how far away the support vectors lie in the kernel's space, half the mean of the squares; `decision`:
-    minus the decision function, the same counted from the boundary of each location; `log_ratio`: log(offset / kernel
-    sum), which goes on rising where no control is near."""
+    """`distance`: half the mean squared distance to the support vectors in the kernel's feature space; `decision`:
+    minus the decision function, the same measured from the boundary of each voxel; `log_ratio`: log(offset / kernel
+    sum), which keeps rising where no control is near."""
     precision: Literal["float16", "float32"] = "float16"
 
 
-ReaderName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "hand_made"] | DerivedMapName
+ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features"] | DerivedMapName
 
 
 CovariateName = Literal["age", "sex", "site"]
 
 
-class FusionSettings(Section):
-    """Which ways of reading a brain make the map, and how they are brought onto one scale."""
+class EnsembleSettings(Section):
+    """Settings of the scorers, their calibration and their combination."""
 
-    readers: Annotated[tuple[ReaderName, ...], Field(min_length=1)] = (
+    scorers: Annotated[
+        tuple[ScorerName, ...],
+        Field(min_length=1, validation_alias=renamed("scorers", "readers")),
+        BeforeValidator(OldValues({"hand_made": "derived_features"})),
+    ] = (
         "ocsvm",
-        "hand_made",
+        "derived_features",
         "intensity",
         "extension",
     )
-    """`ocsvm`: the encoder's codes and the one-class SVM; `mahalanobis`: the same codes; `intensity`: z-scores with
-    pooled variance; `patches`: principal components of 3x3x3 voxels; `hand_made`: modalities and derived maps; or the
-    name of one derived map."""
+    """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;
+    `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`:
+    modalities and derived maps; or the name of one derived map."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
-    """Encoders, of `seed`, `seed` + 1, ..., trained one after the other; the map is their mean."""
+    """Number of encoders, trained one after the other with `seed`, `seed` + 1, ...; the map is the mean over them."""
     covariates: tuple[CovariateName, ...] = ()
-    """Columns of the manifest whose linear effect on every feature is taken off, as learnt on the training controls."""
-    patterns: Annotated[int, Field(ge=0)] = 10
-    """Whole-brain patterns in which the controls differ, as wide ventricles, that are taken off every feature in the
-    same way; at most one for five people of the smallest part of the cross-fitting. 0: none."""
+    """Columns of the manifest regressed out of every feature; the slopes are fitted on the training controls."""
+    brain_components: Annotated[int, Field(ge=0, validation_alias=renamed("brain_components", "patterns"))] = 10
+    """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
+    feature in the same way; at most one per five participants of the smallest training set of the cross-fitting. 0:
+    none."""
     patch_components: Annotated[int, Field(ge=1)] = 8
-    """Principal components of the reader `patches`."""
+    """Principal components of the scorer `patches`."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts of the controls for cross-fitting; with fewer controls, one at a time."""
+    """Folds of the controls for cross-fitting; with fewer participants, one is left out at a time."""
     pooling_mm: Annotated[float, Field(ge=0)] = 3.0
-    """Standard deviation of the Gaussian over which the spread of the null is pooled."""
+    """Standard deviation of the Gaussian over which the scale of the null is pooled."""
     pooling_controls: Annotated[float, Field(ge=0)] = 12.5
-    """How many controls' worth the whole brain's spread counts in each location's: few cannot tell how much they differ
-    at one place."""
-    power: Annotated[float, Field(ge=1, le=100)] = 2.0
-    """How surprises are combined: the root of the sum of their powers. 1: their sum, which favours what all readers
-    agree on; high: the largest, which favours what one of them alone sees."""
+    """Weight of the whole brain's null scale in the scale of each voxel, as a number of controls: few controls give a
+    poor estimate at a single voxel."""
+    p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
+    """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
+    scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
-    """Standard deviation of the Gaussian that smooths each reader's surprises; 0: none."""
+    """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
 
-    _named_once = field_validator("readers", "covariates")(_each_once)
+    _scorers_once = field_validator("scorers", "covariates")(_each_once)
 
     def pooling_shrinkage(self, controls: int) -> float:
-        """Weight of the whole brain's spread in each location's."""
+        """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
         return self.pooling_controls / (self.pooling_controls + controls)
 
     @property
     def derived_maps(self) -> tuple[str, ...]:
-        """Derived maps that are readers of their own."""
-        return tuple(name for name in self.readers if name in get_args(DerivedMapName))
+        """Derived maps that have a scorer each."""
+        return tuple(name for name in self.scorers if name in get_args(DerivedMapName))
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether some reader looks at codes."""
-        return bool({"ocsvm", "mahalanobis"} & set(self.readers))
+        """Whether any scorer uses the latents of the encoder."""
+        return bool({"ocsvm", "mahalanobis"} & set(self.scorers))
 
 
 class ModelSettings(Section):
+    """Settings of the `models` section."""
+
     encoder: EncoderSettings = EncoderSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
-    fusion: FusionSettings = FusionSettings()
+    ensemble: Annotated[EnsembleSettings, Field(validation_alias=renamed("ensemble", "fusion"))] = EnsembleSettings()
 
     @model_validator(mode="after")
     def _needs_pretraining(self) -> "ModelSettings":
         if self.training.pretraining_steps > 0:
             return self
         if self.training.guided_steps == 0 or self.guidance.weight == self.training.siamese_weight == 0:
-            raise ValueError("training.pretraining_steps is 0 and no guided steps follow, expected steps to train for")
+            raise ValueError(
+                "training.pretraining_steps is 0 and there is no guided training, expected at least one training step. "
+                "Raise training.pretraining_steps"
+            )
         if self.guidance.freeze_norm:
             raise ValueError(
-                "training.pretraining_steps is 0 and guidance.freeze_norm true: the batch norms would be held before "
-                "they have seen a patch. Set freeze_norm to false"
+                "training.pretraining_steps is 0 and guidance.freeze_norm is true, which freezes batch norms without "
+                "any statistics. Set freeze_norm to false"
             )
         return self

@@ -1,7 +1,7 @@
-"""Small parts of a fitted model, each one safetensors file; and the header of every safetensors file, read strictly.
+"""Safetensors files of a fitted model, and strict validation of safetensors headers.
 
-A header says where in its file each array lies. It is data from elsewhere: before anything is mapped or read by it, it
-has to add up, byte by byte, to the file that it stands in.
+The header gives the position of each array in the file. It is untrusted input: it must account for every byte of the
+file before any array is mapped or read.
 """
 
 import json
@@ -17,12 +17,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..data_manifests.atomic_write import written_whole
+from ..data_manifests.atomic_write import atomic_write
 from ..data_manifests.errors import UserError, private
 from ..data_manifests.typed_json import Content
 
 _LONGEST_HEADER = 2**24
-"""Bytes: ten thousand arrays take a tenth of it."""
+"""In bytes. The header of ten thousand arrays takes a tenth of it."""
 DTYPES = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
@@ -30,7 +30,7 @@ DTYPES = {
     "U16": np.dtype("<u2"),
     "I64": np.dtype("<i8"),
 }
-"""Types of numbers that a model is made of, by safetensors' names for them."""
+"""Number types allowed in a model, by their safetensors names."""
 _Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -41,12 +41,12 @@ class _Entry(Content):
 
 
 _ENTRIES = TypeAdapter(dict[str, _Entry])
-_ABOUT = TypeAdapter(dict[str, str])
+_METADATA = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where an array lies in its file.
+    """Position of an array in a file.
 
     Attributes
     ----------
@@ -62,63 +62,70 @@ class Tensor:
 
 
 def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What a safetensors file says that it holds, as far as it is true: arrays by name, and words about them.
+    """Read and validate the header of a safetensors file.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The arrays by name.
+    dict of str to str
+        The metadata.
 
     Raises
     ------
     ValueError
-        The header does not add up to the file: lengths, types, or places that lie outside it, on top of each other or
-        apart.
+        The header does not match the file: wrong lengths or types, or arrays that lie outside the file, overlap or
+        leave gaps.
     OSError
     """
     size = path.stat().st_size
     if not path.is_file() or size < 8:
-        raise ValueError("it is no safetensors file")
+        raise ValueError("it is not a safetensors file")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise ValueError(f"its header has {length:,} bytes by its own word, and the file {size:,}")
+            raise ValueError(f"its header claims {length:,} bytes, but the file has {size:,}")
         text = file.read(length)
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError("its header is no table")
-        about = _ABOUT.validate_python(values.pop("__metadata__", {}), strict=True)
+            raise ValueError("its header is not a JSON object")
+        metadata = _METADATA.validate_python(values.pop("__metadata__", {}), strict=True)
         entries = _ENTRIES.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"its header is wrong at {place}: {problem['msg']}") from error
+        location = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"its header is invalid at {location}: {problem['msg']}") from error
     except (RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError("its header is no JSON") from error
-    found, at, begin = {}, 0, 8 + length
+        raise ValueError("its header is not JSON") from error
+    tensors, end, begin = {}, 0, 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
-            raise ValueError(f"{name} is of the type {entry.dtype}, expected one of {', '.join(DTYPES)}")
+            raise ValueError(f"{name} has type {entry.dtype}, expected one of {', '.join(DTYPES)}")
         first, last = entry.data_offsets
-        if first != at or last - first != math.prod(entry.shape) * dtype.itemsize:
-            raise ValueError(f"{name} does not lie where its header says")
-        found[name], at = Tensor(dtype, tuple(entry.shape), begin + first), last
-    if begin + at != size:
-        raise ValueError(f"its arrays take {begin + at:,} bytes by its header, and the file has {size:,}")
-    return found, about
+        if first != end or last - first != math.prod(entry.shape) * dtype.itemsize:
+            raise ValueError(f"the offsets of {name} do not match its shape and the arrays before it")
+        tensors[name], end = Tensor(dtype, tuple(entry.shape), begin + first), last
+    if begin + end != size:
+        raise ValueError(f"its header describes {begin + end:,} bytes, but the file has {size:,}")
+    return tensors, metadata
 
 
 class TensorFile:
-    """An open file of arrays, each asked for with what it has to be."""
+    """An open safetensors file whose arrays are checked as they are read."""
 
-    def __init__(self, header: Mapping[str, Tensor], about: Mapping[str, str], file: Any):
-        self.header, self.about = header, about
+    def __init__(self, header: Mapping[str, Tensor], metadata: Mapping[str, str], file: Any):
+        self.header, self.metadata = header, metadata
         self._file = file
 
     def array(self, name: str, dtype: str, dimensions: int, *, finite: bool = True) -> np.ndarray:
-        """Read an array.
+        """Read an array and check its type and number of dimensions.
 
         Raises
         ------
         ValueError, KeyError
-            It is not there, of another type, of another number of dimensions, or not finite.
+            The array is missing, has another type or number of dimensions, or is not finite.
         """
         tensor = self.header[name]
         if tensor.dtype != np.dtype(dtype) or len(tensor.shape) != dimensions or 0 in tensor.shape:
@@ -129,43 +136,48 @@ class TensorFile:
         return array
 
     def number(self, name: str) -> float:
-        """A finite number above 0 among the words about the arrays."""
-        value = float(self.about[name])
+        """Read a finite number above 0 from the metadata."""
+        value = float(self.metadata[name])
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value:g}, expected a number above 0")
         return value
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], **about: str) -> Path:
-    """Write named arrays, and words about them, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(canonical(save(dict(tensors), about or None)))
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> Path:
+    """Write named arrays and metadata to a safetensors file, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(canonical(save(dict(tensors), metadata or None)))
     return path
 
 
 def canonical(content: bytes) -> bytes:
-    """A safetensors file with its words in alphabetical order: safetensors itself shuffles them at every start."""
+    """Sort the metadata of a safetensors file: safetensors writes it in an order that differs between processes."""
     begin = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:begin])
-    if words := header.pop("__metadata__", None):
-        header = {"__metadata__": dict(sorted(words.items()))} | header
+    if metadata := header.pop("__metadata__", None):
+        header = {"__metadata__": dict(sorted(metadata.items()))} | header
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # keeps the numbers aligned
+    text = text.ljust(-(-len(text) // 8) * 8)  # keeps the arrays aligned
     return len(text).to_bytes(8, "little") + text + content[begin:]
 
 
 @contextmanager
 def opened_tensors(path: Path, what: str) -> Iterator[TensorFile]:
-    """What `write_tensors` wrote, open.
+    """Open a file written by `write_tensors`.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        Content of the file, for the error message "holds no ...".
 
     Raises
     ------
     UserError
-        The file, or something that is looked for in it, is missing or damaged; the sentence says that it holds no
-        `what`.
+        The file, or an array or metadata entry read from it, is missing or damaged.
     """
     try:
-        # Judged before the library maps it.
+        # Validate before the library maps the file.
         header = read_header(path)
         with safe_open(path, framework="numpy") as file:
             yield TensorFile(*header, file)

@@ -1,6 +1,6 @@
-"""From a head scan to a normalised brain on the template grid, and from brains to patches.
+"""Preprocessing of head scans: normalised brains on the template grid.
 
-`prepare_subject` is the main job: orientation, bias field, brain extraction, registration to the MNI152
-template, intensities in [0, 1], quality figures. `intensity.standardisation` learns the intensity scale of
-the training controls, and `patches.volume_store` stacks all brains on one grid.
+`prepare_subject` runs orientation, brain extraction, bias field correction, registration to the MNI152 template,
+intensity scaling to [0, 1] and quality control. `intensity.standardisation` learns the intensity scale of the training
+controls. `patches.volume_store` stacks the prepared images of all subjects on one grid.
 """

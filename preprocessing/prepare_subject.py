@@ -1,8 +1,8 @@
-"""One subject, from the scanner's files to a normalised brain on the template grid.
+"""Preparation of one subject: from the scanner's files to normalised images on the template grid.
 
-The order: axes towards RAS, brain extraction, bias field, registration of the T1w to the template, alignment of the
-other images with the T1w; then every image goes from its own voxels to the template grid in one interpolation, and its
-intensities to [0, 1].
+Steps: reorientation to RAS, brain extraction, bias field correction, registration of the T1w to the template, alignment
+of the other images with the T1w. Each image is then interpolated once, from its own grid to the template grid, and its
+intensities are scaled to [0, 1].
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from .intensity.percentile_scaling import normalise
 from .quality.metrics import white_to_grey
 from .quality.picture import quality_picture
 from .quality.verdict import Quality, measure_quality
-from .registration.coregistration import UNMOVED, Alignment, align_to_t1w
+from .registration.coregistration import UNMOVED, Alignment, align_to_t1w, one_thread
 from .registration.register import register_to_template
 from .registration.resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
 from .registration.template import Template, load_template
@@ -42,7 +42,7 @@ _LEAST_INFORMATION = 0.12
 
 @dataclass(frozen=True)
 class PreparedSubject:
-    """Where the files of a prepared subject lie, and how well it went.
+    """Files and quality record of a prepared subject.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class PreparedSubject:
     images : mapping from modality to path
         On the template grid, [0, 1] inside the brain, 0 outside; in the order of the settings' modalities.
     brain_mask : Path
-        The subject's own brain on the template grid.
+        The subject's brain on the template grid.
     lesion_mask : Path or None
         On the template grid.
     native_brain_mask : Path
         On the grid of the T1w.
     transform_folder : Path
-        For `TemplateTransform.load`.
+        Folder to pass to `TemplateTransform.load`.
     quality : Quality
     """
 
@@ -70,7 +70,7 @@ class PreparedSubject:
 
     @classmethod
     def load(cls, subject: SubjectRecord, out: OutputFolder) -> "PreparedSubject":
-        """Find what `prepare_subject` wrote.
+        """Load the record of a subject that `prepare_subject` has written.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class PreparedSubject:
 def prepare_subject(
     subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, *, seed: int
 ) -> PreparedSubject:
-    """Prepare one subject and write all that `OutputFolder` names of it.
+    """Prepare one subject and write its files to the paths of `OutputFolder`.
 
     Parameters
     ----------
@@ -109,16 +109,18 @@ def prepare_subject(
     settings : PreprocessingSettings
     out : OutputFolder
     seed : int
-        The same seed, settings and files give the same bits (see `registration` on threads).
+        The same seed, settings and files give bit-identical results (see `registration.register` on threads).
 
     Raises
     ------
     SubjectError
         A file cannot be used, a modality is missing, a mask lies on another grid, no plausible brain was found, or
-        the registration failed. Where it got that far, the quality record and picture are kept to look at.
+        the registration failed. The quality record and picture are written if preparation got that far.
     """
     try:
-        return _prepare(subject, settings, out, seed)
+        # With several threads SimpleITK's sums are not bit-identical, and a registration magnifies the difference.
+        with one_thread():
+            return _prepare(subject, settings, out, seed)
     except SubjectError:
         raise
     except UserError as error:
@@ -131,14 +133,14 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     stored = read_volume(subject.images["t1w"])
     native_grid = stored.grid
     given = _read_mask_like(subject.brain_mask, native_grid, "brain mask", "t1w")
-    drawn_on = native_grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
-    lesion = _read_mask_like(subject.lesion_mask, drawn_on, "lesion mask", subject.mask_of)
-    refused = refusals(subject, settings, {"t1w": stored}, given)
+    lesion_grid = native_grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
+    lesion = _read_mask_like(subject.lesion_mask, lesion_grid, "lesion mask", subject.mask_of)
+    problems = refusals(subject, settings, {"t1w": stored}, given)
     if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
-        refused.append(EMPTY_LESION_MASK)
-    if refused:
-        raise UserError(refused)
-    t1w = _nothing_negative(stored)
+        problems.append(EMPTY_LESION_MASK)
+    if problems:
+        raise UserError(problems)
+    t1w = _non_negative(stored)
     del stored
 
     brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
@@ -148,7 +150,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     for modality in needed_images(subject, settings)[1:]:
         scan = read_volume(subject.images[modality])
         require_intensities(scan, modality)
-        images[modality] = _nothing_negative(scan)
+        images[modality] = _non_negative(scan)
         alignments[modality] = align_to_t1w(images[modality], t1w, brain.mask, seed=seed)
         alignments[modality].save(out.alignment(subject, modality))
     lesion_on_t1w = lesion
@@ -157,9 +159,9 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     if subject.template_transform is not None:
         transform = read_transform(subject.template_transform, working_template)
     else:
-        left_out = canonical(lesion_on_t1w) if lesion_on_t1w and settings.registration.exclude_lesions else None
+        excluded = canonical(lesion_on_t1w) if lesion_on_t1w and settings.registration.exclude_lesions else None
         transform = register_to_template(
-            t1w, brain.mask, working_template, settings.registration, seed=seed, lesion_mask=left_out
+            t1w, brain.mask, working_template, settings.registration, seed=seed, lesion_mask=excluded
         )
     transform.save(out.transform_folder(subject))
 
@@ -174,26 +176,26 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
         write_volume(out.native_lesion_mask(subject), lesion_on_t1w)
     prepared: dict[Modality, Volume] = {}
     contrast: dict[Modality, float] = {}
-    shown = brain_mask.voxels
+    in_view = brain_mask.voxels
     for modality in settings.modalities:
         image, inside, alignment = images[modality], brain.mask, alignments[modality]
         if modality != "t1w":
             inside = resample(brain.mask, image.grid, alignment.transform.GetInverse(), "linear")
             warnings += _alignment_warnings(modality, alignment, inside, brain)
             image = correct_bias_field(image, inside, settings.bias_field)
-        warped, seen = _on_template(image, inside, transform, template, alignment.transform)
+        warped, field_of_view = _on_template(image, inside, transform, template, alignment.transform)
         contrast[modality] = white_to_grey(warped.voxels, template)
         prepared[modality] = normalise(
-            warped, brain_mask.with_voxels(brain_mask.voxels & seen.voxels), settings.intensity
+            warped, brain_mask.with_voxels(brain_mask.voxels & field_of_view.voxels), settings.intensity
         )
-        shown = shown & seen.voxels
+        in_view = in_view & field_of_view.voxels
 
     warnings += _contrast_warnings(contrast)
     quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
     for modality, image in prepared.items():
         write_volume(out.prepared_image(subject, modality), image)
-    # Brain that one of the images does not show has no map: its 0 there is no intensity.
-    write_volume(out.prepared_brain_mask(subject), brain_mask.with_voxels(shown))
+    # Brain outside the field of view of one of the images is excluded: the value 0 there is not an intensity.
+    write_volume(out.prepared_brain_mask(subject), brain_mask.with_voxels(in_view))
     write_volume(out.native_brain_mask(subject), reoriented_like(brain.mask, native_grid))
     title = f"{subject.key}: {quality.verdict}"
     quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)
@@ -201,16 +203,16 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     return PreparedSubject.load(subject, out)
 
 
-def _nothing_negative(scan: Volume) -> Volume:
-    """The scan with its axes towards RAS; what little is negative comes from an earlier interpolation."""
+def _non_negative(scan: Volume) -> Volume:
+    """Reorient a scan to RAS and set negative values, left by an earlier interpolation, to 0."""
     return canonical(scan.with_voxels(np.maximum(scan.voxels, 0)))
 
 
-def _read_mask_like(path: Path | None, grid: Grid, name: str, of: Modality) -> Volume | None:
+def _read_mask_like(path: Path | None, grid: Grid, name: str, modality: Modality) -> Volume | None:
     if path is None:
         return None
     mask = read_mask(path)
-    if problem := on_another_grid(mask, grid, name, of):
+    if problem := on_another_grid(mask, grid, name, modality):
         raise UserError(problem)
     return mask
 
@@ -218,20 +220,20 @@ def _read_mask_like(path: Path | None, grid: Grid, name: str, of: Modality) -> V
 def _on_template(
     image: Volume, inside: Volume, transform: TemplateTransform, template: Template, from_t1w: "sitk.Transform"
 ) -> tuple[Volume, Volume]:
-    """The image on the template grid, and where the image had voxels at all."""
+    """Interpolate an image on the template grid; return it with its field of view there (bool)."""
     spacing = float(template.grid.spacing_mm.max())
     reach_mm = 3 * max(spacing, float(image.grid.spacing_mm.max()))
     smooth = blurred_for(continued_outwards(image, inside, reach_mm), spacing)
     warped = transform.to_template(smooth, template.grid, interpolation="bspline", from_t1w=from_t1w)
-    field_of_view = image.with_voxels(np.ones(image.grid.size_vox, bool))
-    seen = transform.to_template(field_of_view, template.grid, interpolation="nearest", from_t1w=from_t1w)
-    return warped, seen
+    everywhere = image.with_voxels(np.ones(image.grid.size_vox, bool))
+    field_of_view = transform.to_template(everywhere, template.grid, interpolation="nearest", from_t1w=from_t1w)
+    return warped, field_of_view
 
 
 def _lesion_warnings(native: Volume, warped: Volume, brain_mask: Volume) -> list[str]:
     if native.voxels.any() and not warped.voxels.any():
         ml = native.voxels.sum() * native.grid.voxel_volume_mm3 / 1000
-        return [f"its lesions of {ml:.2g} ml fall between the voxels of the template grid: none is left there"]
+        return [f"its lesions of {ml:.2g} ml fall between the voxels of the template grid: none remains there"]
     if warped.voxels.any():
         outside = float((warped.voxels & ~brain_mask.voxels).sum() / warped.voxels.sum())
         if outside > 0.2:
@@ -243,25 +245,25 @@ def _alignment_warnings(modality: Modality, alignment: Alignment, inside: Volume
     found = []
     if alignment.information is not None and alignment.information < _LEAST_INFORMATION:
         found.append(
-            f"the {modality.upper()} may not lie on the T1w: they share {alignment.information:.2f} nats, usual "
-            "is 0.3; look at the picture"
+            f"the {modality.upper()} may not be aligned with the T1w: mutual information {alignment.information:.2f} "
+            "nats, usually about 0.3; check the quality picture"
         )
     if alignment.shift_mm > _LARGE_SHIFT_MM:
         found.append(
-            f"the {modality.upper()} lay {alignment.shift_mm:.0f} mm from the T1w by its header and was moved there"
+            f"the header of the {modality.upper()} was {alignment.shift_mm:.0f} mm off the T1w; the image was realigned"
         )
-    seen = inside.voxels.sum() * inside.grid.voxel_volume_mm3
-    share = seen / (brain.mask.voxels.sum() * brain.mask.grid.voxel_volume_mm3)
+    covered_mm3 = inside.voxels.sum() * inside.grid.voxel_volume_mm3
+    share = covered_mm3 / (brain.mask.voxels.sum() * brain.mask.grid.voxel_volume_mm3)
     if share < 0.97:
-        found.append(f"the {modality.upper()} shows only {share:.0%} of the brain")
+        found.append(f"the {modality.upper()} covers only {share:.0%} of the brain")
     return found
 
 
 def _contrast_warnings(white_to_grey: Mapping[Modality, float]) -> list[str]:
-    """By nothing else does a FLAIR in the place of the T1w show: it registers nearly as well."""
+    """Detect swapped images by contrast: a FLAIR in place of the T1w registers nearly as well."""
     return [
         f"the T1w and the {modality.upper()} may be swapped: white matter over grey is {ratio:.2f} in the "
-        f"{modality.upper()} and {white_to_grey['t1w']:.2f} in the T1w, which should have more; look at the picture"
+        f"{modality.upper()} and {white_to_grey['t1w']:.2f} in the T1w, expected more in the T1w; check the picture"
         for modality, ratio in white_to_grey.items()
         if ratio > white_to_grey.get("t1w", np.inf)
     ]

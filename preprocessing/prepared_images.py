@@ -1,4 +1,4 @@
-"""The prepared images of one subject, as whoever learns or maps reads them."""
+"""Prepared images of one subject, and the voxels that the training controls cover."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _FEWEST = 4
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Where they lie.
+    """Paths of the prepared images of one subject.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class PreparedImages:
     images : mapping from modality to path
         On the template grid, in [0, 1] inside the brain, 0 outside.
     brain_mask : Path
-        The subject's own brain on the template grid.
+        The subject's brain on the template grid.
     """
 
     key: str
@@ -34,8 +34,8 @@ class PreparedImages:
     brain_mask: Path
 
     @classmethod
-    def of(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
-        """Those that `prepare_subject` wrote."""
+    def from_record(cls, subject: SubjectRecord, out: OutputFolder, modalities: Sequence[Modality]) -> "PreparedImages":
+        """Return the paths that `prepare_subject` writes."""
         images: dict[Modality, Path] = {modality: out.prepared_image(subject, modality) for modality in modalities}
         return cls(subject.key, images, out.prepared_brain_mask(subject))
 
@@ -45,7 +45,7 @@ class PreparedImages:
         Raises
         ------
         SubjectError
-            Missing, unreadable, on another grid, or with intensities beyond [0, 1].
+            The image is missing, unreadable, on another grid, or has intensities outside [0, 1].
         """
         if modality not in self.images:
             raise SubjectError(f"{self.key}: has no prepared {modality}, expected one. Prepare the subject again.")
@@ -64,13 +64,13 @@ class PreparedImages:
         Raises
         ------
         SubjectError
-            Missing, unreadable, or on another grid.
+            The mask is missing, unreadable, or on another grid.
         """
         return self._read(read_mask, self.brain_mask, "brain mask", grid)
 
-    def _read(self, reader, path: Path, name: str, grid: Grid) -> Volume:
+    def _read(self, load, path: Path, name: str, grid: Grid) -> Volume:
         try:
-            volume = reader(path)
+            volume = load(path)
         except UserError as error:
             raise SubjectError(f"{self.key}: {error} Prepare the subject again.") from error
         if not volume.grid.same_as(grid):
@@ -82,9 +82,10 @@ class PreparedImages:
 
 
 def covered(subjects: Sequence[PreparedImages], template_brain: Volume) -> np.ndarray:
-    """Where enough of the subjects have brain to say what is normal there: half of them, and four if there are as many.
+    """Voxels of the template's brain that enough subjects cover: at least half, and at least four.
 
-    Of fewer than four, too few would be left to tell what is normal for one of themselves.
+    With fewer than four subjects, all of them must cover a voxel. Otherwise too few controls would remain to score one
+    of them against the others.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def covered(subjects: Sequence[PreparedImages], template_brain: Volume) -> np.nd
     Returns
     -------
     ndarray of bool, (X, Y, Z)
-        A part of the template's brain.
+        Subset of the template's brain.
     """
     brains = np.zeros(template_brain.grid.size_vox, np.uint16)
     for subject in subjects:

@@ -1,4 +1,4 @@
-"""What preparing a subject asks of its files beyond that they can be read; check and prepare both judge by this."""
+"""Validation of a subject's input files, shared by check and prepare."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,9 +15,9 @@ _MOST_NEGATIVE_SHARE = 0.05
 
 
 def needed_images(subject: SubjectRecord, settings: PreprocessingSettings) -> tuple[Modality, ...]:
-    """The T1w, the images of the encoder, and the one that the lesions were drawn on."""
-    drawn_on = [subject.mask_of] if subject.lesion_mask is not None else []
-    wanted = {"t1w", *settings.modalities, *drawn_on}
+    """Modalities that preparation needs: the T1w, those of the settings, and the one of the lesion mask."""
+    lesion_modality = [subject.mask_of] if subject.lesion_mask is not None else []
+    wanted = {"t1w", *settings.modalities, *lesion_modality}
     return tuple(modality for modality in MODALITIES if modality in wanted)
 
 
@@ -27,44 +27,44 @@ def refusals(
     scans: Mapping[Modality, Volume],
     brain: Volume | None,
 ) -> list[str]:
-    """All that preparing would refuse in files that have been read.
+    """Problems for which preparation would reject the files of a subject.
 
     Parameters
     ----------
     subject : SubjectRecord
     settings : PreprocessingSettings
     scans : mapping from modality to Volume
-        Those that could be read, as they are stored.
+        The scans that could be read, as stored.
     brain : Volume, bool, or None
-        The subject's own brain mask; None also where it could not be read or lies on another grid.
+        The brain mask of the manifest; None also if it could not be read or lies on another grid.
 
     Returns
     -------
     list of str
-        One sentence each, without the subject's key.
+        One sentence per problem, without the subject's key.
     """
-    judgements: list[Callable[[], object]] = []
+    checks: list[Callable[[], object]] = []
     for modality in needed_images(subject, settings):
         if modality in scans:
-            judgements.append(partial(require_intensities, scans[modality], modality))
+            checks.append(partial(require_intensities, scans[modality], modality))
     if brain is not None or subject.brain_mask is None:
-        judgements.append(lambda: require_mask(brain, settings.brain_extraction))
+        checks.append(lambda: require_mask(brain, settings.brain_extraction))
     if (path := subject.template_transform) is not None:
-        judgements.append(lambda: open_transform(path))
-    found: list[str] = []
-    for judge in judgements:
+        checks.append(lambda: open_transform(path))
+    problems: list[str] = []
+    for check in checks:
         try:
-            judge()
+            check()
         except UserError as error:
-            found += error.problems
-    return found
+            problems += error.problems
+    return problems
 
 
 def require_intensities(scan: Volume, modality: Modality) -> None:
-    """Refuse scans with more negative voxels than an earlier interpolation leaves."""
+    """Raise a UserError if a scan has more negative voxels than an earlier interpolation can produce."""
     negative = float((scan.voxels < 0).mean())
     if negative > _MOST_NEGATIVE_SHARE:
         raise UserError(
-            f"the {BIDS_SUFFIX[modality]} is negative in {negative:.0%} of its voxels, expected intensities from 0 "
-            "upwards; give the scan as it came from the scanner, not standardised"
+            f"the {BIDS_SUFFIX[modality]} is negative in {negative:.0%} of its voxels, expected intensities of at "
+            "least 0; give the scan as it came from the scanner, not standardised"
         )

@@ -1,7 +1,7 @@
-"""A headless Chromium, spoken to through its own protocol over a pipe: no driver to install, no port to open.
+"""Headless Chromium, controlled by its own protocol over a pipe, without a driver or an open port.
 
-What a page says on its console, what it throws, and every address it asks for is kept, so that tests can insist that
-there is nothing.
+Console messages, exceptions and requested addresses of a page are recorded, so that tests can check that there are
+none.
 """
 
 import base64
@@ -30,7 +30,7 @@ _KEYS = {"Enter": 13, " ": 32, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowR
 
 
 class Browser:
-    """One window. `webgl` False takes 3-D graphics away, as an old machine or a hospital's policy does."""
+    """One window. `webgl=False` disables 3-D graphics, as on an old machine or by a hospital's policy."""
 
     def __init__(self, profile: Path, *, webgl: bool = True, width: int = 1300, height: int = 1000, dark: bool = False):
         program = next((path for path in map(shutil.which, _PROGRAMS) if path), None)
@@ -40,7 +40,7 @@ class Browser:
         self.requests: list[str] = []
         self._number = 0
         (read_here, write_there), (read_there, write_here) = os.pipe(), os.pipe()
-        # The protocol's pipes are descriptors 3 and 4, by number: copies far above cannot be overwritten on the way.
+        # The pipes of the protocol must be descriptors 3 and 4: copies with high numbers are not overwritten before.
         there = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (read_there, write_there)]
 
         def connect() -> None:
@@ -78,7 +78,7 @@ class Browser:
         self.wait_for("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise AssertionError(f"{script}: {answer['exceptionDetails']}")
@@ -88,11 +88,11 @@ class Browser:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(condition):
-            assert time.monotonic() < end, f"waited {seconds} s for {condition}; the console says {self.console}"
+            assert time.monotonic() < end, f"waited {seconds} s for {condition}; console: {self.console}"
             time.sleep(0.1)
 
     def click(self, selector: str) -> None:
-        """A real click in the middle of an element."""
+        """Click on the centre of an element."""
         self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
         x, y, width, height = self.box(selector)
         for kind in ("mousePressed", "mouseReleased"):
@@ -101,14 +101,14 @@ class Browser:
             )
 
     def press(self, key: str) -> None:
-        """A real key, to whatever has the focus."""
+        """Press a key; it goes to the element with the focus."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": _KEYS[key]}
         self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
         self._call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def box(self, selector: str) -> tuple[float, float, float, float]:
-        """Left, top, width and height of an element in the window."""
+        """Return left, top, width and height of an element in the window."""
         found = self.run(
             f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
             " return [b.left, b.top, b.width, b.height]; })()"
@@ -117,7 +117,7 @@ class Browser:
         return left, top, width, height
 
     def picture(self, path: Path, selector: str | None = None, *, whole: bool = False) -> np.ndarray:
-        """Save what is seen, or one element of it, as PNG; (H, W, 3) uint8."""
+        """Save the window, or one element of it, as PNG; return it as (H, W, 3) uint8."""
         options: dict[str, Any] = {}
         if selector is not None:
             self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
@@ -126,7 +126,7 @@ class Browser:
             options["clip"] = {
                 "x": x + scrolled[0], "y": y + scrolled[1], "width": width, "height": height, "scale": 1
             }  # fmt: skip
-        # What is drawn follows what is done one frame later.
+        # Changes are drawn one frame later.
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=whole, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class Browser:
             return np.asarray(image.convert("RGB"))
 
     def tree(self) -> list[dict[str, Any]]:
-        """What a screen reader is told: role and name of every node that is not ignored."""
+        """Return role and name of every node of the accessibility tree that is not ignored."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         return [
             {"role": node["role"]["value"], "name": node.get("name", {}).get("value", "")}
@@ -159,7 +159,7 @@ class Browser:
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             block = os.read(self._from, 1 << 16)
-            assert block, "the browser has gone"
+            assert block, "the browser has ended"
             self._rest += block
         message, self._rest = self._rest.split(b"\0", 1)
         return json.loads(message)
@@ -167,8 +167,8 @@ class Browser:
     def _note(self, event: dict[str, Any]) -> None:
         about = event.get("params", {})
         if event.get("method") == "Runtime.consoleAPICalled":
-            words = " ".join(str(argument.get("value", "")) for argument in about["args"])
-            self.console.append(f"{about['type']}: {words}")
+            text = " ".join(str(argument.get("value", "")) for argument in about["args"])
+            self.console.append(f"{about['type']}: {text}")
         elif event.get("method") == "Runtime.exceptionThrown":
             self.console.append(f"exception: {about['exceptionDetails']}")
         elif event.get("method") == "Log.entryAdded":

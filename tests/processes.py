@@ -1,4 +1,4 @@
-"""The processes that come of a test, known by a variable of their environment."""
+"""Processes that a test starts, identified by an environment variable."""
 
 import os
 import time
@@ -9,7 +9,7 @@ MARK = "VOXOUT_TEST_MARK"
 
 
 def marked(mark: str) -> dict[int, str]:
-    """Command lines of the other processes with this value of `MARK`, by process."""
+    """Return the command lines of other processes with this value of `MARK`, by process id."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -22,7 +22,7 @@ def marked(mark: str) -> dict[int, str]:
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10) -> bool:
-    """Whether something becomes true in time."""
+    """Wait until a condition is true; return whether it became true in time."""
     give_up = time.monotonic() + seconds
     while not true():
         if time.monotonic() > give_up:

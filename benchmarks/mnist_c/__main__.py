@@ -1,4 +1,4 @@
-"""The method against others on handwritten digits under the corruptions of MNIST-C.
+"""Comparison of the method with others on handwritten digits under the corruptions of MNIST-C.
 
 python -m benchmarks.mnist_c OUT [--data PATH] [--digits 0,1] [--methods A,B] [--seeds N] [--jobs N]
 """
@@ -21,25 +21,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.mnist_c",
-        description="One digit is normal, nine are not, under the 15 corruptions of MNIST-C; figures and page in OUT.",
+        description="Anomaly detection on MNIST-C: one digit is normal, nine are anomalous, under 15 corruptions.",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for everything that is made")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
     parser.add_argument(
         "--data",
         type=Path,
         metavar="PATH",
-        help="folder of MNIST-C, folder of MNIST's IDX files, or npz with images and labels; default: the 1,797 digits "
-        "that scikit-learn carries",
+        help="folder of MNIST-C, folder of the IDX files of MNIST, or npz with images and labels; default: the 1,797 "
+        "digits of scikit-learn",
     )
     parser.add_argument(
-        "--seeds", type=at_least_one, default=3, metavar="N", help="repeats, each with its own split (default: 3)"
+        "--seeds",
+        type=at_least_one,
+        default=3,
+        metavar="N",
+        help="number of repetitions, each with a different split (default: 3)",
     )
     parser.add_argument(
-        "--methods", type=_names, metavar="A,B", help="only these, by the names of docs/mnist-c.md; default: all"
+        "--methods", type=_names, metavar="A,B", help="methods to run, by the names in docs/mnist-c.md; default: all"
     )
-    parser.add_argument("--digits", type=_names, metavar="0,1", help="the normal ones, in turn; default: all ten")
-    parser.add_argument("--jobs", type=at_least_one, metavar="N", help="trainings at once; default: one a core")
-    parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    parser.add_argument(
+        "--digits",
+        type=_names,
+        metavar="0,1",
+        help="digits used as the normal class, one after the other; default: all",
+    )
+    parser.add_argument("--jobs", type=at_least_one, metavar="N", help="parallel trainings; default: one per core")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
     parser.set_defaults(dry_run=False, verbose=False)
     return parser
 
@@ -49,9 +58,9 @@ def _names(text: str) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # As many threads as trainings would only wait for each other; read once, when the libraries are loaded.
+    # Parallel trainings use one thread each; the variable is read when the libraries are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Workers do not import from the current folder.
+    # Worker processes need the root folder to import this package.
     root = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     from .command import benchmark

@@ -1,17 +1,18 @@
-"""How the settings of `python -m benchmarks.mnist_c` were chosen: on normal validation digits alone. Prints the tables.
+"""Choice of the settings of `python -m benchmarks.mnist_c` on normal validation digits only. Prints the tables.
 
     python -m benchmarks.mnist_c.choose_settings --data mnist10k.npz [--digits 1,3,4,8] [--seed 100] [--explore]
 
-Of each value that is tried, on digits that no training has seen (10 % of the normal ones):
+Metrics of each candidate value, on validation digits (10 % of the normal ones):
 
-- made: AUROC of normal validation digits against anomalies made of them: a piece of one pasted into another
-  (cut-paste), one laid over another, the quadrants exchanged. Mean over the three kinds, the one-class read-outs (by
-  scale, where there are two) and the digits; this is what chooses. No digit of another class is looked at.
-- outside: share of the validation digits outside the one-class SVM on the codes of the training digits; it aims at nu.
-- mse, k, rank, scale: reconstruction; mean kernel value (gamma "scale") between codes; dimensions that the codes fill;
-  root mean square of the codes about their mean.
+- made: AUROC of normal validation digits against synthetic anomalies made of them: a piece of one pasted into another
+  (cut-paste), two superimposed, quadrants exchanged. Mean over the three kinds, the one-class read-outs (with gamma
+  "scale", if there are two) and the digits. The value with the highest AUROC is chosen. Other classes are not used.
+- outside: fraction of the validation digits that are outliers of the one-class SVM on the latents of the training
+  digits; the target is nu.
+- mse, k, rank, scale: reconstruction error; mean kernel value (gamma "scale") between latents; effective rank of the
+  latents; root mean square of the latents about their mean.
 
-The seed is none of those that the benchmark runs with. `--explore` tries nu, gamma, batch and schedule of OgAE.
+The seed differs from those of the benchmark. `--explore` varies nu, gamma, batch size and schedule of OgAE.
 """
 
 import argparse
@@ -34,11 +35,11 @@ from .objectives import Guidance, expander_only, full, schedule
 from .protocol import Unit, split
 from .scores import area_under_roc
 from .training import Recipe, TrainingSettings, train, warm_up
-from .watch import watched
+from .watch import monitor
 
 
 def made_anomalies(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Three kinds of anomalies from normal digits (N, 28, 28)."""
+    """Three kinds of synthetic anomalies from normal digits (N, 28, 28)."""
     random = np.random.default_rng((seed, 28))
     others = images[np.roll(random.permutation(len(images)), 1)]
     pasted = images.copy()
@@ -48,7 +49,7 @@ def made_anomalies(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         pasted[number, row : row + 10, column : column + 10] = piece
     return {
         "cut-paste": pasted,
-        "laid over": np.maximum(images, np.roll(images, 1, axis=0)),
+        "superimposed": np.maximum(images, np.roll(images, 1, axis=0)),
         "quadrants": np.roll(images, (14, 14), axis=(1, 2)),
     }
 
@@ -64,7 +65,7 @@ class Row:
 
 
 class Bench:
-    """Normal digits of some classes, and their warm-ups."""
+    """Normal digits of several classes, with cached warm-ups."""
 
     def __init__(self, digits: Digits, chosen: list[int], seed: int):
         self._seed, self._warm = seed, {}
@@ -91,13 +92,13 @@ class Bench:
         for anomalies in made.values():
             scores = scorer.score(anomalies)
             areas += [area_under_roc(np.concatenate([normal[o], scores[o]]), len(normal[o])) for o in outs]
-        seen = watched(trained.model, images, validation)
-        codes = read_outs.encode(trained.model, images).numpy()[:, None]
-        field = fit_detectors(codes, nu=read_outs.NU, gamma="scale", jobs=1)
+        monitored = monitor(trained.model, images, validation)
+        latents = read_outs.encode(trained.model, images).numpy()[:, None]
+        field = fit_detectors(latents, nu=read_outs.NU, gamma="scale", jobs=1)
         decisions = field.decision_function(read_outs.encode(trained.model, validation).numpy()[:, None], jobs=1)
         return Row(
-            float(np.mean(areas)), float((decisions < 0).mean()), seen.mse_validation, seen.kernel_mean,
-            seen.effective_rank, seen.latent_scale,
+            float(np.mean(areas)), float((decisions < 0).mean()), monitored.mse_validation, monitored.kernel_mean,
+            monitored.effective_rank, monitored.latent_scale,
         )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def explored() -> Iterator[tuple[str, Recipe, TrainingSettings]]:
-    """OgAE with one thing changed at a time."""
+    """OgAE with one setting changed at a time."""
     base, settings = METHODS["ogae"].recipe, TrainingSettings()
     assert base is not None
     (guidance,) = base.terms
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="as for python -m benchmarks.mnist_c")
     parser.add_argument("--digits", default="1,3,4,8")
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--methods", help="only these, with commas between")
+    parser.add_argument("--methods", help="methods to include, separated by commas")
     parser.add_argument("--explore", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

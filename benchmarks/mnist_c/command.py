@@ -1,4 +1,4 @@
-"""`python -m benchmarks.mnist_c`: read the digits, run what is missing, write the page."""
+"""Command `python -m benchmarks.mnist_c`: read the digits, compute missing results, write the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def benchmark(
     methods: Sequence[str] | None,
     jobs: int | None,
 ) -> tuple[Failure, ...]:
-    """Run the benchmark in folder `out`.
+    """Run the benchmark and write its results to folder `out`.
 
     Parameters
     ----------
@@ -41,19 +41,17 @@ def benchmark(
     Returns
     -------
     tuple of Failure
-        What did not work out; the rest did.
+        Failed parts of the benchmark; the others are complete.
     """
     chosen, run_methods = _chosen_digits(digits), chosen_methods(methods)
     read = read_digits(data)
     console.say(f"data: {read.source}")
     failures = tuple(
-        Failure(
-            name, "data", f"{name}: is missing from the data, expected a folder of this name. Unpack MNIST-C again."
-        )
+        Failure(name, "data", f"{name}: missing from the data, expected a folder of this name. Unpack MNIST-C again.")
         for name in read.missing
     )
     for failure in failures:
-        console.warn(f"warning: {failure.reason} The other corruptions run.")
+        console.warn(f"warning: {failure.reason} The other corruptions are used.")
     with at_work_in(out), Engine(jobs) as engine:
         run = run_benchmark(read, chosen, seeds, run_methods, out, engine, say=console.say, progress=console.progress)
         for failure in run.failures:
@@ -61,16 +59,16 @@ def benchmark(
         failures += run.failures
         write_failures(out / "failures.csv", failures)
         if not run.results:
-            raise UserError(f"{out}: no method came to a result. failures.csv there names each reason.")
+            raise UserError(f"{out}: found no results, expected at least one. See the reasons in failures.csv there.")
         summary = write_benchmark(out, read, run, failures)
-    for line in in_words(summary):
+    for line in summary_lines(summary):
         console.say(line, level=-1)
-    console.say(f"page: {out / 'index.html'}", level=-1)
+    console.say(f"report: {out / 'index.html'}", level=-1)
     return failures
 
 
-def in_words(summary: Summary) -> list[str]:
-    """The table's first column, in lines for a terminal."""
+def summary_lines(summary: Summary) -> list[str]:
+    """Mean AUROC of each read-out, as lines for the terminal."""
     from voxout.evaluation.report.html import estimate_text
 
     lines, width = [], max(len(line.title) for line in summary.lines)
@@ -83,5 +81,5 @@ def in_words(summary: Summary) -> list[str]:
 def _chosen_digits(names: Sequence[str] | None) -> tuple[int, ...]:
     wrong = sorted({name for name in names or () if name not in map(str, CLASSES)})
     if wrong:
-        raise UserError(f"--digits: {', '.join(wrong)} not known, expected digits from 0 to 9, as in 0,1,8.")
+        raise UserError(f"--digits: found {', '.join(wrong)}, expected digits from 0 to 9. Use for instance 0,1,8.")
     return CLASSES if names is None else tuple(sorted({int(name) for name in names}))

@@ -1,4 +1,4 @@
-"""The digits under every condition, made once for a run and shared by all its processes."""
+"""Digits under every condition, computed once per run and shared by all processes."""
 
 import hashlib
 import shutil
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 
 from .corruptions import CLEAN, corrupt
 from .digits import EDGE, Digits
 
 SEED = 0
-"""Of the corruptions: drawn once, as MNIST-C's were."""
+"""Seed of the corruptions, which are drawn once, as in MNIST-C."""
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """The chosen digits under every condition, memory-mapped.
+    """Selected digits under every condition, memory-mapped.
 
     Attributes
     ----------
@@ -38,11 +38,11 @@ class Conditions:
         return cls(np.load(folder / "rows.npy"), np.load(folder / "labels.npy"), folder)
 
     def images(self, condition: str, rows: np.ndarray) -> np.ndarray:
-        """Digits (len(rows), 28, 28), uint8, under one condition."""
-        return np.load(self.folder / f"{condition}.npy", mmap_mode="r")[self._places(rows)]
+        """Images (len(rows), 28, 28), uint8, under one condition."""
+        return np.load(self.folder / f"{condition}.npy", mmap_mode="r")[self._positions(rows)]
 
     def images_under(self, conditions: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Each digit under its own condition."""
+        """Images under one condition per row."""
         out = np.empty((len(rows), EDGE, EDGE), np.uint8)
         names = np.array(conditions)
         for name in np.unique(names):
@@ -50,21 +50,21 @@ class Conditions:
         return out
 
     def labels_of(self, rows: np.ndarray) -> np.ndarray:
-        return self.labels[self._places(rows)]
+        return self.labels[self._positions(rows)]
 
-    def _places(self, rows: np.ndarray) -> np.ndarray:
+    def _positions(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.rows, rows)
 
 
 def make_conditions(
     digits: Digits, rows: np.ndarray, folder: Path, *, progress: Callable[..., None] | None = None
 ) -> Path:
-    """Corrupt the given rows of the digits, or take them out of the data that came corrupted.
+    """Corrupt the given rows of the digits, or take them from data that are already corrupted.
 
     Returns
     -------
     Path
-        What `Conditions.open` takes; kept between runs on the same digits.
+        Folder for `Conditions.open`, reused by later runs on the same digits.
     """
     rows = np.unique(rows)
     key = hashlib.sha256(digits.fingerprint().encode() + rows.tobytes()).hexdigest()[:16]
@@ -72,7 +72,7 @@ def make_conditions(
     if (made / "labels.npy").is_file():
         return made
     for earlier in folder.glob("*/labels.npy"):
-        # Of other digits: ours by the name of their folder, which is a key of this kind.
+        # Conditions of other digits; the length of the folder name identifies them.
         if len(earlier.parent.name) == len(key) and (earlier.parent / "rows.npy").is_file():
             shutil.rmtree(earlier.parent)
     clean = np.asarray(digits.images[rows])
@@ -83,10 +83,10 @@ def make_conditions(
         if progress is not None:
             progress(done, len(digits.conditions), name)
     _save(made / "rows.npy", rows)
-    _save(made / "labels.npy", digits.labels[rows])  # last: whoever finds it finds all
+    _save(made / "labels.npy", digits.labels[rows])  # written last: marks the folder as complete
     return made
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.save(temporary, array, allow_pickle=False)

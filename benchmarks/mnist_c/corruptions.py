@@ -1,11 +1,10 @@
-"""The 15 corruptions of MNIST-C, at its severities, from their definitions.
+"""The 15 corruptions of MNIST-C at its severities, implemented from their definitions.
 
-Mu and Gilmer, MNIST-C: a robustness benchmark for computer vision, 2019. Where the definition leaves something open
-(where a line begins), the choice stands at the function. Images come and go as (N, 28, 28) in [0, 1]; the result is
-clipped, multiplied by 255 and rounded.
+Mu and Gilmer, MNIST-C: a robustness benchmark for computer vision, 2019. Details that the definition leaves open (such
+as the start of a line) are documented at the functions. Images are arrays (N, 28, 28) in [0, 1]; the result is clipped,
+multiplied by 255 and rounded.
 
-A digit's corruption depends on the seed, the corruption and the digit's number alone, never on what is corrupted along
-with it.
+The corruption of a digit depends only on the seed, the corruption and the number of the digit, not on the other digits.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ _EDGE = 28
 _CENTRE = (_EDGE - 1) / 2
 
 Randoms = Sequence[np.random.Generator]
-"""One generator an image."""
+"""One generator per image."""
 
 
 def corrupt(name: str, images: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
@@ -32,7 +31,7 @@ def corrupt(name: str, images: np.ndarray, numbers: np.ndarray, seed: int) -> np
         One of `CORRUPTIONS`, or "identity".
     images : ndarray of uint8, (N, 28, 28)
     numbers : ndarray of int, (N,)
-        Each digit's number in its data set.
+        Number of each digit in its data set.
     seed : int
 
     Returns
@@ -48,18 +47,18 @@ def corrupt(name: str, images: np.ndarray, numbers: np.ndarray, seed: int) -> np
 
 
 def shot_noise(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Poisson(3x) / 3."""
+    """Poisson noise: Poisson(3x) / 3."""
     return np.stack([random.poisson(3 * x) / 3 for x, random in zip(images, randoms, strict=True)])
 
 
 def impulse_noise(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """17 % of the pixels, half of them white and half of them black."""
+    """Set 17 % of the pixels to white or black with equal probability."""
     drawn = np.stack([random.random((2, _EDGE, _EDGE)) for random in randoms])
     return np.where(drawn[:, 0] < 0.17, (drawn[:, 1] < 0.5).astype(float), images)
 
 
 def glass_blur(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Blurred, each pixel swapped twice with one up to a step up and left of it, and blurred again."""
+    """Blur, swap each pixel twice with one up to one step above and left of it, and blur again."""
     blurred = _blur(images, 0.7)
     offsets = np.stack([random.integers(-1, 1, (2, _EDGE, _EDGE, 2)) for random in randoms])
     every = np.arange(len(images))
@@ -75,7 +74,7 @@ def glass_blur(images: np.ndarray, randoms: Randoms) -> np.ndarray:
 
 
 def motion_blur(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """One half of a Gaussian of 3 pixels, cut at 10, along a direction of -45 to 45 degrees to the rows."""
+    """Blur with half a Gaussian (sigma 3, truncated at 10 pixels), in a direction of -45 to 45 degrees to the rows."""
     weights = np.exp(-(np.arange(11) ** 2) / (2 * 3**2))
     weights /= weights.sum()
     angles = np.array([random.uniform(-np.pi / 4, np.pi / 4) for random in randoms])
@@ -90,31 +89,31 @@ def motion_blur(images: np.ndarray, randoms: Randoms) -> np.ndarray:
 
 
 def shear(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """By 0.4 rad to either side, about the centre."""
+    """Shear by 0.4 rad to either side, about the centre."""
     signs = (random.choice((-1, 1)) for random in randoms)
     return _warp(images, [np.array([[1, 0], [sign * np.tan(0.4), 1]]) for sign in signs])
 
 
 def scale(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """To 0.7 of the size, about the centre."""
+    """Scale to 0.7 of the size, about the centre."""
     return _warp(images, [np.eye(2) / 0.7] * len(images))
 
 
 def rotate(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """By 0.4 rad either way, about the centre."""
+    """Rotate by 0.4 rad in either direction, about the centre."""
     angles = (0.4 * random.choice((-1, 1)) for random in randoms)
     return _warp(images, [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles])
 
 
 def brightness(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """The value of HSV raised by 0.5."""
+    """Increase the value channel of HSV by 0.5."""
     hsv = rgb2hsv(np.repeat(images[..., None], 3, axis=-1))
     hsv[..., 2] = np.clip(hsv[..., 2] + 0.5, 0, 1)
     return hsv2rgb(hsv)[..., 0]
 
 
 def translate(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """By 3 pixels, either way in both axes; black comes in."""
+    """Translate by 3 pixels in either direction along both axes, with black borders."""
     moved = np.zeros_like(images)
     padded = np.pad(images, ((0, 0), (3, 3), (3, 3)))
     for number, random in enumerate(randoms):
@@ -124,21 +123,21 @@ def translate(images: np.ndarray, randoms: Randoms) -> np.ndarray:
 
 
 def stripe(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Columns 0-6 and 21-27 inverted."""
+    """Invert columns 0-6 and 21-27."""
     striped = images.copy()
     striped[:, :, :7], striped[:, :, 21:] = 1 - images[:, :, :7], 1 - images[:, :, 21:]
     return striped
 
 
 def fog(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Three times a plasma fractal added; the sum brought down by max / (max + 3), with the image's own maximum."""
+    """Add three times a plasma fractal and scale by max / (max + 3), with the maximum of the image."""
     highest = images.max(axis=(1, 2), keepdims=True)
     plasma = plasma_fractal(randoms, size=32, decay=1.4)[:, :_EDGE, :_EDGE]
     return (images + 3 * plasma) * highest / (highest + 3)
 
 
 def spatter(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Splashes of mud: smoothed noise N(0.65, 0.3) above 0.65, smoothed, above 0.8, in grey 63/255."""
+    """Splashes of grey 63/255: smoothed noise N(0.65, 0.3), thresholded at 0.65, smoothed, thresholded at 0.8."""
     drops = _blur(np.stack([random.normal(0.65, 0.3, (_EDGE, _EDGE)) for random in randoms]), 1)
     mud = _blur((drops > 0.65).astype(float), 1.5)
     mud[mud < 0.8] = 0
@@ -146,58 +145,59 @@ def spatter(images: np.ndarray, randoms: Randoms) -> np.ndarray:
 
 
 def dotted_line(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """A line from left (column 0-5) to right (22-27), in dashes of 2 pixels, one every 6, over the digit."""
+    """Draw a line from left (column 0-5) to right (22-27) over the digit, with dashes of 2 pixels every 6 pixels."""
     return np.stack([np.maximum(x, drawn(_dashes(*_ends(r)))) for x, r in zip(images, randoms, strict=True)])
 
 
 def zigzag(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """The same line, but swinging 2 pixels to either side, a turn every 4 pixels."""
+    """Draw a zigzag line instead, with an amplitude of 2 pixels and a turn every 4 pixels."""
     return np.stack([np.maximum(x, drawn(_zigzag(*_ends(r)))) for x, r in zip(images, randoms, strict=True)])
 
 
 def canny_edges(images: np.ndarray, randoms: Randoms) -> np.ndarray:
-    """Edges of the Canny detector (scikit-image's defaults): 1 on them, 0 elsewhere."""
+    """Edges of the Canny detector with the defaults of scikit-image: 1 at edges, 0 elsewhere."""
     return np.stack([canny(x) for x in images]).astype(float)
 
 
 def plasma_fractal(randoms: Randoms, *, size: int, decay: float) -> np.ndarray:
-    """Clouds by midpoint displacement on a torus: each halving of the step divides the random push by `decay`.
+    """Plasma fractal by midpoint displacement on a torus; the displacement is divided by `decay` with each halving.
 
     Returns
     -------
     ndarray, (N, size, size)
-        Each from 0 to 1. Squares get the mean of their corners first, diamonds then that of their four neighbours, each
-        pushed by U(-1, 1) times the wibble, which begins at 100 (its unit goes out with the scaling).
+        Scaled from 0 to 1. Centres of squares get the mean of the corners, then centres of diamonds the mean of their
+        four neighbours, each plus U(-1, 1) times the displacement, which starts at 100 (the final scaling cancels its
+        unit).
     """
     field = np.zeros((len(randoms), size, size))
-    step, push = size, 100.0
+    step, displacement = size, 100.0
     while step >= 2:
         half, cells = step // 2, size // step
 
-        def pushed(mean: np.ndarray, cells: int = cells, push: float = push) -> np.ndarray:
-            return mean + push * np.stack([random.uniform(-1, 1, (cells, cells)) for random in randoms])
+        def displaced(mean: np.ndarray, cells: int = cells, displacement: float = displacement) -> np.ndarray:
+            return mean + displacement * np.stack([random.uniform(-1, 1, (cells, cells)) for random in randoms])
 
         corners = field[:, ::step, ::step]
         right, below = np.roll(corners, -1, 2), np.roll(corners, -1, 1)
-        squares = pushed((corners + right + below + np.roll(right, -1, 1)) / 4)
+        squares = displaced((corners + right + below + np.roll(right, -1, 1)) / 4)
         field[:, half::step, half::step] = squares
-        field[:, half::step, ::step] = pushed((corners + below + squares + np.roll(squares, 1, 2)) / 4)
-        field[:, ::step, half::step] = pushed((corners + right + squares + np.roll(squares, 1, 1)) / 4)
-        step, push = half, push / decay
+        field[:, half::step, ::step] = displaced((corners + below + squares + np.roll(squares, 1, 2)) / 4)
+        field[:, ::step, half::step] = displaced((corners + right + squares + np.roll(squares, 1, 1)) / 4)
+        step, displacement = half, displacement / decay
     field -= field.min(axis=(1, 2), keepdims=True)
     return field / field.max(axis=(1, 2), keepdims=True)
 
 
 def drawn(segments: np.ndarray) -> np.ndarray:
-    """Line segments (S, 2, 2), their ends as (row, column), in the intensity log(1 - d / 2.3) + 1.
+    """Draw line segments (S, 2, 2), with ends as (row, column), in the intensity log(1 - d / 2.3) + 1.
 
-    d is a pixel's distance to the nearest segment; beyond 2.3 (1 - 1/e) = 1.45 pixels there is nothing.
+    d is the distance of a pixel to the nearest segment; beyond 2.3 (1 - 1/e) = 1.45 pixels, the intensity is 0.
     """
     pixels = np.moveaxis(np.mgrid[:_EDGE, :_EDGE], 0, -1)[:, :, None].astype(float)
     start, along = segments[:, 0], segments[:, 1] - segments[:, 0]
     length = np.maximum((along**2).sum(-1), 1e-12)
-    place = np.clip(((pixels - start) * along).sum(-1) / length, 0, 1)
-    distance = np.sqrt(((pixels - start - place[..., None] * along) ** 2).sum(-1)).min(-1)
+    fraction = np.clip(((pixels - start) * along).sum(-1) / length, 0, 1)
+    distance = np.sqrt(((pixels - start - fraction[..., None] * along) ** 2).sum(-1)).min(-1)
     return np.clip(np.log(1 - np.minimum(distance, 2.29) / 2.3) + 1, 0, 1)
 
 
@@ -229,9 +229,9 @@ def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _warp(images: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """Each image through a map of (row, column) of the result to the original, about the centre; linear, black outside.
+    """Resample each image linearly with a matrix about the centre c, with black borders.
 
-    The result at c + p is the original at c + matrix @ p, with c the centre.
+    The result at c + p is the original at c + matrix @ p, in (row, column) coordinates.
     """
     centre = np.full(2, _CENTRE)
     maps = [np.column_stack([m, centre - m @ centre]) for m in matrices]
@@ -245,4 +245,4 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray, Randoms], np.ndarray]] = {
         spatter, dotted_line, zigzag, canny_edges,
     )
 }  # fmt: skip
-"""By MNIST-C's names of its folders."""
+"""Functions by the folder names of MNIST-C."""

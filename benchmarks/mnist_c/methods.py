@@ -1,11 +1,11 @@
-"""The methods: each is fitted on normal digits alone and then scores any digit, higher = more anomalous.
+"""Methods of the benchmark: fitted on normal digits only, they score any digit, higher = more anomalous.
 
-A method is one training, and may have several read-outs; each read-out is a row of the table. The variants of OgAE
-differ from it in one thing each, so that each thing can be judged: the routes of the gradient, the scale of the codes,
-gamma, the siamese term.
+A method is one training with one or more read-outs (anomaly scores computed from it); each read-out is a row of the
+table. The variants of OgAE differ from it in single settings, to measure their effect: the routes of the gradient, the
+scale of the latents, gamma, the siamese term.
 
-Each network has one number of its own to choose, from four values, by normal validation digits alone
-(`choose_settings`): the same budget for all.
+Each network has one hyperparameter, chosen from four values on normal validation digits only (`choose_settings`), so
+that all have the same budget.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +20,14 @@ from .read_outs import FIXED_GAMMA, NU
 from .training import Recipe
 
 KAPPA = 1.0
-"""The siamese weight beside the guidance: that of the siamese auto-encoder."""
+"""Weight of the siamese term with guidance, as for the siamese auto-encoder."""
 BEST_ON_VALIDATION = ("ogae-compactor", "ogae-fixed")
-"""Of the variants of OgAE, by the same normal validation digits: 0.811 and 0.809, the next has 0.751."""
+"""Best variants of OgAE on the same normal validation digits: 0.811 and 0.809; the next has 0.751."""
 
 READ_OUTS: Mapping[str, str] = {
     "reconstruction": "reconstruction error",
-    "ocsvm": "OC-SVM on the codes",
-    "ocsvm-fixed": "OC-SVM on the codes, gamma fixed",
+    "ocsvm": "OC-SVM on the latents",
+    "ocsvm-fixed": "OC-SVM on the latents, gamma fixed",
     "last-10": "mean of the last 10 OC-SVMs",
     "distance": "distance to the centre",
     "pixels": "raw pixels",
@@ -36,17 +36,17 @@ READ_OUTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The one number of a method that is chosen.
+    """Hyperparameter of a method that is chosen.
 
     Attributes
     ----------
     name : str
-        What it is.
+        Name of the hyperparameter.
     value : float
-        As chosen.
+        Chosen value.
     tried : tuple of float
     recipe : callable
-        What the method teaches, with another value.
+        Returns the recipe of the method for a value.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Method:
-    """A row (or several) of the table.
+    """Method: one or more rows of the table.
 
     Attributes
     ----------
     name : str
-        As on the command line.
+        Name on the command line.
     title : str
     read_outs : tuple of str
     choice : Choice or None
-        None: no network, raw pixels.
+        None for methods on raw pixels, without a network.
     """
 
     name: str
@@ -135,8 +135,8 @@ METHODS: Mapping[str, Method] = {
         Method("svdd-ae", "Deep SVDD with AE", ("distance",), _sphere(0.1, variational=False)),
         Method("svdd-vae", "Deep SVDD with VAE", ("distance",), _sphere(0.1, variational=True)),
         Method("ogae", "OgAE", _GUIDED, _guided(0.00001)),
-        Method("ogae-expander", "OgAE, expander alone", _GUIDED, _guided(0.00001, routes=expander_only)),
-        Method("ogae-compactor", "OgAE, compactor alone", _GUIDED, _guided(0.01, routes=compactor_only)),
+        Method("ogae-expander", "OgAE, expander only", _GUIDED, _guided(0.00001, routes=expander_only)),
+        Method("ogae-compactor", "OgAE, compactor only", _GUIDED, _guided(0.01, routes=compactor_only)),
         Method("ogae-full", "OgAE, both from the start", _GUIDED, _guided(0.00001, routes=full)),
         Method("ogae-standardised", "OgAE, standardised", _GUIDED, _guided(0.01, standardised=True)),
         Method("ogae-fixed", "OgAE, gamma fixed", _GUIDED, _guided(0.001, gamma=FIXED_GAMMA)),
@@ -148,7 +148,7 @@ METHODS: Mapping[str, Method] = {
         ),
         Method(
             "ogae-standardised-compactor",
-            "OgAE, standardised, compactor alone",
+            "OgAE, standardised, compactor only",
             _GUIDED,
             _guided(0.001, standardised=True, routes=compactor_only),
         ),
@@ -158,16 +158,18 @@ METHODS: Mapping[str, Method] = {
 
 
 def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
-    """Methods by name, in the table's order; None: all.
+    """Select methods by name, in the order of the table; None selects all.
 
     Raises
     ------
     UserError
-        A name that is none.
+        A name is unknown.
     """
     unknown = sorted(set(names or ()) - set(METHODS))
     if unknown:
-        raise UserError(f"--methods: {', '.join(unknown)} not known. Known are {', '.join(METHODS)}.")
+        raise UserError(
+            f"--methods: found {', '.join(unknown)}, expected names of {', '.join(METHODS)}. Correct the names."
+        )
     return tuple(method for method in METHODS.values() if names is None or method.name in names)
 
 
@@ -175,7 +177,7 @@ PixelScorer = Callable[[np.ndarray], np.ndarray]
 
 
 def fit_pixels(name: str, images: np.ndarray, seed: int) -> PixelScorer:
-    """scikit-learn's one-class SVM or isolation forest on images (N, 28, 28) in [0, 1]; gives their scorer."""
+    """Fit the one-class SVM or isolation forest of scikit-learn on images (N, 28, 28) in [0, 1]; return the scorer."""
     from sklearn.ensemble import IsolationForest
     from sklearn.svm import OneClassSVM
 

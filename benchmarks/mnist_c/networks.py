@@ -1,16 +1,16 @@
-"""The one small network that all methods share, so that they differ in what they are taught and in nothing else.
+"""Small network shared by all methods, so that they differ only in their training objective.
 
-Convolution 4@5x5 and 8@5x5, each with batch norm, leaky ReLU and 2x2 max pooling, then 32 numbers; the decoder is its
-mirror image, with transposed convolutions of stride 2 in place of the pooling. Layers carry no bias and batch norms no
-affine part: a bias alone could give every image the same code, and a one-class loss would be content with that (Ruff et
-al., Deep one-class classification, ICML 2018). Channels lie last in memory: with so few that is a third faster.
+Convolutions 4@5x5 and 8@5x5, each with batch norm, leaky ReLU and 2x2 max pooling, then a linear layer to 32 latents.
+The decoder is the mirror image, with transposed convolutions of stride 2 instead of pooling. Layers have no bias and
+batch norms no affine parameters, because a bias could map all images to the same latent, which minimises a one-class
+loss (Ruff et al., Deep one-class classification, ICML 2018). The channels-last memory format is a third faster here.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-CODE_SIZE = 32
+LATENT_SIZE = 32
 EDGE = 28
 _CELLS = 8 * 7 * 7
 
@@ -20,17 +20,17 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Encoder(nn.Module):
-    """Images (N, 1, 28, 28) to codes (N, 32); a variational one also gives the logarithm of their variance."""
+    """Encoder of images (N, 1, 28, 28) to latents (N, 32); if variational, also to the logarithm of their variance."""
 
     def __init__(self, *, variational: bool = False):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(1, 4, 5, padding=2, bias=False), _norm(4)
         self.conv2, self.norm2 = nn.Conv2d(4, 8, 5, padding=2, bias=False), _norm(8)
-        self.code = nn.Linear(_CELLS, CODE_SIZE, bias=False)
-        self.log_variance = nn.Linear(_CELLS, CODE_SIZE, bias=False) if variational else None
+        self.code = nn.Linear(_CELLS, LATENT_SIZE, bias=False)
+        self.log_variance = nn.Linear(_CELLS, LATENT_SIZE, bias=False) if variational else None
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        # The activation rises everywhere: behind the pooling it gives the same and has a quarter of the work.
+        # The activation is monotonic, so it can follow the pooling, with a quarter of the operations.
         images = F.leaky_relu(F.max_pool2d(self.norm1(self.conv1(images)), 2))
         return F.leaky_relu(F.max_pool2d(self.norm2(self.conv2(images)), 2)).flatten(1)
 
@@ -39,17 +39,17 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (N, 32) to images (N, 1, 28, 28) in [0, 1]."""
+    """Decoder of latents (N, 32) to images (N, 1, 28, 28) in [0, 1]."""
 
     def __init__(self):
         super().__init__()
-        self.spread, self.norm0 = nn.Linear(CODE_SIZE, _CELLS, bias=False), _norm(8)
+        self.spread, self.norm0 = nn.Linear(LATENT_SIZE, _CELLS, bias=False), _norm(8)
         self.conv1, self.norm1 = _doubling(8, 4, bias=False), _norm(4)
-        # The one bias: the grey level of the background.
+        # The only bias, for the grey level of the background.
         self.conv2 = _doubling(4, 1, bias=True)
 
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        images = F.leaky_relu(self.norm0(self.spread(codes).unflatten(1, (8, 7, 7))))
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        images = F.leaky_relu(self.norm0(self.spread(latents).unflatten(1, (8, 7, 7))))
         return torch.sigmoid(self.conv2(F.leaky_relu(self.norm1(self.conv1(images)))))
 
 

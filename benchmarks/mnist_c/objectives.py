@@ -1,6 +1,6 @@
-"""What the methods ask of the codes of a batch, beside reconstruction.
+"""Loss terms on the latents of a batch, in addition to reconstruction.
 
-Each term is called with the codes (N, d) of a batch and with how far training is (0 to 1), and gives a number.
+Each term is called with the latents (N, d) of a batch and the progress of training (0 to 1), and returns a scalar.
 """
 
 from collections.abc import Callable
@@ -15,39 +15,39 @@ Routes = Callable[[float], tuple[float, float]]
 
 
 class Term(Protocol):
-    """Something to be made small."""
+    """Term of the loss."""
 
-    def start(self, codes: torch.Tensor) -> "Term":
-        """The term for a training that begins with these codes of the normal digits."""
+    def start(self, latents: torch.Tensor) -> "Term":
+        """Return the term for a training that starts with these latents of the normal digits."""
         ...
 
-    def __call__(self, codes: torch.Tensor, progress: float) -> torch.Tensor: ...
+    def __call__(self, latents: torch.Tensor, progress: float) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class Siamese:
-    """1 - cos between codes of random pairs (Pinon et al., MIDL 2023)."""
+    """1 - cos between latents of random pairs (Pinon et al., MIDL 2023)."""
 
     weight: float
 
-    def start(self, codes: torch.Tensor) -> "Siamese":
+    def start(self, latents: torch.Tensor) -> "Siamese":
         return self
 
-    def __call__(self, codes: torch.Tensor, progress: float) -> torch.Tensor:
-        # A batch is in random order: neighbours are random pairs.
-        return self.weight * (1 - cosine_similarity(codes, codes.roll(1, 0), dim=1)).mean()
+    def __call__(self, latents: torch.Tensor, progress: float) -> torch.Tensor:
+        # Batches are in random order, so neighbours are random pairs.
+        return self.weight * (1 - cosine_similarity(latents, latents.roll(1, 0), dim=1)).mean()
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """Deep SVDD: squared distance to a centre that is fixed at the start (Ruff et al., ICML 2018).
+    """Deep SVDD: squared distance to a centre fixed at the start (Ruff et al., ICML 2018).
 
     Attributes
     ----------
     weight : float
     nu : float or None
-        None: the hard objective, the mean distance. Otherwise the soft boundary: R^2 + mean excess over R^2 / nu, with
-        R^2 the (1 - nu) quantile of the batch's distances, which is where the objective is smallest for them.
+        None: hard objective, the mean distance. Otherwise soft boundary: R^2 + mean excess over R^2 / nu, with R^2 the
+        (1 - nu) quantile of the distances in the batch, which minimises the objective over R^2.
     centre : tensor or None
         None before the start.
     """
@@ -56,19 +56,19 @@ class Sphere:
     nu: float | None = None
     centre: torch.Tensor | None = None
 
-    def start(self, codes: torch.Tensor) -> "Sphere":
-        centre = codes.mean(dim=0)
-        # Without biases, dimensions that are 0 could be fitted by weights of 0 (Ruff et al., section 3.3).
+    def start(self, latents: torch.Tensor) -> "Sphere":
+        centre = latents.mean(dim=0)
+        # Centres of 0 could be reached trivially by weights of 0 (Ruff et al., section 3.3).
         centre = torch.where(centre.abs() < 0.1, torch.where(centre < 0, -0.1, 0.1), centre)
         return Sphere(self.weight, self.nu, centre)
 
-    def distance(self, codes: torch.Tensor) -> torch.Tensor:
-        """Squared distance of codes (N, d) to the centre, (N,)."""
+    def distance(self, latents: torch.Tensor) -> torch.Tensor:
+        """Squared distance of latents (N, d) to the centre, (N,)."""
         assert self.centre is not None
-        return ((codes - self.centre) ** 2).sum(dim=1)
+        return ((latents - self.centre) ** 2).sum(dim=1)
 
-    def __call__(self, codes: torch.Tensor, progress: float) -> torch.Tensor:
-        distance = self.distance(codes)
+    def __call__(self, latents: torch.Tensor, progress: float) -> torch.Tensor:
+        distance = self.distance(latents)
         if self.nu is None:
             return self.weight * distance.mean()
         boundary = torch.quantile(distance.detach(), 1 - self.nu)
@@ -88,13 +88,13 @@ def full(progress: float) -> tuple[float, float]:
 
 
 def schedule(progress: float) -> tuple[float, float]:
-    """The expander alone for the first half, then both."""
+    """Expander only for the first half of training, then both."""
     return (1.0, 0.0) if progress < 0.5 else (1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """The guidance loss of the brain pipeline; one half of the batch solves the dual, the other carries the loss.
+    """Guidance loss of the brain pipeline; the one-class SVM is fitted on half of the batch, the loss is on the other.
 
     Attributes
     ----------
@@ -103,9 +103,9 @@ class Guidance:
     nu : float
     gamma : float or str
     routes : callable
-        Weights (expander, compactor) of the two gradients, by how far training is.
+        Weights (expander, compactor) of the two gradients, as a function of progress.
     standardised : bool
-        Each dimension of a batch's codes is brought to mean 0 and variance 1 first, gradient included.
+        Whether the latents of a batch are standardised to mean 0 and variance 1 per dimension, including the gradient.
     """
 
     weight: float
@@ -114,20 +114,25 @@ class Guidance:
     routes: Routes = schedule
     standardised: bool = False
 
-    def start(self, codes: torch.Tensor) -> "Guidance":
+    def start(self, latents: torch.Tensor) -> "Guidance":
         return self
 
-    def __call__(self, codes: torch.Tensor, progress: float) -> torch.Tensor:
+    def __call__(self, latents: torch.Tensor, progress: float) -> torch.Tensor:
         if self.standardised:
-            codes = (codes - codes.mean(dim=0)) / (codes.std(dim=0, correction=0) + 1e-6)
+            latents = (latents - latents.mean(dim=0)) / (latents.std(dim=0, correction=0) + 1e-6)
         expander, compactor = self.routes(progress)
-        half = support_size(len(codes))
+        half = support_size(len(latents))
         loss = guidance_loss(
-            codes[None, :half], codes[None, half:], nu=self.nu, gamma=self.gamma, expander=expander, compactor=compactor
+            latents[None, :half],
+            latents[None, half:],
+            nu=self.nu,
+            gamma=self.gamma,
+            expander=expander,
+            compactor=compactor,
         )
         return self.weight * loss.mean()
 
 
 def support_size(batch: int) -> int:
-    """How many of a batch's codes solve the dual."""
+    """Number of latents of a batch that the one-class SVM is fitted on."""
     return batch // 2

@@ -1,4 +1,4 @@
-"""The benchmark on one page, whole and offline, and its figures as CSV."""
+"""Report of the benchmark: one self-contained page, and tables as CSV."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.errors import Failure
 from voxout.evaluation.report.elements import embedded
 from voxout.evaluation.report.html import write_page
@@ -22,15 +22,15 @@ from .read_outs import FIXED_GAMMA, NU
 from .runs import BenchmarkRun
 from .summary import METRICS, Summary
 from .training import LAST, TrainingSettings
-from .work import LOOK_ALIKES
+from .work import SIMILAR_DIGITS
 
 FILMED = ("ae", "sae", "svdd-hard", "ogae", "ogae-compactor", "ogae-standardised", "ogae-fixed")
-"""Methods whose codes the page shows, of those that ran; if none of these did, all that did."""
+"""Methods whose latents are shown in the report; if none of them ran, all methods are shown."""
 
 
 @dataclass(frozen=True)
 class TrainingLine:
-    """What became of the codes of one method, on average over its units."""
+    """Metrics of the latents of one method, averaged over its units."""
 
     title: str
     choice: str
@@ -74,7 +74,9 @@ def write_benchmark(out: Path, digits: Digits, run: BenchmarkRun, failures: Sequ
         failures=failures,
         n_digits=len({digit for digit, _ in units}),
         n_seeds=len({seed for _, seed in units}),
-        seen={s: conditions_of(Unit(PROTOCOLS[1], 0, s), digits.conditions)[0] for s in sorted({s for _, s in units})},
+        trained_on={
+            s: conditions_of(Unit(PROTOCOLS[1], 0, s), digits.conditions)[0] for s in sorted({s for _, s in units})
+        },
         protocol_parts=_parts_of((protocol_module.__doc__ or "").split("\n\n", 1)[1]),
         settings=TrainingSettings(),
         constants={"nu": NU, "batch": BATCH, "last": LAST, "fixed_gamma": FIXED_GAMMA, "kappa": KAPPA},
@@ -85,14 +87,14 @@ def write_benchmark(out: Path, digits: Digits, run: BenchmarkRun, failures: Sequ
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """``failures.csv``: what failed and why; no file if nothing did."""
+    """Write ``failures.csv`` with the failures and their reasons; no file without failures."""
     path.unlink(missing_ok=True)
     if failures:
         _write_table(path, pd.DataFrame([vars(failure) for failure in failures]))
 
 
 def _parts_of(text: str) -> list[str | list[str]]:
-    """Paragraphs and lists of a docstring, without its marks."""
+    """Paragraphs and lists of a docstring, without markup."""
     parts: list[str | list[str]] = []
     for block in text.replace("``", "").strip().split("\n\n"):
         items = [" ".join(item.split()) for item in block.removeprefix("- ").split("\n- ")]
@@ -101,7 +103,7 @@ def _parts_of(text: str) -> list[str | list[str]]:
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 
@@ -111,7 +113,7 @@ def _latents_plots(run: BenchmarkRun) -> list:
         there = [name for name in METHODS if (digit, name) in run.latents]
         chosen = [name for name in there if name in FILMED] or there
         films = [(METHODS[name].title, run.latents[digit, name]) for name in chosen]
-        plots.append(latents_plot(digit, LOOK_ALIKES[digit], films))
+        plots.append(latents_plot(digit, SIMILAR_DIGITS[digit], films))
     return plots
 
 

@@ -1,4 +1,4 @@
-"""Figures of the page: heat map, codes over training, contact sheet of the corruptions."""
+"""Figures of the report: heat map, latents during training, contact sheet of the corruptions."""
 
 import io
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _LOW, _HIGH = 0.4, 1.0
 
 
 def heat_map(summary: Summary, protocol: str) -> Plot:
-    """AUROC of every read-out under every condition."""
+    """Heat map of the AUROC of every read-out under every condition."""
     conditions = (ALL, *summary.conditions(protocol))
     table = np.array(
         [
@@ -47,12 +47,12 @@ def heat_map(summary: Summary, protocol: str) -> Plot:
             side.set_visible(False)
 
     size = (3.2 + 0.47 * len(conditions), 1.0 + 0.24 * len(summary.lines))
-    alt = f"AUROC of {len(summary.lines)} read-outs under {len(conditions) - 1} conditions; the table holds the same."
+    alt = f"AUROC of {len(summary.lines)} read-outs under {len(conditions) - 1} conditions; values in figures.csv."
     return Plot(f"heat-map-{protocol}", f"AUROC, {protocol}", alt, draw, size)
 
 
 def latents_plot(digit: int, other: int, films: Sequence[tuple[str, Path]]) -> Plot:
-    """Codes of two digits over training, a row a method: on the two main axes of the end, in units of its spread."""
+    """Latents of two digits during training, one row per method, on the two principal axes at the end of training."""
     shown = []
     for title, path in films:
         with np.load(path, allow_pickle=False) as film:
@@ -64,7 +64,7 @@ def latents_plot(digit: int, other: int, films: Sequence[tuple[str, Path]]) -> P
             for column, (share, frame) in enumerate(zip(shares, points, strict=True)):
                 place = np.clip(frame, -3.4, 3.4) / 8 + (column, -row)
                 for chosen, colour, mark in ((~is_other, theme.blue, "o"), (is_other, theme.orange, "^")):
-                    # As pixels: thousands of marks in each of many figures would make a page of tens of megabytes.
+                    # Rasterised, as thousands of vector marks per figure would make the report very large.
                     dots = axes.scatter(*place[chosen].T, s=7, color=colour, marker=mark, alpha=0.75, linewidths=0)
                     dots.set_rasterized(True)
                 if row == 0:
@@ -79,21 +79,21 @@ def latents_plot(digit: int, other: int, films: Sequence[tuple[str, Path]]) -> P
         for side in axes.spines.values():
             side.set_visible(False)
 
-    alt = f"Codes of the normal digit {digit} and the anomalous {other} at {len(shown[0][1])} moments of training."
-    title = f"{digit} is normal (blue), {other} is not (orange)"
+    alt = f"Latents of the normal digit {digit} and the anomalous {other} at {len(shown[0][1])} times during training."
+    title = f"normal digit {digit} (blue) and anomalous digit {other} (orange)"
     return Plot(f"latents-{digit}", title, alt, draw, (9.5, 0.5 + 1.25 * len(shown)))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Ten digits under one condition."""
+    """Digits under one condition, as a picture."""
 
     name: str
     picture: str
 
 
 def contact_sheet(conditions: Conditions, names: Sequence[str]) -> list[Strip]:
-    """The first digit of each class, under every condition."""
+    """First digit of each class under every condition."""
     rows = np.array([conditions.rows[np.flatnonzero(conditions.labels == c)[0]] for c in np.unique(conditions.labels)])
     strips = []
     for name in (CLEAN, *(n for n in names if n != CLEAN)):

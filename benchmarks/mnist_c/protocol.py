@@ -1,18 +1,19 @@
-"""Who is normal, who trains, who tests: the two protocols, exactly.
+"""Definition of the two protocols: normal class, training, validation and test digits.
 
-One digit is normal, the nine others are anomalous; every digit has its turn.
+One digit is normal, the nine others are anomalous; each digit is used as the normal class.
 
-- Of each class at most 1,000 digits take part, in an order drawn by ``default_rng((seed, digit))``: 70 % train, 10 %
-  validate, 20 % test. Data with a test set of its own keep it: 700 and 100 from the one, 200 from the other.
-- The anomalous digits are the first of the other classes' test digits, evenly many of each, as many as there are normal
-  test digits: guessing has an AUROC and an average precision of 0.5.
-- ``clean``: trains on clean digits, tests under every condition (normal and anomalous digits alike are corrupted).
-- ``shifted``: the 15 corruptions are put in an order by ``default_rng((seed // 3, 15))`` and cut into three fives. Seed
-  s trains on clean digits and on five ``s % 3``, each digit under one of these six conditions, drawn by
-  ``default_rng((seed, digit, 6))``; it tests on the ten corruptions it has not seen. Over three seeds, every
-  corruption is unseen twice.
+- At most 1,000 digits per class are used, in an order drawn by ``default_rng((seed, digit))``: 70 % for training, 10 %
+  for validation, 20 % for test. If the data have a test set, 700 and 100 are from the training set and 200 from the
+  test set.
+- The anomalous digits are the first test digits of the other classes, equally many of each, in total as many as normal
+  test digits. Chance level is thus 0.5 for AUROC and average precision.
+- ``clean``: training on clean digits, test under every condition (both normal and anomalous digits are corrupted).
+- ``shifted``: the 15 corruptions are ordered by ``default_rng((seed // 3, 15))`` and divided into three groups of five.
+  With seed s, training digits are clean or have a corruption of group ``s % 3``: each digit is under one of these six
+  conditions, drawn by ``default_rng((seed, digit, 6))``. The test is on the other ten corruptions. Over three seeds,
+  every corruption is tested twice.
 
-The authors' own split is not public. A digit's corruption is drawn once, with seed 0, as MNIST-C's was: it is the same
+The split of the authors is not public. The corruption of a digit is drawn once with seed 0, as in MNIST-C, and is equal
 for all seeds, methods and protocols.
 """
 
@@ -33,7 +34,7 @@ _TRAIN, _VALIDATION = 0.7, 0.1
 
 @dataclass(frozen=True)
 class Unit:
-    """One digit, one seed, one protocol: all methods meet the same digits in it."""
+    """Combination of protocol, normal digit and seed, with the same digits for all methods."""
 
     protocol: str
     digit: int
@@ -45,18 +46,18 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of a unit's digits, and the conditions that they are seen under.
+    """Rows of the digits of a unit, and their conditions.
 
     Attributes
     ----------
     train, validation : ndarray of int
-        Normal.
+        Normal digits.
     train_conditions, validation_conditions : tuple of str
-        One a row.
+        One per row.
     test : ndarray of int
-        Normal and anomalous, each under every one of `test_conditions`.
+        Normal and anomalous digits, each tested under all of `test_conditions`.
     anomalous : ndarray of bool
-        Of `test`.
+        Whether each digit of `test` is anomalous.
     test_conditions : tuple of str
     """
 
@@ -70,40 +71,38 @@ class Split:
 
 
 def split(digits: Digits, unit: Unit) -> Split:
-    """Deal out the digits of one unit.
+    """Split the digits of one unit.
 
     Raises
     ------
     UserError
-        The digit is absent, it has fewer training digits than a batch holds, or there is nothing to test.
+        The digit is missing, there are fewer training digits than a batch, or there is nothing to test.
     """
     train, validation, normal = _parts(digits, unit.digit, unit.seed)
     if len(train) + len(validation) + len(normal) == 0:
         present = ", ".join(str(c) for c in np.unique(digits.labels))
-        raise UserError(
-            f"digit {unit.digit}: is absent from the labels, which hold {present}. Name others in --digits."
-        )
+        raise UserError(f"digit {unit.digit}: missing from the labels, expected one of {present}. Correct --digits.")
     if len(train) < BATCH:
         raise UserError(
-            f"digit {unit.digit}: {len(train)} normal digits to train on, expected at least {BATCH}, which is a batch. "
-            "Add digits, or name others in --digits."
+            f"digit {unit.digit}: found {len(train)} normal training digits, expected at least {BATCH} (one batch). "
+            "Add digits, or change --digits."
         )
     others = [c for c in CLASSES if c != unit.digit and (digits.labels == c).any()]
     evenly = max(round(len(normal) / max(len(others), 1)), 1)
     anomalous = [_parts(digits, c, unit.seed)[2][:evenly] for c in others]
     if len(normal) == 0 or sum(map(len, anomalous)) == 0:
         raise UserError(
-            f"digit {unit.digit}: {len(normal)} normal and {sum(map(len, anomalous))} anomalous digits to test, "
+            f"digit {unit.digit}: found {len(normal)} normal and {sum(map(len, anomalous))} anomalous test digits, "
             "expected some of both. Add digits of other classes."
         )
-    seen, tested = conditions_of(unit, digits.conditions)
+    trained_on, tested = conditions_of(unit, digits.conditions)
     if not tested:
         raise UserError(
-            f"{unit}: no corruption is left to test on, expected at least one that training has not seen. "
+            f"{unit}: found no test corruptions, expected at least one that is not used for training. "
             "Unpack all of MNIST-C."
         )
     random = np.random.default_rng((unit.seed, unit.digit, 6))
-    drawn = [seen[k] for k in random.integers(len(seen), size=len(train) + len(validation))]
+    drawn = [trained_on[k] for k in random.integers(len(trained_on), size=len(train) + len(validation))]
     return Split(
         train=train,
         validation=validation,
@@ -116,20 +115,20 @@ def split(digits: Digits, unit: Unit) -> Split:
 
 
 def conditions_of(unit: Unit, available: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Conditions to train on and conditions to test on, of those there are."""
+    """Available conditions for training and for test."""
     if unit.protocol == "clean":
         return (CLEAN,), tuple(available)
     order = np.random.default_rng((unit.seed // 3, 15)).permutation(list(CORRUPTIONS))
     third = unit.seed % 3
-    seen = set(order[5 * third : 5 * third + 5])
+    chosen = set(order[5 * third : 5 * third + 5])
     return (
-        (CLEAN, *(name for name in CORRUPTIONS if name in seen and name in available)),
-        tuple(name for name in CORRUPTIONS if name not in seen and name in available),
+        (CLEAN, *(name for name in CORRUPTIONS if name in chosen and name in available)),
+        tuple(name for name in CORRUPTIONS if name not in chosen and name in available),
     )
 
 
 def _parts(digits: Digits, digit: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of one class that train, validate and test."""
+    """Rows of one class for training, validation and test."""
     rows = np.random.default_rng((seed, digit)).permutation(np.flatnonzero(digits.labels == digit))
     if digits.test_from is None:
         rows = rows[:PER_CLASS]

@@ -1,11 +1,11 @@
-"""What one method came to on one digit, and the file that holds it: whole JSON, or not there."""
+"""Results of one method in one unit, and their JSON files, which are written atomically."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.pipeline.workflow.records import fingerprint
 
 from .methods import METHODS
@@ -14,12 +14,12 @@ from .read_outs import NU
 from .training import Recipe, TrainingSettings
 
 _VERSION = 1
-"""Goes up when a result of before would no longer be the result."""
+"""Increase it if a change invalidates earlier results."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How well one read-out does under one condition."""
+    """Metrics of one read-out under one condition."""
 
     read_out: str
     condition: str
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What one method came to in one unit.
+    """Result of one method in one unit.
 
     Attributes
     ----------
@@ -37,10 +37,10 @@ class Result:
     method : str
     cells : tuple of Cell
     watched : dict of str to float
-        Numbers of `watch.Watched`; empty for raw pixels.
+        Metrics of `watch.LatentMetrics`; empty for raw pixels.
     collapsed : bool
     seconds : float
-        CPU time, without the warm-up.
+        CPU time without the warm-up.
     """
 
     unit: Unit
@@ -53,17 +53,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Task:
-    """One call of the engine.
+    """Task for the engine.
 
     Attributes
     ----------
     unit : Unit
     part : str
-        A method's name, or that of a warm-up.
+        Name of the method or warm-up.
     out : Path
-        The file that will hold the result.
+        File of the result.
     identity : str
-        Of all that decides the result: a file of another one is not it.
+        Hash of everything that determines the result; a file with another hash is ignored.
     """
 
     unit: Unit
@@ -77,19 +77,19 @@ class Task:
 
     @property
     def latents(self) -> Path:
-        """Pictures of the codes over training: ``shares``, ``points`` (F, N, 2) and ``is_other`` (N,)."""
+        """File of the latents during training: ``shares``, ``points`` (F, N, 2) and ``is_other`` (N,)."""
         return self.out.with_suffix(".latents.npz")
 
 
 def method_task(out: Path, data: str, unit: Unit, method: str) -> Task:
-    """One method in one unit of the run in folder `out`, on digits of fingerprint `data`."""
+    """Task for one method in one unit, for the run in folder `out` on digits with the fingerprint `data`."""
     recipe = METHODS[method].recipe
     identity = _identity(data, unit, method, described(recipe) if recipe else None)
     return Task(unit, method, _folder(out, unit) / f"{method}.json", identity)
 
 
 def warm_up_task(out: Path, data: str, unit: Unit, *, variational: bool) -> Task:
-    """The warm-up of one unit; its settings are in the name of its file."""
+    """Task for the warm-up of one unit; the file name contains a hash of its settings."""
     part = "variational-warm-up" if variational else "warm-up"
     identity = _identity(data, unit, part, None)
     return Task(unit, part, _folder(out, unit) / f"{part}-{identity}.safetensors", identity)
@@ -115,12 +115,12 @@ def _identity(data: str, unit: Unit, part: str, recipe: dict[str, Any] | None) -
 
 def write_result(task: Task, result: Result) -> None:
     content = asdict(result) | {"identity": task.identity}
-    with written_whole(task.out) as temporary:
+    with atomic_write(task.out) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_result(task: Task) -> Result | None:
-    """None where there is none, or one of other settings or other digits."""
+    """Read a result; None if it does not exist or has other settings or digits."""
     try:
         content = json.loads(task.out.read_text(encoding="utf-8"))
         if content.pop("identity") != task.identity:

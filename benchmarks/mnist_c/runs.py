@@ -1,7 +1,7 @@
-"""All methods over all digits, seeds and protocols: in parallel, and no work done twice.
+"""Runs of all methods for all digits, seeds and protocols, in parallel; existing results are reused.
 
-Two passes through the engine: the warm-ups that methods share, then one call for each (protocol, digit, seed, method).
-What fails costs only itself.
+The engine runs the shared warm-ups, then one task for each (protocol, digit, seed, method). Failures do not affect
+other tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from .work import make_result, make_warm_up
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What a run came to.
+    """Result of a run.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class BenchmarkRun:
     failures : tuple of Failure
     conditions : Conditions
     latents : dict of (int, str) to Path
-        Pictures of codes, by digit and method.
+        Files of the latents during training, by digit and method.
     """
 
     results: tuple[Result, ...]
@@ -53,26 +53,26 @@ def run_benchmark(
     say: Callable[..., None],
     progress: Callable[[str, str], AbstractContextManager[Progress]],
 ) -> BenchmarkRun:
-    """Do what is not done yet.
+    """Compute the missing results.
 
     Parameters
     ----------
     digits : Digits
     chosen : sequence of int
-        The normal digits, each in its turn.
+        Digits used as the normal class.
     seeds : int
     methods : sequence of Method
     out : Path
     engine : Engine
     say : callable
-        For lines of text.
+        Prints a line of text.
     progress : callable
-        ``progress(label, unit)`` is a context that lends a ``progress(done, total, *what)``.
+        ``progress(label, unit)`` is a context manager that returns a function ``progress(done, total, *what)``.
 
     Raises
     ------
     UserError
-        Not one digit can be done: why, for each.
+        No digit can be used; the message gives the reason for each.
     """
     splits, failures = _splits(digits, [Unit(p, d, s) for p in PROTOCOLS for s in range(seeds) for d in chosen])
     if not splits:
@@ -80,19 +80,19 @@ def run_benchmark(
     data = digits.fingerprint()
     tasks = [method_task(out, data, unit, method.name) for unit in splits for method in methods]
     wanted = [task for task in tasks if read_result(task) is None]
-    say(f"results: {len(tasks) - len(wanted)} of {len(tasks)} are there, {len(wanted)} to make")
+    say(f"results: {len(tasks) - len(wanted)} of {len(tasks)} exist, {len(wanted)} to compute")
     rows = np.concatenate([np.concatenate([s.train, s.validation, s.test]) for s in splits.values()])
-    with progress("corruptions", "kind") as tell:
-        folder = make_conditions(digits, rows, out / "conditions", progress=tell)
+    with progress("corruptions", "kind") as report:
+        folder = make_conditions(digits, rows, out / "conditions", progress=report)
 
     warm = {task: _warm_up(out, data, task) for task in wanted}
     missing = {w.out: w for w in warm.values() if w is not None and not w.out.is_file()}.values()
     first: Any = [(w, splits[w.unit], folder) for w in missing]
-    with progress("warm-ups", "network") as tell:
-        failures += engine.map(make_warm_up, first, stage="warm-up", progress=tell, say=say).failures
+    with progress("warm-ups", "network") as report:
+        failures += engine.map(make_warm_up, first, stage="warm-up", progress=report, say=say).failures
     then: Any = [(task, warm[task], splits[task.unit], folder) for task in wanted]
-    with progress("methods", "result") as tell:
-        failures += engine.map(make_result, then, stage="method", progress=tell, say=say).failures
+    with progress("methods", "result") as report:
+        failures += engine.map(make_result, then, stage="method", progress=report, say=say).failures
     results = [read_result(task) for task in tasks]
     return BenchmarkRun(
         results=tuple(result for result in results if result is not None),

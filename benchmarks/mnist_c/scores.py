@@ -1,4 +1,4 @@
-"""AUROC and average precision of anomaly scores, by the definitions (and the code) that brains are judged by."""
+"""AUROC and average precision of anomaly scores, computed as in `voxout.evaluation`."""
 
 import numpy as np
 from voxout.evaluation.metrics.voxel_metrics import (
@@ -12,7 +12,7 @@ from voxout.evaluation.metrics.voxel_metrics import (
 
 
 def area_under_roc(scores: np.ndarray, n_normal: int) -> float:
-    """AUROC of scores whose first `n_normal` are those of normal digits."""
+    """AUROC of scores, of which the first `n_normal` are of normal digits."""
     return float(auroc(_counts(scores, np.arange(len(scores)) >= n_normal)))
 
 
@@ -23,7 +23,7 @@ def both_metrics(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, floa
 
 
 def _counts(scores: np.ndarray, anomalous: np.ndarray) -> RankCounts:
-    # Ranks decide, and float32 may tie scores that differ: ranks of the scores themselves are exact in it.
+    # Ranks instead of scores, as float32 could make different scores equal.
     ranks = np.unique(scores, return_inverse=True)[1]
     histogram = ScoreHistogram.from_voxels(ranks, anomalous)
     return rank_counts([histogram], common_edges([histogram.lesion_scores]))

@@ -1,7 +1,7 @@
-"""From results to the table: means over digits and seeds with intervals, and paired differences.
+"""Summary of results: means over digits and seeds with bootstrap intervals, and paired differences.
 
-The unit of the bootstrap is a digit with a seed. A draw takes digits with replacement and seeds with replacement, and
-weighs each pair by both counts: what two digits share by a seed, or two seeds by a digit, is not counted as new.
+A bootstrap sample draws digits with replacement and seeds with replacement, and weights each (digit, seed) pair by the
+product of both counts, as pairs with the same digit or seed are not independent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from .methods import BEST_ON_VALIDATION, METHODS, READ_OUTS
 from .results import Result
 
 ALL = "mean"
-"""In place of a condition: the mean over a unit's conditions."""
+"""Name for the mean over the conditions of a unit."""
 CONFIDENCE, DRAWS = 0.95, 2000
 METRICS = {"auroc": "AUROC", "average_precision": "Average precision"}
 _WHY_NONE = "no result"
@@ -24,14 +24,14 @@ _WHY_NONE = "no result"
 
 @dataclass(frozen=True)
 class Line:
-    """A read-out of a method."""
+    """Read-out of a method; a row of the table."""
 
     method: str
     read_out: str
 
     @property
     def titles(self) -> tuple[str, str]:
-        """Of the method and of the read-out."""
+        """Titles of the method and of the read-out."""
         return METHODS[self.method].title, READ_OUTS[self.read_out]
 
     @property
@@ -41,14 +41,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second, paired by digit and seed.
+    """Difference first - second, paired by digit and seed.
 
     Attributes
     ----------
     protocol : str
     first, second : Line
     estimate : Estimate
-        Of the AUROC, mean over conditions.
+        Of the mean AUROC over conditions.
     """
 
     protocol: str
@@ -91,7 +91,7 @@ _GUIDANCE_ALONE = (
 
 
 class Summary:
-    """All figures of a run.
+    """All metrics of a run.
 
     Parameters
     ----------
@@ -100,9 +100,9 @@ class Summary:
     Attributes
     ----------
     cells : DataFrame
-        A row a (protocol, digit, seed, method, read_out, condition), with both metrics.
+        One row per (protocol, digit, seed, method, read_out, condition), with both metrics.
     lines : tuple of Line
-        In the table's order.
+        In the order of the table.
     """
 
     def __init__(self, results: Iterable[Result]):
@@ -123,9 +123,9 @@ class Summary:
             ],
             columns=["protocol", "digit", "seed", "method", "read_out", "condition", *METRICS],
         )
-        there = set(zip(self.cells["method"], self.cells["read_out"], strict=True))
+        present = set(zip(self.cells["method"], self.cells["read_out"], strict=True))
         every = (Line(m.name, read_out) for m in METHODS.values() for read_out in m.read_outs)
-        self.lines = tuple(line for line in every if (line.method, line.read_out) in there)
+        self.lines = tuple(line for line in every if (line.method, line.read_out) in present)
         self._digits = sorted(set(self.cells["digit"]))
         self._seeds = sorted(set(self.cells["seed"]))
         drawn_digits = resample_subjects(["digit"] * len(self._digits), DRAWS, seed=1)
@@ -147,7 +147,7 @@ class Summary:
         return tuple(name for name in (CLEAN, *CORRUPTIONS) if name in there)
 
     def values(self, protocol: str, line: Line, condition: str = ALL, metric: str = "auroc") -> np.ndarray:
-        """One number a (digit, seed), digits first; NaN where there is none."""
+        """One value per (digit, seed), sorted by digit; NaN if missing."""
         table = self._tables[metric]
         key = (protocol, line.method, line.read_out)
         if key not in set(table.columns.droplevel(3)):
@@ -165,18 +165,18 @@ class Summary:
         return Difference(protocol, first, second, self._mean(paired))
 
     def rivals(self) -> tuple[Difference, ...]:
-        """OgAE, and the variants that normal validation digits prefer, less each of the other methods that ran."""
-        return self._those_that_ran((own, rival) for own in OURS for rival in _RIVALS)
+        """Differences of OgAE and its best variants on validation digits to each of the other methods."""
+        return self._computed_differences((own, rival) for own in OURS for rival in _RIVALS)
 
     def guidance_alone(self) -> tuple[Difference, ...]:
-        """A guided network less the same network without guidance, by one and the same read-out."""
-        return self._those_that_ran(_GUIDANCE_ALONE)
+        """Differences of guided networks to the same networks without guidance, with the same read-out."""
+        return self._computed_differences(_GUIDANCE_ALONE)
 
     def factors(self) -> tuple[Difference, ...]:
-        """OgAE with one thing changed, less OgAE."""
-        return self._those_that_ran((factor, OGAE) for factor in _FACTORS)
+        """Differences of the variants of OgAE to OgAE."""
+        return self._computed_differences((factor, OGAE) for factor in _FACTORS)
 
-    def _those_that_ran(self, pairs: Iterable[tuple[Line, Line]]) -> tuple[Difference, ...]:
+    def _computed_differences(self, pairs: Iterable[tuple[Line, Line]]) -> tuple[Difference, ...]:
         ran = [pair for pair in pairs if set(pair) <= set(self.lines)]
         return tuple(self.difference(protocol, *pair) for protocol in self.protocols for pair in ran)
 
@@ -185,7 +185,7 @@ class Summary:
         return mean_over_subjects(known, self._weights, why_none=_WHY_NONE).estimate(CONFIDENCE)
 
     def figures(self) -> pd.DataFrame:
-        """The table, long: a row a (protocol, line, condition, metric)."""
+        """Table in long format: one row per (protocol, line, condition, metric)."""
         rows = [
             (protocol, line.method, line.read_out, condition, metric, *_numbers(estimate))
             for protocol in self.protocols
@@ -198,7 +198,7 @@ class Summary:
         return pd.DataFrame(rows, columns=columns)
 
     def differences(self) -> pd.DataFrame:
-        """Paired differences of the AUROC: a row each."""
+        """Paired differences of the AUROC, one per row."""
         rows = [
             (d.protocol, d.first.method, d.first.read_out, d.second.method, d.second.read_out, *_numbers(d.estimate))
             for d in (*self.rivals(), *self.guidance_alone(), *self.factors())

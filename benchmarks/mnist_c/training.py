@@ -1,6 +1,6 @@
-"""One training: a warm-up that many methods share, then each method's own objective for as many steps again.
+"""Training: a warm-up shared by many methods, then the objective of the method for as many steps.
 
-Everything is drawn from (seed, digit): all methods see the same first weights and the same batches.
+The random numbers depend on (seed, digit) only, so all methods have the same initial weights and batches.
 """
 
 import copy
@@ -17,35 +17,35 @@ from .objectives import Guidance, Term, support_size
 from .protocol import BATCH
 
 LAST = 10
-"""M: how many one-class SVMs of the end of a guided training are kept."""
+"""M: number of final steps of a guided training whose one-class SVMs are kept."""
 _CHUNK = 800
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The same for every method."""
+    """Settings common to all methods."""
 
     warm_up_steps: int = 300
     steps: int = 300
     batch: int = BATCH
     learning_rate: float = 5e-3
-    """Of the warm-up; afterwards its peak, where a recipe names no other."""
+    """Learning rate of the warm-up, and the peak rate afterwards unless the recipe sets another."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a network is taught.
+    """Training objective of a network.
 
     Attributes
     ----------
     variational : bool
     reconstructs : bool
-        Whether reconstruction stays part of the objective after the warm-up.
+        Whether the objective includes reconstruction after the warm-up.
     terms : tuple of Term
     rate : float or None
-        Peak of the learning rate; None: that of the settings.
+        Peak learning rate; None: the one of the settings.
     variational_weight : float
-        Of the KL divergence to N(0, 1), beside the mean squared error of a pixel.
+        Weight of the KL divergence to N(0, 1), relative to the mean squared error per pixel.
     """
 
     variational: bool = False
@@ -57,17 +57,16 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training leaves.
+    """Result of a training.
 
     Attributes
     ----------
     model : AutoEncoder
         In eval mode.
     terms : tuple of Term
-        As they were started.
+        Terms as initialised by `Term.start`.
     supports : tensor, (M, m, d), or None
-        Of a guided training: the codes that solved the dual in the last M steps, by the encoder of the step in eval
-        mode.
+        Guided trainings only: latents, in eval mode, that the one-class SVMs of the last M steps were fitted on.
     """
 
     model: AutoEncoder
@@ -76,7 +75,7 @@ class Trained:
 
 
 def warm_up(images: torch.Tensor, settings: TrainingSettings, *, variational: bool, seed: int) -> AutoEncoder:
-    """A plain (or variational) auto-encoder of normal digits (N, 1, 28, 28), at a learning rate that stays."""
+    """Train a plain (or variational) auto-encoder on normal digits (N, 1, 28, 28), with a constant learning rate."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoEncoder(variational=variational)
@@ -93,24 +92,24 @@ def train(
     seed: int,
     watch: Callable[[AutoEncoder, float], None] | None = None,
 ) -> Trained:
-    """Go on from a warm-up with a recipe, the learning rate falling off as a half cosine.
+    """Continue a warm-up with a recipe, with cosine decay of the learning rate.
 
     Parameters
     ----------
     recipe : Recipe
     warm : AutoEncoder
-        Is left as it is.
+        Is not changed.
     images : tensor, (N, 1, 28, 28)
         Normal digits in [0, 1].
     settings : TrainingSettings
     seed : int
     watch : callable, optional
-        Called with the model in eval mode and the share of steps done, from 0 to 1.
+        Called with the model in eval mode and the fraction of steps done.
 
     Raises
     ------
     UserError
-        The loss is no longer finite.
+        The loss is not finite.
     """
     model = copy.deepcopy(warm)
     terms = tuple(term.start(encode(model, images)) for term in recipe.terms)
@@ -132,17 +131,17 @@ def train(
 
 @torch.inference_mode()
 def encode(model: AutoEncoder, images: torch.Tensor) -> torch.Tensor:
-    """Codes (N, d) in eval mode; of a variational encoder, their means."""
+    """Latents (N, d) in eval mode; their means for a variational encoder."""
     model.eval()
     return torch.cat([model.encoder(part) for part in images.split(_CHUNK)])
 
 
 @torch.inference_mode()
-def reconstruction_error(model: AutoEncoder, images: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each image, (N,), from its code in eval mode."""
+def reconstruction_error(model: AutoEncoder, images: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each image, (N,), decoded from its latent in eval mode."""
     model.eval()
-    pairs = zip(images.split(_CHUNK), codes.split(_CHUNK), strict=True)
-    return torch.cat([((model.decoder(code) - part) ** 2).mean(dim=(1, 2, 3)) for part, code in pairs])
+    pairs = zip(images.split(_CHUNK), latents.split(_CHUNK), strict=True)
+    return torch.cat([((model.decoder(latent) - part) ** 2).mean(dim=(1, 2, 3)) for part, latent in pairs])
 
 
 def _run(model, recipe, images, settings, steps, seed, rate, watch=None) -> list[torch.Tensor]:
@@ -162,7 +161,10 @@ def _run(model, recipe, images, settings, steps, seed, rate, watch=None) -> list
             group["lr"] = peak * rate(step / steps)
         loss = _loss(model, recipe, batch, step / steps)
         if not torch.isfinite(loss):
-            raise UserError(f"training: the loss is {loss.item()} at step {step}, expected a finite number.")
+            raise UserError(
+                f"training: the loss is {loss.item()} at step {step}, expected a finite number. "
+                "Lower the learning rate."
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -173,22 +175,22 @@ def _run(model, recipe, images, settings, steps, seed, rate, watch=None) -> list
 
 def _loss(model, recipe, batch, progress) -> torch.Tensor:
     features = model.encoder.features(batch)
-    codes = model.encoder.code(features)
-    loss, drawn = codes.new_zeros(()), codes
+    latents = model.encoder.code(features)
+    loss, drawn = latents.new_zeros(()), latents
     if recipe.variational:
         log_variance = model.encoder.log_variance(features)
-        drawn = codes + torch.exp(log_variance / 2) * torch.randn_like(codes)
-        divergence = 0.5 * (codes**2 + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+        drawn = latents + torch.exp(log_variance / 2) * torch.randn_like(latents)
+        divergence = 0.5 * (latents**2 + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
         loss = loss + recipe.variational_weight * divergence
     if recipe.reconstructs:
         loss = loss + mse_loss(model.decoder(drawn), batch)
     for term in recipe.terms:
-        loss = loss + term(codes, progress)
+        loss = loss + term(latents, progress)
     return loss
 
 
 def _batches(images: torch.Tensor, size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
-    """Batches in random order, epoch after epoch; what does not fill a batch waits for another order."""
+    """Batches in random order, epoch by epoch; an incomplete last batch is dropped."""
     random = torch.Generator().manual_seed(seed)
     rows = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What becomes of the codes of normal digits: whether a training has collapsed, and pictures of them on the way."""
+"""Monitoring of the latents of normal digits: collapse, and latents during training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,20 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Numbers of a finished training.
+class LatentMetrics:
+    """Metrics of a finished training.
 
     Attributes
     ----------
     mse_validation : float
-        Mean squared error of the reconstruction of validation digits.
+        Mean squared reconstruction error of validation digits.
     kernel_mean : float
-        Mean kernel value (gamma "scale") between codes of two normal digits: near 0 or near 1 it tells nothing apart.
+        Mean kernel value (gamma "scale") between latents of different normal digits; near 0 or 1, the kernel is
+        useless.
     latent_scale : float
-        Root mean square of the codes about their mean.
+        Root mean square of the latents about their mean.
     effective_rank : float
-        Dimensions that the codes fill.
+        Effective rank of the latents.
     """
 
     mse_validation: float
@@ -40,32 +41,32 @@ class Watched:
         return self.effective_rank < 1.5 or not 1e-3 < self.kernel_mean < 1 - 1e-6
 
 
-def watched(model: AutoEncoder, images: torch.Tensor, validation: torch.Tensor) -> Watched:
-    """Judge a model by normal digits (N, 1, 28, 28) that it was trained on and others that it was not."""
-    codes = encode(model, images)
-    few = codes[None, :_SHOWN].double()
+def monitor(model: AutoEncoder, images: torch.Tensor, validation: torch.Tensor) -> LatentMetrics:
+    """Compute the metrics on normal training and validation digits (N, 1, 28, 28)."""
+    latents = encode(model, images)
+    few = latents[None, :_SHOWN].double()
     kernel = 1 + centred_kernel(few, few, kernel_gamma(few, "scale"))[0]
     n = len(kernel)
     error = reconstruction_error(model, validation, encode(model, validation))
-    return Watched(
+    return LatentMetrics(
         mse_validation=error.mean().item(),
         kernel_mean=((kernel.sum() - n) / (n * (n - 1))).item(),
-        latent_scale=codes.var(dim=0, correction=0).mean().sqrt().item(),
-        effective_rank=effective_rank(codes),
+        latent_scale=latents.var(dim=0, correction=0).mean().sqrt().item(),
+        effective_rank=effective_rank(latents),
     )
 
 
 @dataclass(eq=False)
 class LatentFilm:
-    """Codes of the same digits, kept now and then while a network trains.
+    """Latents of fixed digits, recorded during training.
 
     Attributes
     ----------
     images : tensor, (N, 1, 28, 28)
     is_other : ndarray of bool, (N,)
-        Which of them are no normal digits.
+        Which of them are anomalous.
     shares : list of float
-        Of the steps done.
+        Fractions of the steps done.
     frames : list of ndarray, (N, d)
     """
 
@@ -80,7 +81,7 @@ class LatentFilm:
 
 
 def flattened(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """Frames (F, N, d) on the two main axes of the last one, (F, N, 2), in units of its spread."""
+    """Project frames (F, N, d) to the two principal axes of the last, (F, N, 2), in units of its SD on the first."""
     last = np.asarray(frames[-1], np.float64)
     centre = last.mean(axis=0)
     _, spread, axes = np.linalg.svd(last - centre, full_matrices=False)

@@ -1,4 +1,4 @@
-"""What one process does at a time: a warm-up, or one method on one digit from training to figures."""
+"""Tasks of the worker processes: a warm-up, or one method in one unit from training to metrics."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.errors import UserError
 
 from .conditions import Conditions
@@ -19,16 +19,16 @@ from .read_outs import NetworkScorer
 from .results import Cell, Result, Task, write_result
 from .scores import both_metrics
 from .training import Recipe, TrainingSettings, train, warm_up
-from .watch import LatentFilm, Watched, flattened, watched
+from .watch import LatentFilm, LatentMetrics, flattened, monitor
 
-LOOK_ALIKES = {0: 6, 1: 7, 2: 3, 3: 5, 4: 9, 5: 3, 6: 0, 7: 9, 8: 3, 9: 4}
-"""For the pictures of codes: a digit and another that it is taken for."""
+SIMILAR_DIGITS = {0: 6, 1: 7, 2: 3, 3: 5, 4: 9, 5: 3, 6: 0, 7: 9, 8: 3, 9: 4}
+"""A similar digit for each digit, for the figures of the latents."""
 _FILMED = 60
 
 
 @dataclass(frozen=True, eq=False)
 class UnitImages:
-    """Images of a unit, (N, 1, 28, 28) in [0, 1]; `test` holds all its conditions, one after the other."""
+    """Images of a unit, (N, 1, 28, 28) in [0, 1]; `test` contains all test conditions one after the other."""
 
     train: torch.Tensor
     validation: torch.Tensor
@@ -45,22 +45,22 @@ class UnitImages:
 
 
 def make_warm_up(task: Task, given: Split, conditions: Path) -> None:
-    """Train a unit's warm-up and write its weights."""
+    """Train the warm-up of a unit and write its weights."""
     images = UnitImages.of(given, Conditions.open(conditions)).train
     variational = task.part.startswith("variational")
     model = warm_up(images, TrainingSettings(), variational=variational, seed=_seed(task.unit))
-    with written_whole(task.out) as temporary:
+    with atomic_write(task.out) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 
 def make_result(task: Task, warm: Task | None, given: Split, conditions: Path) -> None:
-    """Fit one method on the normal digits of a unit, score the test digits, and write the figures.
+    """Fit one method on the normal digits of a unit, score the test digits, and write the metrics.
 
     Parameters
     ----------
     task : Task
     warm : Task or None
-        The warm-up that a network begins with.
+        Warm-up of the network.
     given : Split
     conditions : Path
         For `Conditions.open`.
@@ -68,13 +68,13 @@ def make_result(task: Task, warm: Task | None, given: Split, conditions: Path) -
     began = time.process_time()
     method, opened = METHODS[task.part], Conditions.open(conditions)
     images = UnitImages.of(given, opened)
-    seen: Watched | None = None
+    metrics: LatentMetrics | None = None
     if method.recipe is None:
         scores = {"pixels": fit_pixels(method.name, images.train.numpy(), task.unit.seed)(images.test.numpy())}
     else:
         assert warm is not None
         film = _film(task.unit, given, images, opened)
-        scorer, seen = _fit_network(method.recipe, method.read_outs, warm, images, film)
+        scorer, metrics = _fit_network(method.recipe, method.read_outs, warm, images, film)
         scores = scorer.score(images.test)
         if film is not None:
             _write_film(task.latents, film)
@@ -83,40 +83,44 @@ def make_result(task: Task, warm: Task | None, given: Split, conditions: Path) -
         by_condition = values.reshape(len(given.test_conditions), len(given.test))
         for condition, some in zip(given.test_conditions, by_condition, strict=True):
             cells.append(Cell(read_out, condition, *both_metrics(some, given.anomalous)))
-    numbers, collapsed = (asdict(seen), seen.collapsed) if seen else ({}, False)
+    numbers, collapsed = (asdict(metrics), metrics.collapsed) if metrics else ({}, False)
     seconds = round(time.process_time() - began, 2)
     write_result(task, Result(task.unit, task.part, tuple(cells), numbers, collapsed, seconds))
 
 
 def _fit_network(
     recipe: Recipe, read_outs: tuple[str, ...], warm: Task, images: UnitImages, film: LatentFilm | None
-) -> tuple[NetworkScorer, Watched]:
+) -> tuple[NetworkScorer, LatentMetrics]:
     if not warm.out.is_file():
-        raise UserError(f"its {warm.part} is missing, expected it to be made before. See why it failed, and run again.")
+        raise UserError(
+            f"its {warm.part} is missing, expected a file of weights. See the reason above, and run the command again."
+        )
     model = AutoEncoder(variational=recipe.variational)
     try:
         model.load_state_dict(load_file(warm.out))
     except (OSError, RuntimeError, SafetensorError) as error:
         warm.out.unlink()
-        raise UserError(f"its {warm.part} is damaged. It was deleted: run again.") from error
+        raise UserError(
+            f"its {warm.part} is damaged, expected a file of weights. It was deleted; run the command again."
+        ) from error
     trained = train(recipe, model, images.train, TrainingSettings(), seed=_seed(warm.unit), watch=film)
-    seen = watched(trained.model, images.train, images.validation)
-    return NetworkScorer.fit(trained, recipe, read_outs, images.train), seen
+    metrics = monitor(trained.model, images.train, images.validation)
+    return NetworkScorer.fit(trained, recipe, read_outs, images.train), metrics
 
 
 def _film(unit: Unit, given: Split, images: UnitImages, conditions: Conditions) -> LatentFilm | None:
-    """For the first seed on clean digits: the normal digit and its look-alike."""
+    """Record the normal digit and its similar digit, for seed 0 of the clean protocol only."""
     if unit.seed != 0 or unit.protocol != "clean":
         return None
-    is_other = conditions.labels_of(given.test) == LOOK_ALIKES[unit.digit]
+    is_other = conditions.labels_of(given.test) == SIMILAR_DIGITS[unit.digit]
     shown = np.concatenate([np.flatnonzero(~given.anomalous)[:_FILMED], np.flatnonzero(is_other)])
-    # The first condition is the clean one, so its images are the first.
+    # The first condition is clean.
     return LatentFilm(images.test[torch.from_numpy(shown)], is_other[shown])
 
 
 def _write_film(path: Path, film: LatentFilm) -> None:
     points = flattened(film.frames).astype(np.float32)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez_compressed(temporary, shares=np.array(film.shares), points=points, is_other=film.is_other)
 
 
@@ -125,5 +129,5 @@ def _tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def _seed(unit: Unit) -> int:
-    """The same for all methods of a unit and for both protocols: first weights and order of batches."""
+    """Seed of the initial weights and batches, equal for all methods of a unit and for both protocols."""
     return 1000 * unit.seed + 10 * unit.digit

@@ -1,1 +1,1 @@
-"""A lab's cohort: the manifest or BIDS folder, its subjects, their split, and where outputs are written."""
+"""Cohorts: manifests and BIDS datasets, their subjects, the split of the controls, and output paths."""

@@ -1,4 +1,4 @@
-"""File names of BIDS, taken apart: whose they are, and whether they speak of a lesion."""
+"""Parsing of BIDS file names: participant, session, mask type and space."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..terms import Modality
 
-Person = tuple[str, str | None]
-"""Subject and session label."""
+SessionId = tuple[str, str | None]
+"""Subject label and session label (None without sessions)."""
 
 NATIVE_SPACES = {"", "orig", "t1w", "native", "individual"}
 MASK_SUFFIXES = ("mask", "roi", "dseg")
@@ -18,12 +18,12 @@ _LESION = re.compile(
     re.IGNORECASE,
 )
 _IMAGE = re.compile(r"\.(nii|mgz|mgh|img|mha|mhd|nrrd|mif)(\.gz)?$", re.IGNORECASE)
-_NO_WORDS_OF_THE_FILE = ("sub", "ses", "task", "acq", "ce", "rec", "run", "space", "res", "from", "to")
+_UNRELATED_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run", "space", "res", "from", "to")
 
 
 @dataclass(frozen=True)
 class BidsName:
-    """A file name taken apart, as BIDS builds it: ``sub-01_ses-2_run-1_T1w.nii.gz``.
+    """Parsed BIDS file name, such as ``sub-01_ses-2_run-1_T1w.nii.gz``.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class BidsName:
     entities : mapping from entity to label
     suffix : str
     words : tuple of str
-        What else stands between underscores.
+        Other parts between underscores.
     """
 
     path: Path
@@ -40,49 +40,49 @@ class BidsName:
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path) -> "BidsName":
+    def from_path(cls, path: Path) -> "BidsName":
         *parts, suffix = _IMAGE.sub("", path.name).split("_")
         entities = dict(part.split("-", 1) for part in parts if "-" in part)
         return cls(path, entities, suffix, tuple(part for part in parts if "-" not in part))
 
     @property
-    def person(self) -> Person:
-        """By the name; where it does not tell, by the folders."""
+    def participant(self) -> SessionId:
+        """Subject and session from the file name or, if missing there, from the folders."""
         folders = dict(part.split("-", 1) for part in self.path.parts[:-1] if part.startswith(("sub-", "ses-")))
         return self.entities.get("sub") or folders.get("sub", ""), self.entities.get("ses") or folders.get("ses")
 
     @property
     def is_lesion(self) -> bool:
-        """Whether this is a lesion mask by its label or description; ``label-L`` is BIDS' abbreviation."""
+        """Whether label or description denote a lesion mask; ``label-L`` is the BIDS abbreviation."""
         label = self.entities.get("label", "")
-        told = _LESION.search(f"{label} {self.entities.get('desc', '')}")
-        return self.suffix in MASK_SUFFIXES and (told is not None or label == "L")
+        match = _LESION.search(f"{label} {self.entities.get('desc', '')}")
+        return self.suffix in MASK_SUFFIXES and (match is not None or label == "L")
 
     @property
     def is_brain(self) -> bool:
         return self.suffix == "mask" and self.entities.get("desc") == "brain"
 
     @property
-    def speaks_of_lesion(self) -> bool:
-        """Whether anything in the name does, be it a mask or not."""
-        told = [label for entity, label in self.entities.items() if entity not in _NO_WORDS_OF_THE_FILE]
-        return self.is_lesion or _LESION.search(" ".join([*told, *self.words, self.suffix])) is not None
+    def mentions_lesion(self) -> bool:
+        """Whether any part of the name suggests a lesion, for masks and other images."""
+        labels = [label for entity, label in self.entities.items() if entity not in _UNRELATED_ENTITIES]
+        return self.is_lesion or _LESION.search(" ".join([*labels, *self.words, self.suffix])) is not None
 
     def in_lesion_folder(self, root: Path) -> bool:
-        """Whether this is a mask, not of the brain, in a folder whose name speaks of lesions."""
+        """Whether this is a mask other than a brain mask in a folder whose name suggests lesions."""
         folders = [part for part in self.path.relative_to(root).parts[:-1] if not part.startswith(("sub-", "ses-"))]
         is_mask = self.suffix in (*MASK_SUFFIXES, "seg", "label", "probseg") or not self.entities
         return is_mask and not self.is_brain and _LESION.search(" ".join(folders)) is not None
 
     @property
     def drawn_on(self) -> Modality | None:
-        """The image whose grid a mask lies on; None: another space."""
+        """Image whose grid the mask has, or None for another space."""
         space = self.entities.get("space", "").lower()
         return "t1w" if space in NATIVE_SPACES else "flair" if space == "flair" else None
 
     @property
     def rank(self) -> tuple:
-        """First come the plainest: without contrast agent, without reconstruction variants, lowest run number."""
+        """Sort key of several files: without contrast agent first, then fewest variant entities, then lowest run."""
         variants = [n for n in ("ce", "rec", "acq", "desc") if n in self.entities]
         run = self.entities.get("run", "0")
         return "ce" in self.entities, len(variants), int(run) if run.isdecimal() else 0, self.path.name
@@ -92,10 +92,10 @@ def is_image(path: Path) -> bool:
     return _IMAGE.search(path.name) is not None and not path.name.startswith(".")
 
 
-def likely(label: str, among: Iterable[str]) -> list[str]:
-    """Labels that are probably the same one, written in another way: zeros, case, a prefix, ``.0``."""
-    wanted, among = _plain(label), list(among)
-    exact = [other for other in among if _plain(other) == wanted]
+def likely_matches(label: str, among: Iterable[str]) -> list[str]:
+    """Return labels that probably mean the same subject but differ in zeros, case, a prefix or ``.0``."""
+    wanted, among = _normalised(label), list(among)
+    exact = [other for other in among if _normalised(other) == wanted]
     if exact or not wanted:
         return exact
     number = re.search(r"\d+$", wanted)
@@ -103,16 +103,16 @@ def likely(label: str, among: Iterable[str]) -> list[str]:
     return [
         other
         for other in among
-        if (plain := _plain(other)) and (_ends(plain, wanted) or _ends(wanted, plain)) and _ends(plain, tail)
+        if (name := _normalised(other)) and (_ends(name, wanted) or _ends(wanted, name)) and _ends(name, tail)
     ]
 
 
 def _ends(longer: str, end: str) -> bool:
-    """Whether one name is the other behind a prefix; a number counts as a whole."""
+    """Whether a name is a prefix followed by `end`, without splitting a number."""
     before = longer[: -len(end)]
     return longer.endswith(end) and not (end[0].isdigit() and before[-1:].isdigit())
 
 
-def _plain(label: str) -> str:
+def _normalised(label: str) -> str:
     label = re.sub(r"\.0+$", "", label.lower().removeprefix("sub-")).partition("_ses-")[0]
     return re.sub(r"0*(\d+)", r"\1", re.sub(r"[^a-z0-9]", "", label))

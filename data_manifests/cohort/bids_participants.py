@@ -1,4 +1,4 @@
-"""The people of a BIDS dataset, as ``participants.tsv`` tells of them."""
+"""Reading of ``participants.tsv`` of a BIDS dataset."""
 
 import csv
 import os
@@ -16,13 +16,13 @@ TABLE = "participants.tsv"
 _ANYWHERE = re.compile(r"diagnos|patient|disease|disorder|patholog|cohort|lesion|healthy|clinical|phenotype")
 _AS_A_WORD = {"dx", "condition", "control", "controls", "case", "cases", "hc", "icd", "icd10", "diag", "arm"}
 _LAST_WORD = {"group", "groups", "grp", "status", "type", "class", "category"}
-_OF_SOMETHING_ELSE = {"age", "blood", "marital", "smoking", "scanner", "scan", "sequence", "handedness", "employment"}
+_UNRELATED_WORDS = {"age", "blood", "marital", "smoking", "scanner", "scan", "sequence", "handedness", "employment"}
 _CELLS = {"patient", "patients", "control", "controls", "healthy", "healthy control", "hc", "case", "kontrolle", "hv"}
 
 
 @dataclass(frozen=True)
 class Participant:
-    """One row."""
+    """Row of ``participants.tsv``."""
 
     group: Group | None = None
     age: float | None = None
@@ -33,25 +33,25 @@ class Participant:
 
 @dataclass(frozen=True)
 class Participants:
-    """The table.
+    """Content of ``participants.tsv``.
 
     Attributes
     ----------
-    people : mapping from subject label to Participant
+    participants : mapping from subject label to Participant
     exists, has_group : bool
-        Whether there is such a file, and a column `group` in it.
-    of_groups : tuple of str
-        Columns under other names that speak of who is ill.
-    others : tuple of str
+        Whether the file exists, and whether it has a column `group`.
+    group_like_columns : tuple of str
+        Columns with other names that may contain the group.
+    other_tables : tuple of str
         Files that may be the table under another name.
     problems : tuple of str
     """
 
-    people: Mapping[str, Participant] = field(default_factory=dict)
+    participants: Mapping[str, Participant] = field(default_factory=dict)
     exists: bool = True
     has_group: bool = False
-    of_groups: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    group_like_columns: tuple[str, ...] = ()
+    other_tables: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -61,25 +61,25 @@ def read_participants(folder: Path) -> Participants:
     Raises
     ------
     UserError
-        It is there and cannot be read; it has no column ``participant_id``.
+        The file exists but cannot be read, or has no column ``participant_id``.
     """
     path = folder / TABLE
     if not os.path.lexists(path):
         names = (name for name in sorted(os.listdir(folder)) if name.lower().startswith("participants."))
-        return Participants(exists=False, others=tuple(n for n in names if not n.lower().endswith(".json")))
+        return Participants(exists=False, other_tables=tuple(n for n in names if not n.lower().endswith(".json")))
     header, rows = _table(path)
-    people: dict[str, Participant] = {}
+    participants: dict[str, Participant] = {}
     problems: list[str] = []
     for number, cells in rows:
         row = Cells(dict(zip(header, cells, strict=False)), f"{TABLE} row {number}")
         if any(map(str.strip, cells[len(header) :])):
-            row.problem(f"{len(cells)} cells, expected {len(header)}. Separate them by one tab each.")
+            row.problem(f"found {len(cells)} cells, expected {len(header)}. Separate cells by one tab.")
         subject_id = (row.text("participant_id") or "").removeprefix("sub-")
         if not subject_id:
             row.problem("participant_id is empty. Fill it in.")
-        elif subject_id in people:
-            row.problem(f"sub-{subject_id} stands there twice. Delete one.")
-        people[subject_id] = Participant(
+        elif subject_id in participants:
+            row.problem(f"sub-{subject_id} is listed twice, expected unique ids. Delete one row.")
+        participants[subject_id] = Participant(
             group=row.word("group", GROUPS),
             age=row.age(),
             sex=row.text("sex"),
@@ -89,39 +89,39 @@ def read_participants(folder: Path) -> Participants:
         problems += row.problems
     columns = {name: [cells[n].strip() for _, cells in rows if n < len(cells)] for n, name in enumerate(header)}
     return Participants(
-        people=people,
+        participants=participants,
         has_group="group" in header,
-        of_groups=tuple(name for name, cells in columns.items() if _speaks_of_groups(name, cells)),
+        group_like_columns=tuple(name for name, cells in columns.items() if _may_contain_groups(name, cells)),
         problems=tuple(problems),
     )
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header in lower case, and numbered rows that hold something."""
+    """Return the header in lower case and the numbered non-empty rows."""
     content = table_bytes(path)
     try:
         lines = numbered_rows(content.decode("utf-8-sig"), "\t", path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{private(path)}: not readable, expected a table as UTF-8 with tabs. Save it again."
+            f"{private(path)}: not readable, expected a tab-separated table in UTF-8. Save it again."
         ) from error
     header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
     if "participant_id" not in header:
         raise UserError(f"{private(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{private(path)}: column {quoted(twice[0])} stands there twice. Delete or rename one.")
+        raise UserError(f"{private(path)}: column {quoted(twice[0])} occurs twice. Delete or rename one.")
     return header, lines[1:]
 
 
-def _speaks_of_groups(name: str, cells: Sequence[str]) -> bool:
-    """Whether a column tells who is ill, by its name or by what stands in it."""
+def _may_contain_groups(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column may contain the group, by its name or its cells."""
     if name in ("participant_id", "group", "age", "sex", "site", "split") or not any(cells):
         return False
     words = re.findall(r"[a-z0-9]+", name)
     return (
         _ANYWHERE.search(name) is not None
         or not _AS_A_WORD.isdisjoint(words)
-        or (bool(words) and words[-1] in _LAST_WORD and _OF_SOMETHING_ELSE.isdisjoint(words))
+        or (bool(words) and words[-1] in _LAST_WORD and _UNRELATED_WORDS.isdisjoint(words))
         or not _CELLS.isdisjoint(cell.lower() for cell in cells)
     )

@@ -1,7 +1,7 @@
-"""All that is wrong with a cohort's files, told before anything long starts.
+"""Check of all input files of a cohort before long computations start.
 
-Every header and every array is opened once. What is wrong with one subject costs that subject; what is wrong with
-the cohort stops it.
+Every header and every array is read once. A problem of one subject excludes that subject; a problem of the cohort
+stops the run.
 """
 
 import hashlib
@@ -20,47 +20,47 @@ from .subject import Manifest, SubjectRecord
 LEAST_INSIDE, MOST_OF_HEAD = 0.5, 0.5
 ENOUGH_CONTROLS = 20
 EMPTY_LESION_MASK = (
-    "the lesion mask is empty, expected a lesion. Mend it, or leave column lesion_mask empty: the map is then made, "
-    "but not scored."
+    "the lesion mask is empty, expected a lesion. Correct it, or leave column lesion_mask empty: the map is then "
+    "computed but not scored."
 )
 
-Judge = Callable[[SubjectRecord, Mapping[Modality, Volume], Volume | None], Sequence[str]]
-"""What later stages would refuse in a subject's scans and brain mask, one sentence each, without the subject's key."""
+ScanCheck = Callable[[SubjectRecord, Mapping[Modality, Volume], Volume | None], Sequence[str]]
+"""Additional check of a subject's scans and brain mask: one message per problem, without the subject's key."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One sentence for the user.
+    """Problem or warning as a message for the user.
 
     Attributes
     ----------
     subject_key : str
-        ``""`` when it concerns the cohort.
+        ``""`` if it concerns the cohort.
     sentence : str
-        Complete in itself: it names the subject.
+        Complete message, including the subject key.
     """
 
     subject_key: str
     sentence: str
 
     @property
-    def bare(self) -> str:
-        """The sentence without the subject's name."""
+    def without_key(self) -> str:
+        """The message without the subject key."""
         return self.sentence.removeprefix(f"{self.subject_key}: ")
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found.
+    """Result of `check_manifest`.
 
     Attributes
     ----------
     problems : tuple of Problem
-        Subjects with a problem cannot go on.
+        Errors; subjects with a problem are excluded.
     warnings : tuple of Problem
-        Worth knowing; they stop nobody.
+        Warnings; they exclude no subject.
     good : tuple of str
-        Keys of the subjects without problems, in the manifest's order.
+        Keys of the subjects without problems, in the order of the manifest.
     """
 
     problems: tuple[Problem, ...]
@@ -69,29 +69,29 @@ class CheckResult:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The problems; what is the same for several subjects is said once, with all their names."""
+        """Messages of the problems. Equal messages of several subjects are merged into one that lists the subjects."""
         keys = {*self.good, *(problem.subject_key for problem in self.problems)} - {""}
-        having: dict[str, dict[str, None]] = {}
+        subjects: dict[str, dict[str, None]] = {}
         for problem in self.problems:
-            having.setdefault(problem.bare, {})[problem.subject_key] = None
-        return tuple(_said_of(list(named), len(keys), bare) for bare, named in having.items())
+            subjects.setdefault(problem.without_key, {})[problem.subject_key] = None
+        return tuple(_with_subjects(list(concerned), len(keys), text) for text, concerned in subjects.items())
 
 
-def _said_of(keys: Sequence[str], number: int, sentence: str) -> str:
+def _with_subjects(keys: Sequence[str], n_subjects: int, sentence: str) -> str:
     if keys == [""]:
         return sentence
-    return f"{f'all {number} subjects' if len(keys) == number > 1 else ', '.join(keys)}: {sentence}"
+    return f"{f'all {n_subjects} subjects' if len(keys) == n_subjects > 1 else ', '.join(keys)}: {sentence}"
 
 
 def check_manifest(
     manifest: Manifest,
     *,
     modalities: Sequence[Modality],
-    judge: Judge | None = None,
+    judge: ScanCheck | None = None,
     fewest_controls: int = 4,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> CheckResult:
-    """Open everything that a manifest names.
+    """Read and check all files of a manifest.
 
     Parameters
     ----------
@@ -99,16 +99,16 @@ def check_manifest(
     modalities : sequence of Modality
         The images that every subject must have.
     judge : callable, optional
-        Called as ``judge(record, scans, brain_mask)`` with what could be read: what it returns are problems too.
+        Called as ``judge(record, scans, brain_mask)`` with the images that could be read; returns further problems.
     fewest_controls : int
-        So many controls without problems there must be; 0 where a trained model is applied.
+        Required number of controls without problems; 0 if a trained model is applied.
     progress : callable, optional
         Called as ``progress(done, total, key)`` after each subject.
 
     Returns
     -------
     CheckResult
-        Nothing that a user can cause is raised.
+        Errors caused by the user are returned as problems and not raised.
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []
@@ -127,24 +127,24 @@ def check_manifest(
         problems.append(
             Problem(
                 "",
-                f"{len(controls)} controls can be used, expected at least {fewest_controls} (better {ENOUGH_CONTROLS} "
-                "or more). Add healthy scans, or mend those named here.",
+                f"{len(controls)} controls can be used, expected at least {fewest_controls} ({ENOUGH_CONTROLS} or "
+                "more recommended). Add healthy scans, or fix the listed problems.",
             )
         )
     elif fewest_controls > 0 and len(controls) < ENOUGH_CONTROLS:
         warnings.append(
-            Problem("", f"{len(controls)} controls are few: maps get steadier with {ENOUGH_CONTROLS} or more.")
+            Problem("", f"only {len(controls)} controls: maps are more stable with {ENOUGH_CONTROLS} or more.")
         )
     unmasked = [record.key for record in manifest.patients if record.lesion_mask is None]
     if unmasked:
         warnings.append(
-            Problem("", f"{len(unmasked)} patients have no lesion mask: their maps are made, but not scored.")
+            Problem("", f"{len(unmasked)} patients have no lesion mask: their maps are computed but not scored.")
         )
     return CheckResult(tuple(problems), tuple(warnings), good)
 
 
 class _Findings:
-    """Problems and warnings of one subject."""
+    """Collected problems and warnings of one subject."""
 
     def __init__(self, record: SubjectRecord):
         self.key = record.key
@@ -166,31 +166,31 @@ class _Findings:
 
 
 def missing_images(record: SubjectRecord, modalities: Sequence[Modality]) -> list[str]:
-    """One sentence for each image that a subject must have and does not."""
+    """Return one message for each required image that a subject lacks."""
     return [
-        f"has no {BIDS_SUFFIX[modality]}, expected one (preprocessing.modalities asks for it). Name it in column "
-        f"{modality}, or take {modality} out of the settings."
+        f"has no {BIDS_SUFFIX[modality]}, expected one (required by preprocessing.modalities). Add it in column "
+        f"{modality}, or remove {modality} from the settings."
         for modality in modalities
         if modality not in record.images
     ]
 
 
 def on_another_grid(mask: Volume, grid: Grid, name: str, of: Modality) -> str | None:
-    """The sentence for a mask that does not lie on the grid of its scan."""
+    """Return a message if a mask does not have the grid of its scan, else None."""
     if mask.grid.same_as(grid):
         return None
-    told, apart = BIDS_SUFFIX[of], mask.grid.apart_in_words(grid)
-    other = " If it was drawn on another image, name that in column mask_of." if name == "lesion mask" else ""
+    scan, distance = BIDS_SUFFIX[of], mask.grid.apart_in_words(grid)
+    advice = " If it was drawn on another image, give that image in column mask_of." if name == "lesion mask" else ""
     return (
-        f"{name} and {told} lie on different grids ({mask.grid} against {grid}{apart}). "
-        f"Resample the mask to the {told} with nearest-neighbour interpolation.{other}"
+        f"{name} and {scan} have different grids ({mask.grid} and {grid}{distance}), expected the same grid. "
+        f"Resample the mask to the {scan} with nearest-neighbour interpolation.{advice}"
     )
 
 
 def _check_subject(
     record: SubjectRecord,
     modalities: Sequence[Modality],
-    judge: Judge | None,
+    judge: ScanCheck | None,
     findings: _Findings,
     scans: dict[bytes, str],
 ) -> None:
@@ -204,23 +204,23 @@ def _check_subject(
         read[modality] = volume
         if volume.grid.qform_code == volume.grid.sform_code == 0:
             findings.warning(
-                f"{private(path.name)} does not say how it is oriented (both form codes are 0): it is taken as "
-                f"{volume.grid.orientation}. Check left and right in its map."
+                f"{private(path.name)} has no orientation (both form codes are 0): {volume.grid.orientation} is "
+                "assumed. Check left and right in its map."
             )
         if volume.grid.qform is not None:
             findings.warning(
-                f"the qform of {private(path.name)} is turned or shifted against its sform: the sform is used."
+                f"the qform of {private(path.name)} is rotated or shifted relative to its sform: the sform is used."
             )
         if volume.grid.unit is not None:
             findings.warning(
-                f"the header of {private(path.name)} names the {volume.grid.unit} as its unit, but its numbers are "
-                "millimetres: they are taken as such."
+                f"the header of {private(path.name)} gives the unit {volume.grid.unit}, but its values are "
+                "millimetres: millimetres are assumed."
             )
         twin = scans.setdefault(hashlib.blake2b(volume.voxels.tobytes()).digest(), record.key)
         if twin != record.key:
-            findings.warning(f"{private(path.name)} holds the same voxels as a scan of {twin}. Keep one of the two.")
+            findings.warning(f"{private(path.name)} has the same voxels as a scan of {twin}. Keep one of the two.")
     brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
-    fits = brain is not None and _on_grid_of(brain, read.get("t1w"), "brain mask", "t1w", findings)
+    fits = brain is not None and _has_grid_of(brain, read.get("t1w"), "brain mask", "t1w", findings)
     for sentence in judge(record, read, brain if fits else None) if judge else ():
         findings.problem(sentence)
     lesion = findings.read(read_mask, record.lesion_mask) if record.lesion_mask else None
@@ -228,7 +228,7 @@ def _check_subject(
         _check_lesion_mask(record, lesion, brain, read.get(record.mask_of), findings)
 
 
-def _on_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, findings: _Findings) -> bool:
+def _has_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, findings: _Findings) -> bool:
     sentence = None if scan is None else on_another_grid(mask, scan.grid, name, of)
     if sentence is None:
         return True
@@ -239,7 +239,7 @@ def _on_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, find
 def _check_lesion_mask(
     record: SubjectRecord, lesion: Volume, brain: Volume | None, scan: Volume | None, findings: _Findings
 ) -> None:
-    if not _on_grid_of(lesion, scan, "lesion mask", record.mask_of, findings):
+    if not _has_grid_of(lesion, scan, "lesion mask", record.mask_of, findings):
         return
     if not lesion.voxels.any():
         if record.group == "patient":
@@ -247,8 +247,8 @@ def _check_lesion_mask(
         return
     if record.group == "control":
         findings.problem(
-            "is a control whose lesion mask holds a lesion, expected healthy controls. Call it a patient, or leave "
-            "column lesion_mask empty."
+            "is a control with a non-empty lesion mask, expected healthy controls. Change its group to patient, or "
+            "leave column lesion_mask empty."
         )
     if scan is None:
         return
@@ -258,19 +258,19 @@ def _check_lesion_mask(
     inside = head[lesion.voxels].mean()
     if inside < LEAST_INSIDE:
         findings.problem(
-            f"only {inside:.0%} of the lesion mask lie inside the head, expected all of it. Check that the mask "
-            "belongs to this scan and is not flipped."
+            f"only {inside:.0%} of the lesion mask is inside the head, expected all of it. Check that the mask belongs "
+            "to this scan and is not flipped."
         )
     elif lesion.voxels.sum() > MOST_OF_HEAD * head.sum():
-        findings.problem("the lesion mask covers more than half of the head. Is it inverted?")
+        findings.problem("the lesion mask covers more than half of the head. Check whether it is inverted.")
 
 
 def _head(scan: Volume) -> np.ndarray:
-    """Roughly where the head is: holes filled, so that a cavity counts as inside; found on every n-th voxel."""
+    """Return an approximate head mask with filled holes, computed on a coarser grid (about 4 mm)."""
     steps = np.maximum(1, np.round(4 / scan.grid.spacing_mm)).astype(int)
     sparse = scan.voxels[tuple(slice(None, None, step) for step in steps)]
     smooth = ndimage.uniform_filter(sparse, 3)
-    # Half of Otsu's threshold: that alone would leave out fluid, bone and what a coil does not reach.
+    # Half of Otsu's threshold, because the full threshold would exclude CSF, bone and regions of low coil sensitivity.
     closed = ndimage.binary_closing(smooth > threshold_otsu(smooth.ravel()) / 2, iterations=2)
     head = np.asarray(ndimage.binary_fill_holes(closed))
     for axis, (step, size) in enumerate(zip(steps, scan.voxels.shape, strict=True)):

@@ -1,4 +1,4 @@
-"""All files below a folder, behind links too, and what could not be searched."""
+"""Recursive search of a folder for files, including linked folders."""
 
 import os
 import re
@@ -17,37 +17,37 @@ _FILE = re.compile(
 
 @dataclass(frozen=True)
 class Search:
-    """What a folder holds.
+    """Result of `search`.
 
     Attributes
     ----------
     files : tuple of Path
-        Sorted. Links that lead nowhere are among them where they are named as a file: reading them fails, which is
-        for the reader to say.
-    closed : mapping from Path to str
-        Folders, and links that may have led to folders, that could not be searched, and why.
+        Sorted. Broken links are included if they are named like a file; reading them fails later.
+    unsearched : mapping from Path to str
+        Folders (and broken links that may be folders) that could not be searched, and the reason.
     """
 
     files: tuple[Path, ...]
-    closed: dict[Path, str]
+    unsearched: dict[Path, str]
 
 
 def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool] = lambda folder: False) -> Search:
     """Find every file below a folder.
 
-    Linked folders are searched. Without a `depth` each folder is searched once, under its own name rather than a
-    link's, so that loops end; with it, under each of its names.
+    Linked folders are searched too. Without `depth`, each folder is searched once, preferably under its own path and
+    not that of a link, so that loops end. With `depth`, it is searched under each of its paths.
 
     Parameters
     ----------
     root : Path
     depth : int, optional
-        How many names a file's path has below the root at most.
+        Maximum number of path components of a file below the root.
     skip : callable
-        Folders below the root for which this is true are left out. So are those whose name begins with a dot.
+        Folders below the root for which this returns True are not searched, and neither are those whose name begins
+        with a dot.
     """
     files: list[Path] = []
-    closed: dict[Path, str] = {}
+    unsearched: dict[Path, str] = {}
     seen: set[tuple[int, int]] = set()
     folders, links = deque([root]), deque[Path]()
     while folders or links:
@@ -59,19 +59,19 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
             seen.add((state.st_dev, state.st_ino))
             names = sorted(os.listdir(folder))
         except OSError as error:
-            closed[folder] = error.strerror or "not readable"
+            unsearched[folder] = error.strerror or "not readable"
             continue
         for name in names:
             path = folder / name
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                # A link that leads nowhere, or into a loop: a file by its name or target, or perhaps a folder.
-                if _names_file(path):
+                # A broken link or a loop: a file according to its name or target, or possibly a folder.
+                if _links_to_file(path):
                     files.append(path)
                 elif not name.startswith("."):
                     missing = isinstance(error, FileNotFoundError)
-                    closed[path] = "a link that leads nowhere" if missing else error.strerror or "not readable"
+                    unsearched[path] = "a broken link" if missing else error.strerror or "not readable"
                 continue
             if stat.S_ISREG(mode):
                 files.append(path)
@@ -79,11 +79,11 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
                 if depth is not None and len(path.relative_to(root).parts) >= depth:
                     continue
                 (links if path.is_symlink() else folders).append(path)
-    return Search(tuple(sorted(files)), closed)
+    return Search(tuple(sorted(files)), unsearched)
 
 
-def _names_file(path: Path) -> bool:
-    """Whether a link that leads nowhere was one to a file; git-annex keeps nothing else."""
+def _links_to_file(path: Path) -> bool:
+    """Whether a broken link was a link to a file; git-annex links always are."""
     if _FILE.fullmatch(path.suffix):
         return True
     try:

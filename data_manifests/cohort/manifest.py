@@ -1,7 +1,7 @@
-"""A lab's list of scans: a CSV, or a BIDS folder, becomes a `Manifest`.
+"""Reading of a list of scans, a CSV file or a BIDS dataset, as a `Manifest`.
 
-Reading opens no image. Everything that is wrong with the list itself is told at once, with the row it stands in;
-whether the files are there and usable is the business of `check`.
+No image is opened. All problems of the table are reported at once with their rows. Whether the files exist and are
+usable is checked in `check`.
 """
 
 import csv
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..errors import UserError, private
 from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, MODALITIES, SPLITS
@@ -31,10 +31,10 @@ def read_manifest(path: Path) -> Manifest:
     """Read a CSV of scans, or a BIDS folder.
 
     The CSV may be separated by commas, semicolons or tabs, and encoded as UTF-8 (with or without a byte-order mark),
-    UTF-16 or Windows-1252: what spreadsheets write. Its columns: `subject_id`, `group` (control or patient) and
-    `t1w` are required; `session_id`, `flair`, `brain_mask`, `lesion_mask`, `mask_of` (t1w or flair: the image that
-    the lesion mask was drawn on), `template_transform`, `site`, `age` (years), `sex` and `split` (train or held_out,
-    for controls) are optional. Paths are relative to the CSV, or absolute.
+    UTF-16 or Windows-1252, as written by spreadsheet programs. The columns `subject_id`, `group` (control or patient)
+    and `t1w` are required. The columns `session_id`, `flair`, `brain_mask`, `lesion_mask`, `mask_of` (t1w or flair: the
+    image that the lesion mask was drawn on), `template_transform`, `site`, `age` (years), `sex` and `split` (train or
+    held_out, for controls) are optional. Paths are absolute or relative to the CSV.
 
     Parameters
     ----------
@@ -44,26 +44,26 @@ def read_manifest(path: Path) -> Manifest:
     Returns
     -------
     Manifest
-        In the order of the rows; columns that are not used are named in its notes.
+        In the order of the rows; unused columns are listed in its notes.
 
     Raises
     ------
     UserError
-        With all problems at once, each with its row as a spreadsheet numbers it (the header is row 1).
+        All problems at once, each with its row number as in a spreadsheet (the header is row 1).
     """
     reach(path, "a manifest (CSV) or a BIDS dataset")
     if path.is_dir():
         return read_bids(path)
     header, rows = read_table(path)
-    problems, notes = _judge_header(header, path)
+    problems, notes = _check_header(header, path)
     if problems:
         raise UserError(problems)
     records: dict[int, SubjectRecord] = {}
     for number, cells in rows:
         if len(cells) > len(header):
             problems.append(
-                f"row {number}: {len(cells)} cells, expected {len(header)}. Put values that hold the separator in "
-                "quotation marks."
+                f"row {number}: found {len(cells)} cells, expected {len(header)}. Put values that contain the "
+                "separator in quotation marks."
             )
             continue
         row = Cells(dict(zip(header, cells, strict=False)), f"row {number}")
@@ -73,23 +73,23 @@ def read_manifest(path: Path) -> Manifest:
             records[number] = record
     if not rows:
         problems.append(
-            f"{private(path.name, 'the manifest')}: holds no subjects, expected one row for each. Add them below the "
-            "header."
+            f"{private(path.name, 'the manifest')}: contains no subjects, expected one row per subject. Add them below "
+            "the header."
         )
-    problems += _judge_together(records)
+    problems += _check_across_rows(records)
     if problems:
         raise UserError(problems)
     return Manifest(tuple(records.values()), tuple(notes))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Path:
-    """Write a manifest as CSV, whole or not at all, with its paths relative to the CSV.
+    """Write a manifest as CSV atomically, with paths relative to the CSV.
 
-    Reading it back gives the same records.
+    Reading the file gives the same records.
     """
-    # Names of files that are not UTF-8 are written byte by byte.
+    # File names that are not UTF-8 are written with their original bytes.
     with (
-        written_whole(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -103,20 +103,21 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
 
 # -- the table -------------------------------------------------------------------------------------------------------
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header (lower case) and the rows that hold something, numbered as a spreadsheet does."""
+    """Return the header (lower case) and the non-empty rows with their row numbers as in a spreadsheet."""
     if not os.path.isfile(path):
-        raise UserError(f"{private(path)}: is no file, expected a table (CSV). Save the table as a file.")
+        raise UserError(f"{private(path)}: is not a file, expected a table (CSV). Give the path of a CSV file.")
     text = _decoded(table_bytes(path), path)
-    told = _SEPARATOR_LINE.match(text)
-    # A spreadsheet takes this line as an order and does not count it.
-    text = text[told.end() :] if told else text
+    declared = _SEPARATOR_LINE.match(text)
+    # Spreadsheets do not count this line as a row.
+    text = text[declared.end() :] if declared else text
     first_line = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-    separator = told[1] if told else max(",;\t", key=first_line.count)
+    separator = declared[1] if declared else max(",;\t", key=first_line.count)
     try:
         numbered = numbered_rows(text, separator, path)
     except csv.Error as error:
         raise UserError(
-            f"{private(path.name, 'the manifest')}: is not a table that is understood. Save it as CSV (UTF-8) again."
+            f"{private(path.name, 'the manifest')}: cannot be parsed, expected a table (CSV). Save it again as CSV "
+            "(UTF-8)."
         ) from error
     if not numbered:
         raise UserError(
@@ -124,7 +125,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             f"{', '.join(REQUIRED)}. Fill it in."
         )
     header = [cell.strip().lower() for cell in numbered[0][1]]
-    while header and not header[-1]:  # a spreadsheet's empty columns at the right end
+    while header and not header[-1]:  # empty columns at the right end, as written by spreadsheets
         header.pop()
     rows = [
         (n, cells if any(map(str.strip, cells[len(header) :])) else cells[: len(header)]) for n, cells in numbered[1:]
@@ -147,45 +148,44 @@ def _decoded(content: bytes, path: Path) -> str:
     )
 
 
-def _judge_header(header: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
-    """Problems and notes."""
+def _check_header(header: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
+    """Return problems and notes of the header."""
     problems, notes = [], []
     for name in sorted({name for name in header if header.count(name) > 1}):
         problems.append(
-            f"{private(path.name, 'the manifest')}: column {quoted(name) or 'without a name'} stands there twice. "
-            "Delete or rename one."
+            f"{private(path.name, 'the manifest')}: column {quoted(name) or 'without a name'} occurs twice. Delete "
+            "or rename one."
         )
     unknown = [name for name in header if name and name not in COLUMNS]
     for name in (name for name in COLUMNS if name not in header):
-        meant = difflib.get_close_matches(name, unknown, n=1, cutoff=0.75)
-        if meant:
-            unknown.remove(meant[0])
+        similar = difflib.get_close_matches(name, unknown, n=1, cutoff=0.75)
+        if similar:
+            unknown.remove(similar[0])
             problems.append(
-                f"{private(path.name, 'the manifest')}: found the column {quoted(meant[0])}, expected {name}. Rename "
-                "it."
+                f"{private(path.name, 'the manifest')}: found column {quoted(similar[0])}, expected {name}. Rename it."
             )
         elif name in REQUIRED:
             found = quoted(", ".join(n for n in header if n), 300)
             problems.append(f"{private(path.name, 'the manifest')}: column {name} is missing (found: {found}). Add it.")
     if unknown:
-        notes.append(f"{private(path.name, 'the manifest')}: not used: {quoted(', '.join(unknown), 300)}.")
+        notes.append(f"{private(path.name, 'the manifest')}: unused columns: {quoted(', '.join(unknown), 300)}.")
     return problems, notes
 
 
 def _record(row: Cells, folder: Path) -> SubjectRecord | None:
-    """The row as a record; None when a problem was found in it."""
+    """Return the row as a record, or None if it has problems."""
     subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
     files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
     age = row.age()
     mask_of = row.word("mask_of", MODALITIES) or "t1w"
     if row.text(mask_of) is None and row.text("t1w"):
-        row.problem(f"mask_of is {mask_of}, but no {mask_of} is named. Name it in column {mask_of}.")
+        row.problem(f"mask_of is {mask_of}, but column {mask_of} is empty. Fill it in.")
     for name in REQUIRED:
         if row.text(name) is None:
             row.problem(f"{name} is empty. Fill it in.")
     if group == "patient" and split == "train":
-        row.problem("a patient is marked split train, but only controls train. Leave the cell empty.")
+        row.problem("a patient has split train, but only controls are used for training. Leave the cell empty.")
     if row.problems or subject_id is None or group is None:
         return None
     return SubjectRecord(
@@ -204,38 +204,38 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
     )
 
 
-def _judge_together(records: Mapping[int, SubjectRecord]) -> list[str]:
-    """What no row shows by itself: two rows of one name, one person on two sides, one scan under two names."""
+def _check_across_rows(records: Mapping[int, SubjectRecord]) -> list[str]:
+    """Check consistency across rows: unique subjects, one group and split per participant, unique scans."""
     problems: list[str] = []
     names: dict[str, int] = {}
-    persons: dict[str, int] = {}
+    participants: dict[str, int] = {}
     scans: dict[Path, int] = {}
     for number, record in records.items():
         first = names.setdefault(record.key.lower(), number)
         if first != number:
             same = records[first].key == record.key
-            told = (
-                f"stands in row {first} too" if same else f"and {records[first].key} in row {first} differ in case only"
+            conflict = (
+                f"is also in row {first}" if same else f"and {records[first].key} in row {first} differ only in case"
             )
             problems.append(
-                f"row {number}: {record.key} {told}, expected unique names. Number the sessions in column session_id."
+                f"row {number}: {record.key} {conflict}, expected unique ids. Number the sessions in column session_id."
             )
-        earlier = records[persons.setdefault(record.subject_id, number)]
+        earlier = records[participants.setdefault(record.subject_id, number)]
         if earlier.group != record.group:
             problems.append(
                 f"row {number}: sub-{record.subject_id} is a {record.group} here and a {earlier.group} in row "
-                f"{persons[record.subject_id]}, expected one group a person. Correct one of them."
+                f"{participants[record.subject_id]}, expected one group per participant. Correct one of them."
             )
         elif earlier.split and record.split and earlier.split != record.split:
             problems.append(
                 f"row {number}: sub-{record.subject_id} is {record.split} here and {earlier.split} in row "
-                f"{persons[record.subject_id]}, expected one side a person. Correct one of them."
+                f"{participants[record.subject_id]}, expected one split per participant. Correct one of them."
             )
         for modality, scan in record.images.items():
             first = scans.setdefault(scan, number)
             if first != number or list(record.images.values()).count(scan) > 1:
                 where = f"row {first}" if first != number else "another column"
-                problems.append(f"row {number}: {modality} is the file of {where} too. Name each scan once.")
+                problems.append(f"row {number}: {modality} is the same file as in {where}. List each scan once.")
     return problems
 
 

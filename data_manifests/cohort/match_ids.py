@@ -1,4 +1,4 @@
-"""Which file of a folder is whose: anybody's maps and masks, matched by the subject's id."""
+"""Matching of map and mask files to subjects by the id in the file name."""
 
 import os
 import re
@@ -18,35 +18,35 @@ _LABEL = re.compile(r"(sub|ses)-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")
 
 @dataclass(frozen=True)
 class IdFile:
-    """A file and the id that its name holds, as it stands there."""
+    """File and the id in its name, as written there."""
 
     name: str
     path: Path
 
 
 def identity(name: str) -> str:
-    """What two names of one subject have in common: no ``sub-``, and one way to write an accent."""
+    """Return the normalised id: without ``sub-``, with accents in composed form."""
     return unicodedata.normalize("NFC", name).removeprefix("sub-")
 
 
 def files_by_id(where: str, option: str) -> dict[str, IdFile]:
-    """The images of a folder by the identity of their subject.
+    """Find the images of a folder, by the identity of their subject.
 
     Parameters
     ----------
     where : str
-        A folder, searched with all folders below it: a name that begins as BIDS names do (``sub-01_...``,
-        ``sub-01_ses-2_...``) holds its id there, any other name up to its suffix (.nii, .nii.gz, .mgz) is an id. Or
-        a path in which ``{id}`` stands for the id and ``*`` for anything: ``maps/{id}/anat/{id}_*_map.nii.gz``.
-        Linked folders are searched too. A link that leads nowhere is a file of its id, and so is a folder that
-        cannot be searched where it tells whose it is: reading it fails, for that subject alone.
+        Either a folder, which is searched recursively: the id is the beginning of a BIDS name (``sub-01_...``,
+        ``sub-01_ses-2_...``) or any other file name without its suffix (.nii, .nii.gz, .mgz). Or a path with ``{id}``
+        in place of the id and ``*`` for any text: ``maps/{id}/anat/{id}_*_map.nii.gz``. Linked folders are searched
+        too. A broken link counts as the file of its id, and so does a folder that cannot be searched if its path
+        contains an id: reading it fails later, for that subject only.
     option : str
-        What the user calls it, for the sentences: ``--maps``.
+        Name of the option for error messages: ``--maps``.
 
     Raises
     ------
     UserError
-        No such folder; no image there; two files of one id; a folder that cannot be searched and could be anybody's.
+        No such folder; no image in it; two files of one id; a folder that cannot be searched and has no id in its path.
     """
     pattern: tuple[str, ...] = ()
     try:
@@ -59,7 +59,7 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
         root, pattern = Path(*parts[:fixed]), parts[fixed:]
     elif "*" in where:
         raise UserError(
-            f"{option} {private(where)}: has * and no {{id}}, expected to see where the id stands. "
+            f"{option} {private(where)}: has * but no {{id}}, expected {{id}} in place of the subject id. "
             "Write it as in 'maps/{id}_*.nii.gz'."
         )
     if not os.path.isdir(root):
@@ -71,26 +71,25 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
             f"{option} {private(where)}: {what}, expected a folder, or a path with {{id}} in it. Check the path."
         )
     content = search(root, depth=len(pattern) or None)
-    whole = _regex(pattern) if pattern else None
+    full_pattern = _regex(pattern) if pattern else None
     found: dict[str, list[IdFile]] = {}
     for path in content.files:
-        name = _id_of(path, root, whole)
+        name = _id_of(path, root, full_pattern)
         if name and not path.name.startswith("."):
             found.setdefault(identity(name), []).append(IdFile(unicodedata.normalize("NFC", name), path))
-    for name, path in _closed(content, root, pattern, f"{option} {private(where)}"):
+    for name, path in _unsearched_ids(content, root, pattern, f"{option} {private(where)}"):
         found.setdefault(identity(name), [IdFile(unicodedata.normalize("NFC", name), path)])
     if not found:
-        wanted = "a file that fits" if pattern else f"an image ({', '.join(_SUFFIXES)})"
+        wanted = "a matching file" if pattern else f"an image ({', '.join(_SUFFIXES)})"
         raise UserError(f"{option} {private(where)}: found no file, expected {wanted}. Check the path.")
-    twice = {name: files for name, files in found.items() if len(files) > 1}
-    if twice:
-        several = list(twice.values())
-        more = [f"{option} {private(where)}: and so for {len(several) - 3} more."] if len(several) > 3 else []
+    several = [files for files in found.values() if len(files) > 1]
+    if several:
+        more = [f"{option} {private(where)}: the same for {len(several) - 3} more."] if len(several) > 3 else []
         raise UserError(
             [
                 f"{option} {private(where)}: {private(files[0].name)} matches {len(files)} files "
                 f"({' and '.join(private(file.path.relative_to(root)) for file in files[:2])}), expected one. "
-                "Say which by a path with {id} in it and no * beside it, as in 'maps/{id}_map.nii.gz'."
+                "Select one by a path with {id} and no * next to it, as in 'maps/{id}_map.nii.gz'."
                 for files in several[:3]
             ]
             + more
@@ -99,7 +98,7 @@ def files_by_id(where: str, option: str) -> dict[str, IdFile]:
 
 
 def _is_absent(path: Path) -> bool:
-    """Whether nothing is there; not where that cannot be known, nor where a link leads nowhere."""
+    """Whether a path does not exist; False for broken links and where this cannot be determined."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -120,10 +119,10 @@ def _id_of(path: Path, root: Path, pattern: re.Pattern[str] | None) -> str | Non
     return bids[1] if bids else path.name[: -len(suffix)]
 
 
-def _closed(content: Search, root: Path, pattern: tuple[str, ...], option: str) -> Iterator[tuple[str, Path]]:
-    """What could not be searched, with the id that its path tells."""
+def _unsearched_ids(content: Search, root: Path, pattern: tuple[str, ...], option: str) -> Iterator[tuple[str, Path]]:
+    """Yield the id and path of each folder that could not be searched; an error if a path contains no id."""
     problems = []
-    for path, why in sorted(content.closed.items()):
+    for path, why in sorted(content.unsearched.items()):
         parts = path.relative_to(root).parts
         if pattern:
             begin = _regex(pattern[: len(parts)]).fullmatch(unicodedata.normalize("NFC", "/".join(parts)))
@@ -138,7 +137,7 @@ def _closed(content: Search, root: Path, pattern: tuple[str, ...], option: str) 
         else:
             problems.append(
                 f"{option}: {private(path.relative_to(root))} cannot be searched ({why}), expected a folder or a "
-                "file: whose files are missing is not known. Make it readable, or take it away."
+                "file: it is unknown whose files it contains. Make it readable, or remove it."
             )
     if problems:
         raise UserError(problems)

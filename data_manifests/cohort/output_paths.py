@@ -1,4 +1,4 @@
-"""How every output is named: BIDS-derivatives names, spelled here and nowhere else."""
+"""Paths of all outputs, named as BIDS derivatives. Output names are defined only in this module."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ PARTS = {
     "tables": "report/tables",
     "pages": "report/subjects",
 }
-"""What is built as a whole, by its path in an output folder."""
+"""Outputs that are built as a unit, with their paths in an output folder."""
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """Where a run keeps what it makes. One property or method for each thing.
+    """Output folder of a run, with one property or method for each output.
 
     Parameters
     ----------
     root : Path
     building : Path, optional
-        Where the parts named by `parts` lie while they are being built; see `built_in`.
+        Folder that contains `parts` while they are being built; see `built_in`.
     parts : frozenset of str
-        Of `PARTS`.
+        Names from `PARTS`.
     """
 
     root: Path
@@ -43,11 +43,11 @@ class OutputFolder:
     parts: frozenset[str] = frozenset()
 
     def built_in(self, folder: Path, parts: Iterable[str]) -> "OutputFolder":
-        """The same outputs, some parts of which lie under another folder until they are whole."""
+        """Return the same output folder with some parts in another folder until they are complete."""
         return OutputFolder(self.root, folder, frozenset(parts))
 
     def part(self, name: str) -> Path:
-        """Where one of `PARTS` lies."""
+        """Path of one of `PARTS`."""
         return (self.building if self.building and name in self.parts else self.root) / PARTS[name]
 
     # -- the run -------------------------------------------------------------------------------------------------
@@ -68,17 +68,17 @@ class OutputFolder:
 
     # -- one subject, prepared -----------------------------------------------------------------------------------
     def subject_folder(self, subject: SubjectRecord) -> Path:
-        return self.part("prepared") / _session(subject)
+        return self.part("prepared") / _session_folder(subject)
 
     def subject_files(self, subject: SubjectRecord) -> list[Path]:
-        """The folders that hold all that is prepared of one session; other sessions lie elsewhere."""
+        """Folders with all prepared files of one session, and none of other sessions."""
         return [self.subject_folder(subject) / name for name in ("anat", "transforms", "figures")]
 
     def _anat(self, subject: SubjectRecord, name: str) -> Path:
         return self.subject_folder(subject) / "anat" / f"{subject.key}_{name}"
 
     def prepared_image(self, subject: SubjectRecord, modality: Modality) -> Path:
-        """On the template grid, intensities in [0, 1] inside the brain, 0 outside."""
+        """Image on the template grid with intensities in [0, 1] inside the brain and 0 outside."""
         return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-preproc_{BIDS_SUFFIX[modality]}.nii.gz")
 
     def prepared_brain_mask(self, subject: SubjectRecord) -> Path:
@@ -88,15 +88,15 @@ class OutputFolder:
         return self._anat(subject, f"space-{TEMPLATE_SPACE}_label-lesion_mask.nii.gz")
 
     def native_brain_mask(self, subject: SubjectRecord) -> Path:
-        """On the grid of the subject's own T1w."""
+        """Brain mask on the grid of the subject's T1w."""
         return self._anat(subject, "space-orig_desc-brain_mask.nii.gz")
 
     def native_lesion_mask(self, subject: SubjectRecord) -> Path:
-        """On the grid of the subject's own T1w, whichever image it was drawn on."""
+        """Lesion mask on the grid of the subject's T1w, independent of the image that it was drawn on."""
         return self._anat(subject, "space-orig_label-lesion_mask.nii.gz")
 
     def alignment(self, subject: SubjectRecord, modality: Modality) -> Path:
-        """Where another image lies relative to the T1w."""
+        """Transform between another image and the T1w."""
         return self.transform_folder(subject) / f"{modality}.json"
 
     def transform_folder(self, subject: SubjectRecord) -> Path:
@@ -121,7 +121,7 @@ class OutputFolder:
         return self.part("encoder")
 
     def member(self, number: int) -> Path:
-        """One encoder of an ensemble; the first lies where a lone one does."""
+        """Folder of one encoder of an ensemble; the first has the folder of a single encoder."""
         return self.encoder / f"member-{number + 1}" if number else self.encoder
 
     def tensorboard(self, member: int) -> Path:
@@ -137,12 +137,12 @@ class OutputFolder:
 
     @property
     def fitted_config(self) -> Path:
-        """The settings that the model was made with."""
+        """Settings that the model was fitted with."""
         return self.detectors / "config.yaml"
 
     @property
     def trained_on(self) -> Path:
-        """Hashes of the training controls' scans: who is not new to the model."""
+        """Hashes of the scans of the training controls, used to recognise subjects known to the model."""
         return self.detectors / "trained_on.json"
 
     # -- maps, scores, report ------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ class OutputFolder:
         return self.part("maps")
 
     def map_folder(self, subject: SubjectRecord) -> Path:
-        """Holds the maps of one session."""
-        return self.maps / _session(subject) / "anat"
+        """Folder with the maps of one session."""
+        return self.maps / _session_folder(subject) / "anat"
 
     def _map(self, subject: SubjectRecord, name: str) -> Path:
         return self.map_folder(subject) / f"{subject.key}_{name}"
@@ -162,27 +162,27 @@ class OutputFolder:
         return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-anomaly_zmap.nii.gz")
 
     def native_map(self, subject: SubjectRecord) -> Path:
-        """Anomaly score on the grid of the subject's own T1w."""
+        """Anomaly score on the grid of the subject's T1w."""
         return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
 
     def spread_map(self, subject: SubjectRecord) -> Path:
-        """How far the members of an ensemble lie apart, on the same grid."""
+        """Standard deviation between the members of an ensemble, on the grid of the subject's T1w."""
         return self._map(subject, "space-orig_desc-spread_zmap.nii.gz")
 
     def p_maps(self, map: Path) -> tuple[Path, Path]:
-        """Beside a z-map, -log10 of its p-values and of its q-values."""
+        """Maps of -log10 p and -log10 q, in the folder of a z-map."""
         stem = map.name.removesuffix("zmap.nii.gz")
         return map.with_name(f"{stem}logpmap.nii.gz"), map.with_name(f"{stem}logqmap.nii.gz")
 
     def native_coverage(self, subject: SubjectRecord) -> Path:
-        """Voxels of the native map that carry a score."""
+        """Mask of the voxels of the native map that have a score."""
         return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
 
     def map_record(self, subject: SubjectRecord) -> Path:
         return self.map_folder(subject).parent / "record.json"
 
     def template_coverage(self, subject: SubjectRecord) -> Path:
-        """Voxels of the template map that carry a score."""
+        """Mask of the voxels of the template map that have a score."""
         return self._map(subject, f"space-{TEMPLATE_SPACE}_desc-coverage_mask.nii.gz")
 
     @property
@@ -190,12 +190,12 @@ class OutputFolder:
         return self.part("scores")
 
     def subject_scores(self, key: str) -> Path:
-        """What the scoring of one subject leaves behind: counts and curves, no voxels."""
+        """Counts and curves from scoring one subject, without voxels."""
         return self.scores / "subjects" / f"{key}.npz"
 
     @property
     def operating_point(self) -> Path:
-        """The threshold set on the training controls' null maps; travels with the records of the model."""
+        """Threshold set on the null maps of the training controls; stored with the records of the model."""
         return self.part("operating_point")
 
     @property
@@ -218,18 +218,18 @@ class OutputFolder:
         return self.subject_pages / f"{subject.key}.html"
 
     def subject_clusters(self, subject: SubjectRecord) -> Path:
-        """What of the subject's map is suspicious, a row a cluster."""
+        """Table of the suprathreshold clusters of the subject's map, one row per cluster."""
         return self.subject_pages / f"{subject.key}_clusters.csv"
 
     @property
     def clusters(self) -> Path:
-        """The same of all subjects."""
+        """Table of the clusters of all subjects."""
         return self.report_tables / "clusters.csv"
 
     def page_record(self, subject: SubjectRecord) -> Path:
         return self.subject_pages / f"{subject.key}.json"
 
 
-def _session(subject: SubjectRecord) -> Path:
-    person = Path(f"sub-{subject.subject_id}")
-    return person / f"ses-{subject.session_id}" if subject.session_id else person
+def _session_folder(subject: SubjectRecord) -> Path:
+    participant = Path(f"sub-{subject.subject_id}")
+    return participant / f"ses-{subject.session_id}" if subject.session_id else participant

@@ -1,4 +1,4 @@
-"""Who the subjects are, where their scans do not matter: a table of ids with group, site and age."""
+"""Reading of a participant table without scans: ids with group, site and age."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from .table_cells import Cells, quoted
 
 @dataclass(frozen=True)
 class Person:
-    """One row. `group` is None where the table does not tell."""
+    """Row of a participant table. `group` is None if the table does not contain it."""
 
     group: Group | None = None
     site: str | None = None
     age: float | None = None
 
 
-def read_people(path: Path) -> Mapping[str, Person]:
+def read_participant_table(path: Path) -> Mapping[str, Person]:
     """Read a CSV with the column `subject_id` and any of `session_id`, `group`, `site` and `age`; others are ignored.
 
-    A manifest as for `voxout run` will do.
+    A manifest as for `voxout run` is accepted too.
 
     Returns
     -------
-    mapping from identity (see `matching.identity`) to Person
+    mapping from identity (see `match_ids.identity`) to Person
 
     Raises
     ------
@@ -41,28 +41,26 @@ def read_people(path: Path) -> Mapping[str, Person]:
         raise UserError(
             f"{private(path.name)}: column subject_id is missing (found: {quoted(', '.join(header), 300)}). Add it."
         )
-    people: dict[str, Person] = {}
+    participants: dict[str, Person] = {}
     rows_of: dict[str, int] = {}
     problems: list[str] = []
     for number, texts in rows:
         cells = Cells(dict(zip(header, texts, strict=False)), f"row {number}")
         subject, session = cells.text("subject_id"), cells.text("session_id")
-        person = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
+        participant = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
         if subject is None:
             cells.problem("subject_id is empty. Fill it in.")
         else:
             name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")
-            if name in people:
-                cells.problem(
-                    f"{quoted(subject)} stands in row {rows_of[name]} too, expected unique names. Delete one."
-                )
-            people[name], rows_of[name] = person, number
+            if name in participants:
+                cells.problem(f"{quoted(subject)} is also in row {rows_of[name]}, expected unique ids. Delete one row.")
+            participants[name], rows_of[name] = participant, number
         problems += cells.problems
     if problems:
         raise UserError(problems)
-    return people
+    return participants
 
 
-def person_of(name: str, people: Mapping[str, Person]) -> Person:
-    """The row of an identity, of its session or, where the table knows no sessions, of the subject."""
-    return people.get(name) or people.get(name.partition("_ses-")[0]) or Person()
+def person_of(name: str, participants: Mapping[str, Person]) -> Person:
+    """Return the row of a session or, if the table has no row for it, of its subject; empty if there is none."""
+    return participants.get(name) or participants.get(name.partition("_ses-")[0]) or Person()

@@ -1,4 +1,4 @@
-"""One scanning session of one person, as the manifest lists it."""
+"""Records of the manifest: scanning sessions and the cohort."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,35 +12,35 @@ from ..terms import Group, Modality, Split
 _IMAGE_NAME = re.compile(r"[^\s,;:()\"']*\w\.(?:nii(?:\.gz)?|mg[zh](?:\.gz)?|hdr|img|dcm|h5|mat|tfm)\b")
 
 
-def person_of_key(key: str) -> str:
-    """Whose scan it is: sessions of one person have it in common."""
+def participant_of_key(key: str) -> str:
+    """Return the participant of a key; sessions of one participant have the same."""
     return key.partition("_ses-")[0]
 
 
 @dataclass(frozen=True)
 class SubjectRecord:
-    """One row of a manifest.
+    """Scanning session of a participant: one row of a manifest.
 
     Attributes
     ----------
     subject_id : str
-        Without the ``sub-`` prefix; letters and digits only, as BIDS asks.
+        Without the ``sub-`` prefix; letters and digits only, as in BIDS.
     group : {"control", "patient"}
     images : mapping from modality to path
-        Always holds ``"t1w"``. Paths are absolute.
+        Always contains ``"t1w"``. Paths are absolute.
     session_id : str or None
         Without the ``ses-`` prefix.
     brain_mask, lesion_mask : Path or None
-        On the grid of the T1w; the lesion mask on that of the image it was drawn on.
+        Brain mask on the grid of the T1w; lesion mask on the grid of the image `mask_of`.
     mask_of : Modality
-        That image.
+        Image that the lesion mask was drawn on.
     template_transform : Path or None
-        An ITK transform that brings the T1w to the template, where the user has one.
+        ITK transform from the T1w to the template, if provided by the user.
     site, sex : str or None
     age : float or None
         Years.
     split : {"train", "held_out"} or None
-        For controls: None leaves the choice to the configured split.
+        For controls; None: assigned by `split_controls`.
     """
 
     subject_id: str
@@ -58,12 +58,12 @@ class SubjectRecord:
 
     @property
     def key(self) -> str:
-        """The BIDS name that all outputs and messages use: ``sub-01`` or ``sub-01_ses-2``."""
+        """BIDS name used in outputs and messages: ``sub-01`` or ``sub-01_ses-2``."""
         return f"sub-{self.subject_id}" + (f"_ses-{self.session_id}" if self.session_id else "")
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """Every input file by its manifest column."""
+        """Input files by manifest column."""
         named: dict[str, Path] = {modality: path for modality, path in self.images.items()}
         others = ("brain_mask", self.brain_mask), ("lesion_mask", self.lesion_mask)
         others = *others, ("template_transform", self.template_transform)
@@ -72,11 +72,11 @@ class SubjectRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All subjects of a cohort, in a fixed order, with unique keys."""
+    """All subjects of a cohort, in fixed order and with unique keys."""
 
     records: tuple[SubjectRecord, ...]
     notes: tuple[str, ...] = field(default=())
-    """What was passed over while reading, and why; for the user's eyes."""
+    """Messages about unused files and columns, for the terminal (may contain file names)."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -91,11 +91,11 @@ class Manifest:
         raise KeyError(key)
 
     def anonymous(self, text: str) -> str:
-        """A sentence as it may be kept on disk: a name of a file or folder may be a person's.
+        """Return a message for storage on disk, without file and folder names, which may contain participants' names.
 
-        What `private` marked gives way to its column of the subject that the sentence begins with (or of the cohort,
-        where all agree). Names that stand in a sentence without marks are looked for as well: those of the manifest,
-        the longest first and whole, and all that look like an image.
+        Names marked with `private` are replaced by their column for the subject that the message starts with (or by
+        their column in the cohort, if unique). Unmarked names are replaced as well: all paths and names in the
+        manifest (complete names, longest first) and everything that looks like the name of an image.
         """
         key, _, _ = text.partition(":")
         own = [record for record in self.records if record.key == key]
@@ -111,7 +111,7 @@ class Manifest:
     @cached_property
     def _unmarked(self) -> re.Pattern[str] | None:
         paths = {path for record in self.records for path in record.files.values()}
-        # The root and its folders are nobody's: /data, /home.
+        # The root and its direct subfolders (/data, /home) contain no names of participants.
         folders = {folder for path in paths for folder in path.parents if len(folder.parts) > 2}
         names = {str(path) for path in paths | folders} | {path.name for path in paths}
         longest_first = sorted(names, key=lambda name: (-len(name), name))
@@ -129,7 +129,7 @@ class Manifest:
 
 
 def _roles(records: Iterable[SubjectRecord]) -> dict[str, str]:
-    """What stands in the place of each name and path; of several columns, none."""
+    """Return the replacement of each name and path: its column, or "the file" if it occurs in several columns."""
     roles: dict[str, str] = {}
     for record in records:
         for column, path in record.files.items():

@@ -1,4 +1,4 @@
-"""The cells of one row of a table of people, and the sentences for those that cannot be used."""
+"""Parsing of the cells of a participant table, with error messages for invalid cells."""
 
 import difflib
 import math
@@ -21,26 +21,26 @@ _DAY_MONTH_YEAR = re.compile(
 )
 _WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1,4})?")  # 1-Mar, Mar-01, 1. Mrz 21
 _NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
-_NOTHING = {"", "n/a", "na", "nan", "none", "null"}
+_MISSING = {"", "n/a", "na", "nan", "none", "null"}
 _OLDEST_YEARS = 120
 _LONGEST_LABEL = 64
-"""Names of files are made of labels, and no file system takes more than 255 bytes."""
+"""Limit of labels, because file names contain several labels and must not exceed 255 bytes."""
 
 
 def clean_label(label: str) -> str:
-    """A label with the characters that BIDS forbids left out."""
+    """Return a label without the characters that BIDS forbids."""
     return re.sub(r"[^A-Za-z0-9]", "", label)
 
 
 def advice_on_label(label: str) -> str:
-    """How to mend an id with characters that BIDS forbids: what a spreadsheet made of it must not become another."""
+    """Return advice for an id with characters that BIDS forbids, also if a spreadsheet has changed the id."""
     if _DAY_MONTH_YEAR.fullmatch(label) or _is_month(label):
-        return "It looks like a date that a spreadsheet made of an id. Write the id again, in a column of text."
+        return "It looks like an id that a spreadsheet changed to a date. Write the id again in a text column."
     if number := _NUMBER.fullmatch(label):
         if number[1] and not (number[2] or "").strip("0") and "e" not in label.lower():
             return f"Write {quoted(number[1])}."
-        return "It looks like a number that a spreadsheet made of an id. Write the id again, in a column of text."
-    return f"Write {quoted(clean)}." if (clean := clean_label(label)) else "Choose another."
+        return "It looks like an id that a spreadsheet changed to a number. Write the id again in a text column."
+    return f"Write {quoted(clean)}." if (clean := clean_label(label)) else "Choose another id."
 
 
 def _is_month(label: str) -> bool:
@@ -49,19 +49,19 @@ def _is_month(label: str) -> bool:
 
 
 def quoted(cell: str, longest: int = 60) -> str:
-    """A cell as a sentence holds it: on one line, and short."""
+    """Return a cell for a message: printable and truncated to `longest` characters."""
     return printable(cell if len(cell) <= longest else f"{cell[:longest]}...")
 
 
 class Cells:
-    """One row, collecting what is wrong with it.
+    """Cells of one row, with the collected problems.
 
     Parameters
     ----------
     cells : mapping from column to text
-        Columns in lower case. Empty cells and ``n/a`` count as absent.
+        Columns in lower case. Empty cells and ``n/a`` count as missing.
     where : str
-        What the sentences begin with, as ``"row 4"``.
+        Beginning of the messages, such as ``"row 4"``.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Cells:
 
     def __init__(self, cells: Mapping[str, str], where: str):
         stripped = {name: cell.strip() for name, cell in cells.items()}
-        self._cells = {name: cell for name, cell in stripped.items() if cell.lower() not in _NOTHING}
+        self._cells = {name: cell for name, cell in stripped.items() if cell.lower() not in _MISSING}
         self.where = where
         self.problems: list[str] = []
 
@@ -81,41 +81,41 @@ class Cells:
         return self._cells.get(name)
 
     def label(self, name: str, prefix: str) -> str | None:
-        """A BIDS label; its prefix may be there or not."""
+        """BIDS label, with or without its prefix."""
         found = self.text(name)
         if found is None:
             return None
         label = found.removeprefix(prefix)
         clean = clean_label(label)
         if not label:
-            self.problem(f"{name} {quoted(found)} is a prefix and no more, expected a name after it. Complete it.")
+            self.problem(f"{name} {quoted(found)} is only a prefix, expected a label after it. Complete it.")
         elif len(label) > _LONGEST_LABEL:
             self.problem(
                 f"{name} {quoted(found)} has {len(label):,} characters, expected at most {_LONGEST_LABEL}. Shorten it."
             )
         elif label != clean:
             self.problem(
-                f"{name} {quoted(found)} holds characters that BIDS forbids, expected letters (A-Z) and digits. "
+                f"{name} {quoted(found)} contains characters that BIDS forbids, expected letters (A-Z) and digits. "
                 + advice_on_label(label)
             )
         return label or None
 
     def word(self, name: str, words: Sequence[Word]) -> Word | None:
-        """One of a few words, in any case."""
+        """One of the given words, case-insensitive."""
         found = self.text(name)
         if found is None:
             return None
         if found.lower() in words:
             return words[words.index(found.lower())]  # type: ignore[arg-type]
-        meant = difflib.get_close_matches(found.lower(), words, n=1)
+        similar = difflib.get_close_matches(found.lower(), words, n=1)
         self.problem(
             f"{name} {quoted(found)} is unknown, expected {' or '.join(words)}. "
-            + (f"Did you mean {meant[0]}?" if meant else "Correct it.")
+            + (f"Did you mean {similar[0]}?" if similar else "Correct it.")
         )
         return None
 
     def age(self, name: str = "age") -> float | None:
-        """Years; a comma as decimal mark and the ``89+`` of de-identified tables are understood."""
+        """Age in years. A decimal comma and ``89+`` (from de-identified tables) are accepted."""
         found = self.text(name)
         if found is None:
             return None
@@ -124,7 +124,7 @@ class Cells:
         except ValueError:
             age = math.nan
         if not 0 <= age <= _OLDEST_YEARS:
-            # The cell itself is not repeated: it may hold a birth date.
+            # The cell is not quoted because it may contain a birth date.
             self.problem(
                 f"{name} is not a number of years from 0 to {_OLDEST_YEARS}. Write it as 38.5, or leave it empty."
             )

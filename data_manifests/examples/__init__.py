@@ -1,1 +1,1 @@
-"""Examples of what a lab writes: a manifest and a configuration."""
+"""Example files: a manifest and a configuration."""

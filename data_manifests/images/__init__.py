@@ -1,1 +1,1 @@
-"""NIfTI images with their geometry, read strictly."""
+"""Strict reading and writing of NIfTI images and their geometry."""

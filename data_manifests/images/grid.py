@@ -1,4 +1,4 @@
-"""Where the voxels of an image lie: size, affine, and what a header says of them."""
+"""Voxel grid of an image: size, affine and header fields of the geometry."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from nibabel.orientations import aff2axcodes
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an image lie.
+    """Voxel grid of an image.
 
     Attributes
     ----------
@@ -16,13 +16,13 @@ class Grid:
     affine : ndarray, (4, 4)
         Voxel indices to RAS+ millimetres.
     qform_code, sform_code : int
-        Kept so that a map written for a scan carries the scan's own codes.
+        Kept so that a map written for a scan has the codes of the scan.
     qform : ndarray, (4, 4), or None
-        Where the file's qform is turned or shifted against its sform (which is then `affine`): the qform, so that a
-        map written for the scan carries it too. None in the usual case.
+        The file's qform if it is rotated or shifted relative to its sform (which is then `affine`), so that a map
+        written for the scan has it too. Usually None.
     unit : str or None
-        Where the header names another unit of length than the millimetre, that unit: the numbers are millimetres all
-        the same, or the file would have been refused.
+        Unit of length in the header if it is not the millimetre. The values are millimetres nevertheless; otherwise
+        reading the file is an error.
     """
 
     size_vox: tuple[int, int, int]
@@ -43,20 +43,20 @@ class Grid:
 
     @property
     def orientation(self) -> str:
-        """Stored orientation, as ``"RAS"``."""
+        """Axis codes of the stored orientation, such as ``"RAS"``."""
         return "".join(aff2axcodes(self.affine))
 
     def same_as(self, other: "Grid", tolerance_mm: float = 1e-2) -> bool:
-        """Same size, and no corner of the two grids further apart than the tolerance."""
+        """Whether the sizes are equal and no corner differs by more than the tolerance."""
         if self.size_vox != other.size_vox:
             return False
-        return apart_mm(self.affine, other.affine, self.size_vox) <= tolerance_mm
+        return max_corner_distance_mm(self.affine, other.affine, self.size_vox) <= tolerance_mm
 
     def apart_in_words(self, other: "Grid") -> str:
-        """How far apart two grids of one size lie; nothing where their sizes already tell them apart."""
+        """Distance to a grid of the same size, as text for a message; empty if the sizes differ."""
         if self.size_vox != other.size_vox:
             return ""
-        return f", up to {apart_mm(self.affine, other.affine, self.size_vox):.3g} mm apart"
+        return f", up to {max_corner_distance_mm(self.affine, other.affine, self.size_vox):.3g} mm apart"
 
     def __str__(self) -> str:
         size = "x".join(str(n) for n in self.size_vox)
@@ -64,7 +64,7 @@ class Grid:
         return f"{size} voxels of {spacing} mm, {self.orientation}"
 
 
-def apart_mm(one: np.ndarray, other: np.ndarray, size_vox: tuple[int, int, int]) -> float:
-    """Largest distance between where two affines put a corner of a grid."""
+def max_corner_distance_mm(one: np.ndarray, other: np.ndarray, size_vox: tuple[int, int, int]) -> float:
+    """Largest distance between corresponding corners of a grid under two affines."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in size_vox], [1], indexing="ij")).reshape(4, -1)
     return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())

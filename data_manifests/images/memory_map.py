@@ -1,4 +1,4 @@
-"""Files that are mapped into memory."""
+"""Memory-mapped arrays."""
 
 import errno
 import mmap
@@ -10,21 +10,21 @@ import numpy.typing as npt
 
 
 def new_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new ``.npy`` file, mapped for writing, whose room on disk is reserved.
+    """Create a ``.npy`` file, mapped for writing, and reserve its space on disk.
 
-    Without the room, a disk that is full would end the process in the middle of an assignment, without a word.
+    Without the reservation, a full disk would kill the process during an assignment, without an error message.
 
     Raises
     ------
     OSError
-        There is not enough room. The file is deleted.
+        Not enough space. The file is deleted.
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     try:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        # Some file systems cannot reserve room; the array is usable there as before.
+        # Some file systems cannot reserve space; the array can be used without it.
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             del array
             path.unlink()
@@ -32,10 +32,10 @@ def new_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -
     return array
 
 
-def forget_pages(array: np.ndarray) -> None:
-    """Give back the memory of what was read of a mapped file: its pages would count as this process's.
+def release_pages(array: np.ndarray) -> None:
+    """Release the memory of the pages of a mapped file that were read; they count as memory of this process.
 
-    What was written to a copy-on-write map is lost. Nothing happens to an array that is not mapped.
+    Changes to a copy-on-write map are lost. Arrays that are not mapped are left unchanged.
     """
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

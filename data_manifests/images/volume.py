@@ -1,8 +1,7 @@
-"""Images with their geometry. The only module that reads or writes NIfTI.
+"""Reading and writing of images with their geometry. No other module reads or writes NIfTI.
 
-Arrays are in nibabel's axis order (X, Y, Z); an affine maps voxel indices to RAS+ millimetres. Everything is read
-through nibabel, never through ITK: ITK turns the missing end of a truncated file into zeros and NaN into 0, both
-without a word.
+Arrays have nibabel's axis order (X, Y, Z); an affine maps voxel indices to RAS+ millimetres. Images are read with
+nibabel and not with ITK, which silently fills the missing end of a truncated file with zeros and replaces NaN by 0.
 """
 
 import gzip
@@ -24,14 +23,14 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..errors import UserError, private
 from ..open_file import open_file
-from .geometry import judged_grid
-from .grid import Grid, apart_mm
-from .nifti_header import ScanNifti1, ScanNifti2, judge_header, judge_size
+from .geometry import checked_grid
+from .grid import Grid, max_corner_distance_mm
+from .nifti_header import ScanNifti1, ScanNifti2, check_header, check_size
 
-# What nibabel, gzip and the file system raise for a file that is damaged: anything else would be a bug of ours.
+# Errors of nibabel, gzip and the file system for a damaged file. Any other error is a bug.
 _READ_FAILURES = (
     OSError,
     EOFError,
@@ -47,15 +46,15 @@ _READ_FAILURES = (
     MGHError,
     WrapStructError,
 )
-_MOST_OF_NOTHING = 1 << 29
-"""Bytes of voxels that may be packed as only empty ones are."""
-_MOST_BEYOND = 1 << 26
-"""Bytes that are unpacked behind the last voxel in search of the checksum."""
+_MAX_HIGHLY_COMPRESSED = 1 << 29
+"""Largest size of the voxels, in bytes, for which gzip's highest compression ratio (empty images) is accepted."""
+_MAX_TRAILING = 1 << 26
+"""Largest number of bytes that are decompressed after the last voxel to reach the checksum."""
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3-D array and its grid.
+    """3-D array and its grid.
 
     Attributes
     ----------
@@ -75,34 +74,34 @@ class Volume:
         return self.grid.affine
 
     def with_voxels(self, voxels: np.ndarray) -> "Volume":
-        """The same grid, other values."""
+        """Return a volume with the same grid and other voxels."""
         return Volume(voxels, self.grid)
 
 
 def read_grid(path: Path) -> Grid:
-    """Read the geometry from a file's header, and judge it.
+    """Read and check the geometry in a file's header.
 
     Raises
     ------
     UserError
-        Missing or unreadable file; not one 3-D volume; form codes that do not exist; qform and sform that disagree
-        about the axes; a singular or sheared affine; spacing outside 0.1-20 mm.
+        Missing or unreadable file; not one 3-D volume; invalid form codes; qform and sform with different axes; a
+        singular or sheared affine; spacing outside 0.1-20 mm.
     """
     with _opened(path) as (image, _):
-        return judged_grid(image, path)
+        return checked_grid(image, path)
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a scan as float32 with its scale slope applied, and judge its values.
+    """Read a scan as float32 with its scale slope applied, and check its values.
 
     Raises
     ------
     UserError
-        As `read_grid`; also a file that ends too early or is damaged, a colour image, values that are not finite, an
-        image that is constant.
+        As `read_grid`; also for a truncated or damaged file, a colour image, values that are not finite and a constant
+        image.
     """
     with _opened(path) as (image, stream):
-        grid = judged_grid(image, path)
+        grid = checked_grid(image, path)
         with np.errstate(over="ignore"):
             voxels = _values(image, stream, path).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
@@ -118,43 +117,44 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_map(path: Path) -> Volume:
-    """Read a map of scores as float32 with its scale slope applied; its values are for whoever scores it to judge.
+    """Read a score map as float32 with its scale slope applied. The values are not checked.
 
     Raises
     ------
     UserError
-        As `read_grid`; also a file that ends too early or is damaged, and a colour image.
+        As `read_grid`; also for a truncated or damaged file and a colour image.
     """
     with _opened(path) as (image, stream):
-        grid = judged_grid(image, path)
+        grid = checked_grid(image, path)
         with np.errstate(over="ignore"):
             return Volume(_values(image, stream, path).astype(np.float32, copy=False), grid)
 
 
 def read_labels(path: Path) -> Volume:
-    """Read labels in the type that they are stored in: names of regions may be numbers beyond what float32 counts.
+    """Read labels in their stored data type, because float32 cannot represent all region numbers.
 
     Raises
     ------
     UserError
-        As `read_grid`; also a file that ends too early or is damaged, a colour image, and values that are not whole
-        numbers.
+        As `read_grid`; also for a truncated or damaged file, a colour image and values that are not whole numbers.
     """
     with _opened(path) as (image, stream):
-        grid = judged_grid(image, path)
+        grid = checked_grid(image, path)
         voxels = _values(image, stream, path)
     if not np.isfinite(voxels).all():
-        raise _refused(path, "holds NaN or infinite labels, expected whole numbers. Set those to 0.")
+        raise _refused(path, "contains NaN or infinite labels, expected whole numbers. Set them to 0.")
     broken = voxels[voxels % 1 != 0]
     if broken.size:
         raise _refused(
-            path, f"holds the value {broken[0]:g}, expected whole numbers as labels. Is it a map rather than an atlas?"
+            path,
+            f"contains the value {broken[0]:g}, expected whole numbers as labels. Check that it is an atlas and not a "
+            "map.",
         )
     return Volume(voxels, grid)
 
 
 def read_description(path: Path) -> str:
-    """What the header of a NIfTI file says of its making; "" for other images."""
+    """Return the description field of a NIfTI header; "" for other images."""
     with _opened(path) as (image, _):
         if not isinstance(image.header, Nifti1Header):
             return ""
@@ -167,11 +167,11 @@ def read_mask(path: Path) -> Volume:
     Raises
     ------
     UserError
-        As `read_grid`; also a damaged file, and an image that holds more than one value beside 0. An empty mask is
-        returned: whether that is an error depends on what it masks.
+        As `read_grid`; also for a damaged file and an image with more than one value other than 0. An empty mask is
+        no error here.
     """
     with _opened(path) as (image, stream):
-        grid = judged_grid(image, path)
+        grid = checked_grid(image, path)
         voxels = _values(image, stream, path)
     inside = voxels != 0
     labels = voxels[inside]
@@ -183,21 +183,21 @@ def read_mask(path: Path) -> Volume:
 
 
 def write_volume(path: Path, volume: Volume, *, description: str = "") -> Path:
-    """Write a NIfTI file, whole or not at all.
+    """Write a NIfTI file atomically.
 
-    The header is new: only the geometry is carried over, so no free text of the input survives. Booleans are stored
-    as uint8, float64 and float16 as float32, 64-bit integers in 32 bits where they fit.
+    The header is new and contains only the geometry, so no free text of the input is copied. Booleans are stored as
+    uint8, float64 and float16 as float32, 64-bit integers in 32 bits if they fit.
     """
     return _write(path, _fresh_image(volume, _stored_type(volume.voxels)), description)
 
 
 def write_labels(path: Path, labels: Volume, *, description: str = "") -> Path:
-    """The same for what `read_labels` reads, in the type that it has."""
+    """Write labels as returned by `read_labels` in their own data type; otherwise as `write_volume`."""
     return _write(path, _fresh_image(labels, labels.voxels.dtype), description)
 
 
 def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
-    """The same as an uncompressed NIfTI file in memory; a reader multiplies the stored values by `slope`."""
+    """Return an uncompressed NIfTI file as bytes; `slope` is the scale slope of the stored values."""
     image = _fresh_image(volume, _stored_type(volume.voxels))
     image.header.set_slope_inter(slope, 0)
     return image.to_bytes()
@@ -205,7 +205,7 @@ def nifti_bytes(volume: Volume, *, slope: float = 1.0) -> bytes:
 
 def _write(path: Path, image: Nifti1Image, description: str) -> Path:
     image.header["descrip"] = description
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save(image, temporary)
     return path
 
@@ -217,8 +217,8 @@ def _fresh_image(volume: Volume, stored: np.dtype) -> Nifti1Image:
     image.header.set_xyzt_units("mm")
     image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
     image.set_sform(grid.affine, code=grid.sform_code)
-    if apart_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
-        # The codes came from a file whose geometry a qform, or no form at all, could carry: this grid needs an sform.
+    if max_corner_distance_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
+        # The codes are from a file without an sform, but this affine can only be stored in an sform.
         image.set_sform(grid.affine, code=1)
     return image
 
@@ -235,7 +235,7 @@ def _stored_type(voxels: np.ndarray) -> np.dtype:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[SpatialImage, BufferedIOBase]]:
-    """The image behind a path, its stream still open; told by its content, not by its name."""
+    """Open an image and yield it with its open stream. The format is detected from the content, not the name."""
     with open_file(path, expected="an image file (.nii, .nii.gz or .mgz)") as raw:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
@@ -251,16 +251,16 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
         raise _refused(path, "is empty (0 bytes), expected a scan. Copy it again.")
     if block[344:347] == b"n+1" and len(block) >= 348:
         image_class = ScanNifti1
-        judge_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
+        check_header(Nifti1Header(block[:348], check=False), path, first_voxel=352)
     elif block[4:7] == b"n+2" and len(block) == 540:
         image_class = ScanNifti2
-        judge_header(Nifti2Header(block, check=False), path, first_voxel=540)
+        check_header(Nifti2Header(block, check=False), path, first_voxel=540)
     elif block[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz")):
         image_class = MGHImage
-        # Its geometry stands behind its voxels: nibabel goes there before anything else.
-        judge_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4").tolist(), path)
+        # Check the size first: nibabel begins with the geometry, which is stored after the voxels.
+        check_size(np.frombuffer(block[4:20].ljust(16, b"\0"), ">i4").tolist(), path)
     else:
-        kind = "a DICOM file" if block[128:132] == b"DICM" else "not an image that is understood"
+        kind = "a DICOM file" if block[128:132] == b"DICM" else "not in a supported image format"
         raise _refused(
             path, f"is {kind}, expected NIfTI (.nii, .nii.gz) or MGZ. Convert it, for instance with dcm2niix."
         )
@@ -279,34 +279,33 @@ def _refused(path: Path, sentence: str) -> UserError:
 def _damaged(path: Path) -> UserError:
     return _refused(
         path,
-        "ends before its last voxel or is damaged, expected a whole file. Copy it again, or convert the "
-        "scan again from its source.",
+        "is truncated or damaged, expected a complete file. Copy it again, or convert the scan again from its source.",
     )
 
 
 def _values(image: SpatialImage, stream: BufferedIOBase, path: Path) -> np.ndarray:
-    """The scaled values, (X, Y, Z); for gzip, only when the checksum at the end of the file agrees."""
+    """Return the scaled values, (X, Y, Z). For gzip files, the checksum at the end is verified."""
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind == "c":
         found = "a colour image" if kind.fields is not None else "an image of complex numbers"
-        raise _refused(path, f"is {found}, expected one intensity a voxel. Name the original scan.")
-    # Gzip packs a thousand to one at best: a header that asks for more lies, and would ask for the memory as well.
+        raise _refused(path, f"is {found}, expected one intensity per voxel. Use the original scan.")
+    # Gzip compresses by at most 1032:1. A header that needs more is wrong and would also allocate too much memory.
     needed = np.prod(image.shape, dtype=float) * kind.itemsize
-    packed = (1032 if needed <= _MOST_OF_NOTHING else 100) if isinstance(stream, gzip.GzipFile) else 1
+    packed = (1032 if needed <= _MAX_HIGHLY_COMPRESSED else 100) if isinstance(stream, gzip.GzipFile) else 1
     if needed > path.stat().st_size * packed:
         raise _damaged(path)
     try:
         values = np.asanyarray(image.dataobj)
-        # To the end, where the checksum stands; an end that does not come is no end worth waiting for.
-        beyond = 0
-        while isinstance(stream, gzip.GzipFile) and beyond <= _MOST_BEYOND and (block := stream.read(1 << 20)):
-            beyond += len(block)
+        # Read up to the checksum at the end, but not further than the limit.
+        trailing = 0
+        while isinstance(stream, gzip.GzipFile) and trailing <= _MAX_TRAILING and (block := stream.read(1 << 20)):
+            trailing += len(block)
     except _READ_FAILURES as error:
         raise _damaged(path) from error
-    if beyond > _MOST_BEYOND:
+    if trailing > _MAX_TRAILING:
         raise _refused(
             path,
-            f"goes on for more than {_MOST_BEYOND >> 20} MB behind its last voxel, expected its end. "
+            f"has more than {_MAX_TRAILING >> 20} MB after its last voxel, expected the end of the file. "
             "Convert the scan again from its source.",
         )
     return values.reshape(values.shape[:3])

@@ -1,1 +1,1 @@
-"""Synthetic heads and painted lesions with known truth."""
+"""Synthetic heads and painted lesions with known ground truth."""

@@ -1,8 +1,8 @@
-"""What a painted lesion does to a scan: darker or brighter, blurred, of another texture, swollen or thinned.
+"""Effects of painted lesions on a scan: intensity shift, blur, texture, and swelling or thinning.
 
-Darkening favours whatever looks at intensities. Focal cortical dysplasia often keeps the intensity and blurs the border
-between grey and white matter, or thickens the cortex (Blumcke et al., Epilepsia 52, 2011): a method that is to find
-small lesions that are not bright has to be tried on these as well.
+Intensity shifts favour methods based on intensities. Focal cortical dysplasia often keeps the intensity but blurs the
+border between grey and white matter or thickens the cortex (Blumcke et al., Epilepsia 52, 2011). Methods for small
+lesions without intensity change must therefore be tested on these effects too.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from ..images.volume import Volume
 
 
 class Effect(Protocol):
-    """How a lesion changes a scan."""
+    """Change of a scan by a lesion."""
 
     def painted(self, image: Volume, alpha: np.ndarray) -> np.ndarray:
-        """The voxels with the lesion in them, (X, Y, Z) float32.
+        """Return the voxels with the lesion, (X, Y, Z) float32.
 
         Parameters
         ----------
         image : Volume
         alpha : ndarray, (X, Y, Z), float32
-            How much of the effect a voxel gets: 0 none, 1 all of it.
+            Weight of the effect in each voxel, from 0 (none) to 1 (full).
         """
         ...
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Add to the intensities; never below 0 where the scan was not.
+    """Intensity shift. The result is not below 0 where the scan was not.
 
     Attributes
     ----------
     change : float
-        In the units of the scan; negative = darker.
+        Added intensity in the units of the scan; negative = darker.
     """
 
     change: float
@@ -48,7 +48,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Blur:
-    """Smooth the scan: the border between grey and white matter fades, the mean intensity stays.
+    """Smoothing: the border between grey and white matter blurs, the mean intensity is kept.
 
     Attributes
     ----------
@@ -66,14 +66,14 @@ class Blur:
 
 @dataclass(frozen=True)
 class Texture:
-    """Add a random pattern without changing the mean of the lesion.
+    """Random pattern added without changing the mean of the lesion.
 
     Attributes
     ----------
     amplitude : float
         Standard deviation of the pattern inside the lesion, in the units of the scan.
     grain_mm : float
-        Standard deviation of the Gaussian that makes it coherent; 0: every voxel by itself.
+        Standard deviation of the Gaussian that smooths the pattern; 0 for independent voxels.
     seed : int
     """
 
@@ -93,12 +93,12 @@ class Texture:
 
 @dataclass(frozen=True)
 class Swelling:
-    """Move tissue away from the middle of each part of the lesion, or towards it.
+    """Displacement of tissue away from the centre of each part of the lesion, or towards it.
 
     Attributes
     ----------
     growth : float
-        By how much of itself the middle grows along each axis: 0.3 = 30 %; negative = thinner.
+        Relative growth of the centre along each axis: 0.3 = 30 %; negative = thinner.
     """
 
     growth: float
@@ -107,14 +107,14 @@ class Swelling:
         old = image.voxels.astype(np.float32)
         new = old.copy()
         parts, _ = cast(tuple[np.ndarray, int], ndimage.label(alpha > 0, structure=np.ones((3, 3, 3))))
-        # Where what is seen at x comes from: closer to the middle if the tissue has moved outwards.
+        # Backward mapping: the source of a voxel is closer to the centre if the tissue moves outwards.
         share = self.growth / (1 + self.growth)
         for number, box in enumerate(ndimage.find_objects(parts), start=1):
             weights = np.where(parts[box] == number, alpha[box], 0)
             places = np.indices(weights.shape) + np.array([side.start for side in box])[:, None, None, None]
             middle = np.array([np.average(axis, weights=weights) for axis in places])[:, None, None, None]
             source = places - share * weights * (places - middle)
-            # Cubic: linear interpolation would blur, which is another kind of lesion.
+            # Cubic interpolation, because linear interpolation would blur, which is another lesion effect.
             moved = ndimage.map_coordinates(old, source, order=3, mode="nearest")
             new[box] = np.where(weights > 0, np.maximum(moved, np.minimum(old[box], 0)), new[box])
         return new

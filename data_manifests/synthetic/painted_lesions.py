@@ -1,4 +1,4 @@
-"""Lesions painted into healthy scans: known place, size and contrast, soft edges, exact truth."""
+"""Painting of lesions with soft edges into healthy scans, with known position, size, contrast and lesion mask."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,19 @@ from .lesion_effects import Effect
 
 _MARGIN_VOX = 2
 _BLUR_REACH = 4.0
-"""How many standard deviations of the blur count."""
+"""Truncation of the blur, in standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """A scan with a lesion in it.
+    """Scan with a painted lesion.
 
     Attributes
     ----------
     image : Volume
-        As the scan, float32.
+        The scan with the lesion, float32.
     lesion_mask : Volume
-        bool; the voxels where at least half of the change was made.
+        bool; voxels with at least half of the full change.
     """
 
     image: Volume
@@ -34,30 +34,29 @@ class Painted:
 
 
 def paint_lesion(image: Volume, shape: Volume, effect: Effect, *, softness_mm: float) -> Painted:
-    """Change a scan inside a shape; how much, alpha says, which rises softly from 0 outside to 1 inside.
+    """Change a scan inside a shape, weighted by alpha, which rises smoothly from 0 outside to 1 inside.
 
-    Each connected part of the shape is blurred by a Gaussian, and the blurred values are then stretched in two
-    straight pieces: 0 stays 0; the level that encloses the volume of the part becomes 1/2; the peak becomes 1. For a
-    large part that is the blur itself. In parts smaller than the blur it keeps what a plain blur loses: the full
-    change is reached inside, and the truth, alpha >= 1/2, keeps the volume of the shape (to 5 %, and to ties between
-    voxels).
+    Each connected part of the shape is blurred by a Gaussian. The blurred values are then rescaled piecewise linearly:
+    0 stays 0, the level that encloses the volume of the part becomes 1/2, and the peak becomes 1. For large parts this
+    equals the blur. For parts smaller than the blur, the full change is still reached inside, and the lesion mask,
+    alpha >= 1/2, keeps the volume of the shape (to 5 %, and except for ties between voxels).
 
     Parameters
     ----------
     image : Volume
-        A scan in its own space and units.
+        Scan in native space and units.
     shape : Volume
-        On the same grid: a bool mask, or the probability (0 to 1) that a voxel belongs to it, as resampling a mask
-        gives. Parts of less than half a voxel in all are passed over.
+        Bool mask, or probability (0 to 1) such as a resampled mask, on the same grid. Parts with a total of less than
+        half a voxel are ignored.
     effect : Effect
-        What the lesion does: see `lesion_effects`.
+        Effect of the lesion, see `lesion_effects`.
     softness_mm : float
-        Standard deviation of the blur; 0 paints hard edges.
+        Standard deviation of the blur; 0 gives hard edges.
 
     Returns
     -------
     Painted
-        The painted image is untouched where alpha is 0.
+        The image is unchanged where alpha is 0.
 
     Raises
     ------
@@ -65,44 +64,45 @@ def paint_lesion(image: Volume, shape: Volume, effect: Effect, *, softness_mm: f
         The grids differ, or the shape is empty.
     """
     if not image.grid.same_as(shape.grid):
-        raise ValueError(f"the shape lies on another grid ({shape.grid}) than the image ({image.grid})")
+        raise ValueError(f"shape and image have different grids ({shape.grid} and {image.grid})")
     alpha = _soft_alpha(shape, softness_mm)
     voxels = np.where(alpha > 0, effect.painted(image, alpha), image.voxels.astype(np.float32))
     return Painted(image.with_voxels(voxels), image.with_voxels(alpha >= 0.5))
 
 
 def tissue_thresholds(image: Volume, brain_mask: Volume) -> tuple[float, float]:
-    """Otsu's thresholds between the three tissue classes of a brain, in the units of the image.
+    """Return Otsu's thresholds between the three tissue classes of a brain, in the units of the image.
 
-    On a T1w the first lies between CSF and grey matter, the second between grey and white matter. The extremes, half a
-    per cent on either side, are left out.
+    On a T1w the first threshold is between CSF and grey matter, the second between grey and white matter. The lowest
+    and highest 0.5 % of the intensities are excluded.
 
     Raises
     ------
     UserError
-        The brain holds fewer than three different intensities.
+        The brain has fewer than three different intensities.
     """
-    low, high = threshold_multiotsu(_usual(image, brain_mask), classes=3)
+    low, high = threshold_multiotsu(_trimmed_intensities(image, brain_mask), classes=3)
     return float(low), float(high)
 
 
 def white_grey_contrast(image: Volume, brain_mask: Volume) -> float:
-    """Median intensity of the brightest minus the middle one of three tissue classes (`tissue_thresholds`).
+    """Return the difference of the median intensities of the brightest and the middle of three tissue classes.
 
-    On a T1w that is white matter minus grey matter, in the units of the image; always positive.
+    The classes are those of `tissue_thresholds`. On a T1w this is white matter minus grey matter, in the units of the
+    image; always positive.
 
     Raises
     ------
     UserError
-        The brain holds fewer than three different intensities.
+        The brain has fewer than three different intensities.
     """
-    inside = _usual(image, brain_mask)
+    inside = _trimmed_intensities(image, brain_mask)
     low, high = tissue_thresholds(image, brain_mask)
     return float(np.median(inside[inside > high]) - np.median(inside[(inside > low) & (inside <= high)]))
 
 
-def _usual(image: Volume, brain_mask: Volume) -> np.ndarray:
-    """The intensities of a brain without the extremes."""
+def _trimmed_intensities(image: Volume, brain_mask: Volume) -> np.ndarray:
+    """Return the brain intensities without the lowest and highest 0.5 %."""
     inside = image.voxels[brain_mask.voxels]
     if inside.size:
         inside = inside[(inside >= np.percentile(inside, 0.5)) & (inside <= np.percentile(inside, 99.5))]
@@ -115,11 +115,11 @@ def _usual(image: Volume, brain_mask: Volume) -> np.ndarray:
 
 
 def lesion_components(mask: Volume, *, smallest_ml: float, largest_ml: float) -> list[Volume]:
-    """The 26-connected parts of a mask whose volume lies within limits, each on a grid of its own.
+    """Return the 26-connected components of a mask with a volume within limits (inclusive), each on a separate grid.
 
-    A part's grid is its bounding box with two empty voxels around it, where it lay in space: hundreds of parts of a
-    large mask fit in memory, and resampling one onto any grid gives what the whole mask would have given. In the
-    order of their first voxel; limits included.
+    The grid of a component is its bounding box in space plus a margin of two empty voxels. Hundreds of components of a
+    large mask therefore fit in memory, and resampling a component gives the same values as resampling it in the full
+    mask. The components are ordered by their first voxel.
     """
     parts = []
     around = ndimage.find_objects(mask.voxels.astype(np.uint8))
@@ -145,29 +145,29 @@ def _soft_alpha(shape: Volume, softness_mm: float) -> np.ndarray:
     alpha = np.zeros(weights.shape, np.float32)
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         volume_vox = weights[box][labels[box] == number].sum()
-        if volume_vox < 0.5:  # what resampling leaves of nothing
+        if volume_vox < 0.5:  # resampling residue
             continue
-        # The blur of one part, with room for its halo; what lies past the edge of the scan is cut off.
+        # Blur one part with padding; values beyond the edge of the scan are cropped.
         part = np.pad(np.where(labels[box] == number, weights[box], 0), [(n, n) for n in reach])
         blurred = ndimage.gaussian_filter(part, sigma_vox, mode="constant", truncate=_BLUR_REACH)
-        spread = _stretched(blurred, volume_vox)
-        whole = [slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, reach, strict=True)]
+        rescaled = _rescaled(blurred, volume_vox)
+        target = [slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, reach, strict=True)]
         cut = [
             slice(w.start - (s.start - n), w.start - (s.start - n) + min(w.stop, size) - w.start)
-            for w, s, n, size in zip(whole, box, reach, weights.shape, strict=True)
+            for w, s, n, size in zip(target, box, reach, weights.shape, strict=True)
         ]
-        np.maximum(alpha[tuple(whole)], spread[tuple(cut)], out=alpha[tuple(whole)])
+        np.maximum(alpha[tuple(target)], rescaled[tuple(cut)], out=alpha[tuple(target)])
     if not alpha.any():
         raise ValueError("the shape is empty")
     return alpha
 
 
-def _stretched(blurred: np.ndarray, volume_vox: float) -> np.ndarray:
-    """0 -> 0, level -> 1/2, peak -> 1; straight in between.
+def _rescaled(blurred: np.ndarray, volume_vox: float) -> np.ndarray:
+    """Rescale piecewise linearly: 0 -> 0, level -> 1/2, peak -> 1.
 
-    The level is 1/2 itself where that keeps the volume to 5 %; else the nearest one that does.
+    The level is 1/2 if this keeps the volume to 5 %, otherwise the nearest level that does.
     """
-    # Voxels that mirror each other tie: rounding error must not tell them apart.
+    # Mirrored voxels must have equal values: remove rounding errors.
     blurred = np.round(blurred / blurred.max(), 6) * blurred.max()
     count = max(1, round(volume_vox))
     slack = int(0.05 * count)

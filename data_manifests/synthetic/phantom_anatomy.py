@@ -1,7 +1,7 @@
-"""The anatomy that every phantom is warped from: a brain out of tissue maps, and a head modelled around it.
+"""Anatomy that all phantoms are warped from: a brain from tissue maps and a head modelled around it.
 
-The brain comes from the tissue maps that the nilearn wheel carries (ICBM 2009a symmetric, 1 mm). Skull, scalp, face
-and neck are simple solids around it. All coordinates are template millimetres, RAS+.
+The brain is taken from the tissue maps in the nilearn wheel (ICBM 2009a symmetric, 1 mm). Skull, scalp, face and neck
+are simple solids around it. All coordinates are template millimetres, RAS+.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _HEAD_SIZE_VOX = (105, 146, 150)
 
 
 class Part(IntEnum):
-    """What a voxel of the head around the brain holds."""
+    """Tissue of a voxel of the head outside the brain."""
 
     AIR = 0
     FLUID = 1
@@ -41,10 +41,10 @@ class BrainMaps:
     Attributes
     ----------
     grey, white, brain : ndarray, (X, Y, Z) float32
-        In [0, 1]; `brain` is the brain mask. Fluid is what is left: brain - grey - white.
+        In [0, 1]; `brain` is the brain mask. Fluid is the remainder: brain - grey - white.
     detail : ndarray, (X, Y, Z) float32
-        What the template's T1w holds beyond the three tissues (a brighter thalamus, a darker putamen), in units of
-        the white matter's intensity.
+        Residual of the template's T1w after the three tissues (a brighter thalamus, a darker putamen), in units of
+        the white matter intensity.
     affine : ndarray, (4, 4)
     """
 
@@ -57,16 +57,16 @@ class BrainMaps:
 
 @dataclass(frozen=True, eq=False)
 class HeadSolids:
-    """The head around the brain, on a 2 mm grid.
+    """Head around the brain on a 2 mm grid.
 
     Attributes
     ----------
     brain_distance_mm : ndarray, (X, Y, Z) float32
-        From the closed surface of the brain; negative inside.
+        Distance from the closed surface of the brain; negative inside.
     depth_mm : ndarray, (X, Y, Z) float32
-        Below the surface of the head; negative outside.
+        Depth below the surface of the head; negative outside.
     face : ndarray, (X, Y, Z) int8
-        `Part`s of face, neck and spine; -1 where the layers of skull and scalp decide.
+        `Part` of the voxels of face, neck and spine; -1 where the layers of skull and scalp apply.
     grid : Grid
     """
 
@@ -78,12 +78,12 @@ class HeadSolids:
 
 @lru_cache(maxsize=4)
 def brain_maps(spacing_mm: float) -> BrainMaps:
-    """Tissue maps, blurred to suit sampling at a spacing.
+    """Return the tissue maps, blurred for sampling at a spacing.
 
     Parameters
     ----------
     spacing_mm : float
-        Of the grid that will be sampled.
+        Spacing of the grid on which the maps will be sampled.
     """
     grey_image = datasets.load_mni152_gm_template(resolution=1)
     grey = grey_image.get_fdata(dtype=np.float32)
@@ -97,7 +97,7 @@ def brain_maps(spacing_mm: float) -> BrainMaps:
     detail = np.zeros_like(t1w)
     detail[inside] = np.clip((t1w[inside] - tissues @ means) / means[1], -0.25, 0.25)
 
-    # A voxel averages over its own width: without the blur, sampling every 4 mm would pick single 1 mm voxels.
+    # A voxel averages over its width; sampling every 4 mm without blur would pick single 1 mm voxels.
     sigma_vox = 0.35 * np.sqrt(max(spacing_mm**2 - 1, 0))
     grey, white, brain, detail = (
         ndimage.gaussian_filter(each, sigma_vox, truncate=3) if sigma_vox else each
@@ -108,7 +108,7 @@ def brain_maps(spacing_mm: float) -> BrainMaps:
 
 @lru_cache(maxsize=1)
 def head_solids() -> HeadSolids:
-    """The head around the brain: the surfaces that skull and scalp are layered on, and the parts of face and neck."""
+    """Return the head around the brain: distances for the layers of skull and scalp, and parts of face and neck."""
     affine = np.diag([HEAD_SPACING_MM] * 3 + [1.0])
     affine[:3, 3] = _HEAD_LOWEST_MM
     grid = Grid(_HEAD_SIZE_VOX, affine)
@@ -126,7 +126,7 @@ def head_solids() -> HeadSolids:
     def both_sides(centre, half_axes):
         return solid(centre, half_axes) | solid((-centre[0], *centre[1:]), half_axes)
 
-    # The neck slopes backwards on its way up into the skull.
+    # The neck slopes backwards towards the skull.
     neck_y = -30 + 0.15 * (z + 70)
     neck = ((x / 62) ** 2 + ((y - neck_y) / 62) ** 2 < 1) & (z < -40)
     head = (
@@ -187,19 +187,19 @@ def head_solids() -> HeadSolids:
 
 
 def layered_head(extra_skull_mm: np.ndarray) -> np.ndarray:
-    """The head of one person: skull and scalp laid around the brain.
+    """Return an individual head: layers of skull and scalp around the brain.
 
-    An oil capsule is taped to the right temple, as scanner staff do to tell left from right.
+    An oil capsule at the right temple marks the right side, as in clinical practice.
 
     Parameters
     ----------
     extra_skull_mm : ndarray, (X, Y, Z)
-        Added to the thickness of the skull, on the grid of `head_solids`; the scalp gives way.
+        Added to the thickness of the skull, on the grid of `head_solids`; the scalp becomes thinner.
 
     Returns
     -------
     ndarray, (X, Y, Z) int8
-        A `Part` for every voxel; fluid where the brain goes.
+        `Part` of every voxel; fluid in place of the brain.
     """
     solids = head_solids()
     distance, depth = solids.brain_distance_mm, solids.depth_mm
@@ -212,10 +212,10 @@ def layered_head(extra_skull_mm: np.ndarray) -> np.ndarray:
     parts[in_head & (distance < 6 + 0.7 * extra_skull_mm)] = Part.MARROW
     parts[in_head & (distance < 3.5)] = Part.BONE
     parts[distance < 1.5] = Part.FLUID
-    # The canal of the spine opens into the skull; the rest of the face stays outside it.
+    # The spinal canal opens into the skull; all other parts stay outside.
     canal = np.isin(solids.face, (Part.FLUID, Part.CORD)) & (distance > 0)
-    given = canal | ((solids.face >= 0) & (distance > 8))
-    parts[given] = solids.face[given]
+    solid_parts = canal | ((solids.face >= 0) & (distance > 8))
+    parts[solid_parts] = solids.face[solid_parts]
     x, y, z = (
         lowest + HEAD_SPACING_MM * axis
         for lowest, axis in zip(_HEAD_LOWEST_MM, np.ogrid[tuple(slice(n) for n in parts.shape)], strict=True)
@@ -237,7 +237,7 @@ def _brain_on(grid: Grid) -> np.ndarray:
 
 
 def _distance_mm(mask: np.ndarray) -> np.ndarray:
-    """Signed distance from the surface of a mask, negative inside."""
+    """Return the signed distance from the surface of a mask, negative inside."""
     outside = np.asarray(ndimage.distance_transform_edt(~mask), dtype=np.float32)
     inside = np.asarray(ndimage.distance_transform_edt(mask), dtype=np.float32)
     return HEAD_SPACING_MM * np.where(mask, 0.5 - inside, outside - 0.5)

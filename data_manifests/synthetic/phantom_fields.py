@@ -1,4 +1,4 @@
-"""What makes one phantom differ from the next: smooth noise, a person's shape, where the scanner put its grid."""
+"""Random variation between phantoms: smooth noise, head shape and scanner grid."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,24 @@ from scipy import ndimage
 
 from ..images.grid import Grid
 
-# The template's brain holds 1880 ml; people's hold about 1500.
+# The brain volume is 1880 ml in the template and about 1500 ml in participants.
 _USUAL_SIZE = 0.93
 _WARP_SPACING_MM = 8.0
 _WARP_SCALES_MM = ((40.0, 3.5), (20.0, 2.0), (10.0, 0.9))
-"""Smoothness (sigma) and strength (standard deviation) of the parts of a random warp."""
+"""Smoothness (sigma) and strength (standard deviation) of the components of a random warp."""
 _STEEPEST = 0.8
-"""Largest Frobenius norm of a displacement's derivative. Below 1 the warp is one to one: it cannot fold."""
+"""Largest Frobenius norm of the derivative of a displacement. Below 1 the warp is one to one, without folds."""
 _ORIENTATIONS = ("PSR", "LAS", "LPS", "PIR", "RSP", "SAL")
 
 
 @dataclass(frozen=True)
 class Warp:
-    """From a person's own millimetres to the template's: an affine map, then a smooth displacement.
+    """Mapping from native to template millimetres: an affine map followed by a smooth displacement.
 
     Attributes
     ----------
     affine : ndarray, (4, 4)
-        Own RAS+ millimetres to template millimetres.
+        Native RAS+ millimetres to template millimetres.
     displacement_mm : ndarray, (3, X, Y, Z)
         Added after the affine map, on `grid` in template space.
     grid : Grid
@@ -35,7 +35,7 @@ class Warp:
     grid: Grid
 
     def __call__(self, points_mm: np.ndarray) -> np.ndarray:
-        """Carry points, (3, ...) own millimetres, to template millimetres."""
+        """Map points, (3, ...), from native to template millimetres."""
         placed = apply_affine(self.affine, points_mm)
         index = apply_affine(np.linalg.inv(self.grid.affine), placed)
         for axis in range(3):
@@ -46,16 +46,16 @@ class Warp:
 def smooth_noise(
     size_vox: tuple[int, ...], sigma_vox: float | tuple[float, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian noise of mean 0 and standard deviation 1, smooth over sigma_vox; float32."""
+    """Return float32 noise of mean 0 and standard deviation 1, smoothed by a Gaussian of `sigma_vox`."""
     noise = ndimage.gaussian_filter(rng.standard_normal(size_vox, dtype=np.float32), sigma_vox, truncate=3, mode="wrap")
     return (noise - noise.mean()) / noise.std()
 
 
 def random_warp(rng: np.random.Generator) -> Warp:
-    """Draw a person's shape: size within 5 %, rotation within 5 degrees, shift within 5 mm, smooth warps on top.
+    """Draw a head shape: size within 5 %, rotation within 5 degrees, shift within 5 mm, and smooth warps.
 
-    All people share an asymmetry: the right frontal and the left occipital pole reach further out, and the left
-    occipital horn is wider.
+    All heads have the same asymmetry: the right frontal and the left occipital pole protrude, and the left occipital
+    horn is wider.
     """
     sizes = _USUAL_SIZE * (1 + rng.uniform(-0.035, 0.035) + rng.uniform(-0.015, 0.015, 3))
     own = np.eye(4)
@@ -75,21 +75,21 @@ def random_warp(rng: np.random.Generator) -> Warp:
     points = apply_affine(affine, np.indices(size_vox, dtype=np.float32))
 
     def near(centre, sigma_mm):
-        apart = points - np.reshape(centre, (3, 1, 1, 1))
-        return apart, np.exp(-0.5 * (apart**2).sum(axis=0) / sigma_mm**2)
+        offset = points - np.reshape(centre, (3, 1, 1, 1))
+        return offset, np.exp(-0.5 * (offset**2).sum(axis=0) / sigma_mm**2)
 
-    # The warp pulls: what shall reach further out must look further in.
+    # The warp maps native to template points: to protrude, a point must map further inwards.
     displacement[1] -= 5 * near((30, 65, 5), 22)[1]
     displacement[1] += 6 * near((-28, -95, 5), 22)[1]
-    apart, weight = near((-26, -60, 8), 12)
-    displacement -= 0.35 * apart * weight
+    offset, weight = near((-26, -60, 8), 12)
+    displacement -= 0.35 * offset * weight
 
     displacement *= min(1.0, _STEEPEST / _steepest_slope(displacement))
     return Warp(np.linalg.inv(own), displacement, Grid(size_vox, affine))
 
 
 def _steepest_slope(displacement_mm: np.ndarray) -> float:
-    """A bound on the Frobenius norm of the derivative of a displacement that is interpolated linearly.
+    """Return a bound on the Frobenius norm of the derivative of a linearly interpolated displacement.
 
     Inside a cell of the grid each partial derivative is a mean of the differences along the cell's four edges.
     """
@@ -104,14 +104,14 @@ def _steepest_slope(displacement_mm: np.ndarray) -> float:
 
 
 def random_grid(rng: np.random.Generator, spacing_mm: float, view_mm: tuple[tuple[float, float], ...]) -> Grid:
-    """A grid stored in some other order than RAS, tilted by up to 4 degrees an axis.
+    """Draw a grid whose stored order is not RAS, tilted by up to 4 degrees per axis.
 
     Parameters
     ----------
     rng : Generator
     spacing_mm : float
     view_mm : three pairs of float
-        From and to along x, y and z before the tilt, RAS+ millimetres.
+        Limits along x, y and z before the tilt, RAS+ millimetres.
     """
     lows, highs = np.array(view_mm, dtype=float).T
     size = np.ceil((highs - lows) / spacing_mm).astype(int)
@@ -124,7 +124,7 @@ def random_grid(rng: np.random.Generator, spacing_mm: float, view_mm: tuple[tupl
 
 
 def _stored_as(orientation: str, grid: Grid) -> Grid:
-    """The same voxels of a grid near RAS order, with their axes in another order and direction."""
+    """Return the grid with its axes in another order and direction; the input is near RAS order."""
     axes = [next(i for i, ends in enumerate(("RL", "AP", "SI")) if letter in ends) for letter in orientation]
     reorder = np.zeros((4, 4))
     reorder[3, 3] = 1
@@ -137,7 +137,7 @@ def _stored_as(orientation: str, grid: Grid) -> Grid:
 
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """An affine map on points, (3, ...), in float32; a new array."""
+    """Apply an affine map to points, (3, ...); return a new float32 array."""
     out = np.empty(points.shape, dtype=np.float32)
     for row in range(3):
         a, b, c, shift = (np.float32(v) for v in affine[row])

@@ -1,4 +1,4 @@
-"""One synthetic head: anatomy of its own, scanned with contrast, bias field and noise, its truth beside it."""
+"""Synthetic heads: individual anatomy, image contrast, bias field and noise, with ground truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ _SOFTNESS_MM = 1.0
 
 @dataclass(frozen=True)
 class Contrast:
-    """Intensities of the tissues in one modality, relative to a bright brain tissue at about 1."""
+    """Tissue intensities of one modality, relative to a bright brain tissue at about 1."""
 
     white: float
     grey: float
     fluid: float
     parts: Mapping[Part, float]
     detail: float
-    """How much of the template's own T1w detail shows."""
+    """Weight of the T1w detail of the template (see `BrainMaps.detail`)."""
     lesion: float
-    """Change in a lesion, in multiples of |white - grey|, for a lesion of strength 1."""
+    """Intensity change of a lesion of strength 1, in multiples of |white - grey|."""
 
 
 CONTRASTS: Mapping[Modality, Contrast] = {
@@ -75,7 +75,7 @@ CONTRASTS: Mapping[Modality, Contrast] = {
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A synthetic head and the truth about it, all on one grid.
+    """Synthetic head and its ground truth, all on one grid.
 
     Attributes
     ----------
@@ -84,17 +84,17 @@ class Phantom:
     brain_mask : Volume
         bool.
     grey, white, fluid : Volume
-        Tissue probabilities, float32, without lesions; they add up to 1 inside the brain.
+        Tissue probabilities, float32, without lesions; their sum is 1 inside the brain.
     lesion_mask : Volume or None
-        bool; None where no lesion was asked for.
+        bool; None without lesions.
     lesions : tuple of PhantomLesion
     warp : Warp
     white_intensity : mapping from modality to float
         Intensity of white matter before bias field and noise.
     noise_sigma : mapping from modality to float
-        Standard deviation of the noise in each of the two channels that the magnitude is taken of.
+        Standard deviation of the noise in the real and the imaginary channel of the magnitude image.
     age : float
-        Years; the older, the wider the spaces of fluid.
+        Years; the fluid volume increases with age.
     """
 
     images: Mapping[Modality, Volume]
@@ -118,10 +118,10 @@ def make_head(
     modalities: Sequence[Modality] = ("t1w", "flair"),
     skull: bool = True,
 ) -> Phantom:
-    """Make one head. The same arguments give the same bits.
+    """Make one head. The result is reproducible bit by bit for the same arguments.
 
-    Anatomy, scanner and lesions draw from separate random streams: the same seed with and without lesions gives the
-    same head, scanned with the same noise.
+    Anatomy, scanner and lesions use separate random streams: the same seed with and without lesions gives the same
+    head with the same noise.
 
     Parameters
     ----------
@@ -130,10 +130,10 @@ def make_head(
     spacing_mm : float
         Edge length of the voxels.
     lesions : int
-        How many lesions to paint, alternately across the grey-white border and in deep white matter.
+        Number of lesions, alternately across the grey-white border and in deep white matter.
     modalities : sequence of {"t1w", "flair"}
     skull : bool
-        False gives an already stripped brain: 0 outside it, on a smaller grid.
+        False gives a skull-stripped brain: 0 outside the brain, on a smaller grid.
     """
     anatomy, tissue, place, paint, *scans = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4 + len(CONTRASTS))
@@ -154,7 +154,7 @@ def make_head(
     for (modality, usual), scan in zip(CONTRASTS.items(), scans, strict=True):
         if modality not in modalities:
             continue
-        contrast, scale = _of_one_scanner(usual, scan)
+        contrast, scale = _scan_contrast(usual, scan)
         signal = tissues[0] * contrast.grey + tissues[1] * contrast.white + tissues[2] * contrast.fluid
         signal += contrast.detail * detail
         signal *= 1 + 0.02 * smooth_noise(grid.size_vox, 2.0 / spacing_mm, scan)
@@ -191,18 +191,18 @@ def make_head(
 def _individual_brain(
     points: np.ndarray, maps: BrainMaps, spacing_mm: float, age: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sample the tissue maps and fold the cortex anew.
+    """Sample the tissue maps with an individual folding of the cortex.
 
     Returns
     -------
     brain : ndarray, (X, Y, Z)
         Probability of brain.
     tissues : ndarray, (3, X, Y, Z)
-        Grey, white, fluid: they add up to 1 near the brain and are 0 elsewhere.
+        Grey, white, fluid; their sum is 1 near the brain and 0 elsewhere.
     detail : ndarray, (X, Y, Z)
     """
     size_vox = points.shape[1:]
-    # Smooth noise shifts the borders of the tissues: folds differ from person to person.
+    # Smooth noise shifts the tissue borders, so that the folds differ between heads.
     shifts = [0.5 * smooth_noise(size_vox, 4.0 / spacing_mm, rng) for _ in range(2)]
     index = apply_affine(np.linalg.inv(maps.affine), points)
     edge = np.array(maps.brain.shape).reshape(3, 1, 1, 1)
@@ -213,9 +213,9 @@ def _individual_brain(
         for each in (maps.brain, maps.grey, maps.white, maps.detail)
     ]
     inside = sampled[0] > 0.01
-    share, grey, white, seen_detail = (each[inside] for each in sampled)
+    share, grey, white, sampled_detail = (each[inside] for each in sampled)
     fluid = np.maximum(share - grey - white, 0)
-    # Group maps are blurred; a person's tissues are not: sharpen the odds, widen the fluid with age.
+    # Group maps are blurred compared to individual tissues: sharpen the odds. Fluid increases with age.
     odds = np.stack([grey, white, fluid]) + 0.01
     odds **= 1.6
     shift_grey, shift_fluid = (each[near][inside] for each in shifts)
@@ -228,7 +228,7 @@ def _individual_brain(
     tissues = np.zeros((3, *size_vox), dtype=np.float32)
     detail = np.zeros(size_vox, dtype=np.float32)
     brain.flat[where] = share
-    detail.flat[where] = seen_detail
+    detail.flat[where] = sampled_detail
     for filled, values in zip(tissues, odds, strict=True):
         filled.flat[where] = values
     return np.clip(brain, 0, 1), tissues, detail
@@ -242,7 +242,7 @@ def _individual_head(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample_head(parts: np.ndarray, streaks: np.ndarray, contrast: Contrast, points: np.ndarray) -> np.ndarray:
-    """The intensities of all but the brain."""
+    """Return the intensities outside the brain."""
     signal = np.array([contrast.parts[part] for part in Part], dtype=np.float32)[parts]
     signal *= 1 + 0.12 * streaks
     signal = ndimage.gaussian_filter(signal, 0.4)
@@ -250,8 +250,8 @@ def _sample_head(parts: np.ndarray, streaks: np.ndarray, contrast: Contrast, poi
     return ndimage.map_coordinates(signal, index, order=1, mode="constant")
 
 
-def _of_one_scanner(usual: Contrast, rng: np.random.Generator) -> tuple[Contrast, float]:
-    """The contrast as one scan shows it, and its white matter's intensity in scanner units."""
+def _scan_contrast(usual: Contrast, rng: np.random.Generator) -> tuple[Contrast, float]:
+    """Return a random variation of the contrast, and the white matter intensity in scanner units."""
     grey = usual.grey + 0.12 * (usual.white - usual.grey) * rng.uniform(-1, 1)
     fluid = usual.fluid * rng.uniform(0.85, 1.15)
     parts = {part: value * rng.uniform(0.88, 1.12) for part, value in usual.parts.items()}
@@ -261,7 +261,7 @@ def _of_one_scanner(usual: Contrast, rng: np.random.Generator) -> tuple[Contrast
 def _with_lesions(
     image: Volume, planned: Sequence[PlannedLesion], full_change: float
 ) -> tuple[Volume, list[np.ndarray]]:
-    """Paint the lesions, and tell which voxels each of them took."""
+    """Paint the lesions; return the image and one lesion mask for each."""
     masks = []
     for lesion in planned:
         shape = image.with_voxels(lesion.shape)
@@ -272,7 +272,7 @@ def _with_lesions(
 
 
 def _scanned(signal: np.ndarray, sigma: float, spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Add bias field and Rician noise, and round as a scanner does."""
+    """Add a bias field and Rician noise, and round to integers as scanners do."""
     coarse = tuple(max(2, int(np.ceil(n * spacing_mm / 16))) for n in signal.shape)
     field = smooth_noise(coarse, 3.5, rng)
     bias = np.exp(0.10 * ndimage.zoom(field, np.divide(signal.shape, coarse), order=1, grid_mode=True, mode="nearest"))

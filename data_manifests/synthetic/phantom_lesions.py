@@ -1,4 +1,4 @@
-"""Where the lesions of a phantom lie, and what shape they have."""
+"""Positions and shapes of the lesions of a phantom."""
 
 from dataclasses import dataclass
 
@@ -9,23 +9,23 @@ from ..images.grid import Grid
 from .phantom_fields import smooth_noise
 
 _CLEARANCE_MM = 25.0
-"""Smallest distance between the centres of two lesions."""
+"""Minimum distance between the centres of two lesions."""
 
 
 @dataclass(frozen=True)
 class PhantomLesion:
-    """One painted lesion.
+    """Painted lesion of a phantom.
 
     Attributes
     ----------
     place : {"border", "deep"}
         Across the border of grey and white matter, or inside deep white matter.
     centre_mm : tuple of float
-        Own RAS+ millimetres.
+        Native RAS+ millimetres.
     volume_ml : float
-        Of its part of the lesion mask.
+        Volume of its part of the lesion mask.
     strength : float
-        T1w darkening in multiples of the contrast of white and grey matter.
+        T1w darkening in multiples of the contrast between white and grey matter.
     """
 
     place: str
@@ -36,7 +36,7 @@ class PhantomLesion:
 
 @dataclass(frozen=True, eq=False)
 class PlannedLesion:
-    """A lesion before it is painted; `shape`: (X, Y, Z) bool."""
+    """Lesion before painting; `shape` is (X, Y, Z) bool."""
 
     place: str
     centre_mm: tuple[float, float, float]
@@ -55,7 +55,7 @@ def plan_lesions(
     tissues : ndarray, (3, X, Y, Z)
         Probabilities of grey matter, white matter, fluid.
     points : ndarray, (3, X, Y, Z)
-        Template millimetres of each voxel.
+        Template coordinates of each voxel in millimetres.
     brain_mask : ndarray, (X, Y, Z) bool
     grid : Grid
     rng : Generator
@@ -63,7 +63,7 @@ def plan_lesions(
     Raises
     ------
     ValueError
-        No room is left for another lesion.
+        No position is left for another lesion.
     """
     if not count:
         return []
@@ -86,17 +86,17 @@ def plan_lesions(
             raise ValueError(f"no room for lesion {number + 1} of {count}")
         centre = np.array(np.unravel_index(rng.choice(choices), grid.size_vox))
         shape = np.zeros(grid.size_vox, dtype=bool)
-        near, apart_mm = _window(centre, _CLEARANCE_MM, grid)
-        shape[near] = _ragged_blob(volume_mm3, apart_mm, solid_tissue[near], grid, rng)
+        near, distance_mm = _box_around(centre, _CLEARANCE_MM, grid)
+        shape[near] = _ragged_blob(volume_mm3, distance_mm, solid_tissue[near], grid, rng)
         for mask in free.values():
-            mask[near] &= apart_mm > _CLEARANCE_MM
+            mask[near] &= distance_mm > _CLEARANCE_MM
         x, y, z = (float(mm) for mm in grid.affine[:3] @ [*centre, 1])
         planned.append(PlannedLesion(place, (x, y, z), strength, shape))
     return planned
 
 
-def _window(centre: np.ndarray, reach_mm: float, grid: Grid) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The box around a voxel, cut at the grid's edges, and the distances in it from that voxel."""
+def _box_around(centre: np.ndarray, reach_mm: float, grid: Grid) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Return the box around a voxel, clipped to the grid, and the distances in it from that voxel."""
     reach = np.ceil(reach_mm / grid.spacing_mm).astype(int)
     lows, highs = np.maximum(centre - reach, 0), np.minimum(centre + reach + 1, grid.size_vox)
     near = tuple(slice(int(a), int(b)) for a, b in zip(lows, highs, strict=True))
@@ -106,13 +106,13 @@ def _window(centre: np.ndarray, reach_mm: float, grid: Grid) -> tuple[tuple[slic
 
 
 def _ragged_blob(
-    volume_mm3: float, apart_mm: np.ndarray, allowed: np.ndarray, grid: Grid, rng: np.random.Generator
+    volume_mm3: float, distance_mm: np.ndarray, allowed: np.ndarray, grid: Grid, rng: np.random.Generator
 ) -> np.ndarray:
-    """The highest voxels of a cone roughened by smooth noise, as many as the volume asks for, in one piece."""
+    """Return a connected irregular shape: the highest voxels of a cone plus smooth noise, up to the volume."""
     radius_mm = np.cbrt(volume_mm3 * 3 / (4 * np.pi))
-    ragged = smooth_noise(apart_mm.shape, max(0.4 * radius_mm, 2.0) / float(grid.spacing_mm.mean()), rng)
-    height = -apart_mm / radius_mm + 0.35 * ragged
-    height[~allowed | (apart_mm > 2 * radius_mm)] = -np.inf
+    ragged = smooth_noise(distance_mm.shape, max(0.4 * radius_mm, 2.0) / float(grid.spacing_mm.mean()), rng)
+    height = -distance_mm / radius_mm + 0.35 * ragged
+    height[~allowed | (distance_mm > 2 * radius_mm)] = -np.inf
     keep = min(max(round(volume_mm3 / grid.voxel_volume_mm3), 1), int(np.isfinite(height).sum()))
     shape = height >= np.partition(height.ravel(), -keep)[-keep]
     labels = np.zeros(shape.shape, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""Synthetic cohorts, written to disk as a lab would hand them in, with the truth beside them.
+"""Synthetic cohorts on disk, with ground truth.
 
-Nothing is needed to make one: heads are drawn from a seed (`make_head`). A cohort is a BIDS-like folder with a
-manifest, so it goes through the same door as real scans.
+Heads are generated from a seed (`make_head`), without input data. A cohort is a BIDS-like folder with a manifest and is
+read in the same way as real scans.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 from ..cohort.manifest import write_manifest
 from ..cohort.subject import Manifest, SubjectRecord
 from ..images.grid import Grid
@@ -40,31 +40,31 @@ def make_cohort(
     modalities: Sequence[Modality] = ("t1w",),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
-    """Write a cohort of whole heads; brains have to be extracted from them.
+    """Write a cohort of heads with skull, which need brain extraction.
 
-    Scans lie under ``sub-*/anat``; the truth under ``derivatives/reference`` (brain mask of everybody, lesion mask of
-    patients, ``lesions.tsv``). The manifest lists scans and lesion masks, but no brain mask. A subject's scan depends
-    on the seed, its role and its number alone: a larger cohort holds the smaller one.
+    Scans are in ``sub-*/anat``, the ground truth is in ``derivatives/reference`` (brain masks of all subjects, lesion
+    masks of patients, ``lesions.tsv``). The manifest lists scans and lesion masks, but no brain masks. The scan of a
+    subject depends only on the seed, its role and its number: a larger cohort contains the smaller one.
 
     Parameters
     ----------
     folder : Path
-        Made if it is missing; files of the same names are replaced.
+        Created if missing; files of the same names are replaced.
     controls, held_out, patients : int
-        Controls to train on, controls to hold out, patients with 2 to 4 lesions each.
+        Number of training controls, of held-out controls, and of patients (2 to 4 lesions each).
     spacing_mm : float
         Edge length of the voxels.
     seed : int
         Not negative.
     modalities : sequence of {"t1w", "flair"}
-        Must hold ``"t1w"``.
+        Must contain ``"t1w"``.
     progress : callable, optional
         Called as (done, total, subject key) after each subject.
 
     Returns
     -------
     Path
-        ``cohort.csv``.
+        Path of ``cohort.csv``.
     """
     counts = (controls, held_out, patients)
     return _write_cohort(folder, counts, spacing_mm, seed, modalities, progress, skull=True)
@@ -80,17 +80,17 @@ def small_cohort(
     modalities: Sequence[Modality] = ("t1w",),
     spacing_mm: float = 4.0,
 ) -> Path:
-    """Write a cohort of coarse, already stripped brains for quick tests; the manifest lists their brain masks.
+    """Write a cohort of coarse skull-stripped brains for quick tests; the manifest lists their brain masks.
 
-    Parameters and result as `make_cohort`.
+    Parameters and return value are those of `make_cohort`.
     """
     return _write_cohort(folder, (controls, held_out, patients), spacing_mm, seed, modalities, None, skull=False)
 
 
 def small_asymmetric_phantom(size_vox: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Volume:
-    """A volume in RAS order that no flip and no swap of axes maps onto itself.
+    """Return a volume in RAS order that no flip or swap of axes maps onto itself.
 
-    Three smooth blobs of unlike size and brightness lie at unlike distances along +x, +y and +z of the centre.
+    Three smooth blobs of different size and brightness lie at different distances along +x, +y and +z from the centre.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def small_asymmetric_phantom(size_vox: tuple[int, int, int], spacing_mm: tuple[f
     Returns
     -------
     Volume
-        float32, in [0, 1]; the centre of the grid lies at 0 mm.
+        float32, in [0, 1]; the centre of the grid is at 0 mm.
     """
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-0.5 * (n - 1) * mm for n, mm in zip(size_vox, spacing_mm, strict=True)]
@@ -113,8 +113,8 @@ def small_asymmetric_phantom(size_vox: tuple[int, int, int], spacing_mm: tuple[f
         ((0, -0.15, 0.4), 0.26, 0.8),
     )
     for centre, radius, height in blobs:
-        apart = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))
-        voxels = np.maximum(voxels, height * np.exp(-0.5 * apart / radius**2))
+        squared = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))
+        voxels = np.maximum(voxels, height * np.exp(-0.5 * squared / radius**2))
     return Volume(voxels.astype(np.float32), Grid(size_vox, affine))
 
 
@@ -156,7 +156,7 @@ def _write_subject(folder: Path, subject: SubjectRecord, phantom: Phantom, *, li
     images: dict[Modality, Path] = {}
     for modality, image in phantom.images.items():
         path = folder / subject.key / "anat" / f"{subject.key}_{BIDS_SUFFIX[modality]}.nii.gz"
-        # As scanners store them; whole numbers also take a third of the space.
+        # Integers, as stored by scanners; they also need only a third of the space.
         images[modality] = write_volume(path, image.with_voxels(image.voxels.astype(np.int16)))
     reference = folder / "derivatives" / "reference" / subject.key / "anat"
     brain_mask = write_volume(reference / f"{subject.key}_desc-brain_mask.nii.gz", phantom.brain_mask)
@@ -208,5 +208,5 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Curves, slices and mosaics."""
+"""Plots, slices and mosaics."""

@@ -1,4 +1,4 @@
-"""Curves and distributions of a cohort, each as a `Plot`."""
+"""Plots of curves and distributions of a cohort."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,51 +22,51 @@ def roc_plot(scores: CohortScores, curve: Curve) -> Plot:
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.axvspan(0, 0.3, color=theme.blue, alpha=0.06, linewidth=0, label="FPR up to 0.3")
-        axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+        axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="chance")
         _band(axes, theme, curve)
         axes.plot(fpr, tpr, color=theme.blue, linewidth=2, label=f"AUROC {estimate.value:.3f}")
         axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="lower right")
 
-    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; the area under it is {_told(estimate)}.", draw)
+    return Plot("roc", "ROC", f"ROC curve of all voxels pooled; area under the curve {_value_text(estimate)}.", draw)
 
 
 def precision_recall_plot(scores: CohortScores, curve: Curve) -> Plot:
-    """Precision against recall of all voxels pooled."""
+    """Precision-recall curve of all voxels pooled."""
     recall, precision = thinned(curve.x, curve.y)
     estimate, chance = scores.estimates["average_precision"], float(vm.prevalence(scores.counts))
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"guessing {chance:.2g}")
+        axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"chance {chance:.2g}")
         _band(axes, theme, curve)
         axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {estimate.value:.3f}")
         axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
         _legend_above(axes)
 
-    alt = f"Precision-recall curve of all voxels pooled; average precision {_told(estimate)}, prevalence {chance:.2g}."
+    alt = f"Precision-recall curve, all voxels; average precision {_value_text(estimate)}, prevalence {chance:.2g}."
     return Plot("precision-recall", "Precision and recall", alt, draw)
 
 
 def pro_plot(scores: CohortScores, curve: Curve) -> Plot:
-    """Per-region overlap against the false-positive rate."""
+    """Per-region overlap (PRO) against the false-positive rate."""
     shown = curve.x <= 0.3
     fpr, overlap = thinned(np.append(curve.x[shown], 0.3), np.append(curve.y[shown], np.interp(0.3, curve.x, curve.y)))
     estimate = scores.estimates["aupro_fpr30"]
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.plot([0, 0.3], [0, 0.3], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
+        axes.plot([0, 0.3], [0, 0.3], color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label="chance")
         _band(axes, theme, curve)
         axes.plot(fpr, overlap, color=theme.blue, linewidth=2, label=f"AUPRO up to 0.3: {estimate.value:.3f}")
         axes.axvline(0.05, color=theme.orange, linewidth=1.2, linestyle=(0, (4, 3)), label="FPR 0.05")
-        axes.set(xlabel="False-positive rate", ylabel="Mean share of a lesion found", xlim=(0, 0.3), ylim=(0, 1.01))
+        axes.set(xlabel="False-positive rate", ylabel="Mean recall per lesion", xlim=(0, 0.3), ylim=(0, 1.01))
         _legend_above(axes)
 
-    alt = f"Per-region overlap against the false-positive rate up to 0.3; the area under it is {_told(estimate)}."
-    return Plot("pro", "Overlap a lesion (PRO)", alt, draw)
+    alt = f"Per-region overlap against the false-positive rate up to 0.3; area {_value_text(estimate)}."
+    return Plot("pro", "Per-region overlap (PRO)", alt, draw)
 
 
 def froc_plot(scores: CohortScores, curve: Curve) -> Plot:
-    """Share of lesions found against false clusters a subject."""
+    """FROC curve: fraction of lesions found against false clusters per subject."""
     shown = curve.x <= 16
     rates, found = curve.x[shown], curve.y[shown]
     if len(rates) > MOST_POINTS:
@@ -82,22 +82,22 @@ def froc_plot(scores: CohortScores, curve: Curve) -> Plot:
             color=theme.orange,
             linewidth=1.2,
             linestyle=(0, (4, 3)),
-            label="allowed in a healthy brain",
+            label="allowed per healthy brain",
         )
-        axes.set(xlabel="False clusters a subject", ylabel="Lesions found", xlim=(0.125, 16), ylim=(0, 1.01))
+        axes.set(xlabel="False clusters per subject", ylabel="Lesions found", xlim=(0.125, 16), ylim=(0, 1.01))
         plain_log_ticks(axes, base=2)
         _legend_above(axes)
 
-    alt = f"Share of lesions found against false clusters a subject; the mean over six rates is {_told(estimate)}."
+    alt = f"Lesion sensitivity against false clusters per subject; mean over six rates {_value_text(estimate)}."
     return Plot("froc", "Lesions found (FROC)", alt, draw)
 
 
 def group_plot(name: str, title: str, values: Mapping[tuple[str, Group], Sequence[float]], *, y_label: str) -> Plot:
-    """A dot a subject, by site and group, with the median of each.
+    """One dot per subject by site and group, with the medians.
 
     Parameters
     ----------
-    values : mapping from (site, group) to one number a subject
+    values : mapping from (site, group) to one number per subject
     """
     sizes = {site: sum(len(v) for (s, _), v in values.items() if s == site) for site, _ in values}
     sites = sorted(sorted(sizes), key=lambda site: -sizes[site])[:MOST_SITES]
@@ -123,11 +123,11 @@ def group_plot(name: str, title: str, values: Mapping[tuple[str, Group], Sequenc
 
     medians = "; ".join(f"{site}, {group}s: {np.median(v):.3g}" for (site, group), v in values.items() if site in sites)
     left_out = f" {len(sizes) - len(sites)} smaller sites are left out." if len(sizes) > len(sites) else ""
-    return Plot(name, title, f"{y_label}, a dot a subject. Medians: {medians}.{left_out}", draw)
+    return Plot(name, title, f"{y_label}, one dot per subject. Medians: {medians}.{left_out}", draw)
 
 
 def distribution_plot(scores: CohortScores) -> Plot:
-    """How the scores of healthy scans, of patients' other voxels and of lesion voxels are distributed."""
+    """Distributions of the scores of healthy scans, of patients outside lesions, and of lesion voxels."""
     known = [s for s in scores.subjects if s.truth_known]
     unknown = [s for s in scores.subjects if not s.truth_known]
     groups = {
@@ -171,30 +171,32 @@ def distribution_plot(scores: CohortScores) -> Plot:
         axes.set_ylim(bottom=0)
         _legend_above(axes)
 
-    alt = "Distribution of the anomaly score, each area 1: " + ", ".join(pooled) + "."
-    return Plot("score-distributions", "Scores", alt, draw)
+    alt = "Distribution of the anomaly score, each with area 1: " + ", ".join(pooled) + "."
+    return Plot("score-distributions", "Score distributions", alt, draw)
 
 
 def subject_plot(scores: CohortScores) -> Plot:
-    """Every subject with lesions: its average precision by the volume of its lesions."""
-    sick = [s for s in scores.subjects if s.has_lesions]
-    volumes = np.array([s.lesion_volume_ml for s in sick], dtype=np.float64)
-    values = np.array([s.average_precision.value for s in sick], dtype=np.float64)
-    chance = np.array([s.n_lesion / s.n_voxels for s in sick])
+    """Average precision of every subject with lesions against its lesion volume."""
+    with_lesions = [s for s in scores.subjects if s.has_lesions]
+    volumes = np.array([s.lesion_volume_ml for s in with_lesions], dtype=np.float64)
+    values = np.array([s.average_precision.value for s in with_lesions], dtype=np.float64)
+    chance = np.array([s.n_lesion / s.n_voxels for s in with_lesions])
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.scatter(volumes, values, s=26, color=theme.blue, alpha=0.85, linewidths=0, label="subject")
-        axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="its prevalence: guessing")
+        axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="prevalence (chance)")
         plain_log_ticks(axes)
         axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(0, 1.01))
         _legend_above(axes)
 
-    alt = f"Average precision of {len(sick)} subjects by lesion volume, from {values.min():.2f} to {values.max():.2f}."
+    alt = (
+        f"Average precision of {len(values)} subjects by lesion volume, from {values.min():.2f} to {values.max():.2f}."
+    )
     return Plot("subjects", "Subjects by lesion volume", alt, draw)
 
 
 def lesion_plot(scores: CohortScores) -> Plot:
-    """Every lesion: its volume and the threshold at which it is found."""
+    """Highest threshold at which each lesion is found against its volume."""
     lesions = [les for s in scores.subjects if s.truth_known for les in s.lesions]
     volumes = np.array([les.volume_mm3 / 1000 for les in lesions])
     found_at = np.array([np.nan if les.found_at is None else les.found_at for les in lesions])
@@ -218,17 +220,17 @@ def lesion_plot(scores: CohortScores) -> Plot:
         if threshold is not None:
             axes.axhline(threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 3)), label="threshold")
         plain_log_ticks(axes)
-        axes.set(xlabel="Lesion volume (ml)", ylabel="Found at score")
+        axes.set(xlabel="Lesion volume (ml)", ylabel="Highest threshold at which found")
         axes.legend(loc="best")
 
-    alt = f"{len(lesions)} lesions by volume and the score at which each is found; {found.sum()} above the threshold."
+    alt = f"{len(lesions)} lesions by volume and highest threshold at which found; {found.sum()} above the threshold."
     return Plot("lesions", "Lesions by volume", alt, draw)
 
 
 def line_plot(
     name: str, title: str, lines: Sequence[tuple[str, np.ndarray, np.ndarray]], *, y_label: str, log_scale: bool
 ) -> Plot:
-    """Curves over training steps."""
+    """Quantities over training steps."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         colours = (theme.blue, theme.orange, theme.green, theme.ink)
@@ -252,11 +254,11 @@ def _band(axes: Axes, theme: Theme, curve: Curve) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
-    """Where no curve can run under it."""
+    """Place the legend above the plot so that it covers no curve."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.2, borderaxespad=0.2)
 
 
-def _told(estimate: Estimate) -> str:
+def _value_text(estimate: Estimate) -> str:
     if estimate.ci_low is None:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.ci_low:.3f} to {estimate.ci_high:.3f})"

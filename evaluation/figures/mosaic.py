@@ -1,4 +1,4 @@
-"""Pictures of a map over its scan: rows of slices, and the three planes through a point."""
+"""Pictures of an anomaly map over its scan: rows of slices, and the three planes through a point."""
 
 import io
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ _CAPTION_PX = 22
 
 
 def subject_mosaic(head: Head, plane: Plane = "axial", *, scan_row: bool = True) -> tuple[np.ndarray, str]:
-    """Draw seven slices of a scan above its map; lesions are outlined in cyan.
+    """Draw seven slices of a scan and, below, of its map; lesions are outlined in cyan.
 
     Parameters
     ----------
     head : Head
     plane : {"axial", "coronal", "sagittal"}
     scan_row : bool
-        Without it only the map over the scan is drawn.
+        If False, only the map over the scan is drawn.
 
     Returns
     -------
     picture : ndarray of uint8, (H, W, 3)
     alt : str
-        What it shows, in words.
+        Alternative text.
     """
     slices = _slices(head, plane)
     pairs = [head.tile(plane, index, TILE_HEIGHT_PX) for index, _ in slices]
     tiles = [np.concatenate(pair) if scan_row else pair[1] for pair in pairs]
-    captions = [f"{_height(head, plane, index)}{why}" for index, why in slices]
+    captions = [f"{_height(head, plane, index)}{note}" for index, note in slices]
     alt = f"{len(tiles)} {plane} slices, " + (
         "the scan above and the anomaly map over it below" if scan_row else "the anomaly map over the scan"
     )
@@ -42,7 +42,7 @@ def subject_mosaic(head: Head, plane: Plane = "axial", *, scan_row: bool = True)
 
 
 def point_picture(head: Head, point_mm: np.ndarray) -> tuple[np.ndarray, str]:
-    """Draw the three planes through a point, the scan above the map; a broken cross leads to the point.
+    """Draw the three planes through a point, marked by a crosshair; the scan above, the map below.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def point_picture(head: Head, point_mm: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def webp(picture: np.ndarray, most_bytes: int) -> bytes:
-    """Encode a picture in at most about so many bytes: first by quality, then by size."""
+    """Encode a picture in approximately at most `most_bytes`, reducing first the quality and then the size."""
     image = Image.fromarray(picture)
     steps = [(1, 82), (1, 68), (0.85, 66), (0.7, 62), (0.55, 58), (0.45, 50), (0.35, 45)]
     while True:
@@ -74,7 +74,7 @@ def webp(picture: np.ndarray, most_bytes: int) -> bytes:
         encoded = stream.getvalue()
         if len(encoded) <= most_bytes or not steps:
             return encoded
-        # A step takes off a third: far above the limit the next ones need not be tried.
+        # Each step reduces the size by about a third; steps that cannot suffice are skipped.
         needed = int(np.log(len(encoded) / most_bytes) / np.log(1.8))
         del steps[: min(needed, len(steps) - 1)]
 
@@ -84,15 +84,15 @@ def _height(head: Head, plane: Plane, index: int) -> str:
 
 
 def _slices(head: Head, plane: Plane) -> list[tuple[int, str]]:
-    """Seven places along the plane's normal: the telling ones, the rest evenly spread."""
+    """Seven positions along the normal of the plane: lesion, brightest map, highest score; the others evenly spaced."""
     axis = NORMAL[plane]
     within = tuple(other for other in range(3) if other != axis)
-    apart = max(1, round(4 / head.spacing_mm[axis]))
+    min_gap = max(1, round(4 / head.spacing_mm[axis]))
     chosen: dict[int, str] = {}
 
-    def add(index: int, why: str) -> None:
-        if all(abs(index - other) >= apart for other in chosen):
-            chosen[int(index)] = why
+    def add(index: int, note: str) -> None:
+        if all(abs(index - other) >= min_gap for other in chosen):
+            chosen[int(index)] = note
 
     lesion = head.lesion.sum(axis=within)
     if lesion.any():
@@ -102,15 +102,15 @@ def _slices(head: Head, plane: Plane) -> list[tuple[int, str]]:
         add(int(bright.argmax()), ", brightest map")
     add(int(head.scores.max(axis=within).argmax()), ", highest score")
     places = np.flatnonzero(head.brain.any(axis=within))
-    spread = np.quantile(places, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 0.27, 0.55, 0.7, 0.41, 0.83])
-    for index in spread.round().astype(int):
+    positions = np.quantile(places, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 0.27, 0.55, 0.7, 0.41, 0.83])
+    for index in positions.round().astype(int):
         if len(chosen) < COLUMNS:
             add(int(index), "")
     return sorted(chosen.items())
 
 
 def _crossed(tile: np.ndarray, place: tuple[float, float]) -> np.ndarray:
-    """Two thin lines that meet at a place and leave the place itself free."""
+    """Draw a crosshair with a gap around the given position."""
     height, width = tile.shape[:2]
     column, row = min(int(place[0] * width), width - 1), min(int(place[1] * height), height - 1)
     columns, rows = np.arange(width), np.arange(height)
@@ -124,7 +124,7 @@ def _crossed(tile: np.ndarray, place: tuple[float, float]) -> np.ndarray:
 
 
 def _lettered(tiles: Sequence[np.ndarray], planes: Sequence[Plane], captions: Sequence[str]) -> np.ndarray:
-    """Put tiles side by side, with captions below and the letters of the edges."""
+    """Join tiles side by side, with captions below and orientation letters at the edges."""
     picture = np.concatenate(tiles, axis=1)
     framed = np.zeros((picture.shape[0] + _CAPTION_PX, picture.shape[1], 3))
     framed[: picture.shape[0]] = picture
@@ -137,7 +137,7 @@ def _lettered(tiles: Sequence[np.ndarray], planes: Sequence[Plane], captions: Se
         draw.text((left + width / 2, picture.shape[0] + 3), caption, font=small, fill=(200, 205, 212), anchor="mt")
         for top in range(0, tile.shape[0], TILE_HEIGHT_PX):
             for edge, side in zip((left, left + width - 18), EDGES[plane], strict=True):
-                # On black, since the scan below may be as bright as the letter.
+                # Black background, since the scan may be as bright as the letter.
                 draw.rectangle((edge, top, edge + 18, top + 18), fill=(0, 0, 0))
                 draw.text((edge + 9, top + 9), side, font=letter, fill=(225, 230, 238), anchor="mm")
         left += width

@@ -1,7 +1,7 @@
-"""What every figure shares: two themes, a canvas for the page (SVG) and one for papers (SVG and PNG).
+"""Base of all plots: light and dark themes, SVG for the page, SVG and PNG for publications.
 
-Figures are made through matplotlib's objects on the Agg and SVG canvases: no pyplot, no global state, no display.
-Colours are those of Okabe and Ito, which readers with any colour vision can tell apart.
+Plots use matplotlib's object interface with the Agg and SVG canvases, without pyplot, global state or a display. The
+colours follow Okabe and Ito and can be distinguished with any colour vision.
 """
 
 import io
@@ -17,10 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 
 MOST_POINTS = 400
-"""A line on the page has no more points than it has pixels."""
+"""Maximum number of points of a line, about one per pixel."""
 _WEB_FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -40,16 +40,16 @@ DARK = Theme(ink="#e8ecf2", muted="#9aa5b5", grid="#343d4b", blue="#56b4e9", ora
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure that can be drawn in either theme.
+    """Plot that can be drawn in either theme.
 
     Attributes
     ----------
     name : str
-        Of the file beside the report.
+        File name without suffix.
     title, alt : str
-        `alt` says in words what the figure shows.
+        Title and alternative text.
     draw : callable
-        Draws on an Axes in a Theme.
+        Function that draws on an Axes in a Theme.
     """
 
     name: str
@@ -59,22 +59,22 @@ class Plot:
     size_inch: tuple[float, float] = (4.3, 3.3)
 
     def svg(self, theme: Theme) -> bytes:
-        """On a transparent ground, with the reader's own fonts."""
+        """Return the SVG with a transparent background and system fonts."""
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             stream = io.BytesIO()
             self._figure(theme).savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        # A hundredth of a point is more than a screen shows. Words stand between tags and stay whole.
+        # Two decimals suffice for coordinates; text between tags is not shortened.
         short = re.sub(rb"<[^>]+>", lambda tag: re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0]), stream.getvalue())
         return short.replace(b"'DejaVu Sans'", _WEB_FONTS.encode())
 
     def save(self, folder: Path) -> None:
-        """Write ``<name>.svg`` and ``<name>.png`` for a paper, on white."""
+        """Write ``<name>.svg`` and ``<name>.png`` for publication, with a white background."""
         folder.mkdir(parents=True, exist_ok=True)
         figure = self._figure(LIGHT)
         FigureCanvasAgg(figure)
         for suffix in ("svg", "png"):
             path = folder / f"{self.name}.{suffix}"
-            with written_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 figure.savefig(temporary, format=suffix, dpi=220, facecolor="white", metadata={_DATE[suffix]: None})
 
     def _figure(self, theme: Theme) -> Figure:
@@ -103,7 +103,7 @@ _DATE = {"svg": "Date", "png": "Creation Time"}
 
 
 def plain_log_ticks(axes: Axes, base: int = 10) -> None:
-    """A logarithmic axis labelled 0.1, 0.2, 0.5, 1 rather than in powers of ten."""
+    """Logarithmic x axis with labels such as 0.1, 0.2, 0.5, 1 instead of powers of ten."""
     axes.set_xscale("log", base=base)
     low, high = axes.get_xlim()
     crowded = base != 10 or high > 200 * low
@@ -113,7 +113,7 @@ def plain_log_ticks(axes: Axes, base: int = 10) -> None:
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `MOST_POINTS` points, evenly spaced along the drawn curve."""
+    """Reduce a curve to at most `MOST_POINTS` points, evenly spaced along its length."""
     length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     if len(x) <= MOST_POINTS or length[-1] == 0:
         return x, y
@@ -122,7 +122,7 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def averaged(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbouring points, so that a long noisy curve shows its course."""
+    """Smooth a long noisy curve by averaging neighbouring points."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
     if len(x) <= MOST_POINTS // 2:

@@ -1,7 +1,7 @@
-"""Slices of a scan and of the map over it, in three planes.
+"""Slices of a scan and of the map over it in three planes.
 
-Axial and coronal slices are shown in the radiological convention: the patient's right is on the left of the picture.
-In sagittal slices the front is on the right. Up is up: superior, in axial slices anterior.
+Axial and coronal slices follow the radiological convention: the patient's right is on the left of the picture. In
+sagittal slices, anterior is on the right. The top is superior, or anterior in axial slices.
 """
 
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from .colour_scale import LESION_COLOUR, ColourScale
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = get_args(Plane)
 NORMAL: dict[Plane, int] = {"axial": 2, "coronal": 1, "sagittal": 0}
-"""The axis (0 x, 1 y, 2 z) that a plane's slices are counted along."""
+"""Axis (0 x, 1 y, 2 z) perpendicular to each plane."""
 EDGES: dict[Plane, tuple[str, str]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("P", "A")}
-"""The letters at the left and at the right edge of a slice."""
+"""Orientation letters at the left and right edge of a slice."""
 _MARGIN_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Everything that is drawn of one subject, upright: the axes nearest to RAS+, nothing interpolated.
+    """Scan, map and masks of one subject for drawing, with axes flipped and permuted to RAS+ without interpolation.
 
     Attributes
     ----------
     grey : ndarray, (X, Y, Z)
-        The scan, 0 to 1 inside the brain's window.
+        Scan, scaled to 0 to 1 by the intensities of the brain.
     scores : ndarray, (X, Y, Z)
-        Below the scale where there is no score.
+        Below the colour scale where there is no score.
     brain, lesion : ndarray of bool, (X, Y, Z)
     affine : ndarray, (4, 4)
     scale : ColourScale
@@ -46,7 +46,7 @@ class Head:
     scale: ColourScale
 
     @classmethod
-    def of(
+    def from_volumes(
         cls,
         scan: Volume,
         map: Volume,
@@ -56,16 +56,16 @@ class Head:
         covered: Volume | None = None,
         lesion_mask: Volume | None = None,
     ) -> "Head":
-        """Turn volumes of one grid, in any stored orientation, upright.
+        """Reorient volumes of one grid from any stored orientation.
 
         Parameters
         ----------
         scan, map : Volume
         scale : ColourScale
         brain_mask : Volume of bool, optional
-            Sets the field of view and the grey window.
+            Defines the field of view and the intensity window.
         covered : Volume of bool, optional
-            Where the map carries a score.
+            Voxels of the map with a score.
         lesion_mask : Volume of bool, optional
         """
         grey, affine = upright(scan)
@@ -78,7 +78,7 @@ class Head:
         lesion = np.zeros(grey.shape, bool) if lesion_mask is None else upright(lesion_mask)[0].astype(bool)
         black, white = np.percentile(grey[brain], [0.5, 99.7])
         grey = np.clip((grey - black) / max(white - black, 1e-12), 0, 1)
-        # Below the scale stands for "no colour": averaging towards it at the rim cannot invent colour.
+        # A value below the scale means "no colour", so interpolation at the border creates no colour.
         scores = np.where(usable & brain, scores, 2 * scale.low - scale.high)
         return cls(grey, scores, brain, lesion, affine, scale)
 
@@ -87,24 +87,25 @@ class Head:
         return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
 
     def index_of(self, point_mm: np.ndarray) -> np.ndarray:
-        """The voxel at a point in RAS+ mm, kept inside the grid: (3,) int."""
+        """Index of the voxel at a point in RAS+ mm, clipped to the grid: (3,) int."""
         index = np.linalg.inv(self.affine)[:3] @ np.append(point_mm, 1)
         return np.clip(np.round(index).astype(int), 0, np.array(self.grey.shape) - 1)
 
     def height_mm(self, plane: Plane, index: int) -> float:
-        """Where a slice lies along the plane's normal."""
+        """Position of a slice along the normal of the plane."""
         axis = NORMAL[plane]
         return float(self.affine[axis, axis] * index + self.affine[axis, 3])
 
     def tile(self, plane: Plane, index: int, height_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """One slice of the scan, and the map over it; the lesion outlined in both: two (height_px, W, 3) in [0, 1]."""
+        """Slice of the scan and of the map over it, with lesion outlines: two (height_px, W, 3) in [0, 1]."""
         across, up = self._axes(plane)
         spacing = self.spacing_mm
-        window = tuple(self._extent(axis) for axis in (across, up))
-        zoom = np.array([spacing[up], spacing[across]]) * height_px / ((window[1].stop - window[1].start) * spacing[up])
+        extents = tuple(self._extent(axis) for axis in (across, up))
+        extent_up = extents[1].stop - extents[1].start
+        zoom = np.array([spacing[up], spacing[across]]) * height_px / (extent_up * spacing[up])
 
         def enlarged(voxels: np.ndarray) -> np.ndarray:
-            plane_voxels = np.take(voxels, index, axis=NORMAL[plane])[window].T[::-1].astype(np.float32)
+            plane_voxels = np.take(voxels, index, axis=NORMAL[plane])[extents].T[::-1].astype(np.float32)
             if plane != "sagittal":
                 plane_voxels = plane_voxels[:, ::-1]
             return ndimage.zoom(plane_voxels, zoom, order=1)
@@ -119,7 +120,7 @@ class Head:
         return above, below
 
     def place_in_tile(self, plane: Plane, index: np.ndarray) -> tuple[float, float]:
-        """Where a voxel lies in its tile: shares of the width from the left and of the height from the top."""
+        """Position of a voxel in its tile: fraction of the width from the left and of the height from the top."""
         shares = []
         for axis in self._axes(plane):
             extent = self._extent(axis)
@@ -133,14 +134,14 @@ class Head:
         return across, up
 
     def _extent(self, axis: int) -> slice:
-        """The brain's extent along an axis and a margin around it."""
+        """Extent of the brain along an axis, with a margin."""
         places = np.flatnonzero(self.brain.any(axis=tuple(other for other in range(3) if other != axis)))
         margin = int(np.ceil(_MARGIN_MM / self.spacing_mm[axis]))
         return slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, self.brain.shape[axis]))
 
 
 def upright(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and permute the axes to the nearest to RAS+: the voxels and their affine."""
+    """Flip and permute the axes to the closest RAS+ orientation; return voxels and affine."""
     turn = nib.orientations.io_orientation(volume.affine)
     turned = nib.orientations.apply_orientation(volume.voxels, turn)
     return turned, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.voxels.shape)

@@ -1,1 +1,1 @@
-"""Metrics on arrays: voxels, lesions, clusters, p-values, bootstrap."""
+"""Metrics on arrays: voxel-wise, per lesion and per cluster; p-values; bootstrap intervals."""

@@ -1,8 +1,8 @@
-"""Estimates with intervals, by bootstrap over subjects.
+"""Bootstrap intervals over subjects.
 
-Voxels of one brain are no independent observations, so they are never resampled: a draw takes whole subjects with
-replacement. Subjects with and without lesions are drawn apart, which keeps the make-up of the cohort and lets no
-draw end up without a lesion.
+Voxels of one brain are not independent observations, so they are never resampled: each bootstrap sample draws complete
+subjects with replacement. Subjects with and without lesions are drawn separately, which keeps the composition of the
+cohort and ensures that every sample contains lesions.
 """
 
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 FEWEST_SUBJECTS = 3
-"""Below this many subjects an interval would be narrower than it deserves: none is given."""
+"""No interval is given for fewer subjects: it would be too narrow."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, or the reason why there is none.
+    """Value of a metric with its interval, or the reason why it is undefined.
 
     Attributes
     ----------
     value : float or None
-        None when not defined: never 0 or 1 in its place.
+        None if undefined; never replaced by 0 or 1.
     n : int
-        How many things stand behind it (subjects or lesions, as the metric says).
+        Number of observations (subjects or lesions, depending on the metric).
     ci_low, ci_high : float or None
         Percentile interval of the bootstrap over subjects.
     reason_undefined : str or None
-        Why `value` is None.
+        Reason why `value` is None.
     """
 
     value: float | None
@@ -38,9 +38,9 @@ class Estimate:
 
     def __post_init__(self):
         if (self.value is None) == (self.reason_undefined is None):
-            raise ValueError("an estimate has a value or a reason why it has none")
+            raise ValueError("an estimate needs either a value or a reason why it is undefined")
         if self.value is not None and not np.isfinite(self.value):
-            raise ValueError(f"an estimate is finite or undefined with a reason, not {self.value}")
+            raise ValueError(f"the value of an estimate is {self.value}, expected a finite number or None")
 
     @classmethod
     def undefined(cls, reason: str) -> "Estimate":
@@ -49,20 +49,20 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A number and what it is in every draw of the bootstrap: with these, methods are compared draw by draw.
+    """Value of a metric in the cohort and in every bootstrap sample, for paired comparisons of methods.
 
     Attributes
     ----------
     value : float
-        NaN when not defined.
+        NaN if undefined.
     draws : ndarray of float64, (draws,)
-        NaN where a draw does not define it.
+        Value in each bootstrap sample; NaN where it is undefined.
     n : int
-        How many things stand behind it.
+        Number of observations.
     subjects : int
-        How many subjects do: too few of them give no interval.
+        Number of subjects among them; an interval needs at least `FEWEST_SUBJECTS`.
     why_none : str
-        The reason when it is not defined.
+        Reason given if the metric is undefined.
     """
 
     value: float
@@ -72,43 +72,44 @@ class Measure:
     why_none: str
 
     def estimate(self, confidence: float) -> Estimate:
-        """The number with the percentile interval of its draws."""
+        """Return the value with its percentile bootstrap interval."""
         if not np.isfinite(self.value):
             return Estimate.undefined(self.why_none)
         low, high = percentile_interval(self.draws, confidence) if self.subjects >= FEWEST_SUBJECTS else (None, None)
         return Estimate(float(self.value), self.n, low, high)
 
     def minus(self, other: "Measure") -> "Measure":
-        """The difference, paired: both must come from the same draws of the same subjects."""
+        """Paired difference; both measures must come from the same bootstrap samples of the same subjects."""
         why_none = self.why_none if not np.isfinite(self.value) else other.why_none
         n, subjects = min(self.n, other.n), min(self.subjects, other.subjects)
         return Measure(self.value - other.value, self.draws - other.draws, n, subjects, why_none)
 
 
 def resample_subjects(
-    strata: Sequence[object], draws: int, seed: int, persons: Sequence[object] | None = None
+    strata: Sequence[object], draws: int, seed: int, participants: Sequence[object] | None = None
 ) -> np.ndarray:
-    """How often each scan is in each draw.
+    """Count how often each scan occurs in each bootstrap sample.
 
     Parameters
     ----------
     strata : sequence of S labels
-        Persons are drawn with replacement among those whose scans have the same labels.
+        Participants are drawn with replacement among those whose scans have the same labels.
     draws : int
+        Number of bootstrap samples.
     seed : int
-    persons : sequence of S labels, optional
-        Whose scan it is: the sessions of one person are no independent observations, and are drawn together. By
-        default every scan is of somebody else.
+    participants : sequence of S labels, optional
+        Participant of each scan. Sessions of one participant are not independent and are drawn together. By default
+        every scan belongs to a different participant.
 
     Returns
     -------
     ndarray of float64, (1 + draws, S)
-        Counts; within a stratum they sum to its number of persons. The first row is the cohort itself, each once.
+        Counts; within a stratum they sum to its number of participants. The first row is the cohort itself (all ones).
     """
     random = np.random.default_rng(seed)
     scans: dict[object, list[int]] = {}
-    for row, person in enumerate(persons if persons is not None else range(len(strata))):
-        scans.setdefault(person, []).append(row)
+    for row, participant in enumerate(participants if participants is not None else range(len(strata))):
+        scans.setdefault(participant, []).append(row)
     alike: dict[str, list[list[int]]] = {}
     for rows in scans.values():
         alike.setdefault(str(sorted({str(strata[row]) for row in rows})), []).append(rows)
@@ -122,7 +123,7 @@ def resample_subjects(
 
 
 def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
-    """The central share `confidence` of the finite draws; (None, None) when fewer than half of them are finite."""
+    """Percentile interval of the finite draws; (None, None) if fewer than half of the draws are finite."""
     draws = np.asarray(draws, dtype=np.float64)
     finite = draws[np.isfinite(draws)]
     if 2 * len(finite) < max(len(draws), 1):
@@ -134,12 +135,13 @@ def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float | N
 def ratio(
     above: np.ndarray, below: np.ndarray, weights: np.ndarray, *, n: int, subjects: int, why_none: str
 ) -> Measure:
-    """A sum over subjects over another one.
+    """Ratio of two sums over subjects.
 
     Parameters
     ----------
     above, below : ndarray, (S,) or (S, 1 + draws)
-        The second form where a draw also changes a subject's own number, as its threshold does.
+        Numerator and denominator per subject; the second form if they also depend on the bootstrap sample (for example
+        through its threshold).
     weights : ndarray, (1 + draws, S)
         From `resample_subjects`.
     n, subjects, why_none
@@ -154,16 +156,16 @@ def ratio(
 
 
 def mean_over_subjects(values: Sequence[float | None], weights: np.ndarray, *, why_none: str) -> Measure:
-    """Mean of one number a subject.
+    """Mean of one number per subject.
 
     Parameters
     ----------
     values : sequence of S floats or None
-        None: this subject has no such number and is left out of the mean (and out of `n`).
+        None: the number is undefined for this subject, which is left out of the mean and of `n`.
     weights : ndarray, (1 + draws, S)
         From `resample_subjects`.
     why_none : str
-        The reason when no subject has the number.
+        Reason given if the number is undefined for all subjects.
     """
     known = np.array([float(value is not None) for value in values])
     numbers = np.array([0.0 if value is None else value for value in values])

@@ -1,4 +1,4 @@
-"""Suspicious clusters: what of one subject's map lies above a threshold, largest score first."""
+"""Suprathreshold clusters of one subject's anomaly map, highest peak first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from .components import find_lesions
 
 @dataclass(frozen=True)
 class Cluster:
-    """A 26-connected set of voxels at or above a threshold.
+    """26-connected cluster of voxels at or above a threshold.
 
     Attributes
     ----------
     rank : int
-        From 1 in the order of falling peak score.
+        Starting at 1, in descending order of the peak score.
     volume_mm3 : float
-        On the grid of the map.
+        Volume on the grid of the map.
     peak_score, mean_score : float
         Higher = more anomalous.
     peak_mm : tuple of float, (3,)
-        The voxel of the highest score, in RAS+ mm of the map's space.
+        Position of the highest score, in RAS+ mm of the map's space.
     in_lesion : float or None
-        Share of its voxels inside the lesion mask; None where there is none.
+        Fraction of its voxels inside the lesion mask; None without a lesion mask.
     p_value : float or None
-        Share of brains with a cluster at least as large at this threshold, this one and the healthy ones: the chance
-        that a healthy brain shows such a one anywhere. None where no healthy brain is known.
+        Family-wise p-value: the fraction of brains, among the healthy ones and this one, with a cluster at least as
+        large anywhere at this threshold. None without healthy brains.
     """
 
     rank: int
@@ -51,22 +51,22 @@ def find_clusters(
 ) -> tuple[Cluster, ...]:
     """List the clusters of a thresholded map.
 
-    They are those that `lesion_metrics.cluster_curve` counts: what a cohort's table says of a subject is what its own
-    page lists.
+    The clusters are the same as those counted by `lesion_metrics.cluster_curve`, so a subject's page and the cohort
+    table agree.
 
     Parameters
     ----------
     map : Volume
-        Anomaly score, higher = more anomalous.
+        Anomaly scores, higher = more anomalous.
     threshold : float
-        A voxel with exactly this score is flagged.
+        Voxels with a score of at least this value are flagged.
     inside : Volume of bool
-        Voxels that count: the evaluation mask where the map carries a score.
+        Voxels of the evaluation mask for which the map has a score.
     smallest_mm3 : float
         Smaller clusters are left out.
     lesion_mask : Volume of bool, optional
     largest_healthy_mm3 : sequence of float, optional
-        The largest cluster of each of some healthy brains, at the same threshold; 0 where there is none.
+        Volume of the largest cluster of each healthy brain at the same threshold; 0 if it has none.
 
     Returns
     -------
@@ -78,14 +78,14 @@ def find_clusters(
     if not len(numbers):
         return ()
 
-    def of_each(measure, voxels: np.ndarray) -> np.ndarray:
+    def per_cluster(measure, voxels: np.ndarray) -> np.ndarray:
         return np.asarray(measure(voxels, components.labels, numbers), dtype=np.float64)
 
-    peaks = of_each(ndimage.maximum, map.voxels)
-    means = of_each(ndimage.mean, map.voxels.astype(np.float64))
-    places = np.array(ndimage.maximum_position(map.voxels, components.labels, numbers))
-    places_mm = places @ map.affine[:3, :3].T + map.affine[:3, 3]
-    shares = of_each(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
+    peaks = per_cluster(ndimage.maximum, map.voxels)
+    means = per_cluster(ndimage.mean, map.voxels.astype(np.float64))
+    peak_index = np.array(ndimage.maximum_position(map.voxels, components.labels, numbers))
+    peaks_mm = peak_index @ map.affine[:3, :3].T + map.affine[:3, 3]
+    shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
     healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
     order = np.argsort(-peaks, kind="stable")
     return tuple(
@@ -94,7 +94,7 @@ def find_clusters(
             volume_mm3=components.lesions[i].volume_mm3,
             peak_score=float(peaks[i]),
             mean_score=float(means[i]),
-            peak_mm=_triple(places_mm[i]),
+            peak_mm=_triple(peaks_mm[i]),
             in_lesion=None if shares is None else float(shares[i]),
             p_value=_share_as_large(components.lesions[i].volume_mm3, healthy) if len(healthy) else None,
         )
@@ -103,7 +103,7 @@ def find_clusters(
 
 
 def _share_as_large(volume_mm3: float, healthy_mm3: np.ndarray) -> float:
-    # Volumes of one grid differ by rounding alone.
+    # The tolerance covers rounding of volumes on the same grid.
     return float(1 + (healthy_mm3 >= volume_mm3 - 1e-6).sum()) / (1 + len(healthy_mm3))
 
 

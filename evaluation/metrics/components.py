@@ -1,4 +1,4 @@
-"""Lesions: the connected components of the truth."""
+"""Lesions as connected components of a lesion mask."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from . import kernels
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected component of a lesion mask.
+    """Connected component of a lesion mask.
 
     Attributes
     ----------
     number : int
-        From 1 in the order of falling volume.
+        Starting at 1, in descending order of volume.
     voxels : int
     volume_mm3 : float
     centre_mm : tuple of float, (3,)
-        Centre of mass in RAS+ millimetres of the grid that the mask lies on.
+        Centre of mass in RAS+ mm of the mask's grid.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Lesions:
     lesions : tuple of Lesion
         Largest first.
     labels : ndarray of int32, (X, Y, Z)
-        The lesion's number; 0 outside, and in components too small to count.
+        Number of the lesion; 0 outside lesions and in components below the smallest volume.
     """
 
     lesions: tuple[Lesion, ...]
@@ -45,13 +45,13 @@ class Lesions:
 
 
 def find_lesions(mask: Volume, *, smallest_mm3: float = 0.0) -> Lesions:
-    """Number the 26-connected components of a mask.
+    """Label the 26-connected components of a mask.
 
     Parameters
     ----------
     mask : Volume of bool
     smallest_mm3 : float
-        Components below this volume are left out.
+        Components below this volume are ignored.
     """
     labels = np.zeros(mask.voxels.shape, dtype=np.int32)
     places = np.nonzero(mask.voxels)
@@ -63,7 +63,7 @@ def find_lesions(mask: Volume, *, smallest_mm3: float = 0.0) -> Lesions:
     components, sizes = kernels.label_components(framed.ravel(), steps[steps < 0])
     components = components.reshape(framed.shape)[1:-1, 1:-1, 1:-1]
     voxel_mm3 = mask.grid.voxel_volume_mm3
-    # A component of exactly the smallest volume counts, whatever the affine's rounding.
+    # The tolerance keeps components of exactly the smallest volume despite rounding in the affine.
     counted = np.flatnonzero((sizes > 0) & (sizes * voxel_mm3 >= smallest_mm3 * (1 - 1e-6)))
     counted = counted[np.argsort(-sizes[counted], kind="stable")]
     number_of = np.zeros(len(sizes), dtype=np.int32)
@@ -80,7 +80,7 @@ def find_lesions(mask: Volume, *, smallest_mm3: float = 0.0) -> Lesions:
 
 
 def neighbour_steps(shape: tuple[int, ...]) -> np.ndarray:
-    """Steps from a voxel to its 26 neighbours in a flat array of this shape: by face, edge or corner they are one."""
+    """Offsets from a voxel to its 26 neighbours in a flattened array of this shape."""
     _, size_y, size_z = shape
     around = (-1, 0, 1)
     steps = np.array([(x * size_y + y) * size_z + z for x in around for y in around for z in around])

@@ -1,7 +1,7 @@
-"""The compiled core of the evaluation: sorting, counting, curves, components and clusters.
+"""Compiled kernels of the evaluation: sorting, counting, curves, connected components and clusters.
 
-All compiled functions of the package live in this one file on purpose: numba's cache on disk watches the file that
-defines a function, and would go on using an outdated copy of a helper that had changed in another file.
+All compiled functions are kept in this one file: numba's disk cache only tracks changes of the file that defines a
+function, and would keep an outdated copy of a helper that was changed in another file.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from ...data_manifests.caches import compiled
 _DIGIT_BITS = 11
 _DIGITS = 2**_DIGIT_BITS
 IOU_STEPS = 100
-"""Overlaps are told in hundredths, rounded down: finer ones change with every voxel that joins a cluster."""
+"""Overlaps are stored in hundredths, rounded down; finer values would change with every voxel added to a cluster."""
 SMALLEST_IOU_STEP = 10
-"""IoU >= 0.1: from there on a cluster and a lesion may be matched."""
+"""A cluster and a lesion can be matched from IoU 0.1 on."""
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
 @compiled
 def sorted_order(values, carry):
-    """Sort float32 numbers without NaN, -0 and 0 alike: their values, ascending, and where each one stood.
+    """Sort float32 numbers without NaN in ascending order; -0 and 0 are equal. Return the values and their old indices.
 
-    A radix sort over the bits of the numbers, three digits of eleven: linear, where comparing is not. The places are
-    carried along only if `carry`; otherwise an empty array is returned for them.
+    Radix sort in linear time, with three digits of eleven bits. The indices are returned only if `carry` is true;
+    otherwise an empty array takes their place.
     """
     n = len(values)
     keys, other = np.empty(n, np.uint32), np.empty(n, np.uint32)
@@ -31,7 +31,7 @@ def sorted_order(values, carry):
     counts = np.zeros((3, _DIGITS), np.int64)
     bits = values.view(np.uint32)
     for i in range(n):
-        # Of the bits of a float, those of positive numbers ascend and those of negative ones descend.
+        # The bit patterns of positive floats ascend with the value, those of negative floats descend.
         b = bits[i]
         key = ~b if b >> np.uint32(31) else b | np.uint32(0x80000000)
         if b == np.uint32(0x80000000):
@@ -65,11 +65,11 @@ def sorted_order(values, carry):
 
 @compiled
 def counted_by_rank(ordered, dividers, kept):
-    """Distinct scores and their counts, of ascending scores; low ranks share a bin, never across a divider.
+    """Histogram of ascending scores; scores of low rank share a bin, but no bin spans a divider.
 
-    The highest `kept` scores keep a bin each; a bin below holds at most a share 1/kept of the scores at or above it.
-    A score that equals a divider is a tie with it and stands alone. Its middle score stands for a bin, so that
-    thresholds inside it err to either side alike.
+    The highest `kept` scores get one bin each; a lower bin holds at most 1/kept of the scores at or above it. Scores
+    equal to a divider get their own bin. A bin is represented by its middle score, so that errors of thresholds inside
+    the bin are balanced.
     """
     n = len(ordered)
     values, counts = np.empty(n, np.float32), np.empty(n, np.int32)
@@ -97,7 +97,7 @@ def counted_by_rank(ordered, dividers, kept):
 
 @compiled
 def distinct(ordered, places, weights):
-    """Distinct values of ascending numbers, how often each occurs, and the sum of their weights."""
+    """Distinct values of ascending numbers, their counts and the sums of their weights."""
     n = len(ordered)
     values, counts, sums = np.empty(n, np.float32), np.empty(n, np.int32), np.zeros(n)
     bins = 0
@@ -113,7 +113,8 @@ def distinct(ordered, places, weights):
 
 @compiled
 def add_between(edges, values, counts, totals):
-    """Add counts of ascending values to bins: bin 2i + 1 is edge i itself, bin 2i lies between edges i - 1 and i."""
+    """Add counts of ascending values to bins: bin 2i + 1 holds values equal to edge i, bin 2i those between edges i - 1
+    and i."""
     edge = 0
     for i in range(len(values)):
         value = values[i]
@@ -123,10 +124,10 @@ def add_between(edges, values, counts, totals):
         totals[2 * edge + (1 if on_edge else 0)] += counts[i]
 
 
-# -- curves: rows of counts over bins that ascend with the score -----------------------------------------------------
+# -- curves: rows of counts, bins in ascending order of score --------------------------------------------------------
 @compiled
 def auroc_rows(healthy, lesion):
-    """Area under the ROC curve of each row; NaN where a class is missing."""
+    """Area under the ROC curve of each row; NaN if a class is missing."""
     areas = np.empty(len(healthy))
     for row in range(len(healthy)):
         below, hits, area = 0.0, 0.0, 0.0
@@ -140,7 +141,7 @@ def auroc_rows(healthy, lesion):
 
 @compiled
 def area_rows(healthy, hits, limit):
-    """Area under recall over FPR from 0 to `limit`, over `limit`, interpolated there; NaN where a class is missing."""
+    """Area under recall over FPR from 0 to `limit` (interpolated) over `limit`; NaN if a class is missing."""
     areas = np.empty(len(healthy))
     for row in range(len(healthy)):
         total_x, total_y = healthy[row].sum(), hits[row].sum()
@@ -165,7 +166,7 @@ def area_rows(healthy, hits, limit):
 
 @compiled
 def average_precision_rows(healthy, lesion):
-    """Sum of precision times step of recall over the bins of each row; NaN without a lesion voxel."""
+    """Average precision of each row: sum of precision times recall step; NaN without lesion voxels."""
     precisions = np.empty(len(healthy))
     for row in range(len(healthy)):
         true, flagged, total = 0.0, 0.0, 0.0
@@ -181,7 +182,7 @@ def average_precision_rows(healthy, lesion):
 
 @compiled
 def best_dice_rows(healthy, lesion):
-    """The best Dice over all thresholds of each row, and its bin; NaN and the highest bin without a lesion voxel."""
+    """Best Dice over all thresholds of each row and its bin; NaN and the highest bin without lesion voxels."""
     best, where = np.empty(len(healthy)), np.empty(len(healthy), np.int64)
     for row in range(len(healthy)):
         positives = lesion[row].sum()
@@ -198,7 +199,7 @@ def best_dice_rows(healthy, lesion):
     return best, where
 
 
-# -- components and clusters in a framed box -------------------------------------------------------------------------
+# -- connected components and clusters in a padded box ---------------------------------------------------------------
 @compiled
 def _find(parent, voxel):
     while parent[voxel] != voxel:
@@ -209,20 +210,20 @@ def _find(parent, voxel):
 
 @compiled
 def label_components(inside, steps):
-    """Number the components of a mask from 1 in the order of their first voxel.
+    """Label the connected components of a mask from 1, in the order of their first voxel.
 
     Parameters
     ----------
     inside : ndarray of bool, (N,)
-        A box with a frame of one voxel outside, flat.
+        Flattened box, padded by one voxel of background.
     steps : ndarray of int64
-        From a voxel to those of its neighbours that come before it.
+        Offsets to the neighbours that precede a voxel.
 
     Returns
     -------
     labels : ndarray of int32, (N,)
     sizes : ndarray of int64, (components + 1,)
-        Voxels; 0 for label 0.
+        Voxels per label; 0 for label 0.
     """
     parent = np.full(len(inside), -1, np.int32)
     for voxel in range(len(inside)):
@@ -244,7 +245,7 @@ def label_components(inside, steps):
             parent[voxel] = -1 - len(sizes)
             sizes.append(1)
         elif parent[voxel] >= 0:
-            # The root comes first, and whatever lies between is numbered already.
+            # The root precedes its members, so everything in between is already numbered.
             label = parent[parent[voxel]]
             parent[voxel] = label
             sizes[-1 - label] += 1
@@ -267,44 +268,44 @@ def _mark_found(following, start, labels, found, score):
 
 @compiled
 def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest):
-    """Add voxels from the highest score down and join them to their neighbours; tell what changes, level by level.
+    """Add voxels in descending order of score, join them to their neighbours and record all changes per score level.
 
     Parameters
     ----------
     values : ndarray of float32, (N,)
-        A framed box, flat; -inf in the frame.
+        Flattened box, padded by one voxel of -inf.
     order : ndarray of int32
-        The voxels to add, by falling score.
+        Voxels to add, in descending order of score.
     labels : ndarray of int32, (N,)
-        0, or the number of the lesion.
+        Number of the lesion; 0 outside.
     touches : ndarray of bool, (N,)
-        Where a cluster is not false.
+        Voxels of any lesion: a cluster that contains one is not false.
     lesion_sizes : ndarray of int64
-        Voxels of lesions 1, 2, ...
+        Number of voxels of lesions 1, 2, ...
     steps : ndarray of int64
-        From a voxel to its neighbours.
+        Offsets to the neighbours of a voxel.
     smallest : int
-        Voxels of the smallest cluster.
+        Minimum number of voxels of a cluster.
 
     Returns
     -------
     thresholds, clusters, false_clusters : ndarray
-        A row whenever the numbers change: they hold from this threshold down to just above the next.
+        One row per change of the counts; a row holds from its threshold down to just above the next.
     found : ndarray of float32
-        The highest threshold at which a cluster touches each lesion; -inf if none does.
+        Highest threshold at which a cluster touches each lesion; -inf if none does.
     row_from, row_until : ndarray of float32
-        A pair of a cluster and a lesion has an IoU of `row_step` hundredths, `SMALLEST_IOU_STEP` at least, at
-        thresholds t with ``row_until < t <= row_from``.
+        Thresholds ``row_until < t <= row_from`` at which a cluster and a lesion have an IoU of `row_step` hundredths,
+        at least `SMALLEST_IOU_STEP`.
     row_cluster, row_lesion, row_step : ndarray of int32
-        The lesion counted from 0.
+        Lesions are counted from 0.
     """
     parent = np.full(len(values), -1, dtype=np.int32)
     size = np.zeros(len(values), dtype=np.int32)
-    # The voxels of a tree in a ring, so that they can be listed once, when the tree becomes a cluster.
+    # Circular list of the voxels of each tree, traversed once when the tree becomes a cluster.
     following = np.zeros(len(values), dtype=np.int32)
     on_lesion = touches.copy()
     found = np.full(len(lesion_sizes), -np.inf, dtype=np.float32)
-    # The lesions that a tree overlaps, in a list: how many of their voxels it holds, and the row last told of the pair.
+    # Linked list of the lesions that a tree overlaps: overlap in voxels and the last row recorded for the pair.
     head = np.full(len(values), -1, dtype=np.int32)
     n_nodes = lesion_sizes.sum() + 1
     node_lesion, node_next = np.zeros(n_nodes, np.int32), np.zeros(n_nodes, np.int32)
@@ -319,7 +320,7 @@ def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest)
     events, clusters, false_clusters = 0, 0, 0
     last_clusters, last_false = 0, 0
     level_start = 0
-    # A cluster this many times as large as a lesion has outgrown it: their IoU never comes up to the limit again.
+    # The IoU of a cluster more than this many times as large as a lesion stays below the limit.
     outgrown = IOU_STEPS // SMALLEST_IOU_STEP
     for k in range(len(order)):
         voxel = order[k]

@@ -1,9 +1,9 @@
-"""Clusters of a map against lesions, at every threshold at once.
+"""Lesion-wise metrics at all thresholds in one pass.
 
-Voxels are added from the highest score down and joined to their 26 neighbours in a union-find forest. After each
-distinct score the forest *is* the set of clusters at that threshold, so a single pass gives the number of clusters,
-the number of false ones, for each lesion the highest threshold at which it is found, and which clusters overlap which
-lesions by how much: for all thresholds.
+Voxels are added in descending order of score and joined to their 26 neighbours in a union-find forest. After each
+distinct score the trees of the forest are the clusters at that threshold. A single pass therefore gives, for all
+thresholds, the number of clusters, the number of false clusters and the overlaps of clusters and lesions, and for each
+lesion the highest threshold at which it is found.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from . import kernels
 from .components import neighbour_steps
 
 FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False clusters a subject at which a FROC score averages the sensitivity."""
+"""False clusters per subject at which the FROC score averages the sensitivity."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClusterCurve:
-    """Clusters of one scan's map against the threshold.
+    """Number of clusters of one map as a function of the threshold.
 
-    A cluster is a 26-connected set of voxels of at least the smallest volume; it is false if it touches no lesion
-    voxel. A lesion is found as soon as one of its voxels lies in a cluster ("any overlap").
+    A cluster is a 26-connected set of voxels of at least the smallest volume. It is false if it contains no lesion
+    voxel. A lesion is found if at least one of its voxels lies in a cluster ("any overlap").
 
     Attributes
     ----------
     thresholds : ndarray of float32, (E,)
-        Falling; the numbers hold from this score down to just above the next.
+        Descending; the counts hold from this score down to just above the next.
     clusters, false_clusters : ndarray of int32, (E,)
     """
 
@@ -45,11 +45,11 @@ class ClusterCurve:
         return self._at(self.false_clusters, threshold)
 
     @cached_property
-    def false_births(self) -> np.ndarray:
-        """Scores at which the largest number of false clusters so far grows by one; falling.
+    def false_cluster_thresholds(self) -> np.ndarray:
+        """Scores at which the running maximum of the number of false clusters grows by one; descending.
 
-        That envelope, not the number itself, sets an operating point: far below any sensible threshold all clusters
-        flow together and their number falls to 1 again.
+        The operating point is set on this running maximum rather than on the number itself, because at very low
+        thresholds all clusters merge and their number drops to 1 again.
         """
         envelope = np.maximum.accumulate(self.false_clusters, dtype=np.int64)
         return np.repeat(self.thresholds, np.diff(envelope, prepend=0)) if len(envelope) else self.thresholds
@@ -61,16 +61,16 @@ class ClusterCurve:
 
 @dataclass(frozen=True, eq=False)
 class LesionOverlaps:
-    """Pairs of a cluster and a lesion with an IoU of at least 0.1, and the thresholds at which they are such a pair.
+    """Pairs of a cluster and a lesion with an IoU of at least 0.1, with their range of thresholds.
 
     Attributes
     ----------
     highest, below : ndarray of float32, (R,)
         A row holds at thresholds t with ``below < t <= highest``.
     cluster, lesion : ndarray of int32, (R,)
-        A name for the cluster; the number of the lesion, from 1.
+        Label of the cluster; number of the lesion, from 1.
     hundredths : ndarray of uint8, (R,)
-        The IoU, rounded down.
+        IoU in hundredths, rounded down.
     """
 
     highest: np.ndarray
@@ -80,7 +80,7 @@ class LesionOverlaps:
     hundredths: np.ndarray
 
     def matched_at(self, thresholds: np.ndarray, n_lesions: int) -> np.ndarray:
-        """Which lesions are matched one to one with a cluster, so that the sum of the IoUs is largest.
+        """Match lesions one to one with clusters by maximising the sum of IoUs (Hungarian algorithm).
 
         Returns
         -------
@@ -92,7 +92,7 @@ class LesionOverlaps:
             now = np.flatnonzero((self.highest >= threshold) & (self.below < threshold))
             _, lesion, often = np.unique(self.lesion[now], return_inverse=True, return_counts=True)
             _, cluster, shared = np.unique(self.cluster[now], return_inverse=True, return_counts=True)
-            # Where neither the lesion nor the cluster has another choice there is nothing to solve.
+            # Only pairs that share a lesion or a cluster with another pair need the assignment.
             contested = (often[lesion] > 1) | (shared[cluster] > 1)
             matched[row, self.lesion[now[~contested]] - 1] = True
             if contested.any():
@@ -100,7 +100,7 @@ class LesionOverlaps:
                 lesions, lesion = np.unique(self.lesion[pairs], return_inverse=True)
                 clusters, cluster = np.unique(self.cluster[pairs], return_inverse=True)
                 gain = np.zeros((len(lesions), len(clusters)))
-                # Of two ways with the same sum the one with more pairs.
+                # Ties are resolved in favour of more pairs.
                 gain[lesion, cluster] = self.hundredths[pairs] + 1e-4
                 rows, columns = linear_sum_assignment(gain, maximize=True)
                 matched[row, lesions[rows[gain[rows, columns] > 0]] - 1] = True
@@ -110,29 +110,29 @@ class LesionOverlaps:
 def cluster_curve(
     scores: np.ndarray, lesion_labels: np.ndarray, *, smallest_voxels: int = 1, any_lesion: np.ndarray | None = None
 ) -> tuple[ClusterCurve, np.ndarray, LesionOverlaps]:
-    """Follow the clusters of a map from the highest threshold down.
+    """Count the clusters of a map at every threshold and compare them with the lesions.
 
     Parameters
     ----------
     scores : ndarray of float32, (X, Y, Z)
-        -inf where there is no score: never part of a cluster.
+        -inf where there is no score; such voxels never belong to a cluster.
     lesion_labels : ndarray of int32, (X, Y, Z)
-        0, or the number of the lesion, from 1.
+        Number of the lesion, from 1; 0 outside.
     smallest_voxels : int
-        Smaller sets of voxels are no cluster.
+        Minimum number of voxels of a cluster.
     any_lesion : ndarray of bool, (X, Y, Z), optional
-        Truth including lesions that are too small to be numbered: a cluster on them is not false.
+        Lesion mask including lesions that are too small to be counted; clusters on them are not false.
 
     Returns
     -------
     ClusterCurve
     ndarray of float32, (number of lesions,)
-        The highest threshold at which each lesion is found; -inf if at none.
+        Highest threshold at which each lesion is found; -inf if at none.
     LesionOverlaps
     """
     scored = scores > -np.inf
     lesion_sizes = np.bincount(lesion_labels[lesion_labels > 0], minlength=1)[1:]
-    # A frame of one voxel without a score: neighbours can then be found by offset alone.
+    # With a border of one voxel without a score, neighbours can be addressed by offsets.
     occupied = [np.flatnonzero(scored.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     box = tuple(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0) for places in occupied)
     framed = np.pad(scores[box].astype(np.float32, copy=False), 1, constant_values=-np.inf)
@@ -151,84 +151,88 @@ def cluster_curve(
 
 
 def operating_threshold(
-    births: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
+    false_cluster_thresholds: Sequence[np.ndarray], false_clusters: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """The lowest threshold at which, there and anywhere above, a healthy brain has at most so many clusters.
+    """Lowest threshold at and above which healthy brains have at most `false_clusters` clusters on average.
 
     Parameters
     ----------
-    births : sequence of H ndarray
-        `ClusterCurve.false_births` of healthy scans: every cluster is false.
+    false_cluster_thresholds : sequence of H ndarray
+        `ClusterCurve.false_cluster_thresholds` of the healthy scans, in which every cluster is false.
     false_clusters : float
-        Allowed on average over the scans.
+        Allowed number, averaged over the scans.
     weights : ndarray, (draws, H), optional
-        How often each scan counts; once each by default.
+        Weight of each scan; 1 by default.
 
     Returns
     -------
     ndarray of float32, (draws,)
-        NaN where even with every voxel flagged there are no more clusters than allowed: nothing sets a threshold.
+        NaN if there are no more clusters than allowed at any threshold, which leaves the threshold undefined.
     """
-    weights = np.ones((1, len(births))) if weights is None else np.asarray(weights, dtype=np.float64)
-    scores, owners = _falling(births)
+    weights = np.ones((1, len(false_cluster_thresholds))) if weights is None else np.asarray(weights, dtype=np.float64)
+    scores, owners = _falling(false_cluster_thresholds)
     thresholds = np.full(len(weights), np.nan, dtype=np.float32)
     for draw, weight in enumerate(weights):
         over = np.cumsum(weight[owners]) > false_clusters * weight.sum() + 1e-9
         if over.any():
-            # This score already flags one cluster too many: the threshold lies just above it.
+            # The threshold is the next number above the first score with too many clusters.
             thresholds[draw] = np.nextafter(scores[over.argmax()], np.float32(np.inf))
     return thresholds
 
 
-def froc_curve(births: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sensitivity for lesions against false clusters a subject (envelope of their number).
+def froc_curve(
+    false_cluster_thresholds: Sequence[np.ndarray], found: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Free-response ROC (FROC) curve: lesion sensitivity against false clusters per subject (running maximum).
 
     Parameters
     ----------
-    births : sequence of S ndarray
-        `ClusterCurve.false_births` of each scan, those without lesions included.
+    false_cluster_thresholds : sequence of S ndarray
+        `ClusterCurve.false_cluster_thresholds` of each scan, including scans without lesions.
     found : sequence of S ndarray
-        The scores at which the lesions of each scan are found.
+        Scores at which the lesions of each scan are found.
 
     Returns
     -------
     rates, sensitivities : ndarray
-        Ascending; a step function. It begins with the sensitivity that costs no false cluster.
+        Ascending step function. The first value is the sensitivity without any false cluster.
     """
-    scores, _ = _falling(births)
+    scores, _ = _falling(false_cluster_thresholds)
     detections = np.sort(np.concatenate(list(found)))
-    # Before the k-th false cluster appears, all lesions found above its score are there.
+    # Lesions found above the score of the k-th false cluster are found before it appears.
     above = len(detections) - np.searchsorted(detections, scores, side="right")
     total = np.append(above, np.isfinite(detections).sum())
-    return np.arange(len(scores) + 1) / len(births), total / len(detections)
+    return np.arange(len(scores) + 1) / len(false_cluster_thresholds), total / len(detections)
 
 
 def froc_scores(
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     found: Sequence[np.ndarray],
     weights: np.ndarray,
     at: Sequence[float] = FROC_RATES,
 ) -> np.ndarray:
-    """Mean sensitivity at so many false clusters a subject, for every row of `weights`.
+    """FROC score: mean sensitivity at the given false clusters per subject, for every row of `weights`.
 
     Parameters
     ----------
-    births, found
+    false_cluster_thresholds, found
         As for `froc_curve`.
     weights : ndarray, (draws, S)
+        Weight of each scan in each bootstrap sample.
     at : sequence of float
+        False clusters per subject.
 
     Returns
     -------
     ndarray, (draws,)
-        NaN where a draw holds no lesion.
+        NaN for bootstrap samples without lesions.
     """
-    scores, owners = _falling(births)
+    scores, owners = _falling(false_cluster_thresholds)
     detections, lesion_owners = _falling(found)
     rates, values = np.array(at), np.full(len(weights), np.nan)
     for draw, weight in enumerate(weights):
         clusters = np.cumsum(weight[owners])
-        # The first false cluster that is one too many for each rate; lesions found above its score are there before.
+        # First false cluster in excess of each rate; lesions found above its score count at this rate.
         first = np.searchsorted(clusters, rates * weight.sum() + 1e-9, side="right")
         limits = np.append(scores, np.float32(-np.inf))[first]
         hits = np.append(0, np.cumsum(weight[lesion_owners]))
@@ -238,7 +242,7 @@ def froc_scores(
 
 
 def _falling(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All scores together, the highest first, and whose each is."""
+    """All scores in descending order, and the index of the array that each one comes from."""
     joined = np.concatenate([np.zeros(0, np.float32), *scores])
     owners = np.repeat(np.arange(len(scores)), np.array([len(part) for part in scores], dtype=np.int64))
     order = np.argsort(-joined, kind="stable")

@@ -1,14 +1,14 @@
-"""Voxel-wise metrics from histograms of ranks.
+"""Voxel-wise metrics from rank histograms.
 
-All definitions are those of the field's papers and of scikit-learn; scores are `higher = more anomalous`, a threshold
-``t`` flags every voxel with a score of at least ``t``, and every distinct score is a threshold.
+The definitions follow scikit-learn and the cited papers. Scores are `higher = more anomalous`, a threshold ``t`` flags
+every voxel with a score of at least ``t``, and every distinct score is a threshold.
 
-A histogram is made once a scan and holds *values*, never equal-width bins: binning between a minimum and a maximum
-lets one outlying voxel push everybody else into one bin, and a fixed number of mantissa bits does the same to maps
-with a large offset. Here voxels share a bin only by *rank*: the highest 131,072 healthy voxels of a scan are kept one
-by one, below that a bin holds at most 1/131,072 of the healthy voxels at or above it, and no bin reaches over the
-score of a lesion voxel of the same scan. So the figures of one scan are exact, counts of false positives are right
-within 8e-6 of themselves for any other threshold, and no monotone change of the maps changes anything.
+One histogram is computed per scan. It does not use equal-width bins, since a single outlier could put all other voxels
+into one bin; truncated mantissas would do the same to maps with a large offset. Voxels share a bin only by rank: the
+highest 131,072 healthy voxels of a scan get one bin each, a lower bin holds at most 1/131,072 of the healthy voxels at
+or above it, and no bin spans the score of a lesion voxel of the same scan. The metrics of one scan are therefore exact,
+false-positive counts at any other threshold have a relative error of at most 8e-6, and monotone transformations of the
+maps change nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ ONLY_LESION_VOXELS = "no healthy voxel in the evaluation mask"
 
 @dataclass(frozen=True, eq=False)
 class ScoreHistogram:
-    """How often each score occurs, for healthy and for lesion voxels. Values ascend strictly.
+    """Histogram of the scores of healthy and of lesion voxels, with strictly ascending values.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ScoreHistogram:
     lesion_scores : ndarray of float32, (L,)
     lesion_counts : ndarray of int32, (L,)
     lesion_weights : ndarray of float64, (L,)
-        Sum over the lesion voxels at this score of 1 / (voxels of their lesion): what the per-region overlap adds up.
+        Sum of 1 / (voxels of their lesion) over the lesion voxels at this score, for the per-region overlap.
     """
 
     healthy_scores: np.ndarray
@@ -46,16 +46,16 @@ class ScoreHistogram:
 
     @classmethod
     def from_voxels(cls, scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> "ScoreHistogram":
-        """Count the voxels of one scan.
+        """Compute the histogram of one scan.
 
         Parameters
         ----------
         scores : ndarray of float32, (N,)
-            No NaN; -inf marks voxels that the map does not cover.
+            Without NaN; -inf marks voxels without a score.
         truth : ndarray of bool, (N,)
             True in lesions.
         weights : ndarray, (number of lesion voxels,), optional
-            Of each lesion voxel in the per-region overlap.
+            Weight of each lesion voxel in the per-region overlap.
         """
         scores = np.asarray(scores, dtype=np.float32)
         truth = np.asarray(truth, dtype=bool)
@@ -75,7 +75,7 @@ class ScoreHistogram:
         return int(self.lesion_counts.sum(dtype=np.int64))
 
     def healthy_quantile(self, share: float) -> float:
-        """The score below which so large a share of the healthy voxels lies; of a histogram with some."""
+        """Quantile of the healthy scores; the histogram must hold healthy voxels."""
         reached = np.searchsorted(np.cumsum(self.healthy_counts), share * self.n_healthy)
         return float(self.healthy_scores[min(reached, len(self.healthy_scores) - 1)])
 
@@ -89,15 +89,15 @@ class ScoreHistogram:
 
 @dataclass(frozen=True, eq=False)
 class RankCounts:
-    """Counts over bins in ascending order of score: what every voxel metric is computed from.
+    """Voxel counts over bins in ascending order of score, from which the voxel-wise metrics are computed.
 
-    Leading dimensions, if any, are bootstrap draws or subjects.
+    Leading dimensions, if any, are bootstrap samples or subjects.
 
     Attributes
     ----------
     healthy, lesion, lesion_weights : ndarray of float64, (..., B)
     lowest_scores : ndarray of float32, (B,)
-        The threshold that flags a bin and all above it.
+        Threshold that flags a bin and all bins above it.
     """
 
     healthy: np.ndarray
@@ -107,7 +107,7 @@ class RankCounts:
 
     @classmethod
     def empty(cls, edges: np.ndarray, rows: int | None = None) -> "RankCounts":
-        """No voxel yet: one row of bins, or so many."""
+        """Return zero counts with one row of bins, or with `rows` rows."""
         bins = 2 * len(edges) + 1
         lowest = np.empty(bins, dtype=np.float32)
         lowest[1::2] = edges
@@ -117,7 +117,7 @@ class RankCounts:
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape), lowest)
 
     def add(self, histogram: ScoreHistogram, edges: np.ndarray, row: int | None = None) -> None:
-        """Count the voxels of one scan, in one of the rows if there are rows."""
+        """Add the voxels of one scan, to the given row if there are rows."""
         healthy, lesion, weights = (
             part if row is None else part[row] for part in (self.healthy, self.lesion, self.lesion_weights)
         )
@@ -126,27 +126,27 @@ class RankCounts:
         kernels.add_between(edges, histogram.lesion_scores, histogram.lesion_weights, weights)
 
     def reweighted(self, weights: np.ndarray) -> "RankCounts":
-        """Sum over subjects (the first dimension) with each row of `weights`, (draws, S)."""
+        """Return weighted sums over subjects (first dimension) for each row of `weights`, (draws, S)."""
         return RankCounts(
             weights @ self.healthy, weights @ self.lesion, weights @ self.lesion_weights, self.lowest_scores
         )
 
 
 def common_edges(lesion_scores: Iterable[np.ndarray], every: int = 1) -> np.ndarray:
-    """The scores of all scans' lesion voxels: between two of them neither the recall nor the best Dice changes.
+    """Bin edges at the scores of all lesion voxels; recall and best Dice do not change in between.
 
     Parameters
     ----------
     lesion_scores : iterable of ndarray
         `ScoreHistogram.lesion_scores` of each scan.
     every : int
-        Only every k-th score of each scan is an edge, from the highest down. With K edges in all, a bin then holds
-        about 1/K of the lesion voxels, which moves an AUROC by at most half as much.
+        Use only every k-th score of each scan, from the highest down. With K edges in total, a bin then holds about 1/K
+        of the lesion voxels, which changes the AUROC by at most half of that.
 
     Returns
     -------
     ndarray of float32
-        Ascending strictly.
+        Strictly ascending.
     """
     chosen = np.concatenate([np.zeros(0, np.float32), *(scores[::-every] for scores in lesion_scores)])
     ordered, places = kernels.sorted_order(chosen, False)
@@ -154,7 +154,7 @@ def common_edges(lesion_scores: Iterable[np.ndarray], every: int = 1) -> np.ndar
 
 
 def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray) -> RankCounts:
-    """All voxels of some scans on common bins: `edges` (from `common_edges`) themselves, and the gaps between them."""
+    """Pool the voxels of several scans on common bins: the `edges` (from `common_edges`) and the gaps between them."""
     counts = RankCounts.empty(edges)
     for histogram in histograms:
         counts.add(histogram, edges)
@@ -162,82 +162,82 @@ def rank_counts(histograms: Iterable[ScoreHistogram], edges: np.ndarray) -> Rank
 
 
 def auroc(counts: RankCounts) -> np.ndarray:
-    """Area under the ROC curve: P(s+ > s-) + P(s+ = s-)/2. NaN where one class is missing."""
+    """Area under the ROC curve: P(s+ > s-) + P(s+ = s-)/2; NaN if a class is missing."""
     return _by_row(kernels.auroc_rows, counts.healthy, counts.lesion)
 
 
 def area_below_fpr(counts: RankCounts, limit: float, *, per_region: bool = False) -> np.ndarray:
     """Area under the ROC curve from FPR 0 to `limit`, divided by `limit`; interpolated at `limit`.
 
-    A random map has ``limit / 2``. With `per_region` the true-positive rate is the mean over lesions of their share
-    found, which makes it the area under the per-region-overlap curve (AUPRO; Bergmann et al., CVPR 2020).
+    Chance level is ``limit / 2``. With `per_region` the true-positive rate is the mean recall over lesions, which gives
+    the area under the per-region-overlap curve (AUPRO; Bergmann et al., CVPR 2020).
     """
     hits = counts.lesion_weights if per_region else counts.lesion
     return _by_row(kernels.area_rows, counts.healthy, hits, float(limit))
 
 
 def mcclish(normalised: np.ndarray, limit: float) -> np.ndarray:
-    """Rescale an area up to `limit` so that a random map has 0.5 and a perfect one 1 (McClish 1989)."""
+    """Rescale a partial area so that chance level is 0.5 and a perfect map has 1 (McClish 1989)."""
     area, chance = normalised * limit, limit**2 / 2
     return (1 + (area - chance) / (limit - chance)) / 2
 
 
 def average_precision(counts: RankCounts) -> np.ndarray:
-    """Sum of precision times step of recall over thresholds; ties in one step, no interpolation."""
+    """Average precision: sum of precision times recall step; ties form one step, no interpolation."""
     return _by_row(kernels.average_precision_rows, counts.healthy, counts.lesion)
 
 
 def prevalence(counts: RankCounts) -> np.ndarray:
-    """Share of lesion voxels: the average precision of a random map."""
+    """Fraction of lesion voxels, the chance level of the average precision."""
     lesion = counts.lesion.sum(-1)
     return _ratio(lesion, lesion + counts.healthy.sum(-1))
 
 
 def best_dice(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """The best Dice over all thresholds, and the threshold: an ORACLE, since it is chosen on the truth."""
+    """Best Dice over all thresholds and its threshold. This is an oracle: the threshold is chosen on the truth."""
     rows, shape = np.atleast_2d(counts.healthy), counts.healthy.shape[:-1]
     best, where = kernels.best_dice_rows(rows, np.atleast_2d(counts.lesion))
     return best.reshape(shape), counts.lowest_scores[where].reshape(shape)
 
 
 def false_positive_rates(healthy: np.ndarray) -> np.ndarray:
-    """Share of the healthy voxels flagged at the lowest score of each bin, (..., B); NaN where there are none."""
+    """False-positive rate at the lowest score of each bin, (..., B); NaN without healthy voxels."""
     flagged = np.cumsum(healthy[..., ::-1], axis=-1)[..., ::-1]
     return _ratio(flagged, flagged[..., :1])
 
 
 def aupimo_credit(fpr: np.ndarray, low: float = 1e-5, high: float = 1e-4) -> np.ndarray:
-    """What a lesion voxel that is flagged from this false-positive rate on adds to AUPIMO, 0 to 1.
+    """Contribution (0 to 1) to AUPIMO of a lesion voxel that is flagged from this false-positive rate on.
 
-    AUPIMO (Bertoldo et al., BMVC 2024) is the recall of one scan averaged over the logarithm of the FPR from `low` to
-    `high`, the FPR being the mean over healthy scans alone. A voxel is recalled at every FPR from its own on, so the
-    average over thresholds is one over voxels: mean of ``log(high / fpr) / log(high / low)``, the FPR held in the
-    limits.
+    AUPIMO (Bertoldo et al., BMVC 2024) is the recall of one scan averaged over log FPR from `low` to `high`, where the
+    FPR is the mean over healthy scans only. Since a voxel is recalled at every FPR above its own, the average over
+    thresholds equals an average over voxels: the mean of ``log(high / fpr) / log(high / low)`` with the FPR clipped to
+    the limits.
     """
     return np.log(high / np.clip(fpr, low, high)) / np.log(high / low)
 
 
 def roc_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """False- and true-positive rate from (0, 0) to (1, 1)."""
+    """ROC curve: false- and true-positive rates from (0, 0) to (1, 1)."""
     fp, tp = _curve(counts.healthy), _curve(counts.lesion)
     return _ratio(fp, fp[..., -1:]), _ratio(tp, tp[..., -1:])
 
 
 def pro_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """False-positive rate and per-region overlap: the mean over lesions of their share found."""
+    """PRO curve: false-positive rate and per-region overlap (mean recall over lesions)."""
     fp, overlap = _curve(counts.healthy), _curve(counts.lesion_weights)
     return _ratio(fp, fp[..., -1:]), _ratio(overlap, overlap[..., -1:])
 
 
 def precision_recall_curve(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at every threshold that flags something, from the highest threshold down."""
+    """Recall and precision at every threshold that flags at least one voxel, from the highest threshold down."""
     tp, fp = _curve(counts.lesion)[1:], _curve(counts.healthy)[1:]
     some = tp + fp > 0
     return tp[some] / tp[-1], tp[some] / (tp + fp)[some]
 
 
 def why_undefined(counts: RankCounts, *, needs_healthy: bool = True) -> str | None:
-    """Why these voxels define no figure; None where they do."""
+    """Return the reason why the metrics of these voxels are undefined; None if they are defined."""
     if counts.lesion.sum() == 0:
         return NO_LESION_VOXEL
     if needs_healthy and counts.healthy.sum() == 0:
@@ -246,7 +246,7 @@ def why_undefined(counts: RankCounts, *, needs_healthy: bool = True) -> str | No
 
 
 def as_estimate(value: np.ndarray | float, counts: RankCounts, *, needs_healthy: bool = True) -> Estimate:
-    """One number as an `Estimate`, or the reason why these voxels do not define it."""
+    """Return a value as an `Estimate`, undefined with a reason if these voxels do not define it."""
     why_none = why_undefined(counts, needs_healthy=needs_healthy)
     return Estimate.undefined(why_none) if why_none else Estimate(float(value))
 
@@ -257,7 +257,7 @@ def _at_or_above(values: np.ndarray, counts: np.ndarray, thresholds: np.ndarray)
 
 
 def _curve(counts: np.ndarray) -> np.ndarray:
-    """Cumulated from the highest bin down, with a leading 0: (..., B + 1)."""
+    """Cumulative counts from the highest bin down, with a leading 0: (..., B + 1)."""
     cumulated = np.cumsum(counts[..., ::-1], axis=-1)
     return np.concatenate([np.zeros_like(cumulated[..., :1]), cumulated], axis=-1)
 

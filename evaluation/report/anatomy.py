@@ -1,8 +1,8 @@
-"""What lies at a point of MNI space, from what nilearn's wheel carries: nothing is downloaded.
+"""Approximate anatomical labels of points in MNI space, from data included in nilearn (no download).
 
-The wheel holds no atlas of lobes, but it does hold two published lists of named points: 160 of Dosenbach et al.
-(Science 2010), which cover cortex and cerebellum, and the subcortical ones of Seitzman et al. (NeuroImage 2020). The
-nearest of them tells roughly where a point lies.
+nilearn includes no lobe atlas, but two published lists of named points: 160 points of Dosenbach et al. (Science 2010)
+in the cortex and cerebellum, and the subcortical points of Seitzman et al. (NeuroImage 2020). A point is labelled by
+the nearest of them.
 """
 
 import csv
@@ -17,9 +17,9 @@ from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import Volume
 
 MIDLINE_MM = 3.0
-"""Nearer to the mid-sagittal plane a point is on neither side."""
+"""Points closer to the mid-sagittal plane are labelled "midline"."""
 FARTHEST_MM = 20.0
-"""A name from farther away would say nothing."""
+"""Maximum distance of a named point used as a label."""
 
 _NAMES = {
     "ACC": "anterior cingulate", "dACC": "dorsal anterior cingulate", "post cingulate": "posterior cingulate",
@@ -39,16 +39,16 @@ _SUBCORTICAL = {3: "hippocampus", 4: "amygdala", 5: "basal ganglia", 6: "thalamu
 
 @dataclass(frozen=True)
 class Place:
-    """Where a point lies.
+    """Anatomical label of a point.
 
     Attributes
     ----------
     side : {"left", "right", "midline"}
-        The patient's.
+        Side of the patient.
     tissue : {"grey matter", "white matter", "fluid", "outside the brain"}
-        The most probable one there, of the template.
+        Most probable tissue of the template at this point.
     region : str or None
-        The nearest named point; None where none is nearer than `FARTHEST_MM`.
+        Nearest named point; None if it is farther away than `FARTHEST_MM`.
     """
 
     side: str
@@ -57,14 +57,14 @@ class Place:
 
 
 def place_of(point_mm: np.ndarray, grey: Volume, white: Volume) -> Place:
-    """Name a point of MNI space.
+    """Label a point in MNI space.
 
     Parameters
     ----------
     point_mm : array, (3,)
-        RAS+ mm: x grows to the patient's right.
+        RAS+ mm: x increases to the patient's right.
     grey, white : Volume
-        The template's tissue probabilities, 0 to 1, on one grid.
+        Tissue probabilities of the template, 0 to 1, on one grid.
     """
     point = np.asarray(point_mm, dtype=np.float64)
     x = float(point[0])

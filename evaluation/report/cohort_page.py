@@ -1,7 +1,6 @@
-"""One HTML file for a cohort: opens from disk, asks no network, and holds all its pictures.
+"""HTML report of a cohort: one self-contained file that needs no network access.
 
-Images of the subjects are asked for one after the other: however large the cohort, one subject's volumes are in
-memory at a time.
+The images of the subjects are loaded one after the other, so that only one subject's volumes are in memory at a time.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from ..figures.colour_scale import colour_bar
 from ..figures.mosaic import subject_mosaic
 from ..scoring.metric_labels import METRICS, is_oracle
 from ..scoring.reference_results import COMPARED
-from ..scoring.sanity_checks import doubts
+from ..scoring.sanity_checks import scoring_warnings
 from ..scoring.tables import write_table
 from . import elements as parts
 from .html import picture_file_uri, picture_uri, write_page
@@ -37,11 +36,10 @@ __all__ = [
 ]
 
 MOSAIC_BYTES, QUALITY_BYTES = 950_000, 320_000
-"""All pictures of a page together; each one's share shrinks as the cohort grows. Whoever wants to see more opens the
-subject's own page."""
+"""Limits for all pictures of a page together; pictures are smaller in larger cohorts. The subject pages show more."""
 MOST_QUALITY_PICTURES = 60
 MOST_WITH_SCAN = 60
-"""Up to so many subjects the scan stands above its map."""
+"""Scans are shown above the maps for at most this many subjects."""
 
 
 def write_report(
@@ -52,24 +50,24 @@ def write_report(
     tables_folder: Path | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Path:
-    """Write the page, whole or not at all; beside it its figures (SVG, PNG) and its tables (CSV).
+    """Write the page atomically, with its figures (SVG, PNG) and tables (CSV) as separate files.
 
     Parameters
     ----------
     path : Path
-        Of the HTML file.
+        Path of the HTML file.
     report : CohortReport
     figures_folder : Path, optional
-        ``figures`` beside the page by default.
+        Folder ``figures`` next to the page by default.
     tables_folder : Path, optional
-        ``tables`` beside the page by default.
+        Folder ``tables`` next to the page by default.
     progress : callable, optional
-        Wraps the iteration over the subjects, as ``tqdm`` does.
+        Wrapper of the iteration over the subjects, for example ``tqdm``.
 
     Returns
     -------
     Path
-        Of the page.
+        Path of the page.
     """
     plots = parts.score_plots(report.scores, report.subjects) if report.scores else []
     training = parts.training_plots(report.training)
@@ -83,9 +81,9 @@ def write_report(
     with_quality = outliers_first[:MOST_QUALITY_PICTURES]
     mosaic_bytes = min(60_000, MOSAIC_BYTES // max(len(shown), 1))
     quality_bytes = min(30_000, QUALITY_BYTES // max(len(with_quality), 1))
-    odd = doubts(report.scores) if report.scores else []
-    # Those stand beside the figures that they are about.
-    warnings = [warning for warning in report.warnings if warning not in odd]
+    metric_warnings = scoring_warnings(report.scores) if report.scores else []
+    # Warnings about metrics are shown with the metrics.
+    warnings = [warning for warning in report.warnings if warning not in metric_warnings]
     pictures: dict[str, tuple[str, str]] = {}
     for subject in progress(shown) if progress else shown:
         try:
@@ -100,7 +98,7 @@ def write_report(
             assert subject.quality_picture is not None
             quality[subject.key] = picture_file_uri(subject.quality_picture, quality_bytes)
         except (OSError, UnidentifiedImageError):
-            warnings.append(f"{subject.key}: its quality picture is missing or damaged.")
+            warnings.append(f"{subject.key}: the quality-control picture is missing or damaged.")
 
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
     lines = [parts.table_line(subject, rows.get(subject.key)) for subject in subjects]
@@ -110,8 +108,8 @@ def write_report(
         write_table(tables / "subjects.csv", parts.subject_table(lines))
         write_table(tables / "quality.csv", quality_rows.as_lines())
     if runs:
-        write_table(tables / "runs.csv", parts.figure_table(runs))
-    typical, typical_words = parts.typical_patient([s for s in shown if s.key in pictures]) or (None, "")
+        write_table(tables / "runs.csv", parts.run_table(runs))
+    typical, typical_caption = parts.typical_patient([s for s in shown if s.key in pictures]) or (None, "")
     return write_page(
         path,
         "report.html",
@@ -133,15 +131,15 @@ def write_report(
         shown=[s for s in shown if s.key in pictures],
         with_scan=len(shown) <= MOST_WITH_SCAN,
         typical=typical,
-        typical_words=typical_words,
+        typical_caption=typical_caption,
         not_shown=len(outliers_first) - len(with_quality),
         with_quality=[s for s in with_quality if s.key in quality],
-        doubts=odd,
+        metric_warnings=metric_warnings,
         warnings=warnings,
         scale=scale,
         threshold=parts.threshold_of(report),
         bar=picture_uri(colour_bar(scale), 10_000) if scale else None,
         strata=parts.stratum_lines(report.scores),
-        stratum_labels=[METRICS[name].label for name in parts.STRATUM_FIGURES],
+        stratum_labels=[METRICS[name].label for name in parts.STRATUM_METRICS],
         counts=parts.cohort_counts(report),
     )

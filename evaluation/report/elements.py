@@ -1,4 +1,4 @@
-"""The parts of a report's page: rows, cards, plots, pictures and how numbers are written."""
+"""Elements of the cohort report: table rows, cards, plots and pictures."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,20 +42,20 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
 
 
 def reading_order(subject: ReportSubject) -> tuple[bool, bool]:
-    """Patients first, then the controls that were scored; those that a model was trained on come last."""
+    """Sort key: patients first, then scored controls, then controls used for training."""
     return subject.group != "patient", subject.scores is None
 
 
 @dataclass(frozen=True)
 class StratumLine:
-    """Some figures of a part of the cohort; None: not a figure of such a part."""
+    """Metrics of one stratum of the cohort; None if a metric does not apply."""
 
     by: str
     name: str
     estimates: Sequence[Estimate | None]
 
 
-STRATUM_FIGURES = (
+STRATUM_METRICS = (
     "auroc_per_subject_mean",
     "average_precision_per_subject_mean",
     "dice_at_healthy_threshold_per_subject_mean",
@@ -65,7 +65,7 @@ STRATUM_FIGURES = (
 
 
 def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
-    """A line a stratum, where there is more than one of its kind."""
+    """One line per stratum, for kinds with more than one stratum."""
     if scores is None:
         return []
     confidence = scores.settings.confidence
@@ -74,7 +74,7 @@ def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
         StratumLine(
             stratum.by,
             stratum.name,
-            [stratum.measures[n].estimate(confidence) if n in stratum.measures else None for n in STRATUM_FIGURES],
+            [stratum.measures[n].estimate(confidence) if n in stratum.measures else None for n in STRATUM_METRICS],
         )
         for stratum in scores.strata
         if kinds[stratum.by] > 1
@@ -99,10 +99,10 @@ def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list
 
 
 def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
-    """How sites and groups differ: in the scores of healthy tissue they should not."""
+    """Plots of differences between sites and groups; scores of healthy tissue should not differ."""
     healthy, found = {}, {}
     for subject in subjects:
-        scores, place = subject.scores, (subject.site or "no site named", subject.group)
+        scores, place = subject.scores, (subject.site or "site not given", subject.group)
         if scores is None:
             continue
         if scores.truth_known:
@@ -123,7 +123,7 @@ def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
 
 @dataclass(frozen=True)
 class QualityLine:
-    """How the preparation went at one site."""
+    """Summary of the preprocessing quality at one site."""
 
     site: str
     subjects: int
@@ -137,16 +137,16 @@ def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
     lines = []
     for site in sorted({subject.site or "" for subject in subjects}):
         here = [s for s in subjects if (s.site or "") == site]
-        told = Counter(subject.quality_verdict or "not prepared" for subject in here)
-        verdicts = {verdict: told[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
+        counts = Counter(subject.quality_verdict or "not prepared" for subject in here)
+        verdicts = {verdict: counts[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
         volumes = [s.brain_volume_ml for s in here if s.brain_volume_ml is not None]
         summary = (float(np.mean(volumes)), min(volumes), max(volumes)) if volumes else (None, None, None)
-        lines.append(QualityLine(site or "no site named", len(here), verdicts, *summary))
+        lines.append(QualityLine(site or "site not given", len(here), verdicts, *summary))
     return lines
 
 
 def runs_of(report: CohortReport) -> list[RunScores]:
-    """This run and those to compare it with; none where there is nothing to compare."""
+    """This run and the reference runs; empty without reference runs."""
     if report.scores is None or not report.runs:
         return []
     scores = report.scores
@@ -155,7 +155,7 @@ def runs_of(report: CohortReport) -> list[RunScores]:
 
 
 def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
-    """The cohort's table as it is written beside the page."""
+    """Rows of the CSV file of the cohort table."""
     return [
         {
             "subject": line.subject.key,
@@ -182,8 +182,8 @@ def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
     ]
 
 
-def figure_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
-    """A row a run and figure."""
+def run_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
+    """One row per run and metric."""
     return [
         {
             "run": run.name,
@@ -218,14 +218,14 @@ def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
 
 
 def threshold_of(report: CohortReport) -> float | None:
-    """Where the colours of all pictures begin; None where nothing sets a threshold."""
+    """Lower end of the colour scale; None without a threshold."""
     if report.threshold is None and report.scores is not None:
         return report.scores.threshold
     return report.threshold
 
 
 def colour_scale_of(report: CohortReport) -> ColourScale | None:
-    """One scale for all subjects."""
+    """Common colour scale of all subjects."""
     threshold = threshold_of(report)
     if threshold is not None:
         return ColourScale.at(threshold)
@@ -242,8 +242,8 @@ def colour_scale_of(report: CohortReport) -> ColourScale | None:
 
 
 def head_of(images: SubjectImages, scale: ColourScale) -> Head:
-    """What is drawn of a subject."""
-    return Head.of(
+    """Volumes of a subject, prepared for drawing."""
+    return Head.from_volumes(
         images.scan,
         images.map,
         scale,
@@ -258,45 +258,45 @@ class Headline:
     label: str
     estimate: Estimate
     meaning: str
-    beside: str
+    context: str
 
 
 def headlines(scores: CohortScores | None) -> list[Headline]:
     if scores is None:
         return []
-    beside = dict.fromkeys(HEADLINES, "")
+    context = dict.fromkeys(HEADLINES, "")
     e = scores.estimates
     mean = e["auroc_per_subject_mean"]
     if mean.value is not None:
-        beside["auroc"] = f"Mean of {mean.n} subjects: {number_text(mean.value)}"
+        context["auroc"] = f"Mean of {mean.n} subjects: {number_text(mean.value)}"
     precision, prevalence = e["average_precision"].value, e["prevalence"].value
     if precision is not None and prevalence:
-        beside["average_precision"] = (
-            f"Prevalence {number_text(prevalence)}: {number_text(precision / prevalence)} × guessing"
+        context["average_precision"] = (
+            f"Prevalence {number_text(prevalence)}: {number_text(precision / prevalence)} × chance level"
         )
     false = e["false_clusters_per_subject"]
     if false.value is not None:
-        beside["lesion_sensitivity"] = f"At {round(false.value, 2):g} false clusters a patient"
+        context["lesion_sensitivity"] = f"At {round(false.value, 2):g} false clusters per patient"
     oracle = e["best_dice_pooled"].value
     if oracle is not None:
-        beside["dice_at_healthy_threshold"] = f"Oracle (best threshold for this truth): {number_text(oracle)}"
-    return [Headline(METRICS[n].label, e[n], METRICS[n].meaning, beside[n]) for n in HEADLINES]
+        context["dice_at_healthy_threshold"] = f"Oracle (threshold chosen on the truth): {number_text(oracle)}"
+    return [Headline(METRICS[n].label, e[n], METRICS[n].meaning, context[n]) for n in HEADLINES]
 
 
 def metric_rows(scores: CohortScores | None) -> list[tuple[str, str, Estimate, bool, str]]:
     if scores is None:
         return []
     return [
-        (words.label, words.meaning, scores.estimates[name], is_oracle(name), words.counts)
-        for name, words in METRICS.items()
+        (metric.label, metric.meaning, scores.estimates[name], is_oracle(name), metric.counts)
+        for name, metric in METRICS.items()
         if name in scores.estimates
     ]
 
 
 def typical_patient(subjects: Sequence[ReportSubject]) -> tuple[ReportSubject, str] | None:
-    """The one with the median average precision (of an even number the lower one), and what it is, in words.
+    """Return the patient with the median average precision (the lower one of an even number), and a caption.
 
-    The picture on top of the page is not chosen for its beauty.
+    This avoids a biased choice of the picture at the top of the page.
     """
     ranked = []
     for subject in subjects:
@@ -306,8 +306,8 @@ def typical_patient(subjects: Sequence[ReportSubject]) -> tuple[ReportSubject, s
     if not ranked:
         return None
     few = {1: "The only patient with lesions", 2: "The patient with the lower average precision"}
-    words = few.get(len(ranked), "A typical patient, of median average precision")
-    return sorted(ranked, key=lambda entry: entry[:2])[(len(ranked) - 1) // 2][2], words
+    caption = few.get(len(ranked), "The patient with median average precision")
+    return sorted(ranked, key=lambda entry: entry[:2])[(len(ranked) - 1) // 2][2], caption
 
 
 def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:

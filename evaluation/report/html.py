@@ -1,7 +1,7 @@
-"""What every page shares: one HTML file that holds all it shows, and a policy that lets nothing else in.
+"""Common parts of all pages: self-contained HTML files with a strict content-security policy.
 
-Style and scripts are part of a page, and its content-security policy names their hashes: the file may lie on any
-share, opens from disk, and asks no network.
+Style and scripts are embedded and their hashes listed in the content-security policy. A page can be opened from disk
+or any network share and sends no network requests.
 """
 
 import base64
@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ..figures.mosaic import webp
 from ..figures.plot import DARK, LIGHT, Plot
 from ..metrics.bootstrap import Estimate
@@ -32,7 +32,7 @@ def write_page(
     later_scripts: Sequence[str] = (),
     **content: object,
 ) -> Path:
-    """Fill a template and write the page, whole or not at all.
+    """Render a template and write the page atomically.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def write_page(
     template : str
         Name of an HTML file, as for `template_text`.
     styles, scripts : sequence of str
-        Names of the files that make up the page's style and its script.
+        Names of the style and script files of the page.
     later_scripts : sequence of str
-        The text of scripts that the page itself unpacks and runs.
+        Text of scripts that the page unpacks and runs itself.
     **content
-        What the template shows.
+        Variables of the template.
     """
     style = "".join(template_text(name) for name in styles)
     script = "".join(template_text(name) for name in scripts)
@@ -54,24 +54,24 @@ def write_page(
         "base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template).render(style=style, script=script, policy=policy, **content)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
 def template_text(name: str) -> str:
-    """A file of ``templates/``, or, as in "benchmarks.mnist_c:page.html", of another package."""
+    """Text of a file in ``templates/`` or, for names such as "benchmarks.mnist_c:page.html", in another package."""
     package, _, file = name.rpartition(":")
     return (resources.files(package or "voxout.evaluation.report.templates") / file).read_text(encoding="utf-8")
 
 
 def packed(content: bytes) -> str:
-    """Gzip in base64, for a page to unpack in the browser; the same bytes every time."""
+    """Reproducible gzip in base64, to be unpacked in the browser."""
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def json_block(value: object) -> str:
-    """JSON that may stand inside a script element, whatever text it holds."""
+    """JSON that is safe inside a script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
@@ -80,12 +80,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def picture_uri(picture: np.ndarray, most_bytes: int) -> str:
-    """A picture, (H, W, 3) uint8, as WebP of about so many bytes at most."""
+    """Data URI of a picture, (H, W, 3) uint8, as WebP with approximately at most `most_bytes`."""
     return data_uri(webp(picture, most_bytes), "image/webp")
 
 
 def picture_file_uri(path: Path, most_bytes: int, *, most_px: int = 1100) -> str:
-    """The same of a picture file, shrunk to at most so many pixels a side."""
+    """Data URI of a picture file, reduced to at most `most_px` pixels per side."""
     with Image.open(path) as image:
         image = image.convert("RGB")
         image.thumbnail((most_px, most_px))
@@ -93,13 +93,13 @@ def picture_file_uri(path: Path, most_bytes: int, *, most_px: int = 1100) -> str
 
 
 def plot_uris(plot: Plot) -> tuple[str, str]:
-    """A plot for light and for dark ground."""
+    """Data URIs of a plot for light and dark backgrounds."""
     light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (LIGHT, DARK))
     return light, dark
 
 
 def number_text(value: float | int | None) -> str:
-    """At most three telling digits, without powers of ten where a reader can do without."""
+    """Format a number with about three significant digits, avoiding exponents where possible."""
     if value is None:
         return "–"
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):

@@ -1,4 +1,4 @@
-"""How well each subject of a cohort was prepared, a row a subject, outliers first."""
+"""Quality-control table of the preprocessing, one row per subject, outliers first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ import numpy as np
 from .report_inputs import QualityNumber, ReportSubject
 
 FEWEST_TO_COMPARE = 8
-"""Subjects from which on it is told who lies far from the others."""
+"""Minimum number of subjects for computing distances from the cohort."""
 _ORDER = ("fail", "not prepared", "warn", "pass")
 
 
 @dataclass(frozen=True)
 class QualityRow:
-    """One subject's row.
+    """Row of one subject.
 
     Attributes
     ----------
     subject : ReportSubject
     verdict : {"fail", "not prepared", "warn", "pass"}
     reasons : tuple of str
-        A subject that was not prepared at all has the reason why it failed.
+        For subjects that were not prepared, the reason of the failure.
     numbers : tuple of QualityNumber or None
-        In the order of the columns; None where there is none.
+        In the order of the columns; None if missing.
     distance : float or None
-        How far the subject lies from the cohort in its most unusual number: robust standard deviations (1.4826 times
-        the median absolute deviation) from the median, either way.
+        Distance from the cohort in the most unusual measure: absolute deviation from the median in robust standard
+        deviations (1.4826 times the median absolute deviation).
     furthest : str
-        Label of that number.
+        Label of that measure.
     """
 
     subject: ReportSubject
@@ -41,13 +41,13 @@ class QualityRow:
 
 @dataclass(frozen=True)
 class QualityTable:
-    """All rows, and the columns of their numbers: (name, label)."""
+    """All rows, and the columns as (name, label)."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[QualityRow, ...]
 
     def as_lines(self) -> list[dict[str, object]]:
-        """The table as it is written beside the page."""
+        """Rows of the CSV file."""
         return [
             {"subject": row.subject.key, "role": row.subject.role, "site": row.subject.site, "verdict": row.verdict}
             | {name: n and n.value for (name, _), n in zip(self.columns, row.numbers, strict=True)}
@@ -63,18 +63,17 @@ class QualityTable:
 
 
 def quality_table(subjects: Sequence[ReportSubject], failed: Mapping[str, str]) -> QualityTable:
-    """Compare the subjects of a cohort.
+    """Compare the quality measures of the subjects of a cohort.
 
     Parameters
     ----------
     subjects : sequence of ReportSubject
-    failed : mapping from subject key to the reason why it was given up
+    failed : mapping from subject key to the reason of the failure
 
     Returns
     -------
     QualityTable
-        Those that failed first, then those that could not be prepared, then warnings, then the others; the furthest
-        from the cohort first in each.
+        Ordered by verdict (fail, not prepared, warn, pass), then by descending distance from the cohort.
     """
     columns = tuple({number.name: number.label for subject in subjects for number in subject.quality}.items())
     values = np.full((len(subjects), len(columns)), np.nan)
@@ -95,13 +94,13 @@ def quality_table(subjects: Sequence[ReportSubject], failed: Mapping[str, str]) 
 
 
 def _distances(values: np.ndarray) -> np.ndarray:
-    """Robust standard deviations from the median of each column, (S, K); NaN where nothing can be said."""
+    """Absolute deviation from the median of each column in robust standard deviations, (S, K); NaN if undefined."""
     distances = np.full(values.shape, np.nan)
     for column, present in enumerate(np.isfinite(values).T):
         if present.sum() < FEWEST_TO_COMPARE:
             continue
         deviation = np.abs(values[present, column] - np.median(values[present, column]))
-        spread = 1.4826 * np.median(deviation)
-        if spread > 0:
-            distances[present, column] = deviation / spread
+        scale = 1.4826 * np.median(deviation)
+        if scale > 0:
+            distances[present, column] = deviation / scale
     return distances

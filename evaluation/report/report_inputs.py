@@ -1,4 +1,4 @@
-"""What a report is made of: plain objects that whoever runs the stages fills in."""
+"""Contents of the reports, as plain objects filled in by the pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,19 +17,19 @@ from ..scoring.score_cohort import CohortScores, SubjectRow
 from ..scoring.subject_scores import SubjectScores
 
 FIXED_Z = 3.09
-"""One voxel in a thousand of a healthy brain lies above it: the threshold where no healthy scan sets one."""
+"""Default threshold if none is set on healthy scans; 1 in 1000 voxels of a healthy brain lies above it."""
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectImages:
-    """The volumes of one subject, all on one grid (template or native).
+    """Volumes of one subject, all on one grid (template or native).
 
     Attributes
     ----------
     scan, map : Volume
         `map`: higher = more anomalous.
     brain_mask, covered, lesion_mask : Volume of bool or None
-        The evaluation mask; where the map carries a score; the truth.
+        Evaluation mask, voxels of the map with a score, and lesion mask.
     """
 
     scan: Volume
@@ -41,16 +41,16 @@ class SubjectImages:
 
 @dataclass(frozen=True)
 class QualityNumber:
-    """One number that says how well a subject was prepared.
+    """Quality-control measure of the preprocessing of one subject.
 
     Attributes
     ----------
     name : str
-        Of the table's column.
+        Name of the table column.
     label : str
-        In a word or two, for people.
+        Short label for the report.
     value : float or None
-        None: could not be measured.
+        None if it could not be measured.
     unusual : bool
         Whether it lies outside its limits.
     """
@@ -63,27 +63,27 @@ class QualityNumber:
 
 @dataclass(frozen=True)
 class ReportSubject:
-    """One line of the cohort table and, if there is a map, one picture.
+    """Row of the cohort table and, if there is a map, one picture.
 
     Attributes
     ----------
     role : str
-        What the subject is here for, in words: "training control", "held-out control", "patient".
+        Role of the subject: "training control", "held-out control" or "patient".
     quality_verdict : str or None
         "pass", "warn" or "fail".
     quality_reasons : tuple of str
     quality_picture : Path or None
-        A PNG made while preparing the scan.
+        PNG file written by the preprocessing.
     quality : tuple of QualityNumber
-        Empty: the subject was not prepared.
+        Empty if the subject was not preprocessed.
     brain_method : str or None
-        Where the brain mask comes from.
+        Method of the brain extraction.
     brain_volume_ml : float or None
     scores : SubjectScores or None
     images : callable or None
-        Reads the volumes when they are drawn. None: no map was made.
+        Function that loads the volumes; None if there is no map.
     page : str or None
-        Where the subject's own page lies, relative to the cohort's.
+        Path of the subject page, relative to the cohort page.
     """
 
     key: str
@@ -105,15 +105,15 @@ class ReportSubject:
 
 @dataclass(frozen=True, eq=False)
 class ScoredMap:
-    """A subject's map where it was scored: there its clusters are listed, as the cohort's figures count them.
+    """Map of a subject in the space of the evaluation, so that its clusters match the metrics of the cohort.
 
     Attributes
     ----------
     map : Volume
     inside : Volume of bool
-        The evaluation mask where the map carries a score.
+        Voxels of the evaluation mask with a score.
     to_template : callable
-        Takes points of the map's space to the template's: (N, 3) to (N, 3), RAS+ mm.
+        Transform of points from the space of the map to template space: (N, 3) to (N, 3), RAS+ mm.
     lesion_mask : Volume of bool or None
     """
 
@@ -125,32 +125,38 @@ class ScoredMap:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The score from which on a voxel is called suspicious, and where that comes from, in words.
+    """Threshold for suspicious voxels.
 
-    `largest_healthy_mm3`: the largest cluster at it of each healthy brain that set it, where they are known.
+    Attributes
+    ----------
+    value : float
+    origin : str
+        Description of how it was set.
+    largest_healthy_mm3 : tuple of float
+        Volume of the largest cluster at the threshold in each healthy brain that it was set on; empty if unknown.
     """
 
     value: float
-    words: str
+    origin: str
     largest_healthy_mm3: tuple[float, ...] = ()
 
     @classmethod
     def of_z_maps(cls, scores: CohortScores) -> "Threshold":
-        """That of a cohort of maps in standard deviations; a fixed one where nothing sets it."""
+        """Return the threshold of a cohort of z-maps; `FIXED_Z` if the cohort has none."""
         if scores.threshold is None:
-            return cls(FIXED_Z, f"fixed: {scores.point.why_none}. One healthy voxel in a thousand lies above it")
+            return cls(FIXED_Z, f"fixed value, since {scores.point.why_none}; 1 in 1000 healthy voxels lies above it")
         allowed = scores.settings.false_clusters
         return cls(
             scores.threshold,
-            f"set on {scores.point.origin} alone, of which each shows at most {allowed:g} such "
-            f"cluster{'s' if allowed != 1 else ''} on average",
+            f"set on {scores.point.origin} only, with at most {allowed:g} such "
+            f"cluster{'s' if allowed != 1 else ''} per healthy brain on average",
             scores.point.largest_mm3,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectReport:
-    """All that one subject's page shows.
+    """Contents of the page of one subject.
 
     Attributes
     ----------
@@ -159,17 +165,17 @@ class SubjectReport:
     created : datetime
     scored : ScoredMap
     space : str
-        Where that is: "native" or "template".
+        Space of the scored map: "native" or "template".
     threshold : Threshold
     discovery : Discovery or None
-        What of this brain survives; None where the map is not in standard deviations.
+        Threshold at the false discovery rate; None if the map is not a z-map.
     smallest_cluster_mm3 : float
     grey, white : Volume
-        The template's tissue probabilities.
+        Tissue probabilities of the template.
     row : SubjectRow or None
-        The subject's figures at the cohort's operating point.
+        Metrics of the subject at the operating point of the cohort.
     cohort_page : str or None
-        Where the cohort's page lies, relative to this one.
+        Path of the cohort page, relative to this page.
     summary, settings_text, versions
         As in `CohortReport`.
     """
@@ -191,20 +197,20 @@ class SubjectReport:
 
     @property
     def scale(self) -> ColourScale:
-        """Fixed to the threshold, so that a page without a finding looks like one."""
+        """Colour scale relative to the threshold, so that a map without findings has no colours."""
         return ColourScale.at(self.threshold.value)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingCurve:
-    """A quantity over training steps. Curves with the same `panel` share a plot.
+    """Quantity over training steps. Curves with the same `panel` share a plot.
 
     Attributes
     ----------
     panel : str
-        Title of the plot: "Reconstruction error".
+        Title of the plot, for example "Reconstruction error".
     name : str
-        Of the line: "training", "held-out".
+        Label of the line, for example "training" or "held-out".
     steps, values : sequence of float
     unit : str
         Label of the vertical axis.
@@ -221,7 +227,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage took. `skipped`: its earlier result was up to date."""
+    """Time and memory used by a stage; `skipped` if its earlier result was up to date."""
 
     stage: str
     wall_s: float
@@ -233,7 +239,7 @@ class StageTime:
 
 @dataclass(frozen=True, eq=False)
 class CohortReport:
-    """All that a report shows.
+    """Contents of the report of a cohort.
 
     Attributes
     ----------
@@ -241,18 +247,18 @@ class CohortReport:
     created : datetime
     subjects : sequence of ReportSubject
     scores : CohortScores or None
-        None when nothing could be scored.
+        None if no map could be scored.
     threshold : float or None
-        What the colours of all pictures begin at; by default the scores' own. Without one the shares of all scores
-        set them.
+        Lower end of the colour scale of all pictures; by default the threshold of `scores`. Percentiles of all scores
+        are used if there is none.
     runs : sequence of RunScores
-        Other runs or methods, to stand beside this one.
+        Reference runs to compare with.
     summary : mapping of str to str
-        The few settings that a reader asks for first: template spacing, patch size, nu, ...
+        The main settings, such as template spacing, patch size and nu.
     settings_text : str
-        The whole configuration, folded away.
+        Complete configuration, shown in a collapsed section.
     versions : mapping of str to str
-        Of voxout and what it runs on.
+        Versions of voxout and its dependencies.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The page of one subject: its map over its scan, in pictures and in a viewer, and a list of what is suspicious."""
+"""HTML page of one subject: anomaly map over the scan in a viewer and pictures, and a list of suspicious clusters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from ..metrics.clusters import Cluster, find_clusters
 from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, place_of
+from .cluster_table import COLUMNS, cluster_row
 from .elements import head_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .report_inputs import SubjectReport
@@ -23,24 +24,20 @@ from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue
 MOST_LISTED = 200
 MOST_PICTURES = 12
 _MOSAIC_BYTES, _POINT_BYTES, _QUALITY_BYTES = 90_000, 28_000, 90_000
-_COLUMNS = (
-    "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "x_mni_mm", "y_mni_mm", "z_mni_mm", "side",
-    "region", "tissue", "in_lesion_mask",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ClusterLine:
-    """A suspicious cluster, where its peak lies in MNI space, and the three planes through it.
+    """Suspicious cluster with the MNI position of its peak and a picture of the three planes through it.
 
     Attributes
     ----------
     cluster : Cluster
-        In the space of the scored map.
+        Cluster in the space of the scored map.
     mni_mm : tuple of float, (3,)
     place : Place
     picture, alt : str or None
-        Only of the first ones.
+        Only for the first `MOST_PICTURES` clusters.
     """
 
     cluster: Cluster
@@ -52,7 +49,7 @@ class ClusterLine:
 
 @dataclass(frozen=True)
 class LesionLine:
-    """A lesion of the mask, where its peak lies in MNI space, and whether a cluster at the threshold touches it."""
+    """Lesion of the mask with the MNI position of its peak, and whether a cluster at the threshold touches it."""
 
     lesion: LesionScore
     mni_mm: tuple[float, float, float]
@@ -60,15 +57,15 @@ class LesionLine:
 
 
 def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> list[Path]:
-    """Write a subject's page, and its clusters as a table.
+    """Write the page of a subject and a table of its clusters.
 
     Parameters
     ----------
     path : Path
-        Of the HTML file.
+        Path of the HTML file.
     report : SubjectReport
     table : Path
-        Of the CSV file.
+        Path of the CSV file.
 
     Returns
     -------
@@ -82,7 +79,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     """
     subject = report.subject
     if subject.images is None:
-        raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for the subject.")
+        raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for this subject.")
     head = head_of(subject.images(), report.scale)
     clusters = find_clusters(
         report.scored.map,
@@ -95,7 +92,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     lines = _lines(report, clusters, head)
     lesions = _lesion_lines(report)
     places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
-    volumes = ViewerVolumes.of(head)
+    volumes = ViewerVolumes.from_head(head)
     write_page(
         path,
         "subject.html",
@@ -115,7 +112,8 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         niivue=niivue_packed(),
         licence=niivue_licence(),
     )
-    write_table(table, [_csv_line(subject.key, line) for line in lines], columns=_COLUMNS)
+    rows = [cluster_row(subject.key, line.cluster, line.mni_mm, line.place) for line in lines]
+    write_table(table, rows, columns=COLUMNS)
     return [path, table]
 
 
@@ -127,8 +125,8 @@ def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> 
     for cluster, peak in zip(clusters, peaks, strict=True):
         picture = alt = None
         if cluster.rank <= MOST_PICTURES:
-            drawn, words = point_picture(head, peak)
-            picture, alt = picture_uri(drawn, _POINT_BYTES), f"Cluster {cluster.rank}: {words}."
+            drawn, text = point_picture(head, peak)
+            picture, alt = picture_uri(drawn, _POINT_BYTES), f"Cluster {cluster.rank}: {text}."
         x, y, z = (float(mm) for mm in peak)
         lines.append(ClusterLine(cluster, (x, y, z), place_of(peak, report.grey, report.white), picture, alt))
     return lines
@@ -147,7 +145,7 @@ def _lesion_lines(report: SubjectReport) -> list[LesionLine]:
 
 
 def _mosaic(head: Head, plane: Plane, key: str) -> tuple[str, str, str]:
-    """Title, picture and words of one plane's slices."""
+    """Title, picture and alternative text of the slices of one plane."""
     picture, alt = subject_mosaic(head, plane)
     return plane.capitalize(), picture_uri(picture, _MOSAIC_BYTES), f"{key}: {alt}."
 
@@ -159,22 +157,22 @@ def _quality_picture(report: SubjectReport) -> str | None:
     try:
         return picture_file_uri(path, _QUALITY_BYTES, most_px=1300)
     except (OSError, UnidentifiedImageError):
-        # The page says that there is none; the maps are worth having without it.
+        # The page states that there is no picture.
         return None
 
 
 def _about(
     report: SubjectReport, places: Sequence[tuple[float, float, float]], volumes: ViewerVolumes, head: Head
 ) -> dict[str, object]:
-    """What the viewer has to know; `places` are those of the rows that lead there."""
+    """Settings of the viewer; `places` are the positions of the table rows."""
     scale = report.scale
-    # The viewer spreads its colours from the floor to the top of the scale; below the threshold they stay the darkest.
+    # The colour map of the viewer spans the floor to the top of the scale; it is constant below the threshold.
     share = scale.share(np.linspace(scale.floor, scale.high, 256))
     ramp = np.round(colours_of(share) * 255).astype(int)
     alpha = np.round(opacity(share) * 255).astype(int)
-    # Where there is no score the stored value is 0, and NiiVue colours that whatever the threshold.
+    # Voxels without a score are stored as 0, which NiiVue would colour at any threshold.
     alpha[0] = 0
-    # One voxel a thousand times above all others must not leave the slider a single useful step.
+    # Limit the slider range, so that a single extreme voxel does not make its steps too coarse.
     highest = min(volumes.top, scale.low + 20 * (scale.high - scale.low))
     return {
         "floor": volumes.floor,
@@ -190,12 +188,3 @@ def _about(
         "lesionColour": [round(255 * part) for part in LESION_COLOUR],
         "places": places,
     }
-
-
-def _csv_line(key: str, line: ClusterLine) -> dict[str, object]:
-    cluster = line.cluster
-    values = (
-        key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value, *line.mni_mm,
-        line.place.side, line.place.region, line.place.tissue, cluster.in_lesion,
-    )  # fmt: skip
-    return dict(zip(_COLUMNS, values, strict=True))

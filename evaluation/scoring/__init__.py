@@ -1,1 +1,1 @@
-"""Scores of maps against lesion masks, of a subject and of a cohort."""
+"""Scoring of anomaly maps against lesion masks, for single subjects and cohorts."""

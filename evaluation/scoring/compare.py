@@ -1,4 +1,4 @@
-"""Methods against each other: differences on the same subjects, paired draw by draw."""
+"""Comparison of methods: paired differences on the same subjects and bootstrap samples."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError
 from ..metrics.bootstrap import Estimate
 from ..settings import EvaluationSettings
@@ -16,12 +16,12 @@ from .score_folder import ScoreFolder
 from .tables import FIELDS
 
 NOT_COMPARED = ("healthy_threshold", "prevalence")
-"""A threshold is in the unit of its own map; the prevalence is that of the truth."""
+"""Thresholds are in the units of each map; the prevalence is a property of the truth."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two methods and `second` minus `first`, the interval paired by subject.
+    """Metric of two methods and the difference `second` minus `first`, with an interval paired by subject.
 
     Attributes
     ----------
@@ -39,16 +39,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods on the subjects that all of them scored.
+    """Comparison of methods on their common subjects.
 
     Attributes
     ----------
     names : tuple of str
     subjects : tuple of str
-        Compared.
-    not_compared : mapping from subject to the names of the methods that scored it
+        Compared subjects.
+    not_compared : mapping from each other subject to the names of the methods that scored it
     differences : tuple of Difference
-        Every pair of methods, in the order given.
+        One per metric and pair of methods, in the given order.
     settings : EvaluationSettings
     """
 
@@ -60,33 +60,33 @@ class Comparison:
 
 
 def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
-    """Compare methods from what the scoring of each left behind; no map is read again.
+    """Compare methods from their stored subject scores, without reading the maps again.
 
-    Every method is scored anew on the subjects that all have, each with the threshold that its own maps of the healthy
-    ones set. The bootstrap draws the same subjects for all methods, so that what one subject does to all of them
-    alike leaves the difference.
+    Every method is scored again on the common subjects, with the threshold set on its own maps of the healthy subjects.
+    The bootstrap draws the same subjects for all methods, so that effects of a subject common to all methods cancel in
+    the difference.
 
     Raises
     ------
     UserError
-        Fewer than two folders; one name twice; other settings, masks or truths; no subject in common.
+        Fewer than two folders, a folder named twice, different settings, masks or truths, or no common subjects.
     """
     names = tuple(_names(folders))
     if len(folders) < 2:
-        raise UserError("compare: found one folder of scores, expected at least two. Name another one.")
+        raise UserError("compare: found one folder of scores, expected at least two. Name another folder.")
     first = folders[0]
     for name, folder in zip(names[1:], folders[1:], strict=True):
         for what in ("settings", "space", "mask"):
             ours, theirs = getattr(first, what), getattr(folder, what)
             if ours != theirs:
                 raise UserError(
-                    f"compare: {names[0]} and {name} were scored with different {what} ({_unlike(ours, theirs)}), "
-                    "expected the same. Score one of them again."
+                    f"compare: {names[0]} and {name} were scored with different {what} "
+                    f"({_first_difference(ours, theirs)}), expected the same. Score one of them again."
                 )
     by_key = [{subject.key: subject for subject in folder.subjects} for folder in folders]
     common = [key for key in by_key[0] if all(key in subjects for subjects in by_key)]
     if not common:
-        raise UserError(f"compare: {' and '.join(names)} share no subject, expected the same ids. Check the folders.")
+        raise UserError(f"compare: {' and '.join(names)} share no subject, expected common ids. Check the folders.")
     for key in common:
         truths = {
             (
@@ -100,7 +100,7 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
         }
         if len(truths) > 1:
             raise UserError(
-                f"compare: {key} was scored against different masks or as of another group, expected one truth. "
+                f"compare: {key} was scored against different masks or in different groups, expected the same. "
                 "Score all methods with the same --masks, --brain-masks and --healthy."
             )
     every = sorted(set().union(*by_key))
@@ -129,7 +129,7 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write ``compare.json`` and ``compare.csv`` (a row a figure and pair of methods)."""
+    """Write ``compare.json`` and ``compare.csv`` (one row per metric and pair of methods)."""
     about = {
         "methods": list(comparison.names),
         "subjects": list(comparison.subjects),
@@ -138,9 +138,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         "settings": comparison.settings.model_dump(mode="json"),
     }
     content = {"about": about, "differences": [asdict(difference) for difference in comparison.differences]}
-    with written_whole(folder / "compare.json") as temporary:
+    with atomic_write(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with written_whole(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]])
         for d in comparison.differences:
@@ -165,17 +165,17 @@ def _differences(scored: dict[str, CohortScores], confidence: float):
 
 
 def _names(folders: Sequence[ScoreFolder]) -> list[str]:
-    """The folders' own names; with as much of the way to them as tells them apart."""
+    """Names of the folders, with as many parent folders as needed to make them unique."""
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
-        raise UserError("compare: one folder of scores is named twice, expected different ones. Leave one out.")
+        raise UserError("compare: a folder of scores is named twice, expected different folders. Leave one out.")
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def _unlike(ours: object, theirs: object) -> str:
+def _first_difference(ours: object, theirs: object) -> str:
     if isinstance(ours, EvaluationSettings) and isinstance(theirs, EvaluationSettings):
         name = next(n for n in type(ours).model_fields if getattr(ours, n) != getattr(theirs, n))
         return f"{name} {getattr(ours, name)} against {getattr(theirs, name)}"

@@ -1,4 +1,4 @@
-"""What the figures are called and what they mean, in one sentence each."""
+"""Labels and one-sentence definitions of the metrics."""
 
 from dataclasses import dataclass
 
@@ -6,108 +6,108 @@ from .score_cohort import ORACLES
 
 
 @dataclass(frozen=True)
-class MetricWords:
-    """Label, meaning, and what `n` counts."""
+class MetricLabel:
+    """Label and meaning of a metric, and what its `n` counts."""
 
     label: str
     meaning: str
     counts: str = "subjects"
 
 
-METRICS: dict[str, MetricWords] = {
-    "auroc": MetricWords(
+METRICS: dict[str, MetricLabel] = {
+    "auroc": MetricLabel(
         "AUROC, pooled",
-        "Chance that a random lesion voxel scores higher than a random healthy one; 0.5 is guessing.",
+        "Probability that a random lesion voxel scores higher than a random healthy voxel; chance level 0.5.",
     ),
-    "auroc_per_subject_mean": MetricWords(
-        "AUROC, mean of subjects", "The same within each subject, then averaged: every patient weighs alike."
+    "auroc_per_subject_mean": MetricLabel(
+        "AUROC, mean of subjects", "AUROC within each subject, then averaged with equal weight per patient."
     ),
-    "auroc_fpr30_normalised": MetricWords(
+    "auroc_fpr30_normalised": MetricLabel(
         "AUROC up to FPR 0.3, normalised",
-        "Mean recall while at most 30 % of the healthy voxels are flagged; 0.15 is guessing.",
+        "Mean recall over false-positive rates from 0 to 0.3; chance level 0.15.",
     ),
-    "auroc_fpr30_mcclish": MetricWords(
-        "AUROC up to FPR 0.3, McClish", "The same area, rescaled so that guessing has 0.5 (scikit-learn's max_fpr)."
+    "auroc_fpr30_mcclish": MetricLabel(
+        "AUROC up to FPR 0.3, McClish", "The same area, rescaled to a chance level of 0.5 (scikit-learn's max_fpr)."
     ),
-    "average_precision": MetricWords(
+    "average_precision": MetricLabel(
         "Average precision, pooled",
-        "Mean share of true lesion among the flagged voxels over all recalls; the prevalence is guessing.",
+        "Mean precision of the flagged voxels over all recalls; chance level is the prevalence.",
     ),
-    "average_precision_per_subject_mean": MetricWords(
-        "Average precision, mean of subjects", "The same within each subject, then averaged."
+    "average_precision_per_subject_mean": MetricLabel(
+        "Average precision, mean of subjects", "Average precision within each subject, then averaged."
     ),
-    "prevalence": MetricWords("Prevalence", "Share of lesion voxels: the average precision of a random map."),
-    "best_dice_pooled": MetricWords(
-        "Best Dice, pooled", "Overlap with the truth at the one threshold that suits this truth best."
+    "prevalence": MetricLabel("Prevalence", "Fraction of lesion voxels: chance level of the average precision."),
+    "best_dice_pooled": MetricLabel(
+        "Best Dice, pooled", "Overlap with the truth at the single threshold that maximises it."
     ),
-    "best_dice_per_subject_mean": MetricWords(
-        "Best Dice, mean of subjects", "Overlap when every subject gets the threshold that suits its truth best."
+    "best_dice_per_subject_mean": MetricLabel(
+        "Best Dice, mean of subjects", "Overlap at the best threshold of each subject, then averaged."
     ),
-    "dice_at_healthy_threshold": MetricWords(
+    "dice_at_healthy_threshold": MetricLabel(
         "Dice at the healthy threshold",
-        "Overlap at the threshold set on healthy scans, before seeing a lesion.",
+        "Overlap with the truth at the threshold set on healthy scans, without using any lesion.",
     ),
-    "dice_at_healthy_threshold_per_subject_mean": MetricWords(
-        "Dice at the healthy threshold, mean of subjects", "The same within each subject with lesions, then averaged."
+    "dice_at_healthy_threshold_per_subject_mean": MetricLabel(
+        "Dice at the healthy threshold, mean of subjects", "Within each subject with lesions, then averaged."
     ),
-    "aupro_fpr30": MetricWords(
-        "AUPRO up to FPR 0.3", "As AUROC up to FPR 0.3, but every lesion weighs alike, whatever its size."
+    "aupro_fpr30": MetricLabel(
+        "AUPRO up to FPR 0.3", "As AUROC up to FPR 0.3, with equal weight per lesion regardless of its size."
     ),
-    "aupro_fpr05": MetricWords("AUPRO up to FPR 0.05", "The same up to 5 % of the healthy voxels."),
-    "aupimo": MetricWords(
+    "aupro_fpr05": MetricLabel("AUPRO up to FPR 0.05", "The same up to a false-positive rate of 0.05."),
+    "aupimo": MetricLabel(
         "AUPIMO",
         "Recall within each subject, averaged over false-positive rates of healthy scans from 1e-5 to 1e-4.",
         "subjects with lesions",
     ),
-    "healthy_threshold": MetricWords(
+    "healthy_threshold": MetricLabel(
         "Threshold from healthy scans",
-        "Lowest score above which healthy brains show no more clusters than allowed, on average.",
+        "Lowest threshold at and above which healthy brains have no more clusters than allowed, on average.",
         "healthy subjects",
     ),
-    "lesion_sensitivity": MetricWords(
-        "Lesions found", "Share of lesions touched by a cluster at the threshold set on healthy scans.", "lesions"
+    "lesion_sensitivity": MetricLabel(
+        "Lesions found", "Fraction of lesions touched by a cluster at the threshold set on healthy scans.", "lesions"
     ),
-    "lesion_precision": MetricWords(
+    "lesion_precision": MetricLabel(
         "Clusters on lesions",
-        "Share of the clusters in subjects with lesions that touch one, at that threshold.",
+        "Fraction of the clusters in subjects with lesions that touch a lesion, at that threshold.",
         "subjects with lesions",
     ),
-    "lesion_f1": MetricWords("Lesion F1", "Harmonic mean of lesions found and clusters on lesions.", "lesions"),
-    "lesion_sensitivity_iou10": MetricWords(
+    "lesion_f1": MetricLabel("Lesion F1", "Harmonic mean of lesions found and clusters on lesions.", "lesions"),
+    "lesion_sensitivity_iou10": MetricLabel(
         "Lesions matched, IoU 0.1 or more",
-        "Share of lesions that get a cluster of their own, one to one, overlapping by an IoU of at least 0.1.",
+        "Fraction of lesions matched one to one with a cluster with an IoU of at least 0.1.",
         "lesions",
     ),
-    "lesion_precision_iou10": MetricWords(
+    "lesion_precision_iou10": MetricLabel(
         "Clusters matched, IoU 0.1 or more",
-        "Share of the clusters in subjects with lesions that get a lesion of their own in this way.",
+        "Fraction of the clusters in subjects with lesions matched one to one with a lesion, by the same criterion.",
         "subjects with lesions",
     ),
-    "lesion_f1_iou10": MetricWords(
-        "Lesion F1, IoU 0.1 or more", "Harmonic mean of lesions and clusters matched in this way.", "lesions"
+    "lesion_f1_iou10": MetricLabel(
+        "Lesion F1, IoU 0.1 or more", "Harmonic mean of lesions and clusters matched.", "lesions"
     ),
-    "false_clusters_per_subject": MetricWords(
-        "False clusters a patient", "Clusters that touch no lesion, at that threshold, in subjects with lesions."
+    "false_clusters_per_subject": MetricLabel(
+        "False clusters per patient", "Clusters that touch no lesion, at that threshold, in subjects with lesions."
     ),
-    "false_clusters_per_healthy_subject": MetricWords(
-        "False clusters a healthy subject",
-        "Clusters in each healthy brain at a threshold set on the other healthy brains only.",
+    "false_clusters_per_healthy_subject": MetricLabel(
+        "False clusters per healthy subject",
+        "Clusters in each healthy brain at the threshold set on the other healthy brains only.",
         "healthy subjects",
     ),
-    "froc_score": MetricWords(
+    "froc_score": MetricLabel(
         "FROC score",
-        "Share of lesions found, averaged over 1/4, 1/2, 1, 2, 4 and 8 false clusters a subject.",
+        "Fraction of lesions found, averaged over 1/4, 1/2, 1, 2, 4 and 8 false clusters per subject.",
         "lesions",
     ),
     **{
-        f"subject_{name}_{number}": MetricWords(f"{label} of subjects by {words}", f"{meaning}: by {words}.")
-        for number, words in (
+        f"subject_{name}_{number}": MetricLabel(f"{label} of subjects by {quantity}", f"{meaning} by {quantity}.")
+        for number, quantity in (
             ("maximum", "the maximum of the map"),
             ("p999", "the 99.9th percentile of the map"),
             ("volume", "the volume above the threshold set on healthy scans"),
         )
         for name, label, meaning in (
-            ("auroc", "AUROC", "Subjects with lesions told from those without"),
+            ("auroc", "AUROC", "Subjects with lesions classified against those without"),
             ("average_precision", "Average precision", "Subjects with lesions ranked before those without"),
         )
     },
@@ -115,5 +115,5 @@ METRICS: dict[str, MetricWords] = {
 
 
 def is_oracle(name: str) -> bool:
-    """Whether the threshold behind this figure was chosen on the truth."""
+    """Whether the threshold of this metric is chosen on the truth."""
     return name in ORACLES

@@ -1,4 +1,4 @@
-"""The threshold that a reader of new scans can use: set on healthy scans alone, before any lesion is seen."""
+"""Operating point: the threshold for new scans, set on healthy scans only, without using any lesion."""
 
 import hashlib
 import json
@@ -10,46 +10,46 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ..metrics.bootstrap import Measure
 from ..metrics.lesion_metrics import operating_threshold
 from ..settings import EvaluationSettings
 
-NO_HEALTHY = "no healthy scan was scored, so nothing sets a threshold"
-NO_LIMIT = "even with every voxel flagged the healthy brains show no more clusters than allowed"
-OWN_CUT = "the maps themselves, which hold two values"
-LOWEST_DETECTION = "the lowest score above the background, since the healthy scans hold no more clusters than allowed"
+NO_HEALTHY = "no healthy scan was scored to set the threshold"
+NO_LIMIT = "the healthy brains have no more clusters than allowed even with every voxel flagged"
+OWN_CUT = "the maps themselves, which have two values"
+LOWEST_DETECTION = "the lowest score above the background, since the healthy scans have no more clusters than allowed"
 FORMAT = "voxout operating point 3"
 
 
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
-    """The lowest threshold with at most so many false clusters in a healthy brain, and how sure it is.
+    """Lowest threshold with at most the allowed number of false clusters per healthy brain, with its uncertainty.
 
     Attributes
     ----------
     threshold : float
-        NaN where nothing sets one.
+        NaN if undefined.
     draws : ndarray of float32, (draws,)
-        The threshold that each bootstrap draw of healthy subjects sets; NaN where it sets none.
-    without : ndarray of float32, (H,)
-        The threshold that the healthy scans of this cohort set without each scan's person; NaN for a single person.
-        With a threshold from elsewhere, that one for each.
+        Threshold set by each bootstrap sample of the healthy subjects; NaN if undefined.
+    leave_one_out : ndarray of float32, (H,)
+        For each healthy scan of this cohort, the threshold set on the healthy scans of all other participants; NaN with
+        a single participant. If the threshold comes from elsewhere, that threshold for each scan.
     n_healthy : int
-        Scans that set it.
+        Number of scans it was set on.
     origin : str
-        Whose scans they are, in words.
+        Description of these scans, for messages.
     largest_mm3 : tuple of float
-        The largest cluster at the threshold of each scan that set it; empty where nobody looked.
+        Volume of the largest cluster of each of these scans at the threshold; empty if unknown.
     reason_missing : str
-        Why nothing sets a threshold, where it is not for want of healthy scans.
+        Reason why the threshold is undefined, if other than missing healthy scans.
     """
 
     threshold: float
     draws: np.ndarray
-    without: np.ndarray
+    leave_one_out: np.ndarray
     n_healthy: int
     origin: str = "the healthy scans of this cohort"
     largest_mm3: tuple[float, ...] = ()
@@ -58,45 +58,50 @@ class OperatingPoint:
     @classmethod
     def set_on(
         cls,
-        births: Sequence[np.ndarray],
+        false_cluster_thresholds: Sequence[np.ndarray],
         false_clusters: float,
         weights: np.ndarray,
-        persons: Sequence[object] | None = None,
+        participants: Sequence[object] | None = None,
     ) -> "OperatingPoint":
-        """Set it on healthy scans.
+        """Set the operating point on healthy scans.
 
         Parameters
         ----------
-        births : sequence of H ndarray
-            `ClusterCurve.false_births` of each.
+        false_cluster_thresholds : sequence of H ndarray
+            `ClusterCurve.false_cluster_thresholds` of each scan.
         false_clusters : float
-            Allowed in a healthy brain, on average.
+            Allowed number per healthy brain, on average.
         weights : ndarray, (1 + draws, H)
-            Bootstrap draws of these scans; the first row is each once.
-        persons : sequence of H labels, optional
-            Whose scans they are; by default each is of somebody else.
+            Bootstrap weights of these scans; the first row is all ones.
+        participants : sequence of H labels, optional
+            Participant of each scan; all different by default.
         """
-        if not births:
+        if not false_cluster_thresholds:
             nothing = np.full(len(weights) - 1, np.nan, np.float32)
             return cls(np.nan, nothing, np.zeros(0, np.float32), 0)
-        thresholds = operating_threshold(births, false_clusters, weights)
-        names = np.array([str(person) for person in (persons if persons is not None else range(len(births)))])
-        without = np.full(len(births), np.nan, np.float32)
+        thresholds = operating_threshold(false_cluster_thresholds, false_clusters, weights)
+        names = np.array(
+            [
+                str(participant)
+                for participant in (participants if participants is not None else range(len(false_cluster_thresholds)))
+            ]
+        )
+        leave_one_out = np.full(len(false_cluster_thresholds), np.nan, np.float32)
         if len(set(names)) > 1:
             others = (names[:, None] != names).astype(np.float64)
-            without = operating_threshold(births, false_clusters, others)
-        return cls(float(thresholds[0]), thresholds[1:], without, len(births))
+            leave_one_out = operating_threshold(false_cluster_thresholds, false_clusters, others)
+        return cls(float(thresholds[0]), thresholds[1:], leave_one_out, len(false_cluster_thresholds))
 
     @classmethod
     def missing(cls, draws: int, reason: str) -> "OperatingPoint":
-        """No threshold, although healthy scans may be there."""
+        """Return an undefined operating point, for a reason other than missing healthy scans."""
         return cls(np.nan, np.full(draws, np.nan, np.float32), np.zeros(0, np.float32), 0, reason_missing=reason)
 
     @classmethod
     def fixed_by_maps(cls, threshold: float, origin: str, n_healthy: int, draws: int) -> "OperatingPoint":
-        """A threshold that the maps themselves fix: the same in every bootstrap draw."""
-        every, apart = np.full(draws, threshold, np.float32), np.full(n_healthy, threshold, np.float32)
-        return cls(float(np.float32(threshold)), every, apart, n_healthy, origin)
+        """Return a threshold fixed by the values of the maps, the same in every bootstrap sample."""
+        bootstrap, leave_one_out = np.full(draws, threshold, np.float32), np.full(n_healthy, threshold, np.float32)
+        return cls(float(np.float32(threshold)), bootstrap, leave_one_out, n_healthy, origin)
 
     @property
     def why_none(self) -> str:
@@ -110,7 +115,7 @@ class OperatingPoint:
         return Measure(self.threshold, draws, self.n_healthy, self.n_healthy, self.why_none)
 
     def thresholds(self, draws: int) -> np.ndarray:
-        """The operating point and what it is in each of so many draws: ndarray of float32, (1 + draws,)."""
+        """Return the threshold and its values in `draws` bootstrap samples: ndarray of float32, (1 + draws,)."""
         own = np.resize(self.draws, draws) if len(self.draws) else np.full(draws, self.threshold, np.float32)
         return np.append(np.float32(self.threshold), own).astype(np.float32)
 
@@ -126,25 +131,25 @@ class _Stored(Content):
     largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
 
     def content_sha256(self) -> str:
-        """Of all but itself."""
+        """Return the checksum of all fields except `sha256`."""
         values = self.model_dump(exclude={"sha256"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class StoredPoint:
-    """An operating point as a model carries it along.
+    """Operating point stored with a model.
 
     Attributes
     ----------
     threshold : float
     draws : tuple of float
-        What bootstrap draws of the healthy subjects make of it: its uncertainty.
+        Thresholds of the bootstrap samples of the healthy subjects.
     n_healthy : int
     settings : mapping
-        The settings it rests on: `false_clusters`, `smallest_cluster_mm3` and `space`.
+        Settings it depends on: `false_clusters`, `smallest_cluster_mm3` and `space`.
     model : str
-        The identity of the model whose maps it was set on.
+        Identity of the model whose maps it was set on.
     largest_mm3 : tuple of float
         As in `OperatingPoint`.
     """
@@ -157,44 +162,44 @@ class StoredPoint:
     largest_mm3: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
+    def from_point(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
         draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
-        return cls(point.threshold, draws, point.n_healthy, _resting_on(settings), model, point.largest_mm3)
+        return cls(point.threshold, draws, point.n_healthy, _relevant_settings(settings), model, point.largest_mm3)
 
     def save(self, path: Path) -> None:
-        # JSON knows no NaN: null is where nothing sets a threshold.
+        # JSON has no NaN: an undefined threshold is null.
         threshold = self.threshold if np.isfinite(self.threshold) else None
         values = asdict(self) | {"threshold": threshold, "format": FORMAT}
-        # Hashed as it is read back: a number may be written as 1 and read as 1.0.
+        # Hash the values as they are read back: a number may be written as 1 and read as 1.0.
         found = _Stored.model_validate_json(json.dumps(values | {"sha256": ""}, allow_nan=False))
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(found.model_copy(update={"sha256": found.content_sha256()}).model_dump_json(indent=1))
 
     @classmethod
     def load(cls, path: Path) -> "StoredPoint | None":
-        """The stored point; None where there is none.
+        """Load the stored operating point; None if the file does not exist.
 
         Raises
         ------
         UserError
-            A file that is damaged.
+            The file is damaged.
         """
         if not path.exists():
             return None
-        advice = "Run the stage score of the model's own cohort again."
+        advice = "Run the stage score of the model's training cohort again."
         found = read_json(path, _Stored, "an operating point", advice)
         if found.sha256 != found.content_sha256():
             raise UserError(
-                f"{private(path)}: is not the threshold that score wrote (changed since, or damaged). {advice}"
+                f"{private(path)}: the threshold was changed or damaged, expected the file that score wrote. {advice}"
             )
         threshold = np.nan if found.threshold is None else found.threshold
         return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
-        """Why it does not hold for maps of this model under these settings; None where it does."""
+        """Return the reason why it is not valid for maps of this model with these settings; None if it is valid."""
         if self.model != model:
             return "it was set on maps of an earlier fit of the model"
-        wanted = _resting_on(settings)
+        wanted = _relevant_settings(settings)
         for name, value in self.settings.items():
             if value != wanted.get(name):
                 return f"it was set with evaluation.{name} {value}, now {wanted.get(name)}"
@@ -209,5 +214,5 @@ class StoredPoint:
         )
 
 
-def _resting_on(settings: EvaluationSettings) -> dict[str, object]:
+def _relevant_settings(settings: EvaluationSettings) -> dict[str, object]:
     return {name: getattr(settings, name) for name in ("false_clusters", "smallest_cluster_mm3", "space")}

@@ -1,4 +1,4 @@
-"""Figures of other runs or methods, read from their ``scores.json``, for a table beside one's own."""
+"""Metrics of reference runs, read from their ``scores.json`` for comparison in a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,19 @@ COMPARED = (
     "auroc", "auroc_fpr30_normalised", "average_precision", "aupro_fpr30", "aupro_fpr05", "dice_at_healthy_threshold",
     "best_dice_pooled", "lesion_sensitivity", "false_clusters_per_healthy_subject", "froc_score",
 )  # fmt: skip
-"""Columns of the table, as far as a run has them."""
+"""Columns of the table; metrics that no run has are omitted."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunScores:
-    """One run's figures.
+    """Metrics of one run.
 
     Attributes
     ----------
     name : str
     estimates : mapping from the names of `METRICS` to Estimate
     about : mapping
-        What ``scores.json`` says of itself: space, mask, number of subjects.
+        Description from ``scores.json``: space, mask, number of subjects.
     """
 
     name: str
@@ -33,17 +33,17 @@ class RunScores:
     about: dict[str, Any]
 
     @property
-    def ground(self) -> str:
-        """Space, mask and number of subjects, in words: figures on different grounds do not compare."""
-        told = [words.format(self.about[key]) for key, words in _GROUND.items() if key in self.about]
-        return ", ".join(told) or "on what, it does not say"
+    def evaluated_on(self) -> str:
+        """Number of subjects, space and mask; only metrics for which these agree are comparable."""
+        parts = [text.format(self.about[key]) for key, text in _DESCRIPTION.items() if key in self.about]
+        return ", ".join(parts) or "space and mask not stated"
 
 
-_GROUND = {"subjects": "{} subjects", "space": "{} space", "mask": "{}"}
+_DESCRIPTION = {"subjects": "{} subjects", "space": "{} space", "mask": "{}"}
 
 
 def scores_file(path: Path) -> Path:
-    """The ``scores.json`` that a path means: itself, in the folder, or in the run's folder of scores."""
+    """Path of ``scores.json``: the path itself, in the folder, or in the ``scores`` folder of a run."""
     if path.is_dir():
         inside = [path / "scores.json", path / "scores" / "scores.json"]
         return next((file for file in inside if file.is_file()), inside[-1])
@@ -51,25 +51,25 @@ def scores_file(path: Path) -> Path:
 
 
 def run_name(path: Path) -> str:
-    """What a run is called: the folder it lies in."""
+    """Name of a run: that of its output folder."""
     folder = scores_file(path).resolve().parent
     return folder.parent.name if folder.name == "scores" else folder.name
 
 
 def read_run(path: Path, name: str | None = None) -> RunScores:
-    """Read the figures of a run.
+    """Read the metrics of a run.
 
     Parameters
     ----------
     path : Path
-        A ``scores.json``, the folder that holds it, or the output folder of a run.
+        A ``scores.json``, its folder, or the output folder of a run.
     name : str, optional
         `run_name` by default.
 
     Raises
     ------
     UserError
-        No such file, or not one of figures.
+        The file does not exist or holds no metrics.
     """
     file = scores_file(path)
     try:
@@ -82,15 +82,12 @@ def read_run(path: Path, name: str | None = None) -> RunScores:
         about = dict(content.get("about", {}))
     except FileNotFoundError as error:
         raise UserError(
-            f"{private(path)}: holds no scores.json, expected the output folder of a run that was scored. Score it "
-            "first."
+            f"{private(path)}: holds no scores.json, expected the output folder of a scored run. Score the run first."
         ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{private(file)}: not readable as the figures of a run ({type(error).__name__}). Score the run again."
+            f"{private(file)}: not readable as the metrics of a run ({type(error).__name__}). Score the run again."
         ) from error
     if not estimates:
-        raise UserError(
-            f"{private(file)}: holds none of the figures that voxout knows, expected at least one. Name another file."
-        )
+        raise UserError(f"{private(file)}: holds no metrics of voxout, expected at least one. Name another file.")
     return RunScores(name or run_name(path), estimates, about)

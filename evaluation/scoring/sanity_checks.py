@@ -1,4 +1,4 @@
-"""What is odd about maps and masks and yet no error: said beside the figures, so that nobody reads them wrongly."""
+"""Warnings about maps and masks that are no errors but affect the interpretation of the metrics."""
 
 from collections.abc import Sequence
 
@@ -8,71 +8,72 @@ from .score_cohort import CohortScores
 from .subject_scores import SubjectScores
 
 _SAME_SIZE = 1.1
-"""Voxels whose volumes differ by less than this ratio count as alike."""
+"""Voxel volumes that differ by less than this ratio count as equal."""
 
-
-_UPSIDE_DOWN = "lesions have lower scores than healthy tissue"
+_INVERTED = "lesions have lower scores than healthy tissue"
 _LOWEST_AUROC = 0.3
-"""A poor map guesses; one as wrong as this knows something."""
+"""A single map with a lower AUROC is worse than chance and probably inverted."""
 
 
-def doubts(scores: CohortScores) -> list[str]:
-    """What a reader of a cohort's figures should know, a sentence each."""
+def scoring_warnings(scores: CohortScores) -> list[str]:
+    """Return the warnings for the metrics of a cohort, one sentence each."""
     known = [s for s in scores.subjects if s.truth_known]
     return [
-        *_of_direction(scores),
-        *_of_threshold(scores, known),
-        *_of_voxel_sizes(known),
-        *_of_subjects(scores.subjects),
+        *_direction_warnings(scores),
+        *_threshold_warnings(scores, known),
+        *_voxel_size_warnings(known),
+        *_subject_warnings(scores.subjects),
     ]
 
 
-def _of_direction(scores: CohortScores) -> list[str]:
+def _direction_warnings(scores: CohortScores) -> list[str]:
     auroc = scores.estimates["auroc_per_subject_mean"]
-    # Without an interval a single poor map must not pass for one upside down.
-    most = auroc.ci_high if auroc.ci_high is not None else None if auroc.value is None else auroc.value + 0.2
-    if most is None or most >= 0.5:
+    # Without an interval, a single poor map must not be reported as inverted.
+    upper = auroc.ci_high if auroc.ci_high is not None else None if auroc.value is None else auroc.value + 0.2
+    if upper is None or upper >= 0.5:
         each = {s.key: s.auroc.value for s in scores.subjects}
         few = [f"{key} ({own:.2f})" for key, own in each.items() if own is not None and own < _LOWEST_AUROC]
-        return [f"{_UPSIDE_DOWN}, by their AUROC, in: {some_of(few)}. Are these maps upside down?"] if few else []
-    return [f"{_UPSIDE_DOWN} (AUROC {auroc.value:.2f}), expected higher = more anomalous. Are the maps upside down?"]
+        return [f"{_INVERTED} (AUROC) in: {some_of(few)}. Check whether these maps are inverted."] if few else []
+    return [
+        f"{_INVERTED} (AUROC {auroc.value:.2f}), expected higher = more anomalous. Check whether the maps are inverted."
+    ]
 
 
-def _of_threshold(scores: CohortScores, known: Sequence[SubjectScores]) -> list[str]:
+def _threshold_warnings(scores: CohortScores, known: Sequence[SubjectScores]) -> list[str]:
     threshold = scores.threshold
     if threshold is None:
         return []
     if scores.point.origin == OWN_CUT:
         return [
-            f"maps of two values are scored at their own cut ({threshold:.3g} and above), whatever the healthy ones "
-            "hold: read the false clusters of healthy subjects beside the lesions found."
+            f"the maps have two values: voxels at or above {threshold:.3g} count as detections, regardless of the "
+            "healthy scans. Interpret the lesions found together with the false clusters in healthy subjects."
         ]
     if scores.point.origin == LOWEST_DETECTION:
         background = max(s.background for s in known if s.background is not None)
         return [
-            f"the commonest score ({background:.3g}) counts as no detection. Without it the healthy maps hold no more "
-            f"clusters than allowed, so every detection counts: the threshold is the lowest of all, {threshold:.3g}."
+            f"the most common score ({background:.3g}) counts as background. The healthy maps have no more clusters "
+            f"above it than allowed, so the threshold is the lowest score above the background, {threshold:.3g}."
         ]
     if all(s.highest_score < threshold for s in known):
         return [
             f"the threshold ({threshold:.3g}), set on {scores.point.origin}, lies above every score: no voxel is "
-            "flagged, so no lesion can be found. Maps of a few values, such as labels, leave no threshold between "
-            "them; score maps of finer scores."
+            "flagged and no lesion can be found. Maps with few distinct values, such as labels, may have no threshold "
+            "between them; score continuous maps."
         ]
     return []
 
 
-def _of_voxel_sizes(known: Sequence[SubjectScores]) -> list[str]:
+def _voxel_size_warnings(known: Sequence[SubjectScores]) -> list[str]:
     sizes = [s.voxel_mm3 for s in known]
     if not sizes or max(sizes) < _SAME_SIZE * min(sizes):
         return []
     return [
-        f"voxels of {min(sizes):.3g} to {max(sizes):.3g} mm³ are pooled: pooled figures count voxels, so the finest "
-        f"scans weigh {max(sizes) / min(sizes):.2g} times as much. Read the means over subjects beside them."
+        f"voxels of {min(sizes):.3g} to {max(sizes):.3g} mm³ are pooled: pooled metrics count voxels, so the finest "
+        f"scans have {max(sizes) / min(sizes):.2g} times the weight of the coarsest. See also the means over subjects."
     ]
 
 
-def _of_subjects(subjects: Sequence[SubjectScores]) -> list[str]:
+def _subject_warnings(subjects: Sequence[SubjectScores]) -> list[str]:
     constant = [s.key for s in subjects if s.highest_score == s.lowest_score]
     uncovered = {s.key: s.n_lesion_uncovered for s in subjects if s.n_lesion_uncovered}
     outside = {s.key: s.n_lesion_outside for s in subjects if s.n_lesion_outside}
@@ -80,18 +81,18 @@ def _of_subjects(subjects: Sequence[SubjectScores]) -> list[str]:
     sentences = []
     if empty:
         sentences.append(
-            f"lesion masks without a lesion, of subjects that are not called healthy: {some_of(empty)}. They count as "
-            "free of lesions; were these masks lost in resampling?"
+            f"empty lesion masks of subjects not listed as healthy: {some_of(empty)}. They count as free of lesions; "
+            "check whether the lesions were lost in resampling."
         )
     if constant:
-        sentences.append(f"maps of one and the same score everywhere: {some_of(constant)}.")
+        sentences.append(f"maps with the same score in all voxels: {some_of(constant)}.")
     if uncovered:
         sentences.append(
-            f"{sum(uncovered.values())} lesion voxels carry no score and count as missed: {some_of(uncovered)}."
+            f"{sum(uncovered.values())} lesion voxels have no score and count as missed: {some_of(uncovered)}."
         )
     if outside:
         sentences.append(
-            f"{sum(outside.values())} lesion voxels lie outside the evaluation mask and enter no figure: "
+            f"{sum(outside.values())} lesion voxels lie outside the evaluation mask and are not scored: "
             f"{some_of(outside)}."
         )
     return sentences

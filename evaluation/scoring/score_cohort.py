@@ -1,8 +1,7 @@
-"""All subjects together: pooled figures, the operating point, and their intervals.
+"""Cohort-level scoring: pooled metrics, the operating point and bootstrap intervals.
 
-Pooled figures take the voxels of every subject whose truth is known, healthy ones included. The operating point is
-set on the healthy scans alone. A figure whose threshold is chosen on the truth is an oracle, and is called so
-wherever it stands.
+Pooled metrics use the voxels of all subjects with known truth, including healthy ones. The operating point is set on
+the healthy scans only. Metrics whose threshold is chosen on the truth are oracles and are always labelled as such.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,23 +29,23 @@ from .subject_scores import SubjectScores
 from .voxel_measures import voxel_measures
 
 ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
-"""Figures whose threshold is chosen on the truth: no reader of a new scan can reach them."""
+"""Metrics whose threshold is chosen on the truth; not attainable for a new scan."""
 FROC_SHOWN = 16.0
-"""False clusters a subject up to which the FROC curve is kept."""
+"""Highest number of false clusters per subject of the stored FROC curve."""
 
 
 @dataclass(frozen=True)
 class SubjectRow:
-    """One subject's figures at the cohort's operating point. None: not defined.
+    """Metrics of one subject at the operating point of the cohort; None if undefined.
 
     Attributes
     ----------
     dice : float or None
-        At the threshold set on healthy scans.
+        Dice at the threshold set on healthy scans.
     clusters, false_clusters : int or None
     lesions_found : int or None
     flagged_ml : float or None
-        Volume of the flagged voxels: in a healthy brain, all false.
+        Volume of the flagged voxels; in a healthy brain all of them are false positives.
     """
 
     key: str
@@ -56,20 +55,20 @@ class SubjectRow:
     lesions_found: int | None
     flagged_ml: float | None
     lesions_matched: int | None = None
-    """By IoU >= 0.1, one to one."""
+    """Lesions matched one to one with a cluster of IoU >= 0.1."""
     aupimo: float | None = None
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """Some of the subjects, or lesions of a band of volume.
+    """Metrics of a subgroup of the subjects, or of the lesions in a volume band.
 
     Attributes
     ----------
     by : str
         "site", "age" or "lesion volume".
     name : str
-        As in "40 to 60 years".
+        For example "40 to 60 years".
     measures : mapping from name to Measure
     """
 
@@ -80,25 +79,25 @@ class Stratum:
 
 @dataclass(frozen=True, eq=False)
 class CohortScores:
-    """The figures of a cohort.
+    """Metrics of a cohort.
 
     Attributes
     ----------
     measures : mapping from name to Measure
         Names as in ``scores.json``.
     strata : tuple of Stratum
-        Figures by site, age band and lesion volume.
+        Metrics by site, age band and lesion volume.
     point : OperatingPoint
     subjects : tuple of SubjectScores
     rows : tuple of SubjectRow
-        One a subject, in the same order.
+        One per subject, in the same order.
     counts : RankCounts
-        Of all voxels pooled: the ROC and the precision-recall curve.
+        Counts of all voxels pooled, for the ROC and precision-recall curves.
     each : RankCounts
-        Of each subject whose truth is known, a row each, on coarser bins: for the draws.
+        One row of counts per subject with known truth, on coarser bins, for the bootstrap.
     froc : tuple of ndarray, (rates, sensitivities), or None
     space, mask : str
-        Where maps and masks met, and inside which mask.
+        Space in which maps and masks were compared, and name of the evaluation mask.
     """
 
     measures: Mapping[str, Measure]
@@ -115,12 +114,12 @@ class CohortScores:
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Names as in ``scores.json``."""
+        """Return the metrics with their intervals; names as in ``scores.json``."""
         return {name: measure.estimate(self.settings.confidence) for name, measure in self.measures.items()}
 
     @property
     def threshold(self) -> float | None:
-        """The operating point; None where nothing sets one."""
+        """Threshold at the operating point; None if undefined."""
         return self.point.threshold if np.isfinite(self.point.threshold) else None
 
     def row(self, key: str) -> SubjectRow:
@@ -142,61 +141,61 @@ def score_cohort(
     Parameters
     ----------
     subjects : sequence of SubjectScores
-        Held-out controls and patients. Controls that a detector was fitted on do not belong here.
+        Held-out controls and patients; controls that a detector was fitted on must not be included.
     settings : EvaluationSettings
     space : str, optional
         ``settings.space`` by default.
     mask : str
-        The name of the evaluation mask, for the tables.
+        Name of the evaluation mask, for the tables.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
     point : OperatingPoint, optional
-        From elsewhere; by default the healthy scans of this cohort set it.
+        Operating point from elsewhere; set on the healthy scans of this cohort by default.
     with_strata : bool
-        Whether to give figures by site, age and lesion volume as well.
+        Whether to compute metrics by site, age and lesion volume as well.
 
     Raises
     ------
     UserError
-        No subject at all; a key twice.
+        No subjects, or a duplicate key.
     """
     subjects = tuple(subjects)
     keys = [subject.key for subject in subjects]
     if not subjects:
-        raise UserError("No map was scored, expected at least one. Check that the cohort names patients or controls.")
+        raise UserError("No map was scored, expected at least one. Check that the cohort lists patients or controls.")
     if len(set(keys)) < len(keys):
         twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise UserError(f"{', '.join(twice)}: scored more than once, expected one map a subject. Drop the others.")
+        raise UserError(f"{', '.join(twice)}: scored more than once, expected one map per subject. Drop the others.")
     known = tuple(subject for subject in subjects if subject.truth_known)
     healthy = np.array([s.is_healthy for s in known], dtype=bool)
-    weights = redrawn(known, settings.bootstrap_draws, seed)
-    # No draw looks further down a scan's list of false clusters than this.
+    weights = bootstrap_weights(known, settings.bootstrap_draws, seed)
+    # No bootstrap sample uses more than this many thresholds of a scan.
     most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
-    births = [s.clusters.false_births[:most] for s in known]
+    false_cluster_thresholds = [s.clusters.false_cluster_thresholds[:most] for s in known]
     if point is None:
-        own = [b for b, is_healthy in zip(births, healthy, strict=True) if is_healthy]
-        own_persons = [s.person for s in known if s.is_healthy]
-        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_persons)
+        own = [b for b, is_healthy in zip(false_cluster_thresholds, healthy, strict=True) if is_healthy]
+        own_participants = [s.participant for s in known if s.is_healthy]
+        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_participants)
         point = _sparse_point(known, point) or point
     else:
-        # These scans had no say in it.
-        point = replace(point, without=np.full(int(healthy.sum()), point.threshold, np.float32))
+        # The threshold is independent of these scans, so no leave-one-out thresholds are needed.
+        point = replace(point, leave_one_out=np.full(int(healthy.sum()), point.threshold, np.float32))
     at = None
     if known and np.isfinite(point.threshold):
-        at = AtOperatingPoint.read(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
+        at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
     voxels = voxel_measures(known, weights)
     undefined = Measure(np.nan, np.full(settings.bootstrap_draws, np.nan), 0, 0, point.why_none)
     measures = {**voxels.measures, "healthy_threshold": point.measure, **dict.fromkeys(POINT_MEASURES, undefined)}
     if at is not None:
         measures |= point_measures(known, at, weights)
-    measures["froc_score"] = froc_measure(known, births, weights)
+    measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)
     measures |= subject_measures(known, at, point.why_none, weights)
     froc = None
     if any(s.lesions for s in known):
-        rates, found = froc_curve(births, [s.found_at for s in known])
+        rates, found = froc_curve(false_cluster_thresholds, [s.found_at for s in known])
         shown = rates <= FROC_SHOWN
         froc = rates[shown], found[shown]
-    strata = _strata(known, births, at, weights, settings) if with_strata else ()
+    strata = _strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else ()
     rows = tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
         measures,
@@ -214,10 +213,10 @@ def score_cohort(
 
 
 def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> OperatingPoint | None:
-    """The threshold of segmentations and of maps that are empty but for some detections.
+    """Operating point of segmentations and of sparse maps (a few detections on a constant background).
 
-    Healthy scans cannot set the one of a segmentation, which has a single cut; nor any other one if they hold hardly
-    a detection: then all detections count, and never the background. None where the healthy scans' own stands.
+    A segmentation has only one possible threshold. For other sparse maps, healthy scans cannot set a threshold if they
+    have too few detections; then all scores above the background count as detections. None if `point` is to be kept.
     """
     detections = [s.lowest_detection for s in known if s.lowest_detection is not None]
     backgrounds = [s.background for s in known if s.background is not None]
@@ -231,39 +230,43 @@ def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> Oper
         return None
     if not np.isfinite(point.threshold):
         return OperatingPoint.fixed_by_maps(lowest, LOWEST_DETECTION, n_healthy, n_draws)
-    # Some draws, or the others of a healthy scan, may hold so few.
-    draws, without = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.without))
-    return replace(point, draws=draws, without=point.without if np.isnan(point.without).all() else without)
+    # Single bootstrap samples or leave-one-out sets may have too few detections.
+    draws, leave_one_out = (np.where(np.isnan(t), np.float32(lowest), t) for t in (point.draws, point.leave_one_out))
+    return replace(
+        point, draws=draws, leave_one_out=point.leave_one_out if np.isnan(point.leave_one_out).all() else leave_one_out
+    )
 
 
-def redrawn(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:
-    """How often each scan is in each draw of the bootstrap, (1 + draws, S); see `resample_subjects`."""
-    kinds, persons = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.person for s in known]
-    return resample_subjects(kinds, draws, seed, persons)
+def bootstrap_weights(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:
+    """Weight of each scan in each bootstrap sample, (1 + draws, S); see `resample_subjects`."""
+    strata, participants = [f"{s.is_healthy}{s.has_lesions}" for s in known], [s.participant for s in known]
+    return resample_subjects(strata, draws, seed, participants)
 
 
 def _strata(
     known: Sequence[SubjectScores],
-    births: Sequence[np.ndarray],
+    false_cluster_thresholds: Sequence[np.ndarray],
     at: AtOperatingPoint | None,
     weights: np.ndarray,
     settings: EvaluationSettings,
 ) -> tuple[Stratum, ...]:
     strata = []
     ages = _bands(settings.age_bands, "years")
-    belongs = {
+    groups = {
         "site": [s.site for s in known],
         "age": [None if s.age is None else ages[np.digitize(s.age, settings.age_bands)] for s in known],
     }
-    for by, names in belongs.items():
+    for by, names in groups.items():
         order = sorted({name for name in names if name}) if by == "site" else [band for band in ages if band in names]
         for name in order:
             rows = np.flatnonzero([own == name for own in names])
             members = [known[row] for row in rows]
             measures = voxel_measures(members, weights[:, rows]).measures
             if at is not None:
-                measures |= point_measures(members, at.of(rows), weights[:, rows])
-            measures["froc_score"] = froc_measure(members, [births[row] for row in rows], weights[:, rows])
+                measures |= point_measures(members, at.subset(rows), weights[:, rows])
+            measures["froc_score"] = froc_measure(
+                members, [false_cluster_thresholds[row] for row in rows], weights[:, rows]
+            )
             strata.append(Stratum(by, str(name), measures))
     if at is not None and at.lesions.sum() > 0:
         names = _bands(settings.lesion_bands_ml, "ml")
@@ -273,7 +276,7 @@ def _strata(
 
 
 def _bands(bounds: Sequence[float], unit: str) -> list[str]:
-    """Names of the bands between bounds: each holds its lower bound."""
+    """Names of the bands between bounds; each band includes its lower bound."""
     if not bounds:
         return [f"all {unit}"]
     between = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(bounds)]
@@ -281,7 +284,7 @@ def _bands(bounds: Sequence[float], unit: str) -> list[str]:
 
 
 def subject_row(subject: SubjectScores, threshold: float, aupimo: float | None = None) -> SubjectRow:
-    """One subject's figures at an operating point; NaN: there is none."""
+    """Return the metrics of one subject at a threshold; undefined if the threshold is NaN."""
     if not np.isfinite(threshold):
         return SubjectRow(subject.key, None, None, None, None, None, aupimo=aupimo)
     known, clusters = subject.truth_known, subject.clusters

@@ -1,4 +1,4 @@
-"""A folder of scores as it was written: its subjects, and the settings they were scored with."""
+"""Stored scores of a cohort: the subjects and the settings they were scored with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ SUBJECTS = "subjects"
 
 @dataclass(frozen=True, eq=False)
 class ScoreFolder:
-    """What `voxout score` left.
+    """Folder written by `voxout score`.
 
     Attributes
     ----------
@@ -36,22 +36,22 @@ class ScoreFolder:
 
     @classmethod
     def open(cls, path: Path) -> "ScoreFolder":
-        """Open a folder of scores, or the one in a folder of `voxout run`.
+        """Open a folder of scores, or the folder ``scores`` of a run.
 
         Raises
         ------
         UserError
-            No such folder, no scores in it, or damaged ones.
+            The folder does not exist, holds no scores, or holds damaged scores.
         """
         folder = next((f for f in (path, path / "scores") if (f / "scores.json").is_file()), None)
         if folder is None:
             raise UserError(
-                f"{private(path)}: holds no scores, expected a folder that `voxout score` wrote. Check the path."
+                f"{private(path)}: holds no scores, expected a folder written by `voxout score`. Check the path."
             )
         try:
             about = load_json(folder / "scores.json")["about"]
             settings = EvaluationSettings(**about["settings"])
-            words = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
+            description = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise UserError(
                 f"{private(folder / 'scores.json')}: not readable as scores ({type(error).__name__}). Score the maps "
@@ -59,5 +59,5 @@ class ScoreFolder:
             ) from error
         subjects = tuple(SubjectScores.load(file) for file in sorted((folder / SUBJECTS).glob("[!.]*.npz")))
         if not subjects:
-            raise UserError(f"{private(folder / SUBJECTS)}: holds no subject, expected what `voxout score` left there.")
-        return cls(path, subjects, settings, *words)
+            raise UserError(f"{private(folder / SUBJECTS)}: holds no subjects. Score the maps again.")
+        return cls(path, subjects, settings, *description)

@@ -1,4 +1,4 @@
-"""One map against one lesion mask: everything later figures need, so that no voxel is read twice."""
+"""Scoring of one anomaly map against one lesion mask; cohort metrics are computed from the results."""
 
 import numpy as np
 from scipy import ndimage
@@ -31,20 +31,20 @@ def score_map(
     Parameters
     ----------
     key : str
-        The subject's name, as it shall stand in every table.
+        Name of the subject in all tables.
     map : Volume
         Anomaly score, higher = more anomalous.
     evaluation_mask : Volume of bool
-        Voxels that count, in general the brain.
+        Voxels to evaluate, usually the brain.
     lesion_mask : Volume of bool or None
-        None: a patient's truth is unknown; a control has no lesions.
+        None if the truth of a patient is unknown, or for controls (no lesions).
     covered : Volume of bool or None
-        Voxels of the map that carry a score; None: all of them. Voxels of the evaluation mask that are not covered
-        rank below all others.
+        Voxels of the map with a score; all voxels if None. Voxels of the evaluation mask that are not covered rank
+        below all others.
     settings : EvaluationSettings
     group : {"control", "patient"}
     site, age : optional
-        Of the subject, for the figures by site and age.
+        Site and age of the subject, for metrics by site and age band.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def score_map(
     Raises
     ------
     SubjectError
-        Volumes on different grids (nothing is ever resampled here), an empty evaluation mask, a map without a single
-        score inside it, scores that are not finite, a control with lesions, a lesion mask that leaves nothing healthy.
+        Volumes on different grids (scoring never resamples), an empty evaluation mask, a map without scores inside it,
+        non-finite scores, a control with lesions, or a lesion mask that leaves no healthy voxels.
     """
     named = {"evaluation mask": evaluation_mask, "lesion mask": lesion_mask, "mask of covered voxels": covered}
     for name, volume in named.items():
@@ -70,17 +70,17 @@ def score_map(
         raise SubjectError(f"{key}: the evaluation mask is empty, expected the brain. Check the mask.")
     if not scored.any():
         raise SubjectError(
-            f"{key}: no voxel of the evaluation mask carries a score. Check that map and mask show the same head."
+            f"{key}: no voxel of the evaluation mask has a score. Check that map and mask belong to the same subject."
         )
     if group == "control" and truth.any():
         raise SubjectError(
-            f"{key}: is a control but its lesion mask holds {int(truth.sum())} voxels. "
-            "Call it a patient, or drop the mask."
+            f"{key}: the lesion mask of this control holds {int(truth.sum())} voxels, expected none. "
+            "List the subject as a patient, or remove the mask."
         )
     if truth[inside].all():
         raise SubjectError(
-            f"{key}: the lesion mask fills the whole evaluation mask, expected some healthy voxels as well. "
-            "Are lesion masks and brain masks swapped?"
+            f"{key}: the lesion mask fills the complete evaluation mask, expected some healthy voxels. "
+            "Check whether lesion masks and brain masks are swapped."
         )
     scores = np.full(inside.shape, -np.inf, dtype=np.float32)
     scores[scored] = map.voxels[scored]
@@ -89,7 +89,7 @@ def score_map(
     if bad:
         raise SubjectError(
             f"{key}: {bad} of {len(given)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
-            "Make the map again, or leave these voxels out of the brain mask."
+            "Recreate the map, or exclude these voxels from the brain mask."
         )
 
     truth_inside = truth & inside
@@ -140,7 +140,7 @@ def score_map(
 
 
 def _background(scores: np.ndarray) -> tuple[float | None, float | None]:
-    """The score that stands for "no detection", and the lowest one above it; None where there is none."""
+    """Background score ("no detection") and the lowest score above it; None if there is none."""
     lowest, highest = scores.min(), scores.max()
     n_lowest = int((scores == lowest).sum())
     two_values = lowest < highest and n_lowest + int((scores == highest).sum()) == len(scores)
@@ -151,7 +151,7 @@ def _background(scores: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:
-    """Where each lesion has its highest score, (number of lesions, 3)."""
+    """Position of the highest score of each lesion in mm, (number of lesions, 3)."""
     numbers = [lesion.number for lesion in found.lesions]
     if not numbers:
         return np.zeros((0, 3))
@@ -162,7 +162,7 @@ def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:
 def _lesion_scores(
     found: Lesions, labels: np.ndarray, values: np.ndarray, found_at: np.ndarray, peaks_mm: np.ndarray
 ) -> tuple[LesionScore, ...]:
-    """A row for every lesion, from the number and the score of each lesion voxel."""
+    """Return the scores of every lesion from the label and score of each lesion voxel."""
     covered = values > -np.inf
     size = len(found.lesions) + 1
     counts = np.bincount(labels[covered], minlength=size)

@@ -1,4 +1,4 @@
-"""What the scoring of one subject leaves behind: figures, counts and curves, no voxels; in memory or in a file."""
+"""Scores of one subject in memory or in a file: metrics, histograms and curves, but no voxels."""
 
 import json
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from zipfile import ZIP_STORED
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
-from ...data_manifests.cohort.subject import person_of_key
+from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.cohort.subject import participant_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.terms import Group
 from ..metrics import voxel_metrics as vm
@@ -26,23 +26,23 @@ Part = TypeVar("Part", vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
 
 @dataclass(frozen=True)
 class LesionScore:
-    """How a map sees one lesion.
+    """Scores of one lesion.
 
     Attributes
     ----------
     number : int
-        From 1 in the order of falling volume.
+        Starting at 1, in descending order of volume.
     volume_mm3 : float
     centre_mm : tuple of float, (3,)
-        RAS+ millimetres of the grid it was scored on.
+        Centre of mass in RAS+ mm of the grid it was scored on.
     highest_score, mean_score : float or None
-        Over its covered voxels; None if the map covers none of them.
+        Over its voxels with a score; None if it has none.
     peak_mm : tuple of float, (3,)
-        Where the highest score is; the centre if the map covers none of its voxels.
+        Position of the highest score; the centre if no voxel has a score.
     found_at : float or None
-        The highest threshold at which a cluster touches it; None if none ever does.
+        Highest threshold at which a cluster touches it; None if at none.
     covered_share : float
-        Share of its voxels that carry a score.
+        Fraction of its voxels with a score.
     """
 
     number: int
@@ -57,12 +57,12 @@ class LesionScore:
 
 @dataclass(frozen=True, eq=False)
 class SubjectCurves:
-    """The arrays among what the scoring of one subject leaves behind.
+    """Arrays of the scores of one subject.
 
     Attributes
     ----------
     histogram : ScoreHistogram
-        Of all voxels of the evaluation mask; where the truth is unknown all count as healthy.
+        Histogram of the voxels of the evaluation mask; all count as healthy if the truth is unknown.
     clusters : ClusterCurve
     overlaps : LesionOverlaps
     """
@@ -79,12 +79,12 @@ class SubjectCurves:
 
 @dataclass(frozen=True)
 class StoredCurves:
-    """The same in a file, read whenever it is asked for: a cohort then takes no more memory than one subject.
+    """Arrays of the scores of one subject in a file, read on each access to limit the memory used by a cohort.
 
     Raises
     ------
     UserError
-        Where the file cannot be read.
+        The file cannot be read.
     """
 
     path: Path
@@ -103,7 +103,7 @@ class StoredCurves:
 
     @property
     def lesion_voxels(self) -> tuple[np.ndarray, np.ndarray]:
-        # A small part of the histogram, and faster to read alone.
+        # Reading only this part of the histogram is faster.
         scores, counts = self._arrays(_entry(vm.ScoreHistogram, name) for name in ("lesion_scores", "lesion_counts"))
         return scores, counts
 
@@ -111,7 +111,7 @@ class StoredCurves:
         return part(*self._arrays(_entry(part, field.name) for field in fields(part)))
 
     def _arrays(self, entries: Iterable[str]) -> list[np.ndarray]:
-        """Counts as int32."""
+        """Read arrays; counts are returned as int32."""
         try:
             with _opened(self.path) as stored:
                 arrays = [stored[entry] for entry in entries]
@@ -122,7 +122,7 @@ class StoredCurves:
 
 @dataclass(frozen=True, eq=False)
 class SubjectScores:
-    """What the scoring of one subject leaves behind: figures, counts and curves, no voxels.
+    """Scores of one subject: metrics, histograms and curves, but no voxels.
 
     Attributes
     ----------
@@ -132,31 +132,31 @@ class SubjectScores:
     age : float or None
         Years.
     truth_known : bool
-        False for a patient without a lesion mask: such a map is drawn, but enters no figure.
+        False for a patient without a lesion mask; its map is shown but not used in any metric.
     voxel_mm3 : float
     n_voxels : int
-        Voxels of the evaluation mask.
+        Number of voxels of the evaluation mask.
     n_uncovered : int
-        Of these, voxels without a score. They rank below all others: the map calls them normal.
+        Number of these voxels without a score; they rank below all others and count as normal.
     n_lesion : int
-        Lesion voxels of the evaluation mask.
+        Number of lesion voxels inside the evaluation mask.
     n_lesion_uncovered : int
-        Lesion voxels without a score: missed.
+        Number of lesion voxels without a score; they count as missed.
     n_lesion_outside : int
-        Lesion voxels outside the evaluation mask: no part of any figure.
+        Number of lesion voxels outside the evaluation mask; not used in any metric.
     n_lesion_scores : int
-        Different scores among the lesion voxels.
+        Number of distinct scores among the lesion voxels.
     highest_score, score_p999, lowest_score : float
-        Of the voxels with a score; the 99.9th percentile.
+        Maximum, 99.9th percentile and minimum over the voxels with a score.
     auroc, auroc_fpr30_normalised, average_precision, best_dice : Estimate
-        Exact. The best Dice is an oracle: at the threshold that suits this subject's truth best.
+        Exact values. The best Dice is an oracle, with the threshold chosen on the truth of this subject.
     lesions : tuple of LesionScore
     curves : SubjectCurves or StoredCurves
     background : float or None
-        The lowest score, where at least half of the voxels have it, or where there are but two scores: it stands for
-        "no detection" and never belongs to a cluster. None: scores of all kinds, each of which ranks a voxel.
+        Lowest score if at least half of the voxels have it or if there are only two distinct scores. It means "no
+        detection" and never belongs to a cluster. None for other maps.
     lowest_detection : float or None
-        The lowest score above the background; None where nothing lies above it, or there is none.
+        Lowest score above the background; None if there is no background or no score above it.
     """
 
     key: str
@@ -185,7 +185,7 @@ class SubjectScores:
 
     @property
     def is_segmentation(self) -> bool:
-        """Whether the map holds the background and at most one other score."""
+        """Whether the map has a background and at most one other score."""
         return self.background is not None and self.lowest_detection in (None, self.highest_score)
 
     @property
@@ -205,22 +205,22 @@ class SubjectScores:
         return self.truth_known and self.n_lesion > 0
 
     @property
-    def person(self) -> str:
-        """Whose scan it is: sessions of one person have it in common."""
-        return person_of_key(self.key)
+    def participant(self) -> str:
+        """Participant label, shared by all sessions of a participant."""
+        return participant_of_key(self.key)
 
     @property
     def is_healthy(self) -> bool:
-        """A control: the operating point is set on these."""
+        """Whether the subject is a control; the operating point is set on controls."""
         return self.group == "control"
 
     @property
     def lesion_volume_ml(self) -> float | None:
-        """Inside the evaluation mask; None where the truth is unknown."""
+        """Lesion volume inside the evaluation mask; None if the truth is unknown."""
         return self.n_lesion * self.voxel_mm3 / 1000 if self.truth_known else None
 
     def dice_at(self, threshold: float) -> Estimate:
-        """Dice of all voxels with at least this score, without regard to the size of clusters."""
+        """Dice of all voxels with at least this score, regardless of cluster size."""
         if not self.has_lesions:
             return Estimate.undefined(vm.NO_LESION_VOXEL if self.truth_known else NO_TRUTH)
         false, true = self.histogram.flagged(np.array([threshold], dtype=np.float32))
@@ -236,16 +236,16 @@ class SubjectScores:
 
     @cached_property
     def found_at(self) -> np.ndarray:
-        """`LesionScore.found_at` of all lesions, -inf for never: ndarray of float32, (number of lesions,)."""
+        """`LesionScore.found_at` of all lesions, -inf if never found: ndarray of float32, (number of lesions,)."""
         return np.array([-np.inf if les.found_at is None else les.found_at for les in self.lesions], dtype=np.float32)
 
     def save(self, path: Path) -> "SubjectScores":
-        """Write one .npz file, whole or not at all; nothing in it is pickled.
+        """Write one .npz file atomically, without pickled objects.
 
         Returns
         -------
         SubjectScores
-            The same, its arrays left in the file.
+            The same scores with their arrays in the file.
         """
         kept = [field.name for field in fields(self) if field.name != "curves"]
         about = {name: getattr(self, name) for name in kept} | {"format": FORMAT}
@@ -253,18 +253,18 @@ class SubjectScores:
         about["lesions"] = [asdict(lesion) for lesion in self.lesions]
         parts = (self.histogram, self.clusters, self.overlaps)
         arrays = {_entry(type(part), f.name): _small(getattr(part, f.name)) for part in parts for f in fields(part)}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         return replace(self, curves=StoredCurves(path))
 
     @classmethod
     def load(cls, path: Path) -> "SubjectScores":
-        """Read what `save` wrote; the arrays only when they are asked for.
+        """Load scores written by `save`; arrays are read on access.
 
         Raises
         ------
         UserError
-            Missing or damaged, or not a file of scores.
+            The file is missing, damaged or not a file of scores.
         """
         try:
             with _opened(path) as stored:
@@ -285,26 +285,26 @@ _ESTIMATES = ("auroc", "auroc_fpr30_normalised", "average_precision", "best_dice
 
 
 def _entry(part: type, name: str) -> str:
-    """The name of an array in the file."""
+    """Name of an array in the file."""
     return f"{part.__name__}.{name}"
 
 
 def _small(values: np.ndarray) -> np.ndarray:
-    """Counts in the smallest type that holds them."""
+    """Cast counts to the smallest sufficient integer type."""
     return values if values.dtype.kind == "f" else values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     stored = np.load(path, allow_pickle=False)
-    # `save` packs nothing, and a small file that unpacks to terabytes is none of ours.
+    # `save` never compresses; refuse compressed entries, which may expand to terabytes.
     if any(entry.compress_type != ZIP_STORED for entry in stored.zip.infolist()):
         stored.close()
-        raise ValueError("packed")
+        raise ValueError("compressed")
     return stored
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    # A half-copied .npz fails in many ways (zip, zlib, JSON, keys); all mean the same to the user.
+    # An incomplete .npz raises many kinds of errors (zip, zlib, JSON, keys); the advice is the same.
     return UserError(
         f"{private(path.name)}: not readable as the scores of a subject ({type(error).__name__}). Delete it and score "
         "the subject again."

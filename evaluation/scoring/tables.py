@@ -1,4 +1,4 @@
-"""The figures of a cohort on disk: ``scores.json`` and three tables; docs/scores.md describes them."""
+"""Output files of a cohort's metrics: ``scores.json`` and three tables, described in docs/scores.md."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ..metrics.bootstrap import Estimate
 from .score_cohort import ORACLES, CohortScores, SubjectRow
 from .subject_scores import SubjectScores
@@ -21,19 +21,19 @@ FIELDS = ("value", "ci_low", "ci_high", "n", "reason_undefined")
 
 
 def write_scores(folder: Path, scores: CohortScores, *, left_out: Sequence[str] = ()) -> Path:
-    """Write ``scores.json``, ``scores.csv`` (a row a subject), ``lesions.csv`` (a lesion) and ``strata.csv``.
+    """Write ``scores.json``, ``scores.csv`` (per subject), ``lesions.csv`` (per lesion) and ``strata.csv``.
 
     Parameters
     ----------
     folder : Path
     scores : CohortScores
     left_out : sequence of str
-        Subjects that should have been scored and could not be: they are named and counted, never passed over.
+        Subjects that could not be scored; they are listed in ``scores.json``.
 
     Returns
     -------
     Path
-        Of ``scores.json``.
+        Path of ``scores.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = {
@@ -57,10 +57,10 @@ def write_scores(folder: Path, scores: CohortScores, *, left_out: Sequence[str] 
         for stratum in scores.strata
         for name, measure in stratum.measures.items()
     ]
-    figures = {name: _entry(estimate) for name, estimate in scores.estimates.items()}
-    content = {"about": about, **figures, "strata": strata}
+    metrics = {name: _entry(estimate) for name, estimate in scores.estimates.items()}
+    content = {"about": about, **metrics, "strata": strata}
     path = folder / "scores.json"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_table(
         folder / "scores.csv", [_subject_line(s, row) for s, row in zip(scores.subjects, scores.rows, strict=True)]
@@ -129,9 +129,9 @@ def _lesion_lines(subject: SubjectScores, threshold: float | None) -> list[dict[
 
 
 def write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
-    """Write a CSV file, whole or not at all; its columns are the keys of the first line where they are not named."""
+    """Write a CSV file atomically; the columns default to the keys of the first line."""
     columns = tuple(columns or lines[0])
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for line in lines:

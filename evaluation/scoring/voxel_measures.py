@@ -1,7 +1,6 @@
-"""The voxel figures of a cohort, each with what it is in every bootstrap draw.
+"""Voxel-wise metrics of a cohort, with their values in every bootstrap sample.
 
-Subjects are read one at a time from what their scoring left behind, and no voxel is read again: their histograms are
-put on common bins.
+The stored histograms of the subjects are read one at a time and put on common bins; the maps are not read again.
 """
 
 from collections.abc import Sequence
@@ -15,31 +14,31 @@ from ..metrics.bootstrap import Measure, mean_over_subjects
 from .subject_scores import SubjectScores
 
 POOLED_EDGES = 2**20
-"""Different lesion scores up to which pooled figures are exact; with more they err by less than 1e-6."""
+"""Pooled metrics are exact up to this many distinct lesion scores; beyond, the error is below 1e-6."""
 BOOTSTRAP_EDGES, BOOTSTRAP_CELLS = 2**13, 2**20
-"""Draws are made on fewer edges: at most so many, and at most so many for all subjects together."""
+"""Limits for the bootstrap: number of bin edges, and number of edges times subjects."""
 _DRAWS_AT_ONCE = 64
 
-NO_PATIENT = "no subject with a lesion mask that holds a lesion"
+NO_PATIENT = "no subject with lesions in its lesion mask"
 NO_HEALTHY = "no healthy scan in this cohort"
-_TOO_SMALL = "no lesion of the smallest volume that counts"
+_TOO_SMALL = "no lesion of at least the smallest volume"
 _FEWEST_HEALTHY_VOXELS = 10**5
 _UNRESOLVED = f"fewer than {_FEWEST_HEALTHY_VOXELS:,} healthy voxels do not resolve a false-positive rate of 1e-5"
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelMeasures:
-    """Voxel figures of some subjects.
+    """Voxel-wise metrics of some subjects.
 
     Attributes
     ----------
     measures : dict of str to Measure
     counts : RankCounts
-        Of all voxels pooled.
+        Counts of all voxels pooled.
     each : RankCounts
-        Of each subject, a row each, on coarser bins: for the draws.
+        One row of counts per subject, on coarser bins, for the bootstrap.
     aupimo : mapping of str to float
-        Of each subject with lesions, by its key; empty where it is not defined.
+        AUPIMO of each subject with lesions, by key; empty if undefined.
     """
 
     measures: dict[str, Measure]
@@ -49,12 +48,12 @@ class VoxelMeasures:
 
 
 def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> VoxelMeasures:
-    """Pooled figures, means over subjects, and AUPIMO.
+    """Compute pooled metrics, means over subjects, and AUPIMO.
 
     Parameters
     ----------
     known : sequence of S SubjectScores
-        Of known truth.
+        Subjects with known truth.
     weights : ndarray, (1 + draws, S)
         From `resample_subjects`.
     """
@@ -83,7 +82,7 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     }
     draws = {name: np.full(len(weights) - 1, np.nan) for name in pooled}
     if counts.lesion.sum() > 0:
-        # A few draws at a time: 1,000 draws of 16,000 bins at once would take gigabytes.
+        # Work in batches: 1,000 samples of 16,000 bins at once would take gigabytes.
         for start in range(0, len(weights) - 1, _DRAWS_AT_ONCE):
             drawn = each.reweighted(weights[1 + start : 1 + start + _DRAWS_AT_ONCE])
             for name, metric in pooled.items():
@@ -91,8 +90,8 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     with_lesions = sum(s.has_lesions for s in known)
     measures = {}
     for name, metric in pooled.items():
-        without_healthy = name in ("average_precision", "prevalence", "best_dice_pooled")
-        why_none = vm.why_undefined(counts, needs_healthy=not without_healthy) or ""
+        needs_no_healthy = name in ("average_precision", "prevalence", "best_dice_pooled")
+        why_none = vm.why_undefined(counts, needs_healthy=not needs_no_healthy) or ""
         if name.startswith("aupro") and not why_none and counts.lesion_weights.sum() == 0:
             why_none = _TOO_SMALL
         value = np.nan if why_none else float(metric(counts))
@@ -115,11 +114,11 @@ def _aupimo(
     each: vm.RankCounts,
     weights: np.ndarray,
 ) -> tuple[Measure, dict[str, float]]:
-    """Of the cohort and of each subject with lesions; see `aupimo_credit`."""
-    sick = np.array([s.has_lesions for s in known], dtype=bool)
+    """AUPIMO of the cohort and of each subject with lesions; see `aupimo_credit`."""
+    has_lesions = np.array([s.has_lesions for s in known], dtype=bool)
     healthy = np.array([s.is_healthy for s in known], dtype=bool)
     undefined = np.full(len(weights) - 1, np.nan)
-    why_none = NO_PATIENT if not sick.any() else NO_HEALTHY if not healthy.any() else ""
+    why_none = NO_PATIENT if not has_lesions.any() else NO_HEALTHY if not healthy.any() else ""
     if not why_none and each.healthy[healthy].sum() < _FEWEST_HEALTHY_VOXELS:
         why_none = _UNRESOLVED
     if why_none:
@@ -130,17 +129,17 @@ def _aupimo(
         lesion = np.zeros(len(credit))
         kernels.add_between(edges, *subject.curves.lesion_voxels, lesion)
         values[subject.key] = float(lesion @ credit / subject.n_lesion)
-    # In a draw, both who is healthy and whose lesions are looked for are drawn anew.
+    # Healthy subjects and subjects with lesions are both resampled.
     shares = each.healthy[healthy] / each.healthy[healthy].sum(axis=1, keepdims=True)
-    recalls = each.lesion[sick] / each.lesion[sick].sum(axis=1, keepdims=True)
+    recalls = each.lesion[has_lesions] / each.lesion[has_lesions].sum(axis=1, keepdims=True)
     draws = []
     for start in range(1, len(weights), _DRAWS_AT_ONCE):
         drawn = weights[start : start + _DRAWS_AT_ONCE]
         rates = vm.false_positive_rates(drawn[:, healthy] @ shares)
         own = vm.aupimo_credit(rates) @ recalls.T
         with np.errstate(invalid="ignore", divide="ignore"):
-            draws.append((own * drawn[:, sick]).sum(axis=1) / drawn[:, sick].sum(axis=1))
-    n = int(sick.sum())
+            draws.append((own * drawn[:, has_lesions]).sum(axis=1) / drawn[:, has_lesions].sum(axis=1))
+    n = int(has_lesions.sum())
     subjects = min(n, int(healthy.sum()))
     value = float(np.mean(list(values.values())))
     return Measure(value, np.concatenate([np.zeros(0), *draws]), n, subjects, ""), values

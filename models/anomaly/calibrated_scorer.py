@@ -1,7 +1,7 @@
-"""The ways to read a brain: what is looked at, and how its likeness to the controls is judged.
+"""Calibrated anomaly scorers.
 
-A reader is features, a scorer that was fitted on the controls' features, and a calibration that brings its scores onto
-the scale that all readers share.
+A calibrated scorer consists of voxel-wise features, a scorer fitted on the controls' features, and a calibration that
+converts its scores to -log10 p, the common scale of all scorers.
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.voxel_mask import PatchGrid
-from ..confounds.regression import Adjustment
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..confounds.regression import ConfoundRegression
 from ..features.extractors import Features, PatchFeatures
-from ..features.source import Plan, Sight
+from ..features.source import FeatureSource, ScorerSpec
 from ..settings import ModelSettings
 from .calibration import Calibration
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing
 
 _CALIBRATION, _SMOOTHED, _COMPONENTS = "calibration.safetensors", "smoothed.safetensors", "components.safetensors"
-_ADJUSTMENT = "nuisances.safetensors"
+_REGRESSION = "confounds.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """One way to read a brain, fitted and calibrated.
+class CalibratedScorer:
+    """A fitted and calibrated scorer.
 
     Attributes
     ----------
@@ -33,13 +33,13 @@ class Reader:
     features : Features
     scorer : Scorer
     calibration : Calibration
-        Of single voxels.
+        Calibration of the scores of single voxels.
     smoothing : Smoothing or None
-        None: a voxel stands for itself.
+        Smoothing of -log10 p within the brain; None: no smoothing.
     member : int or None
-        Whose codes it reads; None: none's.
-    adjustment : Adjustment or None
-        What is taken off the features for the person's nuisances.
+        Index of the encoder whose latents are scored; None: the features need no encoder.
+    regression : ConfoundRegression or None
+        Confound regression applied to the features; None: no confounds.
     """
 
     name: str
@@ -48,40 +48,40 @@ class Reader:
     calibration: Calibration
     smoothing: Smoothing | None
     member: int | None = None
-    adjustment: Adjustment | None = None
+    regression: ConfoundRegression | None = None
 
-    def surprise(
+    def neg_log10_p(
         self,
         channels: np.ndarray,
         inside: np.ndarray,
-        nuisances: np.ndarray | None = None,
+        confounds: np.ndarray | None = None,
         *,
         jobs: int | None = None,
     ) -> np.ndarray:
-        """-log10 p of one subject, (P,) float32, higher = more anomalous.
+        """Compute -log10 p of one subject, (P,) float32; higher = more anomalous.
 
         Parameters
         ----------
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
-            The subject's own brain.
-        nuisances : ndarray, (k,), optional
-            As `Nuisances.of` gives them; without them, the subject is read at the controls' mean.
+            Brain mask of the subject.
+        confounds : ndarray, (k,), optional
+            Confounds from `Confounds.values`; without them, the controls' mean is assumed.
         jobs : int, optional
-            Threads; one a core by default.
+            Number of threads; one per core by default.
         """
-        features = self.features.of(channels)
-        if self.adjustment is not None and nuisances is not None:
-            features = self.adjustment.apply(features, nuisances)
-        surprise = self.calibration.surprise(self.scorer.score(features, jobs=jobs))
-        return surprise if self.smoothing is None else self.smoothing.surprise(surprise, inside)
+        features = self.features.compute(channels)
+        if self.regression is not None and confounds is not None:
+            features = self.regression.residualise(features, confounds)
+        neg_log10_p = self.calibration.neg_log10_p(self.scorer.score(features, jobs=jobs))
+        return neg_log10_p if self.smoothing is None else self.smoothing.neg_log10_p(neg_log10_p, inside)
 
     def save(self, folder: Path) -> None:
-        """Write all but the encoder, which has a place of its own."""
+        """Write all parts except the encoder, which is saved separately."""
         if isinstance(self.features, PatchFeatures):
             self.features.save(folder / _COMPONENTS)
-        if self.adjustment is not None:
-            self.adjustment.save(folder / _ADJUSTMENT)
+        if self.regression is not None:
+            self.regression.save(folder / _REGRESSION)
         self.scorer.save(folder)
         self.calibration.save(folder / _CALIBRATION)
         if self.smoothing is not None:
@@ -89,33 +89,51 @@ class Reader:
 
     @classmethod
     def load(
-        cls, name: str, plan: Plan, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings, adjusted: bool
-    ) -> "Reader":
-        """Read what `save` wrote; `adjusted`: whether there are nuisances to take off.
+        cls,
+        name: str,
+        spec: ScorerSpec,
+        folder: Path,
+        mask: VoxelMask,
+        source: FeatureSource,
+        settings: ModelSettings,
+        residualised: bool,
+    ) -> "CalibratedScorer":
+        """Load a saved scorer.
+
+        Parameters
+        ----------
+        name : str
+        spec : ScorerSpec
+        folder : Path
+        mask : VoxelMask
+        source : FeatureSource
+        settings : ModelSettings
+        residualised : bool
+            Whether the features are residualised, i.e. the model has confounds.
 
         Raises
         ------
         UserError
-            A part is missing, damaged, or of other locations.
+            A part is missing, damaged, or was fitted on another brain mask.
         """
-        if plan.features == "patches":
-            features: Features = PatchFeatures.load(folder / _COMPONENTS, grid)
+        if spec.features == "patches":
+            features: Features = PatchFeatures.load(folder / _COMPONENTS, mask)
         else:
-            features = sight.features(plan, grid)
-        if plan.scorer == "ocsvm":
-            scorer: Scorer = OneClassSvms.load(folder, grid, settings.detector)
+            features = source.features(spec, mask)
+        if spec.scorer == "ocsvm":
+            scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
         else:
-            scorer = Mahalanobis.load(folder, grid, plan.direction)
-        calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.fusion.smoothing_mm, None
+            scorer = Mahalanobis.load(folder, mask, spec.direction)
+        calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None
         parts = [calibration]
         if sigma_mm > 0:
-            smoothing = Smoothing(grid, sigma_mm, Calibration.load(folder / _SMOOTHED))
+            smoothing = Smoothing(mask, sigma_mm, Calibration.load(folder / _SMOOTHED))
             parts.append(smoothing.calibration)
-        adjustment = Adjustment.load(folder / _ADJUSTMENT) if adjusted else None
-        sizes = {len(part.spread) for part in parts} | ({adjustment.slopes.shape[1]} if adjustment else set())
-        if sizes != {grid.size} or {part.mask_hash for part in parts} != {grid.mask_hash}:
+        regression = ConfoundRegression.load(folder / _REGRESSION) if residualised else None
+        sizes = {len(part.scale) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
+        if sizes != {mask.size} or {part.mask_hash for part in parts} != {mask.mask_hash}:
             raise UserError(
-                f"{private(folder, 'its folder')}: its calibration is of other locations than the brain mask. Fit the "
-                "model again."
+                f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
+                "the model. Fit the model again."
             )
-        return cls(name, features, scorer, calibration, smoothing, plan.member, adjustment)
+        return cls(name, features, scorer, calibration, smoothing, spec.member, regression)

@@ -1,15 +1,16 @@
-"""Scores of any kind on one scale: how seldom a healthy brain scores as high.
+"""Calibration of anomaly scores to -log10 p, against the scores of healthy controls.
 
-A detector scores the controls it was fitted on too kindly. So the null scores come from cross-fitting: each control is
-scored by a detector that has not seen it. Then in two steps:
+Detectors give low scores to the controls they were fitted on. The null scores therefore come from cross-fitting: each
+control is scored by a detector fitted without it. Calibration has two steps:
 
-1. *Spread.* Scores are divided by their own root mean square at the location, pooled over neighbours: where healthy
-   brains differ much, a high score means little. In the divisor of a null score, its own fold counts half (`_OWN`).
-2. *Tail.* The share of the null that reaches a value, over all locations and controls; above the highest thousandth
-   by an exponential fitted to the excesses (peaks over threshold; Coles, "An Introduction to Statistical Modeling of
-   Extreme Values", 2001, with shape 0).
+1. *Scale.* Scores are divided by the root mean square of the null scores at the voxel, pooled over neighbours: where
+   healthy brains vary much, a high score means little. In the scale that divides a null score, the control's own fold
+   has half weight (`_OWN_FOLD_WEIGHT`).
+2. *Tail.* p is the share of the null scores, over all voxels and controls, that reach the scaled score. Above the
+   highest thousandth, an exponential fitted to the excesses is used (peaks over threshold; Coles, "An Introduction to
+   Statistical Modeling of Extreme Values", 2001, with shape 0).
 
-What comes out is the *surprise*, -log10 p: comparable between detectors, and summable (Fisher's way to combine tests).
+-log10 p is comparable between scorers and can be summed (Fisher's method to combine tests).
 """
 
 from collections.abc import Sequence
@@ -19,52 +20,52 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, special
 
-from ...data_manifests.cohort.subject import person_of_key
+from ...data_manifests.cohort.subject import participant_of_key
 from ...data_manifests.errors import UserError
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
-FEWEST_PEOPLE = 3
-"""One is left out at a time, and two are what a variance needs."""
+FEWEST_PARTICIPANTS = 3
+"""At least one participant is left out, and a variance needs two."""
 _TAIL = 1e-3
-"""The share of the null to which the exponential is fitted."""
+"""Share of the null to which the exponential is fitted."""
 _STEP = 0.01
-"""Between two knots of the table, in units of surprise."""
+"""Distance between two knots of the table, in -log10 p."""
 _VALUES_AT_ONCE = 8_000_000
-"""Values of the null that are sorted; more are thinned."""
-_LEAST_SPREAD = 1e-6
-_OWN = 0.5
-"""What a fold counts for in the spread that its own null scores are divided by. In full, a control that is wild
-somewhere hides it, and unseen brains read too high. Not at all, it looks too wild, since the detectors that scored the
-others have seen it, and unseen brains read too low. Half lies between; docs/maps.md tells what was measured."""
+"""Largest number of null values that are sorted; more are subsampled."""
+_SMALLEST_SCALE = 1e-6
+_OWN_FOLD_WEIGHT = 0.5
+"""Weight of a control's own fold in the scale of its null scores. With weight 1, outlying scores of a control raise its
+own scale, and scores of unseen brains come out too high. With weight 0, they come out too low, since the detectors that
+scored the other folds were fitted on the control. docs/maps.md reports the measurements."""
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """From scores to surprise.
+    """Calibration of the scores of one scorer.
 
     Attributes
     ----------
-    spread : ndarray, (P,), float32
-        What a score is divided by at each location.
+    scale : ndarray, (P,), float32
+        Divisor of the scores at each voxel: the pooled root mean square of the null scores.
     knots : ndarray, (K,), float64
-        Ascending scores, after division.
-    surprise_at : ndarray, (K,), float64
-        -log10 of the share of healthy voxels that score as high, at each knot.
+        Ascending scaled scores.
+    neg_log10_p_at : ndarray, (K,), float64
+        -log10 of the share of null scores that are at least as high, at each knot.
     slope : float
-        Surprise per unit of score beyond the last knot.
+        Increase of -log10 p per unit of scaled score beyond the last knot.
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Hash of the `VoxelMask` to which the voxels belong.
     """
 
-    spread: np.ndarray
+    scale: np.ndarray
     knots: np.ndarray
-    surprise_at: np.ndarray
+    neg_log10_p_at: np.ndarray
     slope: float
     mask_hash: str
 
-    def surprise(self, scores: np.ndarray) -> np.ndarray:
-        """-log10 p of scores.
+    def neg_log10_p(self, scores: np.ndarray) -> np.ndarray:
+        """Convert scores to -log10 p.
 
         Parameters
         ----------
@@ -74,107 +75,107 @@ class Calibration:
         Returns
         -------
         ndarray, (..., P), float32
-            From 0; higher = seldomer. It rises with the score.
+            At least 0; higher = more anomalous. Non-decreasing in the score.
         """
-        return self._surprise_of(np.asarray(scores, np.float64) / self.spread)
+        return self._neg_log10_p_of_scaled(np.asarray(scores, np.float64) / self.scale)
 
-    def _surprise_of(self, ratio: np.ndarray) -> np.ndarray:
-        beyond = np.maximum(ratio - self.knots[-1], 0) * self.slope
-        return (np.interp(ratio, self.knots, self.surprise_at) + beyond).astype(np.float32)
+    def _neg_log10_p_of_scaled(self, scaled: np.ndarray) -> np.ndarray:
+        beyond = np.maximum(scaled - self.knots[-1], 0) * self.slope
+        return (np.interp(scaled, self.knots, self.neg_log10_p_at) + beyond).astype(np.float32)
 
     def z(self, scores: np.ndarray) -> np.ndarray:
-        """The same as standard deviations of a normal distribution: p < .001 is z > 3.09."""
-        return z_of_surprise(self.surprise(scores))
+        """Convert scores to z-scores of a normal distribution: p < .001 is z > 3.09."""
+        return z_from_neg_log10_p(self.neg_log10_p(scores))
 
     def save(self, path: Path) -> Path:
-        """Write one safetensors file, whole or not at all."""
-        tensors = {"spread": self.spread, "knots": self.knots, "surprise_at": self.surprise_at}
+        """Write one safetensors file, atomically."""
+        tensors = {"spread": self.scale, "knots": self.knots, "neg_log10_p_at": self.neg_log10_p_at}
         return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
-        """Read what `save` wrote.
+        """Load a saved calibration.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
-        with opened_tensors(path, "whole calibration") as file:
-            spread = file.array("spread", "float32", 1)
-            knots, surprise_at = (file.array(name, "float64", 1) for name in ("knots", "surprise_at"))
-            if not spread.min() > 0:
-                raise ValueError(f"a spread is {spread.min():g}, expected numbers above 0")
-            if knots.shape != surprise_at.shape or surprise_at[0] < 0:
-                raise ValueError("its table is not one of surprises")
-            if not ((np.diff(knots) > 0).all() and (np.diff(surprise_at) > 0).all()):
+        with opened_tensors(path, "complete calibration") as file:
+            scale = file.array("spread", "float32", 1)
+            knots, neg_log10_p_at = (file.array(name, "float64", 1) for name in ("knots", "neg_log10_p_at"))
+            if not scale.min() > 0:
+                raise ValueError(f"spread is {scale.min():g} at a voxel, expected numbers above 0")
+            if knots.shape != neg_log10_p_at.shape or neg_log10_p_at[0] < 0:
+                raise ValueError("its table of -log10 p is invalid")
+            if not ((np.diff(knots) > 0).all() and (np.diff(neg_log10_p_at) > 0).all()):
                 raise ValueError("its table does not rise")
-            return cls(spread, knots, surprise_at, file.number("slope"), file.about["mask_hash"])
+            return cls(scale, knots, neg_log10_p_at, file.number("slope"), file.metadata["mask_hash"])
 
 
 def calibrate(
     null: np.ndarray,
     inside: np.ndarray,
     folds: Sequence[np.ndarray],
-    grid: PatchGrid,
+    mask: VoxelMask,
     *,
     pooling_mm: float,
     shrinkage: float,
 ) -> tuple[Calibration, np.ndarray]:
-    """Learn from the scores of controls.
+    """Fit a calibration to the null scores of the controls.
 
     Parameters
     ----------
     null : ndarray, (S, P)
-        Each control scored by a detector that has not seen it; may be memory-mapped.
+        Scores of each control from a detector fitted without it; may be memory-mapped.
     inside : ndarray of bool, (S, P)
-        Where each control has brain; the rest is left out.
+        Brain mask of each control; voxels outside it are ignored.
     folds : sequence of ndarray of int
-        Which controls were left out together; two folds at least.
-    grid : PatchGrid
+        Indices of the controls of each fold; at least two folds.
+    mask : VoxelMask
     pooling_mm : float
-        Standard deviation of the Gaussian over which the spread is pooled.
+        Standard deviation of the Gaussian over which the scale is pooled.
     shrinkage : float in [0, 1]
-        Weight of the whole brain's spread in each location's.
+        Weight of the whole brain's scale in the scale of each voxel.
 
     Returns
     -------
     Calibration
-        Its spread is that of all controls, for brains that are none of them.
+        Calibration for unseen brains; its scale is that of all controls.
     ndarray, (S, P), float32
-        Surprises of the controls themselves, each by a spread in which its own fold counts half.
+        -log10 p of the controls, with half weight for a control's own fold in its scale.
 
     Raises
     ------
     UserError
-        Null scores that are not finite, or all alike.
+        Null scores that are not finite, or all 0.
     """
-    if null.shape != inside.shape or null.shape[1] != grid.size:
-        raise ValueError(f"null {null.shape} and brains {inside.shape}, expected (subjects, {grid.size}) for both")
-    total, count = _sums(null, inside)
+    if null.shape != inside.shape or null.shape[1] != mask.size:
+        raise ValueError(f"null {null.shape} and inside {inside.shape}, expected (subjects, {mask.size}) for both")
+    total, count = _sums_of_squares(null, inside)
     if not np.isfinite(total.sum()):
-        raise UserError("Calibration: scores of controls are not finite, expected finite ones. Fit the model again.")
+        raise UserError("Calibration: the controls' scores are not finite, expected finite ones. Fit the model again.")
     if not total.sum() > 0:
         raise UserError(
-            "Calibration: the controls' scores are all 0, expected some that differ. Are the controls one and the same "
-            "scan? Otherwise train again."
+            "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
+            "different scans; if they are, train the model again."
         )
-    sigma_vox = pooling_mm / grid.grid.spacing_mm
-    null_surprise = np.empty(null.shape, np.float32)
+    sigma_vox = pooling_mm / mask.grid.spacing_mm
+    values = np.empty(null.shape, np.float32)
     for fold in folds:
-        own_total, own_count = _sums(null[fold], inside[fold])
-        less = 1 - _OWN
-        spread = _spread(total - less * own_total, count - less * own_count, grid, sigma_vox, shrinkage)
-        null_surprise[fold] = null[fold] / spread
-    table = _tail_table(null_surprise, inside)
-    calibration = Calibration(_spread(total, count, grid, sigma_vox, shrinkage), *table, grid.mask_hash)
-    for row in null_surprise:
-        row[:] = calibration._surprise_of(row)
-    return calibration, null_surprise
+        own_total, own_count = _sums_of_squares(null[fold], inside[fold])
+        removed = 1 - _OWN_FOLD_WEIGHT
+        scale = _pooled_scale(total - removed * own_total, count - removed * own_count, mask, sigma_vox, shrinkage)
+        values[fold] = null[fold] / scale
+    table = _tail_table(values, inside)
+    calibration = Calibration(_pooled_scale(total, count, mask, sigma_vox, shrinkage), *table, mask.mask_hash)
+    for row in values:
+        row[:] = calibration._neg_log10_p_of_scaled(row)
+    return calibration, values
 
 
-def _sums(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of squares at each location, and over how many brains, (P,)."""
+def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of squared scores, and number of brains, at each voxel, (P,)."""
     total, count = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
     for row, brain in zip(scores, inside, strict=True):
         total += np.where(brain, np.square(row, dtype=np.float64), 0)
@@ -182,68 +183,80 @@ def _sums(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return total, count
 
 
-def _spread(
-    total: np.ndarray, count: np.ndarray, grid: PatchGrid, sigma_vox: np.ndarray, shrinkage: float
+def _pooled_scale(
+    total: np.ndarray, count: np.ndarray, mask: VoxelMask, sigma_vox: np.ndarray, shrinkage: float
 ) -> np.ndarray:
-    """Root mean square at each location, pooled over neighbours and drawn towards the brain's, (P,) float32."""
+    """Root mean square at each voxel, pooled over neighbours and shrunk towards the whole brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
     smooth_total, smooth_count = (
-        grid.gather(ndimage.gaussian_filter(grid.scatter(part), sigma_vox)) for part in (total, count)
+        mask.transform(ndimage.gaussian_filter(mask.inverse_transform(part), sigma_vox)) for part in (total, count)
     )
-    # Where nobody has brain nearby, the whole brain's has to do.
+    # Where no control has brain nearby, use the scale of the whole brain.
     own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)
-    return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_LEAST_SPREAD).astype(np.float32)
+    return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_SMALLEST_SCALE).astype(np.float32)
 
 
-def _tail_table(ratio: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    thinned = slice(None, None, 1 + ratio.size // _VALUES_AT_ONCE)
+def _tail_table(scaled: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Knots, -log10 p at the knots, and the slope beyond them, from scaled null scores (S, P)."""
+    step = slice(None, None, 1 + scaled.size // _VALUES_AT_ONCE)
     pool = np.sort(
-        np.concatenate([row[thinned][brain[thinned]] for row, brain in zip(ratio, inside, strict=True)]).astype(
-            np.float64
-        )
+        np.concatenate([row[step][brain[step]] for row, brain in zip(scaled, inside, strict=True)]).astype(np.float64)
     )
-    # As many as the highest share holds, and never so few that the fit hangs on a handful.
+    # At least 50 values, for a stable fit.
     n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
     start = -np.log10(n_tail / len(pool))
-    surprise = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
-    # The k-th highest value is reached by k of n.
-    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-surprise).astype(int) - 1).clip(0)]
-    mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _LEAST_SPREAD)
-    # Where values tie, the rarest reading would be too bold: keep the first knot of each.
+    neg_log10_p = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
+    # k of n values are at least as high as the k-th highest.
+    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-neg_log10_p).astype(int) - 1).clip(0)]
+    mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _SMALLEST_SCALE)
+    # Where knots tie, keep the first, which has the smallest -log10 p.
     first = np.append(True, np.diff(knots) > 0)
-    return knots[first], surprise[first], float(1 / (mean_excess * np.log(10)))
+    return knots[first], neg_log10_p[first], float(1 / (mean_excess * np.log(10)))
 
 
-def z_of_surprise(surprise: np.ndarray) -> np.ndarray:
-    """Standard deviations of a normal distribution whose upper tail has ``p = 10 ** -surprise``; float32."""
-    # The logarithm keeps its digits where p itself would be 0.
-    return -special.ndtri_exp(-np.maximum(surprise, 1e-6) * np.log(10)).astype(np.float32)
+def z_from_neg_log10_p(neg_log10_p: np.ndarray) -> np.ndarray:
+    """Convert -log10 p to z-scores with the same upper-tail probability under a normal distribution; float32."""
+    # Computed from log p, since p itself underflows.
+    return -special.ndtri_exp(-np.maximum(neg_log10_p, 1e-6) * np.log(10)).astype(np.float32)
 
 
-def require_enough_people(train: Sequence[str]) -> None:
-    """Judge the keys of the training controls, which may be several scans of one person.
+def require_enough_participants(train: Sequence[str]) -> None:
+    """Check that there are enough participants for cross-fitting.
+
+    Parameters
+    ----------
+    train : sequence of str
+        Keys of the training controls; a participant may have several scans.
 
     Raises
     ------
     UserError
-        Too few people to leave one out.
+        Fewer than `FEWEST_PARTICIPANTS` participants.
     """
-    people = len({person_of_key(key) for key in train})
-    if people < FEWEST_PEOPLE:
+    participants = len({participant_of_key(key) for key in train})
+    if participants < FEWEST_PARTICIPANTS:
         raise UserError(
-            f"{people} training controls, expected at least {FEWEST_PEOPLE}: each is scored by detectors fitted on "
-            "others. Add healthy scans, or lower data_manifests.held_out_share."
+            f"{participants} training controls, expected at least {FEWEST_PARTICIPANTS} for cross-fitting. Add healthy "
+            "scans of other participants, or lower data_manifests.held_out_share."
         )
 
 
-def folds_of(persons: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
-    """Split scans into random parts, at most one a person; a person's scans stay together.
+def folds_of(participants: Sequence[str], folds: int, seed: int) -> list[np.ndarray]:
+    """Split scans into random folds, grouped by participant.
+
+    Parameters
+    ----------
+    participants : sequence of str
+        Participant of each scan.
+    folds : int
+        Number of folds; at most one per participant.
+    seed : int
 
     Returns
     -------
     list of ndarray
-        Indices of the scans, ascending; the parts hold nearly the same number of persons.
+        Ascending indices of the scans of each fold; the folds have nearly the same number of participants.
     """
-    names, person = np.unique(persons, return_inverse=True)
+    names, participant = np.unique(participants, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    return [np.flatnonzero(np.isin(person, part)) for part in np.array_split(order, min(folds, len(names)))]
+    return [np.flatnonzero(np.isin(participant, part)) for part in np.array_split(order, min(folds, len(names)))]

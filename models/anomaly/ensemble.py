@@ -1,12 +1,11 @@
-"""Several readers, one map: their surprises are combined, and the result is calibrated like any other score.
+"""Combination of calibrated scorers into one anomaly map.
 
-The sum of -log10 p, Fisher's way to combine tests, favours what all readers agree on; the largest, Tippett's, what one
-of them alone sees. Between them lie the power means. Whichever it is, the readers look at one brain and are anything
-but independent, so the combination's own null is what counts: that of the same controls, each read by readers that
-have not seen it.
+The -log10 p of the scorers are combined by a p-norm. Its limits are the sum (Fisher's method), which favours voxels on
+which all scorers agree, and the maximum (Tippett's method), which favours voxels that a single scorer finds. The
+scorers are not independent, so the combination is calibrated again, on controls scored by scorers fitted without them.
 
-Of several encoders, each is combined with the readers that need none; the map is the mean over these members, and the
-null is put together in the same way.
+With several encoders, each encoder is one member of the ensemble. A member combines the scorers on its latents and the
+scorers that need no encoder. The map is the mean over the members, and the null is computed in the same way.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,144 +16,151 @@ import numpy as np
 
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.voxel_mask import PatchGrid
-from ..confounds.confounds import Nuisances
-from ..features.source import Sight
-from ..features.truncated_fov import clear_of_cuts
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..confounds.confounds import Confounds
+from ..features.source import FeatureSource
+from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
-from .calibrated_scorer import Reader
+from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration
 
-_CALIBRATION = "fused.safetensors"
+_CALIBRATION = "combined.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """What the readers make of one subject.
+class Prediction:
+    """Anomaly map of one subject.
 
     Attributes
     ----------
     z : ndarray, (P,), float32
-        Standard deviations of a normal distribution: a healthy voxel exceeds 3.09 once in a thousand. Higher = more
-        anomalous. 0 where it was not read.
+        Calibrated z-scores; higher = more anomalous. One healthy voxel in a thousand exceeds 3.09. 0 where not scored.
     inside : ndarray of bool, (P,)
-        Where it was read: the subject's brain, without what lies beside a cut.
-    spread : ndarray or None, (P,), float32
-        Standard deviation over the members of an ensemble, each read on the ensemble's scale; None for one alone.
+        Scored voxels: the subject's brain, without voxels near a truncated field of view.
+    ensemble_sd : ndarray or None, (P,), float32
+        Standard deviation over the members of the ensemble, each on the ensemble's scale; None for a single member.
     """
 
     z: np.ndarray
     inside: np.ndarray
-    spread: np.ndarray | None = None
+    ensemble_sd: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Fusion:
-    """All the readers of a model.
+class Ensemble:
+    """Ensemble of calibrated scorers.
 
     Attributes
     ----------
-    grid : PatchGrid
-    readers : tuple of Reader
+    mask : VoxelMask
+    scorers : tuple of CalibratedScorer
     calibration : Calibration
-        Of the combined surprises.
-    power : float
-        See `FusionSettings`.
-    nuisances : Nuisances
-        What the readers are adjusted for.
+        Calibration of the combined -log10 p.
+    p_norm : float
+        See `EnsembleSettings`.
+    confounds : Confounds
+        Confounds regressed out of the features.
     """
 
-    grid: PatchGrid
-    readers: tuple[Reader, ...]
+    mask: VoxelMask
+    scorers: tuple[CalibratedScorer, ...]
     calibration: Calibration
-    power: float
-    nuisances: Nuisances = field(default_factory=Nuisances)
+    p_norm: float
+    confounds: Confounds = field(default_factory=Confounds)
 
-    def read(
+    def predict(
         self,
         channels: np.ndarray,
         inside: np.ndarray,
-        person: SubjectRecord | None = None,
+        participant: SubjectRecord | None = None,
         *,
         jobs: int | None = None,
-    ) -> Reading:
-        """Read one subject.
+    ) -> Prediction:
+        """Compute the anomaly map of one subject.
 
         Parameters
         ----------
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
-            The subject's own brain.
-        person : SubjectRecord, optional
-            Whose covariates are adjusted for; without it, the subject is read at the controls' mean.
+            Brain mask of the subject.
+        participant : SubjectRecord, optional
+            Source of the covariates; without it, the controls' mean is assumed.
         jobs : int, optional
-            Threads; one a core by default.
+            Number of threads; one per core by default.
+
+        Returns
+        -------
+        Prediction
         """
-        reach_vox = max(reader.features.reach_vox for reader in self.readers)
-        inside = clear_of_cuts(inside, self.grid, reach_vox)
-        nuisances = self.nuisances.of(channels, inside, person)
-        surprises = [reader.surprise(channels, inside, nuisances, jobs=jobs) for reader in self.readers]
-        members = [reader.member for reader in self.readers]
-        combined = fused_by_member(surprises, members, inside, self.power)
-        z = np.where(inside, self.calibration.z(combined.mean(axis=0)), 0).astype(np.float32)
-        if len(combined) == 1:
-            return Reading(z, inside)
-        apart = self.calibration.z(combined).std(axis=0, ddof=1)
-        return Reading(z, inside, np.where(inside, apart, 0).astype(np.float32))
+        reach_vox = max(scorer.features.reach_vox for scorer in self.scorers)
+        inside = away_from_truncation(inside, self.mask, reach_vox)
+        confounds = self.confounds.values(channels, inside, participant)
+        neg_log10_ps = [scorer.neg_log10_p(channels, inside, confounds, jobs=jobs) for scorer in self.scorers]
+        members = [scorer.member for scorer in self.scorers]
+        by_member = combined_by_member(neg_log10_ps, members, inside, self.p_norm)
+        z = np.where(inside, self.calibration.z(by_member.mean(axis=0)), 0).astype(np.float32)
+        if len(by_member) == 1:
+            return Prediction(z, inside)
+        ensemble_sd = self.calibration.z(by_member).std(axis=0, ddof=1)
+        return Prediction(z, inside, np.where(inside, ensemble_sd, 0).astype(np.float32))
 
     def save(self, folder: Path) -> None:
-        """Write every reader to a folder of its own name, and the calibration of their sum."""
-        for reader in self.readers:
-            reader.save(folder / reader.name)
+        """Write each scorer to a subfolder with its name, and the calibration of the combination."""
+        for scorer in self.scorers:
+            scorer.save(folder / scorer.name)
         self.calibration.save(folder / _CALIBRATION)
-        self.nuisances.save(folder)
+        self.confounds.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: ModelSettings) -> "Fusion":
-        """Read what `save` wrote.
+    def load(cls, folder: Path, mask: VoxelMask, source: FeatureSource, settings: ModelSettings) -> "Ensemble":
+        """Load a saved model.
 
         Raises
         ------
         UserError
-            A part is missing, damaged, or of other locations.
+            A part is missing, damaged, or was fitted on another brain mask.
         """
         calibration = Calibration.load(folder / _CALIBRATION)
-        if calibration.mask_hash != grid.mask_hash or len(calibration.spread) != grid.size:
+        if calibration.mask_hash != mask.mask_hash or len(calibration.scale) != mask.size:
             raise UserError(
-                f"{private(folder, 'its folder')}: its calibration is of another brain mask. Fit the model again."
+                f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
+                "the model. Fit the model again."
             )
-        plans = sight.plans(settings.fusion.readers)
-        nuisances = Nuisances.load(folder, grid, sight, settings.fusion)
-        readers = tuple(
-            Reader.load(name, plan, folder / name, grid, sight, settings, nuisances.size > 0)
-            for name, plan in plans.items()
+        specs = source.specs(settings.ensemble.scorers)
+        confounds = Confounds.load(folder, mask, source, settings.ensemble)
+        scorers = tuple(
+            CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)
+            for name, spec in specs.items()
         )
-        return cls(grid, readers, calibration, settings.fusion.power, nuisances)
+        return cls(mask, scorers, calibration, settings.ensemble.p_norm, confounds)
 
 
-def fused_by_member(
-    surprises: Sequence[np.ndarray],
+def combined_by_member(
+    neg_log10_ps: Sequence[np.ndarray],
     members: Sequence[int | None],
     inside: np.ndarray,
-    power: float,
+    p_norm: float,
 ) -> np.ndarray:
-    """Combine the surprises (P,) of one subject, once for each member: (M, P) float32.
+    """Combine the -log10 p of one subject for each member of the ensemble, (M, P) float32.
 
     Parameters
     ----------
-    surprises : sequence of ndarray, (P,)
-        One a reader.
+    neg_log10_ps : sequence of ndarray, (P,)
+        -log10 p of each scorer.
     members : sequence of int or None
-        Whose codes it reads; a reader of no codes stands by every member.
+        Encoder of each scorer; scorers without an encoder (None) belong to every member.
+    inside : ndarray of bool, (P,)
+        Brain mask of the subject.
+    p_norm : float
     """
-    each = sorted({member for member in members if member is not None}) or [None]
-    named = list(zip(surprises, members, strict=True))
-    return np.stack([fused((s for s, m in named if m in (None, member)), inside, power) for member in each])
+    distinct = sorted({member for member in members if member is not None}) or [None]
+    pairs = list(zip(neg_log10_ps, members, strict=True))
+    return np.stack([combined((s for s, m in pairs if m in (None, member)), inside, p_norm) for member in distinct])
 
 
-def fused(surprises: Iterable[np.ndarray], inside: np.ndarray, power: float) -> np.ndarray:
-    """Combine the surprises (P,) of one subject: (P,) float32, 0 outside its brain."""
-    every = np.stack([np.asarray(surprise, np.float64) for surprise in surprises])
-    largest = np.maximum(every.max(axis=0), 1e-9)  # Divided out, so that no power is too large a number.
-    total = largest * np.power(np.power(every / largest, power).sum(axis=0), 1 / power)
+def combined(neg_log10_ps: Iterable[np.ndarray], inside: np.ndarray, p_norm: float) -> np.ndarray:
+    """Combine the -log10 p (P,) of the scorers of one subject by a p-norm: (P,) float32, 0 outside the brain."""
+    values = np.stack([np.asarray(neg_log10_p, np.float64) for neg_log10_p in neg_log10_ps])
+    largest = np.maximum(values.max(axis=0), 1e-9)  # Factored out to avoid overflow.
+    total = largest * np.power(np.power(values / largest, p_norm).sum(axis=0), 1 / p_norm)
     return np.where(inside, total, 0).astype(np.float32)

@@ -1,249 +1,267 @@
-"""From controls to a fused model: features, scorers, their null by cross-fitting, calibrations.
+"""Fitting of an anomaly model: features, scorers, cross-fitted null scores and calibrations.
 
-Every control is scored by scorers fitted on the others' folds. The encoder is shared by all folds: to train it again
-for each would cost as much as everything else together, and the controls it has not seen show what that leaves
-(the calibration row of `benchmarks/method.py`).
+Each control is scored by scorers fitted on the other folds. All folds share the encoder: training it again for each
+fold would cost as much as everything else together. The calibration row of `benchmarks/method.py` measures the effect
+on held-out controls.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.cohort.subject import SubjectRecord, person_of_key
-from ...preprocessing.patches.volume_store import PatchStore
-from ..confounds.brain_components import Patterns, affordable, sampled
-from ..confounds.confounds import WHOLE_BRAIN, Nuisances
+from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
+from ...preprocessing.patches.volume_store import VolumeStore
+from ..confounds.brain_components import BrainComponents, affordable, sampled
+from ..confounds.confounds import WHOLE_BRAIN, Confounds
 from ..confounds.covariates import Covariates
-from ..confounds.regression import AdjustedLatents, Adjustment
+from ..confounds.regression import ConfoundRegression, ResidualisedLatents
 from ..features.extractors import Features, PatchFeatures
 from ..features.feature_store import LatentStore
-from ..features.source import Plan, Sight
-from ..features.truncated_fov import clear_of_cuts
+from ..features.source import FeatureSource, ScorerSpec
+from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
-from .calibrated_scorer import Reader
-from .calibration import Calibration, calibrate, folds_of, require_enough_people, z_of_surprise
-from .ensemble import Fusion, fused_by_member
+from .calibrated_scorer import CalibratedScorer
+from .calibration import Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
+from .ensemble import Ensemble, combined_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing, smoothed
 
 NULL = "null"
-"""Folder of the null maps among the controls' features."""
-_FEWEST_AT_A_PLACE = 2
-"""As many controls a variance needs."""
+"""Name of the folder of null maps in the scratch folder."""
+_FEWEST_AT_A_VOXEL = 2
+"""Controls needed for a variance."""
 
 Progress = Callable[[int, int], None]
 
 
-def fit_fusion(
-    store: PatchStore,
+def fit_ensemble(
+    store: VolumeStore,
     train: Sequence[str],
-    sight: Sight,
+    source: FeatureSource,
     settings: ModelSettings,
     scratch: Path,
     *,
     seed: int,
-    people: Sequence[SubjectRecord] = (),
+    participants: Sequence[SubjectRecord] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
-) -> Fusion:
-    """Fit every reader of the settings on the training controls, and calibrate them.
+) -> Ensemble:
+    """Fit and calibrate all scorers of the settings on the training controls.
 
     Parameters
     ----------
-    store : PatchStore
+    store : VolumeStore
     train : sequence of str
         Keys of the training controls.
-    sight : Sight
+    source : FeatureSource
     settings : ModelSettings
     scratch : Path
-        Folder for the controls' features and their null: the fused z-map of each, read by readers that have not seen
-        it, as ``null/<key>.npy`` (P,). It stays behind when the model travels.
+        Folder for the controls' features and for their null maps, ``null/<key>.npy`` (P,): the combined z-map of each
+        control from scorers fitted without it. Not part of the model.
     seed : int
-    people : sequence of SubjectRecord
-        The training controls; needed where the settings name covariates.
+    participants : sequence of SubjectRecord
+        Records of the training controls; required if the settings name covariates.
     jobs : int, optional
-        Threads; one a core by default.
+        Number of threads; one per core by default.
     progress : callable, optional
-        Called with (steps done, steps in all).
+        Called with (steps done, total steps).
+
+    Returns
+    -------
+    Ensemble
 
     Raises
     ------
     UserError
-        Too few controls, features that cannot be fitted, or a covariate that tells nothing.
+        Too few controls, features that cannot be fitted, or a covariate that does not vary.
     """
-    require_enough_people(train)
-    by_key = {person.key: person for person in people}
-    controls = [by_key[key] for key in train] if settings.fusion.covariates else []
-    fit = _Fit(store, tuple(train), controls, sight, settings, scratch, seed, jobs, progress)
-    return fit.fused([fit.reader(name) for name in fit.plans])
+    require_enough_participants(train)
+    by_key = {participant.key: participant for participant in participants}
+    controls = [by_key[key] for key in train] if settings.ensemble.covariates else []
+    fit = _Fit(store, tuple(train), controls, source, settings, scratch, seed, jobs, progress)
+    return fit.combine([fit.calibrated_scorer(name) for name in fit.specs])
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """Some of the controls, and what they tell of everybody.
+class _TrainingSet:
+    """Controls to fit on, and the confounds learnt on them.
 
     Attributes
     ----------
     controls : ndarray of int
-    nuisances : Nuisances
-    numbers : ndarray, (S, k)
-        The nuisances of all controls.
+        Indices of the controls.
+    confounds : Confounds
+    values : ndarray, (S, k)
+        Confounds of all controls.
     """
 
     controls: np.ndarray
-    nuisances: Nuisances
-    numbers: np.ndarray
+    confounds: Confounds
+    values: np.ndarray
 
 
 class _Fit:
+    """State of one fit."""
+
     def __init__(
         self,
-        store: PatchStore,
+        store: VolumeStore,
         train: tuple[str, ...],
         controls: Sequence[SubjectRecord],
-        sight: Sight,
+        source: FeatureSource,
         settings: ModelSettings,
         scratch: Path,
         seed: int,
         jobs: int | None,
         progress: Progress | None,
     ):
-        self.store, self.train, self.sight, self.settings, self.scratch = store, train, sight, settings, scratch
-        self.grid, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
-        self.folds = folds_of([person_of_key(key) for key in train], settings.fusion.folds, seed)
-        self.plans = sight.plans(settings.fusion.readers)
-        reach_vox = max(sight.reach_vox(plan, self.grid) for plan in self.plans.values())
-        brains = (self.grid.gather(np.asarray(store.inside[row])) for row in store.index(train))
-        self.inside = np.stack([clear_of_cuts(brain, self.grid, reach_vox) for brain in brains])
+        self.store, self.train, self.source, self.settings, self.scratch = store, train, source, settings, scratch
+        self.mask, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
+        self.folds = folds_of([participant_of_key(key) for key in train], settings.ensemble.folds, seed)
+        self.specs = source.specs(settings.ensemble.scorers)
+        reach_vox = max(source.reach_vox(spec, self.mask) for spec in self.specs.values())
+        brains = (self.mask.transform(np.asarray(store.inside[row])) for row in store.index(train))
+        self.inside = np.stack([away_from_truncation(brain, self.mask, reach_vox) for brain in brains])
         self.features: dict[str, Features] = {}
-        self.covariates = Covariates.learn(settings.fusion.covariates, controls)
-        everybody = np.arange(len(train))
-        parts = [*(np.setdiff1d(everybody, fold) for fold in self.folds), everybody]
-        # Where a control has no brain it counts for nothing, unless too few would be left to tell what is normal.
-        least = np.min([self.inside[part].sum(axis=0) for part in parts], axis=0)
-        self.counts = self.inside | (least < _FEWEST_AT_A_PLACE)
-        told = np.array([self.covariates.of(person) for person in controls]).reshape(len(train), -1)
-        *self.apart, self.whole = self.parts(parts, told)
-        kinds = {plan.looks_at for plan in self.plans.values()}
-        self.steps, self.done = len(kinds) * len(train) + len(self.plans) * (len(self.folds) + 1), 0
+        self.covariates = Covariates.learn(settings.ensemble.covariates, controls)
+        all_controls = np.arange(len(train))
+        subsets = [*(np.setdiff1d(all_controls, fold) for fold in self.folds), all_controls]
+        # Features outside a control's brain are missing, except where too few controls would be left to fit on.
+        fewest = np.min([self.inside[subset].sum(axis=0) for subset in subsets], axis=0)
+        self.available = self.inside | (fewest < _FEWEST_AT_A_VOXEL)
+        values = np.array([self.covariates.values(participant) for participant in controls]).reshape(len(train), -1)
+        *self.without_fold, self.complete = self.training_sets(subsets, values)
+        feature_keys = {spec.feature_key for spec in self.specs.values()}
+        self.steps, self.done = len(feature_keys) * len(train) + len(self.specs) * (len(self.folds) + 1), 0
 
-    def parts(self, parts: Sequence[np.ndarray], told: np.ndarray) -> list[_Part]:
-        """What features are adjusted for, as each part of the controls tells it; `told`: their covariates (S, k)."""
-        people = [len({person_of_key(self.train[number]) for number in part}) for part in parts]
-        size = affordable(self.settings.fusion.patterns, min(people))
+    def training_sets(self, subsets: Sequence[np.ndarray], covariates: np.ndarray) -> list[_TrainingSet]:
+        """Learn the confounds on each subset of the controls; `covariates` (S, k) are those of all controls."""
+        participants = [len({participant_of_key(self.train[index]) for index in subset}) for subset in subsets]
+        size = affordable(self.settings.ensemble.brain_components, min(participants))
         if size == 0:
-            return [_Part(part, Nuisances(self.covariates), told) for part in parts]
-        voxels, found = self.sight.features(WHOLE_BRAIN, self.grid), []
-        brains = [sampled(voxels.of(seen), inside) for seen, inside in zip(self.channels(), self.inside, strict=True)]
-        for part in parts:
-            patterns = Patterns.learn(voxels, np.stack([brains[number] for number in part]), size)
-            weights = np.stack([patterns.weights(brain) for brain in brains])
-            found.append(_Part(part, Nuisances(self.covariates, patterns), np.concatenate([told, weights], axis=1)))
-        return found
+            return [_TrainingSet(subset, Confounds(self.covariates), covariates) for subset in subsets]
+        voxels, training_sets = self.source.features(WHOLE_BRAIN, self.mask), []
+        brains = [
+            sampled(voxels.compute(channels), inside)
+            for channels, inside in zip(self.channels(), self.inside, strict=True)
+        ]
+        for subset in subsets:
+            brain_components = BrainComponents.learn(voxels, np.stack([brains[index] for index in subset]), size)
+            weights = np.stack([brain_components.weights(brain) for brain in brains])
+            confounds = Confounds(self.covariates, brain_components)
+            training_sets.append(_TrainingSet(subset, confounds, np.concatenate([covariates, weights], axis=1)))
+        return training_sets
 
-    def reader(self, name: str) -> Reader:
-        """Fit and calibrate one reader; its null surprises go to the folder `null/<name>`."""
-        plan = self.plans[name]
-        kind = plan.looks_at
-        if kind not in self.features:
-            self.features[kind] = self.stored_features(plan)
-        calibration, null = self.calibrated(self.cross_fitted(plan))
-        sigma_mm, smoothing = self.settings.fusion.smoothing_mm, None
+    def calibrated_scorer(self, name: str) -> CalibratedScorer:
+        """Fit and calibrate one scorer; write -log10 p of its null to the folder `null/<name>`."""
+        spec = self.specs[name]
+        key = spec.feature_key
+        if key not in self.features:
+            self.features[key] = self.stored_features(spec)
+        calibration, null = self.calibrate(self.cross_fitted_scores(spec))
+        sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
         if sigma_mm > 0:
             for row, brain in zip(null, self.inside, strict=True):
-                row[:] = smoothed(row, brain, self.grid, sigma_mm)
-            of_smoothed, null = self.calibrated(null)
-            smoothing = Smoothing(self.grid, sigma_mm, of_smoothed)
-        surprises = LatentStore.create(self.scratch / NULL / name, self.grid, 1)
-        for key, surprise in zip(self.train, null, strict=True):
-            surprises.write(key, surprise[:, None])
-        scorer, adjustment = self.scorer(plan, self.whole)
-        return Reader(name, self.features[kind], scorer, calibration, smoothing, plan.member, adjustment)
+                row[:] = smoothed(row, brain, self.mask, sigma_mm)
+            smoothed_calibration, null = self.calibrate(null)
+            smoothing = Smoothing(self.mask, sigma_mm, smoothed_calibration)
+        self.write_null(self.scratch / NULL / name, null)
+        scorer, regression = self.fit_scorer(spec, self.complete)
+        return CalibratedScorer(name, self.features[key], scorer, calibration, smoothing, spec.member, regression)
 
-    def fused(self, readers: Sequence[Reader]) -> Fusion:
-        """Calibrate the readers' combination; its null z-maps go to the folder `null`."""
-        power = self.settings.fusion.power
-        stores = [LatentStore.open(self.scratch / NULL / reader.name, self.train, self.grid) for reader in readers]
-        members = [reader.member for reader in readers]
-        total = np.empty(self.inside.shape, np.float32)
-        for row, key, brain in zip(total, self.train, self.inside, strict=True):
-            surprises = [store.subject(key)[:, 0] for store in stores]
-            row[:] = fused_by_member(surprises, members, brain, power).mean(axis=0)
-        calibration, null = self.calibrated(total)
-        maps = LatentStore.create(self.scratch / NULL, self.grid, 1)
-        for key, surprise, brain in zip(self.train, null, self.inside, strict=True):
-            maps.write(key, np.where(brain, z_of_surprise(surprise), 0)[:, None])
-        return Fusion(self.grid, tuple(readers), calibration, power, self.whole.nuisances)
+    def combine(self, scorers: Sequence[CalibratedScorer]) -> Ensemble:
+        """Calibrate the combination of the scorers; write its null z-maps to the folder `null`."""
+        p_norm = self.settings.ensemble.p_norm
+        stores = [LatentStore.open(self.scratch / NULL / scorer.name, self.train, self.mask) for scorer in scorers]
+        members = [scorer.member for scorer in scorers]
+        values = np.empty(self.inside.shape, np.float32)
+        for row, key, brain in zip(values, self.train, self.inside, strict=True):
+            neg_log10_ps = [store.subject(key)[:, 0] for store in stores]
+            row[:] = combined_by_member(neg_log10_ps, members, brain, p_norm).mean(axis=0)
+        calibration, null = self.calibrate(values)
+        z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(null, self.inside, strict=True))
+        self.write_null(self.scratch / NULL, z)
+        return Ensemble(self.mask, tuple(scorers), calibration, p_norm, self.complete.confounds)
 
-    def stored_features(self, plan: Plan) -> Features:
-        """Write the features of every control, and say how they are made."""
-        if plan.features == "patches":
-            size = self.settings.fusion.patch_components
+    def write_null(self, folder: Path, null: Iterable[np.ndarray]) -> None:
+        """Write the null values (P,) of each control to a file."""
+        store = LatentStore.create(folder, self.mask, 1)
+        for key, values in zip(self.train, null, strict=True):
+            store.write(key, values[:, None])
+
+    def stored_features(self, spec: ScorerSpec) -> Features:
+        """Compute and write the features of every control; return the feature extractor."""
+        if spec.features == "patches":
+            size = self.settings.ensemble.patch_components
             controls = zip(self.channels(), self.inside, strict=True)
             features: Features = PatchFeatures.learn(
-                controls, self.grid, self.sight.rows(plan), size=size, seed=self.seed
+                controls, self.mask, self.source.rows(spec), size=size, seed=self.seed
             )
         else:
-            features = self.sight.features(plan, self.grid)
-        latents = LatentStore.create(self.scratch / plan.looks_at, self.grid, features.size)
-        for key, seen, counts in zip(self.train, self.channels(), self.counts, strict=True):
-            latents.write(key, features.of(seen), there=counts)
+            features = self.source.features(spec, self.mask)
+        store = LatentStore.create(self.scratch / spec.feature_key, self.mask, features.size)
+        for key, channels, available in zip(self.train, self.channels(), self.available, strict=True):
+            store.write(key, features.compute(channels), available=available)
             self.step()
         return features
 
-    def cross_fitted(self, plan: Plan) -> np.ndarray:
-        """Scores (S, P) of every control by a scorer that was fitted without its fold; 0 where it has no brain."""
+    def cross_fitted_scores(self, spec: ScorerSpec) -> np.ndarray:
+        """Scores (S, P) of each control from a scorer fitted without its fold; 0 outside the control's brain."""
         null = np.empty(self.inside.shape, np.float32)
-        seen = self.latents(plan, self.train)
-        for fold, part in zip(self.folds, self.apart, strict=True):
-            scorer, adjustment = self.scorer(plan, part)
-            for number in fold:
-                features = seen.subject(self.train[number])
-                if adjustment is not None:
-                    features = adjustment.apply(features, part.numbers[number])
+        latents = self.latents(spec, self.train)
+        for fold, training_set in zip(self.folds, self.without_fold, strict=True):
+            scorer, regression = self.fit_scorer(spec, training_set)
+            for index in fold:
+                features = latents.subject(self.train[index])
+                if regression is not None:
+                    features = regression.residualise(features, training_set.values[index])
                 scores = scorer.score(features, jobs=self.jobs)
-                null[number] = np.where(self.inside[number], scores, 0)
-            del scorer, adjustment  # The next ones need the room.
+                null[index] = np.where(self.inside[index], scores, 0)
+            del scorer, regression  # Free memory before the next fold.
         return null
 
-    def scorer(self, plan: Plan, part: _Part) -> tuple[Scorer, Adjustment | None]:
-        """Fit on some of the controls: what their nuisances explain, then the scorer on the rest."""
-        seen, detector = self.latents(plan, [self.train[number] for number in part.controls]), self.settings.detector
-        adjustment, latents = None, seen
-        if part.nuisances.size:
-            numbers = part.numbers[part.controls]
-            adjustment = Adjustment.fit(seen, numbers, self.grid)
-            latents = AdjustedLatents(seen, adjustment, numbers)
-        if plan.scorer == "ocsvm":
-            scorer: Scorer = OneClassSvms.fit(latents, self.grid, detector, jobs=self.jobs)
+    def fit_scorer(self, spec: ScorerSpec, training_set: _TrainingSet) -> tuple[Scorer, ConfoundRegression | None]:
+        """Fit the confound regression, then the scorer on the residuals."""
+        controls, settings = training_set.controls, self.settings.detector
+        latents = features = self.latents(spec, [self.train[index] for index in controls])
+        regression = None
+        if training_set.confounds.size:
+            values = training_set.values[controls]
+            regression = ConfoundRegression.fit(latents, values, self.mask)
+            features = ResidualisedLatents(latents, regression, values)
+        if spec.scorer == "ocsvm":
+            scorer: Scorer = OneClassSvms.fit(features, self.mask, settings, jobs=self.jobs)
         else:
-            scorer = Mahalanobis.fit(latents, self.grid, detector, plan.direction)
+            scorer = Mahalanobis.fit(features, self.mask, settings, spec.direction)
         self.step()
-        return scorer, adjustment
+        return scorer, regression
 
     def channels(self) -> Iterator[np.ndarray]:
-        """Channels (C, X, Y, Z) float32 of one control after the other."""
+        """Yield the channels (C, X, Y, Z) float32 of each control."""
         for row in self.store.index(self.train):
             yield self.store.volumes[row].astype(np.float32)
-            self.store.forget_pages()
+            self.store.release_pages()
 
-    def latents(self, plan: Plan, keys: Sequence[str]) -> LatentStore:
-        return LatentStore.open(self.scratch / plan.looks_at, keys, self.grid)
+    def latents(self, spec: ScorerSpec, keys: Sequence[str]) -> LatentStore:
+        """Open the stored features of some controls."""
+        return LatentStore.open(self.scratch / spec.feature_key, keys, self.mask)
 
-    def calibrated(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
-        fusion = self.settings.fusion
+    def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
+        """Fit a calibration to null scores (S, P) with the settings of the ensemble."""
+        ensemble = self.settings.ensemble
         return calibrate(
             null,
             self.inside,
             self.folds,
-            self.grid,
-            pooling_mm=fusion.pooling_mm,
-            shrinkage=fusion.pooling_shrinkage(len(self.train)),
+            self.mask,
+            pooling_mm=ensemble.pooling_mm,
+            shrinkage=ensemble.pooling_shrinkage(len(self.train)),
         )
 
     def step(self) -> None:
+        """Report one more step as done."""
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.steps)

@@ -1,4 +1,7 @@
-"""How unlike the controls a subject's features are, at every location. Here, and nowhere else, the sign turns over."""
+"""Voxel-wise anomaly scorers.
+
+Scores are higher where a subject differs more from the controls. The sign of the decision function is inverted here.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,47 +11,49 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.whitening import WhitenedLatents, Whitening, fit_whitening
 from ..ocsvm.voxelwise import DetectorField, fit_detectors
 from ..settings import DetectorSettings, ScoreName, resolve_gamma
 
 _FIELD, _WHITENING = "field", "whitening.safetensors"
-_LEAST_KERNEL = 1e-12
-"""As a share of the offset: further away than that, all is equally far for the logarithm."""
+_SMALLEST_KERNEL_SUM = 1e-12
+"""Floor of the kernel sum in the log-ratio, as a share of the offset."""
 
 
 class Scorer(Protocol):
-    """Fitted on controls, scores a subject."""
+    """Voxel-wise scorer, fitted on controls."""
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        """Features (P, d) of one subject to (P,) scores, float32; higher = more anomalous."""
+        """Score the features (P, d) of one subject, (P,) float32; higher = more anomalous."""
         ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write the scorer to a folder."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Mahalanobis:
-    """Distance from the controls' mean, in their own standard deviations; for one number a location, the z-score.
+    """Mahalanobis distance to the controls' mean; for a single feature per voxel, the z-score.
 
     Attributes
     ----------
     whitening : Whitening
     direction : {"both", "higher", "lower"}
-        One-sided for one number a location only.
+        Side that is anomalous. "higher" and "lower" need a single feature per voxel.
     """
 
     whitening: Whitening
     direction: Direction = "both"
 
     @classmethod
-    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
+    def fit(cls, features, mask: VoxelMask, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
         """Fit on the controls' features (S, P, d)."""
-        return cls(fit_whitening(features, grid, shrinkage=settings.shrinkage), direction)
+        return cls(fit_whitening(features, mask, shrinkage=settings.shrinkage), direction)
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        white = self.whitening.apply(features)
+        white = self.whitening.whiten(features)
         if self.direction == "both":
             return np.sqrt(np.einsum("pd,pd->p", white, white))
         return white[:, 0] if self.direction == "higher" else -white[:, 0]
@@ -57,28 +62,28 @@ class Mahalanobis:
         self.whitening.save(folder / _WHITENING)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, direction: Direction = "both") -> "Mahalanobis":
-        """Read what `save` wrote.
+    def load(cls, folder: Path, mask: VoxelMask, direction: Direction = "both") -> "Mahalanobis":
+        """Load a saved scorer.
 
         Raises
         ------
         UserError
-            Missing, damaged, or of other locations.
+            A file is missing, damaged, or was fitted on another brain mask.
         """
-        return cls(_whitening_of(folder, grid), direction)
+        return cls(_load_whitening(folder, mask), direction)
 
 
 @dataclass(frozen=True, eq=False)
 class OneClassSvms:
-    """One one-class SVM at every location.
+    """Voxel-wise one-class SVMs.
 
     Attributes
     ----------
     field : DetectorField
-    whitening : Whitening, optional
-        The one that the detectors were fitted through.
+    whitening : Whitening or None
+        Whitening applied to the features before the detectors.
     score_by : {"distance", "decision", "log_ratio"}
-        See `DetectorSettings`. At one location all of them rank alike.
+        See `DetectorSettings`. All three give the same ranking at a single voxel.
     """
 
     field: DetectorField
@@ -86,12 +91,12 @@ class OneClassSvms:
     score_by: ScoreName
 
     @classmethod
-    def fit(cls, features, grid: PatchGrid, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
+    def fit(cls, features, mask: VoxelMask, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
         """Fit on the controls' features (S, P, d)."""
         whitening = None
-        if settings.read_out != "raw":
-            diagonal = settings.read_out == "standardised"
-            whitening = fit_whitening(features, grid, shrinkage=settings.shrinkage, diagonal=diagonal)
+        if settings.latent_scaling != "raw":
+            diagonal = settings.latent_scaling == "standardised"
+            whitening = fit_whitening(features, mask, shrinkage=settings.shrinkage, diagonal=diagonal)
             features = WhitenedLatents(features, whitening)
         gamma = resolve_gamma(settings.gamma, features.shape[2])
         field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=settings.precision)
@@ -99,15 +104,15 @@ class OneClassSvms:
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
         if self.whitening is not None:
-            features = self.whitening.apply(features)
+            features = self.whitening.whiten(features)
         decision = np.asarray(self.field.decision_function(features, jobs=jobs))
         if self.score_by == "decision":
             scores = -decision
         elif self.score_by == "distance":
-            # The kernel less 1, which keeps its digits where a wide one is nearly flat.
+            # Computed from the kernel minus 1, for precision where a wide kernel is nearly constant.
             scores = -(decision + self.field.arrays.centred_offset) / self.field.total_dual
         else:
-            scores = -np.log(np.maximum(decision / self.field.offset + 1, _LEAST_KERNEL))
+            scores = -np.log(np.maximum(decision / self.field.offset + 1, _SMALLEST_KERNEL_SUM))
         return scores.astype(np.float32)
 
     def save(self, folder: Path) -> None:
@@ -116,30 +121,30 @@ class OneClassSvms:
             self.whitening.save(folder / _WHITENING)
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, settings: DetectorSettings) -> "OneClassSvms":
-        """Read what `save` wrote.
+    def load(cls, folder: Path, mask: VoxelMask, settings: DetectorSettings) -> "OneClassSvms":
+        """Load a saved scorer.
 
         Raises
         ------
         UserError
-            A part is missing, or of other locations.
+            A part is missing or was fitted on another brain mask.
         """
-        whitening = _whitening_of(folder, grid) if settings.read_out != "raw" else None
+        whitening = _load_whitening(folder, mask) if settings.latent_scaling != "raw" else None
         field = DetectorField.load(folder / _FIELD)
-        if len(field) != grid.size:
-            raise _of_other_locations(folder)
+        if len(field) != mask.size:
+            raise _another_mask_error(folder)
         return cls(field, whitening, settings.score)
 
 
-def _whitening_of(folder: Path, grid: PatchGrid) -> Whitening:
+def _load_whitening(folder: Path, mask: VoxelMask) -> Whitening:
     whitening = Whitening.load(folder / _WHITENING)
-    if len(whitening.mean) != grid.size or whitening.mask_hash != grid.mask_hash:
-        raise _of_other_locations(folder)
+    if len(whitening.mean) != mask.size or whitening.mask_hash != mask.mask_hash:
+        raise _another_mask_error(folder)
     return whitening
 
 
-def _of_other_locations(folder: Path) -> UserError:
+def _another_mask_error(folder: Path) -> UserError:
     return UserError(
-        f"{private(folder, 'its folder')}: its detectors are of other locations than the brain mask. Fit the model "
-        "again."
+        f"{private(folder, 'its folder')}: its detectors were fitted on another brain mask, expected that of the "
+        "model. Fit the model again."
     )

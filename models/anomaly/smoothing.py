@@ -1,7 +1,7 @@
-"""A voxel and its neighbours: a lesion is seldom one voxel, and noise seldom more.
+"""Gaussian smoothing of -log10 p within the brain.
 
-Each reader's surprises are smoothed before the readers are combined. Smoothed afterwards, the readers that are wrong at
-a voxel would be mixed in before the neighbours of the one that is right could speak for it.
+Lesions usually span several voxels, noise does not. The maps of the scorers are smoothed before they are combined, so
+that neighbouring voxels of one scorer support each other before the other scorers are mixed in.
 """
 
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from .calibration import Calibration
 
 
-def smoothed(values: np.ndarray, inside: np.ndarray, grid: PatchGrid, sigma_mm: float) -> np.ndarray:
-    """Weighted means within one brain.
+def smoothed(values: np.ndarray, inside: np.ndarray, grid: VoxelMask, sigma_mm: float) -> np.ndarray:
+    """Smooth the values of one subject within its brain.
 
     Parameters
     ----------
     values : ndarray, (P,)
     inside : ndarray of bool, (P,)
-        The subject's own brain.
-    grid : PatchGrid
+        Brain mask of the subject.
+    grid : VoxelMask
     sigma_mm : float
         Standard deviation of the Gaussian.
 
     Returns
     -------
     ndarray, (P,), float32
-        0 outside the brain.
+        Weighted means over the voxels inside the brain; 0 outside.
     """
     sigma_vox = sigma_mm / grid.grid.spacing_mm
 
     def blurred(part: np.ndarray) -> np.ndarray:
-        return grid.gather(ndimage.gaussian_filter(grid.scatter(part.astype(np.float32)), sigma_vox))
+        return grid.transform(ndimage.gaussian_filter(grid.inverse_transform(part.astype(np.float32)), sigma_vox))
 
     weights = np.maximum(blurred(inside), 1e-6)
     return np.where(inside, blurred(np.where(inside, values, 0)) / weights, 0).astype(np.float32)
@@ -41,20 +41,23 @@ def smoothed(values: np.ndarray, inside: np.ndarray, grid: PatchGrid, sigma_mm: 
 
 @dataclass(frozen=True, eq=False)
 class Smoothing:
-    """Surprises, smoothed and calibrated again: a mean of surprises is smaller than they are, and as rare.
+    """Smoothing of -log10 p, followed by a second calibration.
+
+    Smoothed values are no longer -log10 p: a mean over neighbours is lower than single values of the same p.
 
     Attributes
     ----------
-    grid : PatchGrid
+    mask : VoxelMask
     sigma_mm : float
+        Standard deviation of the Gaussian.
     calibration : Calibration
-        Of the smoothed surprises.
+        Calibration of the smoothed values.
     """
 
-    grid: PatchGrid
+    mask: VoxelMask
     sigma_mm: float
     calibration: Calibration
 
-    def surprise(self, surprise: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """-log10 p of what a voxel and its neighbours show together: (P,) to (P,) float32."""
-        return self.calibration.surprise(smoothed(surprise, inside, self.grid, self.sigma_mm))
+    def neg_log10_p(self, neg_log10_p: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Smooth -log10 p (P,) and calibrate the result, (P,) float32."""
+        return self.calibration.neg_log10_p(smoothed(neg_log10_p, inside, self.mask, self.sigma_mm))

@@ -1,9 +1,9 @@
-"""Whole-brain patterns in which healthy brains differ: wide ventricles and sulci, a contrast, a shade of their own.
+"""Principal components of healthy brains, used as confounds.
 
-They are the first principal components of the controls' brains, voxel values on a common scale. How much a brain has of
-each is a handful of numbers, which features are adjusted for as for an age (`adjustment`): what a voxel shows because
-the whole brain is so is no lesion. They are found by robust regression (Huber, Ann Math Stat 35, 1964), in which a
-lesion, even a large one, hardly weighs in.
+The components are the first principal components of the controls' standardised voxel values. They describe differences
+between whole brains, such as wide ventricles and sulci, contrast or shading. The weights of a brain on the components
+are regressed out of the features like a covariate (`regression`). The weights are estimated by robust regression
+(Huber, Ann Math Stat 35, 1964), so that even a large lesion hardly changes them.
 """
 
 import warnings
@@ -15,30 +15,30 @@ import numpy as np
 from ..features.extractors import Features
 from ..tensor_file import opened_tensors, write_tensors
 
-_LOCATIONS = 50_000
-"""As many, evenly spread, tell what a whole brain is like."""
-_FURTHEST = 4.0
-"""Standard deviations at which a value is held: no lesion makes itself heard by its depth."""
-_TRUSTED = 1.345
-"""Standard deviations off the patterns up to which a value counts in full."""
-_ROUNDS = 5
-_LEAST_SPREAD = 0.3
-"""Of a place, as a share of the brain's median."""
-_PEOPLE_A_PATTERN = 5
+_SAMPLED_VOXELS = 50_000
+"""Number of evenly spaced voxels that represent a brain."""
+_CLIP_SD = 4.0
+"""Standardised values are clipped here, which limits the influence of a lesion."""
+_HUBER_SD = 1.345
+"""Residuals up to this size, in standard deviations, have full weight."""
+_ITERATIONS = 5
+_SMALLEST_SD = 0.3
+"""Floor of the standard deviation at a voxel, as a share of the brain's median."""
+_PARTICIPANTS_PER_COMPONENT = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Patterns:
-    """Learnt on the training controls.
+class BrainComponents:
+    """Principal components of the training controls' brains.
 
     Attributes
     ----------
     features : Features
-        All channels.
+        Features of all channels.
     mean, scale : ndarray, (p, c), float32
-        Of the features, at p locations spread over the brain; `scale` is one over the standard deviation.
+        Mean and inverse standard deviation of the features at the p sampled voxels.
     maps : ndarray, (k, p * c), float32
-        What a brain has of one unit of each; the controls that they are learnt on have a variance of 1.
+        Components, scaled so that the weights of the training controls have variance 1.
     """
 
     features: Features
@@ -48,68 +48,69 @@ class Patterns:
 
     @property
     def size(self) -> int:
-        """How many (k)."""
+        """Number of components (k)."""
         return len(self.maps)
 
     def weights(self, brain: np.ndarray) -> np.ndarray:
-        """How much a `sampled` brain (p, c) has of each pattern, (k,) float64: 0 is the controls' mean."""
-        values, known = _held(brain, self.mean, self.scale), np.isfinite(brain).ravel()
-        trust = known.astype(np.float32)
-        for _ in range(_ROUNDS):
-            trusted = self.maps * trust
-            found = np.linalg.lstsq((trusted @ self.maps.T).astype(np.float64), trusted @ values, rcond=None)[0]
-            apart = np.abs(values - found.astype(np.float32) @ self.maps)
-            trust = known * (_TRUSTED / np.maximum(apart, _TRUSTED)).astype(np.float32)
-        return found
+        """Estimate the weights of a `sampled` brain (p, c), (k,) float64; 0 is the controls' mean."""
+        values, available = _standardised(brain, self.mean, self.scale), np.isfinite(brain).ravel()
+        huber = available.astype(np.float32)
+        for _ in range(_ITERATIONS):
+            weighted = self.maps * huber
+            weights = np.linalg.lstsq((weighted @ self.maps.T).astype(np.float64), weighted @ values, rcond=None)[0]
+            residuals = np.abs(values - weights.astype(np.float32) @ self.maps)
+            huber = available * (_HUBER_SD / np.maximum(residuals, _HUBER_SD)).astype(np.float32)
+        return weights
 
     @classmethod
-    def learn(cls, features: Features, brains: np.ndarray, size: int) -> "Patterns":
-        """Learn `size` patterns (see `affordable`) from the `sampled` brains of controls, (S, p, c)."""
+    def learn(cls, features: Features, brains: np.ndarray, size: int) -> "BrainComponents":
+        """Learn `size` components (see `affordable`) from the `sampled` brains of controls, (S, p, c)."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # Places that hardly anybody's brain reaches.
-            mean, deviation = np.nanmean(brains, axis=0), np.nanstd(brains, axis=0)
-            floor = _LEAST_SPREAD * np.nanmedian(deviation, axis=0)
-        scale = 1 / np.maximum(deviation, np.maximum(floor, np.finfo(np.float32).eps))
-        rows = np.stack([_held(brain, mean, scale) for brain in brains])
+            warnings.simplefilter("ignore", RuntimeWarning)  # Voxels without brain in any control.
+            mean, sd = np.nanmean(brains, axis=0), np.nanstd(brains, axis=0)
+            floor = _SMALLEST_SD * np.nanmedian(sd, axis=0)
+        scale = 1 / np.maximum(sd, np.maximum(floor, np.finfo(np.float32).eps))
+        rows = np.stack([_standardised(brain, mean, scale) for brain in brains])
         _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
         maps = vectors[:, : -size - 1 : -1].T @ rows / np.sqrt(len(rows))
         return cls(features, mean, scale, maps.astype(np.float32))
 
     def save(self, path: Path) -> Path:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, atomically."""
         return write_tensors(path, {"mean": self.mean, "scale": self.scale, "maps": self.maps})
 
     @classmethod
-    def load(cls, path: Path, features: Features) -> "Patterns":
-        """Read what `save` wrote.
+    def load(cls, path: Path, features: Features) -> "BrainComponents":
+        """Load saved components.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
-        with opened_tensors(path, "patterns of healthy brains") as file:
-            # NaN where no control has brain.
+        with opened_tensors(path, "components of healthy brains") as file:
+            # The mean is NaN where no control has brain.
             mean, scale = (file.array(name, "float32", 2, finite=False) for name in ("mean", "scale"))
             maps = file.array("maps", "float32", 2)
             if mean.shape != scale.shape or maps.shape[1] != mean.size or (scale <= 0).any():
-                raise ValueError(f"its maps are {maps.shape}, for means {mean.shape} and scales {scale.shape} above 0")
+                raise ValueError(f"maps {maps.shape} do not match means {mean.shape} and positive scales {scale.shape}")
             return cls(features, mean, scale, maps)
 
 
-def affordable(wanted: int, people: int) -> int:
-    """As many patterns as some people can tell from chance: one for five of them, at most those wanted."""
-    return min(wanted, people // _PEOPLE_A_PATTERN)
+def affordable(wanted: int, participants: int) -> int:
+    """Number of components to learn: at most one per five participants, and at most `wanted`."""
+    return min(wanted, participants // _PARTICIPANTS_PER_COMPONENT)
 
 
 def sampled(features: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """What patterns see of a subject's features (P, c): p places spread over the brain, (p, c) float32.
+    """Sample the features (P, c) of a subject at p evenly spaced voxels, (p, c) float32.
 
-    Outside the subject's own brain, `inside` (P,), NaN: nothing is held against it there.
+    Values outside the subject's brain mask `inside` (P,) are NaN, i.e. missing.
     """
-    index = np.linspace(0, len(features) - 1, min(_LOCATIONS, len(features))).astype(np.int64)
+    index = np.linspace(0, len(features) - 1, min(_SAMPLED_VOXELS, len(features))).astype(np.int64)
     return np.where(inside[index, None], features[index], np.nan).astype(np.float32)
 
 
-def _held(brain: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.clip((brain - mean) * scale, -_FURTHEST, _FURTHEST)).ravel()
+def _standardised(brain: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standardise and clip a brain (p, c); missing values become 0. (p * c,)."""
+    return np.nan_to_num(np.clip((brain - mean) * scale, -_CLIP_SD, _CLIP_SD)).ravel()

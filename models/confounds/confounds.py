@@ -1,4 +1,4 @@
-"""What of a person is taken off every feature: what the manifest tells, and what the whole brain shows."""
+"""Confounds regressed out of the features: covariates of the manifest and whole-brain components."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,77 +8,83 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.typed_json import Content, read_json
-from ...preprocessing.patches.voxel_mask import PatchGrid
-from ..features.source import Plan, Sight
-from ..settings import FusionSettings
-from .brain_components import Patterns, sampled
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..features.source import FeatureSource, ScorerSpec
+from ..settings import EnsembleSettings
+from .brain_components import BrainComponents, sampled
 from .covariates import Covariates
 
-WHOLE_BRAIN = Plan("voxels", channels="all")
-"""What patterns are seen in."""
-_INDEX, _PATTERNS = "nuisances.json", "patterns.safetensors"
+WHOLE_BRAIN = ScorerSpec("voxels", channels="all")
+"""Features on which the brain components are learnt."""
+_INDEX, _COMPONENTS = "confounds.json", "components.safetensors"
 
 
 class _Index(Content):
-    patterns: Annotated[int, Field(ge=0)]
+    brain_components: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, eq=False)
-class Nuisances:
-    """Learnt on the training controls.
+class Confounds:
+    """Confounds, learnt on the training controls.
 
     Attributes
     ----------
     covariates : Covariates
-    patterns : Patterns or None
+    brain_components : BrainComponents or None
     """
 
     covariates: Covariates = field(default_factory=Covariates)
-    patterns: Patterns | None = None
+    brain_components: BrainComponents | None = None
 
     @property
     def size(self) -> int:
-        """How many numbers stand for a person (k)."""
-        return self.covariates.size + (self.patterns.size if self.patterns else 0)
+        """Number of confounds (k)."""
+        return self.covariates.size + (self.brain_components.size if self.brain_components else 0)
 
-    def of(self, channels: np.ndarray, inside: np.ndarray, person: SubjectRecord | None = None) -> np.ndarray:
-        """Numbers of one subject, (k,) float64; 0 is the controls' mean.
+    def values(self, channels: np.ndarray, inside: np.ndarray, participant: SubjectRecord | None = None) -> np.ndarray:
+        """Compute the confounds of one subject, (k,) float64; 0 is the controls' mean.
 
         Parameters
         ----------
         channels : ndarray, (C, X, Y, Z), float32
         inside : ndarray of bool, (P,)
-            The subject's own brain.
-        person : SubjectRecord, optional
-            Whose covariates they are; without it, they are read at the controls' mean.
+            Brain mask of the subject.
+        participant : SubjectRecord, optional
+            Source of the covariates; without it, the controls' mean is assumed.
         """
-        told = np.zeros(self.covariates.size) if person is None else self.covariates.of(person)
-        if self.patterns is None:
-            return told
-        brain = sampled(self.patterns.features.of(channels), inside)
-        return np.concatenate([told, self.patterns.weights(brain)])
+        covariates = np.zeros(self.covariates.size) if participant is None else self.covariates.values(participant)
+        if self.brain_components is None:
+            return covariates
+        brain = sampled(self.brain_components.features.compute(channels), inside)
+        return np.concatenate([covariates, self.brain_components.weights(brain)])
 
     def save(self, folder: Path) -> None:
-        """Write how many patterns there are, and a file for each part that there is."""
+        """Write the number of components, and one file for the covariates and one for the components, if any."""
         self.covariates.save(folder)
-        if self.patterns:
-            self.patterns.save(folder / _PATTERNS)
-        with written_whole(folder / _INDEX) as temporary:
-            temporary.write_text(json.dumps({"patterns": self.patterns.size if self.patterns else 0}))
+        if self.brain_components:
+            self.brain_components.save(folder / _COMPONENTS)
+        with atomic_write(folder / _INDEX) as temporary:
+            temporary.write_text(
+                json.dumps({"brain_components": self.brain_components.size if self.brain_components else 0})
+            )
 
     @classmethod
-    def load(cls, folder: Path, grid: PatchGrid, sight: Sight, settings: FusionSettings) -> "Nuisances":
-        """Read what `save` wrote for a model with these settings.
+    def load(cls, folder: Path, mask: VoxelMask, source: FeatureSource, settings: EnsembleSettings) -> "Confounds":
+        """Load the saved confounds of a model with these settings.
 
         Raises
         ------
         UserError
             A part is missing or damaged.
         """
-        # Not to be had from the settings: of few controls there are fewer.
-        size = read_json(folder / _INDEX, _Index, "the number of patterns", "Run the stage fit again.").patterns
+        # May be smaller than in the settings, since few controls allow few components.
+        size = read_json(
+            folder / _INDEX, _Index, "the number of brain components", "Run the stage fit again."
+        ).brain_components
         covariates = Covariates.load(folder, settings.covariates)
-        return cls(covariates, Patterns.load(folder / _PATTERNS, sight.features(WHOLE_BRAIN, grid)) if size else None)
+        return cls(
+            covariates, BrainComponents.load(folder / _COMPONENTS, source.features(WHOLE_BRAIN, mask)) if size else None
+        )

@@ -1,6 +1,6 @@
-"""What a manifest says of a person, as numbers that features can be adjusted for.
+"""Covariates of the manifest (age, sex, site), encoded as numbers.
 
-All numbers are centred on the training controls: 0 is their mean, and whoever's covariate is not known is read there.
+All values are centred on the training controls: 0 is their mean, which is also used for missing values.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
@@ -23,7 +23,7 @@ _FILE = "covariates.json"
 
 @dataclass(frozen=True)
 class AgeRange:
-    """Years, of the training controls."""
+    """Distribution of age among the training controls, in years."""
 
     mean: float
     sd: float
@@ -45,14 +45,14 @@ class _Content(Content):
 
 @dataclass(frozen=True)
 class Covariates:
-    """Learnt on the training controls.
+    """Encoding of covariates, learnt on the training controls.
 
     Attributes
     ----------
     age : AgeRange or None
-        None: not adjusted for.
+        None: age is not a covariate.
     shares : mapping from "sex" or "site" to a mapping from value to share
-        How common each value is among the training controls that tell it.
+        Share of each value among the training controls for which it is given.
     """
 
     age: AgeRange | None = None
@@ -60,79 +60,88 @@ class Covariates:
 
     @property
     def size(self) -> int:
-        """How many numbers stand for a person (k)."""
+        """Number of encoded values (k)."""
         return (self.age is not None) + sum(map(len, self.shares.values()))
 
     @classmethod
-    def learn(cls, names: Sequence[CovariateName], people: Sequence[SubjectRecord]) -> "Covariates":
-        """Learn from the training controls.
+    def learn(cls, names: Sequence[CovariateName], participants: Sequence[SubjectRecord]) -> "Covariates":
+        """Learn the encoding from the training controls.
 
         Raises
         ------
         UserError
-            A covariate that is the same in all of them, or that none of them tells.
+            A covariate is the same in all training controls, or missing in all.
         """
         age, shares = None, {}
         for name in names:
-            told = [getattr(person, name) for person in people if getattr(person, name) is not None]
-            if len(set(told)) < 2:
-                what = f"is {told[0]} in all of them" if told else "is not given for any of them"
+            known = [
+                getattr(participant, name) for participant in participants if getattr(participant, name) is not None
+            ]
+            if len(set(known)) < 2:
+                found = f"is {known[0]} in all" if known else "is not given for any"
                 raise UserError(
-                    f"models.fusion.covariates names {name}, and {name} {what} ({len(people)} training controls), "
-                    f"expected values that differ. Fill in column {name} of the manifest, or leave the covariate out."
+                    f"models.ensemble.covariates names {name}, and {name} {found} of the {len(participants)} training "
+                    f"controls, expected values that differ. Fill in column {name} of the manifest, or remove the "
+                    "covariate."
                 )
             if name == "age":
-                age = AgeRange(float(np.mean(told)), float(np.std(told)), float(min(told)), float(max(told)))
+                age = AgeRange(float(np.mean(known)), float(np.std(known)), float(min(known)), float(max(known)))
             else:
-                shares[name] = {value: told.count(value) / len(told) for value in sorted(set(told))}
+                shares[name] = {value: known.count(value) / len(known) for value in sorted(set(known))}
         return cls(age, shares)
 
-    def of(self, person: SubjectRecord) -> np.ndarray:
-        """Numbers of one person, (k,) float64: 0 for what is not known; an age is held to the controls' range."""
-        numbers: list[float] = []
+    def values(self, participant: SubjectRecord) -> np.ndarray:
+        """Encode one participant, (k,) float64; missing values are 0, age is clipped to the controls' range."""
+        encoded: list[float] = []
         if self.age is not None:
-            known = self.age.mean if person.age is None else min(max(person.age, self.age.lowest), self.age.highest)
-            numbers.append((known - self.age.mean) / self.age.sd)
+            age = (
+                self.age.mean
+                if participant.age is None
+                else min(max(participant.age, self.age.lowest), self.age.highest)
+            )
+            encoded.append((age - self.age.mean) / self.age.sd)
         for name, shares in self.shares.items():
-            own = getattr(person, name)
-            numbers += [float(value == own) - share if own in shares else 0.0 for value, share in shares.items()]
-        return np.array(numbers)
+            own = getattr(participant, name)
+            encoded += [float(value == own) - share if own in shares else 0.0 for value, share in shares.items()]
+        return np.array(encoded)
 
-    def doubts(self, person: SubjectRecord) -> tuple[str, ...]:
-        """A sentence for each covariate that the person's map cannot be adjusted for as it should."""
-        told = []
+    def warnings(self, participant: SubjectRecord) -> tuple[str, ...]:
+        """One message for each covariate of the participant that is missing or outside the controls' values."""
+        messages = []
         if self.age is not None:
-            if person.age is None:
-                told.append("age is not given, so the map is adjusted to the controls' mean age")
-            elif not self.age.lowest <= person.age <= self.age.highest:
-                end = self.age.lowest if person.age < self.age.lowest else self.age.highest
-                told.append(
-                    f"age {person.age:g} lies outside the controls' ({self.age.lowest:g} to {self.age.highest:g}), so "
-                    f"the map is adjusted as for {end:g}"
+            if participant.age is None:
+                messages.append("age is not given, so the map is adjusted to the controls' mean age")
+            elif not self.age.lowest <= participant.age <= self.age.highest:
+                end = self.age.lowest if participant.age < self.age.lowest else self.age.highest
+                messages.append(
+                    f"age {participant.age:g} lies outside the controls' range ({self.age.lowest:g} to "
+                    f"{self.age.highest:g}), so the map is adjusted for age {end:g}"
                 )
         for name, shares in self.shares.items():
-            own = getattr(person, name)
+            own = getattr(participant, name)
             if own is None:
-                told.append(f"{name} is not given, so the map is not adjusted for it")
+                messages.append(f"{name} is not given, so the map is not adjusted for it")
             elif own not in shares:
                 known = ", ".join(shares)
-                told.append(f"{name} {own} is not among the controls' ({known}), so the map is not adjusted for it")
-        return tuple(told)
+                messages.append(
+                    f"{name} {own} does not occur among the controls ({known}), so the map is not adjusted for it"
+                )
+        return tuple(messages)
 
     def save(self, folder: Path) -> None:
-        """Write ``covariates.json``, whole or not at all; nothing where nothing is adjusted for."""
+        """Write ``covariates.json`` atomically; no file without covariates."""
         if self.size:
-            with written_whole(folder / _FILE) as temporary:
+            with atomic_write(folder / _FILE) as temporary:
                 temporary.write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, folder: Path, names: Sequence[CovariateName]) -> "Covariates":
-        """Read what `save` wrote for a model with these covariates.
+        """Load the saved encoding of a model with these covariates.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
         if not names:
             return cls()

@@ -1,8 +1,8 @@
-"""Features without what age, sex, site or the whole brain explain of them: a straight line at every location.
+"""Voxel-wise linear confound regression.
 
-At each location, ridge regression of every feature on the nuisances of the controls that are there; the slopes are
-averaged over the 3x3x3 neighbours. What is taken off is the slope times a person's nuisances, which are centred: a
-person of the controls' mean, or of whom nothing is known, is left as found.
+At each voxel, every feature is regressed on the confounds of the controls that have the feature (ridge regression). The
+slopes are averaged over the 3x3x3 neighbours. Residuals are the features minus slopes times confounds. Confounds are
+centred: features of a subject at the controls' mean, or with missing covariates, do not change.
 """
 
 from dataclasses import dataclass
@@ -10,110 +10,110 @@ from pathlib import Path
 
 import numpy as np
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import LatentStore
 from ..features.whitening import sum_over_neighbours
 from ..tensor_file import opened_tensors, write_tensors
 
 _RIDGE = 5.0
-"""As many controls' worth of no effect."""
-_LOCATIONS_AT_ONCE = 32_768
+"""Ridge penalty, equivalent to five more controls that show no effect."""
+_VOXELS_AT_ONCE = 32_768
 
 
 @dataclass(frozen=True, eq=False)
-class Adjustment:
-    """Slopes at each location.
+class ConfoundRegression:
+    """Linear regression of the features on the confounds, at each voxel.
 
     Attributes
     ----------
     slopes : ndarray, (k, P, d), float16
-        Change of the features with one unit of each nuisance.
+        Change of the features per unit of each confound.
     """
 
     slopes: np.ndarray
 
-    def apply(self, features: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
-        """Features (P, d) of one person with `nuisances` (k,) as they would be at the controls' mean; float32."""
-        return self.taken_off(features[None], nuisances[None])[0]
+    def residualise(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """Regress the confounds (k,) of one subject out of its features (P, d); float32."""
+        return self.residualise_block(features[None], confounds[None])[0]
 
-    def taken_off(self, features: np.ndarray, nuisances: np.ndarray, start: int = 0) -> np.ndarray:
-        """The same of several people, (S, n, d), at the locations from `start` on; `nuisances` (S, k)."""
-        left = features.astype(np.float32)
-        for a in range(0, left.shape[1], _LOCATIONS_AT_ONCE):
-            here = slice(a, min(a + _LOCATIONS_AT_ONCE, left.shape[1]))
-            slopes = self.slopes[:, start + here.start : start + here.stop].astype(np.float32)
-            left[:, here] -= np.tensordot(nuisances.astype(np.float32), slopes, axes=1)
-        return left
+    def residualise_block(self, features: np.ndarray, confounds: np.ndarray, start: int = 0) -> np.ndarray:
+        """Regress the confounds (S, k) of subjects out of their features (S, n, d) at the voxels from `start`."""
+        residuals = features.astype(np.float32)
+        for a in range(0, residuals.shape[1], _VOXELS_AT_ONCE):
+            block = slice(a, min(a + _VOXELS_AT_ONCE, residuals.shape[1]))
+            slopes = self.slopes[:, start + block.start : start + block.stop].astype(np.float32)
+            residuals[:, block] -= np.tensordot(confounds.astype(np.float32), slopes, axes=1)
+        return residuals
 
     @classmethod
-    def fit(cls, latents: LatentStore | np.ndarray, nuisances: np.ndarray, grid: PatchGrid) -> "Adjustment":
-        """Fit on the controls.
+    def fit(cls, latents: LatentStore | np.ndarray, confounds: np.ndarray, mask: VoxelMask) -> "ConfoundRegression":
+        """Fit the slopes on the controls.
 
         Parameters
         ----------
         latents : (S, P, d)
-            Read in blocks; all NaN where a control is missing.
-        nuisances : ndarray, (S, k)
-        grid : PatchGrid
+            Features of the controls; read in blocks. All NaN at voxels where a control is missing.
+        confounds : ndarray, (S, k)
+        mask : VoxelMask
         """
-        _, n_locations, dimension = latents.shape
-        size = nuisances.shape[1]
-        # Their own mean: a part of the controls need not be centred.
-        centred = nuisances - nuisances.mean(axis=0)
+        _, n_voxels, dimension = latents.shape
+        size = confounds.shape[1]
+        # Centre again, since these may be a subset of the training controls.
+        centred = confounds - confounds.mean(axis=0)
         weights = np.linalg.solve(centred.T @ centred + _RIDGE * np.eye(size), centred.T).astype(np.float32)
-        slopes = np.empty((size, n_locations, dimension), np.float32)
-        for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
-            b = min(a + _LOCATIONS_AT_ONCE, n_locations)
-            seen = np.asarray(latents[:, a:b], np.float32)
-            slopes[:, a:b] = np.tensordot(weights, seen, axes=1)
-            some = np.flatnonzero(np.isnan(seen[..., 0]).any(axis=0))
-            slopes[:, a + some] = _slopes_of_those_there(seen[:, some], centred)
-        counted = sum_over_neighbours(np.ones((n_locations, 1), np.float32), grid.locations)
+        slopes = np.empty((size, n_voxels, dimension), np.float32)
+        for a in range(0, n_voxels, _VOXELS_AT_ONCE):
+            b = min(a + _VOXELS_AT_ONCE, n_voxels)
+            features = np.asarray(latents[:, a:b], np.float32)
+            slopes[:, a:b] = np.tensordot(weights, features, axes=1)
+            incomplete = np.flatnonzero(np.isnan(features[..., 0]).any(axis=0))
+            slopes[:, a + incomplete] = _slopes_with_missing(features[:, incomplete], centred)
+        n_neighbours = sum_over_neighbours(np.ones((n_voxels, 1), np.float32), mask.locations)
         for slope in slopes:
-            slope[:] = sum_over_neighbours(slope, grid.locations) / counted
+            slope[:] = sum_over_neighbours(slope, mask.locations) / n_neighbours
         return cls(slopes.astype(np.float16))
 
     def save(self, path: Path) -> Path:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, atomically."""
         return write_tensors(path, {"slopes": self.slopes})
 
     @classmethod
-    def load(cls, path: Path) -> "Adjustment":
-        """Read what `save` wrote.
+    def load(cls, path: Path) -> "ConfoundRegression":
+        """Load a saved regression.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
-        with opened_tensors(path, "slopes of nuisances") as file:
+        with opened_tensors(path, "slopes of confounds") as file:
             return cls(file.array("slopes", "float16", 3))
 
 
-def _slopes_of_those_there(latents: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
-    """Slopes (k, n, d) at locations where some of the latents (S, n, d) are missing: a regression for each."""
-    there = np.isfinite(latents[..., 0]).T  # (n, S)
-    mean = there @ nuisances / there.sum(axis=1, keepdims=True)
-    centred = (nuisances - mean[:, None]) * there[..., None]  # (n, S, k)
-    products = centred.swapaxes(1, 2) @ np.nan_to_num(latents).swapaxes(0, 1)
-    normal = centred.swapaxes(1, 2) @ centred + _RIDGE * np.eye(nuisances.shape[1])
+def _slopes_with_missing(features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+    """Slopes (k, n, d) at voxels where some controls are missing in the features (S, n, d): one regression a voxel."""
+    available = np.isfinite(features[..., 0]).T  # (n, S)
+    mean = available @ confounds / available.sum(axis=1, keepdims=True)
+    centred = (confounds - mean[:, None]) * available[..., None]  # (n, S, k)
+    products = centred.swapaxes(1, 2) @ np.nan_to_num(features).swapaxes(0, 1)
+    normal = centred.swapaxes(1, 2) @ centred + _RIDGE * np.eye(confounds.shape[1])
     return np.linalg.solve(normal, products).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class AdjustedLatents:
-    """A latent store seen through an adjustment; adjusted block by block as it is read.
+class ResidualisedLatents:
+    """Latent store whose blocks are residualised as they are read.
 
     Attributes
     ----------
     latents : LatentStore
-    adjustment : Adjustment
-    nuisances : ndarray, (S, k)
+    regression : ConfoundRegression
+    confounds : ndarray, (S, k)
     """
 
     latents: LatentStore
-    adjustment: Adjustment
-    nuisances: np.ndarray
+    regression: ConfoundRegression
+    confounds: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,4 +127,4 @@ class AdjustedLatents:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
         start, _, _ = index[1].indices(self.shape[1])
-        return self.adjustment.taken_off(self.latents[index], self.nuisances, start)
+        return self.regression.residualise_block(self.latents[index], self.confounds, start)

@@ -1,1 +1,1 @@
-"""The patch encoder: network, training, and dense inference over a brain."""
+"""Patch encoder: network, training and dense inference."""

@@ -1,7 +1,7 @@
-"""An encoder on disk, with all that is needed to go on training it: safetensors and JSON, never pickle.
+"""Checkpoints of the encoder, with the state needed to resume training: safetensors and JSON, without pickle.
 
-The tensors lie in ``step-<n>.safetensors``; ``checkpoint.json`` names them and is renamed into place last. Whatever
-moment a run is killed at, the folder holds one whole checkpoint: the new one or the one before.
+The tensors are in ``step-<n>.safetensors``; ``checkpoint.json`` names this file and is renamed into place last. If a
+run is killed, the folder still holds one complete checkpoint: the new one or the previous one.
 """
 
 import json
@@ -14,25 +14,26 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
+from ...data_manifests.settings import renamed
 from ...data_manifests.typed_json import Content, read_json
 from ..settings import ModelSettings
 from ..tensor_file import canonical, read_header
 from .network import PatchAutoEncoder, PatchEncoder
-from .patch_shape import Window
+from .patch_shape import PatchShape
 
 _INDEX = "checkpoint.json"
 _TENSORS = r"^step-[0-9]+\.safetensors$"
-"""The file of tensors lies beside the index: no other name is followed."""
+"""Valid names of the tensor file, which is in the folder of the index."""
 _ADVICE = "Copy the model again, or delete the folder and train again."
 TRAINED_BY = {"encoder", "guidance", "training"}
-"""Settings that decide what training gives. The others are none of an encoder's: a new name among them spoils none."""
+"""Sections of settings that determine the result of training. Others are not stored, so changes there are harmless."""
 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """What training looked like after a step; measured in eval mode on fixed batches, so rows can be compared.
+    """Training metrics after a step, measured in eval mode on fixed batches, so that rows can be compared.
 
     Attributes
     ----------
@@ -40,19 +41,19 @@ class TrainingRow:
         Steps done.
     phase : {"pretraining", "guided"}
     mse_train, mse_held_out : float
-        Mean squared error of the reconstruction; None without held-out controls.
+        Mean squared reconstruction error; `mse_held_out` is None without held-out controls.
     guidance : float
-        The guidance loss, mean over locations, unweighted.
+        Unweighted guidance loss, mean over voxels.
     guidance_weight : float
-        lambda, as it was in force.
+        Current value of lambda.
     outside_share : float
-        Share of the controls that did not solve the dual which fall outside its boundary; nu is what it aims at.
+        Fraction of the controls held back from the one-class SVM that are outliers; the target is nu.
     kernel_mean : float
-        Mean off-diagonal kernel value between controls at one location: near 0 = saturated, near 1 = flat.
+        Mean kernel value between different controls at the same voxel; near 0: saturated, near 1: flat.
     latent_scale : float
-        Root mean square of the codes about their mean.
+        Root mean square of the latents about their mean.
     effective_rank : float
-        Dimensions that the codes fill: exp of the entropy of the covariance's eigenvalues.
+        Effective rank of the latents: exp of the entropy of the eigenvalues of their covariance.
     learning_rate : float
     """
 
@@ -70,27 +71,27 @@ class TrainingRow:
 
     @property
     def mse(self) -> float:
-        """Of held-out controls, or where there are none, of those that are trained on."""
+        """Error of the held-out controls or, without any, of the training controls."""
         return self.mse_train if self.mse_held_out is None else self.mse_held_out
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What an encoder was trained on; a run goes on from a checkpoint only if all of it is the same.
+    """Training data of an encoder; a run resumes from a checkpoint only if all fields are equal.
 
     Attributes
     ----------
     channels : tuple of str
-    windows : tuple of Window
+    patch_shapes : tuple of PatchShape
     spacing_mm : float
     mask_hash : str
     subjects_hash : str
-        Of the keys of the training and held-out controls: a model that is passed on names nobody.
+        Hash of the keys of the training and held-out controls, so that a shared model contains no names.
     seed : int
     """
 
     channels: tuple[str, ...]
-    windows: tuple[Window, ...]
+    patch_shapes: Annotated[tuple[PatchShape, ...], Field(validation_alias=renamed("patch_shapes", "windows"))]
     spacing_mm: float
     mask_hash: str
     subjects_hash: str
@@ -107,15 +108,15 @@ class _Index(Content):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A state of training.
+    """State of a training.
 
     Attributes
     ----------
     autoencoder : PatchAutoEncoder
     optimiser : dict of tensors
-        Adam's state, named ``<parameter>.<quantity>``; on the CPU when loaded.
+        State of Adam, named ``<parameter>.<quantity>``; on the CPU after loading.
     settings : ModelSettings
-        Of encoder, guidance and training; the other sections come back as the defaults.
+        Only the sections encoder, guidance and training are stored; the others have default values after loading.
     origin : Origin
     step : int
         Steps done.
@@ -138,12 +139,12 @@ class Checkpoint:
         return (folder / _INDEX).exists()
 
     def save(self, folder: Path) -> Path:
-        """Replace the folder's checkpoint by this one."""
+        """Write this checkpoint to the folder, in place of an earlier one."""
         tensors = {f"model.{name}": tensor for name, tensor in self.autoencoder.state_dict().items()}
         tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         name = f"step-{self.step:06d}.safetensors"
-        with written_whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(canonical(save(tensors)))
         index = {
             "tensors": name,
@@ -152,7 +153,7 @@ class Checkpoint:
             "settings": self.settings.model_dump(mode="json", include=TRAINED_BY),
             "history": [asdict(row) for row in self.history],
         }
-        with written_whole(folder / _INDEX) as temporary:
+        with atomic_write(folder / _INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1, allow_nan=False))
         for older in folder.glob("step-*.safetensors"):
             if older.name != name:
@@ -161,49 +162,52 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Checkpoint":
-        """Read what `save` wrote; the auto-encoder comes in eval mode.
+        """Load a saved checkpoint; the auto-encoder is in eval mode.
 
         Raises
         ------
         UserError
-            No checkpoint, or a damaged one.
+            There is no checkpoint, or it is damaged.
         """
         if not cls.exists(folder):
-            raise UserError(f"{private(folder, 'its folder')}: holds no trained encoder. Run the stage train first.")
+            raise UserError(
+                f"{private(folder, 'its folder')}: found no trained encoder, expected {_INDEX}. "
+                "Run the stage train first."
+            )
         index = read_json(folder / _INDEX, _Index, "the description of a trained encoder", _ADVICE)
         try:
             settings = ModelSettings.model_validate({name: index.settings[name] for name in TRAINED_BY})
             header, _ = read_header(folder / index.tensors)
-            # Judged by its outline first: settings from elsewhere may ask for a network that fills the memory.
+            # Shapes are checked on the meta device first: untrusted settings could ask for a network that fills memory.
             with torch.device("meta"):
                 outline = build_autoencoder(settings, index.origin).state_dict()
             if wrong := [name for name, part in outline.items() if header[f"model.{name}"].shape != tuple(part.shape)]:
-                raise ValueError(f"{wrong[0]} has another shape than its settings give")
+                raise ValueError(f"{wrong[0]} does not have the shape given by the settings")
             tensors = load_file(folder / index.tensors)
             weights = _part(tensors, "model.")
             if broken := [name for name, part in weights.items() if not bool(torch.isfinite(part).all())]:
                 raise ValueError(f"{broken[0]} is not finite")
-            if dead := [name for name, part in weights.items() if _is_weight(name, part) and not bool(part.any())]:
-                raise ValueError(f"{dead[0]} is 0 throughout")
-            with torch.random.fork_rng(devices=[]):  # the fresh weights are drawn for nothing
+            if zero := [name for name, part in weights.items() if _is_weight(name, part) and not bool(part.any())]:
+                raise ValueError(f"{zero[0]} is 0 everywhere")
+            with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced below
                 autoencoder = build_autoencoder(settings, index.origin).to(device).eval()
             autoencoder.load_state_dict(weights)
         except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
             found = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise UserError(
-                f"{private(folder, 'its folder')}: its checkpoint is damaged or of another version "
+                f"{private(folder, 'its folder')}: checkpoint is damaged or of another version "
                 f"({found.splitlines()[0]}), expected a trained encoder. {_ADVICE}"
             ) from error
         return cls(autoencoder, _part(tensors, "optimiser."), settings, index.origin, index.step, index.history)
 
 
 def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
-    """The network of the settings, with fresh weights from torch's random numbers."""
-    return PatchAutoEncoder(len(origin.channels), origin.windows, settings.encoder)
+    """Build the network of the settings, with random initial weights from torch's generator."""
+    return PatchAutoEncoder(len(origin.channels), origin.patch_shapes, settings.encoder)
 
 
 def _is_weight(name: str, part: torch.Tensor) -> bool:
-    """Of a convolution or a linear layer; biases and counters may well be 0."""
+    """Whether a tensor is the weight of a convolution or linear layer; biases and counters may be 0."""
     return name.endswith("weight") and part.ndim > 1
 
 

@@ -1,7 +1,7 @@
-"""Codes of all locations of a subject, as fast as one pass over its slices a window.
+"""Dense inference: latents of all voxels of a subject, in one pass over its slices per patch shape.
 
-In eval mode a patch encoder over a whole slice is exact when every stride becomes a dilation of the layers after it:
-what a patch meets on its way to 1x1 is then met around every pixel, and nothing twice.
+In eval mode, a patch encoder can be applied to a whole slice exactly if every stride is replaced by a dilation of the
+layers after it (as in fully convolutional networks). Nothing is computed twice.
 """
 
 from typing import cast
@@ -11,65 +11,69 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from .network import PatchEncoder
-from .patch_shape import Window
+from .patch_shape import PatchShape
 
 _CELLS_AT_ONCE = 8_000_000
-"""Activations of the widest layer held at a time; 32 MB. Around a cube come the slices on both sides."""
-_LOCATIONS_AT_ONCE = 100_000
+"""Activations of the widest layer per block (32 MB), without the neighbouring slices that cubes need."""
+_VOXELS_AT_ONCE = 100_000
 
 
 @torch.inference_mode()
 def encode_densely(
-    encoder: PatchEncoder, volume: torch.Tensor, grid: PatchGrid, *, device: torch.device | str = "cpu"
+    encoder: PatchEncoder, volume: torch.Tensor, mask: VoxelMask, *, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Encode one subject at every location.
+    """Compute the latents of one subject at every voxel of the mask.
 
     Parameters
     ----------
     encoder : PatchEncoder
-        Is put into eval mode and onto `device`.
+        Set to eval mode and moved to `device`.
     volume : tensor, (C, X, Y, Z)
-    grid : PatchGrid
+    mask : VoxelMask
     device : str or torch.device
 
     Returns
     -------
-    tensor, (P, code_size), float32, on the CPU
-        What the encoder makes of the patch around each location, to rounding. Beyond the grid, patches see zeros.
+    tensor, (P, latent_size), float32, on the CPU
+        Equal to the latents of the patch around each voxel, up to rounding. Patches are zero-padded beyond the grid.
     """
-    if tuple(volume.shape) != (encoder.channels, *grid.grid.size_vox):
-        raise ValueError(f"volume {tuple(volume.shape)}, expected {(encoder.channels, *grid.grid.size_vox)}")
+    if tuple(volume.shape) != (encoder.channels, *mask.grid.size_vox):
+        raise ValueError(f"volume {tuple(volume.shape)}, expected {(encoder.channels, *mask.grid.size_vox)}")
     encoder = encoder.to(device).eval()
-    codes = torch.empty(grid.size, encoder.code_size)
+    latents = torch.empty(mask.size, encoder.latent_size)
     features = [
-        _at_locations(cast(nn.Sequential, branch), window, volume, grid, torch.empty_like(codes))
-        for branch, window in zip(encoder.branches, encoder.windows, strict=True)
+        _at_voxels(cast(nn.Sequential, branch), patch_shape, volume, mask, torch.empty_like(latents))
+        for branch, patch_shape in zip(encoder.branches, encoder.patch_shapes, strict=True)
     ]
-    for a in range(0, grid.size, _LOCATIONS_AT_ONCE):
-        here = slice(a, a + _LOCATIONS_AT_ONCE)
-        codes[here] = encoder.joined([feature[here].to(device) for feature in features]).cpu()
-    return codes
+    for a in range(0, mask.size, _VOXELS_AT_ONCE):
+        here = slice(a, a + _VOXELS_AT_ONCE)
+        latents[here] = encoder.joined([feature[here].to(device) for feature in features]).cpu()
+    return latents
 
 
-def _at_locations(
-    branch: nn.Sequential, window: Window, volume: torch.Tensor, grid: PatchGrid, codes: torch.Tensor
+def _at_voxels(
+    branch: nn.Sequential, patch_shape: PatchShape, volume: torch.Tensor, mask: VoxelMask, latents: torch.Tensor
 ) -> torch.Tensor:
-    """Fill `codes`, (P, code_size), with what one branch makes of its window around every location.
+    """Fill `latents`, (P, latent_size), with the output of one branch for the patch around every voxel.
 
-    The window's axes come first and the rest last, along which slices are taken: one by one where the window lies in
-    a plane, or with their neighbours on both sides.
+    The axes of the patch come first. Slices are taken along the last axis: single slices for planar patches, slices
+    with their neighbours on both sides for cubes.
     """
-    order = [*window.axes, *(axis for axis in range(3) if axis not in window.axes)]
+    order = [*patch_shape.axes, *(axis for axis in range(3) if axis not in patch_shape.axes)]
     volume = volume.permute(0, *(1 + axis for axis in order))
-    x, y, z = grid.locations[:, order].T.astype(np.int64)
-    device, half, in_depth = next(branch.parameters()).device, window.half, window.half if len(window.axes) == 3 else 0
-    # After this padding, the patch of voxel (x, y) starts at (x, y): only the brain's bounding box is run through.
+    x, y, z = mask.locations[:, order].T.astype(np.int64)
+    device, half, in_depth = (
+        next(branch.parameters()).device,
+        patch_shape.half,
+        patch_shape.half if len(patch_shape.axes) == 3 else 0,
+    )
+    # After padding, the patch of voxel (x, y) starts at (x, y). Only the bounding box of the mask is processed.
     low_x, low_y, high_x, high_y = x.min(), y.min(), x.max() + 2 * half + 1, y.max() + 2 * half + 1
     slices = np.arange(z.min(), z.max() + 1) if in_depth else np.unique(z)
     widest = max(layer.out_channels for layer in branch if isinstance(layer, (nn.Conv2d, nn.Conv3d)))
-    # A cube's slices at the sides are run through again with the next block: few blocks, then, and not thin ones.
+    # Neighbouring slices of cubes are processed again in the next block, so blocks should not be thin.
     at_once = max(1 + 4 * in_depth, _CELLS_AT_ONCE // int(widest * (high_x - low_x) * (high_y - low_y)))
     for start in range(0, len(slices), at_once):
         chosen = slices[start : start + at_once]
@@ -83,12 +87,12 @@ def _at_locations(
         here = np.flatnonzero((z >= chosen[0]) & (z <= chosen[-1]))
         index = (np.searchsorted(chosen, z[here]), x[here] - low_x, y[here] - low_y)
         plane, row, column = (torch.from_numpy(part).to(device) for part in index)
-        codes[torch.from_numpy(here)] = dense[plane, :, row, column].cpu()
-    return codes
+        latents[torch.from_numpy(here)] = dense[plane, :, row, column].cpu()
+    return latents
 
 
 def _run_dilated(branch: nn.Sequential, block: torch.Tensor) -> torch.Tensor:
-    """Blocks (N, C, X + p - 1, Y + p - 1[, Z + p - 1]) to codes (N, code_size, X, Y[, Z])."""
+    """Blocks (N, C, X + p - 1, Y + p - 1[, Z + p - 1]) to latents (N, latent_size, X, Y[, Z])."""
     dilation = 1
     for layer in branch:
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)):

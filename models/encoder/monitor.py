@@ -1,4 +1,4 @@
-"""What is looked at while an encoder trains: one row of numbers now and then, on batches that stay the same."""
+"""Monitoring of encoder training: metrics at regular steps, on fixed batches."""
 
 import logging
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ _COLLAPSED_RANK = 1.5
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingWatch:
-    """Fixed batches, and the numbers that an auto-encoder reaches on them in eval mode.
+class TrainingMonitor:
+    """Metrics of an auto-encoder in eval mode on fixed batches.
 
     Attributes
     ----------
     mixed : tensors, (N, C, p, p[, p])
-        Of training controls, one a window.
+        Patches of training controls, one tensor per patch shape.
     held_out : tensors, (N, C, p, p[, p]), or None
     together : tensors, (B, n, C, p, p[, p]), or None
-        Co-located, of training controls; None if they are too few to be split.
+        Co-located patches of training controls; None if there are too few controls to split.
     guidance : GuidanceSettings
     """
 
@@ -44,41 +44,41 @@ class TrainingWatch:
     def row(
         self, model: PatchAutoEncoder, *, step: int, phase: str, learning_rate: float, guidance_weight: float
     ) -> TrainingRow:
-        """Measure; leaves the model in eval mode."""
+        """Compute the metrics; leaves the model in eval mode."""
         model.eval()
-        codes = model.encoder(self.mixed)
+        latents = model.encoder(self.mixed)
         guidance, outside_share, kernel_mean = self._boundary(model.encoder)
         return TrainingRow(
             step=step,
             phase=phase,
-            mse_train=model.error(codes, self.mixed).item(),
+            mse_train=model.error(latents, self.mixed).item(),
             mse_held_out=None if self.held_out is None else model(self.held_out).item(),
             guidance=guidance,
             guidance_weight=guidance_weight,
             outside_share=outside_share,
             kernel_mean=kernel_mean,
-            latent_scale=codes.var(dim=0, correction=0).mean().sqrt().item(),
-            effective_rank=effective_rank(codes),
+            latent_scale=latents.var(dim=0, correction=0).mean().sqrt().item(),
+            effective_rank=effective_rank(latents),
             learning_rate=learning_rate,
         )
 
     def _boundary(self, encoder: PatchEncoder) -> tuple[float, float, float] | tuple[None, None, None]:
-        """How the one-class SVMs of the watched locations stand: guidance, outside_share, kernel_mean."""
+        """Metrics of the one-class SVMs of the monitored voxels: guidance, outside_share, kernel_mean."""
         if self.together is None:
             return None, None, None
-        codes = encoder(self.together).double()
-        m = support_size(codes.shape[1], self.guidance)
-        gamma = resolve_gamma(self.guidance.gamma, codes.shape[-1])
-        solution = solve_dual(codes[:, :m], nu=self.guidance.nu, gamma=gamma)
-        kernel = 1 + centred_kernel(codes[:, m:], codes[:, :m], solution.gamma)
+        latents = encoder(self.together).double()
+        m = support_size(latents.shape[1], self.guidance)
+        gamma = resolve_gamma(self.guidance.gamma, latents.shape[-1])
+        solution = solve_dual(latents[:, :m], nu=self.guidance.nu, gamma=gamma)
+        kernel = 1 + centred_kernel(latents[:, m:], latents[:, :m], solution.gamma)
         decision = (kernel @ solution.dual_coef[:, :, None])[..., 0] - solution.offset[:, None]
         loss = torch.relu(-decision).sum(dim=1) / self.guidance.nu
         return loss.mean().item(), (decision < 0).double().mean().item(), kernel.mean().item()
 
 
-def effective_rank(codes: torch.Tensor) -> float:
-    """Dimensions that codes (N, d) fill: exp of the entropy of their covariance's eigenvalues; 0 if all are alike."""
-    centred = (codes - codes.mean(dim=0)).double().cpu().numpy()
+def effective_rank(latents: torch.Tensor) -> float:
+    """Effective rank of latents (N, d): exp of the entropy of the covariance eigenvalues; 0 if all are equal."""
+    centred = (latents - latents.mean(dim=0)).double().cpu().numpy()
     eigenvalues = np.linalg.eigvalsh(centred.T @ centred).clip(min=0)
     if not eigenvalues.sum() > 0:
         return 0.0
@@ -86,22 +86,22 @@ def effective_rank(codes: torch.Tensor) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def require_no_collapse(row: TrainingRow, code_size: int) -> None:
-    """Stop at codes that have collapsed; warn of a kernel that is saturated.
+def require_no_collapse(row: TrainingRow, latent_size: int) -> None:
+    """Stop training if the latents have collapsed; warn if the kernel is saturated.
 
-    Codes that fill hardly more than one dimension cannot carry a map, and all the hours after this would be lost. A
-    saturated kernel only makes guidance idle: what the reconstruction has learnt stands.
+    Latents of hardly more than one dimension are useless for anomaly maps. A saturated kernel only makes guidance
+    ineffective; the reconstruction is not affected.
 
     Raises
     ------
     UserError
-        The codes fill less than 1.5 dimensions.
+        The effective rank of the latents is less than 1.5.
     """
-    if code_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
+    if latent_size > 1 and not row.effective_rank >= _COLLAPSED_RANK:
         raise UserError(
-            f"Training: after step {row.step} the codes fill {row.effective_rank:.2f} of {code_size} dimensions, "
-            f"expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or models.training.siamese_weight, or "
-            "train for more steps."
+            f"Training: after step {row.step} the effective rank of the latents is {row.effective_rank:.2f} of "
+            f"{latent_size}, expected at least {_COLLAPSED_RANK}. Lower models.guidance.weight or "
+            "models.training.siamese_weight, or train for more steps."
         )
     if row.phase == "guided" and row.kernel_mean is not None and row.kernel_mean < _SATURATED_KERNEL:
         logger.warning(

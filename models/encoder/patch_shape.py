@@ -1,7 +1,7 @@
-"""Windows: what of the brain around a location an encoder gets to see.
+"""Patch shapes: the neighbourhood of a voxel that is the input of an encoder.
 
-Several may be looked at together, in one plane or more, small and large: each is cut, encoded and rebuilt for itself,
-and their codes become one.
+Several patch shapes may be combined, in one or more planes and of different sizes: each is cut, encoded and decoded
+separately, and their latents are combined into one.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ AXES: Mapping[Plane, tuple[int, ...]] = {
     "sagittal": (1, 2),
     "volume": (0, 1, 2),
 }
-"""Axes of the template grid, x, y, z, in which a window extends."""
+"""Axes (x, y, z) of the template grid in which a patch extends."""
 
 Patches = tuple[torch.Tensor, ...]
-"""One tensor (..., C, p, p) a window, or (..., C, p, p, p) where it is a volume."""
+"""One tensor per patch shape, (..., C, p, p), or (..., C, p, p, p) for cubes."""
 
 
 @dataclass(frozen=True, repr=False)
-class Window:
-    """A square in one plane, or a cube, around the location that its code stands for.
+class PatchShape:
+    """Square in one plane, or cube, around a voxel.
 
     Attributes
     ----------
@@ -49,20 +49,20 @@ class Window:
         return self.size_vox // 2
 
     def cut(self, volumes: torch.Tensor, rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-        """Cut this window out of some subjects.
+        """Cut patches of this shape out of volumes.
 
         Parameters
         ----------
         volumes : tensor, (S, C, X, Y, Z)
         rows : tensor of int64, (N,)
-            Which subject each patch is of.
+            Subject of each patch.
         centres : tensor of int64, (N, 3)
             Voxel indices of the central voxels.
 
         Returns
         -------
         tensor, (N, C, p, p) or (N, C, p, p, p), float32
-            Axes in the order of the grid's; what lies beyond the grid is 0, as the background is.
+            Axes in the order of the grid; voxels beyond the grid are 0, as the background is.
         """
         indices, inside = [], torch.ones((), dtype=torch.bool, device=volumes.device)
         for axis, size in enumerate(volumes.shape[2:]):

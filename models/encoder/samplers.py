@@ -1,7 +1,7 @@
-"""Batches of patches, cut from whole volumes on the device.
+"""Samplers of patch batches, cut from whole volumes on the device.
 
-A batch is a pure function of (seed, step): a run that was killed and goes on draws what it would have drawn, on any
-device. Two kinds: patches from anywhere, and patches of many subjects at the same locations.
+A batch is a pure function of (seed, step), so that a resumed run draws the same batches on any device. There are two
+samplers: patches at random voxels, and patches of many subjects at the same voxels.
 """
 
 from dataclasses import dataclass
@@ -9,35 +9,35 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...preprocessing.patches.volume_store import PatchStore
-from .patch_shape import Patches, Window
+from ...preprocessing.patches.volume_store import VolumeStore
+from .patch_shape import Patches, PatchShape
 
-MIXED, COLOCATED, WATCH, SETTLE = range(4)
-"""Streams of random numbers that never meet."""
+MIXED, COLOCATED, MONITOR, NORMS = range(4)
+"""Independent streams of random numbers."""
 _DRAWS = 100
-"""How often patches are drawn again that do not lie in their subject's brain; after that, they stay as they are."""
+"""Attempts to draw patches inside the brain of their subject; afterwards, patches outside are accepted."""
 
 
-def volumes_on(store: PatchStore, device: torch.device | str) -> torch.Tensor:
-    """The store's volumes as a tensor (S, C, X, Y, Z), float16; on the CPU still mapped from disk."""
+def volumes_on(store: VolumeStore, device: torch.device | str) -> torch.Tensor:
+    """Volumes of the store as a float16 tensor (S, C, X, Y, Z); still memory-mapped on the CPU."""
     return torch.from_numpy(store.volumes).to(device)
 
 
 @dataclass(frozen=True, eq=False)
 class MixedPatches:
-    """Batches of any subjects at any locations of their own brains.
+    """Sampler of random subjects at random voxels of their brains.
 
     Attributes
     ----------
     volumes : tensor, (S, C, X, Y, Z)
     inside : ndarray of bool, (S, X, Y, Z)
-        Where each subject has brain; may be memory-mapped.
+        Brain mask of each subject; may be memory-mapped.
     rows : ndarray of int64
-        The subjects to draw from.
-    locations : ndarray of int, (P, 3)
-    windows : tuple of Window
+        Subjects to draw from.
+    voxels : ndarray of int, (P, 3)
+    patch_shapes : tuple of PatchShape
     size : int
-        Patches a batch.
+        Patches per batch.
     seed : int
     stream : int
     """
@@ -45,75 +45,75 @@ class MixedPatches:
     volumes: torch.Tensor
     inside: np.ndarray
     rows: np.ndarray
-    locations: np.ndarray
-    windows: tuple[Window, ...]
+    voxels: np.ndarray
+    patch_shapes: tuple[PatchShape, ...]
     size: int
     seed: int
     stream: int = MIXED
 
     def batch(self, step: int) -> Patches:
-        """Patches (size, C, p, p[, p]) of one step, one tensor a window."""
+        """Patches (size, C, p, p[, p]) of one step, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
         rows, centres = np.zeros(self.size, np.int64), np.zeros((self.size, 3), np.int64)
         outside = np.arange(self.size)
         for _ in range(_DRAWS):
             rows[outside] = random.choice(self.rows, len(outside))
-            centres[outside] = self.locations[random.integers(len(self.locations), size=len(outside))]
+            centres[outside] = self.voxels[random.integers(len(self.voxels), size=len(outside))]
             outside = outside[~self.inside[rows[outside], *centres[outside].T]]
             if not len(outside):
                 break
-        return _cut(self.volumes, rows, centres, self.windows)
+        return _cut(self.volumes, rows, centres, self.patch_shapes)
 
 
 @dataclass(frozen=True, eq=False)
 class ColocatedPatches:
-    """Batches of several subjects at the same locations.
+    """Sampler of several subjects at the same voxels.
 
     Attributes
     ----------
-    volumes, inside, rows, windows, seed, stream
+    volumes, inside, rows, patch_shapes, seed, stream
         As in `MixedPatches`.
-    locations : ndarray of int, (P, 3)
-        Those at which `n_subjects` of the rows have brain at least.
-    n_locations : int
-        Locations a batch (B), drawn without repeats while there are enough.
+    voxels : ndarray of int, (P, 3)
+        Voxels inside the brain of at least `n_subjects` of the rows.
+    n_voxels : int
+        Voxels per batch (B), drawn without replacement if there are enough.
     n_subjects : int
-        Subjects a location (n), of those with brain there. Drawn, and put in random order, for each location anew: any
-        cut through the axis of subjects is a random split.
+        Subjects per voxel (n), of those whose brain contains it. They are drawn in random order at each voxel, so that
+        any cut through the axis of subjects is a random split.
     """
 
     volumes: torch.Tensor
     inside: np.ndarray
     rows: np.ndarray
-    locations: np.ndarray
-    windows: tuple[Window, ...]
-    n_locations: int
+    voxels: np.ndarray
+    patch_shapes: tuple[PatchShape, ...]
+    n_voxels: int
     n_subjects: int
     seed: int
     stream: int = COLOCATED
 
     def batch(self, step: int) -> Patches:
-        """Patches (B, n, C, p, p[, p]) of one step, one tensor a window."""
+        """Patches (B, n, C, p, p[, p]) of one step, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
-        repeats = self.n_locations > len(self.locations)
-        chosen = self.locations[random.choice(len(self.locations), self.n_locations, replace=repeats)]
-        without = ~self.inside[self.rows[:, None], *chosen.T]  # (len(rows), B)
-        order = np.argsort(random.random(without.shape) + without, axis=0)[: self.n_subjects].T
+        replace = self.n_voxels > len(self.voxels)
+        chosen = self.voxels[random.choice(len(self.voxels), self.n_voxels, replace=replace)]
+        outside = ~self.inside[self.rows[:, None], *chosen.T]  # (len(rows), B)
+        order = np.argsort(random.random(outside.shape) + outside, axis=0)[: self.n_subjects].T
         centres = np.repeat(chosen, self.n_subjects, axis=0)
-        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.windows)
-        return tuple(patch.unflatten(0, (self.n_locations, self.n_subjects)) for patch in patches)
+        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
+        return tuple(patch.unflatten(0, (self.n_voxels, self.n_subjects)) for patch in patches)
 
 
-def controls_at_locations(inside: np.ndarray, rows: np.ndarray, locations: np.ndarray) -> np.ndarray:
-    """How many of some subjects have brain at each location, (P,) int64."""
-    count = np.zeros(len(locations), np.int64)
+def controls_at_voxels(inside: np.ndarray, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """Number of the subjects `rows` whose brain contains each voxel, (P,) int64."""
+    count = np.zeros(len(voxels), np.int64)
     for row in rows:
-        count += inside[row][tuple(locations.T)]
+        count += inside[row][tuple(voxels.T)]
     return count
 
 
-def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, windows: tuple[Window, ...]) -> Patches:
+def _cut(volumes: torch.Tensor, rows: np.ndarray, centres: np.ndarray, patch_shapes: tuple[PatchShape, ...]) -> Patches:
     device = volumes.device
-    rows_there = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device)
-    centres_there = torch.from_numpy(np.asarray(centres, dtype=np.int64)).to(device)
-    return tuple(window.cut(volumes, rows_there, centres_there) for window in windows)
+    row_index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device)
+    centre_index = torch.from_numpy(np.asarray(centres, dtype=np.int64)).to(device)
+    return tuple(patch_shape.cut(volumes, row_index, centre_index) for patch_shape in patch_shapes)

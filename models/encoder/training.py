@@ -1,11 +1,11 @@
-"""Training of the encoder: first patches of mixed locations, then co-located patches with the guidance loss.
+"""Training of the encoder: first on patches at mixed voxels, then on co-located patches with the guidance loss.
 
-Batch norm wants batches that look like the whole brain, and guidance wants many subjects at one location. So the
-auto-encoder is pre-trained on mixed patches; during guidance the inner batch norms are held, while the one that scales
-the codes keeps working with its affine part fixed: it is what bounds the scale of the codes, which guidance would
-otherwise blow up without end. Afterwards its statistics are taken anew over mixed patches.
+Batch norm needs batches that represent the whole brain, guidance needs many subjects at one voxel. The auto-encoder is
+therefore pre-trained on mixed patches. During guidance, the inner batch norms are frozen; the batch norm that scales
+the latents stays active with fixed affine parameters, as it bounds the scale of the latents, which guidance would
+otherwise increase without limit. Afterwards, its statistics are re-estimated on mixed patches.
 
-A step is a pure function of the state and its number: a run that was killed goes on and ends with the same numbers.
+A step is a pure function of the state and the step number: an interrupted run resumes and gives identical results.
 """
 
 import hashlib
@@ -23,27 +23,27 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.tensorboard import SummaryWriter
 
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.volume_store import PatchStore
+from ...preprocessing.patches.volume_store import VolumeStore
 from ..ocsvm.guidance_loss import guidance_loss
 from ..settings import ModelSettings, resolve_gamma
 from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
-from .monitor import TrainingWatch, require_no_collapse
-from .network import PatchAutoEncoder, windows_of
-from .samplers import SETTLE, WATCH, ColocatedPatches, MixedPatches, controls_at_locations, volumes_on
+from .monitor import TrainingMonitor, require_no_collapse
+from .network import PatchAutoEncoder, patch_shapes_of
+from .samplers import MONITOR, NORMS, ColocatedPatches, MixedPatches, controls_at_voxels, volumes_on
 from .schedule import Schedule, controls_for, require_enough_controls, support_size
 
-WATCH_EVERY = 50
+MONITOR_EVERY = 50
 """Steps between rows of the history."""
-_OF_HASHES = {"subjects_hash": "of other controls", "mask_hash": "of another brain mask"}
-"""What to say where two differ: hashes tell nobody anything."""
-_SETTLE_BATCHES = 32
-_WATCHED_PATCHES = 1024
+_HASH_TEXTS = {"subjects_hash": "of other controls", "mask_hash": "of another brain mask"}
+"""Texts for fields whose values are hashes."""
+_NORM_BATCHES = 32
+_MONITORED_PATCHES = 1024
 
 Progress = Callable[[int, int], None]
 
 
 def train_encoder(
-    store: PatchStore,
+    store: VolumeStore,
     settings: ModelSettings,
     out: Path,
     *,
@@ -54,42 +54,42 @@ def train_encoder(
     tensorboard: Path | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Train, or go on training from the last checkpoint in `out`.
+    """Train an encoder, or resume from the last checkpoint in `out`.
 
     Parameters
     ----------
-    store : PatchStore
+    store : VolumeStore
     settings : ModelSettings
     out : Path
         Folder of the checkpoint.
     train, held_out : sequence of str
-        Keys of controls; the held-out ones are only watched.
+        Keys of controls; the held-out controls are used for monitoring only.
     seed : int
     device : str or torch.device
     tensorboard : Path, optional
-        Folder for the curves.
+        Folder for TensorBoard curves.
     progress : callable, optional
-        Called with (steps done, steps in all).
+        Called with (steps done, total number of steps).
 
     Returns
     -------
     Checkpoint
-        The finished one, which also lies in `out`.
+        The final checkpoint, which is also saved in `out`.
 
     Raises
     ------
     UserError
-        Too few controls, in all or at half of the locations; a patch size without a network, a checkpoint in `out` of
-        another run, a loss that is no longer finite, or codes that have collapsed.
+        There are too few controls (in total, or at half of the voxels), there is no network for the patch size, `out`
+        holds a checkpoint of another run, the loss is not finite, or the latents have collapsed.
     """
     spacing_mm = float(store.grid.grid.spacing_mm[0])
-    windows = windows_of(settings.encoder, spacing_mm)
+    patch_shapes = patch_shapes_of(settings.encoder, spacing_mm)
     if not train:
-        raise UserError("Training: no control in the training split, expected several. Mend column split or group.")
-    schedule = Schedule.of(settings)
+        raise UserError("Training: found no training controls, expected several. Correct column split or group.")
+    schedule = Schedule.from_settings(settings)
     require_enough_controls(len(train), settings)
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
-    origin = Origin(store.channels, windows, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
+    origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
         training = _Training(store, settings, schedule, origin, out, train, held_out, torch.device(device))
         training.resume()
@@ -99,11 +99,11 @@ def train_encoder(
 
 
 class _Training:
-    """The state of a run, and what is done with it at every step."""
+    """State of a training run and its steps."""
 
     def __init__(
         self,
-        store: PatchStore,
+        store: VolumeStore,
         settings: ModelSettings,
         schedule: Schedule,
         origin: Origin,
@@ -113,21 +113,21 @@ class _Training:
         device: torch.device,
     ):
         self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
-        volumes, rows, places = volumes_on(store, device), store.index(train), store.grid.locations
-        windows, seed, training = origin.windows, origin.seed, settings.training
-        self.mixed = MixedPatches(volumes, store.inside, rows, places, windows, training.patches_per_step, seed)
-        self.settling = replace(self.mixed, stream=SETTLE)
-        counts = controls_at_locations(store.inside, rows, places)
-        n_locations, n_controls = training.locations_per_step, controls_for(counts, settings)
-        shared = places[counts >= n_controls]
-        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, windows, n_locations, n_controls, seed)
+        volumes, rows, voxels = volumes_on(store, device), store.index(train), store.grid.locations
+        patch_shapes, seed, training = origin.patch_shapes, origin.seed, settings.training
+        self.mixed = MixedPatches(volumes, store.inside, rows, voxels, patch_shapes, training.patches_per_step, seed)
+        self.norm_batches = replace(self.mixed, stream=NORMS)
+        counts = controls_at_voxels(store.inside, rows, voxels)
+        n_voxels, n_controls = training.voxels_per_step, controls_for(counts, settings)
+        shared = voxels[counts >= n_controls]
+        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, patch_shapes, n_voxels, n_controls, seed)
         self.support = support_size(n_controls, settings.guidance)
-        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.code_size)
-        watched = replace(self.mixed, stream=WATCH, size=_WATCHED_PATCHES)
-        self.watch = TrainingWatch(
-            mixed=watched.batch(0),
-            held_out=replace(watched, rows=store.index(held_out)).batch(1) if held_out else None,
-            together=replace(self.colocated, stream=WATCH).batch(2) if n_controls >= 3 else None,
+        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.latent_size)
+        monitored = replace(self.mixed, stream=MONITOR, size=_MONITORED_PATCHES)
+        self.monitor = TrainingMonitor(
+            mixed=monitored.batch(0),
+            held_out=replace(monitored, rows=store.index(held_out)).batch(1) if held_out else None,
+            together=replace(self.colocated, stream=MONITOR).batch(2) if n_controls >= 3 else None,
             guidance=settings.guidance,
         )
         with torch.random.fork_rng(devices=[]):
@@ -137,7 +137,7 @@ class _Training:
         self.step = 0
         self.history: list[TrainingRow] = []
 
-    # -- the loop ------------------------------------------------------------------------------------------------
+    # -- loop ----------------------------------------------------------------------------------------------------
     def run(self, tensorboard: Path | None, progress: Progress | None) -> None:
         engine = Trainer(
             device=self.device,
@@ -146,7 +146,7 @@ class _Training:
             iteration_update=self.update,
             decollate=False,
         )
-        engine.logger.setLevel(logging.CRITICAL)  # an error is told once, by whoever catches it
+        engine.logger.setLevel(logging.CRITICAL)  # errors are reported once, where they are caught
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_step)
         writer = SummaryWriter(str(tensorboard), purge_step=self.step) if tensorboard else None
         if writer:
@@ -163,14 +163,14 @@ class _Training:
     def update(self, _engine: Engine, step: int) -> None:
         guided = self.schedule.is_guided(step)
         self.model.train()
-        self.hold_norms(guided)
+        self.freeze_norms(guided)
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(step)
         loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
         if not math.isfinite(loss.item()):
             lower = "guided_learning_rate or models.guidance.weight" if guided else "learning_rate"
             raise UserError(
-                f"Training: the loss is {loss.item()} at step {step}, expected a finite one. Lower "
+                f"Training: the loss is {loss.item()} at step {step}, expected a finite number. Lower "
                 f"models.training.{lower}, delete {private(self.out, 'its folder')} and train again."
             )
         self.optimiser.zero_grad()
@@ -181,46 +181,46 @@ class _Training:
     def after_step(self) -> None:
         phase_ends = self.schedule.ends_phase(self.step)
         if self.step == self.schedule.steps and self.schedule.guided_steps:
-            self.settle_norms()
-        if phase_ends or self.step % WATCH_EVERY == 0:
+            self.reestimate_norms()
+        if phase_ends or self.step % MONITOR_EVERY == 0:
             guided = self.schedule.is_guided(self.step - 1)
             rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
             weight = self.guidance_weight if guided else 0.0
-            row = self.watch.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+            row = self.monitor.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
             self.history.append(row)
             if guided or phase_ends:
-                require_no_collapse(self.history[-1], self.settings.encoder.code_size)
+                require_no_collapse(self.history[-1], self.settings.encoder.latent_size)
         if phase_ends or self.step % self.settings.training.checkpoint_every == 0:
             self.save()
 
-    # -- the losses ----------------------------------------------------------------------------------------------
+    # -- losses --------------------------------------------------------------------------------------------------
     def reconstruction_loss(self, step: int) -> torch.Tensor:
         return self.model(self.mixed.batch(step))
 
     def guided_loss(self, step: int) -> torch.Tensor:
-        """Method, section 3: L = MSE + lambda * L_guidance + kappa * (1 - cos)."""
+        """L = MSE + lambda * L_guidance + kappa * (1 - cos); see section 3 of the method."""
         patches = self.colocated.batch(step)
-        codes = self.model.encoder(patches)
-        loss = self.model.error(codes, patches)
+        latents = self.model.encoder(patches)
+        loss = self.model.error(latents, patches)
         guidance, kappa = self.settings.guidance, self.settings.training.siamese_weight
         if guidance.weight > 0:
             expander, compactor = self.schedule.routes(step)
-            solving, judged = codes[:, : self.support], codes[:, self.support :]
-            per_location = guidance_loss(
-                solving, judged, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
+            fitted, held_back = latents[:, : self.support], latents[:, self.support :]
+            per_voxel = guidance_loss(
+                fitted, held_back, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
             )
-            loss = loss + self.guidance_weight * per_location.mean().to(loss.dtype)
+            loss = loss + self.guidance_weight * per_voxel.mean().to(loss.dtype)
         if kappa > 0:
-            # The controls of a location come in random order: neighbours are random pairs.
-            pairs = codes.shape[1] // 2 * 2
-            loss = loss + kappa * (1 - cosine_similarity(codes[:, 0:pairs:2], codes[:, 1:pairs:2], dim=2)).mean()
+            # The controls of a voxel are in random order, so neighbours are random pairs.
+            pairs = latents.shape[1] // 2 * 2
+            loss = loss + kappa * (1 - cosine_similarity(latents[:, 0:pairs:2], latents[:, 1:pairs:2], dim=2)).mean()
         return loss
 
     @property
     def guidance_weight(self) -> float:
-        """lambda: halved for every row of the history by which the reconstruction had become too poor.
+        """lambda, halved for every row of the history whose reconstruction error exceeds the limit.
 
-        The history travels with the checkpoint, and so does what follows from it.
+        It depends only on the history, which is stored in the checkpoint.
         """
         before = [row.mse for row in self.history if row.phase == "pretraining"]
         limit = self.settings.guidance.largest_mse_ratio * before[-1] if before else math.inf
@@ -228,28 +228,28 @@ class _Training:
         return self.settings.guidance.weight * 0.5**too_poor
 
     # -- batch norm ----------------------------------------------------------------------------------------------
-    def hold_norms(self, guided: bool) -> None:
-        code_norm = self.model.encoder.code_norm
-        for parameter in code_norm.parameters():
+    def freeze_norms(self, guided: bool) -> None:
+        latent_norm = self.model.encoder.latent_norm
+        for parameter in latent_norm.parameters():
             parameter.requires_grad_(not guided)
         if guided and self.settings.guidance.freeze_norm:
             for norm in self.model.inner_norms():
                 norm.eval()
 
     @torch.no_grad()
-    def settle_norms(self) -> None:
-        """Take the statistics that co-located batches have moved anew, as the mean over many mixed batches."""
-        moved = [self.model.encoder.code_norm]
+    def reestimate_norms(self) -> None:
+        """Re-estimate the batch-norm statistics changed by co-located batches, as the mean over mixed batches."""
+        changed = [self.model.encoder.latent_norm]
         if not self.settings.guidance.freeze_norm:
-            moved += self.model.inner_norms()
+            changed += self.model.inner_norms()
         self.model.eval()
-        for norm in moved:
+        for norm in changed:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over batches
             norm.train()
-        for number in range(_SETTLE_BATCHES):
-            self.model(self.settling.batch(number))
-        for norm in moved:
+        for number in range(_NORM_BATCHES):
+            self.model(self.norm_batches.batch(number))
+        for norm in changed:
             norm.momentum = 0.1
 
     def draw_curves(self, writer: SummaryWriter) -> None:
@@ -258,35 +258,35 @@ class _Training:
                 if isinstance(value, float):
                     writer.add_scalar(f"training/{name}", value, self.step)
 
-    # -- the checkpoint ------------------------------------------------------------------------------------------
+    # -- checkpoint ----------------------------------------------------------------------------------------------
     def save(self) -> None:
         names = [name for name, _ in self.model.named_parameters()]
         state = self.optimiser.state_dict()["state"]
-        optimiser = {f"{names[i]}.{what}": value for i, known in state.items() for what, value in known.items()}
+        optimiser = {f"{names[i]}.{what}": value for i, entry in state.items() for what, value in entry.items()}
         history = tuple(self.history)
         Checkpoint(self.model, optimiser, self.settings, self.origin, self.step, history).save(self.out)
 
     def resume(self) -> None:
-        """Take up the last checkpoint of the folder, if there is one, and it is of this run.
+        """Load the last checkpoint of the folder, if there is one.
 
         Raises
         ------
         UserError
-            It is of another run.
+            The checkpoint belongs to another run.
         """
         if not Checkpoint.exists(self.out):
             return
         found = Checkpoint.load(self.out, device=self.device)
         ours, theirs = _trained_by(self.settings, self.origin), _trained_by(found.settings, found.origin)
         different = [
-            _OF_HASHES.get(name, f"{name} {theirs[name]} instead of {value}")
+            _HASH_TEXTS.get(name, f"{name} {theirs[name]} instead of {value}")
             for name, value in ours.items()
             if theirs[name] != value
         ]
         if different:
             raise UserError(
-                f"{private(self.out, 'its folder')}: holds an encoder of another run ({'; '.join(different)}). "
-                "Delete the folder, or choose another output folder."
+                f"{private(self.out, 'its folder')}: found the encoder of another run ({'; '.join(different)}), "
+                "expected one of this run. Delete the folder, or choose another output folder."
             )
         self.model.load_state_dict(found.autoencoder.state_dict())
         state = self.optimiser.state_dict()
@@ -299,7 +299,7 @@ class _Training:
 
 
 def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
-    """All that decides what training gives, by name."""
+    """All values that determine the result of training, by name."""
     sections = settings.model_dump(mode="json", include=TRAINED_BY)
     sections["training"].pop("checkpoint_every")
     flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
@@ -308,7 +308,7 @@ def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Ask torch for the same numbers every time, where it has a way."""
+    """Use deterministic algorithms of torch where available."""
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -1,6 +1,6 @@
-"""What a detector looks at: some numbers for every location of a brain.
+"""Voxel-wise feature extraction.
 
-All kinds answer one question: given a subject's channels on the template grid, which numbers stand for each location?
+All extractors map the channels of a subject on the template grid to a feature vector at each voxel of the brain mask.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,49 +12,49 @@ import numpy as np
 import torch
 
 from ...data_manifests.errors import UserError
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.dense_inference import encode_densely
 from ..encoder.network import PatchEncoder
 from ..tensor_file import opened_tensors, write_tensors
 
 _SAMPLES = 20_000
-"""Patches of each control from which the components are learnt."""
+"""Number of patches of each control from which the components are learnt."""
 _AT_ONCE = 100_000
-"""Locations whose patches are held at a time."""
+"""Number of voxels whose patches are held in memory at a time."""
 REACH_OF_PATCHES_VOX = 1
 _NEIGHBOURS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 class Features(Protocol):
-    """Numbers for every location."""
+    """Voxel-wise feature extractor."""
 
     @property
     def size(self) -> int:
-        """How many (d)."""
+        """Number of features per voxel (d)."""
         ...
 
     @property
     def reach_vox(self) -> int:
-        """How far off a location they look, in voxels."""
+        """Largest distance, in voxels, of the image values that a feature depends on."""
         ...
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
-        """Of one subject: channels (C, X, Y, Z) float32 to (P, d) float32."""
+    def compute(self, channels: np.ndarray) -> np.ndarray:
+        """Compute the features of one subject: channels (C, X, Y, Z) float32 to (P, d) float32."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelFeatures:
-    """The values of some channels at the voxel itself.
+    """Values of some channels at each voxel.
 
     Attributes
     ----------
-    grid : PatchGrid
+    mask : VoxelMask
     rows : tuple of int
-        Which channels.
+        Indices of the channels.
     """
 
-    grid: PatchGrid
+    mask: VoxelMask
     rows: tuple[int, ...]
 
     @property
@@ -65,55 +65,55 @@ class VoxelFeatures:
     def reach_vox(self) -> int:
         return 0
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
-        return self.grid.gather(channels[list(self.rows)]).T.astype(np.float32)
+    def compute(self, channels: np.ndarray) -> np.ndarray:
+        return self.mask.transform(channels[list(self.rows)]).T.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class CodeFeatures:
-    """The encoder's codes.
+class LatentFeatures:
+    """Latents of the patches around each voxel.
 
     Attributes
     ----------
-    grid : PatchGrid
+    mask : VoxelMask
     rows : tuple of int
-        The channels that the encoder was trained on.
+        Indices of the channels that the encoder was trained on.
     encoder : PatchEncoder
     device : str or torch.device
     """
 
-    grid: PatchGrid
+    mask: VoxelMask
     rows: tuple[int, ...]
     encoder: PatchEncoder
     device: torch.device | str = "cpu"
 
     @property
     def size(self) -> int:
-        return self.encoder.code_size
+        return self.encoder.latent_size
 
     @property
     def reach_vox(self) -> int:
-        return max(window.half for window in self.encoder.windows)
+        return max(patch_shape.half for patch_shape in self.encoder.patch_shapes)
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
+    def compute(self, channels: np.ndarray) -> np.ndarray:
         chosen = torch.from_numpy(channels[list(self.rows)].astype(np.float32))
-        return encode_densely(self.encoder, chosen, self.grid, device=self.device).numpy()
+        return encode_densely(self.encoder, chosen, self.mask, device=self.device).numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class PatchFeatures:
-    """Principal components of the 3x3x3 voxels around: what a linear encoder without training keeps.
+    """Principal components of the 3x3x3 voxels around each voxel.
 
     Attributes
     ----------
-    grid : PatchGrid
+    mask : VoxelMask
     rows : tuple of int
-        Which channels.
+        Indices of the channels.
     components : ndarray, (27 * len(rows), d), float32
-        Orthonormal; voxels in C order, channel by channel.
+        Orthonormal columns; rows are ordered by channel, then by voxel in C order.
     """
 
-    grid: PatchGrid
+    mask: VoxelMask
     rows: tuple[int, ...]
     components: np.ndarray
 
@@ -125,68 +125,79 @@ class PatchFeatures:
     def reach_vox(self) -> int:
         return REACH_OF_PATCHES_VOX
 
-    def of(self, channels: np.ndarray) -> np.ndarray:
+    def compute(self, channels: np.ndarray) -> np.ndarray:
         chosen = channels[list(self.rows)]
-        blocks = (np.arange(a, min(a + _AT_ONCE, self.grid.size)) for a in range(0, self.grid.size, _AT_ONCE))
-        return np.concatenate([_patches(chosen, self.grid, block) @ self.components for block in blocks])
+        blocks = (np.arange(a, min(a + _AT_ONCE, self.mask.size)) for a in range(0, self.mask.size, _AT_ONCE))
+        return np.concatenate([_patches(chosen, self.mask, block) @ self.components for block in blocks])
 
     @classmethod
     def learn(
         cls,
         controls: Iterable[tuple[np.ndarray, np.ndarray]],
-        grid: PatchGrid,
+        mask: VoxelMask,
         rows: Sequence[int],
         size: int,
         seed: int,
     ) -> "PatchFeatures":
-        """Learn the components from controls: the channels (C, X, Y, Z) and the brain (P,) of each.
+        """Learn the components from controls.
+
+        Parameters
+        ----------
+        controls : iterable of (ndarray, ndarray)
+            Channels (C, X, Y, Z) and brain mask (P,) of each control.
+        mask : VoxelMask
+        rows : sequence of int
+            Indices of the channels.
+        size : int
+            Number of components.
+        seed : int
 
         Raises
         ------
         UserError
-            More components than numbers in a patch.
+            More components than values in a patch.
         """
         width = 27 * len(rows)
         if size > width:
             raise UserError(
-                f"{size} components of patches with {width} numbers, expected at most {width}. "
-                f"Lower models.fusion.patch_components."
+                f"models.ensemble.patch_components is {size}, but patches have {width} values, expected at most "
+                f"{width}. Lower it."
             )
         random = np.random.default_rng(seed)
         total, products, count = np.zeros(width), np.zeros((width, width)), 0
         for channels, inside in controls:
             brain = np.flatnonzero(inside)
             index = np.sort(random.choice(brain, min(_SAMPLES, len(brain)), replace=False))
-            patches = _patches(channels[list(rows)], grid, index).astype(np.float64)
+            patches = _patches(channels[list(rows)], mask, index).astype(np.float64)
             total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
         mean = total / count
         _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
-        return cls(grid, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :size], np.float32))
+        return cls(mask, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :size], np.float32))
 
     def save(self, path: Path) -> Path:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, atomically."""
         return write_tensors(path, {"components": self.components}, rows=" ".join(map(str, self.rows)))
 
     @classmethod
-    def load(cls, path: Path, grid: PatchGrid) -> "PatchFeatures":
-        """Read what `save` wrote.
+    def load(cls, path: Path, mask: VoxelMask) -> "PatchFeatures":
+        """Load saved components.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
         with opened_tensors(path, "components of patches") as file:
-            rows = tuple(int(row) for row in file.about["rows"].split())
+            rows = tuple(int(row) for row in file.metadata["rows"].split())
             components = file.array("components", "float32", 2)
             if components.shape[0] != 27 * len(rows) or min(rows) < 0:
-                raise ValueError(f"its components are {components.shape}, for channels {rows}")
-            return cls(grid, rows, components)
+                raise ValueError(f"components {components.shape} do not match channels {rows}")
+            return cls(mask, rows, components)
 
 
-def _patches(channels: np.ndarray, grid: PatchGrid, index: np.ndarray) -> np.ndarray:
-    """3x3x3 voxels around some locations, (len(index), C * 27) float32; 0 beyond the grid, as the background is."""
+def _patches(channels: np.ndarray, mask: VoxelMask, index: np.ndarray) -> np.ndarray:
+    """Extract the 3x3x3 voxels around the voxels `index`, (len(index), C * 27) float32; 0 outside the grid."""
     padded = np.pad(channels.astype(np.float32), [(0, 0), (1, 1), (1, 1), (1, 1)])
-    x, y, z = (grid.locations[index].astype(np.int64) + 1).T
-    found = [padded[:, x + dx, y + dy, z + dz] for dx, dy, dz in _NEIGHBOURS]  # 27 of (C, n)
-    return np.stack(found, axis=-1).transpose(1, 0, 2).reshape(len(index), -1)
+    x, y, z = (mask.locations[index].astype(np.int64) + 1).T
+    neighbours = [padded[:, x + dx, y + dy, z + dz] for dx, dy, dz in _NEIGHBOURS]  # 27 of (C, n)
+    return np.stack(neighbours, axis=-1).transpose(1, 0, 2).reshape(len(index), -1)

@@ -1,6 +1,6 @@
-"""Codes of many subjects on disk: one float16 file a subject, read in blocks of locations.
+"""Voxel-wise latents (or other features) of many subjects on disk, read in blocks of voxels.
 
-Compression would save 6 % and cost several times the reading speed, so the files are plain ``.npy``.
+Each subject has one float16 ``.npy`` file. Compression would save 6 % of the space, at several times the reading time.
 """
 
 import json
@@ -12,171 +12,175 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import SubjectError, UserError, private
 from ...data_manifests.typed_json import Content, read_json
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 
 _INDEX = "latents.json"
 
 
 class _Index(Content):
     n_locations: Annotated[int, Field(ge=1)]
-    code_size: Annotated[int, Field(ge=1)]
+    latent_size: Annotated[int, Field(ge=1)]
     mask_hash: str
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     advice = "Delete the folder and run the stage fit again."
-    return read_json(folder / _INDEX, _Index, "a description of codes", advice).model_dump()
+    return read_json(folder / _INDEX, _Index, "a description of latents", advice).model_dump()
 
 
 @dataclass(frozen=True)
 class LatentStore:
-    """Subjects by locations by code, behaving as an array that is read on demand.
+    """Array of subjects by voxels by latent dimensions that is read from disk on demand.
 
     Attributes
     ----------
     folder : Path
-        Holds ``<key>.npy`` (P, d) float16 for each subject, and ``latents.json``.
+        Contains ``<key>.npy`` (P, d) float16 for each subject, and ``latents.json``.
     keys : tuple of str
-        The subjects of the first axis; other subjects may lie in the same folder.
-    n_locations, code_size : int
+        Subjects of the first axis; the folder may contain other subjects.
+    n_locations : int
+        Number of voxels (P).
+    latent_size : int
+        Number of latent dimensions (d).
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Hash of the `VoxelMask` to which the voxels belong.
     """
 
     folder: Path
     keys: tuple[str, ...]
     n_locations: int
-    code_size: int
+    latent_size: int
     mask_hash: str
 
     @classmethod
-    def create(cls, folder: Path, grid: PatchGrid, code_size: int) -> "LatentStore":
-        """Set up a folder to write to. Several processes may do this at once.
+    def create(cls, folder: Path, mask: VoxelMask, latent_size: int) -> "LatentStore":
+        """Create a store without subjects; safe to call from several processes at once.
 
         Raises
         ------
         UserError
-            The folder holds codes of other locations or of another size.
+            The folder holds latents of another mask or of another size.
         """
-        index = {"n_locations": grid.size, "code_size": code_size, "mask_hash": grid.mask_hash}
+        index = {"n_locations": mask.size, "latent_size": latent_size, "mask_hash": mask.mask_hash}
         path = folder / _INDEX
         if path.exists() and (found := _read_index(folder)) != index:
             raise UserError(
-                f"{private(folder, 'its folder')}: holds codes of {found['code_size']} numbers at "
-                f"{found['n_locations']} locations of mask {found['mask_hash']}, expected {code_size} at {grid.size} "
-                f"of {grid.mask_hash}. Delete the folder."
+                f"{private(folder, 'its folder')}: holds latents of size {found['latent_size']} at "
+                f"{found['n_locations']} voxels of mask {found['mask_hash']}, expected size {latent_size} at "
+                f"{mask.size} voxels of mask {mask.mask_hash}. Delete the folder."
             )
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(index, indent=1))
         return cls(folder, (), **index)
 
     @classmethod
-    def open(cls, folder: Path, keys: Sequence[str], grid: PatchGrid | None = None) -> "LatentStore":
-        """Open subjects that were written.
+    def open(cls, folder: Path, keys: Sequence[str], mask: VoxelMask | None = None) -> "LatentStore":
+        """Open the latents of some subjects.
 
         Parameters
         ----------
         folder : Path
         keys : sequence of str
-        grid : PatchGrid, optional
-            Where given, the codes must be of its locations.
+        mask : VoxelMask, optional
+            Mask that the latents must belong to.
 
         Raises
         ------
         UserError
-            No store, a subject that is not in it, a file of another shape, or codes of another mask.
+            The folder holds no latents, a subject is missing, a file has another shape, or the mask differs.
         """
         path = folder / _INDEX
         if not path.exists():
-            raise UserError(f"{private(folder, 'its folder')}: holds no codes. Run the stage fit first.")
+            raise UserError(f"{private(folder, 'its folder')}: holds no latents. Run the stage fit first.")
         store = cls(folder, tuple(keys), **_read_index(folder))
-        if grid is not None and grid.mask_hash != store.mask_hash:
+        if mask is not None and mask.mask_hash != store.mask_hash:
             raise UserError(
-                f"{private(folder, 'its folder')}: its codes belong to the locations of mask {store.mask_hash}, "
-                f"expected {grid.mask_hash}. Encode the subjects again."
+                f"{private(folder, 'its folder')}: its latents belong to mask {store.mask_hash}, expected "
+                f"{mask.mask_hash}. Encode the subjects again."
             )
         missing = [key for key in keys if not store._path(key).exists()]
         if missing:
             raise UserError(
-                f"{private(folder, 'its folder')}: no codes of {', '.join(missing)}. Encode these subjects first."
+                f"{private(folder, 'its folder')}: holds no latents of {', '.join(missing)}. Encode these subjects "
+                "first."
             )
         for key in keys:
-            store._mapped(key)
+            store._memory_map(key)
         return store
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, P, d)."""
-        return len(self.keys), self.n_locations, self.code_size
+        return len(self.keys), self.n_locations, self.latent_size
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        """``latents[:, a:b]``: a block of locations of all subjects, (S, b - a, d) float32."""
+        """Read ``latents[:, a:b]``, a block of voxels of all subjects, (S, b - a, d) float32."""
         match index:
             case (slice(start=None, stop=None, step=None), slice(step=None) as block):
                 start, stop, _ = block.indices(self.n_locations)
             case _:
                 raise IndexError(f"latents[{index}]: only latents[:, a:b] can be read")
-        out = np.empty((len(self.keys), max(0, stop - start), self.code_size), np.float32)
+        out = np.empty((len(self.keys), max(0, stop - start), self.latent_size), np.float32)
         for row, key in enumerate(self.keys):
-            # Mapped anew for each block: what was read does not stay in the process.
-            out[row] = self._mapped(key)[start:stop]
+            # Mapped again for each block, so that the pages read are released.
+            out[row] = self._memory_map(key)[start:stop]
         return out
 
     def subject(self, key: str) -> np.ndarray:
-        """Codes of one subject of the folder, (P, d) float32."""
+        """Read the latents of one subject in the folder, (P, d) float32."""
         if not self._path(key).exists():
-            raise UserError(f"{private(self.folder)}: no codes of {key}. Encode this subject first.")
-        return self._mapped(key).astype(np.float32)
+            raise UserError(f"{private(self.folder)}: holds no latents of {key}. Encode this subject first.")
+        return self._memory_map(key).astype(np.float32)
 
-    def write(self, key: str, codes: np.ndarray, there: np.ndarray | None = None) -> Path:
-        """Store the codes (P, d) of one subject, whole or not at all.
+    def write(self, key: str, latents: np.ndarray, available: np.ndarray | None = None) -> Path:
+        """Write the latents (P, d) of one subject, atomically.
 
         Parameters
         ----------
         key : str
-        codes : ndarray, (P, d)
-        there : ndarray of bool, (P,), optional
-            Where the subject has something to show; it reads as NaN at the other locations.
+        latents : ndarray, (P, d)
+        available : ndarray of bool, (P,), optional
+            Voxels at which the subject has latents; the others are stored as NaN.
 
         Raises
         ------
         SubjectError
-            Codes that are not finite in float16.
+            Latents that are not finite in float16.
         """
-        codes = np.asarray(codes)
-        if codes.shape != self.shape[1:]:
-            raise ValueError(f"codes {codes.shape}, expected {self.shape[1:]}")
+        latents = np.asarray(latents)
+        if latents.shape != self.shape[1:]:
+            raise ValueError(f"latents {latents.shape}, expected {self.shape[1:]}")
         with np.errstate(over="ignore"):
-            stored = codes.astype(np.float16)
-        if there is not None:
-            stored[~there] = 0
+            stored = latents.astype(np.float16)
+        if available is not None:
+            stored[~available] = 0
         if not np.isfinite(stored).all():
             count = int((~np.isfinite(stored)).any(axis=1).sum())
             raise SubjectError(
-                f"{key}: its codes are not finite in float16 at {count} of {self.n_locations} locations, expected "
-                "finite ones. Look at its prepared image; train the encoder again if other subjects show the same."
+                f"{key}: its latents are not finite in float16 at {count} of {self.n_locations} voxels, expected "
+                "finite values. Check its prepared image; train the encoder again if other subjects fail as well."
             )
-        if there is not None:
-            stored[~there] = np.nan
-        with written_whole(self._path(key)) as temporary:
+        if available is not None:
+            stored[~available] = np.nan
+        with atomic_write(self._path(key)) as temporary:
             np.save(temporary, stored, allow_pickle=False)
         return self._path(key)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npy"
 
-    def _mapped(self, key: str) -> np.ndarray:
+    def _memory_map(self, key: str) -> np.ndarray:
         try:
-            codes = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
+            latents = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
-                f"{private(self._path(key))}: not readable as codes ({error}). Encode the subject again."
+                f"{private(self._path(key))}: not readable as latents ({error}). Encode the subject again."
             ) from error
-        if codes.shape != self.shape[1:]:
+        if latents.shape != self.shape[1:]:
             raise UserError(
-                f"{key}: its codes have the shape {codes.shape}, expected {self.shape[1:]}. Encode the subject again."
+                f"{key}: its latents have shape {latents.shape}, expected {self.shape[1:]}. Encode the subject again."
             )
-        return codes
+        return latents

@@ -1,4 +1,4 @@
-"""Where the features of a reader come from: which channels or codes it looks at, and with what."""
+"""Specification of scorers, and construction of their features from channels and encoders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,27 +9,28 @@ import torch
 from ...data_manifests.errors import UserError
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.intensity.derived_maps import DERIVED_MAPS, Direction
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.checkpoint import Checkpoint
-from ..settings import ReaderName
-from .extractors import REACH_OF_PATCHES_VOX, CodeFeatures, Features, VoxelFeatures
+from ..settings import ScorerName
+from .extractors import REACH_OF_PATCHES_VOX, Features, LatentFeatures, VoxelFeatures
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What makes a reader.
+class ScorerSpec:
+    """Specification of a scorer.
 
     Attributes
     ----------
     features : {"codes", "voxels", "patches"}
-        See `features`.
+        Latents of the encoder, channel values or patch components; see `extractors`.
     scorer : {"ocsvm", "mahalanobis"}
         See `scorers`.
     channels : {"modalities", "all"} or str
-        Which channels are looked at, or the name of one of them. Codes are of those that the encoder was trained on.
+        Channels of the features, or the name of a single channel. Latents use the channels of the encoder.
     direction : {"both", "higher", "lower"}
+        Side of the score that is anomalous.
     member : int or None
-        Which encoder of the ensemble makes the codes.
+        Index of the encoder in the ensemble; None: no encoder.
     """
 
     features: Literal["codes", "voxels", "patches"]
@@ -39,89 +40,91 @@ class Plan:
     member: int | None = None
 
     @property
-    def looks_at(self) -> str:
-        """Readers that look at the same features share this name."""
+    def feature_key(self) -> str:
+        """Name of the features; equal for scorers that share features."""
         return numbered("codes", self.member) if self.features == "codes" else f"{self.features}_{self.channels}"
 
 
 def numbered(name: str, member: int | None) -> str:
-    """The first member goes by the plain name."""
+    """Append the number of a member to a name; the first member has no number."""
     return f"{name}_{member + 1}" if member else name
 
 
-PLANS: Mapping[ReaderName, Plan] = {
-    "ocsvm": Plan("codes", "ocsvm"),
-    "mahalanobis": Plan("codes"),
-    "intensity": Plan("voxels"),
-    "patches": Plan("patches"),
-    "hand_made": Plan("voxels", channels="all"),
+SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
+    "ocsvm": ScorerSpec("codes", "ocsvm"),
+    "mahalanobis": ScorerSpec("codes"),
+    "intensity": ScorerSpec("voxels"),
+    "patches": ScorerSpec("patches"),
+    "derived_features": ScorerSpec("voxels", channels="all"),
 }
-"""Readers by name. `ocsvm` is the method's own; `intensity` is the z-score with pooled variance."""
+"""Scorers by name. `ocsvm` is the published method; `intensity` is the z-score with pooled variance."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
-    """What there is to look at: the channels of the cohort, and the trained encoders.
+class FeatureSource:
+    """Channels of the cohort and trained encoders, from which features are computed.
 
     Attributes
     ----------
     channels : Channels
     checkpoints : tuple of Checkpoint
-        An ensemble; empty where no reader looks at codes.
+        Encoders of the ensemble; empty if no scorer uses latents.
     device : str or torch.device
-        Where the encoders run.
+        Device of the encoders.
     """
 
     channels: Channels
     checkpoints: tuple[Checkpoint, ...] = ()
     device: torch.device | str = "cpu"
 
-    def plans(self, names: Sequence[ReaderName]) -> dict[str, Plan]:
-        """Plans by the reader's own name; codes have one reader an encoder, a derived map one a modality.
+    def specs(self, names: Sequence[ScorerName]) -> dict[str, ScorerSpec]:
+        """Specifications of the scorers, by name.
+
+        Scorers of latents have one specification per encoder, scorers of a derived map one per modality.
 
         Raises
         ------
         UserError
-            A reader of a derived map that the cohort does not have.
+            A scorer of a derived map that the cohort does not have.
         """
-        found = {}
+        specs = {}
         for name in names:
-            if name in PLANS and PLANS[name].features == "codes":
+            if name in SCORER_SPECS and SCORER_SPECS[name].features == "codes":
                 if not self.checkpoints:
-                    raise ValueError(f"{name} is a reader of codes, and there is no encoder")
+                    raise ValueError(f"scorer {name} needs an encoder, but there is none")
                 for member in range(len(self.checkpoints)):
-                    found[numbered(name, member)] = replace(PLANS[name], member=member)
+                    specs[numbered(name, member)] = replace(SCORER_SPECS[name], member=member)
                 continue
-            if name in PLANS:
-                # Without derived maps, all channels are the modalities: one reader, not two that agree.
-                if self.channels.derived or name != "hand_made" or "intensity" not in names:
-                    found[name] = PLANS[name]
+            if name in SCORER_SPECS:
+                # Without derived maps, "derived_features" and "intensity" are the same: keep one.
+                if self.channels.derived or name != "derived_features" or "intensity" not in names:
+                    specs[name] = SCORER_SPECS[name]
                 continue
             if name not in self.channels.derived:
                 raise UserError(
-                    f"models.fusion.readers names {name}, and the derived maps are "
-                    f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or leave "
-                    "the reader out."
+                    f"models.ensemble.scorers names {name}, but the derived maps are "
+                    f"{', '.join(self.channels.derived) or 'none'}. Add {name} to preprocessing.derived_maps, or "
+                    "remove the scorer."
                 )
             for modality in self.channels.modalities:
                 channel = f"{modality}_{name}"
-                found[channel] = Plan("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
-        return found
+                specs[channel] = ScorerSpec("voxels", channels=channel, direction=DERIVED_MAPS[name].suspicious)
+        return specs
 
-    def rows(self, plan: Plan) -> tuple[int, ...]:
-        """Which channels a reader looks at."""
-        known = {"modalities": self.channels.modalities, "all": self.channels.names}
-        names = known.get(plan.channels, (plan.channels,))
-        if plan.member is not None:
-            names = self.checkpoints[plan.member].origin.channels
+    def rows(self, spec: ScorerSpec) -> tuple[int, ...]:
+        """Indices of the channels of a scorer."""
+        groups = {"modalities": self.channels.modalities, "all": self.channels.names}
+        names = groups.get(spec.channels, (spec.channels,))
+        if spec.member is not None:
+            names = self.checkpoints[spec.member].origin.channels
         return tuple(self.channels.index(names))
 
-    def reach_vox(self, plan: Plan, grid: PatchGrid) -> int:
-        """How far off a location a reader looks."""
-        return REACH_OF_PATCHES_VOX if plan.features == "patches" else self.features(plan, grid).reach_vox
+    def reach_vox(self, spec: ScorerSpec, mask: VoxelMask) -> int:
+        """Reach of the features of a scorer, see `Features.reach_vox`."""
+        return REACH_OF_PATCHES_VOX if spec.features == "patches" else self.features(spec, mask).reach_vox
 
-    def features(self, plan: Plan, grid: PatchGrid) -> Features:
-        """Features that need nothing learnt but the encoder."""
-        if plan.member is not None:
-            return CodeFeatures(grid, self.rows(plan), self.checkpoints[plan.member].encoder, self.device)
-        return VoxelFeatures(grid, self.rows(plan))
+    def features(self, spec: ScorerSpec, mask: VoxelMask) -> Features:
+        """Feature extractor of a scorer; for all features but "patches", which are learnt on the controls."""
+        if spec.member is not None:
+            return LatentFeatures(mask, self.rows(spec), self.checkpoints[spec.member].encoder, self.device)
+        return VoxelFeatures(mask, self.rows(spec))

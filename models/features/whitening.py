@@ -1,11 +1,11 @@
-"""Codes on a common scale: at every location, mean 0 and covariance 1 over the controls.
+"""Voxel-wise whitening of features: mean 0 and identity covariance over the controls.
 
-Some tens of controls give a poor covariance at one voxel. Each location therefore takes its own mean, and pools the
-second moments about that mean over its 3x3x3 neighbours. With the neighbours' means at a distance from its own, this
-counts both the spread between subjects and the change from voxel to voxel: a head that is a voxel out of place is not
-yet an anomaly.
+Some tens of controls give a poor estimate of the covariance at a single voxel. The mean is therefore estimated at each
+voxel, and the second moments about that mean are pooled over the 3x3x3 neighbours. Since the means of the neighbours
+differ, the pooled covariance contains both the variance between subjects and the change from voxel to voxel, so that a
+misalignment by one voxel is not scored as an anomaly.
 
-A control whose codes are NaN at a location is missing there: it counts for nothing.
+Controls whose features are NaN at a voxel are missing there and are ignored.
 """
 
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ import numpy as np
 import torch
 
 from ...data_manifests.errors import UserError, private
-from ...preprocessing.patches.voxel_mask import PatchGrid
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..ocsvm.dual import named
 from ..tensor_file import opened_tensors, write_tensors
 from .feature_store import LatentStore
 
 _FLOOR = 1e-4
-"""Added to every eigenvalue, as a share of the brain's mean variance."""
+"""Added to every eigenvalue, as a share of the mean variance in the brain."""
 _NUMBERS_AT_ONCE = 32_000_000
-_LOCATIONS_AT_ONCE = 32_768
+_VOXELS_AT_ONCE = 32_768
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """An affine map at each location.
+    """Whitening transform at each voxel.
 
     Attributes
     ----------
     mean : ndarray, (P, d), float32
     packed : ndarray, (P, d * (d + 1) / 2), float16
-        The rows of `factor` one after the other, without the zeros: of a brain at 1 mm, a gigabyte becomes half of one.
-        Times `unit`, so that quiet features do not overflow.
+        Rows of the lower triangle of `factor`, times `unit` to avoid overflow with features of low variance. Packing
+        halves the size, to half a gigabyte for a brain at 1 mm.
     unit : float
-        About the brain's standard deviation, a power of two.
+        Standard deviation of the features in the brain, rounded to a power of two.
     mask_hash : str
-        Of the `PatchGrid` whose locations these are.
+        Hash of the `VoxelMask` to which the voxels belong.
     """
 
     mean: np.ndarray
@@ -48,9 +48,12 @@ class Whitening:
     mask_hash: str
 
     def factor(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Inverse of the covariance's Cholesky factor, lower triangular: ``factor @ (z - mean)``.
+        """Unpack the inverse Cholesky factor of the covariance at the voxels ``start:stop``.
 
-        Of the locations ``start:stop``, (stop - start, d, d) float32.
+        Returns
+        -------
+        ndarray, (stop - start, d, d), float32
+            Lower triangular; ``factor @ (z - mean)`` is white.
         """
         packed, dimension = self.packed[start:stop], self.mean.shape[1]
         factor = np.zeros((len(packed), dimension, dimension), np.float32)
@@ -59,8 +62,8 @@ class Whitening:
         factor /= np.float32(self.unit)
         return factor
 
-    def apply(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Whiten the codes of locations ``start:stop``.
+    def whiten(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Whiten the features of the voxels ``start:stop``.
 
         Parameters
         ----------
@@ -70,44 +73,50 @@ class Whitening:
         Returns
         -------
         ndarray, (..., stop - start, d), float32
-            Mahalanobis distances became Euclidean ones.
+            Features whose Euclidean distances are the Mahalanobis distances of `latents`.
         """
         stop = len(self.mean) if stop is None else stop
         if latents.shape[-2:] != (stop - start, self.mean.shape[1]):
             raise ValueError(f"latents {latents.shape} do not end in {(stop - start, self.mean.shape[1])}")
         out = np.empty(latents.shape, np.float32)
-        for a in range(start, stop, _LOCATIONS_AT_ONCE):
-            b = min(a + _LOCATIONS_AT_ONCE, stop)
-            here = slice(a - start, b - start)
-            centred = np.asarray(latents[..., here, :], np.float32) - self.mean[a:b]
+        for a in range(start, stop, _VOXELS_AT_ONCE):
+            b = min(a + _VOXELS_AT_ONCE, stop)
+            block = slice(a - start, b - start)
+            centred = np.asarray(latents[..., block, :], np.float32) - self.mean[a:b]
             flat = torch.from_numpy(centred.reshape(-1, b - a, centred.shape[-1])).permute(1, 2, 0)
             white = torch.from_numpy(self.factor(a, b)) @ flat
-            out[..., here, :] = white.permute(2, 0, 1).numpy().reshape(centred.shape)
+            out[..., block, :] = white.permute(2, 0, 1).numpy().reshape(centred.shape)
         return out
 
     def save(self, path: Path) -> Path:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, atomically."""
         return write_tensors(
             path, {"mean": self.mean, "packed": self.packed}, unit=repr(self.unit), mask_hash=self.mask_hash
         )
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
-        """Read what `save` wrote."""
+        """Load a saved whitening.
+
+        Raises
+        ------
+        UserError
+            The file is missing or damaged.
+        """
         if not path.exists():
             raise UserError(f"{private(path)}: no such file. Run the stage fit first.")
-        with opened_tensors(path, "whole whitening") as file:
-            # Not looked through for numbers that are not finite: at 1 mm it is half a gigabyte, read for each subject.
+        with opened_tensors(path, "complete whitening") as file:
+            # The factors are not checked for finite values: half a gigabyte at 1 mm, read for each subject.
             mean, packed = file.array("mean", "float32", 2), file.array("packed", "float16", 2, finite=False)
-            locations, dimension = mean.shape
-            if packed.shape != (locations, dimension * (dimension + 1) // 2):
-                raise ValueError(f"its factors are {packed.shape}, for means {mean.shape}")
-            return cls(mean, packed, file.number("unit"), file.about["mask_hash"])
+            n_voxels, dimension = mean.shape
+            if packed.shape != (n_voxels, dimension * (dimension + 1) // 2):
+                raise ValueError(f"factors {packed.shape} do not match means {mean.shape}")
+            return cls(mean, packed, file.number("unit"), file.metadata["mask_hash"])
 
 
 @dataclass(frozen=True, eq=False)
 class WhitenedLatents:
-    """A latent store seen through a whitening; whitened block by block as it is read."""
+    """Latent store whose blocks are whitened as they are read."""
 
     latents: LatentStore | np.ndarray
     whitening: Whitening
@@ -120,24 +129,25 @@ class WhitenedLatents:
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
         start, stop, _ = index[1].indices(self.shape[1])
-        return self.whitening.apply(self.latents[index], start, stop)
+        return self.whitening.whiten(self.latents[index], start, stop)
 
 
 def fit_whitening(
-    latents: LatentStore | np.ndarray, grid: PatchGrid, *, shrinkage: float, diagonal: bool = False
+    latents: LatentStore | np.ndarray, mask: VoxelMask, *, shrinkage: float, diagonal: bool = False
 ) -> Whitening:
-    """Estimate means and pooled covariances from the controls' codes.
+    """Estimate means and pooled covariances from the controls' features.
 
     Parameters
     ----------
     latents : (S, P, d)
-        Read in blocks; memory grows with the result, not with S * P. All NaN where a control is missing.
-    grid : PatchGrid
+        Features of the controls; read in blocks, so that memory does not grow with S * P. All NaN at voxels where a
+        control is missing.
+    mask : VoxelMask
     shrinkage : float in [0, 1]
-        Weight of the whole brain's average covariance in each location's, brought to the location's own variance:
-        white matter varies little, and the brain's average itself would drown its covariance.
+        Weight of the average covariance of the brain in the covariance of each voxel. The average is scaled to the
+        variance of the voxel, since it would otherwise dominate in white matter, which varies little.
     diagonal : bool
-        Leave the covariances out: every number is divided by its own standard deviation alone.
+        Ignore the covariances: each feature is divided by its standard deviation.
 
     Returns
     -------
@@ -146,35 +156,35 @@ def fit_whitening(
     Raises
     ------
     UserError
-        Fewer than two subjects, in all or at a location; codes of another mask, or codes that are all alike.
+        Fewer than two controls in all or at a voxel, features of another mask, or features without variance.
     """
-    n_subjects, n_locations, dimension = latents.shape
+    n_subjects, n_voxels, dimension = latents.shape
     if n_subjects < 2:
         raise UserError(f"Whitening: {n_subjects} control, expected at least 2. Add controls to the training split.")
-    if n_locations != grid.size or getattr(latents, "mask_hash", grid.mask_hash) != grid.mask_hash:
+    if n_voxels != mask.size or getattr(latents, "mask_hash", mask.mask_hash) != mask.mask_hash:
         raise UserError(
-            f"Whitening: the codes are of {n_locations} locations and another mask than the grid's ({grid.size} "
-            "locations). Encode the subjects again."
+            f"Whitening: the features belong to another mask ({n_voxels} voxels), expected that of the model "
+            f"({mask.size} voxels). Encode the subjects again."
         )
-    mean = np.empty((n_locations, dimension), np.float32)
+    mean = np.empty((n_voxels, dimension), np.float32)
     rows, columns = np.tril_indices(dimension)
-    pooled = np.empty((n_locations, len(rows)), np.float32)
-    for slab in _slabs(grid, len(rows) + dimension):
-        slab_mean, slab_pooled = _pooled_moments(latents, grid, slab, rows, columns)
+    pooled = np.empty((n_voxels, len(rows)), np.float32)
+    for slab in _slabs(mask, len(rows) + dimension):
+        slab_mean, slab_pooled = _pooled_moments(latents, mask, slab, rows, columns)
         mean[slab.start : slab.stop], pooled[slab.start : slab.stop] = slab_mean, slab_pooled
     on_diagonal = np.flatnonzero(rows == columns)
     brain = pooled.mean(axis=0, dtype=np.float64)
     variance = brain[on_diagonal].mean()
     if not variance > 0:
         raise UserError(
-            "Whitening: the controls' features are all alike, expected some that differ. Look at the prepared scans, "
+            "Whitening: the controls' features are identical, expected features that differ. Check the prepared scans, "
             "or train the encoder again."
         )
     unit = 2.0 ** round(float(np.log2(variance)) / 2)
     floor = _FLOOR * variance * np.eye(dimension)
     packed = np.empty(pooled.shape, np.float16)
-    for a in range(0, n_locations, _LOCATIONS_AT_ONCE):
-        b = min(a + _LOCATIONS_AT_ONCE, n_locations)
+    for a in range(0, n_voxels, _VOXELS_AT_ONCE):
+        b = min(a + _VOXELS_AT_ONCE, n_voxels)
         own = pooled[a:b].astype(np.float64)
         scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / variance
         covariance = np.empty((b - a, dimension, dimension))
@@ -185,12 +195,12 @@ def fit_whitening(
         cholesky = torch.linalg.cholesky(torch.from_numpy(covariance + floor))
         inverse = torch.linalg.solve_triangular(cholesky, torch.eye(dimension, dtype=torch.float64), upper=False)
         packed[a:b] = inverse.numpy()[:, rows, columns] * unit
-    return Whitening(mean, packed, unit, grid.mask_hash)
+    return Whitening(mean, packed, unit, mask.mask_hash)
 
 
 @dataclass(frozen=True)
 class _Slab:
-    """Locations ``start:stop`` fill the planes ``x_low:x_high``: C order makes a run of planes one run of locations."""
+    """Planes ``x_low:x_high`` of the grid, which contain the voxels ``start:stop`` of the mask."""
 
     x_low: int
     x_high: int
@@ -198,10 +208,11 @@ class _Slab:
     stop: int
 
 
-def _slabs(grid: PatchGrid, numbers_per_voxel: int) -> list[_Slab]:
-    _, size_y, size_z = grid.grid.size_vox
+def _slabs(mask: VoxelMask, numbers_per_voxel: int) -> list[_Slab]:
+    """Divide the grid into slabs that fit into memory."""
+    _, size_y, size_z = mask.grid.size_vox
     thickness = max(1, _NUMBERS_AT_ONCE // (size_y * size_z * numbers_per_voxel) - 2)
-    x = grid.locations[:, 0]
+    x = mask.locations[:, 0]
     slabs = []
     for x_low in range(int(x[0]), int(x[-1]) + 1, thickness):
         start, stop = np.searchsorted(x, [x_low, x_low + thickness])
@@ -210,28 +221,28 @@ def _slabs(grid: PatchGrid, numbers_per_voxel: int) -> list[_Slab]:
     return slabs
 
 
-def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
+def _pooled_moments(latents, mask: VoxelMask, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
     """Means (n, d), and pooled second moments about them, (n, d(d+1)/2), of one slab."""
-    x = grid.locations[:, 0]
-    # One plane more on either side: the slab's neighbours.
+    x = mask.locations[:, 0]
+    # Include one more plane on either side, for the neighbours.
     first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
     block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
-    # One number tells whether a subject is there: to look at all of them would take as long as all the rest.
+    # The first feature shows whether a subject is missing; checking all features would double the run time.
     missing = torch.isnan(block[:, :1])
     incomplete = bool(missing.any())
     if incomplete:
         block = block.masked_fill(missing, 0)
     if not bool(torch.isfinite(block).all()):
-        raise UserError("Whitening: codes are not finite, expected finite ones. Encode the subjects again.")
+        raise UserError("Whitening: features are not finite, expected finite values. Encode the subjects again.")
     count = block.shape[2] - missing.sum(dim=2)
     if bool((count < 2).any()):
-        lonely = first + np.flatnonzero((count < 2).numpy())
+        too_few = first + np.flatnonzero((count < 2).numpy())
         raise UserError(
-            f"Whitening: fewer than 2 controls have features at {named(lonely)}, expected at least 2. Leave these "
-            "locations out of the mask."
+            f"Whitening: fewer than 2 controls have features at {named(too_few)}, expected at least 2. Remove these "
+            "voxels from the mask."
         )
     means = block.sum(dim=2) / count
-    # About one common centre, so that a mean far from 0 costs no digits.
+    # Relative to a common centre, for precision where the mean is far from 0.
     centre = means.mean(dim=0)
     block, local = block - means[:, :, None], (means - centre).numpy()
     if incomplete:
@@ -239,21 +250,32 @@ def _pooled_moments(latents, grid: PatchGrid, slab: _Slab, rows: np.ndarray, col
     within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns]
     freedom = (count - 1).numpy().astype(np.float32)
     moments = np.concatenate([within + freedom * local[:, rows] * local[:, columns], freedom * local, freedom], axis=1)
-    here = slice(slab.start - first, slab.stop - first)
-    summed = sum_over_neighbours(moments, grid.locations[first:last])[here]
+    inner = slice(slab.start - first, slab.stop - first)
+    summed = sum_over_neighbours(moments, mask.locations[first:last])[inner]
     second, neighbours = np.split(summed[:, :-1] / summed[:, -1:], [len(rows)], axis=1)
-    own = local[here]
-    # With means over neighbours u, each weighing as many as there are controls less one:
+    own = local[inner]
+    # With means over the neighbours u, weighted by the number of controls minus one:
     # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
     cross = own[:, rows] * neighbours[:, columns] + neighbours[:, rows] * own[:, columns]
-    return means.numpy()[here], second - cross + own[:, rows] * own[:, columns]
+    return means.numpy()[inner], second - cross + own[:, rows] * own[:, columns]
 
 
-def sum_over_neighbours(values: np.ndarray, locations: np.ndarray) -> np.ndarray:
-    """Sums of (n, k) values over each location's 3x3x3 neighbourhood, itself included; beyond the locations, 0."""
-    low = locations.min(axis=0) - 1
-    size = locations.max(axis=0) - low + 2
-    index = tuple((locations - low).T)
+def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """Sum values over the 3x3x3 neighbourhood of each voxel, including the voxel itself.
+
+    Parameters
+    ----------
+    values : ndarray, (n, k)
+    voxels : ndarray of int, (n, 3)
+        Voxel indices; other voxels count as 0.
+
+    Returns
+    -------
+    ndarray, (n, k), float32
+    """
+    low = voxels.min(axis=0) - 1
+    size = voxels.max(axis=0) - low + 2
+    index = tuple((voxels - low).T)
     box = np.zeros((*size, values.shape[1]), np.float32)
     box[index] = values
     for axis in range(3):

@@ -1,1 +1,1 @@
-"""The one-class SVM: exact dual, guidance loss, and one detector per voxel."""
+"""One-class SVM: exact dual, guidance loss, and one detector per voxel."""

@@ -1,6 +1,6 @@
-"""Latents as the compiled core wants them: blocks of locations in float32 or float64, several at a time, in order.
+"""Blocks of latents in the float types of the compiled solver, processed in threads and returned in order.
 
-Latents are an array, a memory map, or anything with `.shape` whose ``[:, a:b]`` gives a block as an array.
+Latents are an array, a memory map, or any object with `.shape` whose ``[:, a:b]`` returns a block as an array.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data_manifests.images.memory_map import forget_pages
+from ...data_manifests.images.memory_map import release_pages
 from .numba_solver.detectors import widen_half
 
 
@@ -39,12 +39,13 @@ def in_order(function, count: int, step: int, jobs: int):
 
 
 def read_block(latents, start: int, stop: int) -> Any:
-    """Latents (N, stop - start, d) as float32, or as float64 where they are; on a GPU where they are."""
+    """Latents (N, stop - start, d) as float32 (float64 stays float64); tensors are returned unchanged."""
     block = latents[:, start:stop]
     return block if isinstance(block, torch.Tensor) else as_floats(np.asarray(block))
 
 
 def as_floats(array: np.ndarray) -> np.ndarray:
+    """Contiguous float64 for arrays of 8-byte numbers, else float32."""
     if array.dtype == np.float16:
         bits = np.ascontiguousarray(array).view(np.uint16)
         wide = np.empty(bits.shape, dtype=np.float32)
@@ -54,12 +55,12 @@ def as_floats(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(latents: torch.Tensor) -> np.ndarray:
-    """A tensor as an array, on the CPU."""
+    """Convert a tensor to an array on the CPU."""
     latents = latents.detach().cpu()
     return (latents.to(torch.float32) if latents.dtype == torch.bfloat16 else latents).numpy()
 
 
-def forget_latents(latents) -> None:
-    """Give back the memory of latents that were read from a map, unless something may have been written to it alone."""
+def release_latents(latents) -> None:
+    """Release the pages of memory-mapped latents; copy-on-write maps are left alone."""
     if isinstance(latents, np.memmap) and latents.mode in ("r", "r+", "w+"):
-        forget_pages(latents)
+        release_pages(latents)

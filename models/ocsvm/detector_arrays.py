@@ -1,4 +1,4 @@
-"""The numbers that detectors are made of, in the types in which they are kept."""
+"""Arrays of the fitted detectors, in their storage types."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,19 +14,19 @@ _COEF_STEPS = 65535
 
 @dataclass(frozen=True, eq=False)
 class DetectorArrays:
-    """The numbers of a detector field: P locations, N support vectors in all.
+    """Arrays of the detectors of P voxels, with N support vectors in total.
 
     Attributes
     ----------
     support_vectors : ndarray, (N, d), float16 or float32
     dual_coef : ndarray, (N,)
-        uint16, in steps of 1/65535, beside float16 support vectors; else float32.
+        uint16 in steps of 1/65535 with float16 support vectors, else float32.
     n_support : ndarray, (P,), uint16
     centred_offset : ndarray, (P,), float64
-        scikit-learn's offset less nu*n_fitted: the offset for the kernel less 1.
+        scikit-learn's offset minus nu*n_fitted: the offset for the kernel minus 1.
     gamma : ndarray, (P,), float64
     n_fitted : ndarray, (P,), uint16
-        Subjects that the location was fitted on.
+        Number of subjects that the detector of each voxel was fitted on.
     """
 
     support_vectors: np.ndarray
@@ -36,34 +36,37 @@ class DetectorArrays:
     gamma: np.ndarray
     n_fitted: np.ndarray
 
-    def part(self, locations: slice, rows: slice) -> "DetectorArrays":
-        """Those of some locations, which own these rows of support vectors."""
+    def part(self, voxels: slice, rows: slice) -> "DetectorArrays":
+        """Return the arrays of a slice of voxels, whose support vectors are in `rows`."""
         return DetectorArrays(
             self.support_vectors[rows],
             self.dual_coef[rows],
-            self.n_support[locations],
-            self.centred_offset[locations],
-            self.gamma[locations],
-            self.n_fitted[locations],
+            self.n_support[voxels],
+            self.centred_offset[voxels],
+            self.gamma[voxels],
+            self.n_fitted[voxels],
         )
 
 
 def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
-    """Fitted in full precision, in the types in which they are kept.
+    """Convert arrays from full precision to their storage types.
 
     Raises
     ------
     UserError
-        Latents too large for float16.
+        Latents are too large for the storage type.
     """
     coef = fitted.dual_coef
     with np.errstate(over="ignore"):
         vectors = fitted.support_vectors.astype(precision)
     if not np.isfinite(vectors).all():
-        wider = 'Set precision to "float32".' if precision == "float16" else "Divide them by a common number."
-        raise UserError(f"latents reach {np.abs(fitted.support_vectors).max():g}, too far for {precision}. {wider}")
+        wider = 'Set precision to "float32".' if precision == "float16" else "Divide all latents by a common number."
+        raise UserError(
+            f"latents reach {np.abs(fitted.support_vectors).max():g}, expected values in the range of "
+            f"{precision}. {wider}"
+        )
     if precision == "float16":
-        # Never 0: a support vector stays one.
+        # At least 1 step: a coefficient of 0 would remove the support vector.
         coef = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
     return DetectorArrays(
         vectors,
@@ -76,20 +79,20 @@ def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
 
 
 def coefficients(stored: np.ndarray) -> np.ndarray:
-    """Dual coefficients in float64: stored as float32, or in steps of 1/65535."""
+    """Convert stored dual coefficients (float32, or uint16 in steps of 1/65535) to float64."""
     return stored / _COEF_STEPS if stored.dtype == np.uint16 else stored.astype(np.float64)
 
 
 class GrowingArrays:
-    """Arrays that grow block by block without being copied: numpy's resize lets large memory grow in place."""
+    """Arrays that grow block by block; numpy's resize extends large arrays in place, without a copy."""
 
-    def __init__(self, dimension: int, precision: Precision, locations: int):
+    def __init__(self, dimension: int, precision: Precision, voxels: int):
         self._vectors = np.empty((0, dimension), dtype=precision)
         self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
-        self._n_support = np.empty(locations, dtype=np.uint16)
-        self._offset = np.empty(locations)
-        self._gamma = np.empty(locations)
-        self._n_fitted = np.empty(locations, dtype=np.uint16)
+        self._n_support = np.empty(voxels, dtype=np.uint16)
+        self._offset = np.empty(voxels)
+        self._gamma = np.empty(voxels)
+        self._n_fitted = np.empty(voxels, dtype=np.uint16)
         self._done = 0
 
     def add(self, part: DetectorArrays) -> None:

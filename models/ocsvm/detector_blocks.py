@@ -1,4 +1,4 @@
-"""The detectors of a block of locations, fitted and applied: arrays by the compiled core, tensors by batched torch."""
+"""Fitting and scoring of the detectors of a block of voxels: arrays with numba, tensors with batched torch."""
 
 import numpy as np
 import torch
@@ -6,47 +6,47 @@ import torch
 from . import torch_solver
 from .blocks import as_floats
 from .detector_arrays import DetectorArrays, coefficients
-from .dual import spent_mass
+from .dual import dual_mass
 from .kernel import kernel_gamma
 from .numba_solver import detectors as compiled
 
 
 def fit_block(block, nu: float, gamma: float | str) -> DetectorArrays:
-    """Fit one detector at each of n locations.
+    """Fit one detector at each of n voxels.
 
     Parameters
     ----------
     block : (S, n, d)
-        An array in float32 or float64, or a tensor of any float type. Subjects whose latents are all NaN at a location
-        are left out there.
+        An array in float32 or float64, or a tensor of any float type. Subjects whose latents are all NaN at a voxel
+        are left out of the fit there.
     nu : float
     gamma : float or "scale"
 
     Returns
     -------
     DetectorArrays
-        In full precision. `n_fitted` is -1 where a latent is not finite otherwise; nothing else holds there, nor where
-        it is 0.
+        In full precision. `n_fitted` is -1 at voxels with latents that are infinite or partly NaN, and 0 where all
+        subjects are missing; the other arrays are undefined at these voxels.
     """
     return _fit_tensor(block, nu, gamma) if isinstance(block, torch.Tensor) else _fit_array(block, nu, gamma)
 
 
 def score_block(latents, detectors: DetectorArrays):
-    """Decision function F of n detectors for latents (N, n, d), an array or a tensor.
+    """Decision function F of n detectors for latents (N, n, d), given as an array or a tensor.
 
     Returns
     -------
     scores : (N, n), float64
         NaN where a subject's latents are all NaN.
     broken : ndarray, (n,), bool
-        Where a latent is not finite otherwise.
+        Voxels with latents that are infinite or partly NaN.
     """
     return _score_tensor(latents, detectors) if isinstance(latents, torch.Tensor) else _score_array(latents, detectors)
 
 
 def _fit_array(block: np.ndarray, nu: float, gamma: float | str) -> DetectorArrays:
     subjects, n, dimension = block.shape
-    # Room for all latents, of which only what is filled takes memory.
+    # Allocated for all latents; only the pages that are filled take up memory.
     vectors, coef = np.empty((n * subjects, dimension), dtype=block.dtype), np.empty(n * subjects)
     n_support, count = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     offset, width = np.zeros(n), np.zeros(n)
@@ -65,12 +65,12 @@ def _fit_tensor(block: torch.Tensor, nu: float, gamma: float | str) -> DetectorA
     a = torch.zeros(present.shape, dtype=torch.float64, device=points.device)
     offset, width = a.new_zeros(len(a)), a.new_zeros(len(a))
     for m in count[count > 0].unique().tolist():
-        # The m subjects of each such location, side by side.
+        # Voxels with m subjects, solved in one batch.
         here = (count == m).nonzero()[:, 0]
         order = present[here].long().argsort(dim=1, descending=True, stable=True)[:, :m]
         z = points[here[:, None], order]
         width[here] = kernel_gamma(z, gamma)
-        solved = torch_solver.solve(z, width[here], spent_mass(nu, m))
+        solved = torch_solver.solve(z, width[here], dual_mass(nu, m))
         a[here[:, None], order] = solved.dual_coef
         offset[here] = solved.centred_offset
     support = a > 0
@@ -97,13 +97,13 @@ def _score_array(latents: np.ndarray, detectors: DetectorArrays) -> tuple[np.nda
 
 
 def _score_tensor(latents: torch.Tensor, detectors: DetectorArrays) -> tuple[torch.Tensor, np.ndarray]:
-    def moved(array: np.ndarray) -> torch.Tensor:
+    def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.float64)).to(latents.device)
 
     count = torch.from_numpy(detectors.n_support.astype(np.int64)).to(latents.device)
     owner = torch.arange(len(count), device=latents.device).repeat_interleave(count)
-    vectors, coef = moved(detectors.support_vectors), moved(coefficients(detectors.dual_coef))
-    gamma, offset = moved(detectors.gamma)[owner], moved(detectors.centred_offset)
+    vectors, coef = on_device(detectors.support_vectors), on_device(coefficients(detectors.dual_coef))
+    gamma, offset = on_device(detectors.gamma)[owner], on_device(detectors.centred_offset)
     scores = torch.empty(latents.shape[:2], dtype=torch.float64, device=latents.device)
     for row, subject in zip(scores, latents.detach().to(torch.float64), strict=True):
         distance = ((vectors - subject[owner]) ** 2).sum(dim=1)

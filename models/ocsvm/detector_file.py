@@ -1,11 +1,10 @@
-"""How detectors lie on disk: one safetensors file and one JSON file.
+"""Storage of detectors: one safetensors file and one JSON file.
 
-The support vectors are written as they come, ahead of all else, so that a brain's worth of them need not fit into
-memory; the header, whose place is held by spaces (which the format allows), is filled in at the end. Reading maps the
-file: opening detectors runs no code and reads no support vectors.
+The support vectors are written first, block by block, so that those of a brain need not fit into memory. The header is
+reserved with spaces (which the format allows) and filled in at the end. Files are memory-mapped on loading: opening
+detectors runs no code and reads no support vectors.
 
-A row of numbers that are all alike (gamma, where it is fixed; the subjects of a location, where none is missing) is
-stored as one.
+An array with equal values (gamma, if fixed; the number of subjects, if none is missing) is stored as a single value.
 """
 
 import json
@@ -17,7 +16,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import delete_remains, temporary_name, written_whole
+from ...data_manifests.atomic_write import atomic_write, delete_remains, temporary_name
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ..tensor_file import Tensor, read_header
@@ -42,7 +41,7 @@ class _Notes(Content):
 
 
 class DetectorWriter:
-    """Write detectors under temporary names; `finish` puts them in place. To be closed, or used in a with block."""
+    """Writer of detectors under temporary names, which `finish` renames. Close it, or use it in a with statement."""
 
     def __init__(self, path: Path, dimension: int, precision: str):
         self._tensors, self._json = _files(path)
@@ -67,7 +66,7 @@ class DetectorWriter:
         self._rows += len(vectors)
 
     def finish(self, arrays: DetectorArrays, *, nu: float, gamma: float | str) -> None:
-        """Write all but the support vectors, which must have been added, and put the files in place."""
+        """Write all other arrays after the support vectors were added, and rename the files into place."""
         header: dict[str, dict] = {}
         at = 0
 
@@ -78,7 +77,7 @@ class DetectorWriter:
             at += size
 
         note("support_vectors", self._dtype, (self._rows, self._dimension))
-        # The widest numbers first keeps every array aligned.
+        # Arrays of the widest types come first, which keeps every array aligned.
         names = sorted((f.name for f in fields(arrays)), key=lambda name: -getattr(arrays, name).dtype.itemsize)
         padding = -at % 8
         if padding:
@@ -105,7 +104,7 @@ class DetectorWriter:
             "support_vectors": self._rows,
             "precision": self._dtype.name,
         }
-        with written_whole(self._json) as temporary_json:
+        with atomic_write(self._json) as temporary_json:
             temporary_json.write_text(json.dumps(described, indent=2) + "\n")
             os.replace(self._temporary, self._tensors)
 
@@ -115,20 +114,20 @@ class DetectorWriter:
 
 
 def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
-    """Map saved detectors: (arrays, nu, gamma).
+    """Memory-map saved detectors; return (arrays, nu, gamma).
 
     Raises
     ------
     UserError
-        Missing, damaged, or something else.
+        The files are missing, damaged or not detectors.
     """
     tensors, described = _files(path)
     for file in (tensors, described):
         if not file.is_file():
             raise UserError(
-                f"{private(file)}: no such file, expected saved detectors. Check the path, or fit them first."
+                f"{private(file)}: no such file, expected saved detectors. Check the path, or fit the detectors first."
             )
-    advice = "Copy them again, or fit them again."
+    advice = "Copy or fit the detectors again."
     notes = read_json(described, _Notes, f"the description of {_FORMAT} version {_VERSION}", advice)
     try:
         header, _ = read_header(tensors)
@@ -137,11 +136,11 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
         if int(arrays.n_support.sum(dtype=np.int64)) != notes.support_vectors or arrays.n_support.min() < 1:
             raise ValueError("support vectors are missing")
         if arrays.n_fitted.min() < 1:
-            raise ValueError("a detector was fitted on nobody")
+            raise ValueError("a detector was fitted on no subjects")
         if not (
             np.isfinite(arrays.centred_offset).all() and np.isfinite(arrays.gamma).all() and arrays.gamma.min() > 0
         ):
-            raise ValueError("an offset or a gamma is no sensible number")
+            raise ValueError("an offset is not finite, or a gamma is not a positive number")
         return arrays, notes.nu, notes.gamma
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
@@ -160,11 +159,11 @@ def _mapped(path: Path, name: str, header: dict[str, Tensor], notes: _Notes) -> 
     rows = (notes.support_vectors, notes.dimension)
     shape = {"support_vectors": rows, "dual_coef": rows[:1]}.get(name, (notes.locations,))
     tensor = header[name]
-    alike = name != "support_vectors" and tensor.shape == (1,)
-    if tensor.dtype != np.dtype(dtypes.get(name, "uint16")) or (tensor.shape != shape and not alike):
+    single = name != "support_vectors" and tensor.shape == (1,)
+    if tensor.dtype != np.dtype(dtypes.get(name, "uint16")) or (tensor.shape != shape and not single):
         raise ValueError(f"{name} is {tensor.dtype.name} {tensor.shape}, expected {shape} of the described type")
     array = np.memmap(path, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape)
-    return np.broadcast_to(array, shape) if alike else array
+    return np.broadcast_to(array, shape) if single else array
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -1,11 +1,11 @@
-"""The dual of the one-class SVM, solved exactly for a batch of locations.
+"""Exact solution of the dual of the one-class SVM, for a batch of locations.
 
 Minimise ``1/2 a'Ka`` subject to ``sum(a) = nu*m`` and ``0 <= a_i <= 1``, with ``K_ij = exp(-gamma*|z_i - z_j|^2)``
 (Schölkopf et al., Neural Computation 2001, in the scale of LIBSVM and scikit-learn). The decision function is
-``F(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers; the offset is the multiplier of the equality, which is
-the common value of ``(Ka)_i`` over the free vectors.
+``F(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers; the offset is the multiplier of the equality
+constraint: the common value of ``(Ka)_i`` over the free vectors.
 
-Arrays on the CPU are solved by `numba_solver`, CUDA tensors by `torch_solver`; both end at rounding level.
+CPU arrays and tensors are solved by `numba_solver`, CUDA tensors by `torch_solver`; both to machine precision.
 """
 
 import os
@@ -23,27 +23,27 @@ from .kernel import kernel_gamma
 from .numba_solver import solve as ocsvm_cpu
 
 _LOCATIONS_A_THREAD = 64
-# Below it, coefficients would vanish in rounding.
+# Smaller values would give coefficients at rounding level.
 _SMALLEST_NU = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class DualSolution:
-    """The dual's solution at B locations, as arrays or tensors like the latents it was solved for; float64.
+    """Solution of the dual at B locations, in float64: arrays for arrays, tensors for tensors.
 
     Attributes
     ----------
     dual_coef : (B, m)
-        a, from 0 to 1; exactly 0 and exactly 1 at the bounds. Sums to nu*m.
+        Dual coefficients a, from 0 to 1, exactly 0 or 1 at the bounds. They sum to nu*m.
     offset : (B,)
-        In scikit-learn's scale.
+        In the scale of scikit-learn.
     kkt_gap : (B,)
-        Highest gradient among a > 0 less the lowest among a < 1; 0 at the optimum, compare with the mean of
-        1 - K off the diagonal.
+        Highest gradient over a > 0 minus the lowest over a < 1; 0 at the optimum. Compare it with the mean of the
+        off-diagonal elements of 1 - K.
     free : (B, m), bool
         Vectors on the margin, 0 < a < 1.
     gamma : (B,)
-        The kernel width that was used.
+        Kernel parameter that was used.
     """
 
     dual_coef: Any
@@ -59,16 +59,16 @@ def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
     Parameters
     ----------
     latents : ndarray or tensor, (B, m, d)
-        m latents at each of B locations, of any float type; computed in float64. Tensors are detached.
+        m latents at each of B locations, of any float type. Computed in float64; tensors are detached.
     nu : float
-        In (0, 1]: upper bound of the share of outliers, lower bound of the share of support vectors.
+        In (0, 1]: upper bound of the fraction of outliers, lower bound of the fraction of support vectors.
     gamma : float or str
         As in `kernel.kernel_gamma`.
 
     Raises
     ------
     UserError
-        Wrong shape, nu or gamma out of range, or latents that are not finite (names the locations).
+        The shape is wrong, nu or gamma is out of range, or latents are not finite (names their first-axis indices).
     """
     check_nu(nu)
     check_shape(latents, "latents")
@@ -77,7 +77,7 @@ def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
         points = latents.detach().to(torch.float64)
         width = kernel_gamma(points, gamma)
         if points.is_cuda:
-            solved = torch_solver.solve(points, width, spent_mass(nu, points.shape[1]))
+            solved = torch_solver.solve(points, width, dual_mass(nu, points.shape[1]))
             return DualSolution(solved.dual_coef, solved.offset, solved.kkt_gap, solved.free, width)
         a, offset, gap, free = map(torch.from_numpy, _solve_arrays(points.numpy(), nu, width.numpy()))
         return DualSolution(a, offset, gap, free, width)
@@ -93,7 +93,7 @@ def _solve_arrays(
     points = np.ascontiguousarray(points)
     a, free = np.empty((batch, m)), np.empty((batch, m), dtype=bool)
     offset, gap = np.empty(batch), np.empty(batch)
-    total = spent_mass(nu, m)
+    total = dual_mass(nu, m)
 
     def solve(part: slice) -> None:
         ocsvm_cpu.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
@@ -102,13 +102,13 @@ def _solve_arrays(
     return a, offset + total, gap, free
 
 
-def spent_mass(nu: float, m: int) -> float:
-    """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
-    return float(ocsvm_cpu.spent_mass(nu, m))
+def dual_mass(nu: float, m: int) -> float:
+    """nu*m, the sum of a; rounded to an integer if it differs from it by rounding error only."""
+    return float(ocsvm_cpu.dual_mass(nu, m))
 
 
 def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs: int) -> None:
-    """Call `function` on slices that cover ``range(count)``, several at a time (the compiled core frees the GIL)."""
+    """Call `function` in threads on slices that cover ``range(count)`` (the compiled solver releases the GIL)."""
     parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
     if jobs == 1 or len(parts) <= 1:
         if count:
@@ -119,34 +119,35 @@ def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs
 
 
 def thread_count(jobs: int | None) -> int:
-    """`jobs`, or for None the number of cores that this process may use."""
+    """Return `jobs`, or if None the number of cores available to this process."""
     if jobs is not None:
         return max(jobs, 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_nu(nu: float) -> None:
+    """Raise UserError if nu is out of range."""
     if not _SMALLEST_NU <= nu <= 1:
         raise UserError(
-            f"nu is {nu}, expected a number from {_SMALLEST_NU:g} to 1. Set nu to the share of outliers to allow."
+            f"nu is {nu}, expected a number from {_SMALLEST_NU:g} to 1. Set nu to the fraction of outliers to allow."
         )
 
 
 def check_shape(latents, name: str) -> None:
-    """Raise UserError unless the latents are (B, m, d) with something at each location."""
+    """Raise UserError unless the latents have the shape (B, m, d) with m and d above 0."""
     shape = tuple(latents.shape)
     if len(shape) != 3 or 0 in shape[1:]:
         raise UserError(
-            f"{name} have the shape {shape}, expected three axes (locations, subjects, dimensions), none of the last "
-            "two empty. Reshape them."
+            f"{name} have the shape {shape}, expected three axes (voxels, subjects, dimensions), the last two not "
+            "empty. Reshape the latents."
         )
 
 
 def check_finite(latents, name: str) -> None:
-    """Raise UserError that names the locations (first axis) where latents are NaN or infinite."""
+    """Raise UserError if latents are NaN or infinite; the message names the voxels (indices of the first axis)."""
     if isinstance(latents, torch.Tensor):
         latents = latents.detach()
-        # A sum is finite only if all of its terms are: one pass where all is well.
+        # A sum is finite only if all terms are, so valid latents take a single pass.
         if bool(torch.isfinite(latents.sum(dtype=torch.float64))):
             return
         bad = (~torch.isfinite(latents)).any(dim=2).any(dim=1).nonzero().flatten().cpu().numpy()
@@ -160,8 +161,8 @@ def check_finite(latents, name: str) -> None:
         raise UserError(f"{name} are NaN or infinite at {named(bad)}, expected finite numbers. Check the encoder.")
 
 
-def named(locations: np.ndarray) -> str:
-    """The first few locations in words."""
-    few = ", ".join(str(index) for index in locations[:5])
-    word = "location" if len(locations) == 1 else "locations"
-    return f"{word} {few}" + (f" and {len(locations) - 5} more" if len(locations) > 5 else "")
+def named(voxels: np.ndarray) -> str:
+    """Text with the first five voxel indices, as in "voxels 3, 7"."""
+    few = ", ".join(str(index) for index in voxels[:5])
+    word = "voxel" if len(voxels) == 1 else "voxels"
+    return f"{word} {few}" + (f" and {len(voxels) - 5} more" if len(voxels) > 5 else "")

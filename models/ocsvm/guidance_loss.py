@@ -1,20 +1,21 @@
-"""The guidance loss: how far the controls that did not make the one-class SVM fall outside of it.
+"""Guidance loss: hinge loss of held-back controls under the decision function of a one-class SVM.
 
-At one location, with F the decision function of the one-class SVM on z_sv (`dual`), and nu its parameter:
+At one voxel, with F the decision function of the one-class SVM fitted on z_sv (`dual`), and nu its parameter:
 
     L = (1/nu) * sum over z_loss of relu(-F(z))
 
-(Pinon, Trombetta, Lartizien, arXiv 2507.21164, in the authors' scale, to which their weight of 1e-2 belongs.)
+(Pinon, Trombetta, Lartizien, arXiv 2507.21164, in the authors' scale, in which their weight is 1e-2.)
 
-Two routes carry the gradient. The *expander* differentiates through z_sv, and so through the solution a and the offset,
-with z_loss held; the *compactor* through z_loss only. With h = 1/nu where F < 0, and K the kernel among z_sv:
+The gradient has two parts. The *expander* is the gradient with respect to z_sv, through the solution a and the offset,
+with z_loss fixed. The *compactor* is the gradient with respect to z_loss only. With h = 1/nu where F < 0, and K the
+kernel among z_sv:
 
     g_a = -k(z_sv, z_loss) h,   g_offset = sum(h)
-    K_FF u + w 1 = g_a,   sum(u) = -g_offset         on the free vectors F: one solve differentiates the solution
+    K_FF u + w 1 = g_a,   sum(u) = -g_offset         on the free vectors F: one linear solve for both
     dL = -sum_{i in F, j} u_i a_j dK_ij  -  sum_q h_q sum_i a_i dk(z_i, z_q)
 
-Vectors at their bounds enter through a_j = 1 alone. With gamma = "scale" gamma is differentiated as well, so that
-stretching all latents changes nothing: <z, dL/dz> = 0.
+Vectors at the upper bound enter only through a_j = 1. With gamma = "scale", gamma is differentiated as well, so that
+the loss is invariant to scaling of all latents: <z, dL/dz> = 0.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 
 from ...data_manifests.errors import UserError
 from . import torch_solver
-from .dual import check_finite, check_nu, check_shape, in_threads, spent_mass
+from .dual import check_finite, check_nu, check_shape, dual_mass, in_threads
 from .kernel import centred_kernel, checked_gamma, kernel_gamma
 from .numba_solver.loss import loss_batch
 
@@ -38,31 +39,31 @@ def guidance_loss(
     expander: float = 1.0,
     compactor: float = 1.0,
 ) -> torch.Tensor:
-    """Guidance loss of every location of a batch; computed in float64 on the device of the latents.
+    """Guidance loss at every voxel of a batch, computed in float64 on the device of the latents.
 
     Parameters
     ----------
     latents_sv : tensor, (B, m, d)
-        The latents that solve the dual.
+        Latents that the one-class SVM is fitted on.
     latents_loss : tensor, (B, q, d)
-        The latents that the loss is taken on.
+        Latents that the loss is evaluated on.
     nu : float
         In (0, 1].
     gamma : float or str
-        As in `kernel.kernel_gamma`, taken from `latents_sv`.
+        As in `kernel.kernel_gamma`, computed from `latents_sv`.
     expander, compactor : float
-        Weights of the gradient to `latents_sv` and to `latents_loss`. They leave the value alone; (1, 1) is the full
-        gradient.
+        Weights of the gradients with respect to `latents_sv` and `latents_loss`. They do not change the value of the
+        loss; (1, 1) is the full gradient.
 
     Returns
     -------
     tensor, (B,)
-        0 where no latent falls outside; float64 for latents in float64, else float32. Differentiable once.
+        0 where no latent is an outlier; float64 for latents in float64, else float32. Differentiable once.
 
     Raises
     ------
     UserError
-        Shapes that do not match, nu or gamma out of range, latents that are not finite (names the locations).
+        Shapes do not match, nu or gamma is out of range, or latents are not finite (names the voxels).
     """
     check_nu(nu)
     for latents, name in ((latents_sv, "latents_sv"), (latents_loss, "latents_loss")):
@@ -71,7 +72,7 @@ def guidance_loss(
     sv_shape, loss_shape = tuple(latents_sv.shape), tuple(latents_loss.shape)
     if sv_shape[0] != loss_shape[0] or sv_shape[2] != loss_shape[2]:
         raise UserError(
-            f"latents_sv {sv_shape} and latents_loss {loss_shape} differ in locations or dimensions, expected the same "
+            f"latents_sv {sv_shape} and latents_loss {loss_shape} differ in voxels or dimensions, expected the same "
             "first and last axis. Split one batch along its second axis."
         )
     checked_gamma(gamma, sv_shape[2])
@@ -79,7 +80,7 @@ def guidance_loss(
 
 
 class _GuidanceLoss(torch.autograd.Function):
-    """The gradient is made along with the value, while the solution is at hand; backward only weighs it."""
+    """Autograd function; the forward pass also computes the gradients, the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx, latents_sv, latents_loss, nu, gamma, expander, compactor):
@@ -102,7 +103,7 @@ class _GuidanceLoss(torch.autograd.Function):
 
 
 def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
-    """Loss (B,), weighted gradients to sv (B, m, d) and rest (B, q, d), by the compiled core."""
+    """Loss (B,) and weighted gradients with respect to sv (B, m, d) and rest (B, q, d), computed with numba."""
     sv_array, rest_array = np.ascontiguousarray(sv.numpy()), np.ascontiguousarray(rest.numpy())
     gamma_array = gamma.numpy()
     loss, grad_sv, grad_rest = np.zeros(len(sv_array)), np.zeros_like(sv_array), np.zeros_like(rest_array)
@@ -127,10 +128,10 @@ def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor,
 
 
 def loss_and_gradients_torch(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
-    """The same, by batched torch on the tensors' device."""
+    """As `loss_and_gradients_numba`, with batched torch on the device of the tensors."""
     mean = sv.mean(dim=1, keepdim=True)
     z, y = sv - mean, rest - mean
-    solved = torch_solver.solve(z, gamma, spent_mass(nu, sv.shape[1]))
+    solved = torch_solver.solve(z, gamma, dual_mass(nu, sv.shape[1]))
     a = solved.dual_coef
     cross = centred_kernel(z, y, gamma)
     decision = torch.einsum("bi,biq->bq", a, cross) - solved.centred_offset[:, None]
@@ -148,7 +149,7 @@ def loss_and_gradients_torch(sv, rest, gamma, nu, by_scale, expander, compactor,
     grad_z = twice * (reach[:, :, None] * z - pair @ z - cross_pair @ y)
     grad_y = twice * (cross_pair.sum(dim=1)[:, :, None] * y - cross_pair.mT @ z)
     if by_scale:
-        # The loss knows latents and gamma only as gamma*|difference|^2, so dL/dgamma = <z, dL/dz> / (2 gamma).
+        # The loss depends on latents and gamma only through gamma*|difference|^2: dL/dgamma = <z, dL/dz> / (2 gamma).
         radial = (z * grad_z).sum(dim=(1, 2)) + (y * grad_y).sum(dim=(1, 2))
         centred = sv - sv.mean(dim=(1, 2), keepdim=True)
         spread = (centred**2).sum(dim=(1, 2))

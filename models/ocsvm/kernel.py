@@ -1,8 +1,8 @@
-"""The RBF kernel: which gamma, and why it is used with 1 taken off.
+"""RBF kernel: choice of gamma, and the kernel minus 1.
 
-``k(x, y) = exp(-gamma*|x - y|^2)``. A one-class SVM fixes the sum of its dual coefficients, so ``k - 1`` gives the same
-solution as ``k``; it is computed as ``expm1(-gamma*|x - y|^2)``, which keeps all its digits where the kernel is nearly
-flat (small gamma, or latents that hardly vary).
+``k(x, y) = exp(-gamma*|x - y|^2)``. The sum of the dual coefficients of a one-class SVM is fixed, so ``k - 1`` gives
+the same solution as ``k``. It is computed as ``expm1(-gamma*|x - y|^2)``, which keeps full relative precision where the
+kernel is nearly flat (small gamma, or latents that hardly vary).
 """
 
 from typing import Any
@@ -15,24 +15,24 @@ from ..settings import resolve_gamma
 
 
 def kernel_gamma(latents, gamma: float | str) -> Any:
-    """Gamma of every location.
+    """Gamma of every voxel.
 
     Parameters
     ----------
     latents : ndarray or tensor, (B, m, d)
     gamma : float or str
-        A number above 0; "scale", 1/(d*variance) with the variance of all m*d numbers of a location, as in
-        scikit-learn (1 where they are all equal); "auto", 1/d; or a number a dimension, "0.1/d".
+        A number above 0; "scale": 1/(d*variance), with the variance of all m*d values of a voxel, as in scikit-learn
+        (1 if they are all equal); "auto": 1/d; or a number divided by d, such as "0.1/d".
 
     Returns
     -------
     ndarray or tensor, (B,), float64
-        Differentiable in the latents when they are a tensor.
+        A tensor, differentiable with respect to the latents, for a tensor.
 
     Raises
     ------
     UserError
-        Gamma is none of these.
+        Gamma is not one of these.
     """
     batch, m, dimension = latents.shape
     value = checked_gamma(gamma, dimension)
@@ -40,9 +40,9 @@ def kernel_gamma(latents, gamma: float | str) -> Any:
         if value != "scale":
             return torch.full((batch,), float(value), dtype=torch.float64, device=latents.device)
         numbers = latents.to(torch.float64).flatten(1)
-        # torch's own variance, by Welford's updates, takes ten times as long.
+        # torch.var, which uses Welford's updates, takes ten times as long.
         variance = ((numbers - numbers.mean(dim=1, keepdim=True)) ** 2).mean(dim=1)
-        # Of equal numbers, too, rounding may leave a variance.
+        # Rounding may leave a variance above 0 even if all values are equal.
         differ = (numbers != numbers[:, :1]).any(dim=1) & (variance > 0)
         return 1 / torch.where(differ, dimension * variance, 1.0)
     if value != "scale":
@@ -54,26 +54,26 @@ def kernel_gamma(latents, gamma: float | str) -> Any:
 
 
 def checked_gamma(gamma: float | str, dimension: int) -> float | str:
-    """A number, or "scale".
+    """Gamma as a number, or "scale".
 
     Raises
     ------
     UserError
-        Gamma is nothing that `kernel_gamma` knows.
+        Gamma is not one of the values of `kernel_gamma`.
     """
     try:
         value = resolve_gamma(gamma, dimension)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f'{error}. Set gamma to a number above 0, "scale", "auto" or, for instance, "0.1/d".'
+            f'{error}. Set gamma to a number above 0, "scale", "auto" or a number divided by d, such as "0.1/d".'
         ) from error
     return 1 / dimension if value == "auto" else value
 
 
 def centred_kernel(x: torch.Tensor, y: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """K - 1 between all x (B, m, d) and all y (B, q, d) of a location: (B, m, q).
+    """K - 1 between all x (B, m, d) and all y (B, q, d) of the same location: (B, m, q).
 
-    Distances are summed from differences: the expansion with norms would lose the digits of near neighbours.
+    Distances are computed from differences, as the expansion with norms is inexact for near neighbours.
     """
     distance = x.new_zeros(x.shape[0], x.shape[1], y.shape[1])
     for k in range(x.shape[2]):

@@ -1,8 +1,8 @@
-"""The dual of the one-class SVM for a whole batch of locations at once, in torch: the back end for GPUs.
+"""Solver of the dual of the one-class SVM for a batch of locations in torch, used on GPUs.
 
-The same two stages as in `numba_solver` (see there for the equations), every location advancing in step: pair steps,
-then Newton steps on the free sets, which are packed to the front and padded to the largest. Locations that are done
-stand still. Steps are masked, never branched on, so that the number of kernel launches does not grow with the batch.
+The stages are those of `numba_solver` (see there for the equations), run for all locations in parallel: SMO, then
+Newton steps on the free sets, which are packed and padded to the largest one. Converged locations are not changed.
+Steps are masked instead of branched, so that the number of kernel launches does not grow with the batch.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from .kernel import centred_kernel
 _COARSE = 1e-2
 _FINE = 1e-9
 _RIDGE = 1e-13
-# A coefficient this near to a bound lies on it: else rounding would make up free vectors.
+# Coefficients this close to a bound are set to it; otherwise rounding would create spurious free vectors.
 _SNAP = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class TorchSolution:
-    """As `ocsvm_dual.DualSolution`, with what the gradient needs.
+    """As `dual.DualSolution`, with the quantities needed for the gradient.
 
     Attributes
     ----------
     dual_coef, free : tensor, (B, m)
     offset, kkt_gap : tensor, (B,)
     centred_offset : tensor, (B,)
-        Offset less the sum of a, computed as such: keeps its digits where the kernel is nearly flat.
+        Offset minus the sum of a, computed directly; accurate where the kernel is nearly flat.
     kernel : tensor, (B, m, m)
         K - 1.
     ridge : tensor, (B,)
@@ -50,8 +50,8 @@ def solve(latents: torch.Tensor, gamma: torch.Tensor, total: float) -> TorchSolu
     ridge = _RIDGE * scale
     a = _start(latents, total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
-    a, gradient = _pair_steps(kernel, a, gradient, _COARSE * scale)
-    a = _spend_exactly(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
+    a, gradient = _smo_steps(kernel, a, gradient, _COARSE * scale)
+    a = _project_to_mass(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
     highest, lowest = _extremes(a, gradient)
     free = (a > 0) & (a < 1)
@@ -83,8 +83,8 @@ def _rows(kernel: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return kernel[torch.arange(len(index), device=index.device), index]
 
 
-def _pair_steps(kernel, a, gradient, tolerance):
-    """Move mass along one pair a location until every KKT gap is below its tolerance."""
+def _smo_steps(kernel, a, gradient, tolerance):
+    """Update one working pair per location until every KKT gap is below its tolerance."""
     batch, m = a.shape
     rows = torch.arange(batch, device=a.device)
     for round_ in range(100 * m):
@@ -92,7 +92,7 @@ def _pair_steps(kernel, a, gradient, tolerance):
         highest, giver = giving.max(dim=1)
         slope = torch.where(a < 1, highest[:, None] - gradient, 0.0).clamp(min=0)
         busy = slope.amax(dim=1) > tolerance
-        # Looking costs a wait for the GPU: look now and then.
+        # The check synchronises with the GPU, so it is done every 8 iterations.
         if round_ % 8 == 0 and not bool(busy.any()):
             break
         row = _rows(kernel, giver)
@@ -108,7 +108,7 @@ def _pair_steps(kernel, a, gradient, tolerance):
 
 
 def _polish(kernel, a, gradient, tolerance, ridge):
-    """Newton steps on the free sets; each round drops a blocked vector or frees the worst violator."""
+    """Newton steps on the free sets; each removes a vector at its bound or frees the one with the largest violation."""
     batch, m = a.shape
     rows = torch.arange(batch, device=a.device)
     free = (a > 0) & (a < 1)
@@ -152,8 +152,8 @@ def _polish(kernel, a, gradient, tolerance, ridge):
     return a
 
 
-def _spend_exactly(a, total):
-    """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
+def _project_to_mass(a, total):
+    """Remove the rounding error of the sum of a; a single free vector that reaches a bound is no longer free."""
     free = (a > 0) & (a < 1)
     rows = torch.arange(len(a), device=a.device)
     first = free.long().argmax(dim=1)
@@ -167,9 +167,9 @@ def _spend_exactly(a, total):
 
 
 def newton_step(kernel, free, target, total, ridge):
-    """Solve ``K_FF x + w 1 = target_F``, ``sum(x) = total`` on each location's free set F; 0 outside of it.
+    """Solve ``K_FF x + w 1 = target_F``, ``sum(x) = total`` on the free set F of each location; x is 0 outside F.
 
-    The free vectors are packed to the front, the first is eliminated, the rest is padded with the identity.
+    The free vectors are packed to the front and the first is eliminated; the system is padded with the identity.
     """
     m = free.shape[1]
     most = max(int(free.sum(dim=1).max()), 1)
@@ -181,7 +181,7 @@ def newton_step(kernel, free, target, total, ridge):
     rest = inside[:, 1:]
     both = rest[:, :, None] & rest[:, None, :]
     reduced = packed[:, 1:, 1:] - pivot_row[:, 1:, None] - pivot_row[:, None, 1:]
-    # Scaled to a diagonal near 1, so that the padding does not spoil the conditioning.
+    # Scaled to a diagonal near 1, to keep the padded system well conditioned.
     unit = (ridge / _RIDGE).clamp(min=1e-300)
     eye = torch.eye(most - 1, dtype=kernel.dtype, device=kernel.device)
     system = torch.where(both, reduced / unit[:, None, None], 0.0) + eye * torch.where(rest, _RIDGE, 1.0)[:, :, None]
@@ -197,7 +197,8 @@ def newton_step(kernel, free, target, total, ridge):
 def adjoint(solved: TorchSolution, g_a: torch.Tensor, g_offset: torch.Tensor) -> torch.Tensor:
     """Solve ``K_FF u + w 1 = g_a, sum(u) = -g_offset``: (B, m).
 
-    Without free vectors a is locally constant, and the offset follows the two bounded vectors that it lies between.
+    Without free vectors, a is locally constant and the offset is the midpoint of the gradients of two vectors at their
+    bounds.
     """
     u = newton_step(solved.kernel, solved.free, g_a, -g_offset, solved.ridge)
     gradient = torch.einsum("bij,bj->bi", solved.kernel, solved.dual_coef)

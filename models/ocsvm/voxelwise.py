@@ -1,11 +1,11 @@
-"""One one-class SVM at every location of the brain, and its decision function.
+"""One-class SVM at every voxel of the mask, and its decision function.
 
-``F_v(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers, in scikit-learn's scale; the sum runs over the support
-vectors of location v, which are all that is kept of the controls. Fitting and scoring go through the locations in
-blocks (`detector_blocks`): several at a time on the CPU, large ones where the latents lie on a GPU.
+``F_v(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers, in the scale of scikit-learn. The sum runs over the
+support vectors of voxel v, the only latents of the controls that are stored. Voxels are processed in blocks
+(`detector_blocks`): several blocks in parallel on the CPU, larger ones on a GPU.
 
-A control whose latents are all NaN at a location is missing there: that detector is fitted on the others. Any other
-number that is not finite is an error.
+A control whose latents are all NaN at a voxel is missing there: the detector is fitted on the others. Any other
+non-finite value is an error.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from ...data_manifests.errors import UserError
-from .blocks import as_array, forget_latents, in_order, read_block
+from .blocks import as_array, in_order, read_block, release_latents
 from .detector_arrays import DetectorArrays, GrowingArrays, Precision, coefficients, stored
 from .detector_blocks import fit_block, score_block
 from .detector_file import DetectorWriter, read_detectors
-from .dual import check_nu, named, spent_mass, thread_count
+from .dual import check_nu, dual_mass, named, thread_count
 from .kernel import checked_gamma
 
 _BLOCK_NUMBERS = 500_000
@@ -31,17 +31,17 @@ _MOST_SUBJECTS = 65535
 
 @dataclass(frozen=True, eq=False)
 class DetectorField:
-    """The detectors of P locations.
+    """Detectors of P voxels.
 
     Attributes
     ----------
     arrays : DetectorArrays
-        Support vectors of all locations, one location after the other, with what belongs to them; may be memory-mapped.
+        Support vectors of all voxels, one voxel after the other, and their parameters; may be memory-mapped.
     nu : float
     gamma : float or "scale"
-        As asked for; what each location got stands in ``arrays.gamma``.
+        As given; the value of each voxel is in ``arrays.gamma``.
     start : ndarray, (P + 1,)
-        Location v owns the rows ``start[v]`` to ``start[v + 1]`` of the support vectors.
+        The support vectors of voxel v are the rows ``start[v]`` to ``start[v + 1]``.
     """
 
     arrays: DetectorArrays
@@ -55,64 +55,64 @@ class DetectorField:
         object.__setattr__(self, "start", start)
 
     def __len__(self) -> int:
-        """Number of locations."""
+        """Number of voxels."""
         return len(self.arrays.n_support)
 
     @property
     def n_support(self) -> np.ndarray:
-        """Number of support vectors of each location, (P,)."""
+        """Number of support vectors of each voxel, (P,)."""
         return np.asarray(self.arrays.n_support, dtype=np.int64)
 
     @property
     def total_dual(self) -> np.ndarray:
-        """Sum of the dual coefficients of each location, (P,): nu times the subjects that it was fitted on."""
+        """Sum of the dual coefficients of each voxel, (P,): nu times the number of subjects of the fit."""
         fitted = self.arrays.n_fitted
         times = np.bincount(fitted)
         mass = np.zeros(len(times))
         for count in np.flatnonzero(times):
-            mass[count] = spent_mass(self.nu, int(count))
+            mass[count] = dual_mass(self.nu, int(count))
         return mass[fitted]
 
     @property
     def offset(self) -> np.ndarray:
-        """Offset of each location, (P,), in scikit-learn's scale."""
+        """Offset of each voxel, (P,), in the scale of scikit-learn."""
         return self.arrays.centred_offset + self.total_dual
 
     @property
     def precision(self) -> Precision:
         return "float16" if self.arrays.support_vectors.dtype == np.float16 else "float32"
 
-    def support(self, location: int) -> tuple[np.ndarray, np.ndarray]:
-        """Support vectors (n, d) and dual coefficients (n,) of one location, in float64."""
-        rows = slice(self.start[location], self.start[location + 1])
+    def support(self, voxel: int) -> tuple[np.ndarray, np.ndarray]:
+        """Support vectors (n, d) and dual coefficients (n,) of one voxel, in float64."""
+        rows = slice(self.start[voxel], self.start[voxel + 1])
         return self.arrays.support_vectors[rows].astype(np.float64), coefficients(self.arrays.dual_coef[rows])
 
     def decision_function(self, latents, *, jobs: int | None = None):
-        """F of every location, positive for inliers.
+        """Decision function F at every voxel, positive for inliers.
 
         Parameters
         ----------
         latents : (P, d) or (N, P, d)
-            Of one subject or of several: an array or tensor of any float type, or for (N, P, d) anything that
-            `fit_detectors` takes.
+            Latents of one subject or of N: an array or tensor of any float type, or for (N, P, d) any input of
+            `fit_detectors`.
         jobs : int, optional
-            Threads; by default all the cores that the process may use.
+            Number of threads; default: all cores available to the process.
 
         Returns
         -------
         ndarray or tensor, (P,) or (N, P), float64
-            A tensor, on the same device, for a tensor. NaN where a subject's latents are missing (all NaN).
+            A tensor on the same device for a tensor. NaN where the latents of a subject are missing (all NaN).
 
         Raises
         ------
         UserError
-            Shapes that do not match, or latents that are not finite (names the locations).
+            Shapes do not match, or latents are not finite (names the voxels).
         """
         dimension = self.arrays.support_vectors.shape[1]
         if tuple(latents.shape[-2:]) != (len(self), dimension) or len(latents.shape) not in (2, 3):
             raise UserError(
                 f"latents have the shape {tuple(latents.shape)}, expected ({len(self)}, {dimension}) for one subject "
-                f"or (N, {len(self)}, {dimension}) for N. Encode them with the encoder and the mask of the detectors."
+                f"or (N, {len(self)}, {dimension}) for N. Compute them with the encoder and mask of the detectors."
             )
         if len(latents.shape) == 2:
             return self.decision_function(latents[None], jobs=jobs)[0]
@@ -137,7 +137,7 @@ class DetectorField:
         return scores
 
     def save(self, path: Path) -> Path:
-        """Write to the folder `path` (or, if it ends in .safetensors, that file), whole or not at all; no pickle."""
+        """Write to the folder `path` (or, if it ends in .safetensors, to that file) atomically, without pickle."""
         with DetectorWriter(Path(path), self.arrays.support_vectors.shape[1], self.precision) as writer:
             writer.add_support_vectors(self.arrays.support_vectors)
             writer.finish(self.arrays, nu=self.nu, gamma=self.gamma)
@@ -150,7 +150,7 @@ class DetectorField:
         Raises
         ------
         UserError
-            Missing, damaged, or something else.
+            The files are missing, damaged or not detectors.
         """
         arrays, nu, gamma = read_detectors(Path(path))
         return cls(arrays, nu, gamma)
@@ -166,43 +166,43 @@ def fit_detectors(
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DetectorField:
-    """Fit one one-class SVM at every location.
+    """Fit a one-class SVM at every voxel.
 
     Parameters
     ----------
     latents : (S, P, d)
-        Latents of S controls: an array, a memory map, a tensor, or anything with `.shape` whose ``[:, a:b]`` gives a
-        block as an array and may be asked from several threads. Read once, in blocks of some megabytes.
+        Latents of S controls: an array, a memory map, a tensor, or any object with `.shape` whose ``[:, a:b]`` returns
+        a block as an array and is thread-safe. Read once, in blocks of some megabytes.
     nu : float
         In (0, 1].
     gamma : float or str
         As in `kernel.kernel_gamma`.
     jobs : int, optional
-        Threads; by default all the cores that the process may use.
+        Number of threads; default: all cores available to the process.
     precision : {"float16", "float32"}, optional
-        Of the support vectors kept; by default float16 for latents in float16, else float32. The fit itself is in
-        float64.
+        Storage type of the support vectors; default: float16 for latents in float16, else float32. The fit itself is
+        in float64.
     out : Path, optional
-        Write the support vectors there as they are found, and return the saved detectors memory-mapped: for brains
-        whose detectors should not fill the memory.
+        Write the support vectors to this path during the fit, and return the saved detectors memory-mapped. Use it to
+        limit memory.
     progress : callable, optional
-        Called with (locations done, locations in all).
+        Called with (voxels done, total number of voxels).
 
     Raises
     ------
     UserError
-        Wrong shape, nu or gamma out of range, latents that are not finite, or a location where every subject's are
-        missing (both name the locations).
+        The shape is wrong, nu or gamma is out of range, latents are not finite, or all subjects are missing at a voxel
+        (the last two name the voxels).
     """
     check_nu(nu)
     shape = tuple(latents.shape)
     if len(shape) != 3 or 0 in shape:
-        raise UserError(f"latents have the shape {shape}, expected (subjects, locations, dimensions), none of them 0.")
-    subjects, locations, dimension = shape
+        raise UserError(f"latents have the shape {shape}, expected (subjects, voxels, dimensions), none of them 0.")
+    subjects, voxels, dimension = shape
     if subjects > _MOST_SUBJECTS:
-        raise UserError(f"{subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
+        raise UserError(f"found {subjects} subjects, expected at most {_MOST_SUBJECTS}. Fit on a sample of them.")
     if precision not in (None, "float16", "float32"):
-        raise UserError(f'precision is {precision}, expected "float16" or "float32". Leave it out for the default.')
+        raise UserError(f'precision is {precision}, expected "float16" or "float32". Omit it for the default.')
     width = checked_gamma(gamma, dimension)
     if isinstance(latents, torch.Tensor) and not latents.is_cuda:
         latents = as_array(latents)
@@ -214,13 +214,13 @@ def fit_detectors(
 
     def parts() -> Iterator[DetectorArrays]:
         per_block = _numbers_at_once(latents) // (subjects * dimension)
-        for stop, part in in_order(fit, locations, per_block, _threads(latents, jobs)):
-            forget_latents(latents)
+        for stop, part in in_order(fit, voxels, per_block, _threads(latents, jobs)):
+            release_latents(latents)
             yield part
             if progress is not None:
-                progress(stop, locations)
+                progress(stop, voxels)
 
-    growing = GrowingArrays(dimension, kept, locations)
+    growing = GrowingArrays(dimension, kept, voxels)
     if out is None:
         for part in parts():
             growing.add(part)
@@ -234,20 +234,20 @@ def fit_detectors(
 
 
 def _fitted(block, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
-    """Fit a block whose first location has the number `first`."""
+    """Fit a block whose first voxel has the index `first`."""
     fitted = fit_block(block, nu, gamma)
     if (fitted.n_fitted < 0).any():
         raise _not_finite(first + np.flatnonzero(fitted.n_fitted < 0))
     if (fitted.n_fitted == 0).any():
         raise UserError(
             f"no subject has latents at {named(first + np.flatnonzero(fitted.n_fitted == 0))}, expected at least one. "
-            "Leave these locations out of the mask."
+            "Remove these voxels from the mask."
         )
     return stored(fitted, precision)
 
 
 def _numbers_at_once(latents) -> int:
-    """Numbers in a block: what stays in a core's cache, or fills a GPU."""
+    """Values per block: as many as fit into the cache of a core, or fill a GPU."""
     return _CUDA_BLOCK_NUMBERS if getattr(latents, "is_cuda", False) else _BLOCK_NUMBERS
 
 
@@ -255,8 +255,8 @@ def _threads(latents, jobs: int | None) -> int:
     return 1 if getattr(latents, "is_cuda", False) else thread_count(jobs)
 
 
-def _not_finite(locations: np.ndarray) -> UserError:
+def _not_finite(voxels: np.ndarray) -> UserError:
     return UserError(
-        f"latents are NaN or infinite at {named(locations)}, expected finite numbers, or nothing but NaN where a "
-        "subject is missing. Check the encoder."
+        f"latents are NaN or infinite at {named(voxels)}, expected finite numbers, or only NaN where a subject is "
+        "missing. Check the encoder."
     )

@@ -1,4 +1,4 @@
-"""What can be written on the command line. Light, so that `--help` answers at once."""
+"""Arguments of the command line. Imports no heavy library, so that `--help` is fast."""
 
 import argparse
 from importlib import metadata
@@ -9,31 +9,32 @@ from ..workflow.stage_titles import STAGE_TITLES
 
 _EXAMPLES = """\
 examples:
-  voxout demo                            everything on a synthetic cohort, no input needed
-  voxout check cohort.csv out            is my data in order?
-  voxout run cohort.csv out              scans in, report out (out/report/index.html)
+  voxout demo                            run all stages on a synthetic cohort, no input needed
+  voxout check cohort.csv out            check the input data
+  voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
+  voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
   voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
 
-exit codes: 0 done; 1 a bug in voxout; 2 something to mend in the call or the data; 3 done, but some subjects
-failed (failures.csv names each, with its reason)
+exit codes: 0 success; 1 a bug in voxout; 2 an error in the command, the settings or the data; 3 finished, but some
+subjects failed (failures.csv lists them with the reasons)
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """What `voxout` understands; `command` in its answer names the command."""
+    """Return the parser of `voxout`; `command` in the parsed arguments is the name of the command."""
     parser = argparse.ArgumentParser(
         prog="voxout",
-        description="Voxel-wise outlier maps: what in a patient's brain scan does not fit a lab's healthy ones.",
+        description="Voxel-wise anomaly maps of brain MRI, relative to healthy controls.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"voxout {metadata.version('voxout')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="do all stages: scans in, report out")
+    run = commands.add_parser("run", help="run all stages, from scans to report")
     _add_cohort(run)
     _add_runs(run)
     run.set_defaults(command="run", stages=tuple(STAGE_TITLES), model=None)
@@ -44,24 +45,24 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "score":
             _add_maps(stage)
         if name in ("prepare", "map"):
-            stage.add_argument("--subjects", nargs="+", metavar="ID", help="only these subjects; the others later")
+            stage.add_argument("--subjects", nargs="+", metavar="ID", help="process only these subjects")
         if name == "report":
             _add_runs(stage)
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
-    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders that `voxout score` wrote")
+    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders written by `voxout score`")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
-    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    compare.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
-    apply.add_argument("model", type=Path, metavar="MODEL", help="folder of the earlier run")
-    _add_cohort(apply)
+    apply.add_argument("model", type=Path, metavar="MODEL", help="output folder of the earlier run")
+    _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)")
     apply.set_defaults(command="apply")
-    remove = commands.add_parser("remove", help="delete all that was made of some subjects")
-    remove.description = "Deletes what was prepared of subjects, their maps, pages and scores; never an input."
+    remove = commands.add_parser("remove", help="delete the results of some subjects")
+    remove.description = "Delete the prepared images, maps, pages and scores of subjects, but no input."
     remove.add_argument("out", type=Path, metavar="OUT", help="output folder of a run")
     remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
     remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)
-    native = commands.add_parser("native", help="bring a volume of template space to a subject's own image")
+    native = commands.add_parser("native", help="resample a volume from template space to a subject's native space")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
     demo.add_argument("out", type=Path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
@@ -71,48 +72,52 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_native(parser: argparse.ArgumentParser) -> None:
-    parser.description = "One interpolation from MNI152 to the grid of a subject's own image."
-    parser.add_argument("folder", type=Path, metavar="OUT", help="folder of a run that prepared the subject")
+    parser.description = "Resample a volume from MNI152 to the grid of a subject's own image, in one interpolation."
+    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of a run that prepared the subject")
     parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
-    parser.add_argument("volume", type=Path, metavar="VOLUME", help="NIfTI in template space, on any grid")
+    parser.add_argument("volume", type=Path, metavar="VOLUME", help="NIfTI file in template space, on any grid")
     parser.add_argument(
         "result",
         type=Path,
         metavar="RESULT",
-        help="NIfTI to write; an earlier result of this command is replaced, any other file is not",
+        help="NIfTI file to write; overwrites an earlier result of this command, but no other file",
     )
-    parser.add_argument("--image", choices=MODALITIES, default="t1w", help="whose space (default: t1w)")
-    parser.add_argument("--like", type=Path, metavar="IMAGE", help="whose grid; default: that of the T1w")
+    parser.add_argument("--image", choices=MODALITIES, default="t1w", help="native space of which image (default: t1w)")
+    parser.add_argument("--like", type=Path, metavar="IMAGE", help="image that defines the grid (default: the T1w)")
     parser.add_argument(
         "--labels",
         action="store_true",
-        help="for atlases, by nearest neighbours, and masks, which keep their volume; "
-        "labels are whole numbers and keep their type and value",
+        help="for atlases and masks: labels are whole numbers and keep their data type and value; atlases are "
+        "resampled by nearest neighbours, masks keep their volume",
     )
     parser.set_defaults(command="native")
 
 
-def _add_cohort(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+def _add_cohort(
+    parser: argparse.ArgumentParser, *, needed: bool = True, what: str = "manifest (CSV) or BIDS folder"
+) -> None:
     number = None if needed else "?"
-    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help="manifest (CSV) or BIDS folder")
-    parser.add_argument("out", type=Path, nargs=number, metavar="OUT", help="folder for everything that is made")
+    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help=what)
+    parser.add_argument("out", type=Path, nargs=number, metavar="OUT", help="output folder")
     _add_shared(parser)
 
 
 def _add_maps(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Score the maps of a run (COHORT OUT), or anybody's maps (--maps, --masks, --out). Files of one subject are "
-        "matched by id: the begin of BIDS names (sub-01_...), otherwise the whole name without its suffix; or write "
-        "a path in which {id} stands for the id, as in --maps 'maps/{id}_map.nii.gz'."
+        "Score the maps of a run (COHORT OUT), or maps of any other method (--maps, --masks, --out). The files of a "
+        "subject are matched by id: the start of BIDS names (sub-01_...), otherwise the file name without its suffix. "
+        "If the name contains more, give a path with {id} in place of the id, as in --maps 'maps/{id}_map.nii.gz'."
     )
-    maps = parser.add_argument_group("anybody's maps")
+    maps = parser.add_argument_group("maps of any other method")
     maps.add_argument("--maps", metavar="DIR", help="anomaly maps (NIfTI), higher = more anomalous")
     maps.add_argument("--masks", metavar="DIR", help="lesion masks, on the grids of the maps")
-    maps.add_argument("--brain-masks", metavar="DIR", help="what counts; without them every voxel of the image does")
-    maps.add_argument("--cohort", dest="people", type=Path, metavar="CSV", help="subject_id, group, site, age")
+    maps.add_argument("--brain-masks", metavar="DIR", help="brain masks; without them, all voxels are scored")
     maps.add_argument(
-        "--healthy", nargs="+", default=[], metavar="ID", help="healthy subjects, as ids or 'patterns*': they set the "
-        "threshold and need no mask",
+        "--cohort", dest="participants", type=Path, metavar="CSV", help="table with subject_id, group, site and age"
+    )
+    maps.add_argument(
+        "--healthy", nargs="+", default=[], metavar="ID", help="healthy subjects, as ids or 'patterns*'; they set the "
+        "threshold and need no lesion mask",
     )  # fmt: skip
     maps.add_argument("--out", dest="scores", type=Path, metavar="DIR", help="folder for the scores")
     parser.set_defaults(command="score")
@@ -125,7 +130,7 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_named_path,
         metavar="[NAME=]RUN",
-        help="show the figures of these runs (folder or scores.json) beside the report's own",
+        help="reference runs (folder or scores.json) whose scores the report shows for comparison",
     )
 
 
@@ -135,25 +140,26 @@ def _named_path(text: str) -> tuple[str, Path]:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="YAML", help="settings; those not named keep their defaults")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="file of settings; others keep their defaults")
     parser.add_argument(
-        "--preset", metavar="NAME", help="named settings to start from: default, fast, fine-1mm, paper-1mm or demo"
+        "--preset", metavar="NAME", help="predefined settings: default, fast, fine-1mm, paper-1mm or demo"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same result")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; repeatable")
+    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same result")
     parser.add_argument(
-        "--seeds", type=at_least_one, metavar="N", help="train N encoders, of N seeds; the map is their mean"
+        "--seeds", type=at_least_one, metavar="N", help="train N encoders with N seeds; the map is their mean"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
     parser.add_argument(
-        "--jobs", type=at_least_one, metavar="N", help="subjects worked on at once; default: one a core"
+        "--jobs", type=at_least_one, metavar="N", help="subjects processed in parallel (default: one per core)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and why")
-    parser.add_argument("-v", "--verbose", action="store_true", help="a line a subject")
-    parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and why")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print one line per subject")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
 
 
 def at_least_one(text: str) -> int:
+    """Parse an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+        raise argparse.ArgumentTypeError(f"found {text}, expected an integer of at least 1")
     return int(text)

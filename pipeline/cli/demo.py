@@ -1,4 +1,4 @@
-"""A cohort for `voxout demo`: synthetic heads with known lesions, made once."""
+"""Synthetic cohort of `voxout demo`: heads with known lesions."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ CONTROLS, HELD_OUT, PATIENTS = 14, 3, 4
 
 
 def make_demo_cohort(folder: Path, console: Console) -> Path:
-    """Write the demo's heads and their manifest, unless they are there already.
+    """Write the synthetic heads and their manifest, unless they exist.
 
     Returns
     -------
@@ -18,7 +18,7 @@ def make_demo_cohort(folder: Path, console: Console) -> Path:
     """
     manifest = folder / "cohort.csv"
     if manifest.is_file():
-        console.say(f"synthetic cohort: made before, in {private(folder)}")
+        console.say(f"synthetic cohort: already in {private(folder)}")
         return manifest
     from ...data_manifests.synthetic.phantoms import make_cohort
 

@@ -1,13 +1,12 @@
-"""The command line: one subcommand a stage, `run` for all of them, `apply` for new patients, `demo` with no input.
+"""Commands of `voxout`: one per stage, `run` for all stages, `apply` for new patients, `demo` without input.
 
-Nothing heavy is imported before a command needs it: `--help` has to answer at once.
+Heavy libraries are imported only by the commands that need them, so that `--help` is fast.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, private
@@ -16,29 +15,29 @@ from .arguments import make_parser
 from .program import DONE, SOME_FAILED, make_folder, open_console, run_program
 
 if TYPE_CHECKING:
-    from ...data_manifests.cohort.subject import Manifest
     from ..workflow.runner import Run
-
-_TORCH_STAGES = {"train", "fit", "map"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
-    options = make_parser().parse_args(arguments)
+    """Run one command and return its exit code."""
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ...data_manifests.cohort.output_paths import OutputFolder
-
-    return _work(options, options.stages, saved=OutputFolder(options.out).config)
+    return _run_on_cohort(options, options.stages)
 
 
 def _score(options: argparse.Namespace) -> int:
-    """The stage of a run, or anybody's maps."""
+    """Score the maps of a run, or those of any other method."""
     named = {"--maps": options.maps, "--out": options.scores}
     alone = {"--masks": options.masks, "--brain-masks": options.brain_masks}
-    alone |= {"--cohort": options.people, "--healthy": options.healthy}
+    alone |= {"--cohort": options.participants, "--healthy": options.healthy}
     given = [name for name, value in (named | alone).items() if value]
     if not given and options.cohort is not None and options.out is not None:
         return _run(options)
@@ -46,22 +45,24 @@ def _score(options: argparse.Namespace) -> int:
     if options.cohort is not None or missing:
         found = ", ".join(given + [str(path) for path in (options.cohort, options.out) if path]) or "nothing"
         raise UserError(
-            f"score: found {found}, expected either COHORT and OUT (a run's own maps) or --maps, --masks and --out "
-            "(anybody's). See `voxout score --help`; a path with * needs quotes, or the shell resolves it."
+            f"score: found {found}, expected either COHORT and OUT (maps of a run) or --maps, --masks and --out "
+            "(any other maps). See `voxout score --help`, and put quotes around a path with *."
         )
     return _score_maps(options)
 
 
 def _score_maps(options: argparse.Namespace) -> int:
-    from ..config.config import load_config
-    from ..stages.assessment import figures_in_words
+    from ..config.config import load_config, notes_on_names
+    from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
     from ..workflow.engine import usable_cores
     from ..workflow.lock import sole_user
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
-    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.people, options.healthy)
+    folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
     console = open_console(options, None)
+    for note in notes_on_names(options.config, options.set):
+        console.warn(f"note: {note}")
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
     if options.dry_run:
@@ -72,17 +73,17 @@ def _score_maps(options: argparse.Namespace) -> int:
         scores, failures = score_folders(
             matched, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
         )
-    for line in figures_in_words(scores):
+    for line in score_lines(scores):
         console.say(line, level=-1)
     counted = [s for s in scores.subjects if s.truth_known]
-    sick, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
+    with_lesions, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
     total = len(scores.subjects) + len(failures)
-    told = f"figures of {len(counted)} of {total} subjects, {sick} with lesions, {healthy} healthy"
-    console.say(f"{told}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
+    counts = f"scores of {len(counted)} of {total} subjects, {with_lesions} with lesions, {healthy} healthy"
+    console.say(f"{counts}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
     if failures:
         console.warn(
-            f"{len(failures)} subject(s) left out of all figures; "
-            f"{private(options.scores / 'failures.csv', 'failures.csv')} says why."
+            f"{len(failures)} subject(s) left out of all scores; "
+            f"see {private(options.scores / 'failures.csv', 'failures.csv')} for the reasons."
         )
     return SOME_FAILED if failures else DONE
 
@@ -92,7 +93,7 @@ def _compare(options: argparse.Namespace) -> int:
     from ...evaluation.scoring.compare import compare, write_comparison
     from ...evaluation.scoring.metric_labels import METRICS, is_oracle
     from ...evaluation.scoring.score_folder import ScoreFolder
-    from ..stages.assessment import in_words
+    from ..stages.score import format_estimate
     from ..workflow.records import StageRecord
     from ..workflow.replacement import Replacement, remove_building_folder
 
@@ -107,15 +108,16 @@ def _compare(options: argparse.Namespace) -> int:
     for d in comparison.differences:
         if pair != (d.first, d.second):
             pair = d.first, d.second
-            print(f"{d.second} less {d.first}, on {len(comparison.subjects)} subjects")
+            print(f"{d.second} minus {d.first}, on {len(comparison.subjects)} subjects")
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
-        both = "" if None in values else " less ".join(f"{value:.3g}" for value in values) + ": "
-        print(f"  {label}: {both}{in_words(d.difference, comparison.settings.confidence)}")
-    print(f"all figures: {options.out / 'compare.csv'}")
+        both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
+        print(f"  {label}: {both}{format_estimate(d.difference, comparison.settings.confidence)}")
+    print(f"all scores: {options.out / 'compare.csv'}")
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
-        print(f"voxout: {len(comparison.not_compared)} subject(s) not scored by all: {names}", file=sys.stderr)
+        count = len(comparison.not_compared)
+        print(f"voxout: {count} subject(s) not compared, since not all folders have them: {names}", file=sys.stderr)
         return SOME_FAILED
     return DONE
 
@@ -136,7 +138,7 @@ def _native(options: argparse.Namespace) -> int:
     write = write_labels if options.labels else write_volume
     try:
         print(write(options.result, volume, description=MARK))
-    except FileNotFoundError as error:  # of a folder that is there and takes no files, such as /proc
+    except FileNotFoundError as error:  # in a folder that exists but accepts no files, such as /proc
         raise UserError(f"{private(options.result)}: cannot be written there. Choose another folder.") from error
     return DONE
 
@@ -144,21 +146,20 @@ def _native(options: argparse.Namespace) -> int:
 def _apply(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.user_paths import real
-    from ..stages.registry import APPLIED
-    from ..stages.whole_model import require_whole_model
+    from ..model.whole_model import require_whole_model
+    from ..stages.order import APPLIED
 
     model = OutputFolder(options.model)
     require_whole_model(model)
     if real(options.out).is_relative_to(real(options.model)):
         raise UserError(
-            f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected one apart from "
-            "it. Name another folder for the new subjects."
+            f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected a separate folder. "
+            "Choose another output folder."
         )
-    return _work(options, APPLIED, saved=model.fitted_config)
+    return _run_on_cohort(options, APPLIED)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from ...data_manifests.cohort.output_paths import OutputFolder
     from .demo import make_demo_cohort
 
     options.preset = options.preset or "demo"
@@ -168,73 +169,36 @@ def _demo(options: argparse.Namespace) -> int:
         return DONE
     options.cohort = make_demo_cohort(options.out / "cohort", open_console(options, options.out / "run"))
     options.out = options.out / "run"
-    return _work(options, tuple(STAGE_TITLES), saved=OutputFolder(options.out).config)
+    return _run_on_cohort(options, tuple(STAGE_TITLES))
 
 
-def _work(options: argparse.Namespace, names: Sequence[str], saved: Path) -> int:
+def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
     from ...data_manifests.cohort.manifest import read_manifest
-    from ...data_manifests.cohort.output_paths import OutputFolder
-    from ..config.config import load_config, named_settings, require_settings_of_model, save_config
-    from ..config.own_commands import require_own_commands, with_commands_of
-    from ..stages.registry import STAGES
-    from ..workflow.engine import Engine
-    from ..workflow.replacement import require_apart, require_own_place
-    from ..workflow.runner import Run, require_current, run_stages
-    from ..workflow.scratch import at_work_in
+    from ...data_manifests.cohort.single_scan import is_scan, single_scan
+    from ..api import RunOptions, run_pipeline
 
-    manifest = read_manifest(options.cohort)
-    # A run's own settings hold for every later command on its folder, until others are named.
-    go_on = options.config is None and options.preset is None and saved.is_file()
-    config = load_config(
-        saved if go_on else options.config,
-        preset=options.preset,
-        overrides=options.set,
-        seed=options.seed,
-        seeds=options.seeds,
+    of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
+    run, failures = run_pipeline(
+        RunOptions(
+            manifest=single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort),
+            out=options.out,
+            stages=names,
+            cohort=None if of_one_scan else options.cohort,
+            model=options.model,
+            config=options.config,
+            preset=options.preset,
+            settings=options.set,
+            seed=options.seed,
+            seeds=options.seeds,
+            device=options.device,
+            jobs=options.jobs,
+            subjects=getattr(options, "subjects", None),
+            reference_runs=tuple(getattr(options, "runs", ())),
+            dry_run=options.dry_run,
+        ),
+        lambda: open_console(options, options.out),
     )
-    if "prepare" in names:
-        require_own_commands(config, named_settings(options.config, options.set), saved)
-    if options.model:
-        require_settings_of_model(config, with_commands_of(config, load_config(saved)))
-    out = OutputFolder(options.out)
-    require_own_place(options.out)
-    require_apart(options.out, _inputs(options, manifest), options.cohort if options.cohort.is_dir() else None)
-    console = open_console(options, options.out)
-    if go_on:
-        console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
-    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
-        run = Run(
-            manifest=manifest,
-            config=config,
-            out=out,
-            model=OutputFolder(options.model) if options.model else out,
-            chosen=_chosen(manifest, getattr(options, "subjects", None)),
-            engine=engine,
-            device=_device(options.device) if _TORCH_STAGES & set(names) else "cpu",
-            console=console,
-            beside=tuple(getattr(options, "runs", ())),
-        )
-        if len(names) == 1:
-            require_current(STAGES[names[0]], STAGES, run)
-        before = load_config(out.config) if out.config.is_file() else None
-        if not options.dry_run:
-            save_config(out.config, config)
-        try:
-            failures = run_stages([STAGES[name] for name in names], run, dry_run=options.dry_run)
-        except UserError:
-            # What was refused must not become the folder's settings.
-            if before is not None:
-                save_config(out.config, before)
-            else:
-                out.config.unlink(missing_ok=True)
-            raise
     return _closing(run, names, failures, options.dry_run)
-
-
-def _inputs(options: argparse.Namespace, manifest: "Manifest") -> dict[str, Path]:
-    """All that a run reads, by what it is."""
-    files = {f"{record.key}, {column}": path for record in manifest for column, path in record.files.items()}
-    return files | {"the manifest": options.cohort} | ({"the model": options.model} if options.model else {})
 
 
 def _remove(options: argparse.Namespace) -> int:
@@ -251,8 +215,8 @@ def _remove(options: argparse.Namespace) -> int:
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
     open_console(options, options.out).say(
-        f"removed {', '.join(removed)}. The figures and the cohort's page change with the next `voxout run` or "
-        "`voxout apply`.",
+        f"removed {', '.join(removed)}. The scores and the cohort page are updated by the next `voxout run` "
+        "or `voxout apply`.",
         level=-1,
     )
     return DONE
@@ -260,45 +224,16 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
-        from ..stages.assessment import figures_in_words, load_scores
+        from ..stages.score import load_scores, score_lines
 
-        for line in figures_in_words(load_scores(run)):
+        for line in score_lines(load_scores(run)):
             run.console.say(line, level=-1)
         run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
     if failures:
-        run.console.warn(f"{len(failures)} subject(s) failed; {private(run.out.failures, 'failures.csv')} says why.")
+        shown = private(run.out.failures, "failures.csv")
+        run.console.warn(f"{len(failures)} subject(s) failed; see {shown} for the reasons.")
         return SOME_FAILED
     return DONE
-
-
-def _chosen(manifest: "Manifest", subjects: Sequence[str] | None) -> frozenset[str] | None:
-    if subjects is None:
-        return None
-    names = {name.removeprefix("sub-") for given in subjects for name in given.split(",") if name}
-    records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
-    missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"--subjects: {', '.join(missing)} {are} not in the cohort. Known are ids as in column subject_id."
-        )
-    return frozenset(r.key for r in records)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # Some devices of torch take numbers and never give one back.
-        right = float((torch.arange(4.0, device=name) @ torch.ones(4, device=name)).cpu()) == 6
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({words}). Try cpu.") from error
-    if not right:
-        raise UserError(f"--device {name}: not usable here (0 + 1 + 2 + 3 is not 6 on it). Try cpu.")
-    return name
 
 
 _COMMANDS = {

@@ -1,4 +1,4 @@
-"""What every command has in common as a program: exit codes, errors in sentences, signals, console."""
+"""Behaviour that all commands share: exit codes, error messages, signals, console."""
 
 import argparse
 import io
@@ -11,15 +11,16 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from ...data_manifests.caches import choose_caches
-from ...data_manifests.errors import UserError, for_terminal, private
+from ...data_manifests.errors import UserError, for_terminal
 from ...data_manifests.machine import machine_trouble, path_trouble
+from ..workflow.folders import make_folder
 from ..workflow.interruption import Interrupted, interruptible
 
-DONE, MISTAKE, SOME_FAILED, NOT_READ = 0, 2, 3, 130
+DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
 
 
 def run_program(command: Callable[[argparse.Namespace], int], options: argparse.Namespace, *, signals: bool) -> int:
-    """Run a command; return its exit code.
+    """Run a command and return its exit code.
 
     Parameters
     ----------
@@ -27,42 +28,43 @@ def run_program(command: Callable[[argparse.Namespace], int], options: argparse.
         ``command(options) -> exit code``.
     options : argparse.Namespace
     signals : bool
-        Whether signals interrupt it, as they should a program. A caller in Python keeps its own ways with them.
+        Whether signals interrupt the command. If False, the signal handlers of the caller stay in place.
     """
-    # Deprecation warnings of libraries are not meant for the user of a program.
+    # Hide deprecation warnings of libraries, which users of the program cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be of the terminal's letters
+            stream.reconfigure(errors="backslashreplace")  # file names may not be encodable in the terminal
     choose_caches()
 
-    def tell_interruption(number: int) -> None:
-        _tell_interruption(options, number)
+    def report_interruption(number: int) -> None:
+        _report_interruption(options, number)
 
     try:
-        with interruptible(tell_interruption) if signals else nullcontext():
+        with interruptible(report_interruption) if signals else nullcontext():
             return command(options)
     except UserError as error:
         for problem in error.problems:
             print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
-        return MISTAKE
+        return USER_ERROR
     except BrokenPipeError:
-        _let_go_of_closed_streams()
-        return NOT_READ
+        _discard_closed_streams()
+        return STDOUT_CLOSED
     except OSError as error:
         out = getattr(options, "scores", None) or getattr(options, "out", None)
         if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
             raise
         print(f"voxout: {for_terminal(trouble)}", file=sys.stderr)
-        return MISTAKE
+        return USER_ERROR
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
-        tell_interruption(number)
+        report_interruption(number)
         return 128 + number
 
 
 def open_console(options: argparse.Namespace, out: Path | None):
+    """Open the console of a command, with the log of an output folder unless it is a dry run."""
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ..workflow.console import Console
 
@@ -76,43 +78,19 @@ def open_console(options: argparse.Namespace, out: Path | None):
     return console
 
 
-def make_folder(folder: Path) -> None:
-    if folder.parts and folder.parts[0].startswith("~"):
-        raise UserError(
-            f"{private(folder, 'the output folder')}: the shell left the ~ as it is, or knows no such user. Write the "
-            "path out."
-        )
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{private(folder, 'the output folder')}: its name is not UTF-8. Choose another output folder."
-        ) from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{private(folder, 'the output folder')}: cannot be made ({error.strerror}). Choose another output folder."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(
-            f"{private(folder, 'the output folder')}: is not writable. Choose another folder for the output."
-        )
-
-
-def _tell_interruption(options: argparse.Namespace, number: int) -> None:
+def _report_interruption(options: argparse.Namespace, number: int) -> None:
     name = signal.Signals(number).name
-    # The terminal may be gone, and the disk full; an interruption is no time for either.
+    # Ignore a closed terminal or a full disk.
     with suppress(OSError):
         if (console := getattr(options, "console", None)) is not None:
             console.log("interrupted", signal=name)
     with suppress(OSError):
-        print(f"voxout: interrupted ({name}). The same command goes on from here.", file=sys.stderr)
-    _let_go_of_closed_streams()
+        print(f"voxout: interrupted ({name}). Run the same command again to continue.", file=sys.stderr)
+    _discard_closed_streams()
 
 
-def _let_go_of_closed_streams() -> None:
-    """Flush the output; where its reader has closed it (as `| head` does), discard the rest, also at exit."""
+def _discard_closed_streams() -> None:
+    """Flush the output. If it was closed (as by `| head`), discard the rest, also at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,1 +1,1 @@
-"""Settings of a run, presets, and what differs between two runs."""
+"""Settings of a run, presets, and differences between two runs."""

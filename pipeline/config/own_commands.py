@@ -1,6 +1,6 @@
-"""Programs are run where the user names them: in a configuration file of their own or on the command line.
+"""Check that programs to run are named by the user, in a configuration file or on the command line.
 
-What comes with a folder, be it a model's or an earlier run's, is data.
+Settings that are saved in a folder, of a model or of an earlier run, are data: their commands are not run.
 """
 
 import shlex
@@ -12,37 +12,38 @@ from ...data_manifests.errors import UserError, private
 from .config import Config
 
 COMMANDS = ("preprocessing.brain_extraction.command",)
-"""Settings that name a program. There is none that names a path."""
+"""Settings that name a program. No setting names a path."""
 
 
 def require_own_commands(config: Config, named: Collection[str], saved: Path) -> None:
-    """Refuse to run a program that no one but a saved file names.
+    """Refuse to run a program that only saved settings name.
 
     Parameters
     ----------
     config : Config
-        As resolved.
+        The resolved configuration.
     named : collection of str
-        Settings that the user's own file or command line names.
+        Settings named in the user's own file or on the command line.
     saved : Path
-        Where the other settings come from.
+        The file from which the other settings come.
 
     Raises
     ------
     UserError
+        A program is named only in `saved`.
     """
     for name in COMMANDS:
         command = _value(config, name)
         if command and name not in named:
             raise UserError(
                 f"{private(saved, 'the saved settings')}: {name} names a program to run ({_shown(command)}), expected "
-                "one that you name yourself: voxout runs no program that comes with a folder. Name yours with --set "
+                "one that you name yourself: voxout runs no program from saved settings. Name yours with --set "
                 f"{name}='...' or in a file after --config; it may be the same one if you trust it."
             )
 
 
 def with_commands_of(config: Config, fitted: Config) -> Config:
-    """The settings of a model with the user's commands: the same program may lie elsewhere, or be called otherwise."""
+    """Return a model's settings with the user's commands, since paths of programs differ between machines."""
     extraction = fitted.preprocessing.brain_extraction.model_copy(
         update={"command": config.preprocessing.brain_extraction.command}
     )

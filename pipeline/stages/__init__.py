@@ -1,1 +1,1 @@
-"""The stages, from scans to report."""
+"""Stages of a run, from scans to report."""

@@ -1,38 +1,44 @@
-"""The stage report: a page for every subject, then the cohort's."""
+"""The page of one subject: what a worker of the stage report writes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ...data_manifests.atomic_write import written_whole
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.images.volume import read_mask, read_volume
 from ...evaluation.metrics.fdr import Discovery
-from ...evaluation.report.report_inputs import ScoredMap, SubjectReport, Threshold
+from ...evaluation.report.cohort_page import (
+    ReportSubject,
+    SubjectImages,
+)
+from ...evaluation.report.report_inputs import QualityNumber, ScoredMap, SubjectReport, Threshold
 from ...evaluation.report.subject_page import write_subject_page
-from ...evaluation.scoring.reference_results import read_run
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..workflow.per_subject import recorded, work_by_subject
-from ..workflow.records import StageRecord, versions
-from ..workflow.runner import Run, Work
-from ..workflow.stage_inputs import cohort_of
-from .assessment import load_scores, maps_and_masks, report_subject, run_summary, write_cohort_report
+from ..workflow.per_subject import cached
+from ..workflow.records import StageRecord
+from .score import maps_and_masks, prepared_lesions
+
+if TYPE_CHECKING:
+    from ...preprocessing.quality.verdict import Quality
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all pages of a cohort have in common; small, since it travels to every worker.
+    """Inputs that all pages of a cohort share; small, since they are sent to every worker.
 
     Attributes
     ----------
     threshold : Threshold
-    roles : mapping from subject key to what the subject is here for, in words
+    roles : mapping from subject key to its role, such as "held-out control"
     versions : mapping of str to str
     """
 
@@ -41,47 +47,24 @@ class Shared:
     versions: Mapping[str, str]
 
     @classmethod
-    def of(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
+    def from_scores(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
         return cls(Threshold.of_z_maps(scores), roles, versions)
-
-
-def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> Work:
-    """Write the pages of the subjects, in parallel, then the cohort's, which links to those that were made.
-
-    Parameters
-    ----------
-    run : Run
-    roles : mapping from subject key to what the subject is here for, in words
-    inputs : mapping from subject key to all that decides the subject's page
-    """
-    # A run that cannot be read is told before anything is drawn.
-    beside = [read_run(path, name or None) for name, path in run.beside]
-    scores = load_scores(run)
-    shared = Shared.of(scores, roles, versions())
-    work = work_by_subject(
-        run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
-    )
-    write_cohort_report(run, scores, roles, beside, work.failed)
-    subjects = cohort_of(run)
-    _gather_clusters(run.out, [subjects[key] for key in work.done])
-    summary = f"{len(work.done)} subjects' pages; open {run.out.report} in a browser"
-    return replace(work, summary=summary)
 
 
 def write_page(
     subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: Shared
 ) -> StageRecord:
-    """Maps, scores and quality to the subject's page; made to run in a worker."""
+    """Write the page of a subject from its maps, scores and quality; runs in a worker."""
 
     def work(out: OutputFolder) -> Sequence[str]:
         _write_page(subject, config, out, shared)
         return ()
 
-    return recorded("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
+    return cached("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
 
 
 def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
-    """Write one subject's page, and the table of its clusters.
+    """Write one subject's page and the table of its clusters.
 
     Returns
     -------
@@ -111,7 +94,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         grey=template.grey,
         white=template.white,
-        discovery=Discovery.of(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
+        discovery=Discovery.from_z(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
         summary=run_summary(config),
@@ -121,9 +104,73 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
     return write_subject_page(page, report, table=out.subject_clusters(subject))
 
 
-def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
-    """Put the clusters of all subjects in one table."""
-    tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
-    if tables:
-        with written_whole(out.clusters) as temporary:
-            temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))
+def report_subject(
+    subject: SubjectRecord, role: str, out: OutputFolder, config: Config, scores: SubjectScores | None
+) -> ReportSubject:
+    """Collect what the pages show of a subject; images are read only when they are drawn."""
+    from ...preprocessing.quality.verdict import Quality
+
+    prepared = out.quality(subject).is_file()
+    quality = Quality.load(out.quality(subject)) if prepared else None
+    page = out.subject_page(subject)
+    return ReportSubject(
+        key=subject.key,
+        group=subject.group,
+        role=role,
+        site=subject.site,
+        age=subject.age,
+        sex=subject.sex,
+        quality_verdict=quality.verdict if quality else None,
+        quality_reasons=quality.reasons if quality else (),
+        quality_picture=out.quality_picture(subject) if prepared else None,
+        quality=_quality_numbers(quality) if quality else (),
+        brain_method=quality.brain_method if quality else None,
+        brain_volume_ml=quality.brain_ml if quality else None,
+        scores=scores,
+        images=partial(_images, subject, out, config) if scores is not None else None,
+        page=f"{page.parent.name}/{page.name}" if page.is_file() else None,
+    )
+
+
+def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
+    from ...preprocessing.quality.metrics import LABELS
+
+    values = {name: getattr(quality, name) for name in LABELS}
+    return tuple(
+        QualityNumber(name, LABELS[name], value if isfinite(value) else None, name in quality.unusual)
+        for name, value in values.items()
+    )
+
+
+def run_summary(config: Config) -> dict[str, str]:
+    """Return the main settings, as shown at the top of the pages."""
+    models, encoder, detector = config.models, config.models.encoder, config.models.detector
+    summary = {
+        "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
+        "Modalities": ", ".join(config.preprocessing.modalities),
+        "Derived maps": ", ".join(config.preprocessing.derived_maps) or "none",
+        "Intensities": config.preprocessing.intensity.method.replace("_", "-"),
+        "Scorers": ", ".join(models.ensemble.scorers),
+    }
+    if models.ensemble.needs_encoder:
+        summary |= {
+            "Patches": f"{', '.join(f'{size:g}' for size in encoder.patch_size_mm)} mm, {', '.join(encoder.planes)}",
+            "Latents": f"{encoder.latent_size} dimensions",
+            "Encoders": f"{models.ensemble.members}",
+            "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
+            "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} latents",
+        }
+    return summary | {
+        "Scored in": f"{config.evaluation.space} space, inside the brain mask",
+    }
+
+
+def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> SubjectImages:
+    # On the template grid, slices of different subjects show the same anatomy.
+    return SubjectImages(
+        scan=read_volume(out.prepared_image(subject, config.preprocessing.modalities[0])),
+        map=read_volume(out.template_map(subject)),
+        brain_mask=read_mask(out.prepared_brain_mask(subject)),
+        covered=read_mask(out.template_coverage(subject)),
+        lesion_mask=prepared_lesions(subject, out),
+    )

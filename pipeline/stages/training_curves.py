@@ -1,4 +1,4 @@
-"""How training went, for the report."""
+"""Training curves for the report."""
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...evaluation.report.report_inputs import TrainingCurve
@@ -9,13 +9,13 @@ _CURVES = (
     ("Guidance", "guidance loss", "guidance", "loss"),
     ("Controls outside the boundary", "share", "outside_share", "share"),
     ("Kernel between controls", "mean off-diagonal", "kernel_mean", "k"),
-    ("Codes", "effective rank", "effective_rank", "dimensions"),
+    ("Latents", "effective rank", "effective_rank", "dimensions"),
 )
 """Panel, name, quantity of the history, unit."""
 
 
 def training_curves(model: OutputFolder, members: int) -> list[TrainingCurve]:
-    """The curves of every encoder; those of one quantity share a panel."""
+    """Return the curves of all encoders; curves of one quantity share a panel."""
     from ...models.encoder.checkpoint import Checkpoint
 
     each = [Checkpoint.load(model.member(member)).history for member in range(members)]

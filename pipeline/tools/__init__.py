@@ -1,1 +1,1 @@
-"""Tools that need no run: scores of any maps, volumes brought to native space."""
+"""Commands that need no complete run: scores of any maps, volumes in native space."""

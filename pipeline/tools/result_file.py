@@ -1,6 +1,6 @@
-"""Where the result of `voxout native` may lie: in a free place, or on an earlier result of the same command.
+"""Check where `voxout native` may write its result: to a new path, or over an earlier result of the same command.
 
-Everything else that could stand there, a scan, an atlas, a manifest, a file of a run, is the user's, and stays.
+Any other file, such as a scan, an atlas, a manifest or a file of a run, is never overwritten.
 """
 
 import os
@@ -14,19 +14,19 @@ from ...data_manifests.images.volume import read_description
 from ..workflow.replacement import OWN_NAMES
 
 MARK = "voxout native"
-"""In the header of every result: by it an earlier one is known again."""
+"""Description in the header of every result, by which earlier results are recognised."""
 
 
 def require_result_place(result: Path, out: OutputFolder, inputs: Mapping[str, Path]) -> None:
-    """Refuse a result that would take the place of something else.
+    """Refuse a result that would overwrite any other file.
 
     Parameters
     ----------
     result : Path
     out : OutputFolder
-        Of the run, whose own folders take no other files.
-    inputs : mapping from what it is, as ``"VOLUME"``, to path
-        What is about to be read.
+        Output folder of the run; its own folders accept no other files.
+    inputs : mapping from description, as ``"VOLUME"``, to path
+        Files that the command reads.
 
     Raises
     ------
@@ -39,21 +39,21 @@ def require_result_place(result: Path, out: OutputFolder, inputs: Mapping[str, P
             raise UserError(f"{private(result)}: is {what} itself, expected a new file. Choose another name.")
     if _is_in_run(result, out.root):
         raise UserError(
-            f"{private(result)}: lies where the run keeps its own files, expected a place apart from them. Choose "
+            f"{private(result)}: lies in a folder of the run's own files, expected another folder. Choose "
             "another folder."
         )
     if os.path.lexists(result) and not _is_earlier_result(result):
         raise UserError(
             f"{private(result)}: exists and is not an earlier result of `voxout native`, expected a new name. "
-            "Choose another, or move the file away."
+            "Choose another name, or move the file away."
         )
 
 
 def _is_in_run(result: Path, root: Path) -> bool:
-    """Whether one of the folders above it belongs to the run, by whichever name, link or case it is reached."""
+    """Whether a parent folder belongs to the run, by whatever name, link or case it is given."""
     folder = Path(os.path.realpath(result.parent))
     for place in (folder, *folder.parents):
-        # A folder that is not made yet can be told by its name only.
+        # A folder that does not exist yet is recognised by its name.
         if place.name.casefold() in OWN_NAMES and _same(place.parent, root):
             return True
         if any(_same(place, root / name) for name in OWN_NAMES):

@@ -1,4 +1,4 @@
-"""`voxout score --maps ...`: anybody's maps against anybody's masks, with no run behind them."""
+"""`voxout score --maps ...`: scores of maps of any method against lesion masks, without a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,11 @@ import numpy as np
 
 from ...data_manifests.cohort.match_ids import IdFile, files_by_id, identity
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.participants import Person, person_of, read_people
+from ...data_manifests.cohort.participants import Person, person_of, read_participant_table
 from ...data_manifests.errors import Failure, SubjectError, UserError, private, some_of
 from ...data_manifests.images.volume import Volume, read_map, read_mask
 from ...data_manifests.user_paths import real
-from ...evaluation.scoring.sanity_checks import doubts
+from ...evaluation.scoring.sanity_checks import scoring_warnings
 from ...evaluation.scoring.score_cohort import CohortScores, score_cohort
 from ...evaluation.scoring.score_folder import SUBJECTS
 from ...evaluation.scoring.score_subject import score_map
@@ -32,20 +32,20 @@ WHOLE_IMAGE, BRAIN = "whole image", "brain mask"
 
 @dataclass(frozen=True)
 class MapFolders:
-    """Where maps and masks lie: folders, or paths with ``{id}`` in them (see `files_by_id`).
+    """Folders of maps and masks, or paths with ``{id}`` in them (see `files_by_id`).
 
     Attributes
     ----------
     maps : str
         Anomaly maps, higher = more anomalous.
     masks : str or None
-        Lesion masks; None: everybody is healthy.
+        Lesion masks; None: all subjects are healthy.
     brain_masks : str or None
-        None: every voxel of the image counts.
+        None: all voxels of the image are scored.
     cohort : Path or None
-        Table of group, site and age.
+        Table with group, site and age.
     healthy : sequence of str
-        Ids, or patterns of ids, of healthy subjects: they set the threshold and need no mask.
+        Ids, or patterns of ids, of healthy subjects: they set the threshold and need no lesion mask.
     """
 
     maps: str
@@ -60,7 +60,7 @@ class MapSubject:
     """The files of one id; `map` is None where only a mask was found."""
 
     key: str
-    person: Person
+    participant: Person
     map: IdFile | None
     mask: IdFile | None
     brain_mask: IdFile | None
@@ -68,7 +68,7 @@ class MapSubject:
 
 @dataclass(frozen=True)
 class MatchedMaps:
-    """Everybody with a map or a mask, in the order of their ids, and what the user should know of the match."""
+    """Subjects with a map or a mask, sorted by id, and notes on the match for the user."""
 
     folders: MapFolders
     subjects: tuple[MapSubject, ...]
@@ -78,19 +78,19 @@ class MatchedMaps:
 def score_folders(
     matched: MatchedMaps, settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
-    """Score every map, `jobs` at once; write the tables, what each subject leaves, and who could not be scored.
+    """Score every map, `jobs` at once; write the tables, the counts per subject, and the failures.
 
     Raises
     ------
     UserError
-        Folders that cannot be matched, or no subject at all that could be scored.
+        The folders cannot be matched, or no subject could be scored.
     """
     folders, subjects = matched.folders, matched.subjects
     for note in matched.notes:
         console.warn(f"note: {note}")
     files = Replacement(OutputFolder(out), "score", (), OutputFolder(out).record("score"))
     if (out / "scores.json").exists():
-        console.warn(f"note: {private(out, 'the output folder')} held scores before; these take their place.")
+        console.warn(f"note: {private(out, 'the output folder')} held earlier scores; they are replaced.")
     files.begin({}, goes_on=lambda before, now: False)
     scores: list[SubjectScores] = []
     failures: list[Failure] = []
@@ -102,7 +102,7 @@ def score_folders(
             reason = str(error) if isinstance(error, SubjectError) else f"{subject.key}: {error}"
             return Failure(subject.key, "score", reason)
 
-    # Threads: unpacking, sorting and counting all let go of the interpreter.
+    # Threads suffice: decompression, sorting and counting release the interpreter lock.
     with console.progress("score", "subject") as progress, ThreadPoolExecutor(jobs) as pool:
         for done, (subject, result) in enumerate(zip(subjects, pool.map(scored, subjects), strict=True), start=1):
             progress(done, len(subjects), subject.key)
@@ -118,20 +118,20 @@ def score_folders(
             files.finish(StageRecord("score", {}, {}))
         files.discard(files.folder)
         swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
-        advice = _SWAPPED if swapped else "The reasons stand above: mend the first."
+        advice = _SWAPPED if swapped else "See the reasons above and correct the first."
         raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
     failed = {failure.key for failure in failures}
-    healthy = [subject.key for subject in subjects if subject.person.group == "control"]
+    healthy = [subject.key for subject in subjects if subject.participant.group == "control"]
     lost = [key for key in healthy if key in failed]
     if lost:
         console.warn(
-            f"note: the threshold rests on {len(healthy) - len(lost)} of {len(healthy)} healthy maps: {some_of(lost)} "
-            "could not be scored. Mend these and score again."
+            f"note: the threshold uses {len(healthy) - len(lost)} of {len(healthy)} healthy maps: {some_of(lost)} "
+            "could not be scored. Correct them and score again."
         )
     mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
     cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
-    for doubt in doubts(cohort):
-        console.warn(f"note: {doubt}")
+    for warning in scoring_warnings(cohort):
+        console.warn(f"note: {warning}")
     write_scores(files.folder, cohort, left_out=[failure.key for failure in failures])
     files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
     remove_building_folder(files.out)
@@ -139,93 +139,94 @@ def score_folders(
 
 
 def require_own_folder(out: Path, folders: MapFolders) -> None:
-    """Refuse a folder for scores in which other things lie: they would be overwritten.
+    """Refuse an output folder that holds other files, since they would be overwritten.
 
     Raises
     ------
     UserError
-        So it is.
+        The folder holds other files.
     """
     inputs = [Path(where) for where in (folders.maps, folders.masks, folders.brain_masks) if where]
     if any(real(out) == real(where) for where in inputs):
         raise UserError(
-            f"--out {private(out, 'the output folder')}: is a folder of the maps or masks themselves. Name another one."
+            f"--out {private(out, 'the output folder')}: is a folder of maps or masks, expected another folder. Choose "
+            "another one."
         )
     if not out.is_dir() or StageRecord.read(OutputFolder(out).record("score")) is not None:
         return
     others = [path.name for path in out.iterdir() if not path.name.startswith(".")]
     if others:
         raise UserError(
-            f"--out {private(out, 'the output folder')}: holds other things ({some_of(map(private, sorted(others)))}) "
-            "and no record of scores, expected a new folder or one of earlier scores. Name another one."
+            f"--out {private(out, 'the output folder')}: holds other files ({some_of(map(private, sorted(others)))}) "
+            "and no record of scores, expected a new folder or one of earlier scores. Choose another one."
         )
 
 
 def match_subjects(folders: MapFolders) -> MatchedMaps:
-    """Find whose files are whose.
+    """Match maps, lesion masks and brain masks by subject id.
 
     Raises
     ------
     UserError
-        Folders that cannot be matched.
+        The folders cannot be matched.
     """
     run = next((f for f in (Path(folders.maps), Path(folders.maps).parent) if OutputFolder(f).config.is_file()), None)
     if run is not None and "{id}" not in folders.maps:
         raise UserError(
-            f"--maps {private(folders.maps)}: is the folder of a run, expected maps alone. Score the run by `voxout "
-            f"score COHORT {private(run)}`, or name its maps: --maps "
+            f"--maps {private(folders.maps)}: is the folder of a run, expected maps only. Score the run with `voxout "
+            f"score COHORT {private(run)}`, or give its maps: --maps "
             f"'{private(run)}/maps/{{id}}/anat/{{id}}_space-orig_desc-anomaly_zmap.nii.gz'."
         )
     maps = files_by_id(folders.maps, "--maps")
     masks = files_by_id(folders.masks, "--masks") if folders.masks else {}
     brains = files_by_id(folders.brain_masks, "--brain-masks") if folders.brain_masks else {}
-    people = read_people(folders.cohort) if folders.cohort else {}
+    participants = read_participant_table(folders.cohort) if folders.cohort else {}
     names = sorted(maps.keys() | masks.keys())
     if not maps.keys() & masks.keys() and masks:
         shown = f"{next(iter(maps.values())).name} among the maps, {next(iter(masks.values())).name} among the masks"
         raise UserError(
-            f"--maps and --masks: no map and no mask of one id (found {shown}), expected the same ids in both. "
-            "Say which part of the path is the id, as in --maps 'maps/{id}_map.nii.gz' --masks 'masks/{id}_seg.nii.gz'."
+            f"--maps and --masks: no id has a map and a mask (found {shown}), expected the same ids in both. "
+            "Mark the id in the paths, as in --maps 'maps/{id}_map.nii.gz' --masks 'masks/{id}_seg.nii.gz'."
         )
     healthy = _named_healthy(folders.healthy, names)
     subjects = []
     for name in names:
-        person = person_of(name, people)
-        if name in healthy and person.group == "patient":
+        participant = person_of(name, participants)
+        if name in healthy and participant.group == "patient":
             raise UserError(f"{name}: is a patient in the cohort table and named by --healthy. Correct one of them.")
-        group = "control" if name in healthy else person.group
+        group = "control" if name in healthy else participant.group
         key = (maps.get(name) or masks[name]).name.replace("/", "_")
         subject = MapSubject(
-            key, Person(group, person.site, person.age), maps.get(name), masks.get(name), brains.get(name)
+            key, Person(group, participant.site, participant.age), maps.get(name), masks.get(name), brains.get(name)
         )
         subjects.append(subject)
-    patients = [s.key for s in subjects if s.person.group != "control"]
+    patients = [s.key for s in subjects if s.participant.group != "control"]
     if not folders.masks and patients:
         raise UserError(
             f"No --masks, and {len(patients)} subjects are not healthy ({some_of(patients)}), expected a lesion mask "
-            "of each. Name the folder of masks, or who is healthy: --healthy '*', or group control in --cohort."
+            "for each. Give the folder of masks, or mark healthy subjects: --healthy '*', or group control in --cohort."
         )
-    return MatchedMaps(folders, tuple(subjects), tuple(_notes(subjects, names, people, folders)))
+    return MatchedMaps(folders, tuple(subjects), tuple(_notes(subjects, names, participants, folders)))
 
 
 def _notes(
-    subjects: Sequence[MapSubject], names: Sequence[str], people: Mapping[str, Person], folders: MapFolders
+    subjects: Sequence[MapSubject], names: Sequence[str], participants: Mapping[str, Person], folders: MapFolders
 ) -> list[str]:
     notes = []
-    unknown = [s.key for s in subjects if s.map and not s.mask and s.person.group != "control"]
+    unknown = [s.key for s in subjects if s.map and not s.mask and s.participant.group != "control"]
     if unknown:
         notes.append(
-            f"maps without a lesion mask enter no figure: {some_of(unknown)}. "
-            "If these subjects are healthy, name them: --healthy ID ..., or group control in --cohort."
+            f"maps without a lesion mask are left out of all scores: {some_of(unknown)}. "
+            "If these subjects are healthy, mark them by --healthy ID ... or group control in --cohort."
         )
     if not folders.brain_masks:
-        notes.append("no --brain-masks: every voxel of the image counts, air too, which flatters most figures.")
-    if not any(s.person.group == "control" for s in subjects):
-        notes.append("nobody is healthy: no threshold can be set, and figures that need one are not defined.")
+        notes.append("no --brain-masks: all voxels of the image are scored, including air, which inflates most scores.")
+    if not any(s.participant.group == "control" for s in subjects):
+        notes.append("no subject is healthy: no threshold can be set, and scores that need one are undefined.")
     covered = {name.partition("_ses-")[0] for name in names} | set(names)
-    elsewhere = [name for name in people if name not in covered and name.partition("_ses-")[0] not in covered]
+    elsewhere = [name for name in participants if name not in covered and name.partition("_ses-")[0] not in covered]
     if elsewhere:
-        notes.append(f"in the cohort table, with neither map nor mask: {some_of(elsewhere)}.")
+        notes.append(f"in the cohort table, but without map and mask: {some_of(elsewhere)}.")
     return notes
 
 
@@ -235,27 +236,27 @@ def _named_healthy(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
         hits = {name for name in names if fnmatchcase(name, identity(pattern))}
         if not hits:
             raise UserError(
-                f"--healthy {pattern}: no such subject, expected an id such as {names[0]}. Check the ids; patterns "
-                "need quotes ('control*'), or the shell puts file names in their place."
+                f"--healthy {pattern}: no such subject, expected an id such as {names[0]}. Check the ids, and "
+                "put quotes around patterns ('control*')."
             )
         healthy |= hits
     return healthy
 
 
 def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettings) -> SubjectScores:
-    key, person = subject.key, subject.person
+    key, participant = subject.key, subject.participant
     if subject.map is None:
-        raise SubjectError(f"{key}: has a lesion mask and no map. Make the map, or take the mask away.")
+        raise SubjectError(f"{key}: has a lesion mask but no map. Add the map, or remove the mask.")
     if folders.brain_masks and subject.brain_mask is None:
-        raise SubjectError(f"{key}: has a map and no brain mask. Add the mask, or score all without --brain-masks.")
+        raise SubjectError(f"{key}: has a map but no brain mask. Add the mask, or score all without --brain-masks.")
 
     def read(reader: Callable[[Path], Volume], file: IdFile, role: str) -> Volume:
         try:
             return reader(file.path)
         except UserError as error:
-            # By its role: all of a subject's files may have one name, and a name may be a person's.
-            told = str(error).replace(f"{private(file.path)}: ", "").replace(f"{private(file.path.name)}: ", "")
-            raise SubjectError(f"{key}, {role}: {told}") from error
+            # Name the file by its role: a subject's files may share a file name, which may identify a person.
+            message = str(error).replace(f"{private(file.path)}: ", "").replace(f"{private(file.path.name)}: ", "")
+            raise SubjectError(f"{key}, {role}: {message}") from error
 
     map = read(read_map, subject.map, "map")
     if subject.brain_mask is None:
@@ -268,7 +269,7 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         if len(np.unique(map.voxels)) > 2:
             raise
         raise SubjectError(
-            f"{key}: the map holds two values and the lesion mask more, expected it the other way round. {_SWAPPED}"
+            f"{key}: the map has two values and the lesion mask has more, expected the reverse. {_SWAPPED}"
         ) from error
-    group = person.group or "patient"
-    return score_map(key, map, inside, truth, None, settings, group=group, site=person.site, age=person.age)
+    group = participant.group or "patient"
+    return score_map(key, map, inside, truth, None, settings, group=group, site=participant.site, age=participant.age)

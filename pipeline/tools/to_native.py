@@ -1,4 +1,4 @@
-"""Any volume in template space, on the grid of a subject's own image: an atlas, a region, another tool's map."""
+"""Resampling of template-space volumes (atlas, region, map of another tool) to the grid of a subject's own image."""
 
 from pathlib import Path
 
@@ -16,36 +16,36 @@ from ...preprocessing.registration.template_transform import TemplateTransform
 def bring_to_native(
     out: OutputFolder, key: str, path: Path, *, image: Modality = "t1w", like: Path | None = None, labels: bool = False
 ) -> Volume:
-    """Interpolate a template volume once onto a native grid.
+    """Resample a template-space volume to a native grid, in one interpolation.
 
     Parameters
     ----------
     out : OutputFolder
-        Of a run that prepared the subject.
+        Output folder of a run that prepared the subject.
     key : str
-        ``sub-01`` or ``sub-01_ses-2``; the prefix may be left out.
+        ``sub-01`` or ``sub-01_ses-2``; the prefix is optional.
     path : Path
-        In the template's space (MNI152), on any grid.
+        Volume in template space (MNI152), on any grid.
     image : {"t1w", "flair"}
-        Whose space the result lies in.
+        Image whose space the result is in.
     like : Path, optional
-        An image of that space, whose grid and form codes the result gets; needed but for the T1w.
+        Image of that space, whose grid and form codes the result gets; required unless `image` is the T1w.
     labels : bool
-        Nearest neighbours instead of linear interpolation: labels keep their type and every digit. A volume of a single
-        label is a mask, whose parts keep their volume.
+        Nearest-neighbour instead of linear interpolation: labels keep their data type and exact value. A volume with a
+        single label is a mask, whose parts keep their volume.
 
     Raises
     ------
     UserError
-        The subject was not prepared, or not with that image; files that cannot be read; no image to be like; labels
-        that are not whole numbers; a volume of which nothing lies in the image's field of view.
+        The subject or image was not prepared, a file cannot be read, `like` is missing, labels are not whole numbers,
+        or no nonzero voxel lies in the image's field of view.
     """
-    subject = _named(key)
+    subject = _subject_of_key(key)
     if not (out.transform_folder(subject) / "transform.json").is_file():
         there = _prepared(out)
-        found = f"such as {there[0]}" if there else "and there is none yet"
+        expected = f"a subject such as {there[0]}" if there else "a run with prepared subjects"
         raise UserError(
-            f"{private(out.root, 'the output folder')}: holds no prepared {subject.key}, expected a subject {found}. "
+            f"{private(out.root, 'the output folder')}: holds no prepared {subject.key}, expected {expected}. "
             "Check the id."
         )
     transform = TemplateTransform.load(out.transform_folder(subject))
@@ -53,28 +53,26 @@ def bring_to_native(
     if image != "t1w":
         if not out.alignment(subject, image).is_file():
             raise UserError(
-                f"{subject.key}: its {BIDS_SUFFIX[image]} was not prepared, so where it lies is not known. Add "
+                f"{subject.key}: its {BIDS_SUFFIX[image]} was not prepared, expected its alignment to the T1w. Add "
                 f"{image} to preprocessing.modalities and run prepare again."
             )
         alignment = Alignment.load(out.alignment(subject, image)).transform
     if like is None and image != "t1w":
-        raise UserError(f"--image {image}: no image to be like, expected one of that space. Name it by --like.")
+        raise UserError(f"--image {image}: no grid is given, expected an image of that space. Give it with --like.")
     grid = read_grid(like or out.native_brain_mask(subject))
     volume = read_labels(path) if labels else read_map(path)
     if not volume.voxels.any():
-        raise UserError(
-            f"{private(path.name)}: is 0 everywhere, expected a volume that shows something. Check the file."
-        )
-    native = _brought(volume, transform, grid, alignment, labels=labels)
+        raise UserError(f"{private(path.name)}: is 0 everywhere, expected nonzero voxels. Check the file.")
+    native = _resampled(volume, transform, grid, alignment, labels=labels)
     if not native.voxels.any():
         raise UserError(
-            f"{private(path.name)}: nothing of it lies in the field of view of {subject.key}'s {BIDS_SUFFIX[image]} "
-            f"({grid}), expected a volume in the template's space (MNI152) that fills a voxel of it. Check its affine."
+            f"{private(path.name)}: no nonzero voxel lies in the field of view of {subject.key}'s {BIDS_SUFFIX[image]} "
+            f"({grid}), expected a volume in template space (MNI152) that fills a voxel of it. Check its affine."
         )
     return native
 
 
-def _brought(
+def _resampled(
     volume: Volume, transform: TemplateTransform, grid: Grid, alignment: sitk.Transform | None, *, labels: bool
 ) -> Volume:
     if not labels:
@@ -88,12 +86,12 @@ def _brought(
 
 
 def _prepared(out: OutputFolder) -> list[str]:
-    """Keys of the subjects with a transform."""
+    """Return the keys of the subjects that have a transform."""
     root = out.root / "prepared"
     found = root.glob("sub-*/**/transforms/transform.json")
     return sorted("_".join(file.parent.parent.relative_to(root).parts) for file in found)
 
 
-def _named(key: str) -> SubjectRecord:
+def _subject_of_key(key: str) -> SubjectRecord:
     subject, _, session = key.partition("_ses-")
     return SubjectRecord(subject.removeprefix("sub-"), "control", {}, session_id=session or None)

@@ -1,1 +1,1 @@
-"""How stages are run: engine, records, replacement of outputs, console."""
+"""Execution of stages: engine, records, replacement of outputs, console."""

@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on: bars on a terminal, plain lines elsewhere, and a JSON-lines log always."""
+"""Output of a run: progress bars on a terminal, plain lines elsewhere, and a JSON-lines log in both cases."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ Progress = Callable[..., None]
 
 
 class _Forward(logging.Handler):
-    """Brings warnings that voxout's modules log to the user."""
+    """Logging handler that shows logged warnings of voxout's modules to the user."""
 
     def __init__(self, console: "Console"):
         super().__init__(level=logging.WARNING)
@@ -29,14 +29,14 @@ class _Forward(logging.Handler):
 
 
 class Console:
-    """Says what happens, once for people and once for machines.
+    """Messages of a run, printed for the user and logged as JSON lines.
 
     Parameters
     ----------
     log : Path or None
         JSON-lines file; appended to.
     verbosity : int
-        -1 only results and errors, 0 a line a stage, 1 a line a subject.
+        -1: only results and errors; 0: one line per stage; 1: one line per subject.
     """
 
     def __init__(self, log: Path | None = None, verbosity: int = 0):
@@ -47,20 +47,20 @@ class Console:
         logger.propagate = False
 
     def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
-        """Print a line (unless it is above the verbosity) and log it, or `kept` in its place, with its facts."""
+        """Print a line unless its level exceeds the verbosity, and log it (or `kept` instead) with `facts`."""
         if level <= self.verbosity:
             tqdm.write(for_terminal(text), file=sys.stdout)
             sys.stdout.flush()
         self.log(kept or text, **facts)
 
     def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
-        """A line that even a quiet run prints, on standard error."""
+        """Print a line on standard error, also in a quiet run, and log it (or `kept` instead) with `facts`."""
         tqdm.write(for_terminal(text), file=sys.stderr)
         self.log(kept or text, warning=True, **facts)
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Progress]:
-        """Show the progress of a block; the total may come with the first call."""
+        """Show the progress of a block; the total is given with each call."""
         if self.verbosity < 0:
             yield lambda done, total, *what: None
         elif sys.stderr.isatty():
@@ -73,18 +73,18 @@ class Console:
 
                 yield move_bar
         else:
-            spoken = time.monotonic()
+            printed = time.monotonic()
 
-            def speak(done: int, total: int, *what: object) -> None:
-                nonlocal spoken
-                if time.monotonic() - spoken > 20 and done < total:
-                    spoken = time.monotonic()
+            def print_line(done: int, total: int, *what: object) -> None:
+                nonlocal printed
+                if time.monotonic() - printed > 20 and done < total:
+                    printed = time.monotonic()
                     print(f"  {label}: {done} of {total}", flush=True)
 
-            yield speak
+            yield print_line
 
     def log(self, text: str, **facts: object) -> None:
-        """A line for machines alone."""
+        """Write a line to the log only."""
         if self._log is not None:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with self._log.open("a", encoding="utf-8") as file:

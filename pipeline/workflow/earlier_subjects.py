@@ -1,6 +1,6 @@
-"""Subjects that were mapped in an output folder by an earlier call and are not in the manifest of this one.
+"""Subjects that an earlier call mapped in an output folder and that are not in the current manifest.
 
-Their maps, pages and rows of the tables stay until `voxout remove` takes them away.
+Their maps, pages and table rows stay until `voxout remove` deletes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ _DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
 
 
 def about_subject(subject: SubjectRecord) -> dict[str, Any]:
-    """What a map's record keeps of its subject: no path, since a path may hold a name."""
+    """Return what a map's record keeps of its subject: no path, since a path may contain a name."""
     return {name: getattr(subject, name) for name in _DESCRIBED}
 
 
 def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, Any]) -> dict[str, SubjectRecord]:
-    """Subjects with a map of the same model that the manifest does not name.
+    """Find subjects with a map of the same model that are not in the manifest.
 
     Parameters
     ----------
     out : OutputFolder
     manifest : Manifest
     model : mapping
-        The inputs of a map's record that say which model and which settings made it.
+        Inputs of a map's record that identify the model and the settings.
 
     Returns
     -------
     dict from key to SubjectRecord
-        Without scans; the lesion mask is the one that was prepared.
+        Without scans; the lesion mask is the prepared one.
     """
     listed = {record.key for record in manifest}
     found = {}
     for path in sorted(out.maps.glob("sub-*/**/record.json")):
         record = StageRecord.read(path)
-        if record is None or not record.about or not record.whole(out.root):
+        if record is None or not record.about or not record.is_complete(out.root):
             continue
         try:
             subject = SubjectRecord(**{name: record.about[name] for name in _DESCRIBED}, images={})
@@ -59,7 +59,7 @@ def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, 
 
 
 def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
-    """Delete all that was made of subjects: what was prepared, maps, pages and scores.
+    """Delete the prepared images, maps, pages and scores of subjects.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        The keys of those who were removed.
+        Keys of the removed subjects.
 
     Raises
     ------
     UserError
-        A name of which nothing is there. Then nothing is removed.
+        A subject has no outputs. Then nothing is removed.
     """
     subjects = {s.key: s for name in names for s in _of_name(out, name)}
     for subject in subjects.values():
@@ -89,17 +89,17 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
-    person, _, session = name.removeprefix("sub-").partition("_ses-")
+    participant, _, session = name.removeprefix("sub-").partition("_ses-")
     sessions = {session or None}
     if not session:
         parts = [out.part(part) for part in ("prepared", "maps")]
-        sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{person}").glob("ses-*")}
-    made = [SubjectRecord(person, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
+        sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{participant}").glob("ses-*")}
+    made = [SubjectRecord(participant, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]
     made = [subject for subject in made if any(StageRecord.read(path) for path in _records(out, subject))]
     if not made:
         raise UserError(
-            f"{private(out.root, 'the output folder')}: holds nothing of {name}, expected a subject that was "
-            "prepared. Check the id."
+            f"{private(out.root, 'the output folder')}: holds no output of {name}, expected a prepared "
+            "subject. Check the id."
         )
     return made
 

@@ -1,7 +1,7 @@
-"""Runs one function over many subjects, in parallel; one broken subject costs only itself.
+"""Parallel execution of one function over many subjects; a subject that fails does not stop the others.
 
-Dask distributed does the work, spoken to through its client alone, so that the same calls can go to another cluster;
-how the cluster on this machine is started is `local_cluster`'s.
+Dask distributed is used through its client only, so that the same calls can go to another cluster; `local_cluster`
+starts the cluster on this machine.
 """
 
 import os
@@ -19,32 +19,32 @@ from ...data_manifests.machine import machine_trouble
 from .console import Progress
 from .local_cluster import LocalCluster
 
-_LOOK_S = 0.5
-"""How often the workers are looked after while calls are waited for."""
+_TEND_S = 0.5
+"""Interval at which the workers are checked while calls are running."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results by subject key, in the subjects' order, and the subjects that failed."""
+    """Results by subject key, in the order of the subjects, and the failures."""
 
     results: dict[str, Any]
     failures: tuple[Failure, ...]
 
 
 class Engine:
-    """Single-threaded workers, started at the first use.
+    """Pool of single-threaded workers, started at the first use.
 
     Parameters
     ----------
     jobs : int
-        Number of subjects worked on at once.
+        Number of subjects processed in parallel.
     scratch : Path, optional
-        Where temporary files are kept while it works; by default in the system's temporary folder.
+        Parent folder of temporary files; by default the system's temporary folder.
     """
 
     def __init__(self, jobs: int | None = None, scratch: Path | None = None):
@@ -69,10 +69,10 @@ class Engine:
         progress: Progress | None = None,
         say: Callable[..., None] | None = None,
     ) -> Outcome:
-        """Make every call: ``function(subject, ...)``.
+        """Execute all calls ``function(subject, ...)``.
 
-        A `UserError` or a crash of one call becomes a `Failure` and the rest go on. A call whose worker dies is tried
-        again, so a function that takes long looks first for its own finished result on disk.
+        A `UserError` or a crash of one call becomes a `Failure`, and the others continue. A call whose worker dies is
+        repeated, so a long function should first look for its finished result on disk.
 
         Parameters
         ----------
@@ -81,12 +81,12 @@ class Engine:
         stage : str
         progress : callable, optional
         say : callable, optional
-            ``say(text, **facts)`` is told of workers that had to be replaced (see `Console.say`).
+            ``say(text, **facts)`` is called when workers had to be replaced (see `Console.say`).
 
         Raises
         ------
         MachineError
-            No call can go on: no worker can be started, or a call met trouble that the others would meet, too.
+            No call can continue: no worker can be started, or a call hit a problem of the machine.
         """
         if not calls:
             return Outcome({}, ())
@@ -106,12 +106,12 @@ class Engine:
                 if say is not None:
                     say(f"    {_replaced(lost)}", stage=stage, workers_replaced=replaced)
             try:
-                future = waiting.get(timeout=_LOOK_S)
+                future = waiting.get(timeout=_TEND_S)
                 result, reason = _collected(future, futures[future])
             except Empty:
                 continue
             except TimeoutError:
-                # The result died with its worker, and is being computed again.
+                # The result was lost with its worker, and is computed again.
                 waiting.put(future)
                 continue
             if isinstance(reason, MachineError):
@@ -135,8 +135,8 @@ class Engine:
 
 def _replaced(lost: int) -> str:
     if lost == 1:
-        return "a worker stopped answering and was replaced; its subject is done by another"
-    return f"{lost} workers stopped answering and were replaced; their subjects are done by others"
+        return "a worker stopped responding and was replaced; its subject is processed again"
+    return f"{lost} workers stopped responding and were replaced; their subjects are processed again"
 
 
 def _collected(future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineError | None]:
@@ -145,7 +145,8 @@ def _collected(future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineE
     except TimeoutError:
         raise
     except Exception as error:
-        return None, f"{subject.key}: its worker process died ({type(error).__name__}): out of memory?"
+        name = type(error).__name__
+        return None, f"{subject.key}: its worker process died ({name}), probably out of memory. Use fewer --jobs."
 
 
 def _guarded(
@@ -156,7 +157,7 @@ def _guarded(
     except MachineError as error:
         return None, error
     except Exception as error:
-        # Every other subject would fail alike, and none of their scans is to blame.
+        # Problems of the machine are not caused by the scan, and all subjects would fail.
         out = next((given.root for given in arguments if isinstance(given, OutputFolder)), None)
         if (trouble := machine_trouble(error, out)) is not None:
             return None, MachineError(trouble)
@@ -164,7 +165,7 @@ def _guarded(
             return None, str(error)
         if isinstance(error, UserError):
             return None, f"{subject.key}: {error}"
-        # A bug, or a library that gave up on this scan. Its own words stay out: they may hold a path.
+        # A bug, or a library that failed on this scan. Its own message is left out, since it may contain a path.
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(last.filename)}:{last.lineno}"
-        return None, f"{subject.key}: {type(error).__name__} in {place}. Look at the scan; if it is sound, report this."
+        return None, f"{subject.key}: {type(error).__name__} in {place}. Look at the scan; if it is good, report this."

@@ -1,9 +1,9 @@
-"""How a command ends before its time: Ctrl-C, SIGTERM (schedulers, ``docker stop``) and SIGHUP (a terminal that was
-closed) raise `Interrupted` in the main thread, so that all that it has opened is closed on the way out.
+"""Interruption of a command by signals.
 
-The main thread may be deep in compiled code, where Python's signal handlers wait, or a library may not let it go. A
-thread therefore hears of the signal at once, gives the main thread `PATIENCE_S`, and then ends the process and all that
-it has started by force.
+Ctrl-C, SIGTERM (schedulers, ``docker stop``) and SIGHUP (closed terminal) raise `Interrupted` in the main thread, so
+that open resources are closed. Compiled code delays Python's signal handlers, and a library may catch the exception.
+Another thread therefore receives the signal at once, waits `PATIENCE_S` for the main thread, and then kills the
+process and its children.
 """
 
 import os
@@ -20,18 +20,18 @@ import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 6.0
-"""Schedulers and container services kill ten seconds after their signal at the earliest."""
+"""Schedulers and container services send SIGKILL no earlier than ten seconds after their signal."""
 
-_last_acts: list[Callable[[], None]] = []
+_cleanups: list[Callable[[], None]] = []
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the process to end.
+    """The process was asked to end by a signal.
 
     Parameters
     ----------
     number : int
-        Of the signal.
+        Number of the signal.
     """
 
     def __init__(self, number: int):
@@ -40,21 +40,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(tell: Callable[[int], None]) -> Iterator[None]:
+def interruptible(report: Callable[[int], None]) -> Iterator[None]:
     """Let signals interrupt the block; for the main thread of a program that ends with the block.
 
-    The first signal counts and further ones change nothing, so that nothing disturbs what is closed. Signals that the
-    process was started to ignore (``nohup``) stay ignored.
+    Only the first signal has an effect, so that later ones do not disturb the cleanup. Signals that the process was
+    started to ignore (``nohup``) stay ignored.
 
     Parameters
     ----------
-    tell : callable
-        ``tell(signal)`` is called only where the process is ended by force.
+    report : callable
+        ``report(signal)`` is called only if the process is killed.
 
     Raises
     ------
     Interrupted
-        Once a signal has come, in place of all exceptions: they are what came of it.
+        After a signal, in place of any exception that it caused.
     """
     received: list[int] = []
     unwound = threading.Event()
@@ -67,54 +67,54 @@ def interruptible(tell: Callable[[int], None]) -> Iterator[None]:
             raise Interrupted(number)
 
     def watch() -> None:
-        while (number := os.read(reader, 1)[0]) not in heard:
+        while (number := os.read(reader, 1)[0]) not in handled:
             pass
         time.sleep(PATIENCE_S)
         _end_children()
-        for act in reversed(_last_acts):
+        for act in reversed(_cleanups):
             with suppress(Exception):
                 act()
         if not unwound.is_set():
             with suppress(Exception):
-                tell(number)
+                report(number)
         os._exit(128 + number)
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, name="signals", daemon=True).start()
     sys.unraisablehook = _unless_interrupted
-    for number in heard:
+    for number in handled:
         signal.signal(number, interrupt)
     try:
         yield
     except BaseException:
         if not received:
             raise
-        for act in reversed(_last_acts):
+        for act in reversed(_cleanups):
             act()
         raise Interrupted(received[0]) from None
     finally:
         unwound.set()
-        # Nothing is left to close: from here a signal may end the process in its own way.
-        for number in heard:
+        # The cleanup is complete: from here signals have their default effect.
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def closed_by(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` when the block is left, and again if a signal interrupted it; also before an end by force."""
-    _last_acts.append(act)
+    """Call `act` when the block is left, again if a signal interrupted it, and before the process is killed."""
+    _cleanups.append(act)
     try:
         yield
     finally:
         act()
-        _last_acts.remove(act)
+        _cleanups.remove(act)
 
 
 def _leave_terminal() -> None:
-    """A closed terminal is read no more, and a line written to it would be an error."""
+    """Redirect output from a closed terminal, where writing would raise an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         with suppress(OSError):
@@ -124,7 +124,7 @@ def _leave_terminal() -> None:
 
 
 def _unless_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """A signal that comes while an object is deleted is lost there; the end by force remains."""
+    """Hide an interruption that arrives while an object is deleted; the process is then killed later."""
     if not isinstance(unraisable.exc_value, Interrupted):
         sys.__unraisablehook__(unraisable)
 

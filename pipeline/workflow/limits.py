@@ -1,4 +1,4 @@
-"""What the machine must allow before worker processes are started: found and said at once, not in hour three."""
+"""Checks of the machine's limits before worker processes are started."""
 
 import resource
 import socket
@@ -6,25 +6,25 @@ import socket
 from ...data_manifests.errors import MachineError
 
 _FILES, _FILES_A_JOB = 60, 8
-"""Files and sockets that this process holds open, with some to spare."""
+"""Files and sockets that this process keeps open, with a margin."""
 _ADDRESS_SPACE = 10**9
 
 
 def require_loopback() -> None:
-    """Refuse a machine whose processes cannot speak to each other."""
+    """Refuse a machine without a loopback interface, through which processes communicate."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
             pass
     except OSError as error:
         raise MachineError(
-            f"127.0.0.1: cannot be reached ({error.strerror or error}), expected the loopback interface to be up: "
-            "worker processes are spoken to through it. Bring it up (`ip link set lo up`), or ask those who "
-            "look after this machine."
+            f"127.0.0.1: cannot be reached ({error.strerror or error}), expected the loopback interface to be up, "
+            "for communication with worker processes. Bring it up (`ip link set lo up`), or ask the administrator of "
+            "this machine."
         ) from error
 
 
 def require_open_files(jobs: int) -> None:
-    """Raise the limit of open files as far as `jobs` workers need it; refuse a machine that does not allow it."""
+    """Raise the limit of open files to what `jobs` workers need; refuse a machine that does not allow it."""
     needed = _FILES + _FILES_A_JOB * jobs
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -38,7 +38,7 @@ def require_open_files(jobs: int) -> None:
 
 
 def require_address_space() -> None:
-    """Refuse a machine that leaves no room for the libraries: some of them never return when they find none."""
+    """Refuse a machine with too little address space for the libraries, some of which then hang."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
         raise MachineError(

@@ -1,7 +1,7 @@
-"""Starts and tends the processes that do the engine's calls on this machine.
+"""Local cluster of worker processes, which execute the engine's calls.
 
-The scheduler and its client live in this process, each worker in one of its own. A worker that ends, or that has
-stopped, is replaced by a new one; starting the cluster is nothing but replacing workers that are not there yet.
+The scheduler and its client run in this process, each worker in a separate one. A worker that has ended or stopped is
+replaced; the same code starts the first workers.
 """
 
 import logging
@@ -25,7 +25,7 @@ from ...data_manifests.errors import MachineError, private
 from .limits import require_address_space, require_loopback, require_open_files
 from .worker_process import HOST, no_pages, security_by
 
-# One thread a worker: ANTs is bit-reproducible only then, and subjects in parallel use the cores better.
+# One thread per worker: ANTs is bit-reproducible only then, and parallel subjects use the cores better.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -37,25 +37,24 @@ _WORKER_ENVIRONMENT = {
 _SCHEDULER_SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.http.routes": [],
-    # Whether a worker lives is judged here, by what tells a stopped one from one deep in compiled code.
+    # Stopped workers are detected in `tend`, which tells them from workers in long compiled code.
     "distributed.scheduler.worker-ttl": None,
 }
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio")
 START_LIMIT_S = 45.0
 STILL_LIMIT_S = 60.0
-"""A worker that uses no processor time for so long has stopped: even an idle one looks at the clock many times a
-second."""
+"""A worker without processor time for this long has stopped: even an idle one wakes up many times a second."""
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
-    words: Path
-    """What it wrote before it was at work."""
-    moved: float
-    """When it was last seen to use the processor."""
+    output: Path
+    """File with the output of its start."""
+    active: float
+    """Last time at which it was found to use the processor."""
     processor_s: float = 0.0
-    at_work: bool = False
+    ready: bool = False
 
 
 class LocalCluster:
@@ -66,7 +65,7 @@ class LocalCluster:
     jobs : int
         Number of workers.
     scratch : Path or None
-        Where its folder of temporary files is made; None: in the system's temporary folder.
+        Parent of its folder of temporary files; None: the system's temporary folder.
 
     Attributes
     ----------
@@ -75,7 +74,7 @@ class LocalCluster:
     Raises
     ------
     MachineError
-        It cannot be started, or, from `tend`, no worker can be any more.
+        The cluster cannot be started, or, from `tend`, no worker can be replaced.
     """
 
     def __init__(self, jobs: int, scratch: Path | None = None):
@@ -92,7 +91,7 @@ class LocalCluster:
         require_address_space()
         self._folder = TemporaryDirectory(prefix="voxout-", dir=scratch, ignore_cleanup_errors=True)
         self._closing = ExitStack()
-        # In memory alone: some file systems show every user every file, and a process that is killed deletes none.
+        # In memory only: some file systems show all files to all users, and a killed process deletes none.
         self._keys = os.memfd_create("keys")
         self._closing.callback(os.close, self._keys)
         try:
@@ -104,12 +103,12 @@ class LocalCluster:
     def _start(self) -> None:
         for attempt in (1, 2):
             try:
-                # Not in the main thread: Ctrl-C would tear Dask's start, and leave halves that cannot be closed.
+                # Not in the main thread: Ctrl-C would interrupt Dask's start and leave parts that cannot be closed.
                 with ThreadPoolExecutor(1) as opener:
                     opener.submit(self._open).result()
                 break
             except Exception as error:
-                # Of many kinds, and Dask's own: the system has refused threads, sockets or memory.
+                # Many types, also Dask's own: the system has refused threads, sockets or memory.
                 self._reason = f"{type(error).__name__}: {error}"
                 if attempt == 2:
                     raise self._cannot_start() from error
@@ -117,12 +116,12 @@ class LocalCluster:
         give_up = time.monotonic() + START_LIMIT_S
         while True:
             self.tend()
-            at_work = sum(worker.at_work for worker in self._workers)
-            if at_work == self.jobs:
+            ready = sum(worker.ready for worker in self._workers)
+            if ready == self.jobs:
                 return
             if time.monotonic() > give_up:
-                if at_work:
-                    return  # the others are slow, and join when they are ready
+                if ready:
+                    return  # the others join when they are ready
                 self._reason = self._reason or f"none was ready after {START_LIMIT_S:.0f} s"
                 raise self._cannot_start()
             time.sleep(0.05)
@@ -139,7 +138,7 @@ class LocalCluster:
         os.pwrite(self._keys, _new_keys(), 0)
         security = security_by(self._keys)
         options = {
-            # A subject that ends its worker gets one more try, and takes no waiting subject with it.
+            # A subject whose worker dies is tried once more, without loss of waiting subjects.
             "allowed_failures": 1,
             "dashboard": False,
             "host": HOST,
@@ -153,30 +152,30 @@ class LocalCluster:
             self.client = Client(self._cluster, set_as_default=False, timeout=10)
 
     def tend(self) -> int:
-        """Replace the workers that have ended or stopped; return how many of them had been at work."""
+        """Replace the workers that have ended or stopped; return how many of them were ready for calls."""
         now = time.monotonic()
-        asleep = now - self._tended > STILL_LIMIT_S / 2  # this process itself, and the workers with it
+        asleep = now - self._tended > STILL_LIMIT_S / 2  # this process was suspended, and the workers with it
         self._tended = now
         known = {state.name for state in list(self._cluster.scheduler.workers.values())}
         lost = 0
         for worker in list(self._workers):
-            if not worker.at_work and worker.words.stem in known:
-                worker.at_work, self._failed_starts = True, 0
+            if not worker.ready and worker.output.stem in known:
+                worker.ready, self._failed_starts = True, 0
             processor_s = _processor_s(worker.process.pid)
             if asleep or processor_s != worker.processor_s:
-                worker.processor_s, worker.moved = processor_s, now
-            if now - worker.moved > STILL_LIMIT_S:
+                worker.processor_s, worker.active = processor_s, now
+            if now - worker.active > STILL_LIMIT_S:
                 worker.process.kill()
                 with suppress(subprocess.TimeoutExpired):
                     worker.process.wait(2)
             elif worker.process.poll() is None:
                 continue
             self._workers.remove(worker)
-            if worker.at_work:
+            if worker.ready:
                 lost += 1
             else:
-                self._start_failed(_last_words(worker))
-        if self._failed_starts >= 2 * self.jobs and not any(worker.at_work for worker in self._workers):
+                self._start_failed(_last_line(worker))
+        if self._failed_starts >= 2 * self.jobs and not any(worker.ready for worker in self._workers):
             raise self._cannot_start()
         while len(self._workers) < self.jobs and time.monotonic() >= self._next_start:
             try:
@@ -188,19 +187,19 @@ class LocalCluster:
     def _start_failed(self, reason: str) -> None:
         self._failed_starts += 1
         self._reason = reason
-        # Again at once the first time, then ever later: what keeps workers from starting may last.
+        # Retry at once the first time, then with growing delays.
         self._next_start = time.monotonic() + min(30, self._failed_starts // self.jobs)
 
     def _start_worker(self) -> None:
         name = f"worker-{next(self._numbers)}"
-        words = Path(self._folder.name) / f"{name}.txt"
-        # -P: a folder that happens to be the current one is no place to import from.
+        log = Path(self._folder.name) / f"{name}.txt"
+        # -P: do not import from the current folder.
         command = [sys.executable, "-P", "-m", f"{__package__}.worker_process"]
         command += [self._cluster.scheduler_address, name, self._folder.name, str(self._keys), str(os.getpid())]
-        # Held back in the new process until it can ignore it, and here until the process is known.
+        # Block SIGINT in the new process until it ignores it, and here until the process is registered.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with words.open("wb") as output:
+            with log.open("wb") as output:
                 process = subprocess.Popen(
                     command,
                     env={**os.environ, **_WORKER_ENVIRONMENT},
@@ -209,13 +208,13 @@ class LocalCluster:
                     stdout=output,
                     stderr=output,
                 )
-            self._workers.append(_Worker(process, words, moved=time.monotonic()))
+            self._workers.append(_Worker(process, log, active=time.monotonic()))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """End all processes and delete the temporary files."""
-        # By force: an idle worker has nothing to finish, and one at work may not listen.
+        # Kill: an idle worker has nothing to finish, and a busy one may not react.
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -235,13 +234,13 @@ class LocalCluster:
 
     def _cannot_start(self) -> MachineError:
         return MachineError(
-            f"the worker processes cannot be started ({private(self._reason)}), expected {self.jobs} of "
-            "them. Look at the limits of this machine (ulimit -a), or use fewer --jobs."
+            f"the worker processes cannot be started ({private(self._reason)}), expected {self.jobs}. "
+            "Check the limits of this machine (ulimit -a), or use fewer --jobs."
         )
 
 
 def _new_keys() -> bytes:
-    """A port on loopback is open to every user of the machine: work is taken only from who has the key."""
+    """Make a private key and certificate, since ports on loopback are open to all users of the machine."""
     from distributed.security import Security
 
     made = Security.temporary()
@@ -256,18 +255,18 @@ def _processor_s(process: int) -> float:
     return times.user + times.system
 
 
-def _last_words(worker: _Worker) -> str:
+def _last_line(worker: _Worker) -> str:
     with suppress(OSError):
-        lines = worker.words.read_text(errors="replace").split("\n")
-        if words := [line.strip() for line in lines if line.strip()]:
-            return words[-1][:300]
+        lines = worker.output.read_text(errors="replace").split("\n")
+        if lines := [line.strip() for line in lines if line.strip()]:
+            return lines[-1][:300]
     code = worker.process.returncode
-    return f"one was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else "one ended at once"
+    return f"one was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else "one ended at once"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's log lines from the terminal, once it is imported: what the user has to know is said in sentences."""
+    """Hide Dask's log lines, once it is imported: users get messages of voxout instead."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""Lock of an output folder: one run at a time."""
 
 import errno
 import fcntl
@@ -16,45 +16,45 @@ def _to_stderr(text: str) -> None:
 
 @contextmanager
 def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterator[bool]:
-    """Hold an output folder: two runs at once in one folder would each use what the other has half made.
+    """Lock an output folder, since two runs at once would use each other's unfinished files.
 
     Parameters
     ----------
     folder : Path
     warn : callable
-        Takes the sentence that is due where the file system knows no locks; the run goes on there.
+        Called with a message if the file system does not support locks; the run continues without one.
 
     Yields
     ------
     bool
-        Whether it is held indeed.
+        Whether the folder is locked.
 
     Raises
     ------
     UserError
-        Another process holds it, or it is not ours to write to.
+        Another process holds the lock, or the lock file cannot be written.
     """
     try:
         file = (folder / ".lock").open("w")
     except PermissionError as error:
         raise UserError(
-            f"{private(folder, 'the output folder')}: its lock file cannot be written ({error.strerror}): another "
-            "user's run made it. Choose another output folder."
+            f"{private(folder, 'the output folder')}: its lock file cannot be written ({error.strerror}), since it "
+            "belongs to another user. Choose another output folder."
         ) from error
     with file:
         held = True
         try:
-            # Let go by the system however the process ends.
+            # The system releases the lock when the process ends, in whatever way.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise UserError(
-                    f"{private(folder, 'the output folder')}: another voxout is at work in this folder. Wait for it, "
-                    "or choose another output folder."
+                    f"{private(folder, 'the output folder')}: another voxout process is using this folder. Wait for "
+                    "it, or choose another output folder."
                 ) from error
             held = False
             warn(
-                f"{private(folder, 'the output folder')}: its file system has no locks ({error.strerror}). Nothing "
-                "keeps two runs apart here: start one at a time."
+                f"{private(folder, 'the output folder')}: its file system does not support locks "
+                f"({error.strerror}). Start only one run at a time in this folder."
             )
         yield held

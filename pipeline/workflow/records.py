@@ -1,7 +1,7 @@
-"""What a stage leaves behind: the record that lets a later run skip it, or say why it cannot.
+"""Records of stages, by which a later run skips a stage or explains why it runs again.
 
-A record names everything its result depends on (`inputs`: settings, files, earlier records, each as a value or a
-hash) and every file it wrote. It is current while the inputs are the same and the files are whole.
+A record lists all inputs of a result (settings, files, earlier records, each as a value or a hash) and every file that
+the stage wrote. It is current while the inputs are the same and the files are complete.
 """
 
 import functools
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, kept
 from ...data_manifests.typed_json import load_json
 
@@ -27,18 +27,18 @@ _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "num
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a stage did.
+    """Record of a finished stage.
 
     Attributes
     ----------
     stage : str
     inputs : mapping
-        All that decides the result, by name. Flat; values are JSON values or hashes.
+        All inputs of the result, by name. Flat; values are JSON values or hashes.
     outputs : mapping from relative path to size in bytes
     hashes : mapping from relative path to SHA-256
-        Of the outputs that it built itself, and not only names; records of version 0.1.0 have none.
+        Of the outputs that the stage built itself; records of version 0.1.0 have none.
     done : tuple of str
-        Keys of the subjects that came through.
+        Keys of the subjects that succeeded.
     failed : tuple of Failure
     wall_s, peak_memory_mb : float
         Memory is the resident memory of the process and its workers together.
@@ -57,20 +57,20 @@ class StageRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Of a subject's map: what the pages say of the subject (see `earlier_subjects`)."""
+    """In the record of a subject's map: what the pages show of the subject (see `earlier_subjects`)."""
 
     @property
     def identity(self) -> str:
-        """Changes whenever the stage is done again: later stages depend on it."""
+        """Hash that changes whenever the stage runs again; later stages depend on it."""
         return fingerprint([self.stage, self.started, dict(self.inputs), dict(self.outputs)])
 
-    def whole(self, root: Path, under: str = "") -> bool:
-        """Whether every file it wrote (below the folder `under`) is still there, at its size."""
+    def is_complete(self, root: Path, under: str = "") -> bool:
+        """Whether every file it wrote (below the folder `under`) still exists with the same size."""
         files = ((root / name, size) for name, size in self.outputs.items() if name.startswith(under))
         return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
     def owns(self, root: Path, name: str) -> bool:
-        """Whether the file of this name is the one that the record speaks of: a regular file of its size and hash."""
+        """Whether the file of this name is the recorded one: a regular file of the same size and hash."""
         path = root / name
         if name not in self.outputs or path.is_symlink() or not path.is_file():
             return False
@@ -83,7 +83,7 @@ class StageRecord:
 
     @classmethod
     def read(cls, path: Path) -> "StageRecord | None":
-        """The record at a path; None where there is none, or where it cannot be read."""
+        """Read the record at a path; None if there is none or it cannot be read."""
         try:
             values = load_json(path)
             values["failed"] = tuple(Failure(**failure) for failure in values["failed"])
@@ -94,12 +94,12 @@ class StageRecord:
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of a JSON value, independent of the order of its keys."""
+    """Return the hash of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_fingerprint(path: Path) -> str:
-    """Hash of a file's content; "missing" where there is no file."""
+    """Return the hash of a file's content; "missing" if there is no file."""
     try:
         state = path.stat()
         return _content_fingerprint(path, state.st_size, state.st_mtime_ns) if path.is_file() else "missing"
@@ -109,54 +109,54 @@ def file_fingerprint(path: Path) -> str:
 
 @functools.cache
 def _content_fingerprint(path: Path, _size: int, _modified_ns: int) -> str:
-    # Size and time only say when a hash that was taken in this process may serve again.
+    # Size and time are keys of the cache only.
     return file_hash(path)[:16]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """By which files are known again: their sizes and hashes, by their path relative to a root."""
+    """Sizes and hashes of files, by their path relative to a root."""
 
     sizes: dict[str, int]
     hashes: dict[str, str]
 
 
 def sizes(root: Path, paths: Sequence[Path]) -> dict[str, int]:
-    """Files, and all files in folders, by their path relative to the root."""
+    """Return the sizes of files, and of all files in folders, by their path relative to the root."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    # A dot marks what a killed run left behind: no output.
-    whole = (file for file in files if file.is_file() and not file.name.startswith("."))
-    return {str(file.relative_to(root)): file.stat().st_size for file in whole}
+    # Names that start with a dot are temporary files of a killed run, not outputs.
+    complete = (file for file in files if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(root)): file.stat().st_size for file in complete}
 
 
 def evidence(root: Path, paths: Sequence[Path]) -> Evidence:
-    """The same with hashes."""
+    """Return sizes and hashes of files, and of all files in folders (see `sizes`)."""
     found = sizes(root, paths)
     return Evidence(found, {name: file_hash(root / name) for name in found})
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON without the names in its sentences, whole or not at all."""
-    with written_whole(path) as temporary:
+    """Write JSON atomically, without the private names in its strings."""
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(kept(values), indent=1))
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
+    """Return the versions of Python and of the packages that affect results."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
 
 
 class Meter:
     """Wall time and peak memory of a block: ``with Meter() as meter: ...``.
 
-    Memory is sampled, for the process and its children together: the operating system's own peak counts from the
-    start of the process and knows no stages.
+    Memory is sampled for the process and its children together, since the operating system's own peak covers the
+    whole life of the process.
     """
 
     def __init__(self, *, every_s: float = 0.25, memory_mb: Callable[[], float] | None = None):

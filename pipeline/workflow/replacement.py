@@ -1,8 +1,7 @@
-"""Outputs are built beside those that stand, and take their place once they are whole. No other module of the pipeline
-deletes a file.
+"""Replacement of outputs: new files are built in a separate folder and moved to their places once complete.
 
-A file counts as ours where a record names it with the size and the hash that it still has. Anything else in an output
-folder is somebody's data: it is never deleted or overwritten.
+No other module of the pipeline deletes a file. A file belongs to voxout if a record lists it with its current size and
+hash. Any other file in an output folder is never deleted or overwritten.
 """
 
 import os
@@ -28,24 +27,24 @@ OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
     BUILDING,
     SET_ASIDE,
 }
-"""What voxout writes at the top of an output folder."""
+"""Names that voxout writes at the top of an output folder."""
 _INPUTS, _RECORD = ".inputs.json", ".record.json"
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """Files of one stage, or of one subject in a stage, from the first byte until they stand in their places.
+    """Files of one stage, or of one subject in a stage, while they are built and moved to their places.
 
     Attributes
     ----------
     out : OutputFolder
-        Where they belong.
+        Output folder that the files belong to.
     name : str
         Unique in the output folder, as ``"fit"`` or ``"map-sub-01"``.
     parts : sequence of str
-        Of `PARTS`: what is built.
+        Names in `PARTS` of what is built.
     record : Path
-        Where the record lies that names the files.
+        Path of the record that lists the files.
     """
 
     out: OutputFolder
@@ -55,12 +54,12 @@ class Replacement:
 
     @property
     def folder(self) -> Path:
-        """Where the files are built."""
+        """Folder in which the files are built."""
         return self.out.root / BUILDING / self.name
 
     @property
     def built(self) -> OutputFolder:
-        """The output folder as the builder sees it."""
+        """Output folder for the code that builds the files."""
         return self.out.built_in(self.folder, self.parts)
 
     def begin(
@@ -69,24 +68,24 @@ class Replacement:
         *,
         goes_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda before, now: before == now,
     ) -> bool:
-        """Go on with what an interrupted call with the same inputs has built, or start with an empty folder.
+        """Continue with the files of an interrupted call with the same inputs, or start with an empty folder.
 
         Parameters
         ----------
         inputs : mapping
-            All that decides the result.
+            All inputs of the result.
         goes_on : callable
-            ``goes_on(inputs of the interrupted call, inputs)``: whether what is there may be used.
+            ``goes_on(inputs of the interrupted call, inputs)``: whether its files may be used.
 
         Returns
         -------
         bool
-            Whether it goes on.
+            Whether files of an interrupted call are used.
 
         Raises
         ------
         UserError
-            Files that no record names stand where these belong.
+            Files that no record lists exist in the places of these.
         """
         self.complete()
         if StageRecord.read(self.record) is None:
@@ -99,25 +98,25 @@ class Replacement:
         return going_on
 
     def complete(self) -> None:
-        """Put in place what a call that was killed in its last moment has finished."""
+        """Move finished files to their places, if a call was killed while it did so."""
         if StageRecord.read(self.folder / _RECORD) is not None:
             self._put_in_place()
 
     def discard(self, *folders: Path) -> None:
-        """Delete folders of what has been built."""
+        """Delete folders of built files."""
         for path in folders:
             if path.is_relative_to(self.folder) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
 
     def finish(self, record: StageRecord) -> StageRecord:
-        """Put the files in their places and write the record that names them, with what it names already.
+        """Move the files to their places, and add them to the record and write it.
 
-        A file that voxout wrote and that has been changed since is moved to the folder ``set-aside``.
+        A file that voxout wrote and that was changed since is moved to the folder ``set-aside``.
 
         Raises
         ------
         UserError
-            A file that no record names stands in the way. What was built is kept for the next call.
+            A file that no record lists is in the way. The built files are kept for the next call.
         """
         found = evidence(self.folder, [self.folder])
         record = replace(record, outputs={**record.outputs, **found.sizes}, hashes={**record.hashes, **found.hashes})
@@ -127,21 +126,23 @@ class Replacement:
 
     def _put_in_place(self) -> None:
         new = StageRecord.read(self.folder / _RECORD)
-        assert new is not None  # both callers have just seen it
+        assert new is not None  # both callers have checked it
         old = StageRecord.read(self.record)
         root = self.out.root
         here = [name for name in new.outputs if (self.folder / name).is_file()]
         foreign = [
-            name for name in here if os.path.lexists(root / name) and not _named(name, old) and not new.owns(root, name)
+            name
+            for name in here
+            if os.path.lexists(root / name) and not _is_listed(name, old) and not new.owns(root, name)
         ]
         if foreign:
             raise UserError(
-                f"{private(root, 'the output folder')}: voxout did not write {some_of(foreign)}, which stands where a "
-                "result belongs, expected a free place. Move it away, then give the same command again: what has "
-                "been computed is kept."
+                f"{private(root, 'the output folder')}: voxout did not write {some_of(foreign)}, which is in the place "
+                "of a result, expected no such file. Move it away and run the same command again; computed results "
+                "are kept."
             )
         if old is not None:
-            # What it names without a hash was built elsewhere, as a subject's files are: those have their own record.
+            # Files without a hash, such as those of a subject, have a record of their own.
             others = frozenset(old.outputs) - frozenset(old.hashes)
             remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here) | others)
         for name in here:
@@ -155,31 +156,31 @@ class Replacement:
         taken = []
         for part in self.parts:
             folder = self.out.root / PARTS[part]
-            if part in ("prepared", "maps", "pages"):  # shared with the files of other subjects
+            if part in ("prepared", "maps", "pages"):  # shared by all subjects
                 continue
             files = folder.rglob("*") if folder.is_dir() else [folder]
             taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
         if taken:
             raise UserError(
                 f"{private(self.out.root, 'the output folder')}: holds {some_of(sorted(taken))}, which no record of "
-                "voxout names, expected a free place. Move these files away, or choose another output folder."
+                "voxout lists, expected no such files. Move these files away, or choose another output folder."
             )
 
 
 def remove_recorded(out: OutputFolder, record: StageRecord, *, keep: frozenset[str] = frozenset()) -> list[str]:
-    """Delete the files that a record names, and folders that become empty by it.
+    """Delete the files that a record lists, and folders that become empty.
 
     Parameters
     ----------
     out : OutputFolder
     record : StageRecord
     keep : frozenset of str
-        Names that stay.
+        Names of files that are not deleted.
 
     Returns
     -------
     list of str
-        Files that are not what the record says: they were moved to the folder ``set-aside``.
+        Files that were changed since: they are moved to the folder ``set-aside``.
     """
     root, set_aside = out.root, []
     for name in record.outputs:
@@ -197,23 +198,23 @@ def remove_recorded(out: OutputFolder, record: StageRecord, *, keep: frozenset[s
 
 
 def remove_building_folder(out: OutputFolder) -> None:
-    """Delete the folder in which outputs are built, if nothing is left in it."""
+    """Delete the folder in which outputs are built, if it is empty."""
     with suppress(OSError):
         (out.root / BUILDING).rmdir()
 
 
 def require_own_place(out: Path) -> None:
-    """Refuse an output folder in which something else lies where voxout would write.
+    """Refuse an output folder with files that voxout did not write in places that it writes to.
 
     Raises
     ------
     UserError
-        The folder holds files under the names of ours, and no record of a run.
+        The folder holds files of the same names, and no record of a run.
     """
     if not out.is_dir() or any(StageRecord.read(file) for file in (out / "records").glob("*.json")):
         return
     found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _is_empty(out / name))
-    # A run that was stopped in its first stage leaves these, and its log.
+    # A run that stopped in its first stage leaves these, and its log.
     if found and not (set(found) <= {"config.yaml", "failures.csv", BUILDING} and (out / "log.jsonl").is_file()):
         raise UserError(
             f"{private(out, 'the output folder')}: holds {some_of(found)} and no record of voxout, expected an empty "
@@ -222,15 +223,16 @@ def require_own_place(out: Path) -> None:
 
 
 def require_apart(out: Path, inputs: Mapping[str, Path], dataset: Path | None = None) -> None:
-    """Refuse inputs that lie inside the output folder, and an output folder inside a BIDS dataset but for a folder of
-    its own under ``derivatives``.
+    """Refuse inputs inside the output folder, and an output folder inside a BIDS dataset.
+
+    A folder in ``derivatives`` of the dataset is accepted.
 
     Parameters
     ----------
     out : Path
-    inputs : mapping from what it is, as ``"sub-01, t1w"``, to path
+    inputs : mapping from description, as ``"sub-01, t1w"``, to path
     dataset : Path, optional
-        Root of a BIDS dataset that is read.
+        Root of the BIDS dataset that is read.
 
     Raises
     ------
@@ -240,28 +242,28 @@ def require_apart(out: Path, inputs: Mapping[str, Path], dataset: Path | None = 
     inside = [what for what, path in inputs.items() if real(path).is_relative_to(root)]
     if inside:
         raise UserError(
-            f"{private(out, 'the output folder')}: holds inputs ({some_of(inside)}), expected an output folder apart "
-            "from them. Choose another output folder."
+            f"{private(out, 'the output folder')}: holds inputs ({some_of(inside)}), expected a separate "
+            "folder. Choose another output folder."
         )
     if dataset is not None and root.is_relative_to(real(dataset)):
         within = root.relative_to(real(dataset)).parts
         if len(within) < 2 or within[0] != "derivatives" or within[1].startswith("sub-"):
             raise UserError(
-                f"{private(out, 'the output folder')}: lies inside the dataset that is read, expected a folder of its "
-                f"own such as {private(dataset / 'derivatives' / 'voxout')}. Choose another output folder."
+                f"{private(out, 'the output folder')}: lies inside the dataset that is read, expected a separate "
+                f"folder such as {private(dataset / 'derivatives' / 'voxout')}. Choose another output folder."
             )
 
 
-def _named(name: str, record: StageRecord | None) -> bool:
+def _is_listed(name: str, record: StageRecord | None) -> bool:
     return record is not None and name in record.outputs
 
 
 def _require_inside(root: Path, name: str) -> None:
-    """A folder on the way that is a link would lead to somebody else's files."""
+    """Refuse a path with a link that leads out of the output folder."""
     if not real((root / name).parent).is_relative_to(real(root)):
         raise UserError(
-            f"{private(root, 'the output folder')}: a folder on the way to {name} is a link that leads out of it, "
-            "expected a folder. Put a folder in its place, or choose another output folder."
+            f"{private(root, 'the output folder')}: a parent folder of {name} is a link that leads out of it, "
+            "expected a folder. Replace the link by a folder, or choose another output folder."
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs stages in order: skips what is done, says why a stage is done again, goes on where a killed run stopped."""
+"""Execution of stages in order: up-to-date stages are skipped, and an interrupted run is resumed."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import Failure, UserError, without_names
@@ -23,24 +23,24 @@ from .stage_titles import STAGE_TITLES
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a stage may ask for.
+    """Everything that a stage may use.
 
     Attributes
     ----------
     manifest : Manifest
     config : Config
     out : OutputFolder
-        Where this run writes.
+        Output folder of this run.
     model : OutputFolder
-        Where the trained encoder and detectors lie: `out`, or another run's folder when a model is applied.
+        Folder of the encoder and the detectors: `out`, or that of an earlier run when a model is applied.
     chosen : frozenset of str or None
-        Keys of the subjects to work on now; None: all.
+        Keys of the subjects to process now; None: all.
     engine : Engine
     device : str
         A torch device.
     console : Console
-    beside : tuple of (name, path)
-        Other runs, whose figures the report shows beside its own; an empty name means the folder's.
+    reference_runs : tuple of (name, path)
+        Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     """
 
     manifest: Manifest
@@ -51,7 +51,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
-    beside: tuple[tuple[str, Path], ...] = ()
+    reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
     def applies_a_model(self) -> bool:
@@ -60,15 +60,15 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the work of a stage came to."""
+class StageResult:
+    """Result of the work of a stage."""
 
     outputs: Sequence[Path] = ()
     done: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     left: int = 0
-    """Subjects that were not chosen: the stage is not finished."""
+    """Number of subjects that were not chosen, so that the stage is not finished."""
     summary: str = ""
 
 
@@ -80,55 +80,66 @@ class Stage:
     ----------
     name : str
     inputs : callable
-        ``inputs(run)``: everything its result depends on, by name (see `StageRecord.inputs`).
+        ``inputs(run)``: everything that the result depends on, by name (see `StageRecord.inputs`).
     work : callable
-        ``work(run) -> Work``.
+        ``work(run) -> StageResult``.
     parts : tuple of str
-        Of `PARTS`: what it builds as a whole. Stages that keep a record for every subject build subject by subject.
+        Names in `PARTS` of the outputs that are replaced together. Empty for stages with a record per subject.
     goes_on : callable
-        ``goes_on(before, now)``: whether what an interrupted call with other inputs has built may be used.
+        ``goes_on(before, now)``: whether outputs of an interrupted call with the inputs `before` may be used.
     begins_with : callable
-        ``begins_with(run, files, going_on)``: takes over what a finished or an interrupted call has built.
+        ``begins_with(run, files, going_on)``: reuses outputs of a finished or an interrupted call.
     needs : tuple of str
         Stages whose records it reads.
-    tries_again : bool
-        Whether subjects that failed are tried again although nothing has changed: memory or disk may have.
-    needless : callable
-        ``needless(run)``: why there is nothing to do under the run's settings, or None. What the stage did under others
-        stays, record and all: whoever goes back to them finds it.
-    foreseen : callable
-        ``foreseen(run)``: what a later stage will stop for. Told at every call: it follows from settings for which
-        nothing has to be done again.
+    retry_failed : bool
+        Whether failed subjects are tried again without a change of inputs, since memory or disk may have changed.
+    skip_reason : callable
+        ``skip_reason(run)``: why there is nothing to do with the run's settings, or None. Outputs and record from other
+        settings are kept, for a later run with those.
+    preflight : callable
+        ``preflight(run)``: warnings about errors of later stages. Shown at every call, since they depend on settings
+        that are not inputs of this stage.
     """
 
     name: str
     inputs: Callable[[Run], Mapping[str, Any]]
-    work: Callable[[Run], Work]
+    work: Callable[[Run], StageResult]
     parts: tuple[str, ...] = ()
     goes_on: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda before, now: before == now
     begins_with: Callable[[Run, Replacement, bool], None] = lambda run, files, going_on: None
     needs: tuple[str, ...] = ()
-    tries_again: bool = False
-    needless: Callable[[Run], str | None] = lambda run: None
-    foreseen: Callable[[Run], Sequence[str]] = lambda run: ()
+    retry_failed: bool = False
+    skip_reason: Callable[[Run], str | None] = lambda run: None
+    preflight: Callable[[Run], Sequence[str]] = lambda run: ()
 
     def files(self, run: Run) -> Replacement:
-        """What it builds in a run."""
+        """Return the outputs of the stage in a run."""
         return Replacement(run.out, self.name, self.parts, run.out.record(self.name))
 
 
-def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> tuple[Failure, ...]:
-    """Bring every stage up to date, in order.
+def run_stages(
+    names: Sequence[str], stages: Mapping[str, Stage], run: Run, *, dry_run: bool = False
+) -> tuple[Failure, ...]:
+    """Bring stages up to date, in order.
+
+    Parameters
+    ----------
+    names : sequence of str
+    stages : mapping from name to Stage
+    run : Run
+    dry_run : bool
+        Only print what would be done.
 
     Returns
     -------
     tuple of Failure
-        Subjects that a stage gave up; also written to ``failures.csv``.
+        Subjects that failed in a stage; also written to ``failures.csv``.
     """
     among_chosen: tuple[Failure, ...] = ()
-    for number, stage in enumerate(stages, start=1):
-        label = f"[{number}/{len(stages)}] {stage.name}"
-        if (why := stage.needless(run)) is not None:
+    for number, name in enumerate(names, start=1):
+        stage = stages[name]
+        label = f"[{number}/{len(names)}] {name}"
+        if (why := stage.skip_reason(run)) is not None:
             run.console.say(f"{label}: {why}", stage=stage.name)
             continue
         if not dry_run:
@@ -141,7 +152,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
                 return ()
             continue
         if outdated is None:
-            run.console.say(f"{label}: done before, skipped", stage=stage.name)
+            run.console.say(f"{label}: up to date, skipped", stage=stage.name)
         else:
             try:
                 among_chosen = _do(stage, run, label, outdated.reason)
@@ -152,9 +163,9 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
                 raise
             finally:
                 write_failures(run.out.failures, (*all_failures(run.out), *among_chosen))
-        for doubt in stage.foreseen(run):
+        for warning in stage.preflight(run):
             run.console.warn(
-                f"    warning: {doubt}", kept=f"warning: {run.manifest.anonymous(doubt)}", stage=stage.name
+                f"    warning: {warning}", kept=f"warning: {run.manifest.anonymous(warning)}", stage=stage.name
             )
     if dry_run:
         return ()
@@ -163,7 +174,7 @@ def run_stages(stages: Sequence[Stage], run: Run, *, dry_run: bool = False) -> t
 
 
 def all_failures(out: OutputFolder) -> tuple[Failure, ...]:
-    """Subjects that some stage gave up; the first one that did is the one that says why."""
+    """Return the failed subjects, each with the first stage in which it failed."""
     failures: dict[str, Failure] = {}
     for name in STAGE_TITLES:
         record = StageRecord.read(out.record(name))
@@ -174,7 +185,7 @@ def all_failures(out: OutputFolder) -> tuple[Failure, ...]:
 
 @dataclass(frozen=True)
 class Outdated:
-    """Why a stage has to run, in words, and whether those after it have to run too."""
+    """Reason why a stage has to run, and whether later stages have to run, too."""
 
     reason: str
     spreads: bool = True
@@ -184,7 +195,7 @@ _NEW = Outdated("it has not run yet")
 
 
 def why_outdated(stage: Stage, run: Run) -> Outdated | None:
-    """None where the stage's record is current."""
+    """Return why a stage has to run; None if its record is current."""
     record = StageRecord.read(run.out.record(stage.name))
     if record is None:
         return _NEW
@@ -192,36 +203,36 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         return Outdated("because " + "; ".join(changed[:3]) + more)
-    if not record.whole(run.out.root):
-        return Outdated("because files of it are missing")
-    if record.failed and stage.tries_again:
-        # If they fail again, nothing has changed for the others.
-        return Outdated(f"because {len(record.failed)} subject(s) failed: trying them again", spreads=False)
+    if not record.is_complete(run.out.root):
+        return Outdated("because some of its files are missing")
+    if record.failed and stage.retry_failed:
+        # If they fail again, later stages need not run.
+        return Outdated(f"because {len(record.failed)} failed subject(s) are tried again", spreads=False)
     return None
 
 
 def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None:
-    """Refuse to run a stage on its own while one that it reads is missing or out of date."""
+    """Refuse to run a single stage while a stage that it needs has not run or is out of date."""
     for name in stage.needs:
-        if stages[name].needless(run) is not None:
+        if stages[name].skip_reason(run) is not None:
             continue
         record = StageRecord.read(run.out.record(name))
         if record is None:
             raise UserError(f"{stage.name} needs the stage {name}, which has not run. {_advice(name)}")
         changed = changes(record.inputs, stages[name].inputs(run))
-        if changed or not record.whole(run.out.root):
-            what = "; ".join(changed[:3]) or "files of it are missing"
+        if changed or not record.is_complete(run.out.root):
+            what = "; ".join(changed[:3]) or "some of its files are missing"
             raise UserError(f"{stage.name} needs the stage {name}, which is out of date ({what}). {_advice(name)}")
 
 
 def _advice(stage: str) -> str:
-    return f"With the same settings, run `voxout {stage}` first, or `voxout run` for all that is missing."
+    return f"With the same settings, run `voxout {stage}` first, or `voxout run` for all stages."
 
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
-    """Run a stage; who failed, where only some subjects were chosen and no record is kept to say so."""
+    """Run a stage; return the failures if only some subjects were chosen, so that no record is kept."""
     run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
-    inputs = json.loads(json.dumps(stage.inputs(run)))  # as they are read back from a record
+    inputs = json.loads(json.dumps(stage.inputs(run)))  # as read back from a record
     files = stage.files(run)
     stage.begins_with(run, files, files.begin(inputs, goes_on=stage.goes_on))
     began = datetime.now(UTC).isoformat()
@@ -234,16 +245,16 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
         wall_s=meter.wall_s,
         peak_memory_mb=meter.peak_memory_mb,
     )
-    # What is kept on disk names columns of the manifest, not files: a file may bear a patient's name.
+    # Text on disk names columns of the manifest, not files, since a file name may contain a patient's name.
     failed = tuple(Failure(f.key, f.stage, run.manifest.anonymous(f.reason)) for f in work.failed)
     warnings = tuple(run.manifest.anonymous(warning) for warning in work.warnings)
-    # The terminal may name files: whoever sits there has to find them.
-    for told, kept in zip(work.failed, failed, strict=True):
-        run.console.warn(f"    FAILED {told.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
-    for told, kept in zip(work.warnings, warnings, strict=True):
-        run.console.say(f"    warning: {told}", kept=f"warning: {kept}", stage=stage.name)
+    # The terminal shows file names, so that users can find the files.
+    for failure, kept in zip(work.failed, failed, strict=True):
+        run.console.warn(f"    FAILED {failure.reason}", kept=f"FAILED {kept.reason}", stage=stage.name)
+    for warning, kept in zip(work.warnings, warnings, strict=True):
+        run.console.say(f"    warning: {warning}", kept=f"warning: {kept}", stage=stage.name)
     if work.left:
-        run.console.say(f"    {work.left} subjects are left for another call", stage=stage.name)
+        run.console.say(f"    {work.left} subjects are left for a later call", stage=stage.name)
         return failed
     record = StageRecord(
         stage=stage.name,
@@ -263,11 +274,11 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
 
 
 def write_failures(path: Path, failures: Collection[Failure]) -> None:
-    """Write ``failures.csv`` without the names in its sentences; delete it where no subject failed."""
+    """Write ``failures.csv`` without private names; delete it if no subject failed."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["subject", "stage", "reason"])
         writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)

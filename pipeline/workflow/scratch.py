@@ -1,6 +1,6 @@
-"""The temporary files of a run: in its output folder, in a folder of their own, deleted with the run's end.
+"""Temporary files of a run, in a folder inside its output folder that is deleted when the run ends.
 
-Scans and masks in the system's temporary folder would stay there when a run is killed, and fill a disk that is small.
+In the system's temporary folder, scans and masks of a killed run would remain, and could fill a small disk.
 """
 
 import os
@@ -19,17 +19,17 @@ from .lock import sole_user
 
 SCRATCH = ".scratch"
 _OF_A_RUN = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{8}")
-"""Process, its start in clock ticks, and letters that no other user can foresee."""
+"""Process id, its start in clock ticks, and random letters that other users cannot guess."""
 
 
 @contextmanager
 def at_work_in(out: Path) -> Iterator[Path]:
-    """Hold an output folder (see `sole_user`), and lend a folder of temporary files in it.
+    """Lock an output folder (see `sole_user`), and make a folder of temporary files in it.
 
     Raises
     ------
     UserError
-        The folder cannot be held, or something that is no folder stands where the temporary files go.
+        The folder cannot be locked, or the path of the temporary files is not a folder.
     """
     with sole_user(out) as held, scratch_folder(out, delete_remains=held) as scratch:
         yield scratch
@@ -37,22 +37,22 @@ def at_work_in(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]:
-    """Make the folder in which this process, and all that it starts meanwhile, keep their temporary files.
+    """Make the folder of temporary files of this process and its child processes.
 
-    It is named as ``TMPDIR`` in the environment, so that libraries and a site's own programs use it, too.
+    ``TMPDIR`` in the environment is set to it, so that libraries and a site's own programs use it, too.
 
     Parameters
     ----------
     out : Path
-        There has to be such a folder.
+        Output folder; it has to exist.
     delete_remains : bool
-        Delete what runs that were killed have left here. Only while nothing else can be at work in `out`: a process of
-        another machine looks as dead as a killed one.
+        Delete the files of killed runs. Only safe while `out` is locked: a process of another machine cannot be told
+        from a killed one.
 
     Raises
     ------
     UserError
-        Something that is no folder stands in its place.
+        The path is a link or a file.
     """
     home = out.absolute() / SCRATCH
     folder = home / f"{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
@@ -67,10 +67,7 @@ def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]
         with suppress(FileExistsError):
             home.mkdir(mode=0o700)
         if home.is_symlink() or not home.is_dir():
-            raise UserError(
-                f"{home}: is a link or a file, expected no such thing or a folder: temporary files go there. Move it "
-                "away."
-            )
+            raise UserError(f"{home}: is a link or a file, expected a folder for temporary files. Move it away.")
         if delete_remains:
             _delete_remains(home)
         folder.mkdir(mode=0o700)
@@ -86,7 +83,7 @@ def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder although a program that is just ending may still write to it."""
+    """Delete a folder, also while a program that is ending still writes to it."""
     give_up = time.monotonic() + 2
     while os.path.lexists(folder):
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,7 +93,7 @@ def _delete(folder: Path) -> None:
 
 
 def _delete_remains(home: Path) -> None:
-    """Delete the folders of processes that live no more; what bears another kind of name is not ours."""
+    """Delete the folders of ended processes; folders with other kinds of names are left alone."""
     with os.scandir(home) as entries:
         for entry in entries:
             match = _OF_A_RUN.fullmatch(entry.name)
@@ -105,9 +102,9 @@ def _delete_remains(home: Path) -> None:
 
 
 def _started(process: int) -> int | None:
-    """When a process was started, in clock ticks since the machine was; None where there is none.
+    """Return the start of a process in clock ticks since boot; None if there is no such process.
 
-    A number of a process is given again; together with its start it is not.
+    Process ids are reused; the pair of id and start is unique.
     """
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()

@@ -1,7 +1,7 @@
-"""A worker of the local cluster, as a process: takes calls from its scheduler until either of them ends.
+"""Worker process of the local cluster, which executes the calls of its scheduler.
 
-``python -m voxout.pipeline.worker_process SCHEDULER NAME FOLDER KEYS PARENT``: the scheduler's address, the worker's
-name, the folder of its temporary files, the descriptor of the cluster's keys, and the process that started it.
+``python -m voxout.pipeline.workflow.worker_process SCHEDULER NAME FOLDER KEYS PARENT``: address of the scheduler, name
+of the worker, folder of its temporary files, file descriptor of the cluster's keys, and id of the parent process.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ HOST = "127.0.0.1"
 
 
 def main(scheduler: str, name: str, folder: str, keys: str, parent: str) -> None:
-    """Work until the scheduler is gone."""
-    # The kernel does it, also while compiled code keeps Python's threads from running.
+    """Work until the scheduler ends."""
+    # The kernel kills this process when its parent ends, also while compiled code blocks Python's threads.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         return
-    # Ctrl-C reaches all processes of a terminal; what it means, the parent alone decides.
+    # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.set_inheritable(int(keys), False)
@@ -44,7 +44,7 @@ async def _work(scheduler: str, name: str, folder: str, keys: int) -> None:
         host=HOST,
         local_directory=folder,
     ) as worker:
-        # What libraries print is not for the user: a subject that fails comes back as a sentence.
+        # Hide the output of libraries: failures are returned as messages.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
@@ -52,12 +52,12 @@ async def _work(scheduler: str, name: str, folder: str, keys: int) -> None:
 
 
 def security_by(keys: int) -> Any:
-    """Dask's way to have the processes of a cluster prove to each other that they belong to it.
+    """Return Dask's security settings, by which the processes of a cluster authenticate each other.
 
     Parameters
     ----------
     keys : int
-        Descriptor of a file with a private key and its certificate.
+        File descriptor of a private key and its certificate.
     """
     from distributed.security import Security
 
@@ -67,7 +67,7 @@ def security_by(keys: int) -> Any:
 
 
 def no_pages(*_: object, **__: object) -> None:
-    """In place of Dask's web server, which nothing here looks at and every user of the machine could."""
+    """Replace Dask's web server, which is not needed and would be open to all users of the machine."""
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Brain extraction: networks, a site's own program, and a fall-back without a network."""
+"""Brain extraction with networks, a program of the site, or a template-based fallback."""

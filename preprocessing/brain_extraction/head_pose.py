@@ -1,7 +1,7 @@
-"""How a brain sits in its scan: the template's brain fitted to it, coarsely and in a second or two.
+"""Head pose: a coarse fit of the template's brain to a scan, which takes a second or two.
 
-Says two things before anything is built on a mask: whether the mask has the shape of a brain, and how far the head is
-turned away from upright, the only position that networks for brain extraction know well.
+It serves to check whether a mask has the shape of a brain, and to measure the tilt of the head. Networks for brain
+extraction work well only on upright heads.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from ..registration.template_transform import TemplateTransform
 
 _SPACING_MM = 4.0
 _ROOM_MM = 30.0
-"""Scalp, skull and air around the brain in an upright copy; a neck only misleads."""
+"""Margin for scalp, skull and air around the brain in an upright copy, which excludes the neck."""
 
 
 @dataclass(frozen=True, eq=False)
 class TemplateFit:
-    """The template's brain as it lies in a scan.
+    """Affine fit of the template's brain to a scan.
 
     Attributes
     ----------
@@ -43,21 +43,21 @@ class TemplateFit:
 
     @property
     def rotation(self) -> np.ndarray:
-        """The affine without its shift, scale and shear, (3, 3)."""
+        """Rotation part of the affine, (3, 3)."""
         return np.asarray(linalg.polar(self.affine[:3, :3])[0])
 
     def tilt_degrees(self, grid: Grid) -> float:
-        """The angle between the head and the axes of a grid that run towards right, anterior and superior."""
+        """Angle in degrees between the head and the axes of a RAS grid."""
         axes = grid.affine[:3, :3] / grid.spacing_mm
         cosine = (np.trace(axes.T @ self.rotation) - 1) / 2
         return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
     def upright_grid(self, spacing_mm: float) -> Grid:
-        """A grid around the head whose axes are the head's own, as those of the template."""
+        """Grid around the head whose axes are aligned with the head, as in the template."""
         template = load_template(_SPACING_MM)
         corners = _corners_mm(template.brain_mask)
         middle, half = corners.mean(0), np.ptp(corners, axis=0) / 2
-        # A box that holds the stretched brain, but no shear: the head keeps its shape.
+        # The box holds the scaled brain; the grid itself is not sheared, so the head keeps its shape.
         half = np.abs(linalg.polar(self.affine[:3, :3], side="right")[1]) @ half
         low, high = middle - half - _ROOM_MM, middle + half + _ROOM_MM
         x, y, z = (int(n) for n in np.ceil((high - low) / spacing_mm) + 1)
@@ -68,7 +68,7 @@ class TemplateFit:
 
 
 def fit_template(t1w: Volume, mask: Volume) -> TemplateFit:
-    """Fit the template's brain to what a mask shows of a T1w: rigid, then affine, by correlation.
+    """Fit the template's brain to a masked T1w: rigid, then affine, by correlation.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _descend(fixed: sitk.Image, moving: sitk.Image, start):
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
     method.SetInterpolator(sitk.sitkLinear)
-    # The step is chosen anew in millimetres each time: steps of a fixed rule threw one affine in eight off the brain.
+    # The step size is estimated at each iteration, in millimetres: with a fixed rule one affine in eight diverged.
     method.SetOptimizerAsGradientDescent(
         learningRate=1.0,
         numberOfIterations=100,
@@ -114,7 +114,7 @@ def _descend(fixed: sitk.Image, moving: sitk.Image, start):
         with one_thread():
             method.Execute(fixed, moving)
     except RuntimeError:
-        # Nothing of the two met: the overlap says so.
+        # The images do not overlap; the overlap of the result shows it.
         pass
     return start
 

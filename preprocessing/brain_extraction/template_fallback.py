@@ -1,7 +1,7 @@
-"""A brain mask without a network: the template's own, brought onto a whole head.
+"""Brain mask without a network: the template's mask, registered to a whole head.
 
-The template has no skull, so a head is drawn around it (a dark shell for skull and fluid, a bright one for scalp, and
-empty air), coarse as it is: without that, affine registration of a head to a bare brain runs away in scale.
+The template has no skull. A simple head is modelled around it: a dark shell for skull and fluid, a bright shell for
+scalp, and empty air. Without it, the affine registration of a head to a bare brain diverges in scale.
 """
 
 import numpy as np
@@ -18,15 +18,15 @@ from .head_pose import TemplateFit
 _SPACING_MM = 4.0
 _SKULL_MM, _SCALP_MM, _AIR_MM = 9.0, 16.0, 40.0
 _BASE_MM = -35.0
-"""Below this height (z of the template) heads are face and neck, which the drawing does not have."""
+"""Template z below which heads consist of face and neck, which the model lacks."""
 _HEAD_DEPTH_MM = 150.0
-"""From the crown down, about as far as the drawing goes."""
+"""Approximate extent of the model from the crown down."""
 
 
 def mask_from_template(t1w: Volume, *, seed: int) -> Volume:
-    """Register the drawn head to a T1w and bring the template's brain mask along.
+    """Register the head model to a T1w and transform the template's brain mask to it.
 
-    Rough (Dice 0.93 to 0.96 with careful masks on whole heads), a few seconds.
+    Approximate (Dice 0.93 to 0.96 with careful masks on whole heads); takes a few seconds.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def mask_from_template(t1w: Volume, *, seed: int) -> Volume:
     Raises
     ------
     UserError
-        No head is to be seen, or ANTs gave no transform.
+        The scan shows no head, or ANTs returned no transform.
     """
     mask = load_template(2.0).brain_mask
     fit = fit_head(t1w, seed=seed)
@@ -45,17 +45,17 @@ def mask_from_template(t1w: Volume, *, seed: int) -> Volume:
 
 
 def fit_head(t1w: Volume, *, seed: int) -> TemplateFit:
-    """Where the template's brain lies in a whole head, no mask being known; as `mask_from_template`."""
+    """Fit the template's brain to a whole head without a mask; parameters as `mask_from_template`."""
     template = load_template(_SPACING_MM)
-    drawing, near = _drawn_head(template)
+    model, near = _head_model(template)
     head = t1w.with_voxels(winsorised(t1w.voxels, t1w.voxels > 0))
     shift = _head_top(head) - _template_top(template)
     return TemplateFit(
-        affine_registration(drawing, coarsened(head, _SPACING_MM), shift=shift, seed=seed, fixed_mask=near)
+        affine_registration(model, coarsened(head, _SPACING_MM), shift=shift, seed=seed, fixed_mask=near)
     )
 
 
-def _drawn_head(template: Template) -> tuple[Volume, Volume]:
+def _head_model(template: Template) -> tuple[Volume, Volume]:
     spacing = float(template.grid.spacing_mm[0])
     room = int(np.ceil(24 / spacing))
     brain = np.pad(template.brain_mask.voxels, room)
@@ -78,10 +78,10 @@ def _template_top(template: Template) -> np.ndarray:
 
 
 def _head_top(head: Volume) -> np.ndarray:
-    """Crown height over the middle of the upper head, RAS mm."""
+    """Crown above the centre of the upper head, RAS mm."""
     shown = largest_component(np.asarray(ndimage.binary_opening(head.voxels > 0.15, iterations=2)))
     if not shown.any():
-        raise UserError("no head is to be seen in the T1w, expected a bright object on a dark background; look at it")
+        raise UserError("the T1w shows no head, expected a bright object on a dark background; check the scan")
     crown = np.nonzero(shown.any((0, 1)))[0].max()
     shown[:, :, : max(0, crown - int(_HEAD_DEPTH_MM / head.grid.spacing_mm[2]))] = False
     middle = [(axis.min() + axis.max()) / 2 for axis in np.nonzero(shown)[:2]]

@@ -1,1 +1,1 @@
-"""Bias field, intensity standardisation, derived maps, and the channels that models see."""
+"""Bias field correction, intensity standardisation, derived maps, and the channels of the models."""

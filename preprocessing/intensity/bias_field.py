@@ -1,6 +1,7 @@
-"""The slow brightness change across a scan that the receive coil causes, taken out with N4.
+"""Bias field correction with N4.
 
-N4 is Tustison et al., "N4ITK: improved N3 bias correction", IEEE TMI 29 (2010).
+The bias field is the smooth intensity inhomogeneity caused by the receive coil. N4 is Tustison et al., "N4ITK: improved
+N3 bias correction", IEEE TMI 29 (2010).
 """
 
 import numpy as np
@@ -16,21 +17,21 @@ _ITERATIONS_A_LEVEL = 50
 def correct_bias_field(image: Volume, mask: Volume, settings: BiasFieldSettings) -> Volume:
     """Divide a scan by its bias field.
 
-    The field is estimated from the voxels of the mask on a coarse copy and evaluated, as a spline, on every voxel
-    of the scan.
+    The field is estimated from the voxels of the mask on a coarse copy, and evaluated as a spline on every voxel of
+    the scan.
 
     Parameters
     ----------
     image : Volume
-        float, at least 0.
+        float, non-negative.
     mask : Volume, bool
-        On the grid of the image, not empty.
+        On the grid of the image; must not be empty.
     settings : BiasFieldSettings
 
     Returns
     -------
     Volume
-        float32, on the same grid. The field's geometric mean inside the mask is 1: the brain keeps its brightness.
+        float32, on the same grid. The geometric mean of the field inside the mask is 1, so brightness is preserved.
     """
     if not settings.enabled:
         return image
@@ -51,7 +52,7 @@ def correct_bias_field(image: Volume, mask: Volume, settings: BiasFieldSettings)
 
 def _coarse(image: Volume, mask: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
     factors = [int(n) for n in np.maximum(np.round(spacing_mm / image.grid.spacing_mm), 1)]
-    # Averaged over the brain's own voxels: a block that lies half outside must not look dark.
+    # Averages use only voxels of the brain, so that blocks partly outside it do not become dark.
     weight = mask.with_voxels(mask.voxels.astype(np.float32))
     inside = sitk.BinShrink(to_itk(weight), factors)
     total = sitk.BinShrink(to_itk(image.with_voxels(image.voxels * weight.voxels)), factors)

@@ -1,4 +1,4 @@
-"""What the models see of a subject: the modalities on the cohort's scale, then the maps derived from them."""
+"""Input channels of the models: the standardised modalities, followed by the maps derived from them."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.volume import Volume
@@ -36,14 +36,14 @@ class _Content(Content):
 
 @dataclass(frozen=True)
 class Channels:
-    """An ordered list of images of one subject.
+    """Ordered input channels of the models.
 
     Attributes
     ----------
     scale : IntensityScale
-        Its modalities are the first channels.
+        Intensity scale; its modalities are the first channels.
     derived : tuple of str
-        Maps derived from every modality, in the order of the modalities.
+        Names of the maps derived from every modality.
     """
 
     scale: IntensityScale
@@ -59,11 +59,11 @@ class Channels:
         return (*self.modalities, *(f"{modality}_{name}" for modality in self.modalities for name in self.derived))
 
     def chosen(self, which: Literal["modalities", "all"]) -> tuple[str, ...]:
-        """Names of the modalities, or of them and their derived maps."""
+        """Names of the modalities, or of all channels."""
         return self.names if which == "all" else self.modalities
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
-        """Read a subject's prepared images, and derive the maps.
+        """Read a subject's prepared images, standardise them and compute the derived maps.
 
         Returns
         -------
@@ -82,31 +82,31 @@ class Channels:
         return np.stack([*images, *maps])
 
     def index(self, names: Sequence[str]) -> list[int]:
-        """Where some channels stand among all.
+        """Positions of some channels among all.
 
         Raises
         ------
         UserError
-            One is not among them.
+            A channel does not exist.
         """
         return channel_index(names, self.names)
 
     def save(self, folder: Path) -> Path:
-        """Write ``channels.json``, whole or not at all."""
-        with written_whole(folder / _FILE) as temporary:
+        """Write ``channels.json`` atomically."""
+        with atomic_write(folder / _FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1))
         return folder / _FILE
 
     @classmethod
     def load(cls, folder: Path) -> "Channels":
-        """Read what `save` wrote, to the bit.
+        """Load what `save` wrote, bit-identical.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
-        what = "the scale of intensities that the training controls gave, and the maps derived"
+        what = "the intensity scale of the training controls and the names of the derived maps"
         advice = "Run `voxout run` there again."
         content = read_json(folder / _FILE, _Content, what, advice)
         try:
@@ -117,17 +117,17 @@ class Channels:
 
 
 def channel_index(names: Sequence[str], among: Sequence[str]) -> list[int]:
-    """Where some channels stand among all.
+    """Positions of some channels among all.
 
     Raises
     ------
     UserError
-        One is not among them.
+        A channel does not exist.
     """
     missing = [name for name in names if name not in among]
     if missing:
         raise UserError(
-            f"Channels: {', '.join(missing)} not among {', '.join(among)}. Add the modality or the derived map to the "
-            "settings of preprocessing and run the stage extract again."
+            f"Channels: {', '.join(missing)} not found, expected some of {', '.join(among)}. Add the modality or the "
+            "derived map to the settings of preprocessing and run the stage extract again."
         )
     return [among.index(name) for name in names]

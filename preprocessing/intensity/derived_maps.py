@@ -1,9 +1,9 @@
-"""Maps computed from one image: what a neighbourhood shows that the intensity of one voxel does not.
+"""Derived maps: local texture and tissue features computed from one standardised image.
 
-Every map is in [0, 1], 0 outside the subject's brain, and reads an image on the cohort's scale of intensities. All
-sizes are standard deviations of Gaussians, in millimetres. Smoothing is a normalised convolution within the brain mask
-(Knutsson, Westin, "Normalized and differential convolution", CVPR 1993): the border to the background is no detail,
-and tissue beside it counts in full. docs/derived-maps.md says what each map sees, and which others were tried.
+Every map is in [0, 1] and 0 outside the subject's brain. All sizes are standard deviations of Gaussians, in
+millimetres. Smoothing is a normalised convolution within the brain mask (Knutsson, Westin, "Normalized and differential
+convolution", CVPR 1993), so that the border to the background has no effect. docs/derived-maps.md describes what each
+map detects and which alternatives were evaluated.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,32 +20,32 @@ from ..registration.template import load_template
 from ..settings import DerivedMapName
 
 Direction = Literal["higher", "lower", "both"]
-"""Which values of a channel are suspicious."""
+"""Direction in which values of a channel are suspicious."""
 
 _REACH = 3.0
-"""Standard deviations at which a Gaussian ends."""
+"""Standard deviations at which a Gaussian is truncated."""
 _LEAST_SHARE = 1e-4
-"""Of a Gaussian's weight inside the brain: with less, there is nothing near to take a mean of."""
+"""Lower bound of the Gaussian's weight inside the brain, which avoids division by zero far from it."""
 _TISSUE = 0.9
-"""Template probability from which on a voxel is taken as grey or as white matter."""
+"""Smallest template probability of a grey-matter or white-matter voxel."""
 _FEWEST_VOXELS = 50
 _LEAST_CONTRAST = 0.05
 _DARKEST, _BRIGHTEST = -0.6, 1.2
-"""In units of tissue: how far beyond grey and white matter a pattern counts. Fluid and vessels are strong patterns."""
+"""Clipping limits of `fineness`, in units of `Brain.tissue`; they exclude the strong edges of fluid and vessels."""
 _NOISE = 0.045
-"""In units of tissue: weaker patterns are neither fine nor coarse."""
+"""Noise level in units of `Brain.tissue`; weaker patterns do not contribute to `fineness`."""
 
 
 @dataclass(frozen=True)
 class DerivedMap:
-    """How a map is made, and which way it points.
+    """Definition of a derived map.
 
     Attributes
     ----------
     name : str
     suspicious : {"higher", "lower", "both"}
     compute : callable
-        From a `Brain` to an array over its box.
+        Function of a `Brain` that returns an array over its bounding box.
     """
 
     name: DerivedMapName
@@ -54,21 +54,21 @@ class DerivedMap:
 
 
 class Brain:
-    """One image of one brain, cut to the box around it, and what several maps need of it.
+    """One image of one brain, cropped to its bounding box, with the operations that the maps share.
 
     Parameters
     ----------
     image : Volume
-        On the template grid and the cohort's scale of intensities: in [0, 1], 0 outside the brain.
+        Standardised image on the template grid: in [0, 1], 0 outside the brain.
     brain_mask : Volume, bool
         The subject's brain on the same grid.
 
     Attributes
     ----------
     voxels : ndarray, float32
-        The image over the box.
+        The image in the box.
     inside : ndarray of bool
-        The mask over the box.
+        The mask in the box.
     """
 
     def __init__(self, image: Volume, brain_mask: Volume):
@@ -80,7 +80,7 @@ class Brain:
         self._share: dict[float, np.ndarray] = {}
 
     def derive(self, name: DerivedMapName) -> Volume:
-        """Compute one map of `DERIVED_MAPS`: float32 in [0, 1], 0 outside the brain."""
+        """Compute one map of `DERIVED_MAPS`; float32 in [0, 1], 0 outside the brain."""
         values = np.zeros(self.image.voxels.shape, np.float32)
         computed = np.clip(DERIVED_MAPS[name].compute(self), 0, 1)
         values[self._box] = np.where(self.inside, computed, 0)
@@ -88,19 +88,19 @@ class Brain:
 
     @cached_property
     def tissue(self) -> np.ndarray:
-        """The image in units of its own tissue: 0 is grey matter and 1 white matter, whichever is the brighter."""
+        """The image scaled so that grey matter is 0 and white matter is 1, whichever is brighter."""
         grey, white = tissue_levels(self.image, self.brain_mask)
         return (self.voxels - grey) / np.float32(white - grey)
 
     def mean(self, values: np.ndarray, sigma_mm: float) -> np.ndarray:
-        """Weighted mean of the brain's values around each voxel; outside the brain, of no meaning."""
+        """Gaussian-weighted mean of the values inside the brain; undefined outside the brain."""
         if sigma_mm not in self._share:
             self._share[sigma_mm] = self._blurred(np.ones_like(self.voxels), sigma_mm)
         share = self._share[sigma_mm]
         return self._blurred(values, sigma_mm) / np.maximum(share, _LEAST_SHARE)
 
     def energy(self, values: np.ndarray, blur_mm: float, sigma_mm: float) -> np.ndarray:
-        """Mean square of what a blur takes away from the values."""
+        """Local mean square of the detail that a blur removes from the values."""
         return self.mean((values - self.mean(values, blur_mm)) ** 2, sigma_mm)
 
     def _blurred(self, values: np.ndarray, sigma_mm: float) -> np.ndarray:
@@ -111,10 +111,10 @@ class Brain:
 
 
 def gaussian_weights(sigma_vox: float) -> np.ndarray:
-    """The discrete Gaussian, exp(-t) I_n(t) with t = sigma^2 (Lindeberg, IEEE PAMI 12, 1990).
+    """Weights of the discrete Gaussian, exp(-t) I_n(t) with t = sigma^2 (Lindeberg, IEEE PAMI 12, 1990).
 
-    Its variance is t on every grid. A Gaussian sampled at the voxels' centres has less where it is narrower than a
-    voxel, and at half a voxel's width blurs next to nothing.
+    Its variance is t on every grid. A Gaussian sampled at voxel centres has a smaller variance if it is narrower than a
+    voxel, and hardly blurs at a width of half a voxel.
     """
     reach = int(np.ceil(_REACH * sigma_vox + 0.5))
     weights = ive(np.arange(-reach, reach + 1), sigma_vox**2)
@@ -122,10 +122,10 @@ def gaussian_weights(sigma_vox: float) -> np.ndarray:
 
 
 def tissue_levels(image: Volume, brain_mask: Volume) -> tuple[float, float]:
-    """Median intensity where the template has grey, and where it has white matter.
+    """Median intensities in the template's grey matter and in its white matter.
 
-    Half of either tissue may be sick before a median leaves what is healthy. Where the two are as good as alike, as in
-    a constant brain, they are taken as a least step apart.
+    Medians are robust to lesions in up to half of a tissue. If the two are nearly equal, as in a constant brain, a
+    minimum contrast is used.
     """
     template = load_template(float(image.grid.spacing_mm[0]))
     found = []
@@ -138,9 +138,9 @@ def tissue_levels(image: Volume, brain_mask: Volume) -> tuple[float, float]:
 
 
 def _junction(brain: Brain) -> np.ndarray:
-    """How much of the neighbourhood is neither grey nor white matter but between them.
+    """Share of the neighbourhood with intensities between grey and white matter.
 
-    The band between the two, here with soft edges, widens where the border is blurred: the junction image of Huppertz
+    The band between the two, here with soft edges, widens at a blurred border: the junction image of Huppertz
     et al., "Enhanced visualization of blurred gray-white matter junctions in focal cortical dysplasia by voxel-based 3D
     MRI analysis", Epilepsy Research 67, 2005.
     """
@@ -148,22 +148,22 @@ def _junction(brain: Brain) -> np.ndarray:
 
 
 def _extension(brain: Brain) -> np.ndarray:
-    """How much of the neighbourhood looks like grey matter.
+    """Share of the neighbourhood with intensities of grey matter.
 
-    Grey matter where white matter belongs is what the extension image looks for (Huppertz et al., "Voxel-based 3D MRI
-    analysis helps to detect subtle forms of subcortical band heterotopia", Epilepsia 49, 2008); a thick cortex and
-    white matter as dark as grey show alike.
+    The extension image detects grey matter at unusual places (Huppertz et al., "Voxel-based 3D MRI analysis helps to
+    detect subtle forms of subcortical band heterotopia", Epilepsia 49, 2008). A thick cortex and white matter as dark
+    as grey matter give high values too.
     """
     return brain.mean(np.exp(-2 * brain.tissue**2), 3.0)
 
 
 def _detail(brain: Brain) -> np.ndarray:
-    """How strong the finest pattern is: root mean square of what a blur of 1 mm takes away, times 5."""
+    """Strength of fine texture: 5 times the root mean square of the detail that a blur of 1 mm removes."""
     return 5 * np.sqrt(brain.energy(brain.voxels, 1.0, 2.0))
 
 
 def _fineness(brain: Brain) -> np.ndarray:
-    """How fine the pattern is, whatever its strength: what a blur of 1 mm takes away against what one of 2 mm does."""
+    """Fineness of texture, independent of its strength: detail removed by a 1 mm blur relative to a 2 mm blur."""
     pattern = np.clip(brain.tissue, _DARKEST, _BRIGHTEST)
     return np.sqrt(brain.energy(pattern, 1.0, 3.0) / (brain.energy(pattern, 2.0, 3.0) + _NOISE**2))
 

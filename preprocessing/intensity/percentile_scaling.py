@@ -1,4 +1,4 @@
-"""Intensities on one scale for all scans."""
+"""Percentile scaling of intensities to [0, 1]."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def normalise(image: Volume, mask: Volume, settings: IntensitySettings) -> Volum
     ----------
     image : Volume
     mask : Volume, bool
-        The brain, on the same grid: what lies outside has no say.
+        The brain, on the same grid. Voxels outside it are not used.
     settings : IntensitySettings
 
     Returns
@@ -29,11 +29,11 @@ def normalise(image: Volume, mask: Volume, settings: IntensitySettings) -> Volum
     """
     inside = image.voxels[mask.voxels]
     if inside.size == 0:
-        raise UserError("The brain mask is empty, nothing is left to normalise. Give a mask in column brain_mask.")
+        raise UserError("The brain mask is empty, expected voxels to normalise. Give a mask in column brain_mask.")
     low, high = np.percentile(inside, [settings.low_percent, settings.high_percent])
     if not high > low:
         raise UserError(
-            f"The brain has the one intensity {low:g} from percentile {settings.low_percent:g} to "
+            f"The brain has the constant intensity {low:g} from percentile {settings.low_percent:g} to "
             f"{settings.high_percent:g}, expected contrast. Check the scan and its brain mask."
         )
     voxels = np.zeros(image.voxels.shape, np.float32)

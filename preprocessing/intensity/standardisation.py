@@ -1,16 +1,17 @@
-"""One scale of intensities for a cohort and for everybody who is compared with it later.
+"""Intensity standardisation across the scans of a cohort and of new subjects.
 
-Preparing brings the ends of each brain's intensities to 0 and 1; what lies between still differs from scanner to
-scanner. A scale takes a prepared image the rest of the way. Whatever the method, it is one rising map: straight lines
-through pairs of (landmark of this image, where it belongs), cut off at 0 and 1. The methods differ in the landmarks:
+Preparation scales the extremes of each brain's intensities to 0 and 1, but the contrast in between still differs
+between scanners. An `IntensityScale` maps a prepared image to a common scale by an increasing, piecewise linear
+function through pairs of (landmark of the image, standard position), clipped to [0, 1]. Methods and their landmarks:
 
-- ``percentiles``: the ends alone; the image stays as it was prepared.
-- ``z_score``: the median and the median absolute deviation of the brain.
-- ``white_matter``: the commonest intensity where the template has white matter.
-- ``landmarks``: the deciles of the brain. Where they belong is learnt from the training controls: the mean of theirs
-  (Nyul, Udupa, Zhang, "New variants of a method of MRI scale standardization", IEEE TMI 19, 2000).
+- ``percentiles``: the two ends only; the prepared image is unchanged.
+- ``z_score``: median and median absolute deviation of the brain.
+- ``white_matter``: the mode of the intensities in the template's white matter.
+- ``nyul``: Nyul histogram standardisation with the deciles of the brain. Their standard positions are their means over
+  the training controls (Nyul, Udupa, Zhang, "New variants of a method of MRI scale standardization", IEEE TMI 19,
+  2000).
 
-Only the last learns, and only from training controls: no patient ever moves the scale he is judged on.
+Only ``nyul`` is fitted, and only to training controls: patients never change the scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,46 +30,46 @@ from ..settings import IntensityMethod
 _FEWEST_VOXELS = 50
 _DECILES = np.arange(10, 100, 10)
 _LEAST_STEP = 1e-3
-"""Between two landmarks of an image: a brain with few grey values must not turn a line into a cliff."""
+"""Smallest distance between two landmarks of an image, which limits the slope for brains with few grey values."""
 _Z_REACH = 5.0
-"""Robust standard deviations on either side of the median that become 0 and 1."""
-_LEAST_SPREAD = 0.02
+"""Robust standard deviations from the median that are mapped to 0 and 1."""
+_SMALLEST_SD = 0.02
 _ABOVE_WHITE_MATTER = 1.5
-"""Times the white-matter peak that becomes 1: vessels, and the bright lesions of a FLAIR, keep their differences."""
+"""Multiple of the white-matter mode that is mapped to 1; vessels and bright FLAIR lesions stay below saturation."""
 _LEAST_PEAK = 0.1
 _WHITE_MATTER = 0.9
-"""Template probability from which on a voxel is taken as white matter."""
+"""Smallest template probability of a white-matter voxel."""
 
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """A method, and where its landmarks belong.
+    """Standardisation method and the standard positions of its landmarks.
 
     Attributes
     ----------
-    method : {"percentiles", "z_score", "white_matter", "landmarks"}
+    method : {"percentiles", "z_score", "white_matter", "nyul"}
     standard : mapping from modality to tuple of float
-        Ascending, from 0 to 1; in the order of the channels.
+        Increasing positions between 0 and 1; modalities in the order of the channels.
     """
 
     method: IntensityMethod
     standard: Mapping[Modality, tuple[float, ...]]
 
     def __post_init__(self):
-        count = len(_DECILES) + 2 if self.method == "landmarks" else 2
+        count = len(_DECILES) + 2 if self.method == "nyul" else 2
         for modality, positions in self.standard.items():
             if not (np.diff(positions) > 0).all():
-                raise ValueError(f"the landmarks of {modality} do not ascend")
+                raise ValueError(f"the landmarks of {modality} do not increase")
             if len(positions) != count:
-                raise ValueError(f"there are {len(positions)} landmarks of {modality}, and {count} of {self.method}")
+                raise ValueError(f"{modality} has {len(positions)} landmarks, expected {count} for {self.method}")
             if positions[0] < 0 or positions[-1] > 1 + 1e-9:
-                raise ValueError(f"the landmarks of {modality} do not lie between 0 and 1")
+                raise ValueError(f"the landmarks of {modality} are not between 0 and 1")
 
     @classmethod
     def learn(
         cls, method: IntensityMethod, modalities: Sequence[Modality], controls: Sequence[PreparedImages], grid: Grid
     ) -> "IntensityScale":
-        """Learn where the landmarks belong; methods other than "landmarks" know it without looking at anybody.
+        """Fit the standard positions of the landmarks; only "nyul" uses the controls.
 
         Parameters
         ----------
@@ -82,18 +83,18 @@ class IntensityScale:
         Raises
         ------
         SubjectError
-            A control's image cannot be read, or has no landmarks.
+            A control's image cannot be read, or its landmarks cannot be computed.
         """
-        if method != "landmarks":
+        if method != "nyul":
             return cls(method, dict.fromkeys(modalities, (0.0, 1.0)))
         standard: dict[Modality, tuple[float, ...]] = {}
         for modality in modalities:
-            found = [_landmarks_of(method, control, modality, grid) for control in controls]
-            standard[modality] = tuple(float(mean) for mean in np.mean(found, axis=0))
+            positions = [_landmarks_of(method, control, modality, grid) for control in controls]
+            standard[modality] = tuple(float(mean) for mean in np.mean(positions, axis=0))
         return cls(method, standard)
 
     def read(self, subject: PreparedImages, grid: Grid) -> np.ndarray:
-        """Read a subject's prepared images onto this scale.
+        """Read a subject's prepared images and standardise them.
 
         Returns
         -------
@@ -103,20 +104,21 @@ class IntensityScale:
         Raises
         ------
         SubjectError
-            An image or the mask is missing, unreadable, off the grid, not prepared, or has no landmarks.
+            An image or the mask is missing, unreadable, on another grid or not prepared, or landmarks cannot be
+            computed.
         """
         mask = subject.read_brain_mask(grid)
         channels = []
         for modality in self.standard:
             image = subject.read(modality, grid)
             try:
-                channels.append(self.apply(image, mask, modality).voxels)
+                channels.append(self.standardise(image, mask, modality).voxels)
             except UserError as error:
                 raise SubjectError(f"{subject.key}: {error}") from error
         return np.stack(channels)
 
-    def apply(self, image: Volume, brain_mask: Volume, modality: Modality) -> Volume:
-        """Bring a prepared image onto this scale.
+    def standardise(self, image: Volume, brain_mask: Volume, modality: Modality) -> Volume:
+        """Map a prepared image to this scale.
 
         Parameters
         ----------
@@ -129,12 +131,12 @@ class IntensityScale:
         Returns
         -------
         Volume
-            float32 in [0, 1], 0 outside the mask. The order of intensities is kept.
+            float32 in [0, 1], 0 outside the mask. The order of intensities is preserved.
 
         Raises
         ------
         UserError
-            Too little of the brain is left to find landmarks in.
+            Fewer than 50 voxels are available to compute landmarks.
         """
         if self.method == "percentiles":
             mapped = image.voxels
@@ -144,15 +146,15 @@ class IntensityScale:
 
 
 def landmarks(method: IntensityMethod, image: Volume) -> np.ndarray:
-    """Where a prepared image has a method's landmarks, ascending.
+    """Landmarks of a prepared image for a method, increasing.
 
-    Taken from the voxels above 0: at 0 lies what is outside the brain or the field of view, and the darkest half per
-    cent that preparing cut off.
+    Computed from the voxels above 0. Voxels at 0 are outside the brain or the field of view, or belong to the darkest
+    half per cent that preparation clipped.
 
     Raises
     ------
     UserError
-        Fewer than 50 voxels to find them in.
+        Fewer than 50 voxels are available.
     """
     inside = image.voxels > 0
     if method == "white_matter":
@@ -161,17 +163,17 @@ def landmarks(method: IntensityMethod, image: Volume) -> np.ndarray:
     if values.size < _FEWEST_VOXELS:
         where = "white matter" if method == "white_matter" else "brain"
         raise UserError(
-            f"{values.size} voxels of {where} are left to find the scale of intensities in, expected at least "
-            f"{_FEWEST_VOXELS}. Look at the picture of its preparation."
+            f"{values.size} voxels of {where} are available to fit the intensity scale, expected at least "
+            f"{_FEWEST_VOXELS}. Check the quality picture of the subject."
         )
     if method == "z_score":
         centre = np.median(values)
-        spread = max(1.4826 * float(np.median(np.abs(values - centre))), _LEAST_SPREAD)
-        return np.array([centre - _Z_REACH * spread, centre + _Z_REACH * spread])
+        sd = max(1.4826 * float(np.median(np.abs(values - centre))), _SMALLEST_SD)
+        return np.array([centre - _Z_REACH * sd, centre + _Z_REACH * sd])
     if method == "white_matter":
         return np.array([0.0, _ABOVE_WHITE_MATTER * max(_mode(values), _LEAST_PEAK)])
-    inner = np.percentile(values, _DECILES) if method == "landmarks" else []
-    return _apart(np.array([0.0, *inner, 1.0]))
+    inner = np.percentile(values, _DECILES) if method == "nyul" else []
+    return _separated(np.array([0.0, *inner, 1.0]))
 
 
 def _landmarks_of(method: IntensityMethod, control: PreparedImages, modality: Modality, grid: Grid) -> np.ndarray:
@@ -184,13 +186,13 @@ def _landmarks_of(method: IntensityMethod, control: PreparedImages, modality: Mo
 
 
 def _mode(values: np.ndarray) -> float:
-    """The commonest value, of a histogram smoothed by about a hundredth of its range."""
+    """Mode of a histogram smoothed by about a hundredth of its range."""
     counts, edges = np.histogram(values, bins=256, range=(0, 1))
     peak = int(ndimage.gaussian_filter1d(counts.astype(float), 3).argmax())
     return float(edges[peak] + edges[peak + 1]) / 2
 
 
-def _apart(positions: np.ndarray) -> np.ndarray:
-    """Rising positions from 0 to 1, moved apart where they touch."""
+def _separated(positions: np.ndarray) -> np.ndarray:
+    """Increasing positions from 0 to 1 with a minimum distance between neighbours."""
     steps = np.maximum(np.diff(positions), _LEAST_STEP)
     return np.concatenate([[0.0], np.cumsum(steps / steps.sum())])

@@ -1,1 +1,1 @@
-"""The voxels that are analysed, and all prepared subjects in one memory-mapped file."""
+"""Mask of the analysed voxels, and memory-mapped storage of all prepared subjects."""

@@ -1,4 +1,4 @@
-"""The list of locations, and the way between images and lists of locations."""
+"""Mask of the analysed voxels, and conversion between images and arrays over these voxels."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from ...data_manifests.images.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
-class PatchGrid:
-    """The locations of a template grid: the True voxels of its brain mask, in C order of the (X, Y, Z) array.
+class VoxelMask:
+    """Mask of the analysed voxels of a template grid, in C order of the (X, Y, Z) array.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class PatchGrid:
     Raises
     ------
     UserError
-        The mask has another shape than the grid, or is empty.
+        The shape of the mask differs from that of the grid, or the mask is empty.
     """
 
     grid: Grid
@@ -41,45 +41,45 @@ class PatchGrid:
 
     @cached_property
     def flat_index(self) -> np.ndarray:
-        """Where each location lies in the flattened (X*Y*Z) array; (P,) int64, ascending."""
+        """Index of each voxel in the flattened (X*Y*Z) array, (P,) int64, ascending."""
         return np.flatnonzero(self.brain_mask)
 
     @cached_property
     def locations(self) -> np.ndarray:
-        """Voxel indices, (P, 3) int32."""
+        """Indices (x, y, z) of the voxels, (P, 3) int32."""
         return np.stack(np.unravel_index(self.flat_index, self.grid.size_vox), axis=1).astype(np.int32)
 
     @property
     def size(self) -> int:
-        """P, the number of locations."""
+        """P, the number of voxels in the mask."""
         return len(self.flat_index)
 
     @cached_property
     def mask_hash(self) -> str:
-        """Stands for the grid and the mask together; what is stored by location carries it along."""
+        """Hash of the grid and the mask, stored with arrays over the voxels to match them."""
         content = hashlib.sha256(repr(self.grid.size_vox).encode())
-        # Rounded to a micrometre: an affine that went through JSON or NIfTI's float32 is the same affine.
+        # Rounded to a micrometre: the hash does not change if the affine is stored in JSON or as NIfTI's float32.
         content.update((np.round(self.grid.affine, 3) + 0.0).astype("<f8").tobytes())
         content.update(np.packbits(self.brain_mask).tobytes())
         return content.hexdigest()[:16]
 
-    def gather(self, volume: np.ndarray) -> np.ndarray:
-        """Values at the locations: (..., X, Y, Z) to (..., P)."""
+    def transform(self, volume: np.ndarray) -> np.ndarray:
+        """Extract the values of the voxels in the mask: (..., X, Y, Z) to (..., P)."""
         lead = volume.shape[:-3]
         if volume.shape[-3:] != self.grid.size_vox:
-            raise ValueError(f"volume {volume.shape} does not end in the grid {self.grid.size_vox}")
+            raise ValueError(f"volume has shape {volume.shape}, expected (..., X, Y, Z) with grid {self.grid.size_vox}")
         return np.take(volume.reshape(*lead, -1), self.flat_index, axis=-1)
 
-    def scatter(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Put values back into place: (..., P) to (..., X, Y, Z), `fill` outside the mask. Inverse of `gather`."""
+    def inverse_transform(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """Insert values into a volume: (..., P) to (..., X, Y, Z), `fill` outside the mask. Inverse of `transform`."""
         values = np.asarray(values)
         if values.shape[-1:] != (self.size,):
-            raise ValueError(f"values {values.shape} do not end in {self.size} locations")
+            raise ValueError(f"values have shape {values.shape}, expected (..., P) with {self.size} voxels")
         volume = np.full((*values.shape[:-1], self.brain_mask.size), fill, dtype=values.dtype)
         volume[..., self.flat_index] = values
         return volume.reshape(*values.shape[:-1], *self.grid.size_vox)
 
 
 def patch_size_vox(patch_size_mm: float, spacing_mm: float) -> int:
-    """The odd number of voxels that comes nearest to a patch size (at a tie: the larger one)."""
+    """Nearest odd number of voxels for a patch size in millimetres; the larger one in case of a tie."""
     return 2 * int(np.floor((patch_size_mm / spacing_mm - 1) / 2 + 0.5)) + 1 if patch_size_mm > spacing_mm else 1

@@ -1,4 +1,4 @@
-"""What is measured of a prepared subject."""
+"""Quality measures of a prepared subject."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ from ..registration.template import Template
 if TYPE_CHECKING:
     from ..registration.template_transform import TemplateTransform
 
-_SURELY = 0.8
-"""Probability of a tissue from which on a voxel of the template is taken for it."""
+_TISSUE = 0.8
+"""Smallest template probability of a tissue for a voxel to count as that tissue."""
 
 LABELS = {
     "brain_ml": "Brain, ml",
@@ -29,12 +29,12 @@ LABELS = {
     "noise": "Noise",
     "dark_share": "Dark share",
 }
-"""Each number in a word or two, in the order of the tables."""
+"""Short label of each number, in the order of the tables."""
 
 
 @dataclass(frozen=True)
 class QualityNumbers:
-    """How one subject was prepared, in numbers. What could not be measured is NaN.
+    """Quality numbers of one prepared subject; NaN if a number could not be computed.
 
     Attributes
     ----------
@@ -45,18 +45,18 @@ class QualityNumbers:
     coverage : float
         Share of the template's brain inside the warped brain mask; higher is better.
     similarity_before, similarity_after : float
-        Correlation of the T1w with the template's inside the template's brain, after the affine and after the warp;
-        higher is better.
+        Correlation of the T1w with the template's T1w inside the template's brain, after the affine and after the
+        warp; higher is better.
     white_matter_overlap_before, white_matter_overlap : float
         Dice of the warped bright tissue (Otsu's upper of three classes) with the template's white matter, after the
         affine and after the warp.
     jacobian_smallest, jacobian_percentile_1, jacobian_percentile_99 : float
-        Local change of volume by the warp inside the template's brain; 1 is none, at or below 0 space is folded.
+        Local volume change by the warp inside the template's brain: 1 is no change, values of 0 or less mean folding.
     noise : float
         Standard deviation of the noise over the mean intensity, in white matter: the median absolute second
         difference along the axes, scaled for Gaussian noise. Lower is better.
     dark_share : float
-        Share of the brain mask darker than a tenth of the brain's median: background or bone that the mask took in.
+        Share of the brain mask darker than a tenth of the brain's median: background or bone inside the mask.
     """
 
     brain_ml: float
@@ -74,7 +74,7 @@ class QualityNumbers:
 
 
 def measure(t1w: Volume, brain_mask: Volume, transform: "TemplateTransform", template: Template) -> QualityNumbers:
-    """Measure a brain mask and a registration.
+    """Compute the quality numbers of a brain mask and a registration.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def measure(t1w: Volume, brain_mask: Volume, transform: "TemplateTransform", tem
         On the grid of `t1w`.
     transform : TemplateTransform
     template : Template
-        At the resolution to measure at.
+        Template at the resolution of the measurement.
     """
     mask = brain_mask.voxels
     masked = t1w.with_voxels(np.where(mask, t1w.voxels, 0).astype(np.float32))
@@ -115,8 +115,8 @@ def measure(t1w: Volume, brain_mask: Volume, transform: "TemplateTransform", tem
 
 
 def white_to_grey(warped: np.ndarray, template: Template) -> float:
-    """How many times as bright white matter is as grey, in an image (X, Y, Z) on the template's grid; NaN if unseen."""
-    white, grey = (warped[(tissue.voxels >= _SURELY) & (warped > 0)] for tissue in (template.white, template.grey))
+    """White-matter to grey-matter intensity ratio of an image (X, Y, Z) on the template's grid; NaN if not covered."""
+    white, grey = (warped[(tissue.voxels >= _TISSUE) & (warped > 0)] for tissue in (template.white, template.grey))
     return float(np.median(white) / np.median(grey)) if len(white) and len(grey) else float("nan")
 
 
@@ -124,8 +124,8 @@ def _dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / max(one.sum() + other.sum(), 1))
 
 
-def _correlation(values: np.ndarray, of_template: np.ndarray) -> float:
-    return float(np.corrcoef(values, of_template)[0, 1]) if values.std() > 0 else 0.0
+def _correlation(values: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.corrcoef(values, reference)[0, 1]) if values.std() > 0 else 0.0
 
 
 def _bright_tissue(t1w: Volume, mask: np.ndarray) -> np.ndarray:
@@ -143,6 +143,6 @@ def _noise(voxels: np.ndarray, white: np.ndarray) -> float:
     if not core.any():
         return float("nan")
     differences = [(np.roll(voxels, 1, axis) - 2 * voxels + np.roll(voxels, -1, axis))[core] for axis in range(3)]
-    # The second difference of white noise has 6 times its variance; 1.4826 turns a median deviation into an SD.
+    # The second difference of white noise has 6 times its variance; 1.4826 converts a median deviation to an SD.
     deviation = 1.4826 * np.median(np.abs(np.concatenate(differences))) / np.sqrt(6)
     return float(deviation / voxels[core].mean())

@@ -1,11 +1,11 @@
-"""A picture of how a subject was prepared: before and after."""
+"""Quality picture of a prepared subject: native and prepared images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.terms import BIDS_SUFFIX, Modality
 from ..registration.resampling import bounding_box
@@ -26,16 +26,16 @@ def quality_picture(
     Parameters
     ----------
     path : Path
-        PNG, below 200 kB.
+        PNG file, less than 200 kB.
     t1w, brain_mask : Volume
         Native, axes towards right, anterior, superior.
     prepared : mapping from modality to Volume
-        On the template's grid.
+        Prepared images on the template's grid.
     template : Template
-        On the grid of `prepared`.
+        Template on the grid of `prepared`.
     title : str
     """
-    # The object-oriented way round: no global figure state, safe beside a notebook and in threads.
+    # The object-oriented interface has no global state: it is safe in notebooks and threads.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -44,7 +44,7 @@ def quality_picture(
     outlines = [(template.brain_mask.voxels, "red"), (template.white.voxels >= 0.5, "yellow")]
     rows += [
         (
-            f"{BIDS_SUFFIX[modality]} on the template, its brain and white matter",
+            f"{BIDS_SUFFIX[modality]} on the template grid, outlines of the template's brain and white matter",
             image,
             outlines,
             template.brain_mask.voxels,
@@ -61,8 +61,8 @@ def quality_picture(
         _draw_row(row, label, image, drawn, shown)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    with written_whole(path) as temporary:
-        # 64 colours: a quarter of the bytes, and the eye sees no difference.
+    with atomic_write(path) as temporary:
+        # 64 colours need a quarter of the bytes, without a visible difference.
         picture.quantize(64, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
     return path
 
@@ -83,7 +83,7 @@ def _draw_row(row, label: str, image: Volume, outlines: Sequence[tuple[np.ndarra
                 axis_object.contour(edge, levels=[0.5], colors=[colour], linewidths=0.6)
         axis_object.set_axis_off()
         if axis > 0:
-            # As in the reports and the viewer: the radiological convention.
+            # Radiological convention, as in the reports and the viewer.
             axis_object.invert_xaxis()
             for side, at in (("R", 0.02), ("L", 0.92)):
                 axis_object.text(at, 0.02, side, color="white", fontsize=8, transform=axis_object.transAxes)

@@ -1,7 +1,7 @@
-"""Whether a subject was prepared well.
+"""Quality control of a prepared subject.
 
-One head registered badly can spoil a cohort's figures more than any choice of method: every subject is judged. Numbers
-outside the limits of the settings warn, or fail where nothing that follows could be trusted.
+A single failed registration can affect the results of a cohort more than any choice of method. Quality numbers outside
+the limits of the settings raise a warning, or fail the subject if later results would not be reliable.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.typed_json import load_json
@@ -27,17 +27,17 @@ Verdict = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Quality(QualityNumbers):
-    """The numbers of one subject, and what they come to.
+    """Quality numbers and verdict of one subject.
 
     Attributes
     ----------
     brain_method : str
-        Where the mask comes from.
+        Method of the brain extraction.
     verdict : {"pass", "warn", "fail"}
     reasons : tuple of str
-        A sentence for everything that is out of the ordinary.
+        One message for each failure or warning.
     unusual : tuple of str
-        The numbers that lie outside their limits, by name.
+        Names of the numbers outside their limits.
     """
 
     brain_method: str
@@ -46,26 +46,26 @@ class Quality(QualityNumbers):
     unusual: tuple[str, ...] = ()
 
     def save(self, path: Path) -> Path:
-        """Write JSON, whole or not at all."""
-        with written_whole(path) as temporary:
+        """Write the record as JSON, atomically."""
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1))
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Quality":
-        """Read what `save` wrote.
+        """Load a record that `save` wrote.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
         try:
             content = load_json(path)
             return cls(**content | {name: tuple(content[name]) for name in ("reasons", "unusual")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{private(path)}: no quality record of a prepared subject there. Run prepare for the subject again."
+                f"{private(path)}: holds no valid quality record. Run prepare for the subject again."
             ) from error
 
 
@@ -78,7 +78,7 @@ def measure_quality(
     *,
     warnings: Sequence[str] = (),
 ) -> Quality:
-    """Judge a brain mask and a registration.
+    """Compute the quality numbers of a subject and compare them with the limits.
 
     Parameters
     ----------
@@ -88,34 +88,39 @@ def measure_quality(
         On the grid of `t1w`.
     transform : TemplateTransform
     template : Template
-        At the resolution to judge at.
+        Template at the resolution of the measurement.
     settings : PreprocessingSettings
         The limits: ``quality`` for "warn", ``registration`` for "fail".
     warnings : sequence of str
-        Sentences from elsewhere; any makes the verdict "warn" at least.
+        Further warnings; with any of them the verdict is at least "warn".
     """
     numbers = measure(t1w, brain.mask, transform, template)
     failures = _failures(numbers, settings)
     failed = {limit.number for limit in failures}
-    odd = [limit for limit in _oddities(numbers, settings) if limit.number not in failed]
-    told = tuple(limit.sentence for limit in failures)
-    noted = tuple(limit.sentence for limit in odd) + brain.notes + tuple(warnings)
-    verdict: Verdict = "fail" if told else "warn" if noted else "pass"
-    unusual = tuple(limit.number for limit in (*failures, *odd))
-    return Quality(**asdict(numbers), brain_method=brain.method, verdict=verdict, reasons=told + noted, unusual=unusual)
+    warned = [limit for limit in _warnings(numbers, settings) if limit.number not in failed]
+    failure_messages = tuple(limit.message for limit in failures)
+    all_warnings = tuple(limit.message for limit in warned) + brain.notes + tuple(warnings)
+    verdict: Verdict = "fail" if failure_messages else "warn" if all_warnings else "pass"
+    return Quality(
+        **asdict(numbers),
+        brain_method=brain.method,
+        verdict=verdict,
+        reasons=failure_messages + all_warnings,
+        unusual=tuple(limit.number for limit in (*failures, *warned)),
+    )
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """Where a number may lie, and what to say where it does not."""
+    """Allowed range of a number, and the message if it is outside."""
 
     number: str
     low: float
     high: float
-    sentence: str
+    message: str
 
-    def broken_by(self, numbers: QualityNumbers) -> bool:
-        # The right way round for NaN: what could not be measured is out of the ordinary.
+    def violated_by(self, numbers: QualityNumbers) -> bool:
+        # True for NaN: a number that could not be computed violates its limit.
         return not self.low <= getattr(numbers, self.number) <= self.high
 
 
@@ -130,80 +135,82 @@ def _failures(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[
             limits.smallest_overlap,
             _NO_LIMIT,
             f"registration failed: the warped brain overlaps the template's with Dice {numbers.brain_overlap:.2f}, "
-            f"expected at least {limits.smallest_overlap:g}; look at the picture, then at the brain mask and the "
-            "scan's orientation",
+            f"expected at least {limits.smallest_overlap:g}; check the quality picture, the brain mask and the scan's "
+            "orientation",
         ),
         _Limit(
             "similarity_after",
             limits.smallest_similarity,
             _NO_LIMIT,
-            f"registration failed: the warped T1w correlates with the template by {numbers.similarity_after:.2f}, "
-            f"expected at least {limits.smallest_similarity:g}; look at the picture: is it a T1w, the right way up?",
+            f"registration failed: the warped T1w has a correlation of {numbers.similarity_after:.2f} with the "
+            f"template, expected at least {limits.smallest_similarity:g}; check in the quality picture that the scan "
+            "is a T1w and that its orientation is correct",
         ),
     ]
-    return [limit for limit in found if limit.broken_by(numbers)]
+    return [limit for limit in found if limit.violated_by(numbers)]
 
 
-def _oddities(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
-    n, usual = numbers, settings.quality
+def _warnings(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
+    n, limits = numbers, settings.quality
     found = [
         _Limit(
             "brain_ml",
-            usual.smallest_brain_ml,
-            usual.largest_brain_ml,
-            f"a brain of {n.brain_ml:.0f} ml (usual: {usual.smallest_brain_ml:g}-{usual.largest_brain_ml:g})",
+            limits.smallest_brain_ml,
+            limits.largest_brain_ml,
+            f"brain volume {n.brain_ml:.0f} ml (usual: {limits.smallest_brain_ml:g}-{limits.largest_brain_ml:g})",
         ),
         _Limit(
             "brain_overlap",
-            usual.smallest_overlap,
+            limits.smallest_overlap,
             _NO_LIMIT,
-            f"overlap with the template's brain {n.brain_overlap:.3f} (usual: above {usual.smallest_overlap:g})",
+            f"overlap with the template's brain {n.brain_overlap:.3f} (usual: above {limits.smallest_overlap:g})",
         ),
         _Limit(
             "coverage",
-            usual.smallest_coverage,
+            limits.smallest_coverage,
             _NO_LIMIT,
-            f"only {n.coverage:.1%} of the template's brain is covered (usual: above {usual.smallest_coverage:.1%})",
+            f"the mask covers only {n.coverage:.1%} of the template's brain (usual: above "
+            f"{limits.smallest_coverage:.1%})",
         ),
         _Limit(
             "similarity_after",
-            usual.smallest_similarity,
+            limits.smallest_similarity,
             _NO_LIMIT,
-            f"similarity to the template {n.similarity_after:.2f} (usual: above {usual.smallest_similarity:g})",
+            f"similarity to the template {n.similarity_after:.2f} (usual: above {limits.smallest_similarity:g})",
         ),
         _Limit(
             "white_matter_overlap",
-            usual.smallest_white_matter_overlap,
+            limits.smallest_white_matter_overlap,
             _NO_LIMIT,
             f"overlap with the template's white matter {n.white_matter_overlap:.2f} (usual: above "
-            f"{usual.smallest_white_matter_overlap:g})",
+            f"{limits.smallest_white_matter_overlap:g})",
         ),
         _Limit(
             "jacobian_percentile_1",
-            usual.smallest_jacobian,
+            limits.smallest_jacobian,
             _NO_LIMIT,
-            f"the warp shrinks a hundredth of the brain to {n.jacobian_percentile_1:.2f} of its volume or less (usual: "
-            f"above {usual.smallest_jacobian:g})",
+            f"the warp shrinks 1 % of the brain to {n.jacobian_percentile_1:.2f} of its volume or less (usual: "
+            f"above {limits.smallest_jacobian:g})",
         ),
         _Limit(
             "jacobian_percentile_99",
             -_NO_LIMIT,
-            usual.largest_jacobian,
-            f"the warp stretches a hundredth of the brain to {n.jacobian_percentile_99:.2f} of its volume or more "
-            f"(usual: below {usual.largest_jacobian:g})",
+            limits.largest_jacobian,
+            f"the warp expands 1 % of the brain to {n.jacobian_percentile_99:.2f} of its volume or more "
+            f"(usual: below {limits.largest_jacobian:g})",
         ),
         _Limit(
             "noise",
             -_NO_LIMIT,
-            usual.largest_noise,
-            f"noise of {n.noise:.1%} (usual: below {usual.largest_noise:.1%})",
+            limits.largest_noise,
+            f"noise {n.noise:.1%} of the mean intensity (usual: below {limits.largest_noise:.1%})",
         ),
         _Limit(
             "dark_share",
             -_NO_LIMIT,
-            usual.largest_dark_share,
-            f"{n.dark_share:.1%} of the brain mask is dark (usual: below {usual.largest_dark_share:.1%})",
+            limits.largest_dark_share,
+            f"{n.dark_share:.1%} of the brain mask is dark (usual: below {limits.largest_dark_share:.1%})",
         ),
     ]
     folded = _Limit("jacobian_smallest", 1e-9, _NO_LIMIT, "the warp folds space inside the brain")
-    return [limit for limit in [*found, folded] if limit.broken_by(numbers)]
+    return [limit for limit in [*found, folded] if limit.violated_by(numbers)]

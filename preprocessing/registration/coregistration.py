@@ -1,7 +1,7 @@
-"""Where another image of the same session lies relative to the T1w.
+"""Rigid alignment of another image of the same session with the T1w.
 
-Rigid, by mutual information (Mattes et al., "PET-CT image registration in the chest using free-form deformations",
-IEEE TMI 22, 2003). The image itself is not interpolated here: the transform joins the one to the template.
+The metric is mutual information (Mattes et al., "PET-CT image registration in the chest using free-form deformations",
+IEEE TMI 22, 2003). The image is not interpolated here: the transform is combined with the one to the template.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.typed_json import load_json
@@ -23,22 +23,22 @@ from .resampling import LPS, itk_affine, ras_affine, to_itk
 _LEVELS_MM = (8.0, 4.0, 2.0)
 _HEIGHTS_MM = (-50.0, -25.0, 0.0, 25.0, 50.0)
 _HEADERS_AGREE_MM = 0.5
-"""What the search itself wanders by: a header that it would move by less is right."""
+"""Accuracy of the search: if it moves the image by less than this, the headers are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A rigid step from the T1w to another image.
+    """Rigid transform from the T1w to another image.
 
     Attributes
     ----------
     transform : SimpleITK.Transform
-        Points of the T1w to points of the image (LPS mm).
+        Maps points of the T1w to points of the image (LPS mm).
     shift_mm : float
-        How far the headers were wrong at the centre of the brain.
+        Error of the headers at the centre of the brain.
     information : float or None
-        Mutual information of the two in and near the brain, nats; about 0.3 for a T1w and its FLAIR, below 0.1 for two
-        that were not aligned. None where nothing was searched.
+        Mutual information of the two images in and near the brain, in nats: about 0.3 for a T1w and its FLAIR, below
+        0.1 for images that are not aligned. None without a search.
     """
 
     transform: sitk.Transform
@@ -46,24 +46,24 @@ class Alignment:
     information: float | None
 
     def save(self, path: Path) -> Path:
-        """Write JSON, whole or not at all."""
+        """Write the alignment as JSON, atomically."""
         content = {
             "t1w_to_image_ras_mm": ras_affine(self.transform).tolist(),
             "shift_mm": self.shift_mm,
             "information": self.information,
         }
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Alignment":
-        """Read what `save` wrote.
+        """Load an alignment that `save` wrote.
 
         Raises
         ------
         UserError
-            Missing or damaged.
+            The file is missing or damaged.
         """
         try:
             content = load_json(path)
@@ -71,7 +71,7 @@ class Alignment:
             return cls(transform, content["shift_mm"], content["information"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{private(path)}: holds no alignment with the T1w. Run prepare for the subject again."
+                f"{private(path)}: holds no valid alignment with the T1w. Run prepare for the subject again."
             ) from error
 
 
@@ -81,16 +81,16 @@ UNMOVED = Alignment(sitk.Transform(3, sitk.sitkIdentity), 0.0, None)
 def align_to_t1w(image: Volume, t1w: Volume, brain_mask: Volume, *, seed: int) -> Alignment:
     """Align an image with the T1w of the same session.
 
-    The search starts coarsely from the headers and from the two centres of mass at several heights (an image may end
-    at the chin or at the shoulders), and goes on from the best: headers are right in most exports and useless in some.
-    Even one grid proves nothing: images are resampled onto others before they are aligned. Where the search ends
-    within half a millimetre of the headers, the headers are kept.
+    A coarse search starts from the headers and from the centres of mass at several heights (an image may end at the
+    chin or at the shoulders); the best result is refined. The headers are correct in most exports and useless in some.
+    Images on the same grid are not necessarily aligned, as they may have been resampled without alignment. If the
+    search ends within half a millimetre of the headers, the headers are kept.
 
     Parameters
     ----------
     image, t1w : Volume
     brain_mask : Volume, bool
-        On the grid of `t1w`. The match is judged in and near the brain: necks and jaws move between scans.
+        On the grid of `t1w`. The metric uses voxels in and near the brain, as necks and jaws move between scans.
     seed : int
     """
     reach = int(np.ceil(10 / t1w.grid.spacing_mm.min()))
@@ -127,7 +127,7 @@ def _mean_move_mm(transform: sitk.Transform, mask: Volume) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    # The metric inside the method follows the process's number alone, and sums of several threads differ in a bit.
+    # The metric follows only the global number of threads; with several threads, sums are not bit-identical.
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -144,7 +144,7 @@ def _descend(
     levels_mm: Sequence[float],
     seed: int,
 ) -> tuple[float, sitk.Euler3DTransform]:
-    """Minus the mutual information at the end, and the end; `start` is moved there."""
+    """Optimise `start` in place; return minus the mutual information reached, and the transform."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricFixedMask(fixed_mask)
@@ -164,6 +164,6 @@ def _descend(
         with one_thread():
             method.Execute(fixed, moving)
     except RuntimeError:
-        # The start lay so far off that no sample met the image.
+        # The images do not overlap at the start.
         return np.inf, start
     return method.GetMetricValue(), start

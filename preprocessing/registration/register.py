@@ -1,12 +1,12 @@
-"""Finds a subject's way to the template.
+"""Registration of a subject to the template.
 
 ANTs registers two brains by an affine and a diffeomorphism (SyN: Avants et al., "Symmetric diffeomorphic image
-registration with cross-correlation", Med Image Anal 12, 2008; here with mutual information). What comes out is a
+registration with cross-correlation", Med Image Anal 12, 2008; here with mutual information). The result is a
 `TemplateTransform`.
 
-ANTs gives the same bits twice only with a seed and one thread, and takes both from the environment. The number of
-threads is read once a process, at ITK's first work: a process that had ANTs compute before this module was asked keeps
-the number it had.
+ANTs is bit-reproducible only with a fixed seed and one thread, and reads both from the environment. The number of
+threads is read once per process, when ITK first computes: if the process has used ANTs before this module, the earlier
+number stays in effect.
 """
 
 import os
@@ -27,7 +27,7 @@ from .template import Template
 from .template_transform import JacobianRange, TemplateTransform, in_steps
 
 LESION_RIM_MM = 3.0
-"""What surrounds a lesion is seldom untouched, and the metric looks at gradients, which reach over its border."""
+"""Margin around excluded lesions: tissue near a lesion is often abnormal, and gradients extend over its border."""
 
 
 def register_to_template(
@@ -46,48 +46,48 @@ def register_to_template(
     t1w : Volume
         Bias-corrected.
     brain_mask : Volume, bool
-        On the grid of `t1w`; what lies outside is set to 0.
+        On the grid of `t1w`; voxels outside are set to 0.
     template : Template
-        At ``settings.working_spacing_mm``.
+        Template at ``settings.working_spacing_mm``.
     settings : RegistrationSettings
     seed : int
-        The same seed and inputs give the same bits.
+        The same seed and inputs give bit-identical results.
     lesion_mask : Volume, bool, optional
-        On the grid of `t1w`: what the registration is not to look at (Brett et al., "Spatial normalization of brain
-        images with focal lesions using cost function masking", NeuroImage 14, 2001). Dilated by `LESION_RIM_MM`.
+        On the grid of `t1w`: voxels to exclude from the metric, dilated by `LESION_RIM_MM` (Brett et al., "Spatial
+        normalization of brain images with focal lesions using cost function masking", NeuroImage 14, 2001).
 
     Raises
     ------
     UserError
-        ANTs gave no transform. A bad one is not seen here: `measure_quality` judges it.
+        ANTs returned no transform. The quality of the result is not checked here but by `measure_quality`.
     """
     if settings.transform == "none":
         return TemplateTransform.from_affine(np.eye(4))
     brain = t1w.with_voxels(winsorised(t1w.voxels, brain_mask.voxels))
     moving = coarsened(brain, settings.working_spacing_mm)
-    looked_at = None
+    metric_mask = None
     if lesion_mask is not None and lesion_mask.voxels.any():
-        looked_at = _all_but(lesion_mask, moving.grid)
-    return _register(moving, looked_at, template, settings, seed)
+        metric_mask = _without_lesion(lesion_mask, moving.grid)
+    return _register(moving, metric_mask, template, settings, seed)
 
 
 def affine_registration(
     fixed: Volume, moving: Volume, *, shift: np.ndarray, seed: int, fixed_mask: Volume
 ) -> np.ndarray:
-    """Register by a rigid and then an affine transform, judged inside a mask only.
+    """Register by a rigid and then an affine transform, with the metric restricted to a mask.
 
     Parameters
     ----------
     fixed, moving : Volume
     shift : ndarray, (3,)
-        Where to start: RAS mm that take a point of `fixed` to about its place in `moving`.
+        Start: approximate translation from `fixed` to `moving`, RAS mm.
     seed : int
     fixed_mask : Volume, bool
 
     Returns
     -------
     ndarray, (4, 4)
-        Fixed RAS mm to moving RAS mm.
+        Maps fixed RAS mm to moving RAS mm.
     """
     with _repeatable(seed), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
         import ants
@@ -112,28 +112,28 @@ def affine_registration(
 
 
 def winsorised(voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Scale the 99.5th percentile inside to 1 and clip there; 0 outside.
+    """Scale the 99.5th percentile inside the mask to 1 and clip at it; 0 outside.
 
-    A few bright vessels would otherwise stretch the bins of the mutual information.
+    Otherwise a few bright vessels would widen the histogram bins of the mutual information.
     """
     high = np.percentile(voxels[inside], 99.5) if inside.any() else 1.0
     return np.where(inside, np.clip(voxels / max(high, 1e-12), 0, 1), 0).astype(np.float32)
 
 
-def _all_but(lesion_mask: Volume, grid: Grid) -> Volume:
-    """Where no lesion and no rim of one is, on another grid of the same space."""
+def _without_lesion(lesion_mask: Volume, grid: Grid) -> Volume:
+    """Mask of all voxels outside a lesion and its margin, on another grid of the same space."""
     spacing = lesion_mask.grid.spacing_mm
     distance = ndimage.distance_transform_edt(~lesion_mask.voxels, sampling=spacing)
     near = lesion_mask.with_voxels(np.asarray(distance) <= LESION_RIM_MM)
-    left_out = resample(near, grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
-    return left_out.with_voxels(~left_out.voxels)
+    excluded = resample(near, grid, sitk.Transform(3, sitk.sitkIdentity), "linear")
+    return excluded.with_voxels(~excluded.voxels)
 
 
 def _register(
-    moving: Volume, looked_at: Volume | None, template: Template, settings: RegistrationSettings, seed: int
+    moving: Volume, metric_mask: Volume | None, template: Template, settings: RegistrationSettings, seed: int
 ) -> TemplateTransform:
     with _repeatable(seed), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
-        import ants  # Seconds long, and not needed by those who only apply transforms.
+        import ants  # A slow import, not needed to apply transforms.
 
         kind = settings.transform
         result = _run_ants(
@@ -142,7 +142,7 @@ def _register(
             "SyN" if kind == "syn" else "Affine",
             f"{folder}/",
             total_sigma=settings.stiffness,
-            moving_mask=looked_at and _to_ants(looked_at),
+            moving_mask=metric_mask and _to_ants(metric_mask),
             mask_all_stages=True,
         )
         files = result["fwdtransforms"]
@@ -162,21 +162,21 @@ def _run_ants(fixed, moving, kind: str, prefix: str, **options) -> dict[str, lis
         result = ants.registration(fixed, moving, kind, outprefix=prefix, **options)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            "registration to the template stopped without a result; look at the scan and its brain mask"
+            "registration to the template stopped without a result; check the scan and its brain mask"
         ) from error
-    # ANTs reports success with an empty list where it could not write.
+    # ANTs returns an empty list without an error if it could not write.
     files = result["fwdtransforms"]
     if len(files) != (2 if kind == "SyN" else 1) or not all(Path(file).exists() for file in files):
         raise UserError(
-            "registration to the template left no transform behind; check that the temporary folder has room and can "
-            "be written to"
+            "registration to the template wrote no transform; check that the temporary folder is writable and has "
+            "free space"
         )
     return result
 
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    # ANTs would draw its seed from the clock for 0.
+    # With seed 0, ANTs would take a seed from the clock.
     wanted = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": str(seed % 2**31 or 1)}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -209,8 +209,8 @@ def _ants_affine(transform) -> np.ndarray:
 
 
 def jacobian_range(warp: np.ndarray, template: Template) -> JacobianRange:
-    """Of a warp on the template's own grid, inside its brain."""
-    # The template grid's axes are those of RAS, so differences along them are derivatives to x, y and z.
+    """Jacobian range of a warp on the template's grid, inside the template's brain."""
+    # The axes of the template grid are RAS, so differences along them are derivatives in x, y and z.
     jacobian = np.empty((*warp.shape, 3))
     for axis, spacing in enumerate(template.grid.spacing_mm):
         jacobian[..., axis] = np.gradient(warp, spacing, axis=axis)

@@ -1,7 +1,7 @@
-"""Volumes through SimpleITK: conversion, orientation, and one interpolation from grid to grid.
+"""Resampling with SimpleITK: conversion, orientation, and interpolation between grids.
 
-ITK counts millimetres towards left and posterior (LPS) and hands out arrays as (Z, Y, X); both stay inside this
-folder's registration modules. Images are always handed over as arrays: ITK never opens a user's file.
+ITK uses LPS millimetres and (Z, Y, X) arrays; only the modules of this folder use these conventions. Images are passed
+to ITK as arrays: ITK never opens a user's file.
 """
 
 from typing import Literal, cast
@@ -17,13 +17,13 @@ from ...data_manifests.images.volume import Grid, Volume
 Interpolation = Literal["linear", "nearest", "bspline", "volume"]
 
 LPS = np.diag([-1.0, -1.0, 1.0])
-"""Turns RAS vectors into LPS ones, and back."""
+"""Converts RAS vectors to LPS and back."""
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline3}
 
 
 def to_itk(volume: Volume) -> sitk.Image:
-    """Hand a volume to SimpleITK; booleans as uint8, everything else as float32."""
+    """Convert a volume to a SimpleITK image; booleans to uint8, other types to float32."""
     return _placed(volume.voxels.astype(np.uint8 if volume.voxels.dtype == bool else np.float32), volume.grid)
 
 
@@ -34,7 +34,7 @@ def _placed(voxels: np.ndarray, grid: Grid) -> sitk.Image:
 
 
 def place_itk(image: sitk.Image, grid: Grid) -> None:
-    """Give an ITK image the geometry of a grid."""
+    """Set the geometry of an ITK image to that of a grid."""
     origin, spacing, direction = itk_geometry(grid)
     image.SetOrigin(origin.tolist())
     image.SetSpacing(spacing.tolist())
@@ -47,7 +47,7 @@ def itk_geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def itk_affine(affine: np.ndarray) -> sitk.AffineTransform:
-    """A (4, 4) that moves RAS points, as ITK's transform of LPS points."""
+    """Convert a (4, 4) affine of RAS points to an ITK transform of LPS points."""
     transform = sitk.AffineTransform(3)
     transform.SetMatrix((LPS @ affine[:3, :3] @ LPS).ravel().tolist())
     transform.SetTranslation((LPS @ affine[:3, 3]).tolist())
@@ -55,7 +55,7 @@ def itk_affine(affine: np.ndarray) -> sitk.AffineTransform:
 
 
 def ras_affine(transform: sitk.Transform) -> np.ndarray:
-    """The other way round: ITK's transform of LPS points, which has to be linear, as a (4, 4) that moves RAS points."""
+    """Convert a linear ITK transform of LPS points to a (4, 4) affine of RAS points; inverse of `itk_affine`."""
     points = np.vstack([np.zeros(3), LPS])
     origin, *axes = (np.array(transform.TransformPoint(point.tolist())) @ LPS for point in points)
     affine = np.eye(4)
@@ -64,16 +64,16 @@ def ras_affine(transform: sitk.Transform) -> np.ndarray:
 
 
 def itk_displacements(displacements: np.ndarray, grid: Grid) -> sitk.Image:
-    """RAS displacements on a grid, (X, Y, Z, 3), as ITK's image of LPS vectors."""
+    """Convert RAS displacements on a grid, (X, Y, Z, 3), to an ITK image of LPS vectors."""
     field = sitk.GetImageFromArray((displacements.astype(np.float64) @ LPS).transpose(2, 1, 0, 3), isVector=True)
     place_itk(field, grid)
     return field
 
 
 def canonical(volume: Volume) -> Volume:
-    """Flip and permute the axes so that they run towards right, anterior and superior. No value is changed.
+    """Flip and permute the axes to RAS order, without changing values.
 
-    Oblique scans stay oblique: each axis runs towards the direction it lies nearest to.
+    Oblique scans stay oblique: each axis is assigned to its nearest anatomical direction.
     """
     to_ras = nib.orientations.io_orientation(volume.affine)
     voxels = np.ascontiguousarray(nib.orientations.apply_orientation(volume.voxels, to_ras))
@@ -82,7 +82,7 @@ def canonical(volume: Volume) -> Volume:
 
 
 def reoriented_like(volume: Volume, grid: Grid) -> Volume:
-    """Undo `canonical`: the same values on the axes of the grid they came from."""
+    """Undo `canonical`: flip and permute the axes back to those of the original grid."""
     back = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(volume.affine), nib.orientations.io_orientation(grid.affine)
     )
@@ -95,15 +95,15 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
     Parameters
     ----------
     volume : Volume
-        bool, or anything that fits float32; anything at all for "nearest".
+        bool, or values that fit float32; any type for "nearest".
     grid : Grid
     transform : SimpleITK.Transform
-        Takes a point of `grid` to its place in `volume` (LPS mm).
+        Maps points of `grid` to points of `volume` (LPS mm).
     interpolation : {"linear", "nearest", "bspline", "volume"}
-        Cubic for "bspline", with overshoots clipped to the range of the input. A mask becomes True where its
-        interpolated value reaches one half; with "volume", for masks of lesions, where it is greatest, in as many
-        voxels as keep the volume of each part. (At one half, thin lesions of 1 ml lose up to a fifth; nearest
-        neighbours scatter by 5 %.)
+        "bspline" is cubic, with overshoots clipped to the range of the input. A mask is True where its interpolated
+        value is at least one half. "volume", for lesion masks, preserves the volume of each connected part: its voxels
+        with the greatest interpolated values are True. (With a threshold of one half, thin lesions of 1 ml lose up to a
+        fifth of their volume; with nearest neighbours the volume varies by 5 %.)
 
     Returns
     -------
@@ -117,7 +117,7 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
         volume = volume.with_voxels(volume.voxels.astype(np.float32))
     if interpolation == "volume":
         if not is_mask:
-            raise ValueError("the interpolation volume is for masks")
+            raise ValueError('interpolation "volume" requires a mask')
         fine = blurred_for(volume, float(grid.spacing_mm.min()))
         values = resample(fine, grid, transform, "linear")
         return _most_of_each_part(values, _shares(fine, values, transform))
@@ -130,7 +130,7 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform, interpolatio
 
 
 def _nearest(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
-    """ITK says which voxel is the nearest; values, which may be more than a float can count, do not pass through it."""
+    """Interpolate voxel numbers with ITK and look the values up, as the values may not be exact as floats."""
     numbers = np.arange(1, volume.voxels.size + 1, dtype=np.int32).reshape(volume.grid.size_vox)
     nearest = _resampled(_placed(numbers, volume.grid), grid, transform, sitk.sitkNearestNeighbor)
     values = np.concatenate([np.zeros(1, volume.voxels.dtype), volume.voxels.ravel()])
@@ -138,7 +138,7 @@ def _nearest(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
 
 
 def _resampled(image: sitk.Image, grid: Grid, transform: sitk.Transform, interpolator: int) -> np.ndarray:
-    """(X, Y, Z); 0 outside the field of view of the image."""
+    """Resample an ITK image to a grid: array (X, Y, Z), 0 outside the field of view of the image."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)
     origin, spacing, direction = itk_geometry(grid)
@@ -152,7 +152,7 @@ def _resampled(image: sitk.Image, grid: Grid, transform: sitk.Transform, interpo
 
 
 def _shares(mask: Volume, values: Volume, transform: sitk.Transform) -> np.ndarray:
-    """What share of each voxel a mask of floats covers: the mean over eight points of it, not its centre's value."""
+    """Share of each voxel that a float mask covers: the mean over eight points in the voxel."""
     shares = values.voxels.copy()
     if not shares.any():
         return shares
@@ -165,10 +165,10 @@ def _shares(mask: Volume, values: Volume, transform: sitk.Transform) -> np.ndarr
 
 
 def _most_of_each_part(values: Volume, shares: np.ndarray) -> Volume:
-    """As many voxels of every connected part as its shares add up to, those with the greatest values."""
+    """Mask with the greatest values of each connected part, as many voxels as the sum of its shares."""
     labels, number = cast(tuple[np.ndarray, int], ndimage.label(values.voxels > 0, np.ones((3, 3, 3))))
-    wanted = np.rint(np.bincount(labels.ravel(), _with_rim(shares, labels > 0).ravel(), number + 1))
-    # A part may need voxels whose centre it does not reach.
+    wanted = np.rint(np.bincount(labels.ravel(), _shares_with_rim(shares, labels > 0).ravel(), number + 1))
+    # A part may need neighbouring voxels with an interpolated value of 0.
     labels = np.where(labels > 0, labels, ndimage.maximum_filter(labels, 3))
     inside = np.flatnonzero(labels)
     part, value = labels.ravel()[inside], values.voxels.ravel()[inside]
@@ -180,26 +180,26 @@ def _most_of_each_part(values: Volume, shares: np.ndarray) -> Volume:
     return values.with_voxels(mask)
 
 
-def _with_rim(shares: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """The shares of the voxels that are reached, each with its part of those around it that are not.
+def _shares_with_rim(shares: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """Shares of the reached voxels, plus the shares of unreached voxels divided among their reached neighbours.
 
-    A voxel that is not reached gives the same to each neighbour that is: between two lesions both get half.
+    Each reached neighbour gets an equal part: an unreached voxel between two lesions counts half for each.
     """
-    takers = _around(reached.astype(np.float32))
-    given = np.where(~reached & (takers > 0.5), shares / np.maximum(takers, 1), 0)
-    return np.where(reached, shares + _around(given), 0)
+    neighbours = _neighbour_sum(reached.astype(np.float32))
+    distributed = np.where(~reached & (neighbours > 0.5), shares / np.maximum(neighbours, 1), 0)
+    return np.where(reached, shares + _neighbour_sum(distributed), 0)
 
 
-def _around(values: np.ndarray) -> np.ndarray:
-    """The sum over a voxel and its 26 neighbours; 0 beyond the edge."""
+def _neighbour_sum(values: np.ndarray) -> np.ndarray:
+    """Sum over a voxel and its 26 neighbours, with 0 outside the image."""
     return 27 * np.asarray(ndimage.uniform_filter(values, 3, mode="constant"))
 
 
 def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:
-    """Fill a rim around the mask with the nearest value inside it; beyond the rim, 0.
+    """Fill a margin around the mask with the nearest value inside it, and set voxels beyond the margin to 0.
 
-    Interpolating the result mixes neither skull nor background into the brain's edge, so scans with and without a
-    skull come out alike.
+    Interpolation then mixes neither skull nor background into the brain's edge, so scans with and without a skull give
+    the same result.
     """
     spacing = image.grid.spacing_mm
     box = bounding_box(mask.voxels, np.ceil(reach_mm / spacing).astype(int) + 1)
@@ -215,10 +215,10 @@ def continued_outwards(image: Volume, mask: Volume, reach_mm: float) -> Volume:
 
 
 def blurred_for(volume: Volume, spacing_mm: float) -> Volume:
-    """Smooth a fine scan before it is sampled on a coarser grid, so that noise is averaged instead of picked.
+    """Smooth a volume before downsampling to a coarser grid, which averages noise and avoids aliasing.
 
-    The Gaussian's width makes up the difference between the two voxel sizes, axis by axis (FWHM^2 = target^2 -
-    source^2); axes that are no finer than the target stay as they are.
+    The width of the Gaussian is chosen for each axis (FWHM^2 = target^2 - source^2); axes that are not finer than the
+    target are not smoothed.
     """
     missing = np.maximum(spacing_mm**2 - volume.grid.spacing_mm**2, 0)
     sigma_mm = np.sqrt(missing) / (2 * np.sqrt(2 * np.log(2)))
@@ -229,7 +229,7 @@ def blurred_for(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def coarsened(volume: Volume, spacing_mm: float) -> Volume:
-    """Bring a finer scan to about this spacing, along its own axes; others are returned as they are."""
+    """Downsample a volume along its axes to about this spacing; coarser volumes are returned unchanged."""
     size, spacing = np.array(volume.grid.size_vox), volume.grid.spacing_mm
     step = np.maximum(spacing_mm / spacing, 1.0)
     if (step < 1.25).all():
@@ -242,9 +242,10 @@ def coarsened(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def refined(volume: Volume, spacing_mm: float) -> Volume:
-    """Cut thick slices into thin ones by cubic splines: as thin as the finest axis, but no thinner than this spacing.
+    """Interpolate thick slices to thin ones by cubic splines.
 
-    Scans whose slices are at most twice as thick as that are returned as they are.
+    The new spacing is that of the finest axis, but at least `spacing_mm`. Scans with slices at most twice as thick are
+    returned unchanged.
     """
     spacing = volume.grid.spacing_mm
     step = np.maximum(spacing / max(float(spacing.min()), spacing_mm), 1.0)
@@ -256,7 +257,7 @@ def refined(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest face-connected part of a mask, (X, Y, Z) bool; empty for an empty mask."""
+    """Largest face-connected component of a mask, (X, Y, Z) bool; empty for an empty mask."""
     labels, _ = cast(tuple[np.ndarray, int], ndimage.label(mask))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -264,7 +265,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray, margin_vox: np.ndarray | int = 0) -> tuple[slice, slice, slice]:
-    """Slices around the True voxels of a mask that is not empty, with a margin, cut at the borders."""
+    """Bounding box of a non-empty mask as slices, with a margin clipped at the borders."""
     slices = []
     for axis, margin in enumerate(np.broadcast_to(margin_vox, 3)):
         present = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

@@ -1,7 +1,7 @@
-"""The MNI152 (2009a, symmetric) brain that all subjects are registered to.
+"""The MNI152 template (2009a, symmetric) to which all subjects are registered.
 
-The 1 mm T1w, grey-matter and white-matter images lie in nilearn's wheel, already skull-stripped: nothing is
-downloaded. They are found without importing nilearn, which would cost seconds.
+The skull-stripped 1 mm T1w, grey-matter and white-matter images are part of nilearn's wheel: nothing is downloaded.
+They are located without importing nilearn, which would take seconds.
 """
 
 import importlib.util
@@ -17,13 +17,13 @@ from ...data_manifests.images.volume import Grid, Volume, read_volume
 from .resampling import blurred_for
 
 _ROOM_BELOW_MM = 12.0
-"""The published image ends where it cuts the brain stem, and a diffeomorphism stands still at the border of its grid:
-it needs room below."""
+"""Padding below the brain: the published image ends at the brain stem, and a diffeomorphism is zero at the border of
+its grid."""
 
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """The template brain on one grid, axes towards right, anterior, superior.
+    """The template brain on one RAS grid.
 
     Attributes
     ----------
@@ -50,20 +50,20 @@ class Template:
 
 @cache
 def load_template(spacing_mm: float) -> Template:
-    """The template at any resolution; one copy a process.
+    """Load the template at a given resolution; cached per process.
 
-    The grid is mirror-symmetric about the mid-sagittal plane whatever the spacing, as the template itself is.
+    The grid is mirror-symmetric about the mid-sagittal plane at every spacing, as is the template.
 
     Raises
     ------
     UserError
-        The installed nilearn does not hold the template.
+        The installed nilearn does not contain the template.
     """
     brain = _from_wheel("t1")
     inside = brain.with_voxels((brain.voxels > 0).astype(np.float32))
     share = _sampled(inside, spacing_mm)
     mask = share.voxels >= 0.5
-    # Dividing by the smoothed mask keeps the brain's edge as bright as the brain.
+    # Dividing by the smoothed mask preserves the brightness at the brain's edge.
     intensity = _sampled(brain, spacing_mm).voxels / np.maximum(share.voxels, 0.5)
     return Template(
         t1w=share.with_voxels(np.where(mask, np.clip(intensity, 0, 1), 0).astype(np.float32)),
@@ -79,8 +79,8 @@ def _from_wheel(tissue: str) -> Volume:
     path = folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
     if not path.exists():
         raise UserError(
-            f"The installed nilearn does not hold the MNI152 template ({private(path.name)}), expected nilearn 0.12 to "
-            "0.14. Install one of these."
+            f"The installed nilearn does not contain the MNI152 template ({private(path.name)}), expected nilearn 0.12 "
+            "to 0.14. Install one of these versions."
         )
     image = read_volume(path)
     return image.with_voxels(image.voxels / image.voxels.max())

@@ -1,4 +1,4 @@
-"""One subject's way to the template and back, as plain arrays in RAS millimetres; ANTs is not needed to follow it."""
+"""Transform between a subject and the template, as arrays in RAS millimetres; applying it does not need ANTs."""
 
 import json
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ...data_manifests.atomic_write import written_whole
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Grid, Volume
 from ...data_manifests.typed_json import load_json
 from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
 
 WARP_STEP_MM = 1 / 64
-"""Displacements are kept as multiples of this: 16 bits hold half a metre, and the error stays below 0.01 mm."""
+"""Displacements are stored as multiples of this: 16 bits cover half a metre with an error below 0.01 mm."""
 
 _TRANSFORM_FILE = "transform.json"
 _WARP_FILE = "warps.npz"
@@ -22,9 +22,9 @@ _WARP_FILE = "warps.npz"
 
 @dataclass(frozen=True)
 class JacobianRange:
-    """Local change of volume from the template to the subject inside the template's brain, without the affine.
+    """Local volume change from the template to the subject inside the template's brain, without the affine.
 
-    1 is no change, below 1 the subject is smaller, at or below 0 space is folded.
+    1 is no change, below 1 the subject is smaller, and values of 0 or less mean folding.
     """
 
     smallest: float
@@ -34,15 +34,16 @@ class JacobianRange:
 
 @dataclass(frozen=True, eq=False)
 class TemplateTransform:
-    """One subject's way to the template and back.
+    """Transform between a subject and the template, in both directions.
 
     Attributes
     ----------
     affine : ndarray, (4, 4)
-        Template RAS mm to native RAS mm; comes after the warp.
+        Maps template RAS mm to native RAS mm; applied after the warp.
     warp, inverse_warp : ndarray, (X, Y, Z, 3), float32, or None
-        Displacements in RAS mm on `warp_grid`. A template point p lies in native space at affine(p + warp(p)); a
-        native point q at r + inverse_warp(r), with r = inverse(affine)(q). None where only an affine was wanted.
+        Displacements in RAS mm on `warp_grid`. A template point p maps to the native point affine(p + warp(p)); a
+        native point q maps to the template point r + inverse_warp(r), with r = inverse(affine)(q). None for an affine
+        transform.
     warp_grid : Grid or None
     jacobian_range : JacobianRange
     """
@@ -61,7 +62,7 @@ class TemplateTransform:
         interpolation: Interpolation,
         from_t1w: sitk.Transform | None = None,
     ) -> Volume:
-        """Interpolate a native volume once onto a template grid; 0 where it has no voxels.
+        """Resample a native volume to a template grid in one interpolation; 0 outside its field of view.
 
         Parameters
         ----------
@@ -69,9 +70,9 @@ class TemplateTransform:
             In the subject's T1w space, on any grid.
         template_grid : Grid
         interpolation : {"linear", "nearest", "bspline", "volume"}
-            As `resample`.
+            See `resample`.
         from_t1w : SimpleITK.Transform, optional
-            Points of the T1w to points of `volume` (LPS mm), for an image of another space, as `align_to_t1w` finds it.
+            Maps points of the T1w to points of `volume` (LPS mm), for an image in another space; see `align_to_t1w`.
         """
         transform = self._template_to_native()
         if from_t1w is not None:
@@ -86,17 +87,17 @@ class TemplateTransform:
         interpolation: Interpolation,
         from_t1w: sitk.Transform | None = None,
     ) -> Volume:
-        """Interpolate a template volume once onto a native grid; 0 outside.
+        """Resample a template volume to a native grid in one interpolation; 0 outside.
 
         Parameters
         ----------
         volume : Volume
         native_grid : Grid
-            In the subject's T1w space, or in that of another image.
+            In the space of the subject's T1w or of another image.
         interpolation : {"linear", "nearest", "bspline", "volume"}
-            As `resample`.
+            See `resample`.
         from_t1w : SimpleITK.Transform, optional
-            Points of the T1w to points of that image (LPS mm).
+            Maps points of the T1w to points of that image (LPS mm).
         """
         transform = self._native_to_template()
         if from_t1w is not None:
@@ -104,16 +105,16 @@ class TemplateTransform:
         return resample(volume, native_grid, transform, interpolation)
 
     def scores_to_native(self, values: Volume, mask: Volume, native_grid: Grid) -> tuple[Volume, Volume]:
-        """Bring a map that exists inside a mask to native space, without mixing in the emptiness around it.
+        """Resample a map that is defined inside a mask to native space, without the influence of values outside.
 
-        Each native voxel gets the mean of the template voxels around it that lie in the mask, weighted linearly.
+        Each native voxel is the linearly weighted mean of the surrounding template voxels in the mask.
 
         Parameters
         ----------
         values : Volume
             On a template grid.
         mask : Volume, bool
-            On the same grid: where `values` mean anything.
+            On the same grid: where `values` are defined.
         native_grid : Grid
 
         Returns
@@ -121,7 +122,7 @@ class TemplateTransform:
         values : Volume, float32
             0 outside the coverage.
         coverage : Volume, bool
-            Voxels at least half of whose weight comes from the mask.
+            Voxels with at least half of their weight inside the mask.
         """
         inside = mask.with_voxels(mask.voxels.astype(np.float32))
         masked = values.with_voxels(np.where(mask.voxels, values.voxels, 0).astype(np.float32))
@@ -133,24 +134,24 @@ class TemplateTransform:
         return Volume(native, native_grid), Volume(covered, native_grid)
 
     def points_to_template(self, points_mm: np.ndarray) -> np.ndarray:
-        """Where native points lie in the template's space: (N, 3) to (N, 3), both RAS+ mm."""
+        """Map native points to template space: (N, 3) to (N, 3), both in RAS mm."""
         transform = self._native_to_template()
         moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
         return np.array(moved).reshape(-1, 3) @ LPS
 
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> "TemplateTransform":
-        """A transform without a warp."""
+        """Create a transform without a warp."""
         return cls(affine, None, None, None, JacobianRange(1.0, 1.0, 1.0))
 
     def affine_only(self) -> "TemplateTransform":
-        """The same without its warp."""
+        """Return the transform without its warp."""
         return self.from_affine(self.affine)
 
     def save(self, folder: Path) -> Path:
-        """Write ``transform.json`` and, with a warp, ``warps.npz``; each whole or not at all."""
+        """Write ``transform.json`` and, with a warp, ``warps.npz``; each atomically."""
         if self.warp is not None and self.inverse_warp is not None:
-            with written_whole(folder / _WARP_FILE) as temporary:
+            with atomic_write(folder / _WARP_FILE) as temporary:
                 np.savez_compressed(temporary, warp=_to_steps(self.warp), inverse_warp=_to_steps(self.inverse_warp))
         jacobian = self.jacobian_range
         content = {
@@ -160,19 +161,19 @@ class TemplateTransform:
             "warp_grid_affine": self.warp_grid and self.warp_grid.affine.tolist(),
             "jacobian_range": [jacobian.smallest, jacobian.percentile_1, jacobian.percentile_99],
         }
-        # Last: a folder with this file is complete.
-        with written_whole(folder / _TRANSFORM_FILE) as temporary:
+        # Written last: a folder with this file is complete.
+        with atomic_write(folder / _TRANSFORM_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
         return folder
 
     @classmethod
     def load(cls, folder: Path) -> "TemplateTransform":
-        """Read what `save` wrote.
+        """Load a transform that `save` wrote.
 
         Raises
         ------
         UserError
-            The folder holds no whole transform.
+            The folder holds no complete transform.
         """
         try:
             content = load_json(folder / _TRANSFORM_FILE)
@@ -186,13 +187,13 @@ class TemplateTransform:
             return cls(np.array(content["affine_template_to_native_ras_mm"]), warp, inverse_warp, grid, jacobian)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{private(folder, 'its folder')}: holds no whole transform to the template. Delete the subject's "
+                f"{private(folder, 'its folder')}: holds no complete transform to the template. Delete the subject's "
                 "prepared folder and run prepare again."
             ) from error
 
     def _template_to_native(self) -> sitk.Transform:
         affine = itk_affine(self.affine)
-        # The transform added last is the first to move a point.
+        # A composite transform applies the last transform first.
         return affine if self.warp is None else sitk.CompositeTransform([affine, self._itk_warp(self.warp)])
 
     def _native_to_template(self) -> sitk.Transform:
@@ -207,7 +208,7 @@ class TemplateTransform:
 
 
 def in_steps(displacements: np.ndarray) -> np.ndarray:
-    """Displacements as they will be read back: rounded to `WARP_STEP_MM`, float32."""
+    """Round displacements to multiples of `WARP_STEP_MM`, as they are stored; float32."""
     return _to_steps(displacements).astype(np.float32) * WARP_STEP_MM
 
 

@@ -1,4 +1,4 @@
-"""A way to the template that the user already has: from ANTs, fMRIPrep or another tool that writes ITK transforms."""
+"""Template transforms provided by the user, from ANTs, fMRIPrep or other tools that write ITK transforms."""
 
 from pathlib import Path
 
@@ -17,27 +17,27 @@ _INVERSE_ERROR_MM = 0.01
 
 
 def read_transform(path: Path, template: Template) -> TemplateTransform:
-    """Read an ITK transform that brings a T1w to the template.
+    """Read an ITK transform from a T1w to the template.
 
     Parameters
     ----------
     path : Path
-        What ``antsApplyTransforms -t`` takes to resample the T1w on the template, and BIDS calls
-        ``from-T1w_to-MNI..._mode-image_xfm``: it takes points of the template to points of the T1w. Affine (.mat,
-        .tfm, .txt) or a composite with warps (.h5).
+        The file to pass to ``antsApplyTransforms -t`` to resample the T1w to the template; in BIDS
+        ``from-T1w_to-MNI..._mode-image_xfm``. It maps points of the template to points of the T1w. Affine (.mat, .tfm,
+        .txt) or composite with warps (.h5).
     template : Template
-        The grid that the warp is kept on.
+        Template whose grid the warp is sampled on.
 
     Returns
     -------
     TemplateTransform
-        Its affine is the best fit inside the template's brain, its warp what that leaves; the inverse of the warp is
-        found by iteration.
+        The affine is the least-squares fit inside the template's brain and the warp the remainder. The inverse warp
+        is computed iteratively.
 
     Raises
     ------
     UserError
-        The file is missing, no transform, or not one of 3-D space to itself.
+        The file is missing, is not a transform, or is not a 3-D transform.
     """
     transform = open_transform(path)
     origin, spacing, direction = itk_geometry(template.grid)
@@ -61,26 +61,29 @@ def read_transform(path: Path, template: Template) -> TemplateTransform:
 
 
 def open_transform(path: Path) -> sitk.Transform:
-    """The transform that a file holds; a UserError where it is missing, no transform, or not 3-D."""
+    """Open an ITK transform file; UserError if it is missing, not a transform, or not 3-D."""
     with open_file(path, expected="an ITK transform (.h5, .mat, .tfm, .txt) in column template_transform"):
-        pass  # there, and not a pointer: SimpleITK says neither
+        pass  # checks that it exists and is not a pointer file, which SimpleITK does not report
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise UserError(
-            f"{private(path.name)}: is not a transform that is understood, expected one of ITK (.h5, .mat, .tfm, .txt)."
-            " Name what antsApplyTransforms would take, or leave column template_transform empty."
+            f"{private(path.name)}: is not a readable transform, expected an ITK transform (.h5, .mat, .tfm, .txt). "
+            "Name a file that antsApplyTransforms accepts, or leave column template_transform empty."
         ) from error
     if transform.GetDimension() != 3:
-        raise UserError(f"{private(path.name)}: moves points of {transform.GetDimension()}-D space, expected 3-D.")
+        raise UserError(
+            f"{private(path.name)}: is a {transform.GetDimension()}-D transform, expected 3-D. Name another file, or "
+            "leave column template_transform empty."
+        )
     return transform
 
 
 def _best_affine(points: np.ndarray, moved: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(4, 4), by least squares over the voxels inside."""
-    known = np.column_stack([points[inside], np.ones(int(inside.sum()))])
+    """Least-squares affine (4, 4) over the voxels inside."""
+    design = np.column_stack([points[inside], np.ones(int(inside.sum()))])
     affine = np.eye(4)
-    affine[:3] = np.linalg.lstsq(known, moved[inside], rcond=None)[0].T
+    affine[:3] = np.linalg.lstsq(design, moved[inside], rcond=None)[0].T
     return affine
 
 

@@ -1,4 +1,4 @@
-"""Tests of permissions, which the superuser would not notice."""
+"""Helpers for permission tests, which do not work as the superuser."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ NOBODY = 65534
 
 @contextmanager
 def folder_of_another() -> Iterator[Path]:
-    """A new folder, with this process as an ordinary user until the end."""
+    """Yield a new folder while this process runs as an ordinary user."""
     folder = Path(tempfile.mkdtemp(prefix="voxout-test-"))
     superuser = os.geteuid() == 0
     if superuser:

@@ -1,4 +1,4 @@
-"""Started by `test_bombs`: reads a file with little memory, and tells how long it took and what was said of it.
+"""Script of `test_bombs`: read a file with limited memory, and print the duration and the error message.
 
 ``python read_with_little_memory.py FILE BYTES READER...``
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voxout.data_manifests.cohort.manifest import read_manifest
-from voxout.data_manifests.cohort.participants import read_people
+from voxout.data_manifests.cohort.participants import read_participant_table
 from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.images.volume import read_mask, read_volume
 from voxout.data_manifests.typed_json import load_json
@@ -26,7 +26,7 @@ def read_tensors(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": read_manifest,
-    "read_people": read_people,
+    "read_participant_table": read_participant_table,
     "read_volume": read_volume,
     "read_mask": read_mask,
     "read_tensors": read_tensors,
@@ -35,13 +35,13 @@ READERS: dict[str, Callable[[Path], object]] = {
     "StageRecord.read": StageRecord.read,
 }
 
-taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]),) * 2)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
 for name in sys.argv[3:]:
     began = time.monotonic()
     try:
         found = READERS[name](Path(sys.argv[1]))
-        told = "" if found is None else f"taken: {type(found).__name__}"
+        message = "" if found is None else f"accepted: {type(found).__name__}"
     except (UserError, ValueError) as error:
-        told = for_terminal(str(error))
-    print(f"{time.monotonic() - began:.1f} {told[:400]}")
+        message = for_terminal(str(error))
+    print(f"{time.monotonic() - began:.1f} {message[:400]}")

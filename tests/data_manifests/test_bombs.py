@@ -1,4 +1,4 @@
-"""Small files that would unpack, or claim, gigabytes: refused before the memory is taken, and soon."""
+"""Small files that decompress to gigabytes or declare such a size are rejected quickly and with little memory."""
 
 import gzip
 import os
@@ -15,15 +15,15 @@ ROOM_BYTES, SLOWEST_S = 600 * 2**20, 30
 _READ = Path(__file__).with_name("read_with_little_memory.py")
 
 
-def told_of(path: Path, *readers: str) -> list[str]:
-    """What a process with little memory says of a file, reader by reader."""
+def messages_for(path: Path, *readers: str) -> list[str]:
+    """Return the message of each reader for a file, in a process with limited memory."""
     command = [sys.executable, str(_READ), str(path), str(ROOM_BYTES), *readers]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # each further one takes address space
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # each further thread takes address space
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.partition(" ") for line in done.stdout.splitlines()]
     assert len(lines) == len(readers) and all(float(seconds) < SLOWEST_S for seconds, _, _ in lines)
-    return [told for _, _, told in lines]
+    return [message for _, _, message in lines]
 
 
 def _header(shape: tuple[int, ...], dtype: str = "i2") -> bytes:
@@ -49,14 +49,14 @@ def _huge_zipped_header(path: Path) -> None:
     path.write_bytes(gzip.compress(_header((30_000, 30_000, 30_000)) + bytes(1000)))
 
 
-def _endless_behind_the_voxels(path: Path) -> None:
+def _endless_after_the_voxels(path: Path) -> None:
     with gzip.open(path, "wb", 1) as file:
         file.write(_header((20, 20, 20)))
         file.write(np.random.default_rng(0).integers(0, 99, 8000).astype("i2").tobytes())
         _zeros(file, 3e9)
 
 
-def _as_large_as_it_says(path: Path) -> None:
+def _as_large_as_declared(path: Path) -> None:
     with gzip.open(path, "wb", 1) as file:
         file.write(_header((900, 900, 600)))
         _zeros(file, 900 * 900 * 600 * 2)
@@ -99,23 +99,23 @@ def _tiff(path: Path) -> None:
 _SCANS = {
     "a.nii": (_huge_header, "expected at most 500,000,000 voxels"),
     "b.nii.gz": (_huge_zipped_header, "expected at most 500,000,000 voxels"),
-    "c.nii.gz": (_endless_behind_the_voxels, "behind its last voxel"),
-    "d.nii.gz": (_as_large_as_it_says, "ends before its last voxel or is damaged"),
+    "c.nii.gz": (_endless_after_the_voxels, "after its last voxel"),
+    "d.nii.gz": (_as_large_as_declared, "is truncated or damaged"),
     "e.nii.gz": (_flat_mask, "expected"),
     "f.nii.gz": (_far_voxels, "expected"),
     "g.nii": (_huge_extension, "expected"),
     "h.mgz": (_mgz, "expected at most 500,000,000 voxels"),
     "i.mgz": (_one_frame_mgz, "expected"),
-    "j.nii.gz": (_tiff, "is not an image that is understood"),
+    "j.nii.gz": (_tiff, "is not in a supported image format"),
 }
 
 
 @pytest.mark.parametrize("name", _SCANS)
-def test_scans_without_end(tmp_path, name):
+def test_oversized_scans(tmp_path, name):
     write, words = _SCANS[name]
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size < 20 * 2**20
-    assert all(words in told for told in told_of(tmp_path / name, "read_volume", "read_mask"))
+    assert all(words in message for message in messages_for(tmp_path / name, "read_volume", "read_mask"))
 
 
 def _sparse(path: Path) -> None:
@@ -129,47 +129,55 @@ def _written(content: bytes) -> Callable[[Path], None]:
 
 _DEEP = b"[" * 5_000_000
 _TABLES = {
-    "sparse": (_sparse, "read_manifest", "expected a table of people of at most 16 MB"),
-    "rows": (_written(b"subject_id,group,t1w\n" + b"1,control,a\n" * 1_300_000), "read_manifest", "rows without end"),
+    "sparse": (_sparse, "read_manifest", "expected a participant table of at most 16 MB"),
+    "rows": (_written(b"subject_id,group,t1w\n" + b"1,control,a\n" * 1_300_000), "read_manifest", "too many rows"),
     "empty lines": (_written(b"\n" * 2**24), "read_manifest", "is empty"),
-    "columns": (_written(b"subject_id,group,t1w" + b",a" * 5_000_000), "read_manifest", "columns without end"),
-    "a cell": (_written(b"subject_id,group,t1w\n" + b"1" * 2**23), "read_manifest", "not a table that is understood"),
-    "a quote": (_written(b'subject_id,group,t1w\n"' + b"\n" * 2**23), "read_manifest", "not a table that is"),
-    "people": (_sparse, "read_people", "expected a table of people of at most 16 MB"),
+    "columns": (_written(b"subject_id,group,t1w" + b",a" * 5_000_000), "read_manifest", "too many columns"),
+    "a cell": (
+        _written(b"subject_id,group,t1w\n" + b"1" * 2**23),
+        "read_manifest",
+        "cannot be parsed, expected a table",
+    ),
+    "a quote": (
+        _written(b'subject_id,group,t1w\n"' + b"\n" * 2**23),
+        "read_manifest",
+        "cannot be parsed, expected a table",
+    ),
+    "participants": (_sparse, "read_participant_table", "expected a participant table of at most 16 MB"),
 }
 
 
 @pytest.mark.parametrize("name", _TABLES)
-def test_tables_without_end(tmp_path, name):
+def test_oversized_tables(tmp_path, name):
     write, reader, words = _TABLES[name]
     write(tmp_path / "x.csv")
-    assert words in told_of(tmp_path / "x.csv", reader)[0]
+    assert words in messages_for(tmp_path / "x.csv", reader)[0]
 
 
-def test_a_table_of_a_dataset_without_end(tmp_path):
+def test_oversized_participants_tsv(tmp_path):
     (tmp_path / "sub-01" / "anat").mkdir(parents=True)
     (tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
     (tmp_path / "participants.tsv").write_bytes(b"participant_id\tgroup\n" + b"sub-1\tcontrol\n" * 1_100_000)
-    assert "rows without end" in told_of(tmp_path, "read_manifest")[0]
+    assert "too many rows" in messages_for(tmp_path, "read_manifest")[0]
     _sparse(tmp_path / "participants.tsv")
-    assert "expected a table of people of at most 16 MB" in told_of(tmp_path, "read_manifest")[0]
+    assert "expected a participant table of at most 16 MB" in messages_for(tmp_path, "read_manifest")[0]
     (tmp_path / "participants.tsv").unlink()
     os.mkfifo(tmp_path / "participants.tsv")
-    assert "not a regular file" in told_of(tmp_path, "read_manifest")[0]
+    assert "not a regular file" in messages_for(tmp_path, "read_manifest")[0]
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "records/a.json"])
-def test_folders_of_others_with_json_without_end(tmp_path, name):
-    """Looking for runs of voxout below a dataset reads what others have left there."""
+def test_oversized_json_of_other_programs(tmp_path, name):
+    """The search for voxout runs in a dataset also reads files of other programs."""
     (tmp_path / "sub-01" / "anat").mkdir(parents=True)
     (tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz").touch()
     other = tmp_path / "derivatives" / "other"
     (other / "records").mkdir(parents=True)
     (other / "config.yaml").touch()
     (other / name).write_bytes(_DEEP)
-    assert told_of(tmp_path, "read_manifest") == ["taken: Manifest"]
+    assert messages_for(tmp_path, "read_manifest") == ["accepted: Manifest"]
     _sparse(other / name)
-    assert told_of(tmp_path, "read_manifest") == ["taken: Manifest"]
+    assert messages_for(tmp_path, "read_manifest") == ["accepted: Manifest"]
 
 
 @pytest.mark.parametrize(
@@ -180,20 +188,20 @@ def test_folders_of_others_with_json_without_end(tmp_path, name):
         (_DEEP, "StageRecord.read", ""),
         (b"a: " + _DEEP[:50_000], "load_config", "nested too deeply"),
         (b"? " * 50_000, "load_config", "expected"),
-        ((2**62).to_bytes(8, "little") + b"{}", "read_tensors", "by its own word"),
-        ((90_000_000).to_bytes(8, "little") + b"{}", "read_tensors", "by its own word"),
-        ((5_000_000).to_bytes(8, "little") + _DEEP, "read_tensors", "no JSON"),
+        ((2**62).to_bytes(8, "little") + b"{}", "read_tensors", "its header claims"),
+        ((90_000_000).to_bytes(8, "little") + b"{}", "read_tensors", "its header claims"),
+        ((5_000_000).to_bytes(8, "little") + _DEEP, "read_tensors", "not JSON"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
-def test_json_yaml_and_safetensors_without_end(tmp_path, content, reader, words):
+def test_oversized_json_yaml_and_safetensors(tmp_path, content, reader, words):
     (tmp_path / "x").write_bytes(content)
-    (told,) = told_of(tmp_path / "x", reader)
-    assert words in told and not told.startswith("taken")
+    (message,) = messages_for(tmp_path / "x", reader)
+    assert words in message and not message.startswith("accepted")
 
 
-def test_a_large_header_of_safetensors(tmp_path):
+def test_large_header_of_safetensors(tmp_path):
     entry = b'"%07d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = b"{" + b",".join(entry % n for n in range(1_200_000)) + b"}"
     (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    assert "by its own word" in told_of(tmp_path / "x", "read_tensors")[0]
+    assert "its header claims" in messages_for(tmp_path / "x", "read_tensors")[0]

@@ -1,4 +1,4 @@
-"""The errors that a user can cause."""
+"""Tests of user errors and private names in messages."""
 
 import ast
 import pickle
@@ -10,37 +10,37 @@ ROOT = Path(__file__).parents[2]
 TOP = ("data_manifests", "preprocessing", "models", "evaluation", "pipeline")
 
 
-def test_one_sentence_or_many():
+def test_one_or_several_messages():
     assert UserError("one").problems == ("one",)
     assert UserError(["one", "two"]).problems == ("one", "two")
     assert str(UserError(["one", "two"])) == "one\ntwo"
 
 
-def test_errors_cross_process_borders_whole():
+def test_errors_can_be_pickled():
     for error in (UserError(["one", "two"]), SubjectError("sub-01: broken")):
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error) and again.problems == error.problems and str(again) == str(error)
 
 
-def test_a_name_reaches_the_terminal_and_nothing_that_is_kept():
-    told = f"sub-01: {private('DOE_JANE_T1.nii.gz')}: is empty."
-    assert for_terminal(told) == "sub-01: DOE_JANE_T1.nii.gz: is empty."
-    assert without_names(told) == "sub-01: the file: is empty."
-    assert without_names(told, {"DOE_JANE_T1.nii.gz": "its t1w"}) == "sub-01: its t1w: is empty."
+def test_names_are_shown_in_the_terminal_and_not_stored():
+    message = f"sub-01: {private('DOE_JANE_T1.nii.gz')}: is empty."
+    assert for_terminal(message) == "sub-01: DOE_JANE_T1.nii.gz: is empty."
+    assert without_names(message) == "sub-01: the file: is empty."
+    assert without_names(message, {"DOE_JANE_T1.nii.gz": "its t1w"}) == "sub-01: its t1w: is empty."
 
 
-def test_what_is_kept_says_what_the_name_is_of():
-    told = f"{private('/home/DOE_JANE/out', 'the output folder')}: is full."
-    assert for_terminal(told) == "/home/DOE_JANE/out: is full."
-    assert without_names(told) == "the output folder: is full."
-    assert without_names(told, {"/home/DOE_JANE/out": "OUT"}) == "OUT: is full."
-    assert kept({told: [told, 1, None]}) == {without_names(told): [without_names(told), 1, None]}
+def test_stored_messages_contain_the_role_of_a_name():
+    message = f"{private('/home/DOE_JANE/out', 'the output folder')}: is full."
+    assert for_terminal(message) == "/home/DOE_JANE/out: is full."
+    assert without_names(message) == "the output folder: is full."
+    assert without_names(message, {"/home/DOE_JANE/out": "OUT"}) == "OUT: is full."
+    assert kept({message: [message, 1, None]}) == {without_names(message): [without_names(message), 1, None]}
 
 
-def test_marks_in_a_name_and_half_a_sentence_let_nothing_out():
-    told = private("a\u2069DOE\u2063\u2068\x1b[2J\udcff.nii") + ": is empty."
-    assert without_names(told) == "the file: is empty."
-    assert "\x1b" not in told and told.encode()
+def test_marks_in_a_name_and_truncated_messages_reveal_no_name():
+    message = private("a\u2069DOE\u2063\u2068\x1b[2J\udcff.nii") + ": is empty."
+    assert without_names(message) == "the file: is empty."
+    assert "\x1b" not in message and message.encode()
     assert "DOE" not in without_names(private("/data/DOE_JANE/t1.nii")[:12])
 
 
@@ -49,7 +49,7 @@ _SENTENCES = {"UserError", "SubjectError", "MachineError", "_refused", "say", "w
 
 
 def _is_place(value: ast.expr) -> bool:
-    """Whether an expression is a path, by its name: ``path``, ``folder / "x"``, ``path.name``, ``out.root``."""
+    """Whether an expression is a path by its name: ``path``, ``folder / "x"``, ``path.name``, ``out.root``."""
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
         return _is_place(value.left)
     if isinstance(value, ast.Attribute):
@@ -71,7 +71,7 @@ def _unmarked_places(file: Path) -> list[str]:
     return found
 
 
-def test_no_sentence_holds_a_path_without_its_marks():
+def test_all_paths_in_messages_are_marked_private():
     files = [file for top in TOP for file in (ROOT / top).rglob("*.py") if "mnist_c" not in file.parts]
     assert len(files) > 100
     assert [place for file in files for place in _unmarked_places(file)] == []

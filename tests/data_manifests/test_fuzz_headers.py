@@ -1,5 +1,7 @@
-"""Scans and tables with random faults: each is read as it is, or refused in a sentence; never a traceback, a hang, a
-silent zero, or memory that a header asks for."""
+"""Fuzzing of scans and tables: each file is read correctly or rejected with a message.
+
+There must be no traceback, hang, silent zero or memory allocation according to a wrong header.
+"""
 
 import gzip
 import time
@@ -28,26 +30,26 @@ SHAPE = (9, 11, 8)
 
 @contextmanager
 def bounded(what: str) -> Iterator[None]:
-    """Time and memory stay small; what was tried is told if not."""
+    """Check that time and memory stay below the limits; `what` is the message if not."""
     tracemalloc.start()
     began = time.monotonic()
     try:
         yield
     finally:
-        taken, (_, most) = time.monotonic() - began, tracemalloc.get_traced_memory()
+        duration, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert taken < SLOWEST_S and most < MOST_BYTES, (what, taken, most)
+    assert duration < SLOWEST_S and peak < MOST_BYTES, (what, duration, peak)
 
 
-def require_sentences(error: UserError, what: str) -> None:
+def check_messages(error: UserError, what: str) -> None:
     for problem in error.problems:
-        told = for_terminal(problem)
-        assert told.isprintable() and 20 < len(told) < 1500 and told.endswith((".", "?", ")")), (what, told)
+        message = for_terminal(problem)
+        assert message.isprintable() and 20 < len(message) < 1500 and message.endswith((".", "?", ")")), (what, message)
 
 
 # -- scans -------------------------------------------------------------------------------------------------------------
 def _scan(random: Generator) -> bytes:
-    """A sound file: NIfTI-1 or 2, of several types, scaled or not, with free text or not."""
+    """Return a valid file: NIfTI-1 or 2, several data types, with and without scaling and extensions."""
     kind = random.choice(["i2", "u1", "f4", "f8", "u2", "i4"])
     voxels = random.integers(0, 2 if random.random() < 0.3 else 200, SHAPE).astype(kind)
     affine = np.diag([*random.uniform(0.8, 4, 3), 1.0])
@@ -74,7 +76,7 @@ def _flip_a_bit(content: bytearray, random: Generator) -> bytearray:
 
 
 def _set_a_field(content: bytearray, random: Generator) -> bytearray:
-    """A number that a careless program may write: nothing, too much, no number."""
+    """Set a header field to an invalid value: 0, too large or not finite."""
     first = 348 if content[344:347] == b"n+1" else 540
     header = (nib.Nifti1Header if first == 348 else nib.Nifti2Header)(bytes(content[:first]), check=False)
     fields = ("dim", "pixdim", "vox_offset", "scl_slope", "scl_inter", "qform_code", "sform_code", "datatype", "bitpix")
@@ -90,17 +92,17 @@ def _set_a_field(content: bytearray, random: Generator) -> bytearray:
     return bytearray(header.binaryblock) + content[first:]
 
 
-def _cut_short(content: bytearray, random: Generator) -> bytearray:
+def _truncate(content: bytearray, random: Generator) -> bytearray:
     return content[: int(random.integers(0, len(content)))]
 
 
 def _cut_out(content: bytearray, random: Generator) -> bytearray:
-    """Some bytes around the end of the header, where its free text stands, are lost."""
+    """Remove some bytes near the end of the header, where its extensions are."""
     first = int(random.integers(300, 600))
     return content[:first] + content[first + int(random.integers(1, 60)) :]
 
 
-def _go_on(content: bytearray, random: Generator) -> bytearray:
+def _append_bytes(content: bytearray, random: Generator) -> bytearray:
     return content + random.bytes(int(random.integers(1, 3000)))
 
 
@@ -109,9 +111,9 @@ _FAULTS: list[Callable[[bytearray, Generator], bytearray]] = [
     _flip_a_bit,
     _set_a_field,
     _set_a_field,
-    _cut_short,
+    _truncate,
     _cut_out,
-    _go_on,
+    _append_bytes,
 ]
 
 
@@ -125,13 +127,13 @@ def _mutated_scan(folder: Path, number: int) -> tuple[Path, str]:
         content = fault(content, random)
     packed = bytearray(gzip.compress(bytes(content), 1)) if zipped else content
     if zipped and not inside:
-        packed = fault(packed, random) if len(packed) > 600 else _cut_short(packed, random)
+        packed = fault(packed, random) if len(packed) > 600 else _truncate(packed, random)
     path = folder / f"{number}.nii{'.gz' if zipped else ''}"
     path.write_bytes(packed)
     return path, f"seed {SEED}, number {number}, {fault.__name__.strip('_')}"
 
 
-def _of_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_with_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with LoggingOutputSuppressor():
         image = nib.load(path)
     return np.asanyarray(image.dataobj).reshape(image.shape[:3]), image.affine
@@ -141,23 +143,23 @@ _READERS: list[Callable[[Path], Volume]] = [read_volume, read_map, read_labels, 
 
 
 def _try_scan(path: Path, what: str) -> bool:
-    """Whether some reader took it; what they read is what nibabel reads."""
-    taken = False
+    """Return whether a reader accepted the file; check that the result equals that of nibabel."""
+    accepted = False
     with bounded(what):
         try:
             grid = read_grid(path)
         except UserError as error:
-            require_sentences(error, what)
+            check_messages(error, what)
             grid = None
         read: dict[str, Volume] = {}
         for reader in _READERS:
             try:
                 read[reader.__name__] = reader(path)
             except UserError as error:
-                require_sentences(error, what)
+                check_messages(error, what)
     for name, volume in read.items():
-        taken = True
-        values, affine = _of_nibabel(path)
+        accepted = True
+        values, affine = _read_with_nibabel(path)
         assert grid is not None and np.array_equal(grid.affine, volume.affine), what
         assert volume.voxels.shape == values.shape and np.allclose(volume.affine, affine, atol=1e-5), what
         with np.errstate(over="ignore"):
@@ -167,18 +169,18 @@ def _try_scan(path: Path, what: str) -> bool:
         record = SubjectRecord("01", "patient", {"t1w": path}, brain_mask=path, lesion_mask=path)
         result = check_manifest(Manifest((record,)), modalities=("t1w",), fewest_controls=0)
     assert result.problems or read.keys() >= {"read_volume", "read_mask"}, what
-    return taken
+    return accepted
 
 
 def test_mutated_headers(tmp_path):
-    taken = sum(_try_scan(*_mutated_scan(tmp_path, number)) for number in range(FEW))
-    assert 0.1 * FEW < taken < 0.9 * FEW, "some are harmless, some are not"
+    accepted = sum(_try_scan(*_mutated_scan(tmp_path, number)) for number in range(FEW))
+    assert 0.1 * FEW < accepted < 0.9 * FEW, "some faults are harmless, some are not"
 
 
 @pytest.mark.slow
 def test_many_mutated_headers(tmp_path):
-    taken = sum(_try_scan(*_mutated_scan(tmp_path, number)) for number in range(FEW, MANY + FEW))
-    assert 0.1 * MANY < taken < 0.9 * MANY
+    accepted = sum(_try_scan(*_mutated_scan(tmp_path, number)) for number in range(FEW, MANY + FEW))
+    assert 0.1 * MANY < accepted < 0.9 * MANY
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ def _try_table(folder: Path, number: int) -> bool:
         try:
             manifest = read_manifest(path)
         except UserError as error:
-            require_sentences(error, what)
+            check_messages(error, what)
             return False
     for record in manifest:
         assert record.subject_id.isalnum() and record.group in ("control", "patient"), what
@@ -273,12 +275,12 @@ def _dataset(folder: Path) -> Path:
 
 def test_mutated_tables(tmp_path):
     folder = _dataset(tmp_path)
-    taken = sum(_try_table(folder, number) for number in range(FEW))
-    assert 0.05 * FEW < taken < 0.9 * FEW
+    accepted = sum(_try_table(folder, number) for number in range(FEW))
+    assert 0.05 * FEW < accepted < 0.9 * FEW
 
 
 @pytest.mark.slow
 def test_many_mutated_tables(tmp_path):
     folder = _dataset(tmp_path)
-    taken = sum(_try_table(folder, number) for number in range(FEW, MANY + FEW))
-    assert 0.05 * MANY < taken < 0.9 * MANY
+    accepted = sum(_try_table(folder, number) for number in range(FEW, MANY + FEW))
+    assert 0.05 * MANY < accepted < 0.9 * MANY

@@ -1,4 +1,4 @@
-"""Trouble of the machine is told apart from trouble with a scan."""
+"""Machine errors are distinguished from errors of a scan."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ def raised(call):
     return caught.value
 
 
-def test_a_full_device_is_called_so_through_libraries(tmp_path):
+def test_full_device_is_detected_through_libraries(tmp_path):
     def through_zip():
         with zipfile.ZipFile("/dev/full", "w") as file:
             file.writestr("a", bytes(10**6))
@@ -45,11 +45,11 @@ def test_a_full_device_is_called_so_through_libraries(tmp_path):
     [(errno.EDQUOT, "within the quota"), (errno.EROFS, "read-only"), (errno.EMFILE, "too many files"),
      (errno.ENOMEM, "No memory"), (errno.EIO, "input/output error")],
 )  # fmt: skip
-def test_other_limits_of_the_machine(number, words, tmp_path):
+def test_other_machine_errors(number, words, tmp_path):
     assert words.lower() in machine_trouble(OSError(number, os.strerror(number)), tmp_path).lower()
 
 
-def test_a_scan_that_cannot_be_read_is_no_trouble_of_the_machine(tmp_path):
+def test_unreadable_scan_is_no_machine_error(tmp_path):
     for number in (errno.ENOENT, errno.EACCES, errno.EIO):
         error = SubjectError("sub-01: cannot be read")
         error.__cause__ = OSError(number, "why", "/data/sub-01.nii.gz")
@@ -58,31 +58,31 @@ def test_a_scan_that_cannot_be_read_is_no_trouble_of_the_machine(tmp_path):
     assert machine_trouble(io.UnsupportedOperation("a bug"), tmp_path) is None
 
 
-def test_a_file_of_another_user_in_the_output_folder(tmp_path):
+def test_file_of_another_user_in_the_output_folder(tmp_path):
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "records" / "a.json"))
     assert "belong to another user" in machine_trouble(error, tmp_path)
 
 
-def test_a_name_that_is_too_long_is_shown_in_part(tmp_path):
+def test_too_long_name_is_truncated(tmp_path):
     sentence = path_trouble(raised(lambda: os.mkdir(tmp_path / ("n" * 300))))
     assert "File name too long" in sentence and len(sentence) < 300
     assert path_trouble(OSError(errno.EBADF, "a bug")) is None
 
 
-def test_a_mapped_file_without_room_is_refused_before_it_is_mapped(tmp_path):
+def test_mapped_file_without_disk_space_is_an_error(tmp_path):
     path = tmp_path / "volumes.npy"
     code = (
         "import sys; from pathlib import Path; from voxout.data_manifests.images.memory_map import new_mapped_array\n"
         "new_mapped_array(Path(sys.argv[1]), 'f4', (int(sys.argv[2]),))[:] = 1\n"
     )
     free = os.statvfs(tmp_path)
-    # More than the disk holds, in a file that would be sparse.
+    # More than the size of the disk; the file would be sparse.
     too_many = str(free.f_blocks * free.f_frsize // 4 * 2)
     done = subprocess.run([sys.executable, "-c", code, str(path), too_many], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "OSError" in done.stderr and not path.exists()
 
 
-def test_a_mapped_file_has_its_room(tmp_path):
+def test_disk_space_of_a_mapped_file_is_reserved(tmp_path):
     array = new_mapped_array(tmp_path / "a.npy", np.float16, (1000, 1000))
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 2_000_000
     array[:] = 3
@@ -90,12 +90,12 @@ def test_a_mapped_file_has_its_room(tmp_path):
     assert (np.load(tmp_path / "a.npy") == 3).all()
 
 
-def test_temporary_files_in_the_output_folder_are_no_second_place(tmp_path, monkeypatch):
+def test_temporary_folder_in_the_output_folder_is_not_listed_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_FULL_BELOW_BYTES", 2**62)
     error = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    told = for_terminal(machine_trouble(error, tmp_path))
-    assert told.startswith(f"{tmp_path} (the output folder) and /tmp (the temporary")
+    message = for_terminal(machine_trouble(error, tmp_path))
+    assert message.startswith(f"{tmp_path} (the output folder) and /tmp (the temporary")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ".scratch" / "1-1-a"))
     (tmp_path / ".scratch" / "1-1-a").mkdir(parents=True)
     assert for_terminal(machine_trouble(error, tmp_path)).startswith(f"{tmp_path} (the output folder): no space")

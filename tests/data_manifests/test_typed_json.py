@@ -29,7 +29,7 @@ class Point(Content):
         ('{"x": 1, "name": "a", "more": "Mr Smith"}', "more: extra inputs are not permitted"),
     ],
 )
-def test_what_is_wrong_is_named_in_one_sentence(tmp_path, text, found):
+def test_first_problem_is_reported_in_one_line(tmp_path, text, found):
     path = tmp_path / "point.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
@@ -39,12 +39,12 @@ def test_what_is_wrong_is_named_in_one_sentence(tmp_path, text, found):
     assert "\n" not in sentence and "Smith" not in sentence
 
 
-def test_what_is_right_is_read(tmp_path):
+def test_valid_file_is_read(tmp_path):
     (tmp_path / "point.json").write_text(json.dumps({"x": 1, "name": "a"}))
     assert read_json(tmp_path / "point.json", Point, "a point", "") == Point(x=1.0, name="a")
 
 
-def test_no_file_a_folder_a_pipe_and_a_giant_are_not_read(tmp_path):
+def test_missing_irregular_and_huge_files_are_errors(tmp_path):
     for name, found in {"none": "No such file", "folder": "not a regular file", "pipe": "not a regular file"}.items():
         path = tmp_path / name
         {"none": lambda p: None, "folder": os.mkdir, "pipe": os.mkfifo}[name](path)

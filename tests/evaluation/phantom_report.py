@@ -1,4 +1,4 @@
-"""One subject without any symmetry, for the tests of its page."""
+"""Asymmetric phantom subject for the tests of the subject page."""
 
 from datetime import datetime
 
@@ -28,8 +28,8 @@ def reoriented(voxels, affine, axcodes):
 
 
 def asymmetric_images(axcodes="LAS", *, peak=6.0):
-    """A brain of 2 mm. The scan is bright in its left front alone; the map is high in the right front (`peak`) and
-    less so in the left back, where the lesion mask is."""
+    """Phantom brain at 2 mm. The scan is bright in the left front; the map is high in the right front (`peak`) and
+    less high in the left back, where the lesion mask is."""
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = [-80, -100, -70]
     size = (81, 101, 71)

@@ -1,6 +1,6 @@
-"""Every voxel metric the slow and obvious way, on all voxels at once; and random cohorts to compare with.
+"""Slow reference implementations of the voxel-wise metrics on pooled voxels, and random cohorts.
 
-Nothing here shares code with the package. scikit-learn gets float64: its float32 path rounds.
+The references share no code with the package. scikit-learn is given float64, since its float32 path rounds.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TOUCHING = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class Scan:
-    """`labels` numbers the lesions; a healthy scan has none."""
+    """Scores of one scan; `labels` numbers the lesions (none in a healthy scan)."""
 
     scores: np.ndarray
     labels: np.ndarray
@@ -22,7 +22,7 @@ class Scan:
 
 
 def random_cohort(seed: int) -> list[Scan]:
-    """Ties or none, one-voxel to huge lesions, heavy tails, offsets, separable or not, one scan to five."""
+    """One to five scans with or without ties, heavy tails, offsets, separable classes and lesions of all sizes."""
     random = np.random.default_rng(seed)
     # One case in ten is large enough for low ranks to share bins.
     edge = 64 if seed % 10 == 0 else int(random.integers(6, 22))
@@ -54,12 +54,12 @@ def random_cohort(seed: int) -> list[Scan]:
     return scans
 
 
-def slow_figures(scans: list[Scan]) -> dict[str, float]:
-    """By the names of ``scores.json``."""
+def slow_metrics(scans: list[Scan]) -> dict[str, float]:
+    """Return the metrics by their names in ``scores.json``."""
     scores = np.concatenate([s.scores.ravel() for s in scans]).astype(np.float64)
     truth = np.concatenate([s.labels.ravel() > 0 for s in scans])
     mcclish = metrics.roc_auc_score(truth, scores, max_fpr=0.3)
-    figures = {
+    values = {
         "auroc": metrics.roc_auc_score(truth, scores),
         "auroc_fpr30_mcclish": mcclish,
         "auroc_fpr30_normalised": ((2 * mcclish - 1) * (0.3 - 0.045) + 0.045) / 0.3,
@@ -69,26 +69,26 @@ def slow_figures(scans: list[Scan]) -> dict[str, float]:
         "aupro_fpr30": aupro(scans, 0.3),
         "aupro_fpr05": aupro(scans, 0.05),
     }
-    sick = [s for s in scans if s.labels.any()]
-    each = [(s.labels.ravel() > 0, s.scores.ravel().astype(np.float64)) for s in sick]
-    figures["auroc_per_subject_mean"] = np.mean([metrics.roc_auc_score(t, v) for t, v in each])
-    figures["average_precision_per_subject_mean"] = np.mean([metrics.average_precision_score(t, v) for t, v in each])
-    figures["best_dice_per_subject_mean"] = np.mean([best_dice(v, t) for t, v in each])
+    with_lesions = [s for s in scans if s.labels.any()]
+    each = [(s.labels.ravel() > 0, s.scores.ravel().astype(np.float64)) for s in with_lesions]
+    values["auroc_per_subject_mean"] = np.mean([metrics.roc_auc_score(t, v) for t, v in each])
+    values["average_precision_per_subject_mean"] = np.mean([metrics.average_precision_score(t, v) for t, v in each])
+    values["best_dice_per_subject_mean"] = np.mean([best_dice(v, t) for t, v in each])
     healthy = [s for s in scans if s.healthy]
     if sum(s.scores.size for s in healthy) >= 10**5:
-        figures["aupimo"] = np.mean([aupimo(s, healthy) for s in sick])
-    return figures
+        values["aupimo"] = np.mean([aupimo(s, healthy) for s in with_lesions])
+    return values
 
 
 def best_dice(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The best of all thresholds, from scikit-learn's precision and recall: Dice is their harmonic mean."""
+    """Best Dice over all thresholds as the harmonic mean of scikit-learn's precision and recall."""
     precision, recall, _ = metrics.precision_recall_curve(truth, scores)
     both = precision + recall
     return float(np.max(np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)))
 
 
 def aupro(scans: list[Scan], limit: float) -> float:
-    """Mean recall of the lesions over the pooled FPR, threshold by threshold; trapezia, interpolated at the limit."""
+    """Mean recall of the lesions over the pooled FPR by the trapezoidal rule, interpolated at the limit."""
     thresholds = np.unique(np.concatenate([s.scores.ravel() for s in scans]))[::-1]
     normal = np.concatenate([s.scores[s.labels == 0] for s in scans])
     fpr = np.append(0, share_at(normal, thresholds))
@@ -101,7 +101,7 @@ def aupro(scans: list[Scan], limit: float) -> float:
     pro = np.append(0, total / lesions)
     inside = fpr <= limit
     x, y = np.append(fpr[inside], limit), np.append(pro[inside], np.interp(limit, fpr, pro))
-    # At equal FPR the curve goes straight up: the last point there is where it goes on from.
+    # For points of equal FPR, interpolation starts at the last one.
     if not inside.all():
         first, last = np.flatnonzero(~inside)[0], np.flatnonzero(inside)[-1]
         share = (limit - fpr[last]) / (fpr[first] - fpr[last])
@@ -110,7 +110,7 @@ def aupro(scans: list[Scan], limit: float) -> float:
 
 
 def aupimo(scan: Scan, healthy: list[Scan], low: float = 1e-5, high: float = 1e-4) -> float:
-    """Recall of the scan's lesion voxels against log FPR, the FPR averaged over the healthy scans; a step function."""
+    """Mean of the recall, a step function of the FPR averaged over the healthy scans, over log FPR."""
     lesion = np.unique(scan.scores[scan.labels > 0])[::-1]
     rates = np.mean([share_at(h.scores, lesion) for h in healthy], axis=0)
     recalls = share_at(scan.scores[scan.labels > 0], lesion)
@@ -123,6 +123,6 @@ def aupimo(scan: Scan, healthy: list[Scan], low: float = 1e-5, high: float = 1e-
 
 
 def share_at(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of the scores at or above each threshold."""
+    """Fraction of the scores at or above each threshold."""
     ordered = np.sort(scores.ravel())
     return 1 - np.searchsorted(ordered, thresholds, side="left") / len(ordered)

@@ -1,4 +1,4 @@
-"""The pages as a reader sees them, in a headless Chromium. Screenshots are kept in ``artefacts/``."""
+"""Tests of the pages in a headless Chromium. Screenshots are stored in ``artefacts/``."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -28,32 +28,32 @@ def page(tmp_path_factory) -> Path:
     return path
 
 
-def ready(browser, page):
+def open_page(browser, page):
     browser.open(page)
     browser.wait_for("document.documentElement.dataset.viewer")
     assert browser.run("document.documentElement.dataset.viewer") == "ready"
 
 
-def insist_on_silence(browser, page):
+def assert_no_messages_or_requests(browser, page):
     assert browser.console == []
     assert {url for url in browser.requests if not url.startswith("data:image/")} == {page.as_uri()}
 
 
 def coloured(picture):
-    """Where the map is: the colours from violet to yellow are redder than blue, by far."""
+    """Mask of the pixels in the colours of the map (violet to yellow), which have more red than blue."""
     rgb = picture.astype(int)
     return (rgb[..., 0] > 110) & (rgb[..., 0] > rgb[..., 2] + 30) & (rgb[..., 0] >= rgb[..., 1] - 10)
 
 
 def middle(where):
-    """Mean row and column of pixels, as shares of the picture."""
+    """Mean row and column of pixels, as fractions of the picture size."""
     rows, columns = np.nonzero(where)
     return rows.mean() / where.shape[0], columns.mean() / where.shape[1]
 
 
 def test_the_viewer_shows_the_patients_right_on_the_left(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         assert "(right)" in browser.run(WHERE) and "score 6.00" in browser.run(WHERE)
         picture = browser.picture(ARTEFACTS / "subject-three-planes.png", "#canvas")
         assert (picture.max(axis=2) > 20).mean() > 0.2, "the canvas is blank"
@@ -61,19 +61,19 @@ def test_the_viewer_shows_the_patients_right_on_the_left(page, tmp_path):
         browser.run("(() => { const v = document.getElementById('view'); v.value = '0';"
                     " v.dispatchEvent(new Event('change')); })()")  # fmt: skip
         axial = browser.picture(ARTEFACTS / "subject-axial.png", "#canvas")
-        # The phantom's map is high in the right front; its scan is bright in the left front.
+        # The map of the phantom is high in the right front; the scan is bright in the left front.
         row, column = middle(coloured(axial))
         assert row < 0.5 and column < 0.5
         rgb = axial.astype(int)
         bright = (rgb.min(axis=2) > 215) & (np.ptp(rgb, axis=2) < 12)
         row, column = middle(bright)
         assert row < 0.5 and column > 0.5
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_a_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
+def test_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         browser.click("#clusters tbody tr:nth-child(2) td")
         assert browser.run(CHOSEN) == "1"
         assert "(left)" in browser.run(WHERE) and "score 3.00" in browser.run(WHERE)
@@ -83,41 +83,41 @@ def test_a_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
         browser.press("Enter")
         assert browser.run(CHOSEN) == "0" and "(right)" in browser.run(WHERE)
         browser.picture(ARTEFACTS / "subject-clusters.png", "#suspicious")
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_a_row_of_the_lesions_leads_there_too(page, tmp_path):
+def test_a_row_of_the_lesion_table_moves_the_crosshair(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         assert browser.run("document.querySelector('#lesions tbody td').textContent") == "yes"
         browser.click("#lesions tbody tr td")
         assert "(left)" in browser.run(WHERE) and "score 3.00" in browser.run(WHERE)
         top = "document.getElementById('viewer').getBoundingClientRect().top"
-        assert 0 <= browser.run(top) < browser.run("innerHeight"), "the viewer is scrolled into sight"
+        assert 0 <= browser.run(top) < browser.run("innerHeight"), "the viewer is scrolled into view"
         assert browser.run("document.querySelectorAll('[aria-current]').length") == 1
         assert browser.run("document.querySelectorAll('.point.chosen').length") == 0
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_the_canvas_is_steered_with_the_keyboard(page, tmp_path):
+def test_arrow_keys_move_the_crosshair(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         x = "Number(" + WHERE + ".match(/x (-?\\d+)/)[1])"
         before = browser.run(x)
         browser.run("document.getElementById('canvas').focus()")
         browser.press("ArrowRight")
-        # To the right of the screen is to the patient's left.
+        # Right on the screen is the patient's left.
         assert browser.run(x) == before - 2
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_the_threshold_slider_hides_what_lies_below(page, tmp_path):
+def test_the_threshold_slider_hides_lower_scores(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         browser.click("#clusters tbody tr:nth-child(2) td")
         at_two = coloured(browser.picture(ARTEFACTS / "threshold-2.png", "#canvas")).sum()
         left = [at_two]
-        # Both lie above the cluster of this place; the other cluster lies in none of its planes.
+        # Both thresholds are above this cluster; the other cluster is in none of these planes.
         for value in (3.5, 5.0):
             browser.run(f"(() => {{ const s = document.getElementById('threshold'); s.value = {value};"
                         " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
@@ -134,19 +134,19 @@ def test_the_threshold_slider_hides_what_lies_below(page, tmp_path):
         before = browser.run(value)
         browser.press("ArrowRight")
         assert browser.run(value) > before
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_a_brain_without_a_finding_is_grey_until_the_reader_lowers_the_threshold(tmp_path):
+def test_a_map_without_clusters_is_grey_until_the_threshold_is_lowered(tmp_path):
     report = phantom_report(tmp_path)
     images = replace(report.subject.images(), lesion_mask=None)
-    # All that the map holds lies between the floor of the viewer and its threshold, or below the floor.
+    # All scores of the map are below the threshold.
     changes = {"subject": replace(report.subject, images=lambda: images), "threshold": Threshold(7.0, "by hand")}
     path, _ = write_subject_page(
         tmp_path / "sub-01.html", phantom_report(tmp_path, **changes), table=tmp_path / "clusters.csv"
     )
     with Browser(tmp_path) as browser:
-        ready(browser, path)
+        open_page(browser, path)
         assert browser.run("document.getElementById('threshold-value').textContent") == "7.00"
 
         def violet_to_yellow(name):
@@ -161,12 +161,12 @@ def test_a_brain_without_a_finding_is_grey_until_the_reader_lowers_the_threshold
                     " document.getElementById('view').dispatchEvent(new Event('change')); })()")  # fmt: skip
         assert "below the threshold" in browser.run("document.getElementById('threshold-value').textContent")
         assert violet_to_yellow("quiet-lowered.png") > 100
-        insist_on_silence(browser, path)
+        assert_no_messages_or_requests(browser, path)
 
 
 def test_the_lesion_mask_can_be_hidden(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         browser.click("#clusters tbody tr:nth-child(2) td")
 
         def cyan(name):
@@ -176,10 +176,10 @@ def test_the_lesion_mask_can_be_hidden(page, tmp_path):
         with_mask = cyan("lesion-shown.png")
         browser.click("#lesion")
         assert with_mask > 300 and cyan("lesion-hidden.png") < with_mask / 20
-        insist_on_silence(browser, page)
+        assert_no_messages_or_requests(browser, page)
 
 
-def test_without_webgl_the_pictures_remain(page, tmp_path):
+def test_pictures_are_shown_without_webgl(page, tmp_path):
     with Browser(tmp_path, webgl=False) as browser:
         browser.open(page)
         browser.wait_for("document.documentElement.dataset.viewer")
@@ -193,29 +193,29 @@ def test_without_webgl_the_pictures_remain(page, tmp_path):
         assert [line for line in browser.console if not line.startswith("warning")] == []
 
 
-def test_a_lost_graphics_context_leaves_the_pictures(page, tmp_path):
+def test_pictures_are_shown_after_a_lost_graphics_context(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         browser.run("document.getElementById('canvas').getContext('webgl2').getExtension('WEBGL_lose_context')"
                     ".loseContext()")  # fmt: skip
         browser.wait_for("document.documentElement.dataset.viewer === 'absent'")
         assert "graphics card" in browser.run("document.getElementById('viewer-note').textContent")
 
 
-def test_a_screen_reader_is_told_what_there_is(page, tmp_path):
+def test_elements_have_accessible_names(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         nodes = browser.tree()
         assert all(node["name"] for node in nodes if node["role"] in ("image", "img", "button", "slider", "checkbox"))
         names = {node["name"] for node in nodes}
         assert any("patient's right is on the left" in name for name in names)
-        assert {"Cluster 1: go there", "Sections", "Dark / light"} <= names
+        assert {"Cluster 1: move there", "Sections", "Dark / light"} <= names
         assert sum(node["role"] == "heading" for node in nodes) >= 6
 
 
-def test_everything_is_reached_by_tab(page, tmp_path):
+def test_all_controls_are_reachable_by_tab(page, tmp_path):
     with Browser(tmp_path) as browser:
-        ready(browser, page)
+        open_page(browser, page)
         reached = set()
         for _ in range(60):
             browser.press("Tab")
@@ -252,7 +252,7 @@ def cohort_page(tmp_path_factory) -> Path:
 KEYS = "[...document.querySelectorAll('#subjects tbody tr')].filter((r) => !r.hidden).map((r) => r.dataset.key)"
 
 
-def test_the_cohorts_table_fits_sorts_and_filters(cohort_page, tmp_path):
+def test_the_cohort_table_can_be_sorted_and_filtered(cohort_page, tmp_path):
     with Browser(tmp_path) as browser:
         browser.open(cohort_page)
         widths = browser.run("(() => { const t = document.getElementById('subjects');"
@@ -267,10 +267,10 @@ def test_the_cohorts_table_fits_sorts_and_filters(cohort_page, tmp_path):
                         " c.dispatchEvent(new Event('change')); })()")  # fmt: skip
             assert len(browser.run(KEYS)) == left
         assert browser.run("document.getElementById('matches').textContent") == "0 of 8"
-        insist_on_silence(browser, cohort_page)
+        assert_no_messages_or_requests(browser, cohort_page)
 
 
-def test_the_cohort_in_the_dark_shows_the_dark_figures(cohort_page, tmp_path):
+def test_the_dark_theme_shows_dark_plots(cohort_page, tmp_path):
     with Browser(tmp_path, dark=True) as browser:
         browser.open(cohort_page)
         assert browser.run("document.querySelector('.plot .on-dark').checkVisibility()") is True
@@ -278,4 +278,4 @@ def test_the_cohort_in_the_dark_shows_the_dark_figures(cohort_page, tmp_path):
         assert browser.picture(ARTEFACTS / "cohort-dark.png").mean() < 70
         browser.click("#theme")
         assert browser.picture(ARTEFACTS / "cohort-light.png").mean() > 120
-        insist_on_silence(browser, cohort_page)
+        assert_no_messages_or_requests(browser, cohort_page)

@@ -1,10 +1,10 @@
-"""Segmentations and maps that are empty but for some detections: their background is no detection."""
+"""Segmentations and sparse maps (a few detections on a constant background)."""
 
 import numpy as np
 import pytest
 from voxout.data_manifests.images.volume import Grid, Volume
 from voxout.evaluation.scoring.operating_point import LOWEST_DETECTION, OWN_CUT
-from voxout.evaluation.scoring.sanity_checks import doubts
+from voxout.evaluation.scoring.sanity_checks import scoring_warnings
 from voxout.evaluation.scoring.score_cohort import score_cohort
 from voxout.evaluation.scoring.score_subject import score_map
 from voxout.evaluation.scoring.subject_scores import SubjectScores
@@ -22,7 +22,7 @@ def noise(number):
 
 
 def scored(kind):
-    """Three healthy subjects and three with a lesion, their maps made of noise and a bright lesion by `kind`."""
+    """Three healthy subjects and three with a lesion; `kind` transforms maps of noise and a bright lesion."""
     inside = Volume(np.ones(GRID.size_vox, bool), GRID)
     return [
         score_map(
@@ -47,17 +47,17 @@ def value(scores, name):
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (-1, 1), (1, 2)])
-def test_a_segmentation_is_scored_at_its_own_cut(low, high):
+def test_a_segmentation_is_scored_at_its_higher_value(low, high):
     scores = cohort(lambda z: np.where(z > 4.5, high, low))
     assert (scores.threshold, scores.point.origin) == (high, OWN_CUT)
     assert value(scores, "lesion_sensitivity") == 1 and value(scores, "lesion_precision") == 1
     assert value(scores, "false_clusters_per_healthy_subject") == 0
-    assert scores.estimates["lesion_sensitivity"].ci_low == 1, "defined in every draw"
-    note, *_ = doubts(scores)
-    assert f"maps of two values are scored at their own cut ({high} and above)" in note
+    assert scores.estimates["lesion_sensitivity"].ci_low == 1, "defined in every bootstrap sample"
+    note, *_ = scoring_warnings(scores)
+    assert f"the maps have two values: voxels at or above {high} count as detections" in note
 
 
-def test_a_noisy_segmentation_finds_its_lesions_and_shows_its_false_clusters():
+def test_false_clusters_of_a_noisy_segmentation_are_counted():
     scores = cohort(lambda z: z > 2.5)
     assert scores.threshold == 1
     assert value(scores, "lesion_sensitivity") == 1
@@ -66,7 +66,7 @@ def test_a_noisy_segmentation_finds_its_lesions_and_shows_its_false_clusters():
     assert scores.row("sub-0").flagged_ml == pytest.approx((noise(0) > 2.5).sum() * 8 / 1000)
 
 
-def test_a_segmentation_that_flags_most_voxels_keeps_its_cut():
+def test_a_segmentation_that_flags_most_voxels_keeps_its_threshold():
     scores = cohort(lambda z: z > -0.5)
     assert scores.threshold == 1 and value(scores, "lesion_sensitivity") == 1
 
@@ -76,47 +76,47 @@ def test_a_segmentation_needs_no_healthy_subject():
     assert scores.threshold == 1 and value(scores, "lesion_sensitivity") == 1
 
 
-def test_sparse_maps_without_a_false_cluster_have_their_lowest_detection_as_threshold():
+def test_threshold_of_sparse_maps_without_false_clusters_is_the_lowest_detection():
     scores = cohort(lambda z: np.where(z > 4.5, z, 0))
     lowest = min(s.lowest_detection for s in scores.subjects if s.lowest_detection is not None)
     assert (scores.threshold, scores.point.origin) == (lowest, LOWEST_DETECTION) and lowest > 4.5
     assert value(scores, "lesion_sensitivity") == 1 and value(scores, "false_clusters_per_subject") == 0
-    note, *_ = doubts(scores)
-    assert "the commonest score (0) counts as no detection" in note and f"lowest of all, {lowest:.3g}." in note
+    note, *_ = scoring_warnings(scores)
+    assert "the most common score (0) counts as background" in note and f"above the background, {lowest:.3g}." in note
 
 
-def test_noisy_sparse_maps_have_the_threshold_of_the_maps_that_they_are_made_of():
+def test_noisy_sparse_maps_have_the_threshold_of_the_dense_maps():
     sparse, dense = cohort(lambda z: np.where(z > 2.5, z, 0)), cohort(lambda z: z)
     assert sparse.threshold == dense.threshold > 2.5
     for name in ("lesion_sensitivity", "lesion_precision", "false_clusters_per_healthy_subject"):
         assert value(sparse, name) == value(dense, name), name
-    assert doubts(sparse) == []
+    assert scoring_warnings(sparse) == []
 
 
-def test_the_background_never_finds_a_lesion():
-    """Some maps detect nothing. That every voxel of theirs is 0 must not count as a lesion found at 0."""
+def test_the_background_detects_no_lesion():
+    """In maps without detections, the background of 0 must not count as a lesion found at 0."""
     scores = cohort(lambda z: np.where(z > 30, z, 0))
     assert scores.threshold is None, "no map holds a detection"
     assert [lesion.found_at for s in scores.subjects for lesion in s.lesions] == [None] * 3
     assert value(scores, "froc_score") == 0
 
 
-def test_a_threshold_that_flags_nothing_is_said_to():
-    """Labels 0, 1 and 2: one step above the last of them lies nothing."""
+def test_a_threshold_above_all_scores_gives_a_warning():
+    """In maps of the labels 0, 1 and 2, no score lies above the last label."""
     scores = cohort(lambda z: (z > 2.2).astype(int) + (z > 2.6))
     assert value(scores, "lesion_sensitivity") == 0
-    note, *_ = doubts(scores)
-    assert "lies above every score: no voxel is flagged, so no lesion can be found" in note
+    note, *_ = scoring_warnings(scores)
+    assert "lies above every score: no voxel is flagged and no lesion can be found" in note
 
 
-def test_maps_of_fine_scores_have_no_background():
+def test_continuous_maps_have_no_background():
     for s in scored(lambda z: z):
         assert (s.background, s.lowest_detection, s.is_segmentation) == (None, None, False)
     padded = scored(lambda z: np.where(np.arange(16) < 12, 0, z))
-    assert all(s.background is None for s in padded), "0 is the commonest score, and half of the others lie below"
+    assert all(s.background is None for s in padded), "0 is the most common score, but half of the others are lower"
 
 
-def test_the_background_is_kept_in_the_file(tmp_path):
+def test_the_background_is_stored_in_the_file(tmp_path):
     for number, s in enumerate(scored(lambda z: z > 2.5)[2:4]):
         s.save(tmp_path / f"{number}.npz")
         back = SubjectScores.load(tmp_path / f"{number}.npz")

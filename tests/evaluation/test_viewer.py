@@ -1,4 +1,4 @@
-"""What the viewer is given, read back with nibabel."""
+"""Volumes of the viewer, read back with nibabel."""
 
 import base64
 import gzip
@@ -28,12 +28,12 @@ def value_at(image, place):
 
 def head(axcodes="RAS", **more):
     scan, map, brain, lesion = asymmetric_images(axcodes, **more)
-    return Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion)
+    return Head.from_volumes(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion)
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LAS", "PIR"])
-def test_every_volume_says_the_same_place_in_millimetres(axcodes):
-    made = ViewerVolumes.of(head(axcodes))
+def test_all_volumes_have_the_same_positions_in_millimetres(axcodes):
+    made = ViewerVolumes.from_head(head(axcodes))
     scan, map, lesion = unpacked(made.scan), unpacked(made.map), unpacked(made.lesion)
     assert scan.get_data_dtype() == np.uint8 and map.get_data_dtype() == np.uint16
     assert scan.shape == map.shape == lesion.shape
@@ -44,9 +44,9 @@ def test_every_volume_says_the_same_place_in_millimetres(axcodes):
     assert value_at(lesion, LEFT_BACK) == 0 and value_at(lesion, np.add(LEFT_BACK, [12, 0, 0])) == 1
 
 
-def test_the_map_is_kept_from_the_floor_of_the_scale_on_and_read_back_within_a_step():
+def test_the_map_is_quantised_within_one_step_from_the_floor_of_the_scale():
     of = head()
-    made = ViewerVolumes.of(of)
+    made = ViewerVolumes.from_head(of)
     image = unpacked(made.map)
     corner = np.round(np.linalg.inv(of.affine) @ np.append(image.affine[:3, 3], 1)).astype(int)[:3]
     box = tuple(slice(c, c + n) for c, n in zip(corner, image.shape, strict=True))
@@ -58,19 +58,19 @@ def test_the_map_is_kept_from_the_floor_of_the_scale_on_and_read_back_within_a_s
     assert np.abs(stored[shown] + made.floor - true[shown]).max() <= made.step * 1.001
 
 
-def test_a_score_just_below_the_threshold_is_not_coloured_and_the_threshold_itself_is():
+def test_scores_are_coloured_from_exactly_the_threshold():
     scan, map, brain, _ = asymmetric_images("RAS")
     places = [(0, 0, 0), (0, 20, 0), (0, -20, 0)]
     for place, score in zip(places, (1.99999, 2.0, 2.00001), strict=True):
         map.voxels[tuple(np.round(np.linalg.inv(map.affine) @ np.append(place, 1)).astype(int)[:3])] = score
-    made = ViewerVolumes.of(Head.of(scan, map, SCALE, brain_mask=brain))
-    # As subject.js asks: from the threshold on, half a step further.
+    made = ViewerVolumes.from_head(Head.from_volumes(scan, map, SCALE, brain_mask=brain))
+    # Same limit as in subject.js: threshold plus half a step.
     cut = SCALE.low - made.floor + made.step / 2
     assert [value_at(unpacked(made.map), place) >= cut for place in places] == [False, True, True]
 
 
-def test_one_voxel_a_thousand_times_higher_leaves_the_others_their_scores():
-    made = ViewerVolumes.of(head(peak=6000.0))
+def test_an_extreme_voxel_does_not_change_the_other_scores():
+    made = ViewerVolumes.from_head(head(peak=6000.0))
     assert made.top == 6000
     assert (
         value_at(unpacked(made.map), LEFT_BACK) + made.floor == pytest.approx(3.0, abs=made.step * 1.001)
@@ -78,7 +78,7 @@ def test_one_voxel_a_thousand_times_higher_leaves_the_others_their_scores():
     )
 
 
-def test_niivue_is_the_published_file_with_its_licence():
+def test_niivue_is_unmodified_and_has_its_licence():
     digest = hashlib.sha256(volumes.niivue_source().encode()).hexdigest()
     assert digest == "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
     licence = volumes.niivue_licence()

@@ -12,19 +12,19 @@ def test_gamma(gamma, value):
 
 
 @pytest.mark.parametrize("gamma", [0, -1, "wide", "0/d", "1/e", float("inf"), float("nan")])
-def test_gamma_that_is_none(gamma):
+def test_invalid_gamma(gamma):
     with pytest.raises(ValidationError, match="gamma is"):
         ModelSettings.model_validate({"detector": {"gamma": gamma}})
 
 
-def test_nothing_to_train():
-    with pytest.raises(ValidationError, match="expected steps to train for"):
+def test_no_training_steps_are_refused():
+    with pytest.raises(ValidationError, match="expected at least one training step"):
         ModelSettings.model_validate({"training": {"pretraining_steps": 0, "guided_steps": 0}})
-    with pytest.raises(ValidationError, match="expected steps to train for"):
+    with pytest.raises(ValidationError, match="expected at least one training step"):
         ModelSettings.model_validate({"training": {"pretraining_steps": 0}, "guidance": {"weight": 0}})
 
 
-def test_norms_cannot_be_held_before_they_saw_anything():
+def test_batch_norms_cannot_be_frozen_without_pretraining():
     with pytest.raises(ValidationError, match="Set freeze_norm to false"):
         ModelSettings.model_validate({"training": {"pretraining_steps": 0}})
     ModelSettings.model_validate({"training": {"pretraining_steps": 0}, "guidance": {"freeze_norm": False}})
@@ -47,12 +47,12 @@ def test_one_patch_size_or_several():
             EncoderSettings.model_validate({"planes": planes})
 
 
-def test_readers_named_twice_are_refused():
-    with pytest.raises(ValidationError, match="names one twice: ocsvm, ocsvm"):
-        ModelSettings.model_validate({"fusion": {"readers": ["ocsvm", "ocsvm"]}})
+def test_duplicate_scorers_are_refused():
+    with pytest.raises(ValidationError, match="contains duplicates: ocsvm, ocsvm"):
+        ModelSettings.model_validate({"ensemble": {"scorers": ["ocsvm", "ocsvm"]}})
 
 
-def test_the_fewer_the_controls_the_more_the_whole_brains_spread_counts():
-    fusion = ModelSettings().fusion
-    weights = [fusion.pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
+def test_pooling_shrinkage_decreases_with_the_number_of_controls():
+    ensemble = ModelSettings().ensemble
+    weights = [ensemble.pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
     assert weights == pytest.approx([12.5 / 16.5, 12.5 / 24.5, 0.2, 12.5 / 512.5])

@@ -1,4 +1,4 @@
-"""Safetensors files whose headers lie: none is mapped, read or allocated for."""
+"""Safetensors files with invalid headers are refused before anything is mapped, read or allocated."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4)}
 
 
 def rewritten(path: Path, change, length: int | None = None) -> None:
-    """Put another header before the same arrays."""
+    """Replace the header of a file."""
     content = path.read_bytes()
     old = int.from_bytes(content[:8], "little")
     header = change(json.loads(content[8 : 8 + old]))
@@ -28,7 +28,7 @@ def entry(name, **change):
     return lambda header: header | {name: header[name] | change}
 
 
-LIES = {
+INVALID = {
     "offsets outside the file": entry("a", data_offsets=[0, 10**12], shape=[10**12 // 4]),
     "negative offsets": entry("a", data_offsets=[-24, 0]),
     "offsets reversed": entry("a", data_offsets=[56, 32]),
@@ -37,26 +37,26 @@ LIES = {
     "huge shape": entry("a", shape=[2**40, 2**40]),
     "shape that overflows": entry("a", shape=[2**63, 2]),
     "negative shape": entry("a", shape=[-2, -3]),
-    "shape of words": entry("a", shape=["2", "3"]),
+    "shape of strings": entry("a", shape=["2", "3"]),
     "a fraction": entry("a", shape=[2.0, 3]),
     "unknown type": entry("a", dtype="F128"),
     "another type": entry("a", dtype="F64"),
-    "a type that is no word": entry("a", dtype=["F32"]),
+    "a type that is not a string": entry("a", dtype=["F32"]),
     "three offsets": entry("a", data_offsets=[0, 4, 24]),
-    "more in an entry": entry("a", command="id"),
+    "unknown field in an entry": entry("a", command="id"),
     "entry is a list": lambda header: header | {"a": []},
     "header is a list": lambda header: [header],
-    "words that are none": lambda header: header | {"__metadata__": {"slope": 1}},
+    "metadata that is not a string": lambda header: header | {"__metadata__": {"slope": 1}},
     "not JSON": lambda header: b"{" * 200,
     "deep": lambda header: b"[" * 100_000,
     "not text": lambda header: b"\xff" * 64,
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_lying_header_is_one_sentence(tmp_path, lie):
+@pytest.mark.parametrize("case", INVALID)
+def test_an_invalid_header_is_refused_in_one_sentence(tmp_path, case):
     path = write_tensors(tmp_path / "file.safetensors", ARRAYS)
-    rewritten(path, LIES[lie])
+    rewritten(path, INVALID[case])
     with pytest.raises(ValueError):
         read_header(path)
     with pytest.raises(UserError) as caught, opened_tensors(path, "arrays") as file:
@@ -68,14 +68,14 @@ def test_a_lying_header_is_one_sentence(tmp_path, lie):
 def test_a_header_longer_than_the_file(tmp_path, length):
     path = write_tensors(tmp_path / "file.safetensors", ARRAYS)
     rewritten(path, lambda header: header, length)
-    with pytest.raises(ValueError, match="its header has"):
+    with pytest.raises(ValueError, match="its header claims"):
         read_header(path)
 
 
-def test_what_is_true_is_read(tmp_path):
+def test_a_valid_header_is_read(tmp_path):
     path = write_tensors(tmp_path / "file.safetensors", ARRAYS, about="numbers")
-    header, about = read_header(path)
-    assert about == {"about": "numbers"}
+    header, metadata = read_header(path)
+    assert metadata == {"about": "numbers"}
     for name, tensor in header.items():
         mapped = np.memmap(path, tensor.dtype, "r", tensor.offset, tensor.shape)
         np.testing.assert_array_equal(mapped, ARRAYS[name])
@@ -83,7 +83,7 @@ def test_what_is_true_is_read(tmp_path):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_changed_bytes_end_in_a_sentence_or_in_arrays_of_the_files_own_size(tmp_path, data):
+def test_changed_bytes_are_refused_or_give_arrays_no_larger_than_the_file(tmp_path, data):
     path = write_tensors(tmp_path / "file.safetensors", ARRAYS, about="numbers")
     content = bytearray(path.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
@@ -96,11 +96,11 @@ def test_changed_bytes_end_in_a_sentence_or_in_arrays_of_the_files_own_size(tmp_
         assert str(error).count("\n") == 0
 
 
-def test_detectors_map_nothing_by_a_header_that_lies(tmp_path):
+def test_detectors_with_an_invalid_header_are_not_mapped(tmp_path):
     latents = np.random.default_rng(0).normal(size=(12, 5, 3)).astype(np.float32)
     path = fit_detectors(latents, nu=0.3, gamma=0.1).save(tmp_path)
     file = path / "detectors.safetensors"
-    whole = file.read_bytes()
+    content = file.read_bytes()
     for change in (
         entry("support_vectors", data_offsets=[10**9, 2 * 10**9]),
         entry("n_support", dtype="F64"),
@@ -111,7 +111,7 @@ def test_detectors_map_nothing_by_a_header_that_lies(tmp_path):
         rewritten(file, change)
         with pytest.raises(UserError, match="not readable as detectors"):
             DetectorField.load(path)
-        file.write_bytes(whole)
+        file.write_bytes(content)
     assert len(DetectorField.load(path)) == 5
 
 
@@ -131,12 +131,12 @@ def test_detectors_map_nothing_by_a_header_that_lies(tmp_path):
     ],
     ids=str,
 )
-def test_detectors_are_what_their_description_says(tmp_path, change):
+def test_detectors_must_match_their_description(tmp_path, change):
     latents = np.random.default_rng(0).normal(size=(12, 5, 3)).astype(np.float32)
     path = fit_detectors(latents, nu=0.3, gamma="scale").save(tmp_path)
     notes = json.loads((path / "detectors.json").read_text())
     (path / "detectors.json").write_text(json.dumps(notes | change))
-    with pytest.raises(UserError, match=r"Copy them again, or fit them again"):
+    with pytest.raises(UserError, match="Copy or fit the detectors again"):
         DetectorField.load(path)
 
 
@@ -145,10 +145,10 @@ def test_detectors_are_what_their_description_says(tmp_path, change):
     [
         ({"knots": np.array([2.0, 1.0, 0.0])}, "does not rise"),
         ({"knots": np.array([0.0, 1.0, np.nan])}, "knots is not finite"),
-        ({"knots": np.array([0.0, 1.0])}, "is not one of surprises"),
-        ({"surprise_at": np.array([0.3, 0.2, 0.1])}, "does not rise"),
-        ({"spread": np.array([1, -1], np.float32)}, "a spread is -1"),
-        ({"spread": np.array([1, 0], np.float32)}, "a spread is 0"),
+        ({"knots": np.array([0.0, 1.0])}, "its table of -log10 p is invalid"),
+        ({"neg_log10_p_at": np.array([0.3, 0.2, 0.1])}, "does not rise"),
+        ({"spread": np.array([1, -1], np.float32)}, "spread is -1"),
+        ({"spread": np.array([1, 0], np.float32)}, "spread is 0"),
         ({"spread": np.array([1, np.nan], np.float32)}, "spread is not finite"),
         ({"spread": np.ones(2)}, "spread is float64"),
         ({"slope": "nan"}, "slope is nan"),
@@ -156,17 +156,17 @@ def test_detectors_are_what_their_description_says(tmp_path, change):
         ({"slope": "steep"}, "steep"),
     ],
 )
-def test_a_calibration_has_to_make_sense(tmp_path, change, found):
+def test_an_invalid_calibration_is_refused(tmp_path, change, found):
     content = {
         "spread": np.ones(2, np.float32),
         "knots": np.array([0.0, 1.0, 2.0]),
-        "surprise_at": np.array([0.0, 0.1, 0.2]),
+        "neg_log10_p_at": np.array([0.0, 0.1, 0.2]),
     }
-    about = {"slope": "1.0", "mask_hash": "mask"}
-    path = write_tensors(tmp_path / "calibration.safetensors", content, **about)
+    metadata = {"slope": "1.0", "mask_hash": "mask"}
+    path = write_tensors(tmp_path / "calibration.safetensors", content, **metadata)
     assert Calibration.load(path).slope == 1
-    words = {name: value for name, value in change.items() if isinstance(value, str)}
-    arrays = {name: value for name, value in change.items() if name not in words}
-    write_tensors(path, content | arrays, **about | words)
-    with pytest.raises(UserError, match=f"holds no whole calibration .*{found}"):
+    strings = {name: value for name, value in change.items() if isinstance(value, str)}
+    arrays = {name: value for name, value in change.items() if name not in strings}
+    write_tensors(path, content | arrays, **metadata | strings)
+    with pytest.raises(UserError, match=f"holds no complete calibration .*{found}"):
         Calibration.load(path)

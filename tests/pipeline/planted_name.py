@@ -1,4 +1,4 @@
-"""A made-up name where a lab may have one of a person, and the search for it in all that voxout keeps."""
+"""A made-up name to plant where a lab's files may contain a patient's name, and a search for it in outputs."""
 
 import base64
 import gzip
@@ -14,13 +14,13 @@ from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 
 NAME = "Wexquibl"
-"""Letters in no order: counted bytes would spell an alphabet, forwards or backwards."""
+"""Letters in no alphabetical order, since files may contain consecutive byte values."""
 _SPELLINGS = [NAME.lower().encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
 
 
 def plant_in_header(path: Path) -> None:
-    """Put the name into every field of free text that a NIfTI file has."""
+    """Put the name into every free-text field of a NIfTI file."""
     image = nib.load(path)
     image = nib.Nifti1Image(image.dataobj.get_unscaled(), image.affine, image.header)
     for field, text in {
@@ -35,7 +35,7 @@ def plant_in_header(path: Path) -> None:
 
 
 def places_of_name(folder: Path) -> list[str]:
-    """Every file below a folder in whose name, or anywhere in whose content, unpacked, the name stands."""
+    """Return the files below a folder that contain the name, in their own name or in their unpacked content."""
     found = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
@@ -54,10 +54,10 @@ def _has_name(content: bytes) -> bool:
 
 
 def _unpacked(content: bytes) -> Iterator[bytes]:
-    """A file's bytes, and those that are packed in it: gzip, zip (npz), the text of a PNG, base64 in a page."""
+    """Yield a file's bytes and the data packed in it: gzip, zip (npz), the text of a PNG, base64 in a page."""
     yield content
     if content[:2] == b"\x1f\x8b":
-        # The header of gzip may hold the name of the file that was packed.
+        # The gzip header may contain the name of the packed file.
         yield from _unpacked(gzip.decompress(content))
     elif content[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

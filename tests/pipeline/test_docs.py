@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""The documents agree with the code."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def _documented() -> dict[str, str]:
-    """Name and default of every row of the tables: ``| `models.detector.nu` | 0.1 | ... |``."""
+    """Return name and default of every row of the tables: ``| `models.detector.nu` | 0.1 | ... |``."""
     rows = re.findall(r"^\| `([a-z_0-9.]+)` \| ([^|]*) \|", SETTINGS.split("## The run")[1], flags=re.MULTILINE)
     return {name: default.strip().strip("`") for name, default in rows}
 
@@ -47,7 +47,7 @@ def test_every_preset_is_documented():
         assert f"`{name}`" in SETTINGS
 
 
-def test_the_readme_names_what_exists():
+def test_commands_and_links_of_the_readme_exist():
     known = re.findall(r"^    (\w+)", make_parser().format_help(), flags=re.MULTILINE)
     assert set(STAGE_TITLES) < set(known)
     for command in re.findall(r"^voxout (\w+)", README, flags=re.MULTILINE):
@@ -56,7 +56,7 @@ def test_the_readme_names_what_exists():
         assert (ROOT / link).exists(), link
 
 
-def test_links_and_tests_that_documents_name_exist():
+def test_links_and_tests_in_documents_exist():
     documents = [ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
     assert ROOT / "docs" / "privacy.md" in documents
     for document in documents:
@@ -67,7 +67,7 @@ def test_links_and_tests_that_documents_name_exist():
             assert (ROOT / test).exists(), (document.name, test)
 
 
-def test_every_figure_of_scores_json_is_documented():
+def test_every_score_of_scores_json_is_documented():
     keys = re.findall(r"^\| (`[^|]*`) \| [^|]* \| [^|]* \|$", SCORES.split("## scores.json")[1], flags=re.MULTILINE)
     documented = [name for cell in keys for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(documented) == sorted(METRICS)

@@ -1,4 +1,4 @@
-"""Raw scans in, report out, through the command line, on small phantoms with known lesions."""
+"""Complete runs through the command line, from raw scans to report, on small phantoms with known lesions."""
 
 import csv
 import filecmp
@@ -25,7 +25,7 @@ from voxout.evaluation.report.html import number_text
 from voxout.pipeline.config.config import load_config
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 from .planted_name import NAME, places_of_name, plant_in_header
@@ -37,15 +37,15 @@ preprocessing:
   bias_field: {working_spacing_mm: 8.0}
   registration: {transform: affine, working_spacing_mm: 4.0, smallest_similarity: 0.2}
 models:
-  encoder: {patch_size_mm: 12.0, code_size: 8}
+  encoder: {patch_size_mm: 12.0, latent_size: 8}
   guidance: {nu: 0.3}
   training: {pretraining_steps: 200, guided_steps: 20, patches_per_step: 256, checkpoint_every: 20}
 evaluation: {bootstrap_draws: 50}
 """
-# Small convolutions on a busy machine: threads that wait for each other cost more than they bring.
+# With small convolutions on a busy machine, several threads are slower than one.
 _ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 BROKEN = {
-    "sub-control002": "ends before its last voxel",
+    "sub-control002": "is truncated or damaged",
     "sub-control004": "NaN or infinite",
     "sub-control006": "brain mask",
     "sub-control008": "qform",
@@ -64,8 +64,8 @@ def _voxout(*arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    """Sixteen controls, five of them broken: truncated, NaN, an empty mask, contradictory orientation, a mask that
-    takes in the skull; two patients."""
+    """Sixteen controls, five of them broken (truncated, NaN, empty mask, contradictory orientation, mask with the
+    skull), and two patients."""
     folder = tmp_path_factory.mktemp("cohort") / NAME
     path = small_cohort(folder, controls=14, held_out=2, patients=2, seed=3, modalities=("t1w", "flair"))
     (folder / "settings.yaml").write_text(SETTINGS)
@@ -96,7 +96,7 @@ def finished(cohort, tmp_path_factory) -> tuple[Path, subprocess.CompletedProces
     return out, _voxout("run", cohort, out)
 
 
-def test_a_broken_scan_costs_one_subject(finished):
+def test_a_broken_scan_fails_alone(finished):
     out, result = finished
     assert result.returncode == 3, result.stdout + result.stderr
     reasons = {row["subject"]: row["reason"] for row in csv.DictReader((out / "failures.csv").open())}
@@ -106,59 +106,60 @@ def test_a_broken_scan_costs_one_subject(finished):
     assert "Traceback" not in result.stderr
 
 
-def test_the_scale_comes_from_the_training_controls_alone_and_travels_with_the_model(finished, cohort):
+def test_the_intensity_scale_is_learnt_on_training_controls_and_saved_with_the_model(finished, cohort):
     out, folder = OutputFolder(finished[0]), finished[0]
     manifest = read_manifest(cohort)
     split = split_controls(manifest, held_out_share=0.2, seed=0)
     train = [manifest[key] for key in split.train if key not in BROKEN]
     modalities = ("t1w", "flair")
-    images = [PreparedImages.of(subject, out, modalities) for subject in train]
-    learnt = IntensityScale.learn("landmarks", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
+    images = [PreparedImages.from_record(subject, out, modalities) for subject in train]
+    learnt = IntensityScale.learn("nyul", modalities, images, read_grid(out.prepared_image(train[0], "t1w")))
     assert Channels.load(folder / "detectors") == Channels.load(folder / "patches")
     assert Channels.load(folder / "detectors").scale == learnt
-    others = [PreparedImages.of(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
-    more = IntensityScale.learn("landmarks", modalities, [*images, *others], read_grid(images[0].brain_mask))
-    assert more != learnt, "whoever else had a say would have moved it"
+    others = [PreparedImages.from_record(manifest[key], out, modalities) for key in ("sub-patient001", *split.held_out)]
+    more = IntensityScale.learn("nyul", modalities, [*images, *others], read_grid(images[0].brain_mask))
+    assert more != learnt, "other subjects would have changed it"
 
 
-def test_quality_is_told_of_everybody(finished):
-    """What failed stops with its reason, what warns goes on and says so on its own page and on the cohort's."""
+def test_quality_is_reported_for_all_subjects(finished):
+    """Failures are listed with their reason; warnings are shown on the subject's page and the cohort page."""
     out, result = finished
     with (out / "report" / "tables" / "quality.csv").open(newline="") as file:
         rows = {row["subject"]: row for row in csv.DictReader(file)}
     assert len(rows) == 18
-    *unread, misled = BROKEN
-    for key in unread:
+    *unreadable, misregistered = BROKEN
+    for key in unreadable:
         assert rows[key]["verdict"] == "not prepared" and BROKEN[key] in rows[key]["reasons"]
-    assert rows[misled]["verdict"] == "fail" and rows[misled]["reasons"].startswith(BROKEN[misled])
-    assert next(iter(rows)) == misled and "brain_overlap" in rows[misled]["outside_limits"]
+    failed = rows[misregistered]
+    assert failed["verdict"] == "fail" and failed["reasons"].startswith(BROKEN[misregistered])
+    assert next(iter(rows)) == misregistered and "brain_overlap" in failed["outside_limits"]
     warned = [key for key, row in rows.items() if row["verdict"] == "warn"]
-    assert "sub-patient001" in warned, "phantoms fit the template less well than people do"
+    assert "sub-patient001" in warned, "phantoms fit the template less well than real heads"
     page = (out / "report" / "subjects" / "sub-patient001.html").read_text()
     for text in (page, (out / "report" / "index.html").read_text(), result.stdout):
         assert rows["sub-patient001"]["reasons"].split("; ")[0] in html.unescape(text)
 
 
-def test_lesions_outrank_the_rest(finished):
+def test_lesions_score_higher_than_healthy_tissue(finished):
     out, _ = finished
     scores = json.loads((out / "scores" / "scores.json").read_text())
     assert scores["auroc"]["value"] > 0.75
     assert scores["average_precision"]["value"] > 3 * scores["prevalence"]["value"]
 
 
-def test_the_threshold_is_the_training_controls_own(finished):
-    """At it, their null maps show at most the allowed clusters a brain, and a little below it more."""
+def test_the_threshold_is_set_on_the_training_controls(finished):
+    """Their null maps have at most the allowed number of clusters per brain, and more at a lower threshold."""
     from skimage.measure import label
 
     out = OutputFolder(finished[0])
-    store, settings = PatchStore.open(out.patches), load_config(out.config).evaluation
+    store, settings = VolumeStore.open(out.patches), load_config(out.config).evaluation
     point = json.loads(out.operating_point.read_text())
     null = {path.stem: np.load(path)[:, 0] for path in (out.latents / "null").glob("*.npy")}
     assert point["n_healthy"] == len(null) == len(json.loads(out.trained_on.read_text()))
     smallest = settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6
 
     def clusters(threshold):
-        flagged = [store.grid.scatter(z >= threshold, False) for z in null.values()]
+        flagged = [store.grid.inverse_transform(z >= threshold, False) for z in null.values()]
         sizes = [np.bincount(label(f, connectivity=3).ravel())[1:] for f in flagged]
         return np.mean([(size >= smallest).sum() for size in sizes])
 
@@ -167,10 +168,10 @@ def test_the_threshold_is_the_training_controls_own(finished):
     scores = json.loads((out.scores / "scores.json").read_text())
     assert scores["healthy_threshold"]["value"] == pytest.approx(point["threshold"])
     assert scores["about"]["threshold_from"] == "the model's training controls"
-    assert scores["false_clusters_per_healthy_subject"]["value"] is not None, "the held-out show whether it holds"
+    assert scores["false_clusters_per_healthy_subject"]["value"] is not None, "held-out controls validate the threshold"
 
 
-def test_native_maps_lie_where_the_scans_lie(finished, cohort):
+def test_native_maps_have_the_grids_of_the_scans(finished, cohort):
     out, _ = finished
     for patient in read_manifest(cohort).patients:
         anat = out / "maps" / patient.key / "anat"
@@ -185,8 +186,8 @@ def test_native_maps_lie_where_the_scans_lie(finished, cohort):
         assert brain[covered].mean() > 0.9
 
 
-def test_the_lesion_lies_on_its_own_side(finished, cohort):
-    """Left stays left: a lesion scores higher than its mirror image."""
+def test_lesions_are_on_the_correct_side(finished, cohort):
+    """A lesion scores higher than its mirror image."""
     out, _ = finished
     own, mirrored = [], []
     for patient in read_manifest(cohort).patients:
@@ -198,7 +199,7 @@ def test_the_lesion_lies_on_its_own_side(finished, cohort):
     assert np.mean(own) > np.mean(mirrored)
 
 
-def test_the_report_stands_alone(finished):
+def test_the_report_is_self_contained(finished):
     out, _ = finished
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert all(key in page for key in BROKEN)
@@ -206,7 +207,7 @@ def test_the_report_stands_alone(finished):
     assert 'src="http' not in page and 'href="http' not in page
 
 
-def test_every_mapped_subject_has_a_page_that_lists_what_the_cohort_counts(finished):
+def test_every_mapped_subject_has_a_page_with_its_clusters(finished):
     out, _ = finished
     rows = {row["subject"]: row for row in csv.DictReader((out / "scores" / "scores.csv").open())}
     pages = out / "report" / "subjects"
@@ -221,13 +222,13 @@ def test_every_mapped_subject_has_a_page_that_lists_what_the_cohort_counts(finis
         assert len(listed) == int(row["clusters"])
         assert listed == list(csv.DictReader((pages / f"{key}_clusters.csv").open()))
     for line in gathered:
-        # Inside the template's brain, on the side that its coordinate says.
+        # Inside the template's brain, on the side given by the x coordinate.
         place = [float(line[f"{axis}_mni_mm"]) for axis in "xyz"]
         assert np.abs(place).max() < 110
         assert line["side"] == ("midline" if abs(place[0]) < 3 else "right" if place[0] > 0 else "left")
 
 
-def test_a_broken_map_costs_one_page_and_a_lost_page_is_made_again(finished, cohort, tmp_path):
+def test_a_broken_map_loses_one_page_and_a_deleted_page_is_written_again(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     pages = out / "report" / "subjects"
@@ -238,7 +239,7 @@ def test_a_broken_map_costs_one_page_and_a_lost_page_is_made_again(finished, coh
     assert lost.is_file() and result.returncode == 3  # the four broken scans
     assert before == {page: page.stat().st_mtime_ns for page in pages.glob("*.html") if page != lost}
 
-    # Damaged without a change of its size: only whoever reads it finds out.
+    # Damaged without a change of size, which is found only when the file is read.
     broken = out / "maps" / "sub-patient001" / "anat" / "sub-patient001_space-orig_desc-anomaly_zmap.nii.gz"
     broken.write_bytes(b"\x1f\x8b" + bytes(broken.stat().st_size - 2))
     lost.unlink()
@@ -251,7 +252,7 @@ def test_a_broken_map_costs_one_page_and_a_lost_page_is_made_again(finished, coh
     assert "subjects/sub-patient001.html" not in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_other_runs_stand_beside_this_one(finished, cohort, tmp_path):
+def test_reference_runs_are_shown_in_the_report(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     result = _voxout("report", cohort, out, "--runs", f"first={finished[0]}", str(tmp_path / "nowhere"))
@@ -263,30 +264,30 @@ def test_other_runs_stand_beside_this_one(finished, cohort, tmp_path):
     assert runs == {"this run", "first"}
 
 
-def test_a_second_run_skips_what_is_done(finished, cohort):
+def test_a_second_run_skips_finished_stages(finished, cohort):
     out, _ = finished
     maps = {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}
     result = _voxout("run", cohort, out)
     for stage in ("extract", "train", "fit", "map", "score"):
-        assert f"{stage}: done before, skipped" in result.stdout, result.stdout
+        assert f"{stage}: up to date, skipped" in result.stdout, result.stdout
     assert maps == {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}
 
 
-def test_a_deleted_stage_is_redone_with_those_after_it(finished, cohort, tmp_path):
+def test_a_deleted_stage_runs_again_with_later_stages(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     before = (out / "scores" / "scores.json").read_text()
     shutil.rmtree(out / "detectors")
     result = _voxout("run", cohort, out)
-    assert "train: done before, skipped" in result.stdout
+    assert "train: up to date, skipped" in result.stdout
     for stage in ("fit", "map", "score", "report"):
-        assert f"{stage}: done before" not in result.stdout
-    assert "fit: fit the readers" in result.stdout
-    assert "because files of it are missing" in result.stdout
+        assert f"{stage}: up to date" not in result.stdout
+    assert "fit: fit and calibrate the scorers" in result.stdout
+    assert "because some of its files are missing" in result.stdout
     assert (out / "scores" / "scores.json").read_text() == before
 
 
-def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
+def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
     out = tmp_path / "killed"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(_command("run", cohort, out), **silent, env=_ENVIRONMENT, start_new_session=True)
@@ -298,7 +299,7 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     run.wait()
     assert list(out.glob(trained)) and not (out / "encoder").exists() and not (out / "records" / "train.json").exists()
     result = _voxout("run", cohort, out)
-    assert "prepare: done before" in result.stdout or "done before" in result.stdout
+    assert "up to date" in result.stdout
     first = finished[0]
     names = sorted(path.relative_to(first) for path in (first / "maps").rglob("*.nii.gz"))
     assert names
@@ -308,43 +309,43 @@ def test_a_killed_run_ends_with_the_same_result(finished, cohort, tmp_path):
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
 
 
-def test_without_a_reader_of_codes_the_encoder_waits_for_one(finished, cohort, new_cohort, tmp_path):
-    """Trying the map without the encoder must not cost the hour that it took to train."""
+def test_an_encoder_that_no_scorer_uses_is_kept(finished, cohort, new_cohort, tmp_path):
+    """A trained encoder is not lost by a run without it."""
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
-    result = _voxout("run", cohort, out, "--set", "models.fusion.readers=[intensity, hand_made]")
+    result = _voxout("run", cohort, out, "--set", "models.ensemble.scorers=[intensity, derived_features]")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
-    assert "train: nothing to train: no reader looks at codes" in result.stdout
+    assert "train: skipped: no scorer uses the encoder" in result.stdout
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "One-class SVM" not in page and "Reconstruction error" not in page
 
-    # What travels of such a model is no encoder.
+    # Such a model is copied without an encoder.
     for name in ("detectors", "records"):
         shutil.copytree(out / name, tmp_path / "model" / name)
     result = _apply(tmp_path / "model", new_cohort, tmp_path / "applied")
     assert result.returncode == 0, result.stdout + result.stderr
 
-    readers = json.dumps(load_config(OutputFolder(finished[0]).config).models.fusion.readers)
-    result = _voxout("run", cohort, out, "--set", f"models.fusion.readers={readers}")
-    assert "train: done before, skipped" in result.stdout
-    assert "fit: fit the readers" in result.stdout
+    scorers = json.dumps(load_config(OutputFolder(finished[0]).config).models.ensemble.scorers)
+    result = _voxout("run", cohort, out, "--set", f"models.ensemble.scorers={scorers}")
+    assert "train: up to date, skipped" in result.stdout
+    assert "fit: fit and calibrate the scorers" in result.stdout
     maps = [path.relative_to(out) for path in (out / "maps").rglob("*.nii.gz")]
     assert maps and all(filecmp.cmp(finished[0] / path, out / path, shallow=False) for path in maps)
 
 
-def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(finished, cohort, tmp_path):
+def test_a_second_seed_trains_a_second_encoder_and_gives_their_standard_deviation(finished, cohort, tmp_path):
     out = OutputFolder(tmp_path / "copy")
     shutil.copytree(finished[0], out.root)
-    assert not list(out.maps.rglob("*desc-spread*")), "one encoder alone lies apart from none"
+    assert not list(out.maps.rglob("*desc-spread*")), "a single encoder has no standard deviation"
     checkpoint = next(out.encoder.glob("step-*.safetensors"))
     before = checkpoint.stat().st_mtime_ns
     result = _voxout("run", cohort, out.root, "--seeds", "2")
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
     assert (
-        "train: train the patch encoder, guided by a one-class SVM (because models.fusion.members was 1, is now 2)"
+        "train: train the patch encoder, guided by a one-class SVM (because models.ensemble.members was 1, is now 2)"
         in (result.stdout)
     )
-    assert checkpoint.stat().st_mtime_ns == before, "the first is there already"
+    assert checkpoint.stat().st_mtime_ns == before, "the first encoder is kept"
     assert list(out.member(1).glob("step-*.safetensors"))
     subject = read_manifest(cohort)["sub-patient001"]
     spread, z = read_volume(out.spread_map(subject)), read_volume(out.native_map(subject))
@@ -353,11 +354,11 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
     assert 0.01 < spread.voxels[covered].mean() < 1
     assert (read_volume(OutputFolder(finished[0]).native_map(subject)).voxels != z.voxels)[covered].mean() > 0.9
 
-    # As a run of three leaves it that was killed on the way.
+    # As left by a run of three seeds that was killed.
     record = json.loads(out.record("train").read_text())
     building = out.root / ".building" / "train"
     shutil.copytree(out.encoder, building / "encoder")
-    (building / ".inputs.json").write_text(json.dumps(record["inputs"] | {"settings.models.fusion.members": 3}))
+    (building / ".inputs.json").write_text(json.dumps(record["inputs"] | {"settings.models.ensemble.members": 3}))
     shutil.rmtree(out.encoder)
     out.record("train").unlink()
     result = _voxout("run", cohort, out.root, "--seeds", "1")
@@ -366,7 +367,7 @@ def test_a_second_seed_trains_a_second_encoder_and_says_how_far_they_lie_apart(f
     assert maps and all(filecmp.cmp(finished[0] / path, out.root / path, shallow=False) for path in maps)
 
 
-def test_a_model_of_another_version_is_refused_at_once_and_fitted_again(finished, cohort, tmp_path, new_cohort):
+def test_a_model_of_another_version_is_refused_and_fitted_again(finished, cohort, tmp_path, new_cohort):
     out = OutputFolder(tmp_path / "model")
     shutil.copytree(finished[0], out.root)
     record = json.loads(out.record("fit").read_text())
@@ -374,8 +375,8 @@ def test_a_model_of_another_version_is_refused_at_once_and_fitted_again(finished
     out.record("fit").write_text(json.dumps(record))
     result = _apply(out.root, new_cohort, tmp_path / "applied")
     assert result.returncode == 2
-    assert "its model was fitted by another version of voxout (format 1, expected 3)" in result.stderr
-    assert not (tmp_path / "applied" / "prepared").exists(), "told before anything is made"
+    assert "its model was fitted by another version of voxout (format 1, expected 4)" in result.stderr
+    assert not (tmp_path / "applied" / "prepared").exists(), "refused before any output"
     result = _voxout("run", cohort, out.root, "--dry-run")
     assert "fit: would run, because the format of models is new" in result.stdout
 
@@ -388,7 +389,7 @@ def test_a_changed_setting_is_named(finished, cohort):
 
 @pytest.fixture(scope="module")
 def model(finished, tmp_path_factory) -> Path:
-    """What has to travel of a run for its model to be applied elsewhere: no scan of anybody."""
+    """The files of a run that `apply` needs; no scans."""
     folder = tmp_path_factory.mktemp("model") / "model"
     for name in ("encoder", "detectors", "records"):
         shutil.copytree(finished[0] / name, folder / name)
@@ -397,7 +398,7 @@ def model(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def new_cohort(cohort) -> Path:
-    """The patients, and a control that the model has been trained on."""
+    """The patients, and a training control of the model."""
     rows = list(csv.DictReader(cohort.open()))
     path = cohort.parent / "new.csv"
     with path.open("w", newline="") as file:
@@ -419,8 +420,8 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     assert {path.name.split("_")[0] for path in maps} == {"sub-patient001", "sub-patient002"}
     for path in maps:
         assert filecmp.cmp(finished[0] / path.relative_to(tmp_path / "out"), path, shallow=False)
-    assert "sub-control001: the model was trained on this very scan" in result.stdout
-    # Nobody of the new cohort is healthy: the threshold is the one that travels with the model.
+    assert "sub-control001: left out, since the model was trained on this scan" in result.stdout
+    # No scan of the new cohort is healthy: the threshold is that of the model.
     first, new = (json.loads((out / "scores" / "scores.json").read_text()) for out in (finished[0], tmp_path / "out"))
     assert new["about"]["threshold_from"] == "the model's training controls"
     assert new["healthy_threshold"] == first["healthy_threshold"]
@@ -428,18 +429,16 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     assert not (tmp_path / "out" / "records" / "operating_point.json").exists()
 
 
-def test_maps_are_adjusted_for_covariates_and_a_missing_one_costs_nobody_the_map(
-    finished, cohort, new_cohort, tmp_path
-):
+def test_maps_are_adjusted_for_covariates_also_if_one_is_missing(finished, cohort, new_cohort, tmp_path):
     out = OutputFolder(tmp_path / "copy")
     shutil.copytree(finished[0], out.root)
-    adjusted = "models.fusion.covariates=[age]"
-    refused = _voxout("run", cohort, out.root, "--set", "models.fusion.covariates=[site]")
+    adjusted = "models.ensemble.covariates=[age]"
+    refused = _voxout("run", cohort, out.root, "--set", "models.ensemble.covariates=[site]")
     assert refused.returncode == 2
-    assert "models.fusion.covariates names site, and site is" in refused.stderr, "told before anything is made"
+    assert "models.ensemble.covariates names site, and site is" in refused.stderr, "refused before any output"
     result = _voxout("run", cohort, out.root, "--set", adjusted)
     assert result.returncode == 3, result.stdout + result.stderr  # the broken scans
-    assert "train: done before, skipped" in result.stdout
+    assert "train: up to date, skipped" in result.stdout
 
     rows = [row for row in csv.DictReader(new_cohort.open()) if row["group"] == "patient"]
     rows[0]["age"], rows[1]["age"] = "", "5"
@@ -458,7 +457,7 @@ def test_maps_are_adjusted_for_covariates_and_a_missing_one_costs_nobody_the_map
         assert np.isfinite(ours).all() and (ours != theirs).any()
 
 
-def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, new_cohort, tmp_path):
+def test_p_and_q_maps_are_written_on_request(finished, model, new_cohort, tmp_path):
     out = OutputFolder(tmp_path / "out")
     assert not list(finished[0].rglob("*_log?map.nii.gz"))
     result = _apply(model, new_cohort, out.root, "--set", "evaluation.p_maps=true")
@@ -470,16 +469,17 @@ def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, 
     }
     for path, coverage in maps.items():
         z, covered = read_volume(path), read_mask(coverage).voxels
-        p, q = (read_volume(beside) for beside in out.p_maps(path))
+        p, q = (read_volume(p_map) for p_map in out.p_maps(path))
         assert p.grid.same_as(z.grid) and q.grid.same_as(z.grid)
         np.testing.assert_allclose(10.0 ** -p.voxels[covered], stats.norm.sf(z.voxels[covered]), rtol=1e-4)
         expected = stats.false_discovery_control(stats.norm.sf(z.voxels[covered].astype(np.float64)))
         np.testing.assert_allclose(10.0 ** -q.voxels[covered], expected, rtol=1e-4)
         assert not p.voxels[~covered].any() and not q.voxels[~covered].any()
-    # The page speaks of the voxels of the q-map.
+    # The page reports the voxels of the q-map.
     q, z = read_volume(out.p_maps(out.native_map(subject))[1]).voxels, read_volume(out.native_map(subject)).voxels
-    told = "none survives" if q.max() < -np.log10(0.05) else f"from {number_text(z[q >= -np.log10(0.05)].min())}"
-    assert f"<dt>FDR 5 %</dt><dd>{told}</dd>" in out.subject_page(subject).read_text(encoding="utf-8")
+    survives = q >= -np.log10(0.05)
+    messages = f"score ≥ {number_text(z[survives].min())}" if survives.any() else "no voxel survives"
+    assert f"<dt>FDR 5 %</dt><dd>{messages}</dd>" in out.subject_page(subject).read_text(encoding="utf-8")
 
     result = _apply(model, new_cohort, out.root, "--set", "evaluation.p_maps=false")
     assert result.returncode == 0 and not list(out.root.rglob("*_log?map.nii.gz"))
@@ -488,11 +488,11 @@ def test_p_and_q_stand_beside_the_map_where_they_are_asked_for(finished, model, 
 def test_apply_refuses_other_settings_than_the_models(model, new_cohort, tmp_path):
     result = _apply(model, new_cohort, tmp_path / "out", "--set", "preprocessing.spacing_mm=3")
     assert result.returncode == 2
-    assert "settings of preprocessing differ from those the model was made with" in result.stderr
+    assert "settings of preprocessing differ from those the model was fitted with" in result.stderr
     assert not (tmp_path / "out" / "records").exists()
 
 
-def test_apply_refuses_a_model_whose_encoder_is_not_that_of_its_detectors(model, new_cohort, tmp_path):
+def test_apply_refuses_a_model_with_an_encoder_of_another_run(model, new_cohort, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     path = tmp_path / "model" / "records" / "train.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "later"}))
@@ -501,17 +501,20 @@ def test_apply_refuses_a_model_whose_encoder_is_not_that_of_its_detectors(model,
     assert "the encoder was trained again after fit" in result.stderr
 
 
-def test_apply_says_why_a_model_brings_no_threshold(model, new_cohort, tmp_path):
+def test_apply_reports_why_a_model_has_no_valid_threshold(model, new_cohort, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     out = tmp_path / "out"
     result = _apply(tmp_path / "model", new_cohort, out, "--set", "evaluation.false_clusters=3")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "does not hold: it was set with evaluation.false_clusters 1.0, now 3.0" in result.stdout
+    assert (
+        "the model's threshold is not valid here: it was set with evaluation.false_clusters 1.0, now 3.0"
+        in result.stdout
+    )
     scores = json.loads((out / "scores" / "scores.json").read_text())
-    assert "does not hold" in scores["healthy_threshold"]["reason_undefined"]
+    assert "not valid here" in scores["healthy_threshold"]["reason_undefined"]
     (tmp_path / "model" / "records" / "operating_point.json").unlink()
     result = _apply(tmp_path / "model", new_cohort, out)
-    assert "the model carries no threshold" in result.stdout
+    assert "the model has no threshold" in result.stdout
     assert "score: score the maps against the lesion masks (because" in result.stdout
 
 
@@ -523,7 +526,7 @@ def test_apply_refuses_a_model_with_a_part_missing(model, new_cohort, tmp_path):
     assert "files are missing" in result.stderr
 
 
-def test_who_leaves_the_manifest_stays_until_removed_and_a_withdrawn_mask_goes(finished, cohort, tmp_path):
+def test_unlisted_subjects_stay_until_removed_and_a_withdrawn_mask_is_deleted(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     rows = [row for row in csv.DictReader(cohort.open()) if row["subject_id"] != "patient001"]
@@ -537,9 +540,9 @@ def test_who_leaves_the_manifest_stays_until_removed_and_a_withdrawn_mask_goes(f
     for name in ("check", "prepare", "map", "score", "report"):
         result = _voxout(name, smaller, out)
         assert result.returncode == 3, result.stdout + result.stderr
-        assert (out / "failures.csv").exists(), "who failed stays known whatever stage runs alone"
+        assert (out / "failures.csv").exists(), "failures are kept when a single stage runs"
     assert not list((out / "prepared" / "sub-patient002").rglob("*lesion*"))
-    # Who was mapped here before is in the figures and on the page, with the lesion mask of then.
+    # Subjects of earlier calls are in the scores and on the page, with their earlier lesion masks.
     with (out / "scores" / "scores.csv").open() as file:
         volumes = {row["subject"]: row.get("lesion_volume_ml") for row in csv.DictReader(file)}
     assert {"sub-patient001", "sub-patient002"} <= volumes.keys()
@@ -560,7 +563,7 @@ def test_who_leaves_the_manifest_stays_until_removed_and_a_withdrawn_mask_goes(f
     assert "sub-patient001" not in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_second_apply_keeps_the_first_ones_patients_and_the_models_threshold(finished, model, new_cohort, tmp_path):
+def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(finished, model, new_cohort, tmp_path):
     rows = [row for row in csv.DictReader(new_cohort.open()) if row["group"] == "patient"]
     out = tmp_path / "out"
     pages = out / "report" / "subjects"
@@ -584,24 +587,24 @@ def test_a_second_apply_keeps_the_first_ones_patients_and_the_models_threshold(f
     assert all(page.is_file() for page in pages.glob("*.html")) and (out / "scores" / "scores.json").is_file()
 
 
-def test_a_refused_setting_leaves_everything_as_it_was(finished, cohort, tmp_path):
+def test_a_refused_setting_changes_no_file(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "log.jsonl"}
     refused = (
         ("run", "--set", "models.guidance.nu=0.01"),
-        ("fit", "--set", "models.fusion.covariates=[sex]"),
+        ("fit", "--set", "models.ensemble.covariates=[sex]"),
         ("report", "--runs", "x=/nonexistent"),
     )
     for command, *more in refused:
         assert _voxout(command, cohort, out, *more).returncode == 2
     changed = [str(path) for path, content in before.items() if not path.is_file() or path.read_bytes() != content]
-    # `run` looks at the scans again, and tries once more to prepare the one that failed.
+    # `run` checks the scans again and retries the preparation that failed.
     again = ("records/check.json", "records/prepare.json", "prepared/sub-control010/record.json")
     assert [name for name in changed if not name.endswith(again)] == []
 
 
-def test_nothing_that_is_kept_names_a_file_of_the_lab(finished, cohort):
+def test_outputs_contain_no_file_names_of_inputs(finished, cohort):
     names = {path.name for record in read_manifest(cohort) for path in record.files.values()}
     out, _ = finished
     kept = [out / "log.jsonl", out / "failures.csv", out / "report" / "index.html", *(out / "records").glob("*.json")]

@@ -1,4 +1,4 @@
-"""Full disks, and words on the command line that mean nothing: one sentence, exit code 2."""
+"""Full disks and invalid command-line values: one message, exit code 2."""
 
 import errno
 import os
@@ -6,9 +6,9 @@ import os
 import pytest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import MachineError, UserError
-from voxout.pipeline.cli.main import _device
 from voxout.pipeline.cli.program import make_folder
 from voxout.pipeline.config.config import load_config
+from voxout.pipeline.workflow.device import choose_device
 from voxout.pipeline.workflow.engine import _guarded
 
 
@@ -45,15 +45,16 @@ def test_a_full_disk_is_not_blamed_on_the_scan(tmp_path):
         (".".join("n" * 2000) + "=1", "too long"),
     ],
 )
-def test_a_setting_that_is_no_yaml_is_one_sentence(override, words):
+def test_a_setting_that_is_no_yaml_gives_one_message(override, words):
     with pytest.raises(UserError, match=words) as caught:
         load_config(overrides=[override])
     assert len(caught.value.problems) == 1 and len(str(caught.value)) < 700
 
 
-def test_a_configuration_that_is_no_file_of_settings(tmp_path):
+def test_a_configuration_that_is_not_a_settings_file(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"seed: \xe9")
-    for path, words in ((tmp_path, "is no file"), ("/dev/zero", "is no file"), (tmp_path / "latin.yaml", "UTF-8")):
+    cases = ((tmp_path, "is not a file"), ("/dev/zero", "is not a file"), (tmp_path / "latin.yaml", "UTF-8"))
+    for path, words in cases:
         with pytest.raises(UserError, match=words):
             load_config(type(tmp_path)(path))
 
@@ -61,14 +62,14 @@ def test_a_configuration_that_is_no_file_of_settings(tmp_path):
 @pytest.mark.parametrize("name", ["meta", "mkldnn", "fake", "nonsense", "cuda:99"])
 def test_a_device_that_computes_nothing_is_refused(name):
     with pytest.raises(UserError, match="not usable here"):
-        _device(name)
+        choose_device(name)
 
 
-def test_a_device_that_computes_is_taken():
-    assert _device("cpu") == "cpu"
+def test_a_working_device_is_accepted():
+    assert choose_device("cpu") == "cpu"
 
 
-def test_names_of_output_folders_that_cannot_be(tmp_path, monkeypatch):
+def test_invalid_names_of_output_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("~/results", "~nosuchuser/results", os.fsdecode(b"\xff\xfe"), "n" * 300):
         with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""No name of a person that a lab has in its folders, files, tables and headers is in anything that voxout keeps."""
+"""Names of patients in folders, files, tables and headers do not appear in any output of voxout."""
 
 import base64
 import csv
@@ -54,14 +54,14 @@ def _as_scan(path: Path) -> None:
     ("name", "write"),
     [("x.npz", _as_npz), ("x.html", _as_page), ("x.png", _as_picture), ("x.nii.gz", _as_scan)],
 )
-def test_a_name_is_found_wherever_it_is_packed(tmp_path, name, write: Callable[[Path], None]):
+def test_a_name_is_found_in_packed_files(tmp_path, name, write: Callable[[Path], None]):
     write(tmp_path / name)
     assert places_of_name(tmp_path) == [name]
     (tmp_path / f"{NAME.upper()}.txt").touch()
     assert len(places_of_name(tmp_path)) == 2
 
 
-# -- a cohort with a name in every place -----------------------------------------------------------------------------
+# -- a cohort with the name in all places ----------------------------------------------------------------------------
 def _truncate(row: dict[str, str], folder: Path) -> None:
     path = folder / row["t1w"]
     path.write_bytes(path.read_bytes()[:3000])
@@ -95,17 +95,17 @@ def _pointer(row: dict[str, str], folder: Path) -> None:
 
 
 def _locked(row: dict[str, str], folder: Path) -> None:
-    """The superuser may read it all the same: the subject is then in order."""
+    """The superuser can read it nevertheless; the subject then passes."""
     (folder / row["t1w"]).chmod(0)
 
 
-def _mask_elsewhere(row: dict[str, str], folder: Path) -> None:
+def _mask_on_other_grid(row: dict[str, str], folder: Path) -> None:
     path = folder / row["brain_mask"]
     mask = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(mask.dataobj)[:-2], mask.affine, mask.header), path)
 
 
-def _odd_mask(row: dict[str, str], folder: Path) -> None:
+def _mask_with_wrong_values(row: dict[str, str], folder: Path) -> None:
     path = folder / row["lesion_mask"]
     mask = nib.load(path)
     voxels = np.asarray(mask.dataobj).copy()
@@ -123,7 +123,7 @@ def _bad_transform(row: dict[str, str], folder: Path) -> None:
 
 
 def _not_registered(row: dict[str, str], folder: Path) -> None:
-    """Fails in prepare and not before: the mask has a brain's volume and no brain's shape."""
+    """Fails in prepare only: the mask has the volume of a brain, but not its shape."""
     path = folder / row["brain_mask"]
     mask = nib.load(path)
     voxels = np.asarray(mask.dataobj)
@@ -133,24 +133,24 @@ def _not_registered(row: dict[str, str], folder: Path) -> None:
 
 
 BROKEN = {
-    "control002": (_truncate, "its t1w: ends before its last voxel"),
-    "control003": (_no_image, "its t1w: is not an image"),
+    "control002": (_truncate, "its t1w: is truncated or damaged"),
+    "control003": (_no_image, "its t1w: is not in a supported image format"),
     "control004": (_missing, "its t1w: no such file"),
     "control005": (_not_fetched, "its t1w: is a link to content that is not on this machine"),
     "control006": (_a_loop, "its t1w: is a link"),
     "control007": (_a_folder, "its t1w: is a folder"),
-    "control008": (_pointer, "its t1w: is a pointer of Git LFS"),
-    "control009": (_mask_elsewhere, "brain mask and T1w lie on different grids"),
+    "control008": (_pointer, "its t1w: is a Git LFS pointer"),
+    "control009": (_mask_on_other_grid, "brain mask and T1w have different grids"),
     "control010": (_no_transform, "its template_transform: no such file"),
-    "control011": (_bad_transform, "its template_transform: is not a transform"),
+    "control011": (_bad_transform, "its template_transform: is not a readable transform"),
     "control012": (_not_registered, "registration failed"),
-    "patient001": (_odd_mask, "its lesion_mask: found the values"),
+    "patient001": (_mask_with_wrong_values, "its lesion_mask: found the values"),
 }
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Path:
-    """Scans in a folder of the name; the manifest, its files and their headers bear it."""
+    """Scans with the name in folders, manifest, file names and headers."""
     made = small_cohort(tmp_path_factory.mktemp("made"), controls=16, patients=2, seed=4)
     root = tmp_path_factory.mktemp("lab") / f"{NAME}, Jane" / f"scans of {NAME.lower()}"
     root.mkdir(parents=True)
@@ -183,14 +183,14 @@ def _reasons(out: Path) -> dict[str, str]:
 def test_a_name_in_folders_files_tables_and_headers_is_in_no_output(lab, tmp_path, capsys):
     out = tmp_path / NAME / "out"
     assert main(["check", str(lab), str(out), *QUICK]) == 3
-    told = capsys.readouterr()
-    assert f"{NAME.upper()}^01 t1w" in told.err, "the terminal says which file it is"
+    messages = capsys.readouterr()
+    assert f"{NAME.upper()}^01 t1w" in messages.err, "the terminal shows the file"
     assert main(["prepare", str(lab), str(out), "--jobs", "2"]) == 3
     reasons = _reasons(out)
     for key, (_, words) in BROKEN.items():
         assert words in reasons[key], reasons[key]
     assert (out / "prepared" / "sub-control001").is_dir()
-    # Once more, where everything stands: what was there before is named as well.
+    # Again in the same folder, where messages name earlier files, too.
     main(["check", str(lab), str(out), "--set", "preprocessing.modalities=[t1w,flair]"])
     assert places_of_name(out) == []
     assert "remarks" in (out / "records" / "check.json").read_text(encoding="utf-8")
@@ -201,9 +201,11 @@ def test_a_name_in_a_bids_dataset_is_in_no_output(tmp_path, capsys):
     root.mkdir()
     small_cohort(root / "bids", controls=5, patients=1, seed=5)
     root = (root / "bids").rename(root / f"bids of {NAME}")
-    people = (root / "participants.tsv").read_text(encoding="utf-8").splitlines()
-    people = [f"{line}\t{'name' if line.startswith('participant_id') else NAME}" for line in people]
-    (root / "participants.tsv").write_text("\n".join([*people, f"sub-gone\tcontrol\t30\tx\t{NAME}"]), encoding="utf-8")
+    participants = (root / "participants.tsv").read_text(encoding="utf-8").splitlines()
+    participants = [f"{line}\t{'name' if line.startswith('participant_id') else NAME}" for line in participants]
+    (root / "participants.tsv").write_text(
+        "\n".join([*participants, f"sub-gone\tcontrol\t30\tx\t{NAME}"]), encoding="utf-8"
+    )
     anat = root / "sub-control001" / "anat"
     for name in (
         f"{anat}/sub-control001_acq-{NAME}_T1w.nii.gz",
@@ -222,16 +224,16 @@ def test_a_name_in_a_bids_dataset_is_in_no_output(tmp_path, capsys):
     assert NAME in capsys.readouterr().err
     kept = (out / "records" / "check.json").read_text(encoding="utf-8")
     for note in (
-        "masks in no space of a scan",
-        "speak of lesions",
-        "of several files of one kind",
+        "masks not used because they are not in the space of a scan",
+        "possible lesion images not used",
+        "of several files of the same kind",
         "its t1w: is empty",
     ):
         assert note in kept
     assert places_of_name(out) == []
 
 
-def test_what_a_program_of_the_site_says_is_not_kept(lab, tmp_path, capsys):
+def test_output_of_a_site_program_is_not_kept(lab, tmp_path, capsys):
     program = tmp_path / "strip.py"
     program.write_text(f"import sys; sys.exit('no licence for {NAME}')")
     command = f"{sys.executable} {program} {{image}} {{mask}}"
@@ -241,11 +243,11 @@ def test_what_a_program_of_the_site_says_is_not_kept(lab, tmp_path, capsys):
     assert main(["check", str(lab), str(out), *QUICK, *extraction]) == 3
     assert main(["prepare", str(lab), str(out), "--jobs", "1", "--subjects", "control001", *QUICK, *extraction]) == 2
     assert f"no licence for {NAME}" in capsys.readouterr().err
-    assert "ended with 1 (its own words)" in (out / "log.jsonl").read_text(encoding="utf-8")
+    assert "ended with 1 (its error message)" in (out / "log.jsonl").read_text(encoding="utf-8")
     assert places_of_name(out) == []
 
 
-def test_a_name_beside_the_ids_of_maps_is_in_no_score(tmp_path, capsys):
+def test_a_name_in_file_names_of_maps_is_in_no_score(tmp_path, capsys):
     root = tmp_path / f"{NAME}, Jane"
     maps = Maps(root, map_name=f"{{id}}_{NAME}_map.nii.gz", mask_name=f"{{id}}_lesion of {NAME}.nii.gz")
     for path in root.rglob("*.nii.gz"):
@@ -256,35 +258,37 @@ def test_a_name_beside_the_ids_of_maps_is_in_no_score(tmp_path, capsys):
     maps.mask_path("d").unlink()
     maps.mask_path("d").symlink_to(f"{NAME}.nii.gz")
     maps.map_path("h1").write_text(f"a map of {NAME}")
-    people = root / f"{NAME}.csv"
-    people.write_text(f"subject_id,group,site,name\nh2,control,Lyon,{NAME}\nz9,patient,,{NAME}\n", encoding="utf-8")
+    participants = root / f"{NAME}.csv"
+    participants.write_text(
+        f"subject_id,group,site,name\nh2,control,Lyon,{NAME}\nz9,patient,,{NAME}\n", encoding="utf-8"
+    )
     out = root / "out"
 
     def score(*more: str) -> int:
         folders = ("--maps", root / "maps" / maps.map_name, "--masks", root / "masks" / maps.mask_name)
-        named = (*folders, "--cohort", people, "--healthy", "h*", "--out", out)
+        named = (*folders, "--cohort", participants, "--healthy", "h*", "--out", out)
         return main(["score", *map(str, named), *FAST, *more])
 
     maps.put("maps", maps.map_name, "e", maps.voxels["b"])
     maps.put("masks", maps.mask_name, "e", maps.truth["b"])
     assert score() == score() == 3
-    assert f"{NAME}, Jane/out held scores before" in capsys.readouterr().err
+    assert f"{NAME}, Jane/out held earlier scores" in capsys.readouterr().err
     assert set(_reasons(out)) == {"a", "b", "c", "d", "h1"}
     assert places_of_name(out) == []
 
 
-# -- the last defence --------------------------------------------------------------------------------------------------
-def test_json_that_is_kept_holds_no_marked_name(tmp_path):
+# -- removal of marked names -----------------------------------------------------------------------------------------
+def test_json_on_disk_holds_no_marked_name(tmp_path):
     write_json(tmp_path / "x.json", {"why": [f"{private(NAME)}: is empty."], "n": 3})
     assert json.loads((tmp_path / "x.json").read_text()) == {"why": ["the file: is empty."], "n": 3}
 
 
-def test_a_file_that_may_not_be_read_is_named_by_its_role():
+def test_an_unreadable_file_is_named_by_its_role():
     with folder_of_another() as folder:
         scan = folder / f"{NAME}.nii"
         scan.touch(mode=0)
         with pytest.raises(UserError, match="cannot be opened .Permission denied") as caught:
             read_volume(scan)
     manifest = Manifest((SubjectRecord("01", "control", {"t1w": scan}),))
-    told = manifest.anonymous(f"sub-01: {caught.value}")
-    assert told.startswith("sub-01: its t1w: cannot be opened (Permission denied)") and NAME not in told
+    messages = manifest.anonymous(f"sub-01: {caught.value}")
+    assert messages.startswith("sub-01: its t1w: cannot be opened (Permission denied)") and NAME not in messages

@@ -1,4 +1,4 @@
-"""A small brain with a left and a right, and a ruler, for the tests of this folder."""
+"""Fixtures for the preprocessing tests: a small asymmetric brain and geometric helpers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from voxout.preprocessing.registration.template_transform import TemplateTransfo
 
 
 def turned(degrees: float, shift_mm=(0.0, 0.0, 0.0), scale: float = 1.0) -> np.ndarray:
-    """A turn about z and x, a shift and a scale, as (4, 4)."""
+    """Affine (4, 4) with a rotation about z and x, a translation and a scale."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     affine = np.eye(4)
     affine[:3, :3] = scale * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
@@ -24,9 +24,9 @@ def turned(degrees: float, shift_mm=(0.0, 0.0, 0.0), scale: float = 1.0) -> np.n
 def small_brain(
     orientation: str = "RAS", degrees: float = 8.0, spacing_mm: float = 4.0, bend_mm: float = 0.0
 ) -> tuple[Volume, np.ndarray]:
-    """The template's brain with a bright ball on its left, moved by a known affine, stored in an orientation.
+    """The template's brain with a bright ball on the left, moved by a known affine and stored in an orientation.
 
-    With `bend_mm` it is bent before, in waves of that height.
+    With `bend_mm`, a wave-like warp of that amplitude is applied first.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def small_brain(
 
 
 def stored_as(volume: Volume, orientation: str) -> Volume:
-    """The same scan with its axes flipped and permuted."""
+    """The same scan with flipped and permuted axes."""
     change = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(volume.affine), nib.orientations.axcodes2ornt(tuple(orientation))
     )
@@ -60,13 +60,13 @@ def stored_as(volume: Volume, orientation: str) -> Volume:
 
 
 def millimetres(grid: Grid) -> np.ndarray:
-    """RAS mm of every voxel, (X, Y, Z, 3)."""
+    """RAS coordinates of every voxel in mm, (X, Y, Z, 3)."""
     indices = np.moveaxis(np.indices(grid.size_vox), 0, -1)
     return indices @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 
 def ball(grid: Grid, centre_mm, radius_mm: float) -> np.ndarray:
-    """The voxels of a ball, bool."""
+    """Mask of a ball, bool."""
     return np.linalg.norm(millimetres(grid) - np.array(centre_mm), axis=-1) <= radius_mm
 
 
@@ -83,12 +83,12 @@ def kit() -> SimpleNamespace:
 
 @pytest.fixture
 def real(shared_data: Path) -> Callable[..., Path]:
-    """A real scan by the parts of its path; the test is skipped where it is absent."""
+    """Find a real scan by the parts of its path; skip the test if it is missing."""
 
     def find(*parts: str) -> Path:
         path = shared_data.joinpath(*parts)
         if not path.exists():
-            pytest.skip(f"no {'/'.join(parts)} beside the checkout")
+            pytest.skip(f"no {'/'.join(parts)} in the shared data")
         return path
 
     return find

@@ -1,4 +1,4 @@
-"""A node of a hospital has no internet: whatever the preparation needs lies in the installed packages."""
+"""Preparation works without a network: all it needs is part of the installed packages."""
 
 import shutil
 import subprocess
@@ -10,12 +10,12 @@ PREPARE = """
 import socket, sys
 from pathlib import Path
 
-def refused(*_, **__):
-    raise OSError("the network is cut off")
+def blocked(*_, **__):
+    raise OSError("the network is disabled")
 
 for name in ("connect", "connect_ex", "sendto"):
-    setattr(socket.socket, name, refused)
-socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refused
+    setattr(socket.socket, name, blocked)
+socket.getaddrinfo = socket.gethostbyname = socket.create_connection = blocked
 
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.manifest import read_manifest
@@ -28,14 +28,14 @@ print(prepare_subject(subject, settings, OutputFolder(Path(sys.argv[2])), seed=1
 """
 
 
-def test_a_whole_head_is_prepared_with_the_network_cut(tmp_path):
-    """In a network namespace of its own where the system allows one; with sockets blocked anyhow."""
+def test_prepare_without_network(tmp_path):
+    """Sockets are blocked; a separate network namespace is used if the system allows it."""
     cohort = make_cohort(tmp_path / "head", controls=1, held_out=0, patients=0, spacing_mm=3.0)
-    apart = [shutil.which("unshare") or "unshare", "--map-root-user", "--net"]
+    isolated = [shutil.which("unshare") or "unshare", "--map-root-user", "--net"]
     try:
-        subprocess.run([*apart, "true"], capture_output=True, check=True)
+        subprocess.run([*isolated, "true"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        apart = []
-    command = [*apart, sys.executable, "-c", PREPARE, str(cohort), str(tmp_path / "out")]
+        isolated = []
+    command = [*isolated, sys.executable, "-c", PREPARE, str(cohort), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "deepbet\n"), done.stderr

@@ -33,7 +33,7 @@ GRID = load_template(4.0).grid
 
 @pytest.fixture
 def subject(tmp_path, kit) -> SubjectRecord:
-    """A stripped brain with a dark lesion on its left, stored PSR, with a lesion mask."""
+    """A skull-stripped brain with a dark lesion on the left, stored as PSR, with a lesion mask."""
     image, truth = kit.small_brain("PSR")
     lesion = kit.ball(image.grid, (truth @ [-30, -50, 25, 1])[:3], 9)
     voxels = (1000 * np.where(lesion, 0.1, 1) * image.voxels).astype(np.float32)
@@ -48,7 +48,7 @@ def out(tmp_path) -> OutputFolder:
 
 
 def with_flair(subject: SubjectRecord, change: np.ndarray, size=None) -> SubjectRecord:
-    """Adds a FLAIR-like image whose header is moved by an affine."""
+    """Add a FLAIR-like image whose header is moved by an affine."""
     t1w = read_volume(subject.images["t1w"])
     flair = np.where(t1w.voxels > 20, 1200 - t1w.voxels, 0).astype(np.float32)
     path = subject.images["t1w"].with_name("flair.nii.gz")
@@ -57,7 +57,7 @@ def with_flair(subject: SubjectRecord, change: np.ndarray, size=None) -> Subject
     return replace(subject, images={**subject.images, "flair": path})
 
 
-def test_everything_is_written_where_it_belongs(subject, out):
+def test_prepare_writes_all_files(subject, out):
     prepared = prepare_subject(subject, FAST, out, seed=1)
     assert prepared.quality.verdict != "fail"
     image = read_volume(prepared.images["t1w"])
@@ -75,7 +75,7 @@ def test_everything_is_written_where_it_belongs(subject, out):
     assert left_behind == []
 
 
-def test_the_lesion_stays_on_its_image_and_on_its_side(subject, out, kit):
+def test_lesion_keeps_its_position_and_side(subject, out, kit):
     prepared = prepare_subject(subject, FAST, out, seed=1)
     lesion = read_mask(prepared.lesion_mask)
     assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
@@ -88,7 +88,7 @@ def test_the_lesion_stays_on_its_image_and_on_its_side(subject, out, kit):
     assert kit.dice(back.voxels, read_mask(subject.lesion_mask).voxels) > 0.75
 
 
-def test_two_runs_write_the_same_bytes(subject, tmp_path):
+def test_prepare_is_reproducible(subject, tmp_path):
     folders = [OutputFolder(tmp_path / name) for name in ("one", "two")]
     for folder in folders:
         prepare_subject(subject, FAST, folder, seed=1)
@@ -98,7 +98,7 @@ def test_two_runs_write_the_same_bytes(subject, tmp_path):
         assert (folders[0].root / name).read_bytes() == (folders[1].root / name).read_bytes(), name
 
 
-def test_a_flair_on_another_grid_lands_on_the_t1w(subject, out, kit):
+def test_flair_on_another_grid_is_aligned(subject, out, kit):
     both = with_flair(subject, kit.turned(3.0, (5, -6, 4)))
     prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
     t1w, flair = (read_volume(prepared.images[m]).voxels for m in ("t1w", "flair"))
@@ -108,15 +108,15 @@ def test_a_flair_on_another_grid_lands_on_the_t1w(subject, out, kit):
     assert (flair[~inside] == 0).all()
 
 
-def test_lesions_drawn_on_the_flair_lie_on_the_t1w(subject, out, kit):
-    """The same lesion as in the T1w, on the FLAIR's own grid, whose header is off by a known move."""
+def test_lesion_mask_of_the_flair(subject, out, kit):
+    """The lesion of the T1w on the grid of the FLAIR, whose header is off by a known transform."""
     move = kit.turned(3.0, (5, -6, 4))
     both = with_flair(subject, move)
     drawn = read_mask(subject.lesion_mask)
     moved = Volume(drawn.voxels, Grid(drawn.voxels.shape, move @ drawn.affine))
     on_flair = replace(both, mask_of="flair", lesion_mask=write_volume(both.lesion_mask.with_name("f.nii.gz"), moved))
     prepared = prepare_subject(on_flair, FAST, out, seed=1)
-    assert list(prepared.images) == ["t1w"], "the FLAIR is read for its lesions alone"
+    assert list(prepared.images) == ["t1w"], "the FLAIR is needed only for the lesion mask"
     native = read_mask(out.native_lesion_mask(on_flair))
     assert native.grid.same_as(drawn.grid)
     assert kit.dice(native.voxels, drawn.voxels) > 0.85
@@ -128,8 +128,8 @@ def test_lesions_drawn_on_the_flair_lie_on_the_t1w(subject, out, kit):
     assert kit.dice(back.voxels, moved.voxels) > 0.7, "from the template to the FLAIR in one step"
 
 
-def test_a_transform_that_the_user_has_is_taken(subject, out, kit):
-    """An affine as ITK writes it; the registration is not asked."""
+def test_user_transform_replaces_registration(subject, out, kit):
+    """With an affine written by ITK, no registration runs."""
     first = prepare_subject(subject, FAST, out, seed=1)
     found = TemplateTransform.load(first.transform_folder)
     path = subject.lesion_mask.with_name("to_template.tfm")
@@ -141,54 +141,55 @@ def test_a_transform_that_the_user_has_is_taken(subject, out, kit):
     assert TemplateTransform.load(second.transform_folder).affine == pytest.approx(shifted, abs=1e-6)
 
 
-def test_images_in_template_space_need_no_registration(subject, out, kit):
+def test_registration_none_for_images_in_template_space(subject, out, kit):
     brain = load_template(3.0).t1w
     path = write_volume(subject.images["t1w"].with_name("mni.nii.gz"), brain)
     there = SubjectRecord("02", "control", {"t1w": path})
-    nowhere = FAST.model_copy(update={"registration": RegistrationSettings(transform="none", working_spacing_mm=4.0)})
-    prepared = prepare_subject(there, nowhere, out, seed=1)
+    no_registration = RegistrationSettings(transform="none", working_spacing_mm=4.0)
+    settings = FAST.model_copy(update={"registration": no_registration})
+    prepared = prepare_subject(there, settings, out, seed=1)
     assert (TemplateTransform.load(prepared.transform_folder).affine == np.eye(4)).all()
     image, template = read_volume(prepared.images["t1w"]), load_template(4.0)
     inside = template.brain_mask.voxels
     assert np.corrcoef(image.voxels[inside], template.t1w.voxels[inside])[0, 1] > 0.98
 
 
-def test_a_flair_that_shows_half_the_brain_warns(subject, out):
+def test_flair_with_partial_coverage_warns(subject, out):
     size = read_grid(subject.images["t1w"]).size_vox
     half = with_flair(subject, np.eye(4), (size[0], size[1] // 2, size[2]))
     prepared = prepare_subject(half, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
     assert prepared.quality.verdict == "warn"
-    assert any("the FLAIR shows only" in reason for reason in prepared.quality.reasons)
+    assert any("the FLAIR covers only" in reason for reason in prepared.quality.reasons)
     brain, flair = read_mask(prepared.brain_mask).voxels, read_volume(prepared.images["flair"]).voxels
     t1w = read_volume(prepared.images["t1w"]).voxels
-    assert 0.3 < brain.sum() / (t1w > 0).sum() < 0.7, "brain that an image does not show can neither be learnt nor read"
+    assert 0.3 < brain.sum() / (t1w > 0).sum() < 0.7, "brain outside the field of view is excluded from the brain mask"
     assert (flair[brain] > 0).mean() > 0.99
 
 
-def test_a_flair_of_something_else_warns(subject, out, kit):
+def test_unrelated_flair_warns(subject, out, kit):
     both = with_flair(subject, kit.turned(0.0, (2, 2, 2)))
     flair = read_volume(both.images["flair"])
     noise = np.random.default_rng(0).random(flair.voxels.shape).astype(np.float32)
     write_volume(both.images["flair"], flair.with_voxels(noise))
     prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
-    assert any("the FLAIR may not lie on the T1w" in reason for reason in prepared.quality.reasons)
+    assert any("the FLAIR may not be aligned with the T1w" in reason for reason in prepared.quality.reasons)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_flair_that_is_more_of_a_t1w_warns(tmp_path, out, swapped):
+def test_swapped_t1w_and_flair_warn(tmp_path, out, swapped):
     brain = load_template(3.0).t1w
     t1w = write_volume(tmp_path / "t1w.nii.gz", brain)
     flair = write_volume(tmp_path / "flair.nii.gz", brain.with_voxels(np.sqrt(brain.voxels)))
     images = {"t1w": flair, "flair": t1w} if swapped else {"t1w": t1w, "flair": flair}
-    nowhere = RegistrationSettings(transform="none", working_spacing_mm=4.0)
-    settings = FAST.model_copy(update={"registration": nowhere, "modalities": ("t1w", "flair")})
+    no_registration = RegistrationSettings(transform="none", working_spacing_mm=4.0)
+    settings = FAST.model_copy(update={"registration": no_registration, "modalities": ("t1w", "flair")})
     prepared = prepare_subject(SubjectRecord("02", "control", images), settings, out, seed=1)
     assert any("may be swapped" in reason for reason in prepared.quality.reasons) == swapped
 
 
-def test_a_lesion_lost_between_voxels_warns(subject, out):
+def test_lesion_lost_between_voxels_warns(subject, out):
     mask = read_mask(subject.lesion_mask)
-    # On a grid twice as fine, one voxel that no template voxel has as its nearest.
+    # On a grid twice as fine, one voxel that is not the nearest of any template voxel.
     fine = Grid((2 * 64, 2 * 56, 2 * 56), mask.affine @ np.diag([0.5, 0.5, 0.5, 1]))
     dot = np.zeros(fine.size_vox, bool)
     dot[51, 50, 53] = True
@@ -204,72 +205,72 @@ def test_a_lesion_lost_between_voxels_warns(subject, out):
     assert any("fall between the voxels of the template grid" in reason for reason in prepared.quality.reasons)
 
 
-def told(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
+def error_message(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
     with pytest.raises(SubjectError) as caught:
         prepare_subject(subject, settings, out, seed=1)
-    sentence = str(caught.value)
-    assert sentence.startswith("sub-01_ses-2: ")
-    assert sentence.count("sub-01_ses-2") == 1
-    return sentence
+    message = str(caught.value)
+    assert message.startswith("sub-01_ses-2: ")
+    assert message.count("sub-01_ses-2") == 1
+    return message
 
 
-def test_a_missing_modality_is_told(subject, out):
-    sentence = told(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
-    assert "has no FLAIR, expected one (preprocessing.modalities asks for it)" in sentence
+def test_error_for_a_missing_modality(subject, out):
+    message = error_message(subject, out, FAST.model_copy(update={"modalities": ("t1w", "flair")}))
+    assert "has no FLAIR, expected one (required by preprocessing.modalities)" in message
 
 
-def test_a_mask_on_another_grid_is_told(subject, out):
+def test_error_for_a_mask_on_another_grid(subject, out):
     mask = read_mask(subject.lesion_mask)
     thin = Volume(mask.voxels[:, :, ::2], Grid(mask.voxels[:, :, ::2].shape, mask.affine @ np.diag([1, 1, 2.0, 1])))
     write_volume(subject.lesion_mask, thin)
-    sentence = told(subject, out)
-    assert "lesion mask and T1w lie on different grids" in sentence
-    assert "4x4x8 mm, PSR against" in sentence
+    message = error_message(subject, out)
+    assert "lesion mask and T1w have different grids" in message
+    assert "4x4x8 mm, PSR and" in message
     write_volume(subject.lesion_mask, mask)
-    assert "brain mask and T1w lie on" in told(
+    assert "brain mask and T1w have different grids" in error_message(
         replace(subject, brain_mask=write_volume(subject.lesion_mask.with_name("brain.nii.gz"), thin)), out
     )
 
 
-def test_an_empty_lesion_mask_costs_a_patient_and_no_control(subject, out):
+def test_empty_lesion_mask_fails_patients_only(subject, out):
     mask = read_mask(subject.lesion_mask)
     write_volume(subject.lesion_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
-    assert "the lesion mask is empty" in told(subject, out)
+    assert "the lesion mask is empty" in error_message(subject, out)
     assert prepare_subject(replace(subject, group="control"), FAST, out, seed=1).lesion_mask is not None
 
 
-def test_a_standardised_scan_is_told(subject, out):
+def test_error_for_a_standardised_scan(subject, out):
     t1w = read_volume(subject.images["t1w"])
     write_volume(subject.images["t1w"], t1w.with_voxels(t1w.voxels - 300))
-    assert "the T1w is negative in" in told(subject, out)
+    assert "the T1w is negative in" in error_message(subject, out)
 
 
-def test_an_implausible_brain_is_told(subject, out):
+def test_error_for_an_implausible_brain_volume(subject, out):
     tight = FAST.model_copy(update={"brain_extraction": BrainExtractionSettings(method="none", smallest_ml=2000)})
-    assert "expected 2000-2200 ml; give a mask in column brain_mask" in told(subject, out, tight)
+    assert "expected 2000-2200 ml; give a mask in column brain_mask" in error_message(subject, out, tight)
 
 
-def test_a_failed_registration_is_told_and_leaves_its_picture(subject, out):
+def test_failed_registration_keeps_the_picture(subject, out):
     strict = RegistrationSettings(transform="affine", working_spacing_mm=4.0, smallest_overlap=0.999)
-    sentence = told(subject, out, FAST.model_copy(update={"registration": strict}))
-    assert "registration failed: the warped brain overlaps the template's with Dice 0.9" in sentence
+    message = error_message(subject, out, FAST.model_copy(update={"registration": strict}))
+    assert "registration failed: the warped brain overlaps the template's with Dice 0.9" in message
     assert out.quality_picture(subject).exists()
     with pytest.raises(SubjectError, match="registration failed"):
         PreparedSubject.load(subject, out)
 
 
-def test_a_broken_file_is_told(subject, out):
+def test_error_for_a_damaged_file(subject, out):
     path = subject.images["t1w"]
     path.write_bytes(path.read_bytes()[:2000])
-    assert "t1w.nii.gz" in told(subject, out)
+    assert "t1w.nii.gz" in error_message(subject, out)
 
 
-def test_what_was_not_prepared_is_told(subject, out):
+def test_load_of_an_unprepared_subject_fails(subject, out):
     with pytest.raises(SubjectError, match="sub-01_ses-2: has not been prepared"):
         PreparedSubject.load(subject, out)
 
 
-def test_loading_a_prepared_subject_needs_neither_ants_nor_torch():
+def test_import_without_ants_and_torch():
     script = (
         "import sys, voxout.preprocessing.prepare_subject; print([m for m in ('ants', 'torch') if m in sys.modules])"
     )
@@ -287,7 +288,7 @@ def test_loading_a_prepared_subject_needs_neither_ants_nor_torch():
         ("mdd1mm", "sub-02", ("t1w",)),
     ],
 )
-def test_real_subjects_are_prepared_well(cohort, name, modalities, real, out, capfd):
+def test_prepare_real_subjects(cohort, name, modalities, real, out, capfd):
     files = {"t1w": "T1w", "flair": "FLAIR"}
     images: dict[str, Path] = {m: real(cohort, name, "anat", f"{name}_{files[m]}.nii.gz") for m in modalities}
     subject = SubjectRecord(name.removeprefix("sub-"), "control", images)

@@ -16,7 +16,7 @@ def _subjects(folder, masks):
     return found
 
 
-def test_a_location_that_fewer_than_half_of_the_controls_cover_is_left_out(tmp_path):
+def test_covered_needs_half_of_the_controls(tmp_path):
     everywhere = np.ones(GRID.size_vox, bool)
     masks = [everywhere.copy() for _ in range(10)]
     for number, mask in enumerate(masks):
@@ -26,12 +26,12 @@ def test_a_location_that_fewer_than_half_of_the_controls_cover_is_left_out(tmp_p
     template[3] = False
     found = covered(_subjects(tmp_path, masks), Volume(template, GRID))
     assert not found[1, 0, 0] and found[2, 0, 0]
-    assert not found[3].any(), "what is no brain in the template stays out"
+    assert not found[3].any(), "voxels outside the template's brain are excluded"
     assert found.sum() == template.sum() - 1
 
 
 @pytest.mark.parametrize(("controls", "needed"), [(3, 3), (4, 4), (6, 4), (7, 4), (10, 5)])
-def test_of_few_controls_enough_are_left_to_look_at_one_of_themselves(tmp_path, controls, needed):
+def test_covered_needs_at_least_four_controls(tmp_path, controls, needed):
     masks = [np.zeros(GRID.size_vox, bool) for _ in range(controls)]
     for number, mask in enumerate(masks):
         mask[0, 0, 0], mask[1, 0, 0] = number < needed - 1, number < needed

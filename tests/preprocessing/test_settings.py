@@ -16,26 +16,26 @@ def test_defaults_are_valid_and_frozen():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (
             lambda: IntensitySettings(low_percent=50, high_percent=50),
-            "low_percent (50) must lie below high_percent (50)",
+            "low_percent (50) must be less than high_percent (50)",
         ),
-        (lambda: BrainExtractionSettings(smallest_ml=3000), "smallest_ml (3000) must lie below largest_ml (2200)"),
+        (lambda: BrainExtractionSettings(smallest_ml=3000), "smallest_ml (3000) must be less than largest_ml (2200)"),
         (
             lambda: QualitySettings(largest_brain_ml=500),
-            "smallest_brain_ml (1000) must lie below largest_brain_ml (500)",
+            "smallest_brain_ml (1000) must be less than largest_brain_ml (500)",
         ),
-        (lambda: PreprocessingSettings(modalities=("t1w", "t1w")), "modalities names one twice: t1w, t1w"),
+        (lambda: PreprocessingSettings(modalities=("t1w", "t1w")), "modalities has a duplicate: t1w, t1w"),
         (
             lambda: PreprocessingSettings(derived_maps=("junction", "junction")),
-            "derived_maps names one twice: junction, junction",
+            "derived_maps has a duplicate: junction, junction",
         ),
         (lambda: PreprocessingSettings(modalities=()), "at least 1 item"),
     ],
 )
-def test_contradictions_are_told(make, told):
+def test_contradictory_settings_are_rejected(make, message):
     with pytest.raises(ValidationError) as caught:
         make()
-    assert told in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""What prepare refuses, check names: the same inputs, the same sentences."""
+"""check and prepare report the same problems with the same messages."""
 
 import sys
 from dataclasses import replace
@@ -93,11 +93,11 @@ def given_without_mask(subject, folder):
     return subject, SETTINGS.model_copy(update={"brain_extraction": BrainExtractionSettings(method="given")})
 
 
-def many_at_once(subject, folder):
+def several_problems(subject, folder):
     return replace(offset(subject, folder)[0], template_transform=folder / "x.h5"), SETTINGS
 
 
-BROKEN = [
+INVALID = [
     offset,
     small_mask,
     large_mask,
@@ -109,7 +109,7 @@ BROKEN = [
     no_transform,
     transform_of_fsl,
     given_without_mask,
-    many_at_once,
+    several_problems,
 ]
 
 
@@ -121,44 +121,44 @@ def checked(subject, settings):
     return check_manifest(manifest, modalities=settings.modalities, judge=judge, fewest_controls=0)
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_check_says_what_prepare_refuses(subject, tmp_path, broken):
-    changed, settings = broken(subject, tmp_path)
+@pytest.mark.parametrize("invalid", INVALID, ids=lambda invalid: invalid.__name__)
+def test_check_and_prepare_report_the_same_problems(subject, tmp_path, invalid):
+    changed, settings = invalid(subject, tmp_path)
     named = [problem.sentence for problem in checked(changed, settings).problems]
     with pytest.raises(SubjectError) as caught:
         prepare_subject(changed, settings, OutputFolder(tmp_path / "out"), seed=1)
     assert named == list(caught.value.problems)
-    assert len(named) == (2 if broken is many_at_once else 1)
+    assert len(named) == (2 if invalid is several_problems else 1)
 
 
-def test_a_mask_that_may_not_be_read_is_named():
+def test_unreadable_mask_is_reported():
     with folder_of_another() as folder:
         t1w = saved(folder / "t1w.nii", (100 * BRAIN + np.random.default_rng(1).random(SIZE)).astype(np.float32))
         mask = saved(folder / "mask.nii", BRAIN)
         mask.chmod(0)
-        closed = SubjectRecord("1", "patient", {"t1w": t1w}, brain_mask=mask)
-        (problem,) = checked(closed, SETTINGS).problems
+        unreadable = SubjectRecord("1", "patient", {"t1w": t1w}, brain_mask=mask)
+        (problem,) = checked(unreadable, SETTINGS).problems
         with pytest.raises(SubjectError) as caught:
-            prepare_subject(closed, SETTINGS, OutputFolder(folder / "out"), seed=1)
+            prepare_subject(unreadable, SETTINGS, OutputFolder(folder / "out"), seed=1)
         assert for_terminal(problem.sentence) == (
-            f"sub-1: {mask}: cannot be opened (Permission denied). Check who may read it and the folders above it."
+            f"sub-1: {mask}: cannot be opened (Permission denied). Check the permissions of the file and its folders."
         )
         assert [problem.sentence] == list(caught.value.problems)
         assert not (folder / "out").exists()
 
 
-def test_what_prepare_takes_is_in_order(subject, tmp_path):
+def test_valid_inputs_have_no_problems(subject, tmp_path):
     masked = replace(subject, brain_mask=saved(tmp_path / "x.nii", BRAIN))
     assert checked(masked, SETTINGS).problems == checked(subject, SETTINGS).problems == ()
 
 
-def test_a_mask_that_the_method_does_not_take_is_not_judged(subject, tmp_path):
+def test_unused_brain_mask_is_not_checked(subject, tmp_path):
     changed, _ = small_mask(subject, tmp_path)
     deepbet = SETTINGS.model_copy(update={"brain_extraction": BrainExtractionSettings(method="deepbet")})
     assert checked(changed, deepbet).problems == ()
 
 
-def test_only_images_that_are_needed_are_judged(subject, tmp_path):
+def test_only_needed_images_are_checked(subject, tmp_path):
     flair = saved(tmp_path / "flair.nii", BRAIN.astype(np.float32) - 1)
     with_flair = replace(subject, images={**subject.images, "flair": flair})
     assert needed_images(with_flair, SETTINGS) == ("t1w",)
@@ -167,7 +167,7 @@ def test_only_images_that_are_needed_are_judged(subject, tmp_path):
     assert "the FLAIR is negative in " in problem.sentence
 
 
-def test_a_program_that_is_not_there_is_named_before_anything_starts():
+def test_missing_program_is_reported_first():
     require_method(BrainExtractionSettings(method="command", command=f"{sys.executable} {{image}} {{mask}}"))
     settings = BrainExtractionSettings(method="command", command="/no/such/program {image} {mask}")
     sentence = "brain_extraction.command: /no/such/program cannot be started"
@@ -177,7 +177,7 @@ def test_a_program_that_is_not_there_is_named_before_anything_starts():
         extract_brain(None, settings)
 
 
-def test_hdbet_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
+def test_missing_hdbet_is_reported_first(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="HD-BET is not installed; install voxout"):
         require_method(BrainExtractionSettings(method="hdbet"))

@@ -1,1 +1,1 @@
-"""The page that a report is written on: HTML, its style and its script."""
+"""Templates of the reports: HTML, style sheets and scripts."""

@@ -1,4 +1,4 @@
-// The cohort's table: find and filter; the maps below follow.
+// Search and filters of the cohort table; the maps below are filtered alike.
 (() => {
   const body = document.getElementById("subjects").tBodies[0];
   const controls = document.getElementById("filters");

@@ -1,5 +1,5 @@
 "use strict";
-// What every page does: change between dark and light, sort its tables, unfold what is printed.
+// Common to all pages: dark and light theme, sortable tables, expanded sections for printing.
 (() => {
   const root = document.documentElement;
   const theme = document.getElementById("theme");

@@ -1,8 +1,8 @@
-// One subject's page: the viewer, and the list of clusters that leads it. Without WebGL 2 the list leads the pictures.
+// Subject page: viewer, and tables whose rows move its crosshair. Without WebGL 2 the rows select pictures instead.
 (() => {
   const byId = (id) => document.getElementById(id);
   const about = JSON.parse(byId("about").textContent);
-  // Of both tables, clusters and lesions: each row leads to a place.
+  // Rows of both tables, clusters and lesions; each row has a position.
   const rows = [...document.querySelectorAll("tr[data-place]")];
   const figures = [...document.querySelectorAll(".point")];
   const state = document.documentElement.dataset;
@@ -14,7 +14,7 @@
     for (const figure of figures) figure.classList.toggle("chosen", figure.dataset.place === row.dataset.place);
     if (goTo) goTo(about.places[Number(row.dataset.place)]);
   };
-  // Asked for by the reader: what the row leads to has to be seen.
+  // After a user action, scroll the viewer into view.
   const chooseAndShow = (row) => {
     choose(row);
     if (goTo) byId("viewer").scrollIntoView({ block: "nearest" });
@@ -37,7 +37,7 @@
     const bytes = Uint8Array.from(atob(byId(id).textContent.trim()), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
   };
-  const without = (reason) => {
+  const hideViewer = (reason) => {
     byId("viewer").hidden = true;
     byId("viewer-note").hidden = false;
     byId("viewer-note").textContent = reason + " The pictures below show the same.";
@@ -47,17 +47,17 @@
 
   const start = async () => {
     if (!document.createElement("canvas").getContext("webgl2")) {
-      without("This browser shows no WebGL 2, which the viewer needs.");
+      hideViewer("The viewer needs WebGL 2, which this browser does not support.");
       return;
     }
-    byId("viewer-note").textContent = "The viewer is being unpacked …";
+    byId("viewer-note").textContent = "Loading the viewer …";
     const script = document.createElement("script");
     script.textContent = await unpacked("niivue").text();
     document.head.append(script);
     byId("viewer").hidden = false;
 
     const canvas = byId("canvas");
-    canvas.addEventListener("webglcontextlost", () => without("The graphics card took the viewer's context away."));
+    canvas.addEventListener("webglcontextlost", () => hideViewer("The connection to the graphics card was lost."));
     const { Niivue, NVImage } = window.niivue;
     const viewer = new Niivue({
       isRadiologicalConvention: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "", backColor: [0, 0, 0, 1],
@@ -68,7 +68,7 @@
     const levels = about.red.map((_, i) => Math.round(i * 255 / (about.red.length - 1)));
     viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: about.alpha, I: levels });
     const [red, green, blue] = about.lesionColour;
-    // Black where there is no rim: voxels are blended with their neighbours, transparent ones included.
+    // Black without outline, since voxels are blended with their neighbours, including transparent ones.
     viewer.addColormap("voxout-lesion", { R: [0, red], G: [0, green], B: [0, blue], A: [0, 255], I: [0, 255] });
     const add = async (id, name, colormap, low, high) => {
       const image = await NVImage.new(await unpacked(id).arrayBuffer(), name + ".nii", colormap, 1, null, low, high);
@@ -76,12 +76,12 @@
       return image;
     };
     await add("scan-data", "scan", "gray", 1, 255);
-    // A stored value is up to a step above its score.
+    // A stored value is at most one step above its score.
     const stored = (score) => score - about.floor + about.step / 2;
     const map = await add("map-data", "map", "voxout", stored(about.threshold), about.high - about.floor);
     const lesion = byId("lesion-data") ? await add("lesion-data", "lesion", "voxout-lesion", 0, 1) : null;
-    // A score keeps its colour wherever the threshold stands, and has none below it. For volumes that is type 2 in
-    // NiiVue 0.69, whatever its names say: type 1 only fades what lies below.
+    // Colours of scores do not depend on the threshold; scores below it are transparent. In NiiVue 0.69 this is type 2
+    // for volumes, despite its name: type 1 only fades scores below the threshold.
     map.colormapType = 2;
 
     const threshold = byId("threshold"), shown = byId("threshold-value");
@@ -111,14 +111,14 @@
       const [x, y, z] = here;
       const score = place.values[1] ? place.values[1].value : 0;
       const side = Math.abs(x) < 1 ? "midline" : x < 0 ? "left" : "right";
-      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "score below " + about.floor.toPrecision(3) + ", or none");
+      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "score below " + about.floor.toPrecision(3) + " or no score");
     };
     goTo = (mm) => {
       viewer.scene.crosshairPos = viewer.mm2frac(mm);
       viewer.createOnLocationChange();
       viewer.drawScene();
     };
-    // On the screen left is the patient's right. NiiVue's own keys stay out: some open dialogs or hide the map.
+    // Left on the screen is the patient's right. NiiVue's own keys are disabled: some open dialogs or hide the map.
     const steps = { ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
     canvas.addEventListener("keydown", (event) => {
       event.stopImmediatePropagation();
@@ -131,8 +131,8 @@
     reset();
     const chosen = rows.find((row) => row.getAttribute("aria-current"));
     goTo(chosen ? about.places[Number(chosen.dataset.place)] : [0, 0, 0]);
-    byId("viewer-note").textContent = "Click into a plane to move the crosshair, drag with the right button for contrast. With the keyboard: arrow keys, Page Up and Page Down.";
+    byId("viewer-note").textContent = "Click into a plane to move the crosshair; drag with the right mouse button to change the contrast. Keyboard: arrow keys, Page Up and Page Down.";
     state.viewer = "ready";
   };
-  start().catch(() => without("The viewer could not be started."));
+  start().catch(() => hideViewer("The viewer could not be started."));
 })();

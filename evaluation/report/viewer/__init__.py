@@ -1,1 +1,1 @@
-"""The viewer inside a subject's page: NiiVue, as published, and the volumes that it shows."""
+"""Viewer of the subject pages: unmodified NiiVue and the volumes it shows."""

@@ -1,4 +1,4 @@
-"""Volumes small enough to lie inside a page: cropped to the brain, a few bits a voxel, still in millimetres."""
+"""Volumes embedded in a page: cropped to the brain and quantised, with their position in millimetres preserved."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,26 +13,27 @@ from ...figures.colour_scale import ColourScale
 from ...figures.slices import Head
 from ..html import packed
 
-_ROOM_VOXELS = 2
+_MARGIN_VOXELS = 2
 _LEVELS = 2**16 - 2
 
 
 @dataclass(frozen=True)
 class ViewerVolumes:
-    """What the viewer shows, each a gzipped NIfTI file in base64.
+    """Volumes of the viewer, each a gzipped NIfTI file in base64.
 
     Attributes
     ----------
     scan : str
         uint8, black to white.
     map : str
-        uint16; a voxel's value is its score minus `floor`, and 0 where the score is lower or there is none.
+        uint16; the value of a voxel is its score minus `floor`, or 0 if the score is lower or missing.
     lesion : str or None
-        uint8; the rim around the lesion mask, so that what lies inside stays visible.
+        uint8; outline of the lesion mask, so that its inside stays visible.
     floor, top : float
-        Lowest and highest score that the map can show.
+        Lowest and highest score that can be represented.
     step : float
-        A value is up to this much above the score. The foot of the colour scale lies between two steps.
+        Quantisation step: a value is at most this much above the score. The lower end of the colour scale lies between
+        two steps.
     """
 
     scan: str
@@ -43,15 +44,15 @@ class ViewerVolumes:
     step: float
 
     @classmethod
-    def of(cls, head: Head) -> "ViewerVolumes":
-        """Quantise what is drawn of a subject.
+    def from_head(cls, head: Head) -> "ViewerVolumes":
+        """Crop and quantise the volumes of a subject.
 
-        The map is kept from the floor of the colour scale on, below the threshold, in 65,534 steps up to its own
-        highest score: however high one voxel is, all others are off by less than the digits that a page prints.
+        The map is stored from the floor of the colour scale, which is below the threshold, up to its highest score in
+        65,534 steps. Even with extreme voxels, the quantisation error is smaller than the printed digits.
         """
         scale: ColourScale = head.scale
         box = tuple(
-            slice(max(int(places[0]) - _ROOM_VOXELS, 0), int(places[-1]) + 1 + _ROOM_VOXELS)
+            slice(max(int(places[0]) - _MARGIN_VOXELS, 0), int(places[-1]) + 1 + _MARGIN_VOXELS)
             for places in (np.unique(axis) for axis in np.nonzero(head.brain))
         )
         affine = head.affine.copy()
@@ -60,7 +61,7 @@ class ViewerVolumes:
         grid = Grid(brain.shape, affine)
         scan = np.where(brain, 1 + np.round(head.grey[box] * 254), 0).astype(np.uint8)
         top = max(float(scores.max()), scale.high)
-        # The threshold lies between two steps, never within one: what the viewer colours at it is what reaches it.
+        # The threshold lies on a step boundary, so the viewer colours exactly the voxels that reach it.
         step = (top - scale.floor) / _LEVELS
         step = (scale.low - scale.floor) / max(np.floor((scale.low - scale.floor) / step), 1)
         shown = scores >= scale.floor
@@ -78,7 +79,7 @@ class ViewerVolumes:
 
 @cache
 def niivue_source() -> str:
-    """NiiVue, unchanged."""
+    """Source of NiiVue, unmodified."""
     return _resource("niivue.umd.js")
 
 
@@ -88,7 +89,7 @@ def niivue_packed() -> str:
 
 
 def niivue_licence() -> str:
-    """Its licence and those of the packages in it; a page that carries NiiVue carries this text."""
+    """Licences of NiiVue and its bundled packages, included in every page with NiiVue."""
     return _resource("niivue.LICENSE.txt")
 
 

@@ -1,20 +1,20 @@
-"""The second stage: Newton steps on the free set, adding and dropping one vector at a time, to machine precision."""
+"""Second stage: Newton steps on the free set, adding or removing one vector at a time, to machine precision."""
 
 import numpy as np
 
-from .jit import fast, whole_lanes
+from .jit import fastmath, whole_lanes
 from .kernel_rows import add_rows, kernel_row
 from .smo import extremes
 from .workspace import HUGE, SNAP
 
 
-@fast
+@fastmath
 def _factorise(work, size, ridge):
     """Triangular factor L, Q = L'L, of K on the free set with its last vector, the pivot, eliminated.
 
-    Q_ij = K_ij - K_ip - K_pj + K_pp is positive semidefinite as it stands, a Gram matrix of differences. Made from the
-    last row to the first, so that every row begins at 0 and runs in whole vectors. The diagonal is kept inverted in
-    `inverse`, with zeros in its place.
+    Q_ij = K_ij - K_ip - K_pj + K_pp is a Gram matrix of differences, hence positive semidefinite. It is computed from
+    the last row to the first, so that every row begins at 0 and can be processed in full vectors. The diagonal is
+    stored inverted in `inverse`, and as zeros in the factor.
     """
     rows, free, factor, inverse, line = work.rows, work.free, work.factor, work.inverse, work.line
     to_pivot = work.step
@@ -30,7 +30,7 @@ def _factorise(work, size, ridge):
             line[j] = 0.0
         line[k] += ridge
         for p in range(k + 1, size, 4):
-            # Rows from `size` on are what an earlier system has left there: they weigh nothing.
+            # Rows from `size` on are left from an earlier system and get the weight 0.
             w0 = factor[p, k]
             w1 = factor[p + 1, k] if p + 1 < size else 0.0
             w2 = factor[p + 2, k] if p + 2 < size else 0.0
@@ -45,9 +45,9 @@ def _factorise(work, size, ridge):
             factor[k, j] = 0.0
 
 
-@fast
+@fastmath
 def substitute(work, size):
-    """Solve the factorised system in place of its right side, ``work.step``."""
+    """Solve the factorised system in place; ``work.step`` holds the right-hand side."""
     factor, inverse, x = work.factor, work.inverse, work.step
     for j in range(size, whole_lanes(size)):
         x[j] = 0.0
@@ -63,8 +63,9 @@ def substitute(work, size):
         x[k] = (x[k] - value) * inverse[k]
 
 
-@fast
+@fastmath
 def fresh_gradient(work, m):
+    """Compute the gradient g anew from a."""
     a, which, weights = work.a, work.which, work.weights
     n = 0
     for i in range(m):
@@ -76,9 +77,9 @@ def fresh_gradient(work, m):
     add_rows(work.g, work.g.shape[0], weights, which, n, work.rows)
 
 
-@fast
+@fastmath
 def _step_on_free_set(work, n, ridge):
-    """One Newton step, as far as the bounds allow. Returns which free vector has met its bound, or -1."""
+    """One Newton step, shortened at the bounds. Returns the free vector that reached its bound, or -1."""
     a, g, free, step = work.a, work.g, work.free, work.step
     size = n - 1
     _factorise(work, size, ridge)
@@ -115,12 +116,13 @@ def _step_on_free_set(work, n, ridge):
     return blocked
 
 
-@fast
+@fastmath
 def newton_steps(work, points, m, gamma, tolerance, ridge):
     """Newton steps on the free set, until the KKT gap is at rounding level.
 
-    Each round either drops the first free vector that meets a bound, or, at the minimum over the free set, frees the
-    worst violator among the bounded ones. Leaves the factor of the last free set. Returns the number of free vectors.
+    Each iteration either removes the first free vector that reaches a bound or, at the minimum over the free set, frees
+    the vector at a bound with the largest violation. The factor of the last free set is kept. Returns the number of
+    free vectors.
     """
     a, g, no_gain, no_give, free = work.a, work.g, work.no_gain, work.no_give, work.free
     n = 0
@@ -148,7 +150,7 @@ def newton_steps(work, points, m, gamma, tolerance, ridge):
             gives &= free[i] != giver
             takes &= free[i] != taker
         if not gives and not takes:
-            # No violator: the gap is rounding on the free set. A step from a fresh gradient is all that is left.
+            # No violation: the gap is rounding error on the free set. Recompute the gradient and step again.
             if refined == 2:
                 break
             refined += 1

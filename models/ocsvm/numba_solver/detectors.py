@@ -1,17 +1,17 @@
-"""Detectors of a block of locations: fitted on the controls, and applied to subjects."""
+"""Fitting and scoring of the detectors of a block of voxels."""
 
 import numpy as np
 
-from .jit import aligned, careful, exact, fast, whole_lanes
+from .jit import aligned, fastmath, nan_safe, strict, whole_lanes
 from .kernel_rows import kernel_row, row_dot
-from .solve import solve_location, spent_mass
+from .solve import dual_mass, solve_location
 from .workspace import make_workspace
 
-# Locations whose latents are turned at a time: the reads are long enough for the memory to foresee them.
+# Voxels whose latents are transposed at a time, so that reads are long enough for hardware prefetching.
 _TILE = 8
 
 
-@careful
+@nan_safe
 def _all_finite(points):
     poison = 0.0
     for k in range(points.shape[0]):
@@ -20,9 +20,9 @@ def _all_finite(points):
     return poison == 0.0
 
 
-@careful
+@nan_safe
 def _state(latents):
-    """Of the latents (d,) of a subject at a location: 0 all finite; 1 all NaN, which means missing; 2 anything else."""
+    """State of the latents (d,) of a subject at a voxel: 0 all finite, 1 all NaN (missing), 2 otherwise."""
     poison = 0.0
     for k in range(latents.shape[0]):
         poison += latents[k] * 0.0
@@ -34,9 +34,9 @@ def _state(latents):
     return 1
 
 
-@fast
+@fastmath
 def _scale_gamma(points, m):
-    """1/(d*variance) over all numbers of the first m columns; 1 where they are all equal."""
+    """1/(d*variance) of all values of the first m columns; 1 if they are all equal."""
     dimension = points.shape[0]
     total, lowest, highest = 0.0, points[0, 0], points[0, 0]
     for k in range(dimension):
@@ -53,14 +53,14 @@ def _scale_gamma(points, m):
     return m / squares if squares > 0.0 else 1.0
 
 
-@exact
+@strict
 def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, width, count):
-    """Fit one detector at each of n locations of block (S, n, d).
+    """Fit one detector at each of n voxels of block (S, n, d).
 
-    Subjects whose latents are all NaN at a location are left out there. Fills, one location after the other, vectors
-    (at most n*S, d) and coef (at most n*S,) with the support vectors and their a, and n_support (n,), offset (n,)
-    (centred), width (n,) (gamma) and count (n,): the subjects at a location, or -1 if a latent there is not finite
-    otherwise.
+    Subjects whose latents are all NaN at a voxel are left out there. Fills, one voxel after the other, vectors (at most
+    n*S, d) and coef (at most n*S,) with the support vectors and their a, and n_support (n,), offset (n,) (centred),
+    width (n,) (gamma) and count (n,): the number of subjects at a voxel, or -1 if a latent is infinite or only some are
+    NaN. Returns the number of support vectors.
     """
     subjects, n, dimension = block.shape
     lanes = whole_lanes(subjects)
@@ -92,7 +92,7 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
             if broken or m == 0:
                 continue
             width[p] = _scale_gamma(points, m) if by_scale else gamma
-            offset[p], _, _ = solve_location(work, points, m, width[p], spent_mass(nu, m))
+            offset[p], _, _ = solve_location(work, points, m, width[p], dual_mass(nu, m))
             before = at
             for i in range(m):
                 if work.a[i] > 0.0:
@@ -104,12 +104,12 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
     return at
 
 
-@exact
+@strict
 def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
     """Decision function F of n detectors for latents (N, n, d): out (N, n).
 
-    Detector p owns the rows start[p] to start[p + 1] of vectors and coef. Latents that are all NaN get NaN; broken (n,)
-    marks locations with a latent that is not finite otherwise.
+    The support vectors of detector p are the rows start[p] to start[p + 1] of vectors and coef. Latents that are all
+    NaN get the score NaN; broken (n,) marks voxels where a latent is infinite or only some are NaN.
     """
     subjects, n, dimension = latents.shape
     most = 0
@@ -141,12 +141,12 @@ def score_block(latents, vectors, coef, start, offset, gamma, out, broken):
             out[s, p] = row_dot(weight, width, row, 0) - offset[p]
 
 
-@exact
+@strict
 def widen_half(bits, out):
-    """float16, given as uint16, to float32: finite numbers exactly, all others to NaN."""
+    """Convert float16, given as uint16, to float32: finite numbers exactly, all others to NaN."""
     for i in range(bits.shape[0]):
         word = np.uint32(bits[i])
-        # The fraction and exponent in their float32 places are 2^-112 of the number.
+        # Fraction and exponent, shifted to their float32 positions, represent 2^-112 times the number.
         size = np.uint32((word & np.uint32(0x7FFF)) << np.uint32(13)).view(np.float32) * np.float32(2.0**112)
         sign = np.float32(-1.0) if word & np.uint32(0x8000) else np.float32(1.0)
         out[i] = np.float32(np.nan) if (word & np.uint32(0x7C00)) == np.uint32(0x7C00) else sign * size

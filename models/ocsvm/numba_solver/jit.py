@@ -1,4 +1,4 @@
-"""How the core is compiled, and memory that suits its vectors."""
+"""Numba compilation options of the solver, and aligned memory."""
 
 import os
 from collections.abc import Callable
@@ -11,21 +11,21 @@ import numpy as np
 from ....data_manifests.caches import choose_caches, compiled
 
 LANES = 8
-"""Numbers in float64 that the widest vector registers hold."""
+"""Number of float64 values in the widest vector registers."""
 
 
 def _forget_outdated(folder: Path) -> None:
-    """Delete what numba keeps on disk of an older core.
+    """Delete numba's cache files that are older than the newest source file.
 
-    Numba looks at the file that defines a function, and would go on using a copy of a helper that has changed in
-    another file.
+    Numba checks only the file that defines a function, so it would keep using an outdated copy of a helper function
+    from another file.
     """
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     caches = [folder / "__pycache__"]
     if elsewhere := os.environ.get("NUMBA_CACHE_DIR"):
         caches += Path(elsewhere).glob(f"{folder.name}_*")
     for index in (index for cache in caches for index in cache.glob("*.nbi")):
-        # Another process may be doing the same, or the folder be somebody else's, who then replaces it as a whole.
+        # Another process may be deleting the file too, or the folder may belong to another user.
         with suppress(OSError):
             if index.stat().st_mtime < newest:
                 index.unlink()
@@ -34,39 +34,39 @@ def _forget_outdated(folder: Path) -> None:
 choose_caches()
 _forget_outdated(Path(__file__).parent)
 
-# Sums may be reordered (they vectorise only then); no step sees NaN or infinity, the callers have checked.
+# Sums may be reordered, which vectorisation requires. Callers have excluded NaN and infinity.
 _FAST = {"contract", "reassoc", "nsz", "nnan"}
 
 
-def fast(function: Callable) -> Any:
-    """Compile what makes no arrays: those that it is handed are then not counted, at the cost of a lock each."""
+def fastmath(function: Callable) -> Any:
+    """Compile a function that allocates no arrays; without reference counting, its arguments need no locks."""
     return compiled(function, fastmath=_FAST, _nrt=False)
 
 
 def allocating(function: Callable) -> Any:
-    """Compile as `fast` does what makes arrays."""
+    """Compile a function that allocates arrays, with the same options as `fastmath`."""
     return compiled(function, fastmath=_FAST)
 
 
-def careful(function: Callable) -> Any:
-    """Compile what may meet NaN."""
+def nan_safe(function: Callable) -> Any:
+    """Compile a function whose input may contain NaN."""
     return compiled(function, fastmath={"contract", "reassoc"})
 
 
-def exact(function: Callable) -> Any:
-    """Compile what counts on the order of its arithmetic."""
+def strict(function: Callable) -> Any:
+    """Compile a function that depends on the order of its operations."""
     return compiled(function, fastmath={"contract"})
 
 
-@exact
+@strict
 def whole_lanes(n):
-    """n rounded up to whole vectors."""
+    """n rounded up to a multiple of `LANES`."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@exact
+@strict
 def aligned(n, width):
-    """Zeros (n, width) that begin at a cache line, as whole vectors load fastest from there."""
+    """Zeros (n, width) aligned to a cache line, from which full vectors load fastest."""
     raw = np.zeros(n * width + LANES)
     first = (-raw.ctypes.data % (8 * LANES)) // 8
     return raw[first : first + n * width].reshape(n, width)

@@ -1,13 +1,13 @@
-"""Rows of the centred kernel, and sums of them."""
+"""Rows of the centred kernel and their weighted sums."""
 
 import numpy as np
 
-from .jit import exact, fast
+from .jit import fastmath, strict
 
 
-@exact
+@strict
 def expm1_negative(x):
-    """expm1(-x) for x >= 0, to 6e-16 relative; free of branches and calls, so that loops over it vectorise."""
+    """expm1(-x) for x >= 0 with a relative error of 6e-16; without branches and calls, so that loops vectorise."""
     x = min(x, 64.0)
     n = np.floor(x * 1.4426950408889634 + 0.5)
     r = n * 1.90821492927058770002e-10 - (x - n * 6.93147180369123816490e-01)
@@ -27,17 +27,17 @@ def expm1_negative(x):
     return power * p + (power - 1.0)
 
 
-@fast
+@fastmath
 def kernel_row(points, width, others, i, gamma, out, o):
     """K - 1 between column i of `others` and the first `width` columns of `points`: fills row o of `out`.
 
-    Distances are summed from differences: the expansion with norms would lose the digits of near neighbours.
+    Distances are computed from differences, as the expansion with norms is inexact for near neighbours.
     """
     dimension = points.shape[0]
     quads = dimension // 4 * 4
     for j in range(width):
         out[o, j] = 0.0
-    # Four dimensions at a time: fewer passes over `out`.
+    # Four dimensions at a time, for fewer passes over `out`.
     for k in range(0, quads, 4):
         c0, c1, c2, c3 = others[k, i], others[k + 1, i], others[k + 2, i], others[k + 3, i]
         for j in range(width):
@@ -55,9 +55,9 @@ def kernel_row(points, width, others, i, gamma, out, o):
         out[o, j] = expm1_negative(gamma * out[o, j])
 
 
-@fast
+@fastmath
 def add_rows(total, width, weights, which, n, rows):
-    """total += sum of weights[f] * rows[which[f]] over the first n f, four rows at a pass."""
+    """Add the sum of weights[f] * rows[which[f]] over f < n to `total`, four rows per pass."""
     quads = n // 4 * 4
     for f in range(0, quads, 4):
         i0, i1, i2, i3 = which[f], which[f + 1], which[f + 2], which[f + 3]
@@ -70,9 +70,9 @@ def add_rows(total, width, weights, which, n, rows):
             total[j] += w0 * rows[i0, j]
 
 
-@fast
+@fastmath
 def row_dot(weights, width, rows, o):
-    """Sum of weights[j] * rows[o, j] over the first `width` j."""
+    """Sum of weights[j] * rows[o, j] over j < `width`."""
     total = 0.0
     for j in range(width):
         total += weights[j] * rows[o, j]

@@ -1,24 +1,25 @@
-"""The guidance loss and its gradient at every location; the equations stand in `voxout.models.ocsvm.guidance_loss`.
+"""Guidance loss and its gradient at every location; for the equations see `voxout.models.ocsvm.guidance_loss`.
 
-Every kernel term pulls two latents together: a symmetric weight P_ij among sv, and a weight W_ji between rest j and
-sv i. With points across and rows of weights, the pull on all of sv is ``points @ weights - reach * points``.
+The gradient is a sum over pairs of latents, with symmetric weights P_ij among sv and weights W_ji between rest j and
+sv i. With transposed points and rows of weights, it is ``points @ weights - reach * points`` for all of sv.
 """
 
 import numpy as np
 
 from .active_set import substitute
-from .jit import aligned, allocating, fast, whole_lanes
+from .jit import aligned, allocating, fastmath, whole_lanes
 from .kernel_rows import add_rows, kernel_row, row_dot
 from .smo import extremes
-from .solve import solve_location, spent_mass
+from .solve import dual_mass, solve_location
 from .workspace import make_workspace
 
 
-@fast
+@fastmath
 def _adjoint(work, points, n, gamma, g_offset, u):
-    """Solve ``K_FF u + w 1 = g_F, sum(u) = -g_offset`` with the factor that `active_set` left; u is g on entry.
+    """Solve ``K_FF u + w 1 = g_F, sum(u) = -g_offset`` with the factor kept by `active_set`; u is g on entry.
 
-    Without free vectors a is locally constant, and the offset follows the two bounded vectors that it lies between.
+    Without free vectors, a is locally constant and the offset is the midpoint of the gradients of two vectors at their
+    bounds.
     """
     free, rows, step = work.free, work.rows, work.step
     if n == 0:
@@ -46,9 +47,9 @@ def _adjoint(work, points, n, gamma, g_offset, u):
     u[pivot] = last
 
 
-@fast
+@fastmath
 def _gather_across(latents, mean, points):
-    """Latents (n, d) less their mean (d,), to the first n columns of points (d, width)."""
+    """Copy latents (n, d) minus their mean (d,) to the first n columns of points (d, width)."""
     for i in range(latents.shape[0]):
         for k in range(latents.shape[1]):
             points[k, i] = latents[i, k] - mean[k]
@@ -59,26 +60,26 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     """Guidance loss and its weighted gradients.
 
     sv (B, m, d), rest (B, q, d), gamma (B,), float64. `by_scale`: gamma is 1/(d*variance) of sv and is differentiated.
-    Fills loss (B,), and if wanted grad_sv and grad_rest, which come as zeros.
+    Fills loss (B,) and, if `want_gradient`, grad_sv and grad_rest, which must be zeros on entry.
     """
     batch, m, dimension = sv.shape
     q = rest.shape[1]
-    total = spent_mass(nu, m)
+    total = dual_mass(nu, m)
     work = make_workspace(m)
     width, rest_width = whole_lanes(m), whole_lanes(q)
     mean = np.empty(dimension)
     points, rest_points = aligned(dimension, width), aligned(dimension, rest_width)
-    # Those that matter, side by side: support vectors with their a and u, and the rest that falls outside.
+    # Packed arrays: support vectors with their a and u, and the outliers of rest.
     support, outside = np.empty(m, np.int64), np.empty(q, np.int64)
     a, u, u_all = np.zeros(width), np.zeros(width), np.zeros(width)
     decision, is_outside = np.empty(rest_width), np.zeros(rest_width)
     cross, counting = aligned(m, rest_width), np.arange(m)
-    # For matrices whose sizes change from location to location.
+    # Buffers for matrices whose sizes differ between locations.
     near_, pulling_, weight_ = np.empty(dimension * m), np.empty(dimension * (q + m)), np.empty((q + m) * m)
     pull_, rest_pull = np.empty(dimension * m), np.empty((dimension, rest_width))
     reach, rest_reach = np.empty(width), np.empty(rest_width)
     for b in range(batch):
-        # Only differences count; without the common part of the latents the sums below keep their digits.
+        # Only differences matter; subtracting the mean keeps the sums below accurate.
         for k in range(dimension):
             mean[k] = 0.0
         for i in range(m):
@@ -111,15 +112,15 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
         if not want_gradient or n_outside == 0:
             continue
 
-        # Gradient to a on the free set, and through the solution to the kernel among sv.
+        # Gradient with respect to a on the free set, and through the solution with respect to the kernel among sv.
         u_all[:] = 0.0
         for s in range(n_support):
             if a[s] < 1.0:
                 u_all[support[s]] = -row_dot(is_outside, rest_width, cross, s) / nu
         _adjoint(work, points, n, gamma[b], n_outside / nu, u_all)
 
-        # Weights of the pairs that pull: rest on support vectors, and these, with a vector that only u moves, on
-        # one another.
+        # Weights of the pairs: rest and support vectors, and support vectors (with vectors for which only u is not 0)
+        # among themselves.
         twice = 2.0 * gamma[b]
         for s in range(n_support):
             scale = twice / nu * a[s]
@@ -183,12 +184,12 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
             _through_gamma(sv[b], expander * along, grad_sv[b])
 
 
-@fast
+@fastmath
 def _through_gamma(sv, along, grad_sv):
-    """Add what gamma = 1/(d*variance) sends back to sv.
+    """Add the gradient through gamma = 1/(d*variance) to grad_sv.
 
-    The loss knows latents and gamma only as gamma*|difference|^2, so dL/dgamma = <z, dL/dz> / (2 gamma) = `along` over
-    twice gamma.
+    The loss depends on latents and gamma only through gamma*|difference|^2, so
+    dL/dgamma = <z, dL/dz> / (2 gamma) = along / (2 gamma).
     """
     m, dimension = sv.shape
     mean = 0.0

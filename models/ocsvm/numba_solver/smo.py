@@ -1,8 +1,8 @@
-"""The first stage: steps along pairs, with second-order choice of the partner (Fan, Chen, Lin, JMLR 2005)."""
+"""First stage: SMO with second-order working set selection (Fan, Chen, Lin, JMLR 2005)."""
 
 import numpy as np
 
-from .jit import fast
+from .jit import fastmath
 from .kernel_rows import kernel_row
 from .workspace import HUGE, SNAP
 
@@ -10,19 +10,19 @@ _FIRST = np.int64(-0x7FFFFFFFFFFFFFFF)
 _LAST = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
-@fast
+@fastmath
 def _tagged(value, index, mask):
-    """The bits of a number >= 0, which order as the number does, with its index in place of the last of them.
+    """Bits of a number >= 0, which sort like the number, with the lowest bits replaced by its index.
 
-    A maximum over tagged integers finds the largest and where it is in one vectorised pass; maxima of floats do not
-    vectorise here. The mask (one less than a power of 2) sets how many bits the index takes.
+    The maximum over tagged integers gives the largest number and its index in one vectorised pass; maxima of floats do
+    not vectorise here. The mask (a power of 2 minus 1) sets the number of bits for the index.
     """
     return (np.float64(value).view(np.int64) & ~mask) | (index & mask)
 
 
-@fast
+@fastmath
 def extremes(g, no_gain, no_give, mask):
-    """Where g (never above 0) is highest among those that can give, and where lowest among those that can gain."""
+    """Indices of the highest g (g <= 0) among a that can decrease and of the lowest among a that can increase."""
     giver = _LAST
     taker = _FIRST
     for j in range(g.shape[0]):
@@ -31,21 +31,21 @@ def extremes(g, no_gain, no_give, mask):
     return giver & mask, taker & mask
 
 
-@fast
+@fastmath
 def _largest(values, mask):
-    """Where the largest of some numbers >= 0 is."""
+    """Index of the largest of some numbers >= 0."""
     best = _FIRST
     for j in range(values.shape[0]):
         best = max(best, _tagged(values[j], j, mask))
     return best & mask
 
 
-@fast
+@fastmath
 def start(work, points, m, total, gamma):
-    """Fill from the outside: the points farthest from the mean get a = 1 until `total` is spent.
+    """Initial a: the points farthest from the mean get a = 1 until the sum is `total`.
 
-    Returns the mean of one row of 1 - K, at most m/2 * s with s the mean of 1 - K off the diagonal: each pair occurs in
-    two of the m rows.
+    Returns the mean of one row of 1 - K. It is at most m/2 * s, with s the mean of the off-diagonal elements of 1 - K,
+    as each pair occurs in two of the m rows.
     """
     rows, known, a, g, no_gain, no_give = work.rows, work.known, work.a, work.g, work.no_gain, work.no_give
     distance = work.line
@@ -90,11 +90,12 @@ def start(work, points, m, total, gamma):
     return row_mean
 
 
-@fast
-def pair_steps(work, points, gamma, tolerance, most):
-    """Move mass along pairs until the KKT gap is below the tolerance.
+@fastmath
+def smo_steps(work, points, gamma, tolerance, most):
+    """Update working pairs until the KKT gap is below the tolerance, at most `most` times.
 
-    The giver is the highest of g; the taker, whose row may be new, promises the largest decrease of 1/2 a'Ka.
+    The first of the pair has the highest g and is decreased; the second, whose kernel row may have to be computed,
+    gives the largest estimated decrease of 1/2 a'Ka and is increased.
     """
     rows, known, a, g, no_gain, no_give = work.rows, work.known, work.a, work.g, work.no_gain, work.no_give
     mask = work.mask
@@ -108,7 +109,7 @@ def pair_steps(work, points, gamma, tolerance, most):
         for j in range(width):
             slope = max(highest - (g[j] + no_gain[j]), 0.0)
             best = max(best, _tagged(slope * slope / max(-rows[giver, j], 1e-300), j, mask))
-        # Where even squares of slopes underflow, the lowest will do.
+        # If the squares of the slopes underflow, take the lowest g.
         taker = best & mask if best > mask else lowest
         if not known[taker]:
             kernel_row(points, width, points, taker, gamma, rows, taker)

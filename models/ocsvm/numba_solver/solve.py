@@ -1,30 +1,30 @@
-"""The dual at one location, from latents to offset; and a batch of locations."""
+"""Solution of the dual at one location, and at a batch of locations."""
 
 import numpy as np
 
 from .active_set import fresh_gradient, newton_steps
-from .jit import aligned, allocating, exact, fast, whole_lanes
-from .smo import extremes, pair_steps, start
+from .jit import aligned, allocating, fastmath, strict, whole_lanes
+from .smo import extremes, smo_steps, start
 from .workspace import HUGE, SNAP, make_workspace
 
-# KKT gaps at which the pair steps and the Newton steps end, and the ridge of the Newton system; the first and the last
-# in units of the mean of one row of 1 - K, the second in units of s.
+# KKT gaps at which SMO and the Newton steps stop, and the ridge of the Newton system. The first and the last are in
+# units of the mean of one row of 1 - K, the second in units of s.
 _COARSE = 3e-3
 _FINE = 1e-11
 _RIDGE = 1e-13
 
 
-@exact
-def spent_mass(nu, m):
-    """nu*m, the sum of a; an integer when rounding alone keeps it from one."""
+@strict
+def dual_mass(nu, m):
+    """nu*m, the sum of a; rounded to an integer if it differs from it by rounding error only."""
     total = nu * m
     nearest = np.round(total)
     return nearest if abs(total - nearest) < 1e-9 and nearest > 0 else total
 
 
-@exact
-def _spend_exactly(work, m, n, total):
-    """Take the rounding out of the sum of a; a lone free vector that this puts on a bound is free no longer."""
+@strict
+def _project_to_mass(work, m, n, total):
+    """Remove the rounding error of the sum of a; a single free vector that reaches a bound is no longer free."""
     a = work.a
     if n > 0:
         last = work.free[n - 1]
@@ -43,25 +43,25 @@ def _spend_exactly(work, m, n, total):
     return n
 
 
-@fast
+@fastmath
 def solve_location(work, points, m, gamma, total):
     """Solve the dual for the first m columns of points (d, width).
 
-    Leaves a in ``work.a``, the indices of the free vectors in ``work.free`` and the factor of their system.
+    ``work`` then holds a, the indices of the free vectors (``work.free``) and the factor of their system.
 
     Returns
     -------
     offset : float
-        The multiplier of the centred problem: scikit-learn's offset less `total`.
+        Multiplier of the centred problem: scikit-learn's offset minus `total`.
     gap : float
-        KKT gap, absolute.
+        Absolute KKT gap.
     n : int
         Number of free vectors.
     """
     row_mean = start(work, points, m, total, gamma)
-    pair_steps(work, points, gamma, _COARSE * row_mean, 100 * m)
+    smo_steps(work, points, gamma, _COARSE * row_mean, 100 * m)
     n = newton_steps(work, points, m, gamma, _FINE * 2.0 / m * row_mean, _RIDGE * row_mean)
-    n = _spend_exactly(work, m, n, total)
+    n = _project_to_mass(work, m, n, total)
     fresh_gradient(work, m)
     g = work.g
     giver, taker = extremes(g, work.no_gain, work.no_give, work.mask)
@@ -72,13 +72,13 @@ def solve_location(work, points, m, gamma, total):
         for i in range(n):
             offset += g[work.free[i]]
         return offset / n, gap, n
-    # No free vector: any value between the bounded ones will do, and LIBSVM takes the middle.
+    # Without free vectors, any value between those of the bounded ones is valid; LIBSVM takes the midpoint.
     return g[giver] if bounded else 0.5 * (g[giver] + g[taker]), gap, n
 
 
 @allocating
 def solve_batch(latents, gamma, total, a, offset, gap, free):
-    """`solve_location` for (B, m, d) latents in float64; fills a (B, m), offset, gap (B,), free (B, m)."""
+    """Apply `solve_location` to float64 latents (B, m, d); fills a (B, m), offset and gap (B,), free (B, m)."""
     batch, m, dimension = latents.shape
     work = make_workspace(m)
     points = aligned(dimension, whole_lanes(m))

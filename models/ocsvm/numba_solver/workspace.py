@@ -1,27 +1,28 @@
-"""Scratch memory for one location, used again for the next."""
+"""Scratch memory for one location, reused for the next."""
 
 from collections import namedtuple
 
 import numpy as np
 
-from .jit import LANES, aligned, exact, whole_lanes
+from .jit import LANES, aligned, strict, whole_lanes
 
 HUGE = 1e300
-# A coefficient this near to a bound lies on it: else rounding would make up free vectors.
+# Coefficients this close to a bound are set to it; otherwise rounding would create spurious free vectors.
 SNAP = 1e-12
 
 Workspace = namedtuple("Workspace", "rows known a g no_gain no_give line free which weights factor inverse step mask")
-Workspace.__doc__ = """Everything that a solution needs, for up to m subjects.
+Workspace.__doc__ = """Arrays of the solver, for up to m subjects.
 
-rows (m, width) of K - 1, known (m,): which rows are computed; a, g (width,); no_gain, no_give (width,): 0 where a may
-grow (shrink), `HUGE` where it may not; line (width,): for whatever is done at once; free (m,): indices of the free
-vectors; which, weights (m,): arguments for `add_rows`; factor (m, width), inverse, step (width,): the Newton system;
-mask: see `pair_steps._tagged`.
+rows (m, width): rows of K - 1; known (m,): which rows are computed; a, g (width,): coefficients and gradient; no_gain,
+no_give (width,): 0 where a may increase (decrease), else `HUGE`; line (width,): temporary values; free (m,): indices of
+the free vectors; which, weights (m,): arguments of `add_rows`; factor (m, width), inverse, step (width,): the Newton
+system; mask: see `smo._tagged`.
 """
 
 
-@exact
+@strict
 def make_workspace(m):
+    """Allocate a `Workspace` for m subjects."""
     width = whole_lanes(m)
     mask = np.int64(1)
     while mask < width:

@@ -8,7 +8,7 @@ from benchmarks.mnist_c.digits import Digits, read_digits
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:
-    """The ones that scikit-learn carries."""
+    """The digits of scikit-learn."""
     return read_digits(None)
 
 

@@ -1,4 +1,4 @@
-"""Each corruption by the law of its definition."""
+"""Each corruption against its definition."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from skimage.feature import canny
 from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS, corrupt, drawn, plasma_fractal
 
 EVERY = tuple(CORRUPTIONS)
-WITHOUT_CHANCE = {"scale", "brightness", "stripe", "canny_edges"}
+DETERMINISTIC = {"scale", "brightness", "stripe", "canny_edges"}
 N = 30
 BLACK = np.zeros((N, 28, 28), np.uint8)
 NUMBERS = np.arange(N)
@@ -34,21 +34,21 @@ def test_there_are_fifteen():
 
 
 @pytest.mark.parametrize("name", (CLEAN, *EVERY))
-def test_a_digit_is_corrupted_alike_whatever_comes_with_it(name, some_images):
+def test_corruption_does_not_depend_on_the_other_digits(name, some_images):
     before = some_images.copy()
     numbers = np.arange(len(some_images))
-    whole = corrupt(name, some_images, numbers, seed=3)
-    assert whole.shape == some_images.shape and whole.dtype == np.uint8
+    expected = corrupt(name, some_images, numbers, seed=3)
+    assert expected.shape == some_images.shape and expected.dtype == np.uint8
     few = [7, 3, 20]
-    np.testing.assert_array_equal(corrupt(name, some_images[few], numbers[few], seed=3), whole[few])
+    np.testing.assert_array_equal(corrupt(name, some_images[few], numbers[few], seed=3), expected[few])
     np.testing.assert_array_equal(some_images, before)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_seed_decides_where_chance_does(name, some_images):
+def test_random_corruptions_depend_on_the_seed(name, some_images):
     numbers = np.arange(len(some_images))
     same = np.array_equal(corrupt(name, some_images, numbers, 0), corrupt(name, some_images, numbers, 1))
-    assert same == (name in WITHOUT_CHANCE)
+    assert same == (name in DETERMINISTIC)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -72,16 +72,16 @@ def test_impulse_noise_is_17_percent_salt_and_pepper():
     np.testing.assert_allclose([(noisy == 0).mean(), (noisy == 255).mean()], [0.085, 0.085], atol=0.008)
 
 
-def test_glass_blur_moves_light_and_makes_none():
+def test_glass_blur_preserves_the_sum():
     grey = np.full((N, 28, 28), 90, np.uint8)
     np.testing.assert_array_equal(corrupt("glass_blur", grey, NUMBERS, 0), grey)
     images = CORRUPTIONS["glass_blur"](_bar() / 255.0, [np.random.default_rng(n) for n in range(N)])
     np.testing.assert_allclose(images.sum(axis=(1, 2)), 64, rtol=0.01)
-    # Swaps with what lies up and left, pass by pass, scatter: more than the two blurs alone would.
+    # Swaps with pixels above and left spread the intensity more than the two blurs alone.
     assert images.max() < 1 and images.std(axis=0).max() > 0.1
 
 
-def test_motion_blur_draws_a_dot_out_to_half_a_gaussian():
+def test_motion_blur_of_a_dot_is_half_a_gaussian():
     weights = np.exp(-(np.arange(11.0) ** 2) / 18)
     weights /= weights.sum()
     blurred = CORRUPTIONS["motion_blur"](_dot() / 255.0, [np.random.default_rng(n) for n in range(N)])
@@ -89,16 +89,16 @@ def test_motion_blur_draws_a_dot_out_to_half_a_gaussian():
         rows, columns = np.nonzero(image)
         assert image[14, 14] == pytest.approx(weights[0])
         assert image.sum() == pytest.approx(1)
-        # Within 45 degrees of the rows, to one side, no farther than the radius.
+        # Within 45 degrees of the rows, on one side, up to the radius.
         assert (np.abs(rows - 14) <= np.abs(columns - 14)).all()
         assert (columns <= 14).all() and np.hypot(rows - 14, columns - 14).max() <= 10.8
-        # Steps are rounded to pixels, so the light lies where it should on average.
+        # Steps are rounded to pixels, so the distance is correct on average.
         far = (image[rows, columns] * np.hypot(rows - 14, columns - 14)).sum()
         assert far == pytest.approx((weights * np.arange(11)).sum(), abs=0.35)
-    assert len({tuple(image.ravel() > 0) for image in blurred}) > 5, "the angle changes"
+    assert len({tuple(image.ravel() > 0) for image in blurred}) > 5, "the angle varies"
 
 
-def test_shear_moves_rows_by_the_tangent_of_their_distance_from_the_centre():
+def test_shear_shifts_rows_in_proportion_to_their_distance_from_the_centre():
     sheared = CORRUPTIONS["shear"](_bar() / 255.0, [np.random.default_rng(n) for n in range(N)])
     columns = np.arange(28) - 13.5
     signs = set()
@@ -111,7 +111,7 @@ def test_shear_moves_rows_by_the_tangent_of_their_distance_from_the_centre():
     assert signs == {-1, 1}
 
 
-def test_scale_leaves_half_the_light():
+def test_scale_halves_the_sum():
     scaled = CORRUPTIONS["scale"](_bar() / 255.0, [])
     np.testing.assert_allclose(scaled.sum(axis=(1, 2)), 64 * 0.49, rtol=0.03)
     np.testing.assert_allclose(scaled, scaled[:, ::-1, ::-1], atol=1e-9)
@@ -149,39 +149,39 @@ def test_stripe_inverts_the_outer_quarters(some_images):
     np.testing.assert_array_equal(striped[:, :, 21:], 255 - some_images[:, :, 21:])
 
 
-def test_fog_is_a_plasma_fractal_brought_down_to_the_images_maximum(some_images):
+def test_fog_is_a_plasma_fractal_scaled_to_the_maximum_of_the_image(some_images):
     images = some_images / 255
     foggy = CORRUPTIONS["fog"](images, [np.random.default_rng(n) for n in range(len(images))])
     clouds = plasma_fractal([np.random.default_rng(n) for n in range(len(images))], size=32, decay=1.4)
     highest = images.max(axis=(1, 2))
-    for image, cloud, seen, high in zip(images, clouds, foggy, highest, strict=True):
-        np.testing.assert_allclose(seen, (image + 3 * cloud[:28, :28]) * high / (high + 3))
+    for image, cloud, result, high in zip(images, clouds, foggy, highest, strict=True):
+        np.testing.assert_allclose(result, (image + 3 * cloud[:28, :28]) * high / (high + 3))
     assert (foggy.max(axis=(1, 2)) <= highest + 1e-12).all()
     assert not corrupt("fog", BLACK, NUMBERS, 0).any()
 
 
-def test_a_plasma_fractal_fills_0_to_1_and_varies_slowly():
+def test_plasma_fractal_ranges_from_0_to_1_and_is_smooth():
     clouds = plasma_fractal([np.random.default_rng(n) for n in range(200)], size=32, decay=1.4)
     np.testing.assert_allclose(clouds.min(axis=(1, 2)), 0)
     np.testing.assert_allclose(clouds.max(axis=(1, 2)), 1)
     steps = [np.abs(clouds - np.roll(clouds, shift, axis=2)).mean() for shift in (1, 4, 16)]
     assert steps[0] < 0.8 * steps[1] < 0.8 * steps[2]
-    # No place is special: every pixel is as bright as any other on average.
+    # All pixels have the same expected value.
     assert np.ptp(clouds.mean(axis=0)) < 0.15
 
 
-def test_spatter_lies_between_the_image_and_grey_63(some_images):
+def test_spatter_is_between_the_image_and_grey_63(some_images):
     numbers = np.arange(len(some_images))
     dirty = corrupt("spatter", some_images, numbers, 0).astype(int)
     low, high = np.minimum(some_images, 63), np.maximum(some_images, 63)
     changed = dirty != some_images
     assert (dirty >= low).all() and (dirty <= high).all()
-    # Mud begins at 0.8 of its strength, never fainter.
+    # The opacity is at least 0.8.
     assert (np.abs(dirty - 63)[changed] <= 0.2 * np.abs(some_images.astype(int) - 63)[changed] + 1).all()
     assert 0.02 < changed.mean() < 0.5
 
 
-def test_lines_have_the_intensity_of_their_distance():
+def test_intensity_of_lines_depends_on_the_distance():
     line = drawn(np.array([[[14.0, 5.0], [14.0, 22.0]]]))
     np.testing.assert_allclose(line[14, 5:23], 1)
     np.testing.assert_allclose(line[13, 5:23], np.log(1 - 1 / 2.3) + 1)
@@ -189,7 +189,7 @@ def test_lines_have_the_intensity_of_their_distance():
     assert line[14, 4] == pytest.approx(np.log(1 - 1 / 2.3) + 1) and not line[14, :3].any()
 
 
-def test_a_dotted_line_is_a_row_of_dashes_over_the_digit(some_images):
+def test_dotted_line_consists_of_dashes_over_the_digit(some_images):
     lines = corrupt("dotted_line", BLACK, NUMBERS, 0)
     for line in lines:
         columns = np.flatnonzero(line.any(axis=0))
@@ -199,26 +199,26 @@ def test_a_dotted_line_is_a_row_of_dashes_over_the_digit(some_images):
     np.testing.assert_array_equal(over[:N], np.maximum(some_images[:N], lines))
 
 
-def test_a_zigzag_is_one_line_that_swings_to_both_sides(some_images):
+def test_zigzag_is_one_line_that_alternates_sides(some_images):
     lines = corrupt("zigzag", BLACK, NUMBERS, 0)
     for line in lines:
         assert label(line > 0, np.ones((3, 3)))[1] == 1
         rows, columns = np.nonzero(line > 200)
-        away = rows - np.polyval(np.polyfit(columns, rows, 1), columns)
-        assert away.max() > 1 and away.min() < -1
+        deviation = rows - np.polyval(np.polyfit(columns, rows, 1), columns)
+        assert deviation.max() > 1 and deviation.min() < -1
     over = corrupt("zigzag", some_images, np.arange(len(some_images)), 0)
     np.testing.assert_array_equal(over[:N], np.maximum(some_images[:N], lines))
 
 
-def test_canny_edges_are_scikit_images(some_images):
+def test_canny_edges_agree_with_scikit_image(some_images):
     edges = corrupt("canny_edges", some_images, np.arange(len(some_images)), 0)
     assert set(np.unique(edges)) == {0, 255}
-    for image, seen in zip(some_images, edges, strict=True):
-        np.testing.assert_array_equal(seen > 0, canny(image / 255))
+    for image, edge in zip(some_images, edges, strict=True):
+        np.testing.assert_array_equal(edge > 0, canny(image / 255))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(EVERY), st.integers(0, 255), st.integers(0, 2**31))
-def test_any_flat_image_stays_an_image(name, grey, seed):
+def test_constant_images(name, grey, seed):
     flat = np.full((2, 28, 28), grey, np.uint8)
     assert corrupt(name, flat, np.array([0, 10**6]), seed).shape == (2, 28, 28)

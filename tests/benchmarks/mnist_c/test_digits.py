@@ -1,4 +1,4 @@
-"""Digits from every source, and one sentence for each thing that can be wrong with them."""
+"""Digits from every source, and errors for invalid data."""
 
 import gzip
 import struct
@@ -30,7 +30,7 @@ def _mnist_c(folder, names=(CLEAN, *CORRUPTIONS), n_test=10):
             np.save(folder / name / f"{part}_labels.npy", LABELS[rows])
 
 
-def test_scikit_learns_digits_are_there_without_any_data():
+def test_scikit_learn_digits():
     digits = read_digits(None)
     assert digits.images.shape == (1797, 28, 28) and digits.images.dtype == np.uint8
     assert np.bincount(digits.labels).min() > 170
@@ -56,7 +56,7 @@ def test_idx_files_keep_their_test_set(tmp_path, suffix):
     assert digits.test_from == 20
 
 
-def test_mnist_cs_folder(tmp_path):
+def test_mnist_c_folder(tmp_path):
     _mnist_c(tmp_path)
     digits = read_digits(tmp_path)
     assert digits.missing == () and digits.test_from == 20 and len(digits.images) == 30
@@ -66,14 +66,14 @@ def test_mnist_cs_folder(tmp_path):
     np.testing.assert_array_equal(digits.labels, LABELS)
 
 
-def test_a_missing_corruption_is_named_and_the_rest_is_there(tmp_path):
+def test_missing_corruptions_are_listed(tmp_path):
     _mnist_c(tmp_path, [name for name in (CLEAN, *CORRUPTIONS) if name not in ("fog", "shear")])
     digits = read_digits(tmp_path)
     assert digits.missing == ("shear", "fog")
     assert len(digits.conditions) == 14 and "fog" not in digits.conditions
 
 
-def test_the_fingerprint_follows_the_digits(tmp_path):
+def test_fingerprint_depends_on_the_digits(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
     np.savez(tmp_path / "b.npz", images=IMAGES, labels=LABELS)
     changed = IMAGES.copy()
@@ -83,7 +83,7 @@ def test_the_fingerprint_follows_the_digits(tmp_path):
     assert a == b != c
 
 
-def _told(path) -> str:
+def _error(path) -> str:
     with pytest.raises(UserError) as caught:
         read_digits(path)
     return str(caught.value)
@@ -94,51 +94,51 @@ def _told(path) -> str:
     [
         (IMAGES[:, :8], LABELS, "d.npz: images have the shape (30, 8, 28) and type uint8, expected (N, 28, 28)"),
         (IMAGES / 255, LABELS, "d.npz: images have the shape (30, 28, 28) and type float64, expected"),
-        (IMAGES, LABELS[:-1], "d.npz: its labels have the shape (29,) and type int64, expected (30,) and integers"),
-        (IMAGES, LABELS / 2, "d.npz: its labels have the shape (30,) and type float64, expected (30,) and integers"),
-        (IMAGES, LABELS + 1, "d.npz: its labels reach from 1 to 10, expected 0 to 9"),
+        (IMAGES, LABELS[:-1], "d.npz: labels have the shape (29,) and type int64, expected (30,) and integers"),
+        (IMAGES, LABELS / 2, "d.npz: labels have the shape (30,) and type float64, expected (30,) and integers"),
+        (IMAGES, LABELS + 1, "d.npz: labels range from 1 to 10, expected 0 to 9"),
     ],
 )
-def test_arrays_of_another_kind(tmp_path, images, labels, sentence):
+def test_invalid_arrays(tmp_path, images, labels, sentence):
     np.savez(tmp_path / "d.npz", images=images, labels=labels)
-    assert sentence in _told(tmp_path / "d.npz")
+    assert sentence in _error(tmp_path / "d.npz")
 
 
 def test_an_npz_without_labels(tmp_path):
     np.savez(tmp_path / "d.npz", x=IMAGES)
-    assert "d.npz: holds x, expected the arrays images and labels" in _told(tmp_path / "d.npz")
+    assert "d.npz: found x, expected the arrays images and labels" in _error(tmp_path / "d.npz")
 
 
 def test_an_npz_that_would_run_code(tmp_path):
     np.savez(tmp_path / "d.npz", images=np.array([{}], dtype=object), labels=LABELS)
-    assert "d.npz: cannot be read as an npz of plain arrays" in _told(tmp_path / "d.npz")
+    assert "d.npz: not readable, expected an npz of plain arrays" in _error(tmp_path / "d.npz")
 
 
 def test_nothing_there(tmp_path):
-    assert "no such file or folder" in _told(tmp_path / "none")
-    assert "holds neither identity/ of MNIST-C nor MNIST's IDX files" in _told(tmp_path)
+    assert "no such file or folder" in _error(tmp_path / "none")
+    assert "found neither identity/ of MNIST-C nor IDX files of MNIST" in _error(tmp_path)
     (tmp_path / "x.txt").write_text("")
-    assert "is no npz file" in _told(tmp_path / "x.txt")
+    assert "not an npz file" in _error(tmp_path / "x.txt")
 
 
-def test_an_idx_file_that_is_cut_off(tmp_path):
+def test_truncated_idx_file(tmp_path):
     _idx(tmp_path / "train-images-idx3-ubyte", IMAGES)
     _idx(tmp_path / "train-labels-idx1-ubyte", LABELS)
-    whole = (tmp_path / "train-images-idx3-ubyte").read_bytes()
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(whole[:-5])
-    assert "train-images-idx3-ubyte: says type 8 and shape (30, 28, 28) and holds 23515 bytes" in _told(tmp_path)
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(whole[:6])
-    assert "is cut off or no IDX file" in _told(tmp_path)
+    content = (tmp_path / "train-images-idx3-ubyte").read_bytes()
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content[:-5])
+    assert "train-images-idx3-ubyte: found type 8, shape (30, 28, 28) and 23515 bytes of data" in _error(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content[:6])
+    assert "truncated or not an IDX file" in _error(tmp_path)
 
 
-def test_mnist_c_with_a_file_missing_or_other_labels(tmp_path):
+def test_mnist_c_with_a_missing_file_or_different_labels(tmp_path):
     _mnist_c(tmp_path)
     np.save(tmp_path / "fog" / "test_labels.npy", LABELS[20:][::-1])
-    assert "fog: its labels are not those of identity" in _told(tmp_path)
+    assert "fog: labels differ from those of identity" in _error(tmp_path)
     (tmp_path / "fog" / "test_labels.npy").unlink()
-    assert "fog/test_labels.npy: is missing" in _told(tmp_path)
+    assert "fog/test_labels.npy: missing" in _error(tmp_path)
     (tmp_path / "fog" / "test_labels.npy").write_bytes(b"no array")
-    assert "fog/test_labels.npy: cannot be read as a plain array" in _told(tmp_path)
+    assert "fog/test_labels.npy: not readable as a plain array" in _error(tmp_path)
 
 
 def test_real_mnist(shared_data):

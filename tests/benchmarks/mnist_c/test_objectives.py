@@ -1,4 +1,4 @@
-"""The terms by hand, and that guidance is the brain pipeline's."""
+"""Loss terms against direct computation, and guidance against the brain pipeline."""
 
 import numpy as np
 import pytest
@@ -10,54 +10,54 @@ from benchmarks.mnist_c.methods import METHODS
 from benchmarks.mnist_c.objectives import Guidance, Siamese, Sphere
 
 
-def _codes(n=64, d=32, seed=0, **options) -> torch.Tensor:
+def _latents(n=64, d=32, seed=0, **options) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def test_siamese_is_0_for_one_direction_and_counts_angles():
+def test_siamese_is_one_minus_cosine():
     direction = torch.tensor([[3.0, 4.0]]) * torch.tensor([[1.0], [2.0], [0.5]])
     assert Siamese(1.0)(direction, 0).item() == pytest.approx(0, abs=1e-6)
     opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert Siamese(0.5)(opposite, 0).item() == pytest.approx(1.0)
 
 
-def test_the_centre_is_the_mean_kept_away_from_0():
-    codes = torch.tensor([[1.0, 0.02, -0.02], [3.0, 0.02, -0.02]])
-    sphere = Sphere().start(codes)
+def test_centre_is_the_mean_with_a_minimum_distance_from_0():
+    latents = torch.tensor([[1.0, 0.02, -0.02], [3.0, 0.02, -0.02]])
+    sphere = Sphere().start(latents)
     torch.testing.assert_close(sphere.centre, torch.tensor([2.0, 0.1, -0.1]))
-    torch.testing.assert_close(sphere.distance(codes), torch.tensor([1 + 2 * 0.08**2] * 2))
+    torch.testing.assert_close(sphere.distance(latents), torch.tensor([1 + 2 * 0.08**2] * 2))
 
 
-def test_the_hard_sphere_is_the_mean_distance():
+def test_hard_objective_is_the_mean_distance():
     sphere = Sphere(weight=2.0, centre=torch.zeros(1))
     assert sphere(torch.tensor([[1.0], [3.0]]), 0).item() == pytest.approx(2 * (1 + 9) / 2)
 
 
 @pytest.mark.parametrize("nu", [0.1, 0.5])
-def test_the_soft_boundary_is_the_objectives_minimum_over_the_radius(nu):
-    codes = _codes(41).detach()
+def test_soft_boundary_minimises_the_objective_over_the_radius(nu):
+    latents = _latents(41).detach()
     sphere = Sphere(nu=nu, centre=torch.zeros(32, dtype=torch.float64))
-    distance = sphere.distance(codes)
+    distance = sphere.distance(latents)
     radii = torch.linspace(0, distance.max().item(), 4001, dtype=torch.float64)
     objective = radii + torch.relu(distance - radii[:, None]).mean(dim=1) / nu
-    assert sphere(codes, 0).item() == pytest.approx(objective.min().item(), rel=1e-3)
+    assert sphere(latents, 0).item() == pytest.approx(objective.min().item(), rel=1e-3)
 
 
-def test_the_soft_boundary_pulls_only_what_lies_outside():
-    codes = _codes()
+def test_soft_boundary_has_gradients_only_outside():
+    latents = _latents()
     sphere = Sphere(nu=0.1, centre=torch.zeros(32, dtype=torch.float64))
-    sphere(codes, 0).backward()
-    pulled = codes.grad.abs().sum(dim=1) > 0
-    assert 0 < pulled.sum() <= 7
-    distance = sphere.distance(codes.detach())
-    assert distance[pulled].min() > distance[~pulled].max()
+    sphere(latents, 0).backward()
+    moved = latents.grad.abs().sum(dim=1) > 0
+    assert 0 < moved.sum() <= 7
+    distance = sphere.distance(latents.detach())
+    assert distance[moved].min() > distance[~moved].max()
 
 
-def test_guidance_is_the_brain_pipelines_loss():
+def test_guidance_is_the_loss_of_the_brain_pipeline():
     assert objectives.guidance_loss is guidance_loss
-    codes = _codes()
-    expected = 0.01 * guidance_loss(codes[None, :32], codes[None, 32:], nu=0.1, gamma="scale")[0]
-    torch.testing.assert_close(Guidance(0.01, 0.1)(codes, 0.9), expected)
+    latents = _latents()
+    expected = 0.01 * guidance_loss(latents[None, :32], latents[None, 32:], nu=0.1, gamma="scale")[0]
+    torch.testing.assert_close(Guidance(0.01, 0.1)(latents, 0.9), expected)
 
 
 @pytest.mark.parametrize(
@@ -68,24 +68,24 @@ def test_guidance_is_the_brain_pipelines_loss():
         (objectives.full, (True, True)),
     ],
 )
-def test_the_routes_move_the_halves_they_name(routes, moved):
-    codes = _codes()
-    Guidance(1.0, 0.1, routes=routes)(codes, 0.0).backward()
-    assert (bool(codes.grad[:32].any()), bool(codes.grad[32:].any())) == moved
+def test_routes_have_gradients_for_their_half_only(routes, moved):
+    latents = _latents()
+    Guidance(1.0, 0.1, routes=routes)(latents, 0.0).backward()
+    assert (bool(latents.grad[:32].any()), bool(latents.grad[32:].any())) == moved
 
 
-def test_the_schedule_begins_with_the_expander():
+def test_schedule_starts_with_the_expander():
     assert [objectives.schedule(p) for p in (0.0, 0.49, 0.5, 0.99)] == [(1, 0), (1, 0), (1, 1), (1, 1)]
 
 
-def test_standardised_guidance_knows_no_scale():
-    codes = _codes()
+def test_standardised_guidance_is_invariant_to_scale():
+    latents = _latents()
     term = Guidance(1.0, 0.1, gamma=0.01, standardised=True)
-    stretched = (codes * torch.linspace(0.1, 10, 32, dtype=torch.float64) + 5).detach()
-    assert term(codes, 0).item() == pytest.approx(term(stretched, 0).item(), rel=1e-3)
+    rescaled = (latents * torch.linspace(0.1, 10, 32, dtype=torch.float64) + 5).detach()
+    assert term(latents, 0).item() == pytest.approx(term(rescaled, 0).item(), rel=1e-3)
 
 
-def test_the_variants_differ_from_ogae_in_what_they_say():
+def test_variants_differ_from_ogae_in_the_named_settings():
     (base,) = METHODS["ogae"].choice.recipe(0.5).terms
     changed = {
         "ogae-expander": {"routes"},
@@ -103,7 +103,7 @@ def test_the_variants_differ_from_ogae_in_what_they_say():
         assert [type(t) for t in also] == ([Siamese] if name == "ogae-siamese" else [])
 
 
-def test_every_network_has_one_number_and_four_values_to_choose_from():
+def test_every_network_has_one_hyperparameter_with_four_values():
     for method in METHODS.values():
         if method.choice is not None:
             assert len(method.choice.tried) == 4 and method.choice.value in method.choice.tried

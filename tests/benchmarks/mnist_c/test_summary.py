@@ -1,4 +1,4 @@
-"""Means, intervals and paired differences, by hand and against scikit-learn."""
+"""Means, intervals and paired differences, against direct computation and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -29,11 +29,11 @@ def _results(shift=0.1, noise=0.0, seed=0):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_metrics_are_scikit_learns(ties):
+def test_metrics_agree_with_scikit_learn(ties):
     random = np.random.default_rng(0)
     anomalous = np.arange(400) >= 200
     scores = random.normal(size=400) + anomalous
-    scores = np.round(scores, 1) if ties else 1 + 1e-12 * scores  # differences that float32 does not see
+    scores = np.round(scores, 1) if ties else 1 + 1e-12 * scores  # differences below the precision of float32
     auroc, precision = both_metrics(scores, anomalous)
     assert auroc == pytest.approx(roc_auc_score(anomalous, scores), abs=1e-12) == area_under_roc(scores, 200)
     assert precision == pytest.approx(average_precision_score(anomalous, scores), abs=1e-12)
@@ -50,7 +50,7 @@ def test_means_over_conditions_digits_and_seeds():
     assert estimate.n == 30 and estimate.ci_low < every < estimate.ci_high
 
 
-def test_a_paired_difference_knows_nothing_of_what_is_shared():
+def test_paired_difference_removes_common_variation():
     (same,) = Summary(_results(shift=0.1)).rivals()
     assert (same.first, same.second) == (OGAE, SAE)
     assert [same.estimate.value, same.estimate.ci_low, same.estimate.ci_high] == pytest.approx([0.1, 0.1, 0.1])
@@ -58,26 +58,26 @@ def test_a_paired_difference_knows_nothing_of_what_is_shared():
     assert noisy.estimate.ci_low < 0 < noisy.estimate.ci_high
 
 
-def test_digits_that_differ_widen_the_interval_more_than_repeats_narrow_it():
-    # All seeds of a digit agree: thirty numbers, but only ten that are independent.
+def test_interval_accounts_for_dependent_seeds():
+    # All seeds of a digit give the same value: thirty values, of which ten are independent.
     repeated = [_result("sae", "ocsvm", d, s, {"fog": 0.5 + 0.1 * (d % 2)}) for d in range(10) for s in range(3)]
     estimate = Summary(repeated).estimate("clean", SAE)
     assert estimate.ci_high - estimate.ci_low == pytest.approx(2 * 1.96 * 0.05 / np.sqrt(10), rel=0.15)
 
 
-def test_a_missing_result_is_left_out_and_counted():
+def test_missing_results_are_excluded_and_n_is_reduced():
     results = [r for r in _results() if not (r.method == "ogae" and r.unit.digit == 9)]
     summary = Summary(results)
     (difference,) = summary.rivals()
     assert difference.estimate.n == 27 and difference.estimate.value == pytest.approx(0.1)
 
 
-def test_too_few_for_an_interval():
+def test_no_interval_for_a_single_result():
     (difference,) = Summary([r for r in _results() if r.unit == Unit("clean", 3, 0)]).rivals()
     assert difference.estimate.value == pytest.approx(0.1) and difference.estimate.ci_low is None
 
 
-def test_conditions_that_a_seed_saw_are_left_out_of_its_mean():
+def test_mean_is_over_the_test_conditions_of_each_seed():
     results = [
         _result("sae", "ocsvm", 1, 0, {"fog": 0.9, "shear": 0.7}, "shifted"),
         _result("sae", "ocsvm", 1, 1, {"fog": 0.5, "scale": 0.5}, "shifted"),
@@ -89,7 +89,7 @@ def test_conditions_that_a_seed_saw_are_left_out_of_its_mean():
     assert summary.conditions("shifted") == ("shear", "scale", "fog")
 
 
-def test_the_tables_hold_the_same_figures():
+def test_tables_contain_the_same_values():
     summary = Summary(_results())
     figures = summary.figures().set_index(["protocol", "method", "read_out", "condition", "metric"])
     assert figures.loc[("clean", "ogae", "last-10", "fog", "auroc"), "mean"] == pytest.approx(
@@ -99,7 +99,7 @@ def test_the_tables_hold_the_same_figures():
     assert summary.differences()["mean"].tolist() == pytest.approx([0.1])
 
 
-def test_a_result_comes_back_from_its_file_and_another_one_does_not(tmp_path):
+def test_result_file_round_trip_and_identity(tmp_path):
     result = next(iter(_results()))
     task = method_task(tmp_path, "data", result.unit, result.method)
     assert read_result(task) is None
@@ -110,7 +110,7 @@ def test_a_result_comes_back_from_its_file_and_another_one_does_not(tmp_path):
     assert read_result(task) is None
 
 
-def test_no_two_methods_are_described_alike():
+def test_descriptions_of_methods_are_unique():
     described_all = [str(described(m.recipe)) for m in METHODS.values() if m.recipe is not None]
     assert len(set(described_all)) == len(described_all)
     assert "'routes': 'compactor_only'" in str(described(METHODS["ogae-compactor"].recipe))

@@ -1,4 +1,4 @@
-"""The network, the loop and the read-outs."""
+"""Network, training and read-outs."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 
-from benchmarks.mnist_c.networks import CODE_SIZE, AutoEncoder
+from benchmarks.mnist_c.networks import LATENT_SIZE, AutoEncoder
 from benchmarks.mnist_c.objectives import Guidance, Siamese, Sphere
 from benchmarks.mnist_c.read_outs import NU, NetworkScorer
 from benchmarks.mnist_c.training import (
@@ -19,7 +19,7 @@ from benchmarks.mnist_c.training import (
     train,
     warm_up,
 )
-from benchmarks.mnist_c.watch import LatentFilm, flattened, watched
+from benchmarks.mnist_c.watch import LatentFilm, flattened, monitor
 
 SHORT = TrainingSettings(warm_up_steps=12, steps=20)
 
@@ -35,10 +35,10 @@ def warm(images) -> AutoEncoder:
     return warm_up(images, SHORT, variational=False, seed=0)
 
 
-def test_shapes_and_what_carries_no_bias():
+def test_shapes_and_biases():
     model = AutoEncoder(variational=True)
-    codes = model.encoder(torch.rand(5, 1, 28, 28))
-    assert codes.shape == (5, CODE_SIZE) and model.decoder(codes).shape == (5, 1, 28, 28)
+    latents = model.encoder(torch.rand(5, 1, 28, 28))
+    assert latents.shape == (5, LATENT_SIZE) and model.decoder(latents).shape == (5, 1, 28, 28)
     assert [tuple(model.encoder.conv1.weight.shape), tuple(model.encoder.conv2.weight.shape)] == [
         (4, 1, 5, 5),
         (8, 4, 5, 5),
@@ -46,13 +46,13 @@ def test_shapes_and_what_carries_no_bias():
     assert [name for name, _ in model.named_parameters() if "bias" in name] == ["decoder.conv2.bias"]
 
 
-def test_no_code_is_the_same_for_all_images_by_weights_alone():
-    # Without biases, a constant code that is not 0 needs constant features.
+def test_zero_images_have_zero_latents():
+    # Without biases, constant latents other than 0 would need constant features.
     model = AutoEncoder().eval()
     assert not model.encoder(torch.zeros(2, 1, 28, 28)).any()
 
 
-def test_every_epoch_deals_each_digit_once():
+def test_every_epoch_uses_each_digit_once():
     rows = torch.arange(130)
     batches = list(_batches(rows, 64, 6, seed=1))
     for first, second in zip(batches[::2], batches[1::2], strict=True):
@@ -60,7 +60,7 @@ def test_every_epoch_deals_each_digit_once():
     assert not torch.equal(batches[0], batches[2])
 
 
-def test_the_same_seed_gives_the_same_network_and_leaves_the_warm_up(images, warm):
+def test_training_depends_on_the_seed_and_does_not_change_the_warm_up(images, warm):
     before = {name: tensor.clone() for name, tensor in warm.state_dict().items()}
     recipe = Recipe(terms=(Guidance(1e-3, NU),))
     a, b = (train(recipe, warm, images, SHORT, seed=3) for _ in range(2))
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_network_and_leaves_the_warm_up(images, war
     assert all(torch.equal(tensor, before[name]) for name, tensor in warm.state_dict().items())
 
 
-def test_training_brings_down_what_it_is_asked_to(images, warm):
+def test_training_reduces_the_loss_terms(images, warm):
     longer = TrainingSettings(warm_up_steps=12, steps=60)
     plain = train(Recipe(), warm, images, longer, seed=0)
     error = reconstruction_error(warm, images, encode(warm, images)).mean()
@@ -87,32 +87,32 @@ def test_training_brings_down_what_it_is_asked_to(images, warm):
     assert Siamese(1.0)(encode(siamese.model, images), 0) < 0.5 * Siamese(1.0)(encode(plain.model, images), 0)
 
 
-def test_a_variational_network_learns_its_variance(images):
+def test_variational_network_learns_its_variance(images):
     warm = warm_up(images, SHORT, variational=True, seed=0)
     before = warm.encoder.log_variance.weight.clone()
     trained = train(Recipe(variational=True), warm, images, SHORT, seed=0)
     assert not torch.equal(trained.model.encoder.log_variance.weight, before)
-    assert torch.equal(encode(trained.model, images), encode(trained.model, images)), "codes are means"
+    assert torch.equal(encode(trained.model, images), encode(trained.model, images)), "latents are means"
 
 
-def test_a_loss_that_is_not_finite_is_one_sentence(images, warm):
+def test_non_finite_loss(images, warm):
     with pytest.raises(UserError, match="the loss is nan at step 0, expected a finite number"):
         train(Recipe(), warm, images * float("nan"), SHORT, seed=0)
 
 
-def test_the_read_outs_are_scikit_learns_one_class_svms(images, warm):
+def test_read_outs_agree_with_scikit_learn(images, warm):
     recipe = Recipe(terms=(Guidance(1e-3, NU, standardised=True),))
     trained = train(recipe, warm, images, SHORT, seed=0)
     scorer = NetworkScorer.fit(trained, recipe, ("reconstruction", "ocsvm", "last-10"), images)
     scores = scorer.score(images[:50])
-    codes = encode(trained.model, images).numpy().astype(np.float64)
-    standard = (codes - codes.mean(axis=0)) / (codes.std(axis=0) + 1e-6)
-    oracle = OneClassSVM(nu=NU, gamma="scale", tol=1e-9).fit(standard)
-    np.testing.assert_allclose(scores["ocsvm"], -oracle.decision_function(standard[:50]), atol=1e-4)
+    latents = encode(trained.model, images).numpy().astype(np.float64)
+    standard = (latents - latents.mean(axis=0)) / (latents.std(axis=0) + 1e-6)
+    reference = OneClassSVM(nu=NU, gamma="scale", tol=1e-9).fit(standard)
+    np.testing.assert_allclose(scores["ocsvm"], -reference.decision_function(standard[:50]), atol=1e-4)
 
-    assert trained.supports.shape == (LAST, SHORT.batch // 2, CODE_SIZE)
+    assert trained.supports.shape == (LAST, SHORT.batch // 2, LATENT_SIZE)
     expected = np.zeros(50)
-    for support in (trained.supports.numpy() - codes.mean(axis=0)) / (codes.std(axis=0) + 1e-6):
+    for support in (trained.supports.numpy() - latents.mean(axis=0)) / (latents.std(axis=0) + 1e-6):
         expected -= OneClassSVM(nu=NU, gamma="scale", tol=1e-9).fit(support).decision_function(standard[:50]) / LAST
     np.testing.assert_allclose(scores["last-10"], expected, atol=1e-4)
     np.testing.assert_allclose(
@@ -122,7 +122,7 @@ def test_the_read_outs_are_scikit_learns_one_class_svms(images, warm):
     )
 
 
-def test_the_distance_is_that_to_the_centre_of_the_start(images, warm):
+def test_distance_is_to_the_initial_centre(images, warm):
     recipe = Recipe(reconstructs=False, terms=(Sphere(),))
     trained = train(recipe, warm, images, SHORT, seed=0)
     scores = NetworkScorer.fit(trained, recipe, ("distance",), images).score(images)["distance"]
@@ -130,17 +130,17 @@ def test_the_distance_is_that_to_the_centre_of_the_start(images, warm):
     np.testing.assert_allclose(scores, ((encode(trained.model, images) - centre) ** 2).sum(dim=1).numpy(), rtol=1e-5)
 
 
-def test_a_collapse_is_seen(images, warm):
-    assert not watched(warm, images, images).collapsed
+def test_collapse_is_detected(images, warm):
+    assert not monitor(warm, images, images).collapsed
     flat = AutoEncoder()
     flat.load_state_dict(warm.state_dict())
     with torch.no_grad():
         flat.encoder.code.weight[1:] = 0
-    seen = watched(flat, images, images)
-    assert seen.collapsed and seen.effective_rank == pytest.approx(1, abs=1e-3)
+    metrics = monitor(flat, images, images)
+    assert metrics.collapsed and metrics.effective_rank == pytest.approx(1, abs=1e-3)
 
 
-def test_the_film_begins_with_the_warm_up_and_ends_with_the_end(images, warm):
+def test_film_starts_with_the_warm_up_and_ends_with_the_trained_network(images, warm):
     film = LatentFilm(images[:30], np.arange(30) > 20)
     trained = train(Recipe(), warm, images, SHORT, seed=0, watch=film)
     assert film.shares == [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -150,5 +150,7 @@ def test_the_film_begins_with_the_warm_up_and_ends_with_the_end(images, warm):
     assert points.shape == (6, 30, 2)
     np.testing.assert_allclose(points[-1].mean(axis=0), 0, atol=1e-9)
     assert points[-1, :, 0].std() == pytest.approx(1)
-    unwatched = train(Recipe(), warm, images, SHORT, seed=0)
-    assert torch.equal(encode(unwatched.model, images), encode(trained.model, images)), "watching changes nothing"
+    unmonitored = train(Recipe(), warm, images, SHORT, seed=0)
+    assert torch.equal(encode(unmonitored.model, images), encode(trained.model, images)), (
+        "monitoring does not change the training"
+    )

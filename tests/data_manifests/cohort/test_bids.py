@@ -1,4 +1,4 @@
-"""BIDS datasets: which file is whose, which is used, and what is told about the others."""
+"""BIDS datasets: assignment of files to participants, selection of files, and notes about unused files."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from voxout.data_manifests.errors import UserError, for_terminal
 
 @pytest.fixture
 def dataset(tmp_path):
-    def make(*files: str, people: str | None = None) -> Path:
+    def make(*files: str, participants: str | None = None) -> Path:
         for name in files:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-        if people is not None:
-            (tmp_path / "participants.tsv").write_text(people, encoding="utf-8")
+        if participants is not None:
+            (tmp_path / "participants.tsv").write_text(participants, encoding="utf-8")
         return tmp_path
 
     return make
@@ -31,7 +31,7 @@ def notes_of(manifest: Manifest) -> tuple[str, ...]:
     return tuple(map(for_terminal, manifest.notes))
 
 
-def test_scans_people_and_masks(dataset):
+def test_scans_participants_and_masks(dataset):
     root = dataset(
         "sub-01/anat/sub-01_T1w.nii.gz",
         "sub-01/anat/sub-01_FLAIR.nii.gz",
@@ -41,7 +41,7 @@ def test_scans_people_and_masks(dataset):
         "derivatives/masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
         "derivatives/masks/sub-01/func/sub-01_task-rest_desc-brain_mask.nii.gz",
         "derivatives/drawn/sub-02/anat/sub-02_label-lesion_mask.nii.gz",
-        people="participant_id\tage\tsex\tgroup\tsite\nsub-01\t38.5\tF\tControl\tnorth\nsub-02\tn/a\tM\tpatient\tn/a\n",
+        participants="participant_id\tage\tsex\tgroup\tsite\nsub-01\t38.5\tF\tControl\tnorth\nsub-02\tn/a\tM\tpatient\tn/a\n",
     )
     manifest = read_bids(root)
     one, two = manifest
@@ -56,7 +56,7 @@ def test_scans_people_and_masks(dataset):
     assert manifest.notes == ()
 
 
-def test_sessions_keep_their_own_masks(dataset):
+def test_masks_are_assigned_by_session(dataset):
     manifest = read_bids(
         dataset(
             "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
@@ -70,22 +70,22 @@ def test_sessions_keep_their_own_masks(dataset):
     assert manifest["sub-01_ses-b"].brain_mask.name == "sub-01_ses-b_desc-brain_mask.nii.gz"
 
 
-def test_the_plainest_of_several_runs_is_used_and_told(dataset):
+def test_first_of_several_files_is_used_with_a_note(dataset):
     manifest = read_bids(
         dataset(
             "sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz",
             "sub-01/anat/sub-01_acq-fast_run-1_T1w.nii.gz",
             "sub-01/anat/sub-01_run-10_T1w.nii.gz",
             "sub-01/anat/sub-01_run-2_T1w.nii.gz",
-            people="participant_id\tgroup\nsub-01\tcontrol\n",
+            participants="participant_id\tgroup\nsub-01\tcontrol\n",
         )
     )
     (record,) = manifest
     assert record.images["t1w"].name == "sub-01_run-2_T1w.nii.gz"
-    assert notes_of(manifest) == ("of several files of one kind the first is used: sub-01_run-2_T1w.nii.gz of 4.",)
+    assert notes_of(manifest) == ("the first of several files of the same kind is used: sub-01_run-2_T1w.nii.gz of 4.",)
 
 
-def test_without_groups_a_lesion_mask_makes_a_patient(dataset):
+def test_participants_without_group_are_patients_if_they_have_a_lesion_mask(dataset):
     manifest = read_bids(
         dataset(
             "sub-01/anat/sub-01_T1w.nii.gz",
@@ -96,8 +96,8 @@ def test_without_groups_a_lesion_mask_makes_a_patient(dataset):
     assert [r.group for r in manifest] == ["control", "patient"]
     assert manifest.notes == (
         "participants.tsv is missing: ages, sexes and sites are unknown.",
-        "without a group in participants.tsv, taken as control because they have no lesion mask: sub-01.",
-        "without a group in participants.tsv, taken as patient because they have a lesion mask: sub-02.",
+        "no group in participants.tsv, treated as control because they have no lesion mask: sub-01.",
+        "no group in participants.tsv, treated as patient because they have a lesion mask: sub-02.",
     )
 
 
@@ -106,15 +106,15 @@ def test_without_groups_a_lesion_mask_makes_a_patient(dataset):
     [
         "derivatives/m/sub-01/ses-2/anat/sub-01_ses-2_label-lesion_mask.nii.gz",  # of the other session
         "derivatives/m/sub-01/ses-1/anat/sub-01_ses-1_space-FLAIR_label-lesion_mask.nii.gz",  # in another space
-        "sub-01/ses-1/anat/sub-01_ses-1_label-L_desc-T1lesion_mask.nii.gz",  # beside the scan
+        "sub-01/ses-1/anat/sub-01_ses-1_label-L_desc-T1lesion_mask.nii.gz",  # in the folder of the scan
     ],
 )
-def test_nobody_with_any_lesion_mask_is_taken_for_healthy(dataset, mask):
+def test_participants_with_any_lesion_mask_are_patients(dataset, mask):
     root = dataset("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz", mask)
     assert [r.group for r in read_bids(root)] == ["patient", "patient"]
 
 
-def test_masks_in_other_spaces_are_told_and_not_used(dataset):
+def test_masks_in_other_spaces_are_not_used(dataset):
     manifest = read_bids(
         dataset(
             "sub-01/anat/sub-01_T1w.nii.gz",
@@ -123,27 +123,30 @@ def test_masks_in_other_spaces_are_told_and_not_used(dataset):
         )
     )
     assert manifest["sub-01"].brain_mask.name == "sub-01_desc-brain_mask.nii.gz"
-    assert notes_of(manifest)[-1].startswith("masks in no space of a scan are not used: sub-01_space-MNI152")
+    assert notes_of(manifest)[-1].startswith(
+        "masks not used because they are not in the space of a scan: sub-01_space-MNI152"
+    )
 
 
-def test_lesions_drawn_on_the_flair_are_used_with_it(dataset):
+def test_lesion_masks_drawn_on_the_flair(dataset):
     names = [f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in ("01", "02", "03")]
     names += [f"sub-{n}/anat/sub-{n}_FLAIR.nii.gz" for n in ("01", "03")]
     names += [f"derivatives/r/sub-{n}/anat/sub-{n}_space-FLAIR_label-WMH_mask.nii.gz" for n in ("01", "02", "03")]
     manifest = read_bids(dataset(*names, "derivatives/r/sub-03/anat/sub-03_label-lesion_mask.nii.gz"))
     drawn = {r.key: (r.mask_of, r.lesion_mask and r.lesion_mask.name) for r in manifest}
     assert drawn["sub-01"] == ("flair", "sub-01_space-FLAIR_label-WMH_mask.nii.gz")
-    assert drawn["sub-02"] == ("t1w", None), "without a FLAIR nobody knows where its mask lies"
-    assert drawn["sub-03"] == ("t1w", "sub-03_label-lesion_mask.nii.gz"), "the T1w's own comes first"
-    assert "masks in no space of a scan are not used: sub-02_space-FLAIR_label-WMH_mask.nii.gz." in notes_of(manifest)
+    assert drawn["sub-02"] == ("t1w", None), "without a FLAIR the grid of its mask is unknown"
+    assert drawn["sub-03"] == ("t1w", "sub-03_label-lesion_mask.nii.gz"), "the mask on the T1w grid is preferred"
+    note = "masks not used because they are not in the space of a scan: sub-02_space-FLAIR_label-WMH_mask.nii.gz."
+    assert note in notes_of(manifest)
 
 
-def test_who_is_left_out(dataset):
+def test_participants_without_t1w_or_scans(dataset):
     manifest = read_bids(
         dataset(
             "sub-01/anat/sub-01_T1w.nii.gz",
             "sub-02/anat/sub-02_FLAIR.nii.gz",
-            people="participant_id\tgroup\nsub-01\tcontrol\nsub-02\tcontrol\nsub-03\tpatient\n",
+            participants="participant_id\tgroup\nsub-01\tcontrol\nsub-02\tcontrol\nsub-03\tpatient\n",
         )
     )
     assert [r.key for r in manifest] == ["sub-01"]
@@ -157,26 +160,26 @@ def test_all_problems_at_once(dataset):
     root = dataset(
         "sub-01/anat/sub-01_T1w.nii.gz",
         "sub-0_2/anat/sub-0_2_T1w.nii.gz",
-        people="participant_id\tage\tgroup\nsub-01\t1980-03-12\tHealthy\nsub-01\t30\tcontrol\n",
+        participants="participant_id\tage\tgroup\nsub-01\t1980-03-12\tHealthy\nsub-01\t30\tcontrol\n",
     )
     assert problems_of(root) == (
         "participants.tsv row 2: group Healthy is unknown, expected control or patient. Correct it.",
         "participants.tsv row 2: age is not a number of years from 0 to 120. Write it as 38.5, or leave it empty.",
-        "participants.tsv row 3: sub-01 stands there twice. Delete one.",
-        "sub-0_2: its name holds characters that BIDS forbids, expected letters (A-Z) and digits. "
+        "participants.tsv row 3: sub-01 is listed twice, expected unique ids. Delete one row.",
+        "sub-0_2: its name contains characters that BIDS forbids, expected letters (A-Z) and digits. "
         "Rename it, for instance to sub-02.",
     )
 
 
-def test_a_folder_that_is_no_dataset(tmp_path):
+def test_folder_without_a_dataset(tmp_path):
     assert problems_of(tmp_path) == (
         f"{tmp_path}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. "
-        "Name the root of the dataset, or list the scans in a CSV.",
+        "Use the root of the dataset, or list the scans in a CSV.",
     )
 
 
 def test_participants_with_commas(dataset):
-    root = dataset("sub-01/anat/sub-01_T1w.nii.gz", people="participant_id,group\nsub-01,control\n")
+    root = dataset("sub-01/anat/sub-01_T1w.nii.gz", participants="participant_id,group\nsub-01,control\n")
     assert "column participant_id is missing, expected tab-separated columns" in problems_of(root)[0]
 
 

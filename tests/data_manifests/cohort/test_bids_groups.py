@@ -1,4 +1,4 @@
-"""BIDS datasets: who is taken for healthy, and what has to be known before."""
+"""BIDS datasets: when participants without a group may be treated as controls."""
 
 import json
 from pathlib import Path
@@ -53,67 +53,68 @@ def groups(root: Path) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("header", ["participant_id\tage\tgroup", "participant_id\tage"])
-def test_rows_that_have_lost_their_folders(tmp_path, row_of, folder, header):
+def test_rows_without_a_matching_folder(tmp_path, row_of, folder, header):
     cells = "\t40\tpatient" if "group" in header else "\t40"
     (problem,) = problems_of(table(scans(tmp_path), header, *(row_of(n) + cells for n in range(1, 7))))
-    assert all(f"sub-{s} (likely row sub-" in problem for s in IDS), "everybody is named, with the likely match"
+    assert all(f"sub-{s} (likely row sub-" in problem for s in IDS), "all participants are listed with the likely match"
     assert problem.count("(likely folder sub-00") == 6
 
 
-def test_case(tmp_path):
+def test_labels_that_differ_in_case(tmp_path):
     root = table(scans(tmp_path, ["001", "PT01"]), "participant_id\tgroup", "sub-001\tcontrol", "sub-pt01\tpatient")
     (problem,) = problems_of(root)
     assert problem.startswith(
-        "participants.tsv: no row of sub-PT01 (likely row sub-pt01); no folder of the rows sub-pt01"
+        "participants.tsv: no row for sub-PT01 (likely row sub-pt01); no folder for the rows sub-pt01"
     )
     assert "sub-001" not in problem
 
 
-def test_a_match_is_not_made_of_parts_of_a_number(tmp_path):
+def test_parts_of_a_number_do_not_match(tmp_path):
     (problem,) = problems_of(table(scans(tmp_path, ["16"]), "participant_id\tgroup", "6\tpatient"))
-    assert "likely" not in problem and "no row of sub-16; no folder of the rows sub-6." in problem
+    assert "likely" not in problem and "no row for sub-16; no folder for the rows sub-6." in problem
 
 
-def test_a_row_that_is_missing_or_blank(tmp_path):
+def test_missing_row_or_group(tmp_path):
     root = table(scans(tmp_path, IDS[:3]), "participant_id\tgroup", "sub-001\tcontrol", "sub-002\tn/a")
     first, second = problems_of(root)
-    assert first.startswith("participants.tsv: no row of sub-003. Their groups are unknown.")
-    assert second == "participants.tsv: no group of sub-002, expected control or patient. Fill it in."
+    assert first.startswith("participants.tsv: no row for sub-003. Their groups are unknown.")
+    assert second == "participants.tsv: no group for sub-002, expected control or patient. Fill it in."
 
 
-def test_people_with_a_group_need_no_guess(tmp_path):
+def test_possible_lesions_are_only_noted_if_all_groups_are_known(tmp_path):
     rows = ["participant_id\tgroup\tdiagnosis", "sub-001\tcontrol\tnone", "sub-002\tpatient\tMS", "sub-9\tpatient\tMS"]
     root = put(table(scans(tmp_path, IDS[:2]), *rows), "derivatives/lst/sub-009_lesion.nii.gz")
     manifest = read_bids(root)
     assert [record.group for record in manifest] == ["control", "patient"]
     assert "in participants.tsv, but without scans: sub-9." in manifest.notes
-    assert any("speak of lesions and are not used" in n and "sub-009_lesion.nii.gz" in n for n in manifest.notes)
+    assert any("possible lesion images not used" in n and "sub-009_lesion.nii.gz" in n for n in manifest.notes)
 
 
 @pytest.mark.parametrize(
     "column",
     ["diagnosis", "Dx", "patient", "health_status", "status", "cohort", "condition", "study group", "disease", "arm"],
 )
-def test_groups_under_another_name(tmp_path, column):
+def test_group_column_with_another_name(tmp_path, column):
     root = table(scans(tmp_path), f"participant_id\t{column}", *(f"sub-{s}\t{s > '005'}" for s in IDS))
     (problem,) = problems_of(root)
-    assert f"column {column.lower()} may tell who is a patient, but there is no column group" in problem
-    assert "Name it group, with control or patient in every row." in problem and all(f"sub-{s}" in problem for s in IDS)
+    assert f"column {column.lower()} may contain the group, but there is no column group" in problem
+    assert "Rename it to group, with control or patient in every row." in problem
+    assert all(f"sub-{s}" in problem for s in IDS)
 
 
-def test_groups_by_what_stands_in_a_column(tmp_path):
+def test_group_column_is_recognised_by_its_cells(tmp_path):
     root = table(scans(tmp_path, IDS[:2]), "participant_id\tGruppe", "sub-001\tKontrolle", "sub-002\tPatient")
-    assert "column gruppe may tell who is a patient" in problems_of(root)[0]
+    assert "column gruppe may contain the group" in problems_of(root)[0]
 
 
-def test_columns_of_other_things(tmp_path):
+def test_unrelated_columns(tmp_path):
     header = "participant_id\tage\tage_group\tmarital_status\tscanner_type\thandedness\tempty_diagnosis"
     root = table(scans(tmp_path), header, *(f"sub-{s}\t40\t30-50\tsingle\tPrisma\tright\t" for s in IDS))
     assert set(groups(root).values()) == {"control"}
 
 
 @pytest.mark.parametrize("content", ["/annex/objects/MD5E-s9--0.tsv\n", "version https://git-lfs.github.com/spec/v1\n"])
-def test_a_table_that_was_not_fetched(tmp_path, content):
+def test_table_that_was_not_fetched(tmp_path, content):
     scans(tmp_path)
     assert "Fetch it" in problems_of(table(tmp_path, content))[0]
     (tmp_path / "participants.tsv").unlink()
@@ -122,22 +123,22 @@ def test_a_table_that_was_not_fetched(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", ["", "\n", '"participant_id\tgroup\nsub-001\tpatient\n', "participant_id,group\n"])
-def test_a_table_that_is_none(tmp_path, content):
+def test_invalid_table(tmp_path, content):
     scans(tmp_path)
     (tmp_path / "participants.tsv").write_text(content)
     assert "Save it again." in problems_of(tmp_path)[0] or "participant_id is missing" in problems_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", ["participants.csv", "participants.xlsx", "Participants.TSV"])
-def test_a_table_under_another_name(tmp_path, name):
+def test_table_with_another_name(tmp_path, name):
     (problem,) = problems_of(put(scans(tmp_path), name, "participants.json"))
-    assert problem.startswith(f"{name}: stands where participants.tsv is expected") and "sub-006" in problem
+    assert problem.startswith(f"{name}: found instead of participants.tsv") and "sub-006" in problem
 
 
 def test_rows_with_more_cells_than_columns(tmp_path):
     root = table(scans(tmp_path, ["001"]), "participant_id\tgroup", "sub-001\tcontrol\tx", "\t", "\tcontrol")
     assert problems_of(root) == (
-        "participants.tsv row 2: 3 cells, expected 2. Separate them by one tab each.",
+        "participants.tsv row 2: found 3 cells, expected 2. Separate cells by one tab.",
         "participants.tsv row 4: participant_id is empty. Fill it in.",
     )
 
@@ -153,14 +154,14 @@ def test_rows_with_more_cells_than_columns(tmp_path):
         MASK.replace("label-lesion", "label-L"),
     ],
 )
-def test_lesion_masks_by_other_names_are_used(tmp_path, mask):
+def test_lesion_masks_with_other_valid_names(tmp_path, mask):
     manifest = read_bids(put(scans(tmp_path), mask))
     assert manifest["sub-006"].lesion_mask == tmp_path / mask
     assert [record.group for record in manifest] == ["control"] * 5 + ["patient"]
 
 
 @pytest.mark.parametrize("linked", ["derivatives", "derivatives/manual", "derivatives/manual/sub-006/anat"])
-def test_masks_behind_links(tmp_path, linked):
+def test_masks_in_linked_folders(tmp_path, linked):
     root = put(scans(tmp_path / "bids"), MASK)
     (root / linked).rename(tmp_path / "store")
     (root / linked).symlink_to(tmp_path / "store")
@@ -168,7 +169,7 @@ def test_masks_behind_links(tmp_path, linked):
     assert manifest["sub-006"].lesion_mask == root / MASK and manifest["sub-006"].group == "patient"
 
 
-def test_a_mask_that_was_not_fetched_stays_and_fails_when_read(tmp_path):
+def test_mask_that_was_not_fetched_stays_in_the_manifest(tmp_path):
     root = put(scans(tmp_path), MASK)
     (root / MASK).unlink()
     (root / MASK).symlink_to("../.git/annex/objects/MD5E-s9--0.nii.gz")
@@ -176,7 +177,7 @@ def test_a_mask_that_was_not_fetched_stays_and_fails_when_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "owner"),
     [
         ("derivatives/lst/sub-006/anat/sub-006_desc-lesion_probseg.nii.gz", "of sub-006"),
         ("derivatives/lst/sub-006/anat/sub-006_lesion.nii.gz", "of sub-006"),
@@ -185,23 +186,23 @@ def test_a_mask_that_was_not_fetched_stays_and_fails_when_read(tmp_path):
         ("sourcedata/sub-006/WMH.mgz", "of sub-006"),
         ("derivatives/manual/sub-6/anat/sub-6_label-lesion_mask.nii.gz", "(likely of sub-006)"),
         ("derivatives/lesions/006.nii.gz", "(likely of sub-006)"),
-        ("derivatives/m/sub-077/anat/sub-077_label-WMH_mask.nii.gz", "(of a person without scans)"),
+        ("derivatives/m/sub-077/anat/sub-077_label-WMH_mask.nii.gz", "(of a participant without scans)"),
     ],
 )
-def test_lesions_that_are_passed_over_stop(tmp_path, file, told):
+def test_possible_lesions_that_cannot_be_used_are_an_error(tmp_path, file, owner):
     (problem,) = problems_of(put(scans(tmp_path), file))
-    assert f"{file} {told}" in problem and "a file speaks of lesions and cannot be used" in problem
-    assert all(f"sub-{s}" in problem for s in IDS), "everybody whose group is unknown is named"
+    assert f"{file} {owner}" in problem and "a possible lesion image cannot be used" in problem
+    assert all(f"sub-{s}" in problem for s in IDS), "all participants with unknown group are listed"
 
 
-def test_lesions_of_another_scan_make_patients_and_are_not_used(tmp_path):
+def test_lesion_mask_of_a_dwi_scan_is_not_used_but_makes_a_patient(tmp_path):
     mask = "derivatives/m/sub-006/dwi/sub-006_label-lesion_mask.nii.gz"
     manifest = read_bids(put(scans(tmp_path), mask))
     assert manifest["sub-006"].group == "patient" and manifest["sub-006"].lesion_mask is None
-    assert any("are not used" in note and "sub-006_label-lesion_mask" in note for note in manifest.notes)
+    assert any("masks not used" in note and "sub-006_label-lesion_mask" in note for note in manifest.notes)
 
 
-def test_names_of_people_and_tasks_speak_of_no_lesion(tmp_path):
+def test_subject_and_task_labels_are_not_signs_of_lesions(tmp_path):
     root = put(scans(tmp_path, ["stroke01", "wmh2"]), "sub-wmh2/func/sub-wmh2_task-stroke_bold.nii.gz")
     put(root, "derivatives/fs/sub-wmh2/anat/sub-wmh2_dseg.nii.gz", "derivatives/fs/sub-wmh2/anat/x_lesion.json")
     assert set(groups(root).values()) == {"control"}
@@ -215,10 +216,12 @@ def test_masks_without_a_session(tmp_path):
     manifest = read_bids(scans(root, ["006"], session="2"))
     assert [r.group for r in manifest if r.subject_id == "006"] == ["patient", "patient"]
     assert all(r.lesion_mask is r.brain_mask is None for r in manifest)
-    assert any("are of no one scan" in n and Path(MASK).name in n and Path(brain).name in n for n in manifest.notes)
+    assert any(
+        "do not match exactly one scan" in n and Path(MASK).name in n and Path(brain).name in n for n in manifest.notes
+    )
 
 
-# -- what voxout wrote -----------------------------------------------------------------------------------------------
+# -- outputs of voxout ----------------------------------------------------------------------------------------------
 def run_of_voxout(out: Path, how: str) -> None:
     put(
         out,
@@ -234,47 +237,49 @@ def run_of_voxout(out: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["log", "records"])
-def test_the_masks_of_a_run_are_not_the_labs(tmp_path, how):
+def test_masks_of_a_voxout_run_are_ignored(tmp_path, how):
     run_of_voxout(scans(tmp_path) / "derivatives" / "voxout", how)
     assert all((r.group, r.lesion_mask, r.brain_mask) == ("control", None, None) for r in read_bids(tmp_path))
 
 
 @pytest.mark.parametrize("how", ["log", "records"])
-def test_a_run_among_the_derivatives_of_others(tmp_path, how):
+def test_run_directly_in_derivatives_is_an_error(tmp_path, how):
     run_of_voxout(put(scans(tmp_path), MASK) / "derivatives", how)
     assert "derivatives: is the output folder of a run" in problems_of(tmp_path)[0]
 
 
-def test_another_programs_folder_is_searched(tmp_path):
+def test_folder_of_another_program_is_searched(tmp_path):
     root = put(scans(tmp_path), MASK, "derivatives/manual/config.yaml", "derivatives/manual/records/a.json")
     (root / "derivatives/manual/log.jsonl").write_text('{"level": "info"}\n')
     assert groups(root)["006"] == "patient"
 
 
-# -- what cannot be reached ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("closed", ["derivatives", "derivatives/manual", "derivatives/manual/sub-006/anat"])
-def test_folders_that_cannot_be_searched_may_hold_masks(closed):
+# -- unreadable folders and links -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("unreadable", ["derivatives", "derivatives/manual", "derivatives/manual/sub-006/anat"])
+def test_folders_that_cannot_be_searched_may_contain_masks(unreadable):
     with folder_of_another() as root:
         put(scans(root), MASK)
-        (root / closed).chmod(0)
+        (root / unreadable).chmod(0)
         (problem,) = problems_of(root)
-        assert problem.startswith(f"{closed}: cannot be searched (Permission denied) and may hold lesion masks")
+        assert problem.startswith(f"{unreadable}: cannot be searched (Permission denied) and may contain lesion masks")
         assert "sub-006" in problem
-        assert ("sub-001" in problem) == ("sub-006" not in closed), "a folder of one person concerns that one"
+        assert ("sub-001" in problem) == ("sub-006" not in unreadable), (
+            "a folder of one participant concerns only that one"
+        )
         rows = [f"sub-{s}\t{'patient' if s == '006' else 'control'}" for s in IDS]
-        assert len(read_bids(table(root, "participant_id\tgroup", *rows))) == 6, "known groups need no guess"
+        assert len(read_bids(table(root, "participant_id\tgroup", *rows))) == 6, "no error if all groups are known"
 
 
-def test_links_to_folders_that_are_gone_may_have_held_masks(tmp_path):
+def test_broken_links_to_folders_may_contain_masks(tmp_path):
     (scans(tmp_path) / "derivatives").mkdir()
     (tmp_path / "README").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0/MD5E-s9--0")
-    assert set(groups(tmp_path).values()) == {"control"}, "git-annex keeps files, no folders"
+    assert set(groups(tmp_path).values()) == {"control"}, "git-annex links are files"
     (tmp_path / "derivatives" / "manual-1.2").symlink_to("/gone/manual")
-    assert problems_of(tmp_path)[0].startswith("derivatives/manual-1.2: cannot be searched (a link that leads nowhere)")
+    assert problems_of(tmp_path)[0].startswith("derivatives/manual-1.2: cannot be searched (a broken link)")
 
 
 @pytest.mark.parametrize("place", ["sub-002", "sub-002/anat"])
-def test_scans_that_cannot_be_reached_are_failures_of_their_subject(place):
+def test_unreachable_scans_stay_in_the_manifest(place):
     with folder_of_another() as root:
         scans(root)
         (root / place).chmod(0)
@@ -283,10 +288,10 @@ def test_scans_that_cannot_be_reached_are_failures_of_their_subject(place):
         manifest = read_bids(root)
         assert [r.subject_id for r in manifest] == IDS
         assert manifest["sub-002"].images["t1w"] == root / "sub-002/anat/sub-002_T1w.nii.gz"
-        assert "cannot be reached: sub-002 (Permission denied), sub-004 (a link that leads nowhere)." in manifest.notes
+        assert "cannot be reached: sub-002 (Permission denied), sub-004 (a broken link)." in manifest.notes
 
 
-def test_a_table_that_may_not_be_read():
+def test_unreadable_table():
     with folder_of_another() as root:
         table(scans(root), "participant_id\tgroup", *(f"sub-{s}\tcontrol" for s in IDS))
         (root / "participants.tsv").chmod(0)
@@ -295,7 +300,7 @@ def test_a_table_that_may_not_be_read():
         assert "Permission denied" in problems_of(root)[0]
 
 
-def test_links_in_a_circle_end(tmp_path):
+def test_circular_links(tmp_path):
     root = put(scans(tmp_path), MASK)
     (root / "derivatives" / "again").symlink_to(root)
     (root / "derivatives" / "loop").symlink_to("loop")
@@ -305,6 +310,6 @@ def test_links_in_a_circle_end(tmp_path):
     assert groups(root)["006"] == "patient"
 
 
-def test_people_without_a_scan_are_said_to_be_left_out(tmp_path):
+def test_participants_without_t1w_are_noted(tmp_path):
     root = put(scans(tmp_path, ["001"]), "sub-002/func/sub-002_task-rest_bold.nii.gz", "sub-003.txt")
     assert "left out, no T1w: sub-002." in read_bids(root).notes

@@ -1,4 +1,4 @@
-"""Checking a cohort's files: one broken scan costs one subject, and every sentence says what to do."""
+"""Checks of the files of a cohort: a broken scan excludes one subject, with a message that says what to do."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +34,12 @@ def saved(path: Path, voxels, affine=AFFINE, qform=1, sform=1) -> Path:
 
 def head(seed: int) -> np.ndarray:
     noise = np.abs(np.random.default_rng(seed).normal(0, 3, SIZE))
-    return noise + 100 * ball(10) - 60 * ball(2)  # with a dark cavity
+    return noise + 100 * ball(10) - 60 * ball(2)  # with a dark cavity inside
 
 
 @pytest.fixture
 def cohort(tmp_path):
-    """24 controls and 2 patients, all in order."""
+    """Manifest of 24 controls and 2 patients without problems."""
     records = []
     for number in range(26):
         subject_id = f"{number:02}"
@@ -58,12 +58,12 @@ def check(manifest, **options) -> CheckResult:
     return check_manifest(manifest, **({"modalities": ["t1w"]} | options))
 
 
-def told(problems) -> list[str]:
+def messages(problems) -> list[str]:
     return [for_terminal(problem.sentence) for problem in problems]
 
 
 def only_problem(manifest: Manifest, key: str = "sub-24", **options) -> str:
-    """The one sentence; everybody else must be in order."""
+    """Return the message of the only problem; all other subjects must be good."""
     result = check(manifest, **options)
     (problem,) = result.problems
     assert problem.subject_key == key and problem.sentence.startswith(f"{key}: ")
@@ -75,7 +75,7 @@ def changed(manifest: Manifest, key: str, **fields) -> Manifest:
     return Manifest(tuple(replace(r, **fields) if r.key == key else r for r in manifest))
 
 
-def test_a_cohort_in_order(cohort):
+def test_cohort_without_problems(cohort):
     calls = []
     result = check(cohort, progress=lambda *call: calls.append(call))
     assert result.problems == result.warnings == ()
@@ -110,21 +110,21 @@ def _flipped(path: Path) -> None:
     ("damage", "sentence"),
     [
         (Path.unlink, "no such file, expected an image file (.nii, .nii.gz or .mgz). Check the path."),
-        (_truncate, "ends before its last voxel or is damaged, expected a whole file."),
+        (_truncate, "is truncated or damaged, expected a complete file."),
         (_nan, "are NaN or infinite, expected finite intensities."),
-        (_wrong_code, "expected codes from 0 to 5: left and right cannot be told."),
+        (_wrong_code, "expected codes from 0 to 5: left and right are unknown."),
         (_flipped, "contradict each other, expected one geometry."),
         (lambda path: saved(path, np.zeros(SIZE)), "every voxel is 0, expected a scan."),
         (lambda path: path.write_text("hello"), "expected NIfTI (.nii, .nii.gz) or MGZ."),
     ],
 )
 @pytest.mark.parametrize("key", ["sub-03", "sub-24"])
-def test_one_broken_scan_costs_one_subject(cohort, damage, sentence, key):
+def test_broken_scan_excludes_one_subject(cohort, damage, sentence, key):
     damage(cohort[key].images["t1w"])
     assert sentence in only_problem(cohort, key)
 
 
-def test_several_broken_subjects_are_all_told(cohort):
+def test_all_broken_subjects_are_reported(cohort):
     _truncate(cohort["sub-01"].images["t1w"])
     cohort["sub-02"].brain_mask.unlink()
     _nan(cohort["sub-25"].images["t1w"])
@@ -132,7 +132,7 @@ def test_several_broken_subjects_are_all_told(cohort):
 
 
 # -- modalities ------------------------------------------------------------------------------------------------------
-def test_a_missing_modality(cohort, tmp_path):
+def test_missing_modality(cohort, tmp_path):
     assert len(check(cohort, modalities=["t1w", "flair"]).good) == 0
     flairs = {r.key: saved(tmp_path / f"{r.key}_FLAIR.nii", head(100 + n)) for n, r in enumerate(cohort)}
     two = Manifest(tuple(replace(r, images={**r.images, "flair": flairs[r.key]}) for r in cohort))
@@ -140,8 +140,8 @@ def test_a_missing_modality(cohort, tmp_path):
     assert only_problem(
         changed(two, "sub-05", images=cohort["sub-05"].images), "sub-05", modalities=["t1w", "flair"]
     ) == (
-        "has no FLAIR, expected one (preprocessing.modalities asks for it). Name it in column flair, or take flair out "
-        "of the settings."
+        "has no FLAIR, expected one (required by preprocessing.modalities). Add it in column flair, or remove flair "
+        "from the settings."
     )
     flairs["sub-06"].unlink()
     assert "no such file" in only_problem(two, "sub-06", modalities=["t1w", "flair"])
@@ -151,37 +151,37 @@ def test_a_missing_modality(cohort, tmp_path):
 def test_brain_mask_on_another_grid(cohort):
     saved(cohort["sub-24"].brain_mask, BRAIN[:, :, 2:])
     assert only_problem(cohort) == (
-        "brain mask and T1w lie on different grids (24x26x20 voxels of 8x8x8 mm, RAS against 24x26x22 voxels of 8x8x8 "
-        "mm, RAS). Resample the mask to the T1w with nearest-neighbour interpolation."
+        "brain mask and T1w have different grids (24x26x20 voxels of 8x8x8 mm, RAS and 24x26x22 voxels of 8x8x8 mm, "
+        "RAS), expected the same grid. Resample the mask to the T1w with nearest-neighbour interpolation."
     )
 
 
-def test_lesions_drawn_on_the_flair_are_judged_there(cohort, tmp_path):
+def test_lesion_mask_drawn_on_the_flair(cohort, tmp_path):
     record = cohort["sub-24"]
     affine = AFFINE @ np.diag([0.5, 1.0, 1.0, 1.0])
     flair = saved(tmp_path / "flair.nii.gz", head(99), affine=affine)
     saved(record.lesion_mask, LESION, affine=affine)
     images = {**record.images, "flair": flair}
-    told = only_problem(changed(cohort, "sub-24", images=images))
-    assert "lesion mask and T1w lie on different grids" in told
-    assert told.endswith("If it was drawn on another image, name that in column mask_of.")
+    message = only_problem(changed(cohort, "sub-24", images=images))
+    assert "lesion mask and T1w have different grids" in message
+    assert message.endswith("If it was drawn on another image, give that image in column mask_of.")
     assert "sub-24" in check(changed(cohort, "sub-24", images=images, mask_of="flair")).good
 
 
-def test_a_flipped_mask_header_is_another_grid(cohort):
+def test_flipped_mask_has_another_grid(cohort):
     saved(cohort["sub-24"].lesion_mask, LESION, affine=AFFINE @ np.diag([-1.0, 1, 1, 1]))
-    assert "lesion mask and T1w lie on different grids" in only_problem(cohort)
+    assert "lesion mask and T1w have different grids" in only_problem(cohort)
 
 
-def test_what_the_judge_refuses_is_a_problem(cohort):
-    asked = []
+def test_problems_of_the_additional_check(cohort):
+    calls = []
 
     def judge(record, scans, brain):
-        asked.append((record.key, sorted(scans), brain is not None and int(brain.voxels.sum())))
-        return ["is refused."] if record.key == "sub-24" else []
+        calls.append((record.key, sorted(scans), brain is not None and int(brain.voxels.sum())))
+        return ["is invalid."] if record.key == "sub-24" else []
 
-    assert only_problem(cohort, judge=judge) == "is refused."
-    assert asked == [(record.key, ["t1w"], int(BRAIN.sum())) for record in cohort]
+    assert only_problem(cohort, judge=judge) == "is invalid."
+    assert calls == [(record.key, ["t1w"], int(BRAIN.sum())) for record in cohort]
 
 
 def test_brain_mask_with_labels(cohort):
@@ -190,82 +190,82 @@ def test_brain_mask_with_labels(cohort):
 
 
 # -- lesion masks ----------------------------------------------------------------------------------------------------
-def test_an_empty_lesion_mask_of_a_patient(cohort):
+def test_empty_lesion_mask_of_a_patient(cohort):
     saved(cohort["sub-24"].lesion_mask, np.zeros(SIZE, bool))
     assert only_problem(cohort) == (
-        "the lesion mask is empty, expected a lesion. Mend it, or leave column lesion_mask empty: the map is then "
-        "made, but not scored."
+        "the lesion mask is empty, expected a lesion. Correct it, or leave column lesion_mask empty: the map is then "
+        "computed but not scored."
     )
 
 
-def test_a_control_with_a_lesion_mask(cohort, tmp_path):
+def test_control_with_a_lesion_mask(cohort, tmp_path):
     empty, full = saved(tmp_path / "e.nii", LESION & False), saved(tmp_path / "f.nii", LESION)
     assert check(changed(cohort, "sub-03", lesion_mask=empty)).warnings == ()
     result = check(changed(cohort, "sub-03", lesion_mask=full))
-    assert told(result.problems) == [
-        "sub-03: is a control whose lesion mask holds a lesion, expected healthy controls. Call it a patient, or leave "
-        "column lesion_mask empty."
+    assert messages(result.problems) == [
+        "sub-03: is a control with a non-empty lesion mask, expected healthy controls. Change its group to patient, or "
+        "leave column lesion_mask empty."
     ]
 
 
 @pytest.mark.parametrize("with_brain", [True, False])
-def test_a_lesion_outside_the_head(cohort, with_brain):
+def test_lesion_outside_the_head(cohort, with_brain):
     saved(cohort["sub-24"].lesion_mask, ball(1.5, centre=(2, 2, 2)))
     manifest = cohort if with_brain else changed(cohort, "sub-24", brain_mask=None)
     assert only_problem(manifest) == (
-        "only 0% of the lesion mask lie inside the head, expected all of it. Check that the mask belongs to this scan "
+        "only 0% of the lesion mask is inside the head, expected all of it. Check that the mask belongs to this scan "
         "and is not flipped."
     )
 
 
 @pytest.mark.parametrize("with_brain", [True, False])
-def test_a_lesion_that_is_a_dark_cavity_is_inside(cohort, with_brain):
+def test_dark_cavity_counts_as_inside_the_head(cohort, with_brain):
     saved(cohort["sub-24"].lesion_mask, ball(2))
     manifest = cohort if with_brain else changed(cohort, "sub-24", brain_mask=None)
     assert check(manifest).problems == ()
 
 
-def test_an_inverted_lesion_mask(cohort):
+def test_inverted_lesion_mask(cohort):
     saved(cohort["sub-24"].lesion_mask, ball(9.5) & ~LESION)
-    assert only_problem(cohort) == "the lesion mask covers more than half of the head. Is it inverted?"
+    assert only_problem(cohort) == ("the lesion mask covers more than half of the head. Check whether it is inverted.")
 
 
 def test_patients_without_lesion_mask_are_counted(cohort):
     result = check(changed(cohort, "sub-24", lesion_mask=None))
     assert [(w.subject_key, w.sentence) for w in result.warnings] == [
-        ("", "1 patients have no lesion mask: their maps are made, but not scored.")
+        ("", "1 patients have no lesion mask: their maps are computed but not scored.")
     ]
     assert len(result.good) == 26
 
 
-# -- what is told, but stops nobody ----------------------------------------------------------------------------------
-def test_a_scan_that_does_not_say_how_it_is_oriented(cohort):
+# -- warnings -------------------------------------------------------------------------------------------------------
+def test_scan_without_orientation(cohort):
     path = cohort["sub-03"].images["t1w"]
     saved(path, head(3), qform=0, sform=0)
     manifest = changed(cohort, "sub-03", brain_mask=None)
-    assert told(check(manifest).warnings) == [
-        "sub-03: 03_T1w.nii does not say how it is oriented (both form codes are 0): it is taken as LAS. Check left "
-        "and right in its map."
+    assert messages(check(manifest).warnings) == [
+        "sub-03: 03_T1w.nii has no orientation (both form codes are 0): LAS is assumed. Check left and right in its "
+        "map."
     ]
 
 
-def test_a_scan_moved_by_its_sform(cohort):
+def test_qform_shifted_relative_to_the_sform(cohort):
     image = nib.load(cohort["sub-03"].images["t1w"], mmap=False)
     moved = AFFINE.copy()
     moved[2, 3] = 12
     image.set_sform(moved, code=2)
     nib.save(image, cohort["sub-03"].images["t1w"])
     result = check(changed(cohort, "sub-03", brain_mask=None))
-    assert told(result.warnings) == [
-        "sub-03: the qform of 03_T1w.nii is turned or shifted against its sform: the sform is used."
+    assert messages(result.warnings) == [
+        "sub-03: the qform of 03_T1w.nii is rotated or shifted relative to its sform: the sform is used."
     ]
     assert result.problems == ()
 
 
-def test_one_scan_under_two_names(cohort):
+def test_same_scan_for_two_subjects(cohort):
     saved(cohort["sub-09"].images["t1w"], head(4))
-    assert told(check(cohort).warnings) == [
-        "sub-09: 09_T1w.nii holds the same voxels as a scan of sub-04. Keep one of the two."
+    assert messages(check(cohort).warnings) == [
+        "sub-09: 09_T1w.nii has the same voxels as a scan of sub-04. Keep one of the two."
     ]
 
 
@@ -273,30 +273,31 @@ def test_one_scan_under_two_names(cohort):
 def test_too_few_controls(cohort):
     manifest = Manifest(cohort.records[:4] + cohort.records[24:])
     assert check(manifest).problems == ()
-    assert told(check(manifest).warnings) == ["4 controls are few: maps get steadier with 20 or more."]
+    assert messages(check(manifest).warnings) == ["only 4 controls: maps are more stable with 20 or more."]
     _truncate(cohort["sub-00"].images["t1w"])
     result = check(manifest)
     assert [p.subject_key for p in result.problems] == ["sub-00", ""]
     assert result.problems[-1].sentence == (
-        "3 controls can be used, expected at least 4 (better 20 or more). Add healthy scans, or mend those named here."
+        "3 controls can be used, expected at least 4 (20 or more recommended). Add healthy scans, or fix the listed "
+        "problems."
     )
     assert [p.subject_key for p in check(manifest, fewest_controls=0).problems] == ["sub-00"]
 
 
-def test_patients_alone_are_enough_for_a_trained_model(cohort):
+def test_trained_model_needs_no_controls(cohort):
     result = check(Manifest(cohort.patients), fewest_controls=0)
     assert result.problems == result.warnings == ()
 
 
 # -- real scans ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("folder", ["ixi", "wmh", "ms", "tumour"])
-def test_real_cohorts_are_in_order(shared_data, folder):
+def test_real_cohorts_have_no_problems(shared_data, folder):
     modalities = ["t1w"] if folder == "ixi" else ["t1w", "flair"]
     result = check_manifest(read_bids(shared_data / folder), modalities=modalities, fewest_controls=0)
     assert result.problems == () and result.warnings == ()
 
 
-def test_what_several_subjects_have_in_common_is_said_once_with_all_their_names():
+def test_equal_messages_of_several_subjects_are_merged():
     problems = (
         Problem("sub-1", "sub-1: has no FLAIR."),
         Problem("sub-1", "sub-1: has no T2w."),
@@ -307,11 +308,11 @@ def test_what_several_subjects_have_in_common_is_said_once_with_all_their_names(
         Problem("sub-3", "sub-3: has no FLAIR."),
         Problem("", "0 controls can be used."),
     )
-    of_all = "all 3 subjects: has no FLAIR."
+    shared = "all 3 subjects: has no FLAIR."
     rest = "sub-1, sub-3: has no T2w.", "sub-2: its mask is empty.", "0 controls can be used."
-    assert CheckResult(problems, (), ()).sentences == (of_all, *rest)
+    assert CheckResult(problems, (), ()).sentences == (shared, *rest)
     assert CheckResult(problems, (), ("sub-4",)).sentences == (
-        of_all.replace("all 3 subjects", "sub-1, sub-2, sub-3"),
+        shared.replace("all 3 subjects", "sub-1, sub-2, sub-3"),
         *rest,
     )
     assert CheckResult(problems[:2], (), ()).sentences == ("sub-1: has no FLAIR.", "sub-1: has no T2w.")

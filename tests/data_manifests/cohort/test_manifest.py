@@ -1,4 +1,4 @@
-"""CSV manifests: what labs write is read, and all that is wrong is told at once."""
+"""CSV manifests: supported formats are read, and all problems are reported at once."""
 
 import os
 import unicodedata
@@ -27,7 +27,7 @@ def problems_of(path: Path) -> tuple[str, ...]:
     return tuple(map(for_terminal, caught.value.problems))
 
 
-def test_the_shortest_manifest(tmp_path):
+def test_smallest_manifest(tmp_path):
     manifest = read_manifest(written(tmp_path, "subject_id,group,t1w\n01,control,a.nii.gz\n"))
     (record,) = manifest
     assert record == SubjectRecord("01", "control", {"t1w": tmp_path / "a.nii.gz"})
@@ -53,12 +53,12 @@ def test_every_column(tmp_path):
     )
 
 
-def test_lesions_drawn_on_an_image_that_is_not_there(tmp_path):
-    told = problems_of(written(tmp_path, "subject_id,group,t1w,mask_of\n01,patient,a.nii,flair\n"))
-    assert told == ("row 2: mask_of is flair, but no flair is named. Name it in column flair.",)
+def test_mask_of_a_missing_image(tmp_path):
+    problems = problems_of(written(tmp_path, "subject_id,group,t1w,mask_of\n01,patient,a.nii,flair\n"))
+    assert problems == ("row 2: mask_of is flair, but column flair is empty. Fill it in.",)
 
 
-def test_the_example_is_readable():
+def test_example_is_readable():
     manifest = read_manifest(Path(examples.__path__[0]) / "cohort.csv")
     assert (len(manifest.controls), len(manifest.patients)) == (4, 2)
     assert manifest["sub-C003_ses-2"].split == "held_out"
@@ -68,7 +68,7 @@ def test_the_example_is_readable():
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_what_spreadsheets_write(tmp_path, separator, encoding, newline):
+def test_formats_of_spreadsheets(tmp_path, separator, encoding, newline):
     lines = [["Subject_ID", "GROUP ", "t1w", "site", "age"], ["01", "control", "Köpfe/a b.nii.gz", "Zürich", "38.5"]]
     lines += [["", "", "", "", ""], ["02", "patient", "c.nii.gz", "", ""]]
     text = newline.join(separator.join(line) for line in lines) + newline
@@ -106,7 +106,7 @@ def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
 
 def test_all_problems_at_once_with_their_rows(tmp_path):
     rows = [
-        "01,control,a.nii,30",  # row 2, in order
+        "01,control,a.nii,30",  # row 2, valid
         "",  # row 3, skipped
         "0_2,controls,b.nii,1980-03-12",
         "03,control,,30",
@@ -116,85 +116,88 @@ def test_all_problems_at_once_with_their_rows(tmp_path):
         "06,control,f.nii,30,extra",
     ]
     assert problems_of(written(tmp_path, HEADER + "\n".join(rows))) == (
-        "row 4: subject_id 0_2 holds characters that BIDS forbids, expected letters (A-Z) and digits. Write 02.",
+        "row 4: subject_id 0_2 contains characters that BIDS forbids, expected letters (A-Z) and digits. Write 02.",
         "row 4: group controls is unknown, expected control or patient. Did you mean control?",
         "row 4: age is not a number of years from 0 to 120. Write it as 38.5, or leave it empty.",
         "row 5: t1w is empty. Fill it in.",
         "row 6: subject_id is empty. Fill it in.",
-        "row 9: 5 cells, expected 4. Put values that hold the separator in quotation marks.",
-        "row 7: sub-01 stands in row 2 too, expected unique names. Number the sessions in column session_id.",
-        "row 8: t1w is the file of row 2 too. Name each scan once.",
+        "row 9: found 5 cells, expected 4. Put values that contain the separator in quotation marks.",
+        "row 7: sub-01 is also in row 2, expected unique ids. Number the sessions in column session_id.",
+        "row 8: t1w is the same file as in row 2. List each scan once.",
     )
 
 
-def test_no_birth_date_in_a_message(tmp_path):
+def test_messages_contain_no_birth_date(tmp_path):
     assert "1980" not in str(problems_of(written(tmp_path, HEADER + "01,control,a.nii,1980-03-12\n")))
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "problem"),
     [
-        ("subject,group,t1w", "found the column subject, expected subject_id. Rename it."),
-        ("subject_id,group,t1w,lesionmask", "found the column lesionmask, expected lesion_mask. Rename it."),
+        ("subject,group,t1w", "found column subject, expected subject_id. Rename it."),
+        ("subject_id,group,t1w,lesionmask", "found column lesionmask, expected lesion_mask. Rename it."),
         ("subject_id,group,mprage", "column t1w is missing (found: subject_id, group, mprage). Add it."),
-        ("subject_id,group,t1w,t1w", "column t1w stands there twice. Delete or rename one."),
+        ("subject_id,group,t1w,t1w", "column t1w occurs twice. Delete or rename one."),
     ],
 )
-def test_columns(tmp_path, header, told):
-    assert problems_of(written(tmp_path, header + "\n01,control,a.nii,b.nii\n")) == (f"cohort.csv: {told}",)
+def test_invalid_columns(tmp_path, header, problem):
+    assert problems_of(written(tmp_path, header + "\n01,control,a.nii,b.nii\n")) == (f"cohort.csv: {problem}",)
 
 
 def test_unknown_columns_are_noted(tmp_path):
     manifest = read_manifest(written(tmp_path, "subject_id,group,t1w,handedness\n01,control,a.nii,left\n"))
-    assert tuple(map(for_terminal, manifest.notes)) == ("cohort.csv: not used: handedness.",)
+    assert tuple(map(for_terminal, manifest.notes)) == ("cohort.csv: unused columns: handedness.",)
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "problem"),
     [
         (
             ["01,1,control,a.nii,train", "01,2,control,b.nii,held_out"],
-            "row 3: sub-01 is held_out here and train in row 2, expected one side a person. Correct one of them.",
+            "row 3: sub-01 is held_out here and train in row 2, expected one split per participant. "
+            "Correct one of them.",
         ),
         (
             ["01,1,control,a.nii,", "01,2,patient,b.nii,"],
-            "row 3: sub-01 is a patient here and a control in row 2, expected one group a person. Correct one of them.",
+            "row 3: sub-01 is a patient here and a control in row 2, expected one group per participant. "
+            "Correct one of them.",
         ),
         (
             ["01,,patient,a.nii,train"],
-            "row 2: a patient is marked split train, but only controls train. Leave the cell empty.",
+            "row 2: a patient has split train, but only controls are used for training. Leave the cell empty.",
         ),
         (
             ["a1,,control,a.nii,", "A1,,control,b.nii,"],
-            "row 3: sub-A1 and sub-a1 in row 2 differ in case only, expected unique names. "
+            "row 3: sub-A1 and sub-a1 in row 2 differ only in case, expected unique ids. "
             "Number the sessions in column session_id.",
         ),
     ],
 )
-def test_rows_that_contradict_each_other(tmp_path, rows, told):
+def test_inconsistent_rows(tmp_path, rows, problem):
     path = written(tmp_path, "subject_id,session_id,group,t1w,split\n" + "\n".join(rows))
-    assert problems_of(path) == (told,)
+    assert problems_of(path) == (problem,)
 
 
 def test_t1w_and_flair_must_be_two_files(tmp_path):
     path = written(tmp_path, "subject_id,group,t1w,flair\n01,control,a.nii,a.nii\n")
     assert set(problems_of(path)) == {
-        f"row 2: {modality} is the file of another column too. Name each scan once." for modality in ("t1w", "flair")
+        f"row 2: {modality} is the same file as in another column. List each scan once."
+        for modality in ("t1w", "flair")
     }
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"", "is empty, expected a table with the columns subject_id, group, t1w"),
         (b"\n , \n", "is empty, expected a table"),
-        (b"subject_id,group,t1w\n", "holds no subjects, expected one row for each"),
+        (b"subject_id,group,t1w\n", "contains no subjects, expected one row per subject"),
         (b"PK\x03\x04\x00\x00binary\x00", "is not a text file, expected a manifest as CSV"),
-        (b'subject_id,group,t1w\n01,control,"a.nii\n', "is not a table that is understood"),
+        (b'subject_id,group,t1w\n01,control,"a.nii\n', "cannot be parsed, expected a table (CSV)"),
     ],
 )
-def test_files_that_are_no_manifest(tmp_path, content, told):
-    assert told in problems_of(written(tmp_path, content))[0]
+def test_invalid_files(tmp_path, content, words):
+    assert words in problems_of(written(tmp_path, content))[0]
 
 
 def test_missing(tmp_path):
@@ -207,19 +210,19 @@ def test_a_folder_is_read_as_bids(tmp_path):
     assert [r.key for r in read_manifest(tmp_path)] == ["sub-01"]
 
 
-# -- what spreadsheets and file systems do to names --------------------------------------------------------------------
+# -- names changed by spreadsheets and file systems --------------------------------------------------------------------
 @pytest.mark.parametrize("order", ["sep=;\n", "SEP=;\r\n", '"sep=;"\n', "sep=;;;\n"])
-def test_excels_line_of_the_separator_is_no_row(tmp_path, order):
+def test_separator_line_of_excel_is_not_a_row(tmp_path, order):
     text = order + "subject_id;group;t1w;age\n01;control;a,b.nii;38,5\n02;nobody;c.nii;\n"
     (problem,) = problems_of(written(tmp_path, text))
-    assert problem.startswith("row 3: group nobody is unknown"), "the header is row 1, as the spreadsheet shows it"
+    assert problem.startswith("row 3: group nobody is unknown"), "the header is row 1, as in the spreadsheet"
     (record,) = read_manifest(written(tmp_path, text.replace("nobody", "control").replace("02;control;c.nii;\n", "")))
     assert record.images["t1w"].name == "a,b.nii" and record.age == 38.5
 
 
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
 @pytest.mark.parametrize("listed", ["NFC", "NFD"])
-def test_accents_composed_in_another_way(tmp_path, stored, listed):
+def test_composed_and_decomposed_accents(tmp_path, stored, listed):
     scan = tmp_path / unicodedata.normalize(stored, "Köpfe") / unicodedata.normalize(stored, "Müller.nii")
     scan.parent.mkdir()
     scan.touch()
@@ -242,7 +245,7 @@ def test_home_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/a/lab")
     rows = "01,control,~/1.nii,\n02,control,~$2.nii,\n03,control,~nosuchuser/3.nii,\n04,control,~old.nii,\n"
     (problem,) = problems_of(written(tmp_path, HEADER + rows))
-    assert problem == "row 4: t1w ~nosuchuser/3.nii: no such home folder. Write the whole path, from / on."
+    assert problem == "row 4: t1w ~nosuchuser/3.nii: no such home folder. Write the absolute path."
     (tmp_path / "~nosuchuser").mkdir()
     (tmp_path / "~nosuchuser" / "3.nii").touch()
     assert [r.images["t1w"] for r in read_manifest(written(tmp_path, HEADER + rows))] == [
@@ -253,37 +256,37 @@ def test_home_folders(tmp_path, monkeypatch):
     ]
 
 
-def test_no_home_at_all(tmp_path, monkeypatch):
+def test_user_without_a_home_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_123)  # a number without a line in the table of users
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_123)  # not in the user database
     (problem,) = problems_of(written(tmp_path, HEADER + "01,control,~/1.nii,\n"))
     assert problem.startswith("row 2: t1w ~/1.nii: no such home folder")
 
 
-def test_names_that_no_file_can_have(tmp_path):
+def test_too_long_names_and_paths(tmp_path):
     long = "ä" * 128  # 256 bytes
     deep = "/".join(["x" * 200] * 25)
     rows = f"01,control,{long},\n02,control,{deep},\n03,control,{'y' * 255},\n"
     first, second = problems_of(written(tmp_path, HEADER + rows))
-    assert first.startswith(f"row 2: t1w {long[:30]}...: a name of over 255 bytes")
-    assert second.startswith("row 3: t1w") and "a path of over 4095 bytes" in second
+    assert first.startswith(f"row 2: t1w {long[:30]}...: a name has over 255 bytes")
+    assert second.startswith("row 3: t1w") and "the path has over 4095 bytes" in second
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
-def test_a_manifest_that_no_file_can_be(tmp_path, name):
+def test_invalid_path_of_a_manifest(tmp_path, name):
     assert "cannot be reached" in problems_of(tmp_path / name)[0]
 
 
-def test_a_manifest_that_is_not_here(tmp_path):
+def test_manifest_that_was_not_fetched(tmp_path):
     (tmp_path / "cohort.csv").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.csv/MD5E-s9--0.csv")
     assert "content that is not on this machine" in problems_of(tmp_path / "cohort.csv")[0]
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
     assert "Fetch it (datalad get, git lfs pull)" in problems_of(written(tmp_path, pointer, "lfs.csv"))[0]
     os.mkfifo(tmp_path / "pipe")
-    assert "is no file, expected a table (CSV)" in problems_of(tmp_path / "pipe")[0]
+    assert "is not a file, expected a table (CSV)" in problems_of(tmp_path / "pipe")[0]
 
 
-def test_a_scan_that_is_not_here_stays_in_the_cohort(tmp_path):
+def test_scan_that_was_not_fetched_stays_in_the_manifest(tmp_path):
     (tmp_path / "a.nii").symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.nii/MD5E-s9--0.nii")
     (record,) = read_manifest(written(tmp_path, "subject_id,group,t1w\n01,control,a.nii\n"))
     assert record.images["t1w"] == tmp_path / "a.nii"
@@ -298,7 +301,7 @@ def test_paths_are_written_relative_to_the_csv(tmp_path):
     assert again == record
 
 
-def test_paths_behind_a_symbolic_link_lead_back(tmp_path):
+def test_relative_paths_from_a_linked_folder(tmp_path):
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
     (tmp_path / "a.nii").touch()
@@ -314,8 +317,8 @@ NAMES = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), 
 @st.composite
 def manifests(draw) -> Manifest:
     records = []
-    persons = draw(st.lists(LABELS, unique_by=str.lower, min_size=1, max_size=5))
-    for number, subject_id in enumerate(persons):
+    participants = draw(st.lists(LABELS, unique_by=str.lower, min_size=1, max_size=5))
+    for number, subject_id in enumerate(participants):
         optional = draw(NAMES).strip().replace("/", "").strip(". ")
         group = draw(st.sampled_from(["control", "patient"]))
         records.append(
@@ -335,13 +338,13 @@ def manifests(draw) -> Manifest:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(manifest=manifests())
-def test_reading_back_gives_the_same_records(tmp_path, manifest):
+def test_round_trip_keeps_the_records(tmp_path, manifest):
     assert read_manifest(write_manifest(tmp_path / "cohort.csv", manifest)).records == manifest.records
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(',;"\n\ta-_/0nul', max_size=120).map(lambda t: (HEADER + t).encode()))
-def test_whatever_arrives_is_read_or_named(tmp_path, content):
+def test_random_content_is_read_or_reported(tmp_path, content):
     try:
         read_manifest(written(tmp_path, content))
     except UserError as error:
@@ -370,7 +373,7 @@ WEIRD = [
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_mutated_manifests_are_read_or_named(tmp_path, data):
+def test_mutated_manifests_are_read_or_reported(tmp_path, data):
     rows = [list(COLUMNS)]
     rows += [[f"{n}", "", "control", f"{n}.nii", "", "", "", "", "t1w", "A", "40", "F", ""] for n in range(4)]
     for _ in range(data.draw(st.integers(0, 3))):

@@ -1,4 +1,4 @@
-"""Files of a folder by the subject's id: links, folders that cannot be searched, names."""
+"""Matching of files by subject id: links, unreadable folders and special names."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_linked_folders_are_searched(tmp_path):
     assert found(maps) == {"01": "sub-01_map.nii.gz", "02": "sub-02/deep/sub-02_map.nii.gz"}
 
 
-def test_links_in_a_circle_end_and_count_once(tmp_path):
+def test_circular_links_are_searched_once(tmp_path):
     maps = put(tmp_path / "maps", "a/sub-01_map.nii.gz")
     (maps / "0_again").symlink_to(maps)
     (maps / "a" / "self").symlink_to(".")
@@ -43,20 +43,20 @@ def test_links_in_a_circle_end_and_count_once(tmp_path):
     assert found(f"{maps}/{{id}}/*_map.nii.gz") == {"a": "a/sub-01_map.nii.gz"}
 
 
-def test_a_file_that_was_not_fetched_is_one_of_its_id(tmp_path):
+def test_broken_link_counts_as_the_file_of_its_id(tmp_path):
     maps = put(tmp_path / "maps", "sub-01_map.nii.gz")
     (maps / "sub-02_map.nii.gz").symlink_to("../.git/annex/objects/MD5E-s9--0.nii.gz")
     assert set(found(maps)) == set(found(f"{maps}/sub-{{id}}_map.nii.gz")) == {"01", "02"}
 
 
-def test_a_folder_that_is_gone_is_a_file_of_its_id(tmp_path):
+def test_broken_link_to_a_folder_counts_as_the_file_of_its_id(tmp_path):
     maps = put(tmp_path / "maps", "sub-01/anat/sub-01_map.nii.gz")
     (maps / "sub-02").symlink_to("/gone/sub-02")
     assert found(maps) == {"01": "sub-01/anat/sub-01_map.nii.gz", "02": "sub-02"}
     assert found(f"{maps}/{{id}}/anat/*_map.nii.gz") == {"01": "sub-01/anat/sub-01_map.nii.gz", "02": "sub-02"}
     (maps / "more").symlink_to("/gone/more")
     (problem,) = problems_of(maps)
-    assert problem.startswith(f"--maps {maps}: more cannot be searched (a link that leads nowhere)")
+    assert problem.startswith(f"--maps {maps}: more cannot be searched (a broken link)")
 
 
 def test_permissions():
@@ -77,16 +77,16 @@ def test_home_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert set(found("~/maps")) == set(found("~/maps/{id}.nii")) == {"1"}
     assert problems_of("~nosuchuser/maps") == (
-        "--maps ~nosuchuser/maps: no such home folder. Write the whole path, from / on.",
+        "--maps ~nosuchuser/maps: no such home folder. Write the absolute path.",
     )
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_missing_folder(tmp_path):
     assert "no such folder" in problems_of(tmp_path / "none")[0]
     assert "cannot be reached (File name too long)" in problems_of(tmp_path / ("x" * 300))[0]
 
 
-def test_names_that_are_not_utf_8_can_be_printed(tmp_path):
+def test_messages_with_names_that_are_not_utf_8(tmp_path):
     name = os.fsdecode(b"M\xfcller")
     put(tmp_path, f"a/{name}.nii", f"b/{name}.nii")
     (problem,) = problems_of(tmp_path)

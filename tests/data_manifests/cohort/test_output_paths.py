@@ -1,4 +1,4 @@
-"""Names of outputs."""
+"""Tests of output paths."""
 
 from pathlib import Path
 
@@ -35,16 +35,16 @@ def _subject_paths(subject: SubjectRecord) -> set[Path]:
         try:
             paths.add(method(subject))
         except (TypeError, AttributeError):
-            continue  # takes something else than a subject
+            continue  # takes another argument than a subject
     return paths | {OUT.prepared_image(subject, "t1w"), OUT.prepared_image(subject, "flair")}
 
 
-def test_no_two_things_and_no_two_sessions_share_a_path():
+def test_paths_are_unique_across_outputs_and_sessions():
     one, two = _subject_paths(ONE), _subject_paths(TWO)
     assert len(one) == len(two) >= 10
     assert not one & two
 
 
 @pytest.mark.parametrize("subject", [ONE, TWO])
-def test_everything_lies_under_the_root(subject):
+def test_all_paths_are_below_the_root(subject):
     assert all(path.is_relative_to("/out") for path in _subject_paths(subject))

@@ -1,4 +1,4 @@
-"""Splitting the controls: by person, stable, and as marked."""
+"""Split of the controls by participant: reproducible, independent of the cohort, and according to column split."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SHARES = st.floats(0, 0.95)
 
 
 @given(ids=IDS, share=SHARES, seed=st.integers(0, 9))
-def test_everybody_is_on_one_side_in_order(ids, share, seed):
+def test_each_control_is_on_one_side_in_order(ids, share, seed):
     manifest = cohort(*map(record, ids))
     split = split_controls(manifest, held_out_share=share, seed=seed)
     assert sorted(split.train + split.held_out) == sorted(r.key for r in manifest)
@@ -35,58 +35,58 @@ def test_everybody_is_on_one_side_in_order(ids, share, seed):
 
 
 @given(ids=IDS, sessions=st.integers(2, 3), share=SHARES)
-def test_sessions_of_one_person_stay_together(ids, sessions, share):
+def test_sessions_of_a_participant_stay_together(ids, sessions, share):
     manifest = cohort(*(record(i, str(s)) for s in range(sessions) for i in ids))
     split = split_controls(manifest, held_out_share=share, seed=0)
-    people = [{key.split("_")[0] for key in side} for side in (split.train, split.held_out)]
-    assert not people[0] & people[1]
+    sides = [{key.split("_")[0] for key in side} for side in (split.train, split.held_out)]
+    assert not sides[0] & sides[1]
 
 
 @given(dropped=st.sets(st.integers(0, 99), max_size=60), seed=st.integers(0, 9))
-def test_adding_or_dropping_people_moves_nobody_across(dropped, seed):
-    whole = split_controls(cohort(*HUNDRED), held_out_share=0.3, seed=seed)
+def test_split_is_independent_of_the_other_participants(dropped, seed):
+    full = split_controls(cohort(*HUNDRED), held_out_share=0.3, seed=seed)
     rest = split_controls(
         cohort(*reversed([r for n, r in enumerate(HUNDRED) if n not in dropped])), held_out_share=0.3, seed=seed
     )
-    assert set(rest.held_out) <= set(whole.held_out) and set(rest.train) <= set(whole.train)
+    assert set(rest.held_out) <= set(full.held_out) and set(rest.train) <= set(full.train)
 
 
-def test_the_share_is_met_on_average():
+def test_share_is_met_on_average():
     counts = [len(split_controls(cohort(*HUNDRED), held_out_share=0.2, seed=s).held_out) for s in range(50)]
     assert sum(counts) / 50 == pytest.approx(20, abs=2)  # standard error 0.57
     assert len({split_controls(cohort(*HUNDRED), held_out_share=0.2, seed=s).held_out for s in range(50)}) == 50
 
 
-def test_the_same_on_every_machine():
+def test_split_is_the_same_on_every_machine():
     split = split_controls(cohort(*HUNDRED[:12]), held_out_share=0.25, seed=1)
     assert split.held_out == ("sub-002", "sub-004", "sub-006", "sub-009")
 
 
-def test_marks_go_before_the_share():
+def test_column_split_takes_precedence_over_the_share():
     records = [record(f"{n:03}", split="held_out" if n < 5 else "train") for n in range(20)]
     split = split_controls(cohort(*records), held_out_share=0.9, seed=0)
     assert split.held_out == tuple(r.key for r in records[:5])
-    # A share of 0 still honours the marks, and one marked session takes the person's others along.
+    # Column split also applies with a share of 0, and to all sessions of the participant.
     twice = cohort(record("a", "1", split="held_out"), record("a", "2"), record("b"))
     assert split_controls(twice, held_out_share=0, seed=0).held_out == ("sub-a_ses-1", "sub-a_ses-2")
 
 
-def test_patients_are_on_neither_side():
+def test_patients_are_not_split():
     split = split_controls(cohort(*HUNDRED[:5], record("p", group="patient")), held_out_share=0.2, seed=0)
     assert "sub-p" not in split.train + split.held_out
 
 
 @pytest.mark.parametrize(
-    ("manifest", "told"),
+    ("manifest", "message"),
     [
-        (cohort(record("p", group="patient")), "holds no controls, expected healthy subjects to learn from"),
+        (cohort(record("p", group="patient")), "contains no controls, expected healthy subjects for training"),
         (
             cohort(record("a", "1", split="train"), record("a", "2", split="held_out")),
-            "sub-a: its sessions are marked both train and held_out, expected one side a person",
+            "sub-a: its sessions have split train and held_out, expected one split per participant",
         ),
-        (cohort(record("a", split="held_out")), "all controls are held out, expected some to learn from"),
+        (cohort(record("a", split="held_out")), "all controls are held out, expected some for training"),
     ],
 )
-def test_sentences(manifest, told):
-    with pytest.raises(UserError, match=told):
+def test_error_messages(manifest, message):
+    with pytest.raises(UserError, match=message):
         split_controls(manifest, held_out_share=0.2, seed=0)

@@ -1,4 +1,4 @@
-"""Records and manifests."""
+"""Tests of subject records and manifests."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_files_by_column():
     }
 
 
-def test_a_manifest_keeps_order_and_finds_by_key():
+def test_manifest_order_and_lookup_by_key():
     manifest = Manifest((PATIENT, CONTROL))
     assert list(manifest) == [PATIENT, CONTROL] and len(manifest) == 2
     assert manifest["sub-01"] is CONTROL
@@ -41,12 +41,12 @@ def test_a_manifest_keeps_order_and_finds_by_key():
     assert manifest.controls == (CONTROL,) and manifest.patients == (PATIENT,)
 
 
-def test_records_cannot_change():
+def test_records_are_frozen():
     with pytest.raises(AttributeError):
         CONTROL.group = "patient"  # type: ignore[misc]
 
 
-def test_a_short_name_inside_a_long_one_leaves_nothing_of_it():
+def test_anonymous_replaces_names_contained_in_other_names():
     long = Path("/data/DOE/DOE_JANE_T1.nii.gz")
     records = (
         SubjectRecord("1", "control", {"t1w": Path("/data/DOE/T1.nii.gz")}),

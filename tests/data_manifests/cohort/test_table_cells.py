@@ -1,4 +1,4 @@
-"""Cells of a table of people: what is understood, and the sentence for what is not."""
+"""Cells of a participant table: accepted values, and messages for invalid ones."""
 
 import pytest
 from voxout.data_manifests.cohort.table_cells import Cells
@@ -6,7 +6,7 @@ from voxout.data_manifests.terms import GROUPS
 
 
 @pytest.mark.parametrize("cell", ["", "  ", "n/a", "N/A", "NaN", "null"])
-def test_absent(cell):
+def test_missing_values(cell):
     row = Cells({"age": cell, "site": cell}, "row 2")
     assert row.age() is None and row.text("site") is None and row.text("sex") is None
     assert not row.problems
@@ -19,14 +19,14 @@ def test_ages(cell, age):
 
 
 @pytest.mark.parametrize("cell", ["12.03.1980", "1980-03-12", "forty", "-3", "450", "inf"])
-def test_an_age_that_is_none_is_named_but_not_repeated(cell):
+def test_invalid_age_is_not_quoted(cell):
     row = Cells({"age": cell}, "row 2")
     row.age()
     (problem,) = row.problems
     assert problem == "row 2: age is not a number of years from 0 to 120. Write it as 38.5, or leave it empty."
 
 
-def test_words_in_any_case_and_the_nearest_word():
+def test_words_in_any_case_and_suggestion():
     assert Cells({"group": "Control "}, "row 2").word("group", GROUPS) == "control"
     row = Cells({"group": "pateints"}, "row 2")
     assert row.word("group", GROUPS) is None
@@ -43,23 +43,23 @@ def test_labels():
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "problem"),
     [
-        ("sub-a_1", "holds characters that BIDS forbids, expected letters (A-Z) and digits. Write a1."),
-        ("../x", "holds characters that BIDS forbids, expected letters (A-Z) and digits. Write x."),
-        ("Müller", "holds characters that BIDS forbids, expected letters (A-Z) and digits. Write Mller."),
-        ("--", "holds characters that BIDS forbids, expected letters (A-Z) and digits. Choose another."),
-        ("sub-", "is a prefix and no more, expected a name after it. Complete it."),
+        ("sub-a_1", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write a1."),
+        ("../x", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write x."),
+        ("Müller", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write Mller."),
+        ("--", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Choose another id."),
+        ("sub-", "is only a prefix, expected a label after it. Complete it."),
     ],
 )
-def test_labels_that_bids_forbids(cell, told):
+def test_labels_that_bids_forbids(cell, problem):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
-    assert row.problems == [f"row 2: subject_id {cell} {told}"]
+    assert row.problems == [f"row 2: subject_id {cell} {problem}"]
 
 
 @pytest.mark.parametrize(("cell", "written"), [("1.0", "1"), ("10.0", "10"), ("003.00", "003"), ("20,0", "20")])
-def test_a_number_of_a_spreadsheet_is_not_taken_for_ten_times_as_much(cell, written):
+def test_decimal_zeros_from_a_spreadsheet_are_dropped_and_not_appended(cell, written):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     (problem,) = row.problems
@@ -67,26 +67,26 @@ def test_a_number_of_a_spreadsheet_is_not_taken_for_ten_times_as_much(cell, writ
 
 
 @pytest.mark.parametrize("cell", ["1.5", "1E+05", "1.00E+05", "2,75"])
-def test_a_number_whose_id_cannot_be_known(cell):
+def test_number_from_a_spreadsheet_with_unknown_id(cell):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     (problem,) = row.problems
-    assert "looks like a number that a spreadsheet made of an id" in problem and "Write the id again" in problem
+    assert "looks like an id that a spreadsheet changed to a number" in problem and "Write the id again" in problem
 
 
 @pytest.mark.parametrize(
     "cell",
     ["1-Mar", "Mar-01", "01-Mar-21", "2021-03-01", "2021-03-01 00:00:00", "1/3/2021", "01.03.2021", "1. Mrz", "3-mars"],
 )
-def test_a_date_that_was_an_id(cell):
+def test_date_from_a_spreadsheet(cell):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     (problem,) = row.problems
-    assert "looks like a date that a spreadsheet made of an id" in problem
+    assert "looks like an id that a spreadsheet changed to a date" in problem
 
 
 @pytest.mark.parametrize(("cell", "written"), [("12-ab", "12ab"), ("A-01", "A01"), ("1-2", "12"), ("P-003", "P003")])
-def test_what_is_no_date(cell, written):
+def test_ids_that_are_no_dates(cell, written):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     assert row.problems[0].endswith(f"Write {written}.")

@@ -1,4 +1,4 @@
-"""Reading, judging and writing images: every sentence a damaged file causes, and every geometry a scan can have."""
+"""Reading, checking and writing of images: error messages for damaged files, and all geometries of scans."""
 
 import gzip
 import itertools
@@ -24,11 +24,11 @@ from voxout.data_manifests.images.volume import (
 )
 
 SIZE = (5, 6, 7)
-VOXELS = np.arange(np.prod(SIZE), dtype=np.int16).reshape(SIZE)  # no symmetry at all: every flip shows
+VOXELS = np.arange(np.prod(SIZE), dtype=np.int16).reshape(SIZE)  # asymmetric: every flip changes it
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
 
-def turned(degrees: float, axis: int) -> np.ndarray:
+def rotated(degrees: float, axis: int) -> np.ndarray:
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     rotation = np.eye(4)
     a, b = [i for i in range(3) if i != axis]
@@ -49,17 +49,17 @@ def saved(folder: Path, image, name: str = "scan.nii.gz") -> Path:
 
 
 def with_header(folder: Path, *, name: str = "scan.nii", **fields) -> Path:
-    """A written scan whose header fields are then overwritten on disk, past nibabel's own mending."""
+    """Write a scan, then overwrite header fields on disk, because nibabel would repair them."""
     path = saved(folder, scan(), name)
-    whole = path.read_bytes()
-    header = nib.Nifti1Header(whole[:348], check=False)
+    content = path.read_bytes()
+    header = nib.Nifti1Header(content[:348], check=False)
     for field, value in fields.items():
         header[field] = value
-    path.write_bytes(header.binaryblock + whole[348:])
+    path.write_bytes(header.binaryblock + content[348:])
     return path
 
 
-# -- the sentences ---------------------------------------------------------------------------------------------------
+# -- error messages -------------------------------------------------------------------------------------------------
 def test_missing(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.nii\.gz\W: no such file, expected an image file"):
         read_volume(tmp_path / "nowhere.nii.gz")
@@ -74,7 +74,7 @@ def test_folder(tmp_path):
 def test_not_permitted(tmp_path):
     path = saved(tmp_path, scan())
     path.chmod(0)
-    with pytest.raises(UserError, match=r"cannot be opened .* Check who may read it"):
+    with pytest.raises(UserError, match=r"cannot be opened .* Check the permissions of the file"):
         read_volume(path)
 
 
@@ -89,7 +89,7 @@ def test_empty(tmp_path, name):
 def test_not_nifti(tmp_path, content):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"not an image that is understood, expected NIfTI \(\.nii, \.nii\.gz\) or MGZ"):
+    with pytest.raises(UserError, match=r"not in a supported image format, expected NIfTI \(\.nii, \.nii\.gz\) or MGZ"):
         read_volume(path)
 
 
@@ -100,22 +100,22 @@ def test_dicom(tmp_path):
         read_volume(path)
 
 
-def test_analyze_pair_is_refused_because_it_knows_no_left_and_right(tmp_path):
+def test_analyze_pair_is_an_error_because_its_orientation_is_unknown(tmp_path):
     nib.save(nib.AnalyzeImage(VOXELS, AFFINE), tmp_path / "scan.img")
     with pytest.raises(UserError, match="expected NIfTI"):
         read_volume(tmp_path / "scan.hdr")
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.mgz"])
-@pytest.mark.parametrize("kept", [0.2, 0.7, 0.999])
-def test_truncated(tmp_path, name, kept):
-    # ITK reads such a file as a scan whose lower part is 0, without a word.
+@pytest.mark.parametrize("share", [0.2, 0.7, 0.999])
+def test_truncated(tmp_path, name, share):
+    # ITK silently reads such a file as a scan whose missing part is 0.
     noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
     image = nib.MGHImage(noise, AFFINE) if name.endswith("mgz") else scan(noise)
     path = saved(tmp_path, image, name)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(UserError, match=r"ends before its last voxel or is damaged, expected a whole file"):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"is truncated or damaged, expected a complete file"):
         read_volume(path)
 
 
@@ -127,14 +127,14 @@ def test_truncated_inside_the_header(tmp_path):
 
 
 def test_gzip_checksum_is_verified(tmp_path):
-    # One flipped byte may well unpack to plausible voxels: only the checksum tells.
+    # One changed bit may still decompress to plausible voxels: only the checksum detects it.
     noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(scan(noise).to_bytes(), compresslevel=0))
-    whole = bytearray(path.read_bytes())
-    whole[-5000] ^= 1
-    path.write_bytes(whole)
-    with pytest.raises(UserError, match="is damaged"):
+    content = bytearray(path.read_bytes())
+    content[-5000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is truncated or damaged"):
         read_volume(path)
 
 
@@ -165,7 +165,7 @@ def test_constant(tmp_path, value):
 )
 def test_not_one_3d_volume(tmp_path, shape, found):
     path = saved(tmp_path, scan(np.arange(np.prod(shape), dtype=np.int16).reshape(shape)))
-    with pytest.raises(UserError, match=f"has the shape {found}, expected one 3-D volume. Name a single volume"):
+    with pytest.raises(UserError, match=f"has the shape {found}, expected one 3-D volume. Use a single volume"):
         read_grid(path)
 
 
@@ -178,7 +178,7 @@ def test_4d_with_one_volume_is_read_as_3d(tmp_path, trailing):
 
 def test_colour(tmp_path):
     colour = np.zeros(SIZE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    with pytest.raises(UserError, match="is a colour image, expected one intensity a voxel"):
+    with pytest.raises(UserError, match="is a colour image, expected one intensity per voxel"):
         read_volume(saved(tmp_path, nib.Nifti1Image(colour, AFFINE)))
 
 
@@ -209,28 +209,28 @@ def test_spacing_in_the_wrong_unit(tmp_path, mm):
 
 
 @pytest.mark.parametrize("mm", [0, np.nan])
-def test_spacing_zero_is_not_taken_for_one(tmp_path, mm):
-    # nibabel mends a voxel size of 0 to 1 mm while reading: a guess, and a wrong volume in ml.
+def test_spacing_zero_is_an_error(tmp_path, mm):
+    # nibabel replaces a voxel size of 0 by 1 mm, which may give wrong volumes in ml.
     path = with_header(tmp_path, pixdim=[1, 1, mm, 1, 1, 1, 1, 1], sform_code=0)
     with pytest.raises(UserError, match=rf"voxels of 1 x {mm:g} x 1 mm, expected 0\.1 to 20 mm"):
         read_volume(path)
 
 
 @pytest.mark.parametrize("codes", [{"sform_code": 9}, {"qform_code": -1}, {"qform_code": 300, "sform_code": 300}])
-def test_form_codes_that_do_not_exist(tmp_path, codes):
-    # nibabel sets them to 0, and with them the whole orientation.
-    with pytest.raises(UserError, match="expected codes from 0 to 5: left and right cannot be told"):
+def test_invalid_form_codes(tmp_path, codes):
+    # nibabel sets them to 0, which removes the orientation.
+    with pytest.raises(UserError, match="expected codes from 0 to 5: left and right are unknown"):
         read_volume(with_header(tmp_path, **codes))
 
 
-def test_forms_that_flip_each_other(tmp_path):
+def test_forms_with_opposite_left_and_right(tmp_path):
     image = scan()
     image.set_sform(AFFINE @ np.diag([-1.0, 1, 1, 1]), code=1)
     with pytest.raises(UserError, match=r"qform \(.*RAS\) and sform \(.*LAS\) contradict each other"):
         read_volume(saved(tmp_path, image))
 
 
-def test_forms_of_different_spacing(tmp_path):
+def test_forms_with_different_spacing(tmp_path):
     image = scan()
     image.set_sform(np.diag([1.3, 1.5, 2.0, 1.0]), code=1)
     image.header["pixdim"][1] = 1
@@ -238,14 +238,14 @@ def test_forms_of_different_spacing(tmp_path):
         read_volume(saved(tmp_path, image))
 
 
-def test_qform_that_is_no_rotation(tmp_path):
-    with pytest.raises(UserError, match="qform is not a rotation, expected one"):
+def test_qform_without_rotation(tmp_path):
+    with pytest.raises(UserError, match="qform is not a rotation, expected a rotation"):
         read_volume(with_header(tmp_path, quatern_b=2.0))
 
 
 def test_scan_aligned_by_its_sform_keeps_its_qform(tmp_path):
-    """Aligning a scan to its commissures moves the sform alone: the sform counts, the map carries both."""
-    aligned = turned(2, axis=0) @ AFFINE
+    """Aligning a scan to its commissures changes only the sform: the sform is used, the map keeps both."""
+    aligned = rotated(2, axis=0) @ AFFINE
     aligned[2, 3] += 11
     image = scan()
     image.set_sform(aligned, code=2)
@@ -263,23 +263,23 @@ def test_scan_aligned_by_its_sform_keeps_its_qform(tmp_path):
         ({"vox_offset": 0}, r"start at byte 0 \(vox_offset\), expected 352"),
         ({"scl_slope": 2, "scl_inter": np.nan}, "scales the values by 2 and adds nan"),
         ({"scl_slope": np.inf, "scl_inter": 0}, "scales the values by inf"),
-        ({"datatype": 1}, "stored with 1 bit a voxel"),
+        ({"datatype": 1}, "stored with 1 bit per voxel"),
         ({"pixdim": [1, 1, 1, 1, 1, 1, 1, 1], "qform_code": 0}, "by its sform and 1 x 1 x 1 mm by its pixdim"),
         ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "expected at most 500,000,000 voxels"),
     ],
 )
-def test_a_header_that_contradicts_itself(tmp_path, fields, sentence):
+def test_inconsistent_header(tmp_path, fields, sentence):
     with pytest.raises(UserError, match=sentence):
         read_volume(with_header(tmp_path, **fields))
 
 
 @pytest.mark.parametrize("pair", [(np.nan, np.nan), (0, 0), (0, np.nan)])
-def test_no_scale_is_no_damage(tmp_path, pair):
+def test_header_without_scaling_is_valid(tmp_path, pair):
     path = with_header(tmp_path, scl_slope=pair[0], scl_inter=pair[1])
     np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
 
 
-def test_metres_that_are_millimetres_are_noted(tmp_path):
+def test_other_unit_in_the_header(tmp_path):
     assert read_grid(with_header(tmp_path, xyzt_units=1)).unit == "metre"
     assert read_grid(with_header(tmp_path, xyzt_units=2)).unit is None
 
@@ -291,13 +291,13 @@ def test_metres_that_are_millimetres_are_noted(tmp_path):
         ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )
-def test_pointers_are_to_be_fetched(tmp_path, content, fetch):
+def test_pointer_to_content_that_was_not_fetched(tmp_path, content, fetch):
     (tmp_path / "t1.nii.gz").write_text(content)
     with pytest.raises(UserError, match=f"content that is not on this machine.*{fetch}"):
         read_volume(tmp_path / "t1.nii.gz")
 
 
-def test_a_link_that_was_not_fetched(tmp_path):
+def test_link_to_content_that_was_not_fetched(tmp_path):
     (tmp_path / "t1.nii.gz").symlink_to(".git/annex/objects/aa/t1.nii.gz")
     with pytest.raises(UserError, match="is a link to content that is not on this machine.*datalad get"):
         read_volume(tmp_path / "t1.nii.gz")
@@ -330,13 +330,13 @@ def test_mask_not_finite(tmp_path, bad):
         read_mask(saved(tmp_path, scan(voxels)))
 
 
-def test_empty_mask_is_returned(tmp_path):
+def test_empty_mask_is_rerotated(tmp_path):
     assert not read_mask(saved(tmp_path, scan(np.zeros(SIZE, np.uint8)))).voxels.any()
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
-def test_labels_keep_their_type_and_every_digit(tmp_path, dtype):
+def test_labels_keep_type_and_values(tmp_path, dtype):
     kind = np.dtype(dtype)
     largest = 2**53 - 1 if dtype == "f8" else 2**24 if dtype == "f4" else np.iinfo(kind).max
     voxels = np.zeros(SIZE, kind)
@@ -354,7 +354,7 @@ def test_labels_keep_their_type_and_every_digit(tmp_path, dtype):
 def test_labels_are_whole_numbers(tmp_path, value, found):
     voxels = VOXELS.astype(np.float32).round()
     voxels[2, 1, 1] = value
-    with pytest.raises(UserError, match=f"atlas.nii.*: holds .*{found}.*, expected whole numbers"):
+    with pytest.raises(UserError, match=f"atlas.nii.*: contains .*{found}.*, expected whole numbers"):
         read_labels(saved(tmp_path, scan(voxels), "atlas.nii"))
 
 
@@ -374,7 +374,7 @@ def test_nifti_2(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["scan.mgz", "scan.mgh"])
 def test_mgz(tmp_path, name):
-    affine = turned(20, axis=1) @ AFFINE
+    affine = rotated(20, axis=1) @ AFFINE
     read = read_volume(saved(tmp_path, nib.MGHImage(VOXELS.astype(np.float32), affine), name))
     np.testing.assert_array_equal(read.voxels, VOXELS)
     np.testing.assert_allclose(read.affine, affine, atol=1e-4)
@@ -386,7 +386,7 @@ def test_big_endian(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_name_that_lies_about_compression_is_forgiven(tmp_path, zipped):
+def test_suffix_that_does_not_match_the_compression(tmp_path, zipped):
     content = scan().to_bytes()
     path = tmp_path / ("scan.nii" if zipped else "scan.nii.gz")
     path.write_bytes(gzip.compress(content) if zipped else content)
@@ -404,7 +404,7 @@ def stored_as(axes, flips, oblique: bool) -> np.ndarray:
     for column, (axis, flip, mm) in enumerate(zip(axes, flips, (1.0, 1.5, 2.0), strict=True)):
         affine[axis, column] = flip * mm
     affine[:, 3] = 30.5, -12.25, 7, 1
-    return (turned(17, axis=0) @ turned(-8, axis=2) if oblique else np.eye(4)) @ affine
+    return (rotated(17, axis=0) @ rotated(-8, axis=2) if oblique else np.eye(4)) @ affine
 
 
 @pytest.mark.parametrize("oblique", [False, True], ids=["straight", "oblique"])
@@ -428,7 +428,7 @@ def test_every_stored_orientation_round_trips(tmp_path, codes, oblique):
                 np.testing.assert_allclose(form, affine, atol=1e-4)
 
 
-def test_a_scan_without_form_codes_round_trips(tmp_path):
+def test_scan_without_form_codes_round_trips(tmp_path):
     read = read_volume(saved(tmp_path, scan(qform=0, sform=0)))
     assert (read.grid.qform_code, read.grid.sform_code) == (0, 0)
     again = nib.load(write_volume(tmp_path / "map.nii", read))
@@ -436,8 +436,8 @@ def test_a_scan_without_form_codes_round_trips(tmp_path):
     assert (again.header["qform_code"], again.header["sform_code"]) == (0, 0)
 
 
-def test_an_affine_that_its_codes_cannot_carry_gets_an_sform(tmp_path):
-    grid = Grid(SIZE, turned(30, axis=2) @ AFFINE, qform_code=0, sform_code=0)
+def test_affine_that_needs_an_sform_gets_one(tmp_path):
+    grid = Grid(SIZE, rotated(30, axis=2) @ AFFINE, qform_code=0, sform_code=0)
     again = read_volume(write_volume(tmp_path / "map.nii.gz", Volume(VOXELS, grid)))
     np.testing.assert_allclose(again.affine, grid.affine, atol=1e-5)
 
@@ -453,7 +453,7 @@ def test_an_affine_that_its_codes_cannot_carry_gets_an_sform(tmp_path):
 def test_any_rigid_geometry_round_trips(tmp_path, angles, mm, flip, shift, codes):
     affine = np.eye(4)
     for axis, degrees in enumerate(angles):
-        affine = affine @ turned(degrees, axis)
+        affine = affine @ rotated(degrees, axis)
     affine = affine @ np.diag([flip * mm[0], mm[1], mm[2], 1])
     affine[:3, 3] = shift
     grid = Grid(SIZE, affine, *codes)
@@ -475,7 +475,7 @@ def test_voxels_must_fit_their_grid():
     [("bool", "uint8"), ("uint8", "uint8"), ("int16", "int16"), ("int64", "int32"), ("float16", "float32"),
      ("float32", "float32"), ("float64", "float32")],
 )  # fmt: skip
-def test_types_on_disk(tmp_path, dtype, stored):
+def test_stored_data_types(tmp_path, dtype, stored):
     voxels = (VOXELS % 2).astype(dtype)
     path = write_volume(tmp_path / "deep" / "er" / "map.nii.gz", Volume(voxels, Grid(SIZE, AFFINE)))
     image = nib.load(path)
@@ -483,14 +483,14 @@ def test_types_on_disk(tmp_path, dtype, stored):
     np.testing.assert_array_equal(image.get_fdata(), voxels)
 
 
-def test_float32_survives_bit_for_bit(tmp_path):
+def test_float32_is_stored_exactly(tmp_path):
     voxels = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
     path = write_volume(tmp_path / "map.nii.gz", Volume(voxels, Grid(SIZE, AFFINE)))
     np.testing.assert_array_equal(read_volume(path).voxels, voxels)
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.25])
-def test_in_memory_it_is_the_same_file_and_carries_its_slope(tmp_path, slope):
+def test_nifti_bytes_with_slope(tmp_path, slope):
     voxels = np.arange(np.prod(SIZE), dtype=np.uint16).reshape(SIZE)
     content = nifti_bytes(Volume(voxels, Grid(SIZE, AFFINE)), slope=slope)
     path = tmp_path / "map.nii"
@@ -507,22 +507,22 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "map.nii.gz", Volume(VOXELS, Grid(SIZE, AFFINE)))
     before = path.read_bytes()
 
-    def dies_half_way(image, to):
-        Path(to).write_bytes(b"half a file")
+    def failing_save(image, to):
+        Path(to).write_bytes(b"partial file")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("voxout.data_manifests.images.volume.save", dies_half_way)
+    monkeypatch.setattr("voxout.data_manifests.images.volume.save", failing_save)
     with pytest.raises(OSError, match="no space"):
         write_volume(path, Volume(VOXELS + 1, Grid(SIZE, AFFINE)))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_free_text_of_the_input_survives(tmp_path):
+def test_free_text_of_the_input_is_not_copied(tmp_path):
     secret = b"DOE^JANE 1980-01"
     image = scan()
     image.header["descrip"] = image.header["intent_name"] = secret
@@ -534,17 +534,17 @@ def test_no_free_text_of_the_input_survives(tmp_path):
     assert b"DOE" not in written and b"JANE" not in written
 
 
-def test_no_free_text_in_a_message(tmp_path):
+def test_messages_contain_no_free_text(tmp_path):
     path = with_header(tmp_path, descrip=b"DOE^JANE", sform_code=9)
     with pytest.raises(UserError) as caught:
         read_volume(path)
     assert "DOE" not in str(caught.value)
 
 
-# -- whatever arrives ------------------------------------------------------------------------------------------------
+# -- random damage --------------------------------------------------------------------------------------------------
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8), mgz=st.booleans())
-def test_a_damaged_file_is_read_or_named_but_never_crashes(tmp_path, changes, mgz):
+def test_damaged_file_is_read_or_reported(tmp_path, changes, mgz):
     image = nib.MGHImage(VOXELS.astype(np.float32), AFFINE) if mgz else scan()
     content = bytearray(image.to_bytes())
     for place, byte in changes:
@@ -559,7 +559,7 @@ def test_a_damaged_file_is_read_or_named_but_never_crashes(tmp_path, changes, mg
 
 
 @pytest.mark.parametrize("folder", ["ixi", "ms", "wmh", "wmh_unaligned", "tumour"])
-def test_every_real_scan_reads(shared_data, folder):
+def test_real_scans_are_readable(shared_data, folder):
     scans = sorted((shared_data / folder).glob("sub-*/anat/*.nii.gz"))
     masks = sorted((shared_data / folder).glob("derivatives/**/*_mask.nii.gz"))
     assert scans and masks
@@ -569,6 +569,6 @@ def test_every_real_scan_reads(shared_data, folder):
         assert read_mask(path).voxels.any()
 
 
-def test_every_real_header_reads(shared_data):
+def test_real_headers_are_readable(shared_data):
     for path in sorted((shared_data / "mdd1mm").glob("sub-*/anat/*.nii.gz")):
         assert read_grid(path).orientation == "LAS"

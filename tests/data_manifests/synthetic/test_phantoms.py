@@ -1,4 +1,4 @@
-"""Phantoms: the truth that they state is the truth that they hold, and a seed fixes every bit."""
+"""Phantoms: the ground truth agrees with the images, and the result is reproducible for a seed."""
 
 import csv
 import itertools
@@ -19,7 +19,7 @@ def healthy():
 
 
 @pytest.fixture(scope="module")
-def ill():
+def patient():
     return make_head(7, spacing_mm=2.0, lesions=4)
 
 
@@ -42,8 +42,8 @@ def _contrast(phantom, modality):
     return _median(image, phantom.white.voxels > 0.95) - _median(image, phantom.grey.voxels > 0.95)
 
 
-# -- one seed, one head ----------------------------------------------------------------------------------------------
-def test_same_seed_gives_the_same_bits():
+# -- reproducibility ------------------------------------------------------------------------------------------------
+def test_same_seed_gives_identical_images():
     one, two = (make_head(3, spacing_mm=4.0, lesions=2) for _ in range(2))
     for modality, image in one.images.items():
         assert np.array_equal(image.voxels, two.images[modality].voxels)
@@ -52,13 +52,13 @@ def test_same_seed_gives_the_same_bits():
     assert one.lesions == two.lesions
 
 
-def test_leaving_a_modality_out_changes_nothing_else():
+def test_images_do_not_depend_on_other_modalities():
     both, alone = make_head(3, spacing_mm=4.0), make_head(3, spacing_mm=4.0, modalities=("flair",))
     assert list(alone.images) == ["flair"]
     assert np.array_equal(both.images["flair"].voxels, alone.images["flair"].voxels)
 
 
-def test_people_differ(brains):
+def test_heads_differ(brains):
     masks = [brain.brain_mask.voxels.sum() for brain in brains]
     assert len(set(masks)) > 8
     assert len({brain.brain_mask.grid.orientation for brain in brains}) > 2
@@ -83,23 +83,23 @@ def test_warp_has_no_folds(seed):
     assert 0.8 < jacobian.mean() * 0.93**3 < 1.25
 
 
-def test_brain_volume_is_a_persons(brains):
+def test_brain_volume_is_realistic(brains):
     for brain in brains:
         volume_ml = brain.brain_mask.voxels.sum() * brain.brain_mask.grid.voxel_volume_mm3 / 1000
         assert 1000 < volume_ml < 1800
 
 
-def test_brain_mask_is_where_the_tissues_are(healthy):
+def test_brain_mask_agrees_with_the_tissues(healthy):
     total = healthy.grey.voxels + healthy.white.voxels + healthy.fluid.voxels
     mask = healthy.brain_mask.voxels
     assert np.allclose(total[mask], 1, atol=1e-5)
-    # Outside, tissue is left only in the thin shell that the brain shares with its voxels.
+    # Outside the mask, tissue remains only in a thin shell of partial-volume voxels.
     assert not total[ndimage.distance_transform_edt(~mask) > 3].any()
     _, parts = ndimage.label(mask)
     assert parts < 5
 
 
-def test_older_brains_hold_more_fluid():
+def test_older_brains_have_more_fluid():
     old_and_young = sorted(
         (make_head(s, spacing_mm=6.0, skull=False, modalities=("t1w",)) for s in range(24)), key=lambda p: p.age
     )
@@ -108,7 +108,7 @@ def test_older_brains_hold_more_fluid():
 
 
 def test_left_occipital_horn_is_wider(brains):
-    """Told in each brain's own space, by the x that its affine gives: left is -x."""
+    """Checked in the native space of each brain: left is -x."""
     left, right = [], []
     for brain in brains:
         place = brain.warp(_own_mm(brain.brain_mask.grid))
@@ -123,7 +123,7 @@ def test_capsule_marks_the_right_temple(healthy):
     own, place = _own_mm(t1w.grid), healthy.warp(_own_mm(t1w.grid))
     temple = (np.abs(place[1] - 12) < 6) & (np.abs(place[2] - 8) < 6)
     brain_x = own[0][healthy.brain_mask.voxels]
-    # Beyond the scalp on either side: a mirror image would have the capsule on its left.
+    # Beyond the scalp on both sides: a flipped image would have the capsule on the left.
     side = [temple & (np.sign(place[0]) == s) & (np.abs(place[0]) > 84) for s in (-1, 1)]
     bright = [float((t1w.voxels[s] > healthy.white_intensity["t1w"]).sum()) for s in side]
     assert bright[1] > 20 * max(bright[0], 1)
@@ -156,12 +156,12 @@ def test_skull_is_dark_and_scalp_bright(healthy):
     away_mm = ndimage.distance_transform_edt(~healthy.brain_mask.voxels, sampling=2.0)
     white = healthy.white_intensity["t1w"]
     assert _median(t1w, above & (away_mm > 1) & (away_mm < 4)) < 0.4 * white
-    # The scalp's depth varies; its brightest tenth is fat.
+    # The depth of the scalp varies; its brightest 10 % are fat.
     assert np.percentile(t1w.voxels[above & (away_mm > 7) & (away_mm < 14)], 90) > white
     assert np.median(t1w.voxels[above & (away_mm > 25)]) < 0.1 * white
 
 
-def test_noise_is_rician_of_the_stated_strength(healthy):
+def test_noise_is_rician_with_the_given_sigma(healthy):
     for modality, image in healthy.images.items():
         air = ndimage.distance_transform_edt(~healthy.brain_mask.voxels, sampling=2.0) > 40
         air &= healthy.warp(_own_mm(image.grid))[2] > 20
@@ -171,7 +171,7 @@ def test_noise_is_rician_of_the_stated_strength(healthy):
         assert np.std(background) == pytest.approx(sigma * np.sqrt(2 - np.pi / 2), rel=0.02)
 
 
-def test_values_are_whole_and_fit_16_bits(healthy):
+def test_values_are_integers_that_fit_16_bits(healthy):
     for image in healthy.images.values():
         assert image.voxels.min() >= 0
         assert image.voxels.max() < 2**15
@@ -186,54 +186,54 @@ def test_stripped_brain_is_zero_outside_its_mask(brains):
 
 
 # -- lesions ---------------------------------------------------------------------------------------------------------
-def test_lesions_change_nothing_but_the_lesions(healthy, ill):
-    far = ndimage.distance_transform_edt(~ill.lesion_mask.voxels, sampling=2.0) > 12
-    for modality, image in ill.images.items():
+def test_lesions_leave_the_rest_unchanged(healthy, patient):
+    far = ndimage.distance_transform_edt(~patient.lesion_mask.voxels, sampling=2.0) > 12
+    for modality, image in patient.images.items():
         assert np.array_equal(image.voxels[far], healthy.images[modality].voxels[far])
         assert not np.array_equal(image.voxels, healthy.images[modality].voxels)
     assert healthy.lesion_mask is None
 
 
-def test_lesion_volumes_and_places(ill):
-    labels, count = ndimage.label(ill.lesion_mask.voxels, structure=np.ones((3, 3, 3)))
-    assert count == len(ill.lesions) == 4
-    assert {lesion.place for lesion in ill.lesions} == {"border", "deep"}
+def test_lesion_volumes_and_places(patient):
+    labels, count = ndimage.label(patient.lesion_mask.voxels, structure=np.ones((3, 3, 3)))
+    assert count == len(patient.lesions) == 4
+    assert {lesion.place for lesion in patient.lesions} == {"border", "deep"}
     volumes = sorted(np.bincount(labels.ravel())[1:] * 8 / 1000)
-    assert volumes == pytest.approx(sorted(lesion.volume_ml for lesion in ill.lesions))
+    assert volumes == pytest.approx(sorted(lesion.volume_ml for lesion in patient.lesions))
     assert all(0.2 < volume < 4 for volume in volumes)
-    assert not (ill.lesion_mask.voxels & ~ill.brain_mask.voxels).any()
-    own = _own_mm(ill.lesion_mask.grid)
-    for lesion in ill.lesions:
+    assert not (patient.lesion_mask.voxels & ~patient.brain_mask.voxels).any()
+    own = _own_mm(patient.lesion_mask.grid)
+    for lesion in patient.lesions:
         apart = np.linalg.norm(own - np.reshape(lesion.centre_mm, (3, 1, 1, 1)), axis=0)
-        assert apart[ill.lesion_mask.voxels].min() < 6
-        around = (apart < 4) & ill.brain_mask.voxels
+        assert apart[patient.lesion_mask.voxels].min() < 6
+        around = (apart < 4) & patient.brain_mask.voxels
         if lesion.place == "deep":
-            assert ill.white.voxels[around].mean() > 0.7
+            assert patient.white.voxels[around].mean() > 0.7
         else:
-            assert 0.15 < ill.white.voxels[around].mean() < 0.85
+            assert 0.15 < patient.white.voxels[around].mean() < 0.85
 
 
-def test_lesions_have_the_contrast_asked_for(healthy, ill):
-    """The same head with and without lesions, scanned with the same noise: the difference is the lesion alone."""
-    labels, _ = ndimage.label(ill.lesion_mask.voxels, structure=np.ones((3, 3, 3)))
-    own = _own_mm(ill.lesion_mask.grid)
+def test_lesions_have_the_requested_contrast(healthy, patient):
+    """The same head with and without lesions and with the same noise differs only in the lesions."""
+    labels, _ = ndimage.label(patient.lesion_mask.voxels, structure=np.ones((3, 3, 3)))
+    own = _own_mm(patient.lesion_mask.grid)
     for modality, multiple in (("t1w", -1.0), ("flair", -2.0)):
-        # White - grey is positive on T1w and negative on FLAIR: dark lesions there, bright ones here.
+        # White - grey is positive on T1w (dark lesions) and negative on FLAIR (bright lesions).
         full = multiple * _contrast(healthy, modality)
-        change = ill.images[modality].voxels - healthy.images[modality].voxels
-        for lesion in ill.lesions:
+        change = patient.images[modality].voxels - healthy.images[modality].voxels
+        for lesion in patient.lesions:
             apart = np.linalg.norm(own - np.reshape(lesion.centre_mm, (3, 1, 1, 1)), axis=0)
             label = labels.flat[np.where(labels > 0, apart, np.inf).argmin()]
             inside = change[labels == label] / (lesion.strength * full)
-            # Bias field: up to a quarter either way. At the soft edge half of the change is made.
+            # The bias field changes intensities by up to 25 %. At the soft edge, half of the change is reached.
             assert 0.75 < np.percentile(inside, 95) < 1.3
             assert 0.5 < np.mean(inside) < 1.15
             assert inside.min() > 0.3
 
 
-def test_flair_lesions_outshine_white_matter(ill):
-    white = ill.images["flair"].voxels[(ill.white.voxels > 0.9) & ~ill.lesion_mask.voxels]
-    assert np.median(ill.images["flair"].voxels[ill.lesion_mask.voxels]) > np.percentile(white, 95)
+def test_flair_lesions_are_brighter_than_white_matter(patient):
+    white = patient.images["flair"].voxels[(patient.white.voxels > 0.9) & ~patient.lesion_mask.voxels]
+    assert np.median(patient.images["flair"].voxels[patient.lesion_mask.voxels]) > np.percentile(white, 95)
 
 
 # -- the small phantom -----------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_small_phantom_keeps_size_and_spacing():
 
 # -- cohorts ---------------------------------------------------------------------------------------------------------
 def test_cohort_of_heads(tmp_path):
-    seen = []
+    calls = []
     path = make_cohort(
         tmp_path / "made",
         controls=2,
@@ -266,14 +266,14 @@ def test_cohort_of_heads(tmp_path):
         spacing_mm=4.0,
         seed=5,
         modalities=("t1w", "flair"),
-        progress=lambda done, total, key: seen.append((done, total, key)),
+        progress=lambda done, total, key: calls.append((done, total, key)),
     )
     assert path == tmp_path / "made" / "cohort.csv"
     manifest = read_manifest(path)
     keys = ["sub-control001", "sub-control002", "sub-heldout001", "sub-patient001", "sub-patient002"]
     assert [record.key for record in manifest] == keys
     assert [record.split for record in manifest.controls] == ["train", "train", "held_out"]
-    assert seen == [(n, 5, key) for n, key in enumerate(keys, start=1)]
+    assert calls == [(n, 5, key) for n, key in enumerate(keys, start=1)]
     reference = path.parent / "derivatives" / "reference"
     with open(reference / "lesions.tsv", newline="") as file:
         lesions = list(csv.DictReader(file, delimiter="\t"))
@@ -294,14 +294,14 @@ def test_cohort_of_heads(tmp_path):
             assert record.lesion_mask is None
 
 
-def test_larger_cohort_holds_the_smaller_one(tmp_path):
+def test_larger_cohort_contains_the_smaller_one(tmp_path):
     small = read_manifest(small_cohort(tmp_path / "small", controls=1, patients=1, seed=2))
     large = read_manifest(small_cohort(tmp_path / "large", controls=3, held_out=1, patients=1, seed=2))
     other = read_manifest(small_cohort(tmp_path / "other", controls=1, patients=0, seed=3))
     for record in small:
         twin = large[record.key]
         assert read_grid(record.images["t1w"]).same_as(read_grid(twin.images["t1w"]))
-        # The bytes, not only the voxels: files that are equal hash equal.
+        # The bytes must be equal, and not only the voxels, because files are hashed.
         assert record.images["t1w"].read_bytes() == twin.images["t1w"].read_bytes()
     key = "sub-control001"
     assert small[key].images["t1w"].read_bytes() != other[key].images["t1w"].read_bytes()
@@ -316,8 +316,8 @@ def test_small_cohort_lists_its_brain_masks(tmp_path):
         assert max(scan.grid.size_vox) < 64
 
 
-# -- the tools of the trade ------------------------------------------------------------------------------------------
-def test_brain_extraction_takes_a_phantom_for_a_head(healthy):
+# -- brain extraction -----------------------------------------------------------------------------------------------
+def test_brain_extraction_of_a_phantom(healthy):
     deepbet = pytest.importorskip("deepbet")
     t1w = healthy.images["t1w"]
     _, mask, _ = deepbet.BrainExtraction(no_gpu=True).run(nib.Nifti1Image(t1w.voxels, t1w.affine))

@@ -33,7 +33,7 @@ def all_plots(scores):
     ]
 
 
-def test_every_plot_is_small_svg_in_both_themes_with_words(scores):
+def test_plots_are_small_svg_in_both_themes_with_alternative_text(scores):
     for plot in all_plots(scores):
         for theme in (LIGHT, DARK):
             svg = plot.svg(theme)
@@ -43,24 +43,24 @@ def test_every_plot_is_small_svg_in_both_themes_with_words(scores):
         assert plot.alt.endswith(".") and len(plot.alt) > 30
 
 
-def test_a_plot_drawn_twice_is_the_same(scores):
+def test_plots_are_reproducible(scores):
     for first, second in zip(all_plots(scores), all_plots(scores), strict=True):
         assert first.svg(LIGHT) == second.svg(LIGHT), first.name
 
 
-def test_numbers_in_words_are_not_cut(scores):
+def test_numbers_in_text_are_not_shortened(scores):
     plot = cohort_plots.roc_plot(scores, cohort_curves(scores).roc)
     assert f"AUROC {scores.estimates['auroc'].value:.3f}".encode() in plot.svg(LIGHT)
 
 
-def test_many_sites_are_cut_to_the_largest_and_the_words_say_so():
+def test_only_the_largest_sites_are_shown():
     values = {(f"site {n}", "control"): [0.5] * (n + 1) for n in range(15)}
     plot = cohort_plots.group_plot("many", "Many", values, y_label="Score")
     assert "3 smaller sites are left out" in plot.alt and "site 14" in plot.alt and "site 2," not in plot.alt
     plot.svg(DARK)
 
 
-def test_saved_for_papers(scores, tmp_path):
+def test_plots_are_saved_as_svg_and_png(scores, tmp_path):
     cohort_plots.roc_plot(scores, cohort_curves(scores).roc).save(tmp_path / "figures")
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"roc.svg", "roc.png"}
     with Image.open(tmp_path / "figures" / "roc.png") as image:

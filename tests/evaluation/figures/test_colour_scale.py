@@ -1,4 +1,4 @@
-"""The colours can be told apart with any colour vision."""
+"""Colours can be distinguished with any colour vision."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ VISION = {
 }
 
 
-def seen(rgb, matrix):
+def simulate_vision(rgb, matrix):
     rgb = np.asarray(rgb, dtype=float)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.asarray(matrix).T, 0, 1)
@@ -26,10 +26,10 @@ def seen(rgb, matrix):
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_higher_is_lighter_and_a_lesions_rim_is_neither(vision):
-    ramp = rgb2lab(seen(colours_of(np.linspace(0, 1, 33)), VISION[vision])[None])[0]
+def test_lightness_increases_and_the_lesion_outline_is_distinct(vision):
+    ramp = rgb2lab(simulate_vision(colours_of(np.linspace(0, 1, 33)), VISION[vision])[None])[0]
     assert (np.diff(ramp[:, 0]) > 0).all()
-    rim = rgb2lab(seen(np.array(LESION_COLOUR)[None], VISION[vision])[None])[0, 0]
+    rim = rgb2lab(simulate_vision(np.array(LESION_COLOUR)[None], VISION[vision])[None])[0, 0]
     assert np.linalg.norm(ramp - rim, axis=1).min() > 20
 
 
@@ -38,7 +38,7 @@ def test_shares_are_bounded():
     np.testing.assert_allclose(scale.share(np.array([-np.inf, 1.0, 2.0, 9.0])), [0, 0, 0.5, 1])
 
 
-def test_words_stand_out_from_their_ground_in_light_and_dark():
+def test_text_has_sufficient_contrast_in_both_themes():
     css = (Path(page.__file__).parent / "templates" / "report.css").read_text()
 
     def luminance(colour):
@@ -50,14 +50,14 @@ def test_words_stand_out_from_their_ground_in_light_and_dark():
     assert len(themes) == 4
     pairs = [(word, ground) for word in ("ink", "muted", "accent") for ground in ("ground", "panel")]
     pairs += [(verdict, f"{verdict}-ground") for verdict in ("ok", "warn", "bad")]
-    for theme in themes[:3]:  # the fourth is paper
+    for theme in themes[:3]:  # the fourth is for printing
         for word, ground in pairs:
             light, dark = sorted([luminance(theme[word]), luminance(theme[ground])], reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (word, ground, theme)
 
 
 @pytest.mark.parametrize("threshold", [3.59, 0.2, 0.0, -1.5])
-def test_nothing_glows_below_the_threshold_and_what_reaches_it_is_seen(threshold):
+def test_only_scores_from_the_threshold_on_are_coloured(threshold):
     scale = ColourScale.at(threshold)
     assert scale.floor < scale.low == threshold < scale.high
     grey = np.full((1, 3), 0.4)
@@ -67,6 +67,6 @@ def test_nothing_glows_below_the_threshold_and_what_reaches_it_is_seen(threshold
     assert high[0] > 0.9 and high[0] > high[2] + 0.2, "yellow"
 
 
-def test_the_bar_runs_from_the_foot_of_the_scale_to_its_top():
+def test_the_colour_bar_covers_the_complete_scale():
     bar = colour_bar(ColourScale.at(3.0)) / 255
     assert bar[0, 0].max() < 0.5 < bar[0, -1].max() and (bar == bar[:1]).all()

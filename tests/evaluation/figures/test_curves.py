@@ -15,7 +15,7 @@ def cohort():
     return score_cohort([s for s, _, _ in made], SETTINGS), made
 
 
-def test_the_per_region_overlap_curve_is_the_mean_share_of_lesions_found(cohort):
+def test_the_pro_curve_is_the_mean_recall_of_lesions(cohort):
     scores, made = cohort
     fpr, overlap = vm.pro_curve(scores.counts)
     from skimage import measure
@@ -34,7 +34,7 @@ def test_the_per_region_overlap_curve_is_the_mean_share_of_lesions_found(cohort)
     assert area == pytest.approx(scores.estimates["aupro_fpr30"].value, abs=0.01)
 
 
-def test_bands_are_those_of_cohorts_redrawn_by_hand(cohort):
+def test_bands_agree_with_explicit_resampling(cohort):
     scores, made = cohort
     curves = cohort_curves(scores, seed=0)
     subjects = [s for s, _, _ in made]
@@ -46,7 +46,7 @@ def test_bands_are_those_of_cohorts_redrawn_by_hand(cohort):
         counts = vm.rank_counts(drawn, vm.common_edges([histogram.lesion_scores for histogram in drawn]))
         roc.append(np.interp(GRID, *vm.roc_curve(counts)))
         rates, found = froc_curve(
-            [subjects[i].clusters.false_births for i in again], [subjects[i].found_at for i in again]
+            [subjects[i].clusters.false_cluster_thresholds for i in again], [subjects[i].found_at for i in again]
         )
         froc.append(found[np.searchsorted(rates, FROC_GRID + 1e-9, side="right") - 1])
     low, high = np.quantile(roc, [0.025, 0.975], axis=0)
@@ -57,14 +57,14 @@ def test_bands_are_those_of_cohorts_redrawn_by_hand(cohort):
     np.testing.assert_allclose(curves.froc.high, high, atol=1e-9)
 
 
-def test_a_curve_lies_in_its_band_mostly(cohort):
+def test_curves_lie_mostly_inside_their_bands(cohort):
     curves = cohort_curves(cohort[0])
     for curve in (curves.roc, curves.precision_recall, curves.pro):
         middle = np.interp(curve.at, curve.x, curve.y)
         assert ((curve.low <= middle + 1e-9) & (middle <= curve.high + 1e-9)).mean() > 0.9
 
 
-def test_no_band_of_too_few_and_no_curve_of_none():
+def test_too_few_subjects_have_no_band_and_none_no_curve():
     few = cohort_curves(score_cohort([make(n, healthy=n < 3)[0] for n in range(5)], SETTINGS))
     assert few.roc is not None and few.roc.low is None and few.froc.high is None
     none = cohort_curves(score_cohort([make(n, healthy=True)[0] for n in range(3)], SETTINGS))

@@ -14,7 +14,7 @@ SCALE = ColourScale(1.0, 2.0)
 
 
 def head(affine=None):
-    """A grey brain without symmetry; the map is bright in its right front, the lesion lies in its left back."""
+    """Asymmetric brain: the map is bright in the right front, the lesion is in the left back."""
     affine = np.diag([2.0, 2.0, 2.0, 1.0]) if affine is None else affine
     x, y, z = np.indices((40, 50, 44)) - np.array([20, 25, 22])[:, None, None, None]
     brain = (x / 16) ** 2 + (y / 21) ** 2 + (z / 18) ** 2 < 1
@@ -26,7 +26,7 @@ def head(affine=None):
 
 
 def asymmetric():
-    """As `head`, its map bright in the upper right front, its lesion in the lower left back, stored as LAS."""
+    """As `head`, but with the map in the upper right front and the lesion in the lower left back, stored as LAS."""
     scan, _, brain, _ = head()
     x, y, z = np.indices(brain.voxels.shape) - np.array([20, 25, 22])[:, None, None, None]
     bright = (x > 5) & (x < 12) & (y > 5) & (y < 12) & (z > 5) & (z < 12)
@@ -35,7 +35,7 @@ def asymmetric():
     centred[:3, 3] = [-40, -50, -44]
     volumes = [scan.voxels, np.where(bright, 3, 0).astype(np.float32), brain.voxels, lesion]
     stored = [reoriented(Volume(voxels, Grid(brain.voxels.shape, centred)), "LAS") for voxels in volumes]
-    return Head.of(stored[0], stored[1], SCALE, brain_mask=stored[2], lesion_mask=stored[3])
+    return Head.from_volumes(stored[0], stored[1], SCALE, brain_mask=stored[2], lesion_mask=stored[3])
 
 
 def reoriented(volume, axcodes):
@@ -49,7 +49,7 @@ def reoriented(volume, axcodes):
 
 
 def tile_with(picture, test):
-    """Mean (row, column) in [0, 1] of the pixels passing the test, within their tile of the lower row."""
+    """Mean (row, column) in [0, 1] within the tile of the pixels of the lower row that pass a test."""
     lower = picture[TILE_HEIGHT_PX : 2 * TILE_HEIGHT_PX].astype(int)
     rows, columns = np.nonzero(test(lower))
     width = picture.shape[1] / 7
@@ -66,7 +66,7 @@ def is_cyan(rgb):
 
 def test_the_patients_right_is_on_the_left_and_the_front_is_up():
     scan, map, brain, lesion = head()
-    picture, alt = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
+    picture, alt = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     row, column = tile_with(picture, is_yellow)
     assert row < 0.5 and column < 0.5
     row, column = tile_with(picture, is_cyan)
@@ -75,11 +75,11 @@ def test_the_patients_right_is_on_the_left_and_the_front_is_up():
 
 
 @pytest.mark.parametrize("axcodes", ["LPS", "LAS", "PIR", "SRA", "AIL"])
-def test_the_stored_orientation_does_not_show(axcodes):
+def test_pictures_do_not_depend_on_the_stored_orientation(axcodes):
     volumes = head()
-    plain, _ = subject_mosaic(Head.of(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3]))
+    plain, _ = subject_mosaic(Head.from_volumes(*volumes[:2], SCALE, brain_mask=volumes[2], lesion_mask=volumes[3]))
     scan, map, brain, lesion = (reoriented(v, axcodes) for v in volumes)
-    turned, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
+    turned, _ = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, lesion_mask=lesion))
     np.testing.assert_array_equal(turned, plain)
 
 
@@ -100,12 +100,12 @@ def test_sagittal_slices_have_the_front_on_the_right_and_the_top_up():
     assert row > 0.5 and column < 0.5
 
 
-def test_the_cross_meets_where_the_peak_is():
+def test_the_crosshair_marks_the_peak():
     head_ = asymmetric()
     picture, alt = point_picture(head_, np.array([18.0, 18.0, 16.0]))
     below = picture[TILE_HEIGHT_PX : 2 * TILE_HEIGHT_PX].astype(int)
     assert "18, 18, 16 mm" in alt
-    # The bright block lies around the point, and the free middle of each cross lies on it.
+    # The bright block surrounds the point, and the gap of each crosshair is on it.
     index, left = head_.index_of(np.array([18.0, 18.0, 16.0])), 0
     for plane in PLANES:
         width = head_.tile(plane, int(index[NORMAL[plane]]), TILE_HEIGHT_PX)[0].shape[1]
@@ -115,23 +115,23 @@ def test_the_cross_meets_where_the_peak_is():
     assert left == picture.shape[1]
 
 
-def test_no_colour_without_a_score_and_below_the_scale():
+def test_missing_and_low_scores_are_not_coloured():
     scan, map, brain, _ = head()
     covered = map.with_voxels(map.voxels < 1)
-    picture, _ = subject_mosaic(Head.of(scan, map, SCALE, brain_mask=brain, covered=covered))
+    picture, _ = subject_mosaic(Head.from_volumes(scan, map, SCALE, brain_mask=brain, covered=covered))
     assert not is_yellow(picture.astype(int)).any()
-    quiet, _ = subject_mosaic(Head.of(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain))
+    quiet, _ = subject_mosaic(Head.from_volumes(scan, map.with_voxels(map.voxels * 0.3), SCALE, brain_mask=brain))
     assert not is_yellow(quiet.astype(int)).any()
 
 
 def test_thick_slices_and_maps_without_a_peak_are_drawn():
     affine = np.diag([1.0, 1.0, 6.0, 1.0])
     volume = Volume(np.random.default_rng(0).random((30, 30, 8)).astype(np.float32), Grid((30, 30, 8), affine))
-    picture, _ = subject_mosaic(Head.of(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE))
+    picture, _ = subject_mosaic(Head.from_volumes(volume, volume.with_voxels(np.zeros_like(volume.voxels)), SCALE))
     assert picture.dtype == np.uint8 and picture.shape[1] > 500
 
 
-def test_the_scale_of_a_cohort_is_not_moved_by_one_voxel():
+def test_the_scale_of_a_cohort_is_robust_to_an_outlier():
     class Scored:
         def __init__(self, scores):
             self.histogram = ScoreHistogram.from_voxels(scores, np.zeros(len(scores), bool))
@@ -146,7 +146,7 @@ def test_the_scale_of_a_cohort_is_not_moved_by_one_voxel():
     assert flat.high > flat.low
 
 
-def test_pictures_fit_their_bytes():
+def test_pictures_respect_the_size_limit():
     picture = np.random.default_rng(0).integers(0, 255, (200, 900, 3)).astype(np.uint8)
     small = webp(picture, 20_000)
     assert len(small) < 30_000

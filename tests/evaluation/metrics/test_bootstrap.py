@@ -11,7 +11,7 @@ def test_an_estimate_has_a_value_or_a_reason():
             Estimate(**wrong)
 
 
-def test_draws_keep_the_make_up_of_the_cohort():
+def test_resampling_keeps_the_composition_of_the_cohort():
     strata = ["healthy"] * 4 + ["patient"] * 9 + ["healthy"] * 2
     weights = resample_subjects(strata, 500, seed=3)
     assert (weights[0] == 1).all(), "the first row is the cohort itself"
@@ -24,7 +24,7 @@ def test_draws_keep_the_make_up_of_the_cohort():
     assert (weights != resample_subjects(strata, 500, seed=4)).any()
 
 
-def test_the_interval_of_a_mean_is_that_of_a_normal_approximation():
+def test_the_interval_of_a_mean_matches_the_normal_approximation():
     values = np.random.default_rng(0).normal(5, 2, size=80)
     weights = resample_subjects(["a"] * 80, 4000, seed=0)
     mean = mean_over_subjects(list(values), weights, why_none="-").estimate(0.95)
@@ -35,13 +35,13 @@ def test_the_interval_of_a_mean_is_that_of_a_normal_approximation():
     assert mean.n == 80
 
 
-def test_subjects_without_the_number_are_left_out_and_counted_out():
+def test_subjects_with_undefined_values_are_excluded():
     weights = resample_subjects(["a"] * 5, 50, seed=0)
     mean = mean_over_subjects([1.0, None, 2.0, None, 3.0], weights, why_none="-").estimate(0.9)
     assert (mean.value, mean.n) == (2.0, 3)
     assert 1 <= mean.ci_low <= 2 <= mean.ci_high <= 3
-    nothing = mean_over_subjects([None] * 5, weights, why_none="nobody has a lesion").estimate(0.9)
-    assert nothing.reason_undefined == "nobody has a lesion"
+    nothing = mean_over_subjects([None] * 5, weights, why_none="no subject has a lesion").estimate(0.9)
+    assert nothing.reason_undefined == "no subject has a lesion"
 
 
 def test_no_interval_from_two_subjects_or_mostly_undefined_draws():
@@ -50,7 +50,7 @@ def test_no_interval_from_two_subjects_or_mostly_undefined_draws():
     assert percentile_interval(np.array([1.0, np.nan, np.nan]), 0.9) == (None, None)
 
 
-def test_a_paired_difference_is_surer_than_the_two_numbers():
+def test_a_paired_difference_has_a_narrower_interval():
     random = np.random.default_rng(1)
     ability = random.normal(0.6, 0.2, size=40)
     weights = resample_subjects(["a"] * 40, 800, seed=0)
@@ -60,5 +60,5 @@ def test_a_paired_difference_is_surer_than_the_two_numbers():
     assert difference.value == pytest.approx(0.03, abs=0.01)
     assert 0 < difference.ci_low < difference.ci_high < 0.05
     assert one.estimate(0.95).ci_low < other.value, "unpaired intervals overlap"
-    nothing = mean_over_subjects([None] * 40, weights, why_none="nobody has a lesion")
-    assert one.minus(nothing).estimate(0.95).reason_undefined == "nobody has a lesion"
+    nothing = mean_over_subjects([None] * 40, weights, why_none="no subject has a lesion")
+    assert one.minus(nothing).estimate(0.95).reason_undefined == "no subject has a lesion"

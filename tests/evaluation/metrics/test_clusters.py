@@ -32,13 +32,13 @@ def test_two_clusters_by_hand():
     assert (first.rank, first.peak_score, first.mean_score, first.volume_mm3) == (1, 3.0, 2.0, pytest.approx(24))
     assert first.peak_mm == pytest.approx((4, -16, 11))
     assert first.in_lesion == 0.0
-    # Two of four healthy brains show one as large as the first, none one as large as the second.
+    # Two of four healthy brains have a cluster as large as the first, none has one as large as the second.
     assert (first.p_value, second.p_value) == (pytest.approx(3 / 5), pytest.approx(1 / 5))
     assert (second.rank, second.peak_score, second.volume_mm3) == (2, 2.0, pytest.approx(36))
     assert second.in_lesion == pytest.approx(2 / 3)
 
 
-def test_small_clusters_and_voxels_outside_do_not_count():
+def test_small_clusters_and_voxels_outside_the_mask_are_ignored():
     scores = np.zeros(GRID.size_vox, np.float32)
     scores[2, 2, 2], scores[8:10, 8, 8] = 9.0, 5.0
     inside = everywhere()
@@ -51,7 +51,7 @@ def test_small_clusters_and_voxels_outside_do_not_count():
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.5, 0.999), smallest=st.integers(1, 6))
-def test_as_many_as_the_cohort_counts(seed, share, smallest):
+def test_clusters_agree_with_the_cluster_curve(seed, share, smallest):
     random = np.random.default_rng(seed)
     scores = ndimage.gaussian_filter(random.standard_normal(GRID.size_vox), 1).round(2).astype(np.float32)
     inside = random.random(GRID.size_vox) < 0.9

@@ -13,7 +13,7 @@ def mask_of(*blocks):
     return Volume(voxels, GRID)
 
 
-def test_volume_and_place_by_hand():
+def test_volume_and_centre_of_known_lesions():
     mask = mask_of(np.s_[1:3, 4, 5], np.s_[6:9, 2:5, 8])
     found = find_lesions(mask)
     first, second = found.lesions
@@ -24,12 +24,12 @@ def test_volume_and_place_by_hand():
     assert (found.labels[6:9, 2:5, 8] == 1).all() and (found.labels[1:3, 4, 5] == 2).all()
 
 
-def test_corners_connect_and_a_gap_does_not():
+def test_voxels_are_connected_by_corners():
     assert len(find_lesions(mask_of(np.s_[1, 1, 1], np.s_[2, 2, 2])).lesions) == 1
     assert len(find_lesions(mask_of(np.s_[1, 1, 1], np.s_[3, 1, 1])).lesions) == 2
 
 
-def test_the_smallest_volume_counts_itself():
+def test_components_of_exactly_the_smallest_volume_count():
     mask = mask_of(np.s_[1, 1, 1:3], np.s_[5, 5, 5])
     assert len(find_lesions(mask, smallest_mm3=12).lesions) == 1
     assert len(find_lesions(mask, smallest_mm3=12.1).lesions) == 0

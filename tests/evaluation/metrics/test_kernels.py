@@ -1,4 +1,4 @@
-"""The compiled core against numpy and scipy, and by the laws it promises."""
+"""Compiled kernels against numpy and scipy, and their guaranteed properties."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_zero_and_minus_zero_are_one_score():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ranks_share_bins_as_promised(seed):
+def test_bins_of_shared_ranks_have_the_guaranteed_sizes(seed):
     random = np.random.default_rng(seed)
     kept = int(random.integers(1, 60))
     ordered = np.sort(np.round(random.standard_normal(5000) * random.choice([5, 100, 1e5])).astype(np.float32))
@@ -45,14 +45,14 @@ def test_ranks_share_bins_as_promised(seed):
     assert (lowest[1:] > highest[:-1]).all(), "a score is never in two bins"
     shared = lowest < highest
     assert (counts[shared] <= (len(ordered) - ends[shared]) / kept).all()
-    assert not shared[len(ordered) - starts <= kept].any(), "the highest stand alone"
+    assert not shared[len(ordered) - starts <= kept].any(), "the highest scores have their own bins"
     for divider in dividers:
         across = (lowest <= divider) & (highest >= divider)
         assert not (across & shared).any()
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 0.6])
-def test_components_are_those_of_scipy(density):
+def test_components_agree_with_scipy(density):
     mask = np.random.default_rng(int(100 * density)).random((13, 11, 12)) < density
     framed = np.pad(mask, 1)
     steps = neighbour_steps(framed.shape)

@@ -1,4 +1,4 @@
-"""The one-pass curves against thresholding and labelling at every single score."""
+"""One-pass curves against thresholding and labelling at every score."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_a_cluster_on_a_lesion_too_small_to_count_is_not_false():
     assert (curve.clusters_at(2), curve.false_clusters_at(2), len(found)) == (2, 1, 0)
 
 
-def test_a_map_without_a_score_has_no_cluster():
+def test_a_map_without_scores_has_no_clusters():
     labels = np.zeros((3, 3, 3), np.int32)
     labels[1, 1, 1] = 1
     curve, found, _ = cluster_curve(np.full((3, 3, 3), -np.inf, np.float32), labels)
@@ -76,26 +76,29 @@ def curve_of(thresholds, counts):
 
 
 def test_operating_point_by_hand():
-    # Brain one: clusters appear at 9, 8, 7 and flow together at 5. Brain two: one at 6, one at 4.
+    # Brain one: clusters appear at 9, 8, 7 and merge at 5. Brain two: one appears at 6, one at 4.
     one, two = curve_of([9, 8, 7, 5], [1, 2, 3, 1]), curve_of([6, 4], [1, 2])
-    # One each on average = two in both together: 9 and 8 are allowed, 7 is the third.
-    births = [one.false_births, two.false_births]
-    threshold = operating_threshold(births, 1.0)[0]
+    # A mean of one allows two in total: 9 and 8 are allowed, 7 is the third.
+    false_cluster_thresholds = [one.false_cluster_thresholds, two.false_cluster_thresholds]
+    threshold = operating_threshold(false_cluster_thresholds, 1.0)[0]
     assert 7 < threshold <= np.nextafter(np.float32(7), np.float32(8))
     assert one.clusters_at(threshold) + two.clusters_at(threshold) == 2
-    # Below 5 the average is 1 again, but not at every higher threshold: that is no operating point.
-    assert operating_threshold(births[:1], 1.0)[0] > 8
+    # Below 5 the mean is 1 again, but not at every higher threshold, so this is not the operating point.
+    assert operating_threshold(false_cluster_thresholds[:1], 1.0)[0] > 8
     np.testing.assert_array_equal(
-        operating_threshold(births, 1.0, np.array([[2, 0], [0, 2.0]])),
-        [operating_threshold(births[:1], 1.0)[0], operating_threshold(births[1:], 1.0)[0]],
+        operating_threshold(false_cluster_thresholds, 1.0, np.array([[2, 0], [0, 2.0]])),
+        [
+            operating_threshold(false_cluster_thresholds[:1], 1.0)[0],
+            operating_threshold(false_cluster_thresholds[1:], 1.0)[0],
+        ],
     )
-    assert np.isnan(operating_threshold(births, 3.0)[0])
+    assert np.isnan(operating_threshold(false_cluster_thresholds, 3.0)[0])
 
 
 @pytest.mark.parametrize("allowed", [0.5, 1, 3])
-def test_the_operating_point_holds_and_is_the_lowest_that_does(allowed):
+def test_the_operating_point_is_the_lowest_valid_threshold(allowed):
     curves = [cluster_curve(random_volume(seed)[0], np.zeros((9, 8, 10), np.int32))[0] for seed in range(6)]
-    threshold = operating_threshold([c.false_births for c in curves], allowed)[0]
+    threshold = operating_threshold([c.false_cluster_thresholds for c in curves], allowed)[0]
     above = np.unique(np.concatenate([c.thresholds for c in curves] + [[threshold]]))
     envelope = np.zeros(len(above))
     for curve in curves:
@@ -108,22 +111,29 @@ def test_the_operating_point_holds_and_is_the_lowest_that_does(allowed):
 def test_froc_by_hand():
     # Two scans; false clusters appear at 8 and 5 (scan one) and at 5 (scan two); lesions are found at 9, 7, 5, never.
     curves = [curve_of([8, 5], [1, 2]), curve_of([5], [1])]
-    births, found = [c.false_births for c in curves], [np.array([9.0, 7.0]), np.array([5.0, -np.inf])]
-    rates, sensitivities = froc_curve(births, found)
+    false_cluster_thresholds, found = (
+        [c.false_cluster_thresholds for c in curves],
+        [np.array([9.0, 7.0]), np.array([5.0, -np.inf])],
+    )
+    rates, sensitivities = froc_curve(false_cluster_thresholds, found)
     np.testing.assert_allclose(rates, [0, 0.5, 1, 1.5])
-    # The lesion found at 5 comes with two false clusters at the same threshold.
+    # The lesion found at 5 appears with two false clusters at the same threshold.
     np.testing.assert_allclose(sensitivities, [0.25, 0.5, 0.5, 0.75])
-    # 1/4 of a cluster a subject allows none; 1/2 and 1 allow the first; 2, 4 and 8 allow all three. With scan one
+    # 1/4 cluster per subject allows none; 1/2 and 1 allow the first; 2, 4 and 8 allow all three. With scan one counted
     # twice, 1 allows the two at 8.
     once, first_twice = np.ones(2), np.array([2.0, 0])
     expected = [(0.25 + 2 * 0.5 + 3 * 0.75) / 6, (0.5 + 0.5 + 4 * 1) / 6]
-    np.testing.assert_allclose(froc_scores(births, found, np.array([once, first_twice])), expected)
-    assert [froc_scores(births, found, once[None], at=(rate,))[0] for rate in (0.25, 1, 2)] == [0.25, 0.5, 0.75]
-    assert np.isnan(froc_scores(births, [np.zeros(0), np.zeros(0)], once[None]))
+    np.testing.assert_allclose(froc_scores(false_cluster_thresholds, found, np.array([once, first_twice])), expected)
+    assert [froc_scores(false_cluster_thresholds, found, once[None], at=(rate,))[0] for rate in (0.25, 1, 2)] == [
+        0.25,
+        0.5,
+        0.75,
+    ]
+    assert np.isnan(froc_scores(false_cluster_thresholds, [np.zeros(0), np.zeros(0)], once[None]))
 
 
 def slow_matches(scores, labels, threshold, smallest):
-    """Hungarian matching of labelled clusters and lesions on the IoU (in whole hundredths), below 0.1 none."""
+    """Hungarian matching of labelled clusters and lesions by IoU (in hundredths) of at least 0.1."""
     clusters, _ = ndimage.label(scores >= threshold, structure=TOUCHING)
     gain = np.zeros((labels.max(), clusters.max()))
     for lesion in range(1, labels.max() + 1):
@@ -140,9 +150,9 @@ def test_one_to_one_matches_agree_with_labelling_at_every_threshold(smallest):
     contested = 0
     for seed in range(6):
         scores, _, _ = random_volume(seed)
-        likeness = np.where(np.isfinite(scores), scores, 0) / scores[np.isfinite(scores)].std()
-        likeness += ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(scores.shape), 0.6) * 2
-        labels = ndimage.label(likeness > np.quantile(likeness, 0.93), structure=TOUCHING)[0].astype(np.int32)
+        blurred = np.where(np.isfinite(scores), scores, 0) / scores[np.isfinite(scores)].std()
+        blurred += ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(scores.shape), 0.6) * 2
+        labels = ndimage.label(blurred > np.quantile(blurred, 0.93), structure=TOUCHING)[0].astype(np.int32)
         _, _, overlaps = cluster_curve(scores, labels, smallest_voxels=smallest)
         thresholds = np.unique(scores[np.isfinite(scores)])[::-1]
         thresholds = np.append(thresholds[:: max(len(thresholds) // 150, 1)], thresholds[0] + 1)
@@ -151,7 +161,7 @@ def test_one_to_one_matches_agree_with_labelling_at_every_threshold(smallest):
             assert matched.sum() == pairs, threshold
             assert (gain[matched].max(axis=1, initial=0) > 0).all()
             contested += pairs < (gain > 0).sum()
-    assert contested > 10, "the cases hold lesions that compete for a cluster, or clusters for a lesion"
+    assert contested > 10, "the cases include lesions that compete for a cluster, or clusters for a lesion"
 
 
 def test_one_to_one_matching_by_hand():

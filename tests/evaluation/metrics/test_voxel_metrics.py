@@ -1,4 +1,4 @@
-"""Against scikit-learn in float64, slow references and laws. scikit-learn's float32 path rounds: it gets float64."""
+"""Voxel-wise metrics against scikit-learn (float64, since its float32 path rounds) and slow references."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def rank_counts(histograms, *, every=1):
 
 
 def random_case(seed):
-    """Ties or none, one lesion voxel to nearly all, tiny to large, heavy tails, offsets, separable or not."""
+    """Random scores with or without ties, heavy tails, offsets, separable classes and all lesion sizes."""
     random = np.random.default_rng(seed)
     size = int(10 ** random.uniform(0.7, 4.3))
     truth = random.random(size) < random.choice([0.001, 0.02, 0.3, 0.95])
@@ -57,14 +57,14 @@ def test_agrees_with_scikit_learn(seed):
     assert vm.prevalence(counts) == pytest.approx(truth.mean())
 
 
-def test_by_hand():
-    # From the top: lesion, healthy, lesion, healthy, healthy.
+def test_known_scores():
+    # In descending order: lesion, healthy, lesion, healthy, healthy.
     counts = counted(np.array([5, 4, 3, 2, 1]), np.array([1, 0, 1, 0, 0]) > 0)
     assert vm.auroc(counts) == pytest.approx(5 / 6)
     assert vm.average_precision(counts) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     dice, threshold = vm.best_dice(counts)
     assert (dice, threshold) == (pytest.approx(0.8), 3)
-    # Up to FPR 0.3 the recall is 1/2: the next step comes at FPR 1/3.
+    # Up to FPR 0.3 the recall is 1/2; the next step is at FPR 1/3.
     assert vm.area_below_fpr(counts, 0.3) == pytest.approx(0.5)
 
 
@@ -80,7 +80,7 @@ def test_a_random_map_and_a_perfect_one():
 
 
 def slow_aupro(scores, labels, limit):
-    """Per-region overlap by thresholding, one threshold after the other."""
+    """Per-region overlap by thresholding at every score."""
     fpr, pro = [0.0], [0.0]
     for threshold in np.unique(scores)[::-1]:
         flag = scores >= threshold
@@ -105,7 +105,7 @@ def test_aupro_agrees_with_a_slow_reference(seed, limit):
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), shift=st.floats(-100, 100), scale=st.floats(0.01, 100))
-def test_any_growing_function_of_the_scores_changes_nothing(seed, shift, scale):
+def test_metrics_are_invariant_to_monotone_transformations(seed, shift, scale):
     random = np.random.default_rng(seed)
     scores = random.integers(-50, 50, size=300).astype(np.float32)
     truth = random.random(300) < 0.1
@@ -115,8 +115,8 @@ def test_any_growing_function_of_the_scores_changes_nothing(seed, shift, scale):
         assert metric(after) == pytest.approx(metric(before), abs=1e-12)
 
 
-def test_one_voxel_at_a_thousand_times_the_maximum_changes_nothing():
-    """The highest voxel keeps its rank, so every figure must stay; bins between minimum and maximum fall to pieces."""
+def test_metrics_are_invariant_to_an_outlier_at_the_maximum():
+    """The highest voxel keeps its rank, so no metric may change; equal-width bins would fail."""
     random = np.random.default_rng(1)
     truth = random.random(2_000_000) < 0.01
     scores = (random.standard_normal(len(truth)) + 2 * truth).astype(np.float32)
@@ -127,7 +127,7 @@ def test_one_voxel_at_a_thousand_times_the_maximum_changes_nothing():
         assert metric(after) == pytest.approx(metric(before), abs=1e-6)
 
 
-def test_a_large_scan_is_kept_in_few_bins_and_stays_exact():
+def test_histograms_of_large_scans_are_compact_and_exact():
     random = np.random.default_rng(2)
     truth = random.random(1_500_000) < 0.002
     scores = (1000 + random.standard_normal(len(truth)) + 2 * truth).astype(np.float32)
@@ -140,7 +140,7 @@ def test_a_large_scan_is_kept_in_few_bins_and_stays_exact():
     assert vm.average_precision(counts) == pytest.approx(metrics.average_precision_score(truth, exact), abs=1e-9)
 
 
-def test_pooled_figures_of_compressed_scans_stay_within_a_millionth():
+def test_pooled_metrics_of_compact_histograms_are_accurate():
     random = np.random.default_rng(3)
     scans = []
     for number in range(3):
@@ -155,7 +155,7 @@ def test_pooled_figures_of_compressed_scans_stay_within_a_millionth():
     assert vm.mcclish(vm.area_below_fpr(counts, 0.3), 0.3) == pytest.approx(
         metrics.roc_auc_score(truth, scores, max_fpr=0.3), abs=1e-6
     )
-    # Counts of flagged voxels at any threshold, relative to themselves.
+    # Relative error of the counts of flagged voxels at any threshold.
     thresholds = random.gamma(2, size=50).astype(np.float32)
     false, true = histograms[2].flagged(thresholds)
     own, own_truth = scans[2]
@@ -163,7 +163,7 @@ def test_pooled_figures_of_compressed_scans_stay_within_a_millionth():
     np.testing.assert_array_equal(true, [(own[own_truth] >= t).sum() for t in thresholds])
 
 
-def test_fewer_edges_move_a_figure_by_less_than_a_bin():
+def test_error_with_fewer_edges_is_below_one_bin():
     random = np.random.default_rng(4)
     truth = random.random(50_000) < 0.1
     scores = (random.standard_normal(len(truth)) + truth).astype(np.float32)
@@ -173,7 +173,7 @@ def test_fewer_edges_move_a_figure_by_less_than_a_bin():
     assert vm.auroc(coarse) == pytest.approx(vm.auroc(counted(scores, truth)), abs=1 / 1024)
 
 
-def test_subjects_weighted_by_hand_equal_subjects_pooled():
+def test_weighted_subjects_equal_pooled_subjects():
     cases = [random_case(seed) for seed in (5, 6, 7)]
     histograms = [vm.ScoreHistogram.from_voxels(*case) for case in cases]
     edges = vm.common_edges([h.lesion_scores for h in histograms])
@@ -187,7 +187,7 @@ def test_subjects_weighted_by_hand_equal_subjects_pooled():
     assert vm.average_precision(drawn)[0] == pytest.approx(metrics.average_precision_score(truth, scores), abs=CLOSE)
 
 
-def test_curves_are_scikit_learns():
+def test_curves_agree_with_scikit_learn():
     scores, truth = random_case(11)
     counts = counted(scores, truth)
     fpr, tpr = vm.roc_curve(counts)
@@ -205,9 +205,9 @@ def test_undefined_is_never_zero_or_one():
     assert np.isnan([vm.auroc(healthy), vm.average_precision(healthy), vm.best_dice(healthy)[0]]).all()
     assert np.isnan(vm.area_below_fpr(healthy, 0.3))
     assert vm.as_estimate(vm.auroc(healthy), healthy).reason_undefined == vm.NO_LESION_VOXEL
-    sick = counted(np.arange(5), np.ones(5, bool))
-    assert vm.as_estimate(vm.auroc(sick), sick).reason_undefined == vm.ONLY_LESION_VOXELS
-    assert vm.as_estimate(vm.average_precision(sick), sick, needs_healthy=False).value == 1
+    only_lesion = counted(np.arange(5), np.ones(5, bool))
+    assert vm.as_estimate(vm.auroc(only_lesion), only_lesion).reason_undefined == vm.ONLY_LESION_VOXELS
+    assert vm.as_estimate(vm.average_precision(only_lesion), only_lesion, needs_healthy=False).value == 1
 
 
 def test_voxels_without_a_score_rank_below_all_others():

@@ -29,14 +29,14 @@ def tissue():
         ((0, -25, -40), "midline", None, None),
     ],
 )
-def test_known_points_of_the_mni_brain(tissue, point, side, tissue_there, region):
+def test_labels_of_known_mni_points(tissue, point, side, tissue_there, region):
     place = anatomy.place_of(np.array(point, float), *tissue)
     assert place.side == side
     assert tissue_there is None or place.tissue == tissue_there
     assert place.region == region
 
 
-def test_the_points_of_both_sides_are_named_alike(tissue):
+def test_named_points_cover_both_sides_without_abbreviations(tissue):
     names, points = anatomy._named_points()
     assert len(names) == len(points) > 180
     assert {"hippocampus", "amygdala", "thalamus", "basal ganglia", "precuneus"} <= set(names)
@@ -49,7 +49,7 @@ def test_a_point_outside_the_grid():
     assert anatomy.place_of(np.array([0.0, 0.0, -300.0]), nothing, nothing).tissue == "outside the brain"
 
 
-def test_a_nilearn_without_the_lists_is_told(tissue, monkeypatch, tmp_path):
+def test_a_nilearn_without_the_lists_raises(tissue, monkeypatch, tmp_path):
     anatomy._named_points.cache_clear()
     fake = importlib.util.spec_from_file_location("nilearn", tmp_path / "__init__.py")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: fake)

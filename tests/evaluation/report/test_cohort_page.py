@@ -33,7 +33,7 @@ VOID = {"meta", "img", "input", "br", "link", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects what a test asks about, and insists that every element is closed."""
+    """HTML parser that collects links, images and ids, and asserts that all elements are closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         attrs = dict(attrs)
         if "id" in attrs:
             self.ids.append(attrs["id"])
-        assert "style" not in attrs and not any(name.startswith("on") for name in attrs), "the policy forbids it"
+        assert "style" not in attrs and not any(name.startswith("on") for name in attrs), "forbidden by the policy"
         self.links += [attrs[name] for name in ("src", "href", "action", "srcset") if name in attrs]
         if tag == "img":
             self.images.append(attrs)
@@ -123,9 +123,9 @@ def written(tmp_path_factory):
     return report, path, Page(path.read_text(encoding="utf-8"))
 
 
-def test_nothing_is_asked_from_outside(written):
+def test_the_page_loads_no_external_files(written):
     _, _, page = written
-    # What is not part of the page are files beside it, by relative links.
+    # Only relative links to output files are allowed.
     outside = {link for link in page.links if not link.startswith(("data:image/", "#"))}
     tables = {f"tables/{name}.csv" for name in ("subjects", "runs", "quality")}
     assert outside == tables | {"subjects/sub-03.html", "subjects/sub-03.html#quality"}
@@ -141,23 +141,23 @@ def test_the_policy_names_the_style_and_the_script(written):
         assert f"{tag}-src 'sha256-{digest}'" in page.text
 
 
-def test_every_picture_has_words_and_every_map_its_picture(written):
+def test_pictures_have_alternative_texts_and_maps_have_pictures(written):
     report, _, page = written
     assert all(image.get("alt") for image in page.images)
     for subject in report.subjects:
         pictures = [image for image in page.images if re.match(rf"{subject.key}: \d axial slices", image["alt"])]
-        # The typical patient stands on top of the page as well.
+        # The patient with the median score is also shown at the top of the page.
         assert len(pictures) in ((1, 2) if subject.scores else (0,)), subject.key
     assert sum("axial slices" in image["alt"] for image in page.images) == 7
 
 
-def test_links_lead_somewhere_and_ids_are_unique(written):
+def test_links_have_targets_and_ids_are_unique(written):
     _, _, page = written
     assert len(set(page.ids)) == len(page.ids)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
 
 
-def test_all_words_are_there_and_nothing_is_run(written):
+def test_all_texts_are_shown_and_escaped(written):
     report, _, page = written
     for expected in (
         "Research use only",
@@ -168,7 +168,7 @@ def test_all_words_are_there_and_nothing_is_run(written):
         "Copy it again.",
         "The kernel is nearly flat.",
         "No picture of sub-91: sub-91: map.nii.gz: no such file.",
-        "sub-05: its quality picture is missing or damaged.",
+        "sub-05: the quality-control picture is missing or damaged.",
         "&lt;script&gt;alert(1)",
         "&lt;b&gt;Lyon",
         "1 min 15 s",
@@ -178,32 +178,32 @@ def test_all_words_are_there_and_nothing_is_run(written):
         "0.875",
     ):
         assert expected in page.text, expected
-    for name, words in METRICS.items():
-        assert words.label in page.text, name
+    for name, metric in METRICS.items():
+        assert metric.label in page.text, name
     assert page.text.count('class="badge oracle"') >= 3
     assert set(METRICS) == set(report.scores.estimates)
 
 
-def test_patients_come_first_and_who_was_not_scored_last(written):
+def test_patients_come_first_and_unscored_controls_last(written):
     _, _, page = written
     body = re.search(r'id="subjects">.*?<tbody>(.*?)</tbody>', page.text, flags=re.DOTALL)[1]
     keys = re.findall(r'data-key="([^"]*)"', body)
     assert keys == ["sub-03", "sub-04", "sub-05", "sub-91", "sub-00", "sub-01", "sub-02", "sub-90"]
 
 
-def test_strata_of_which_there_are_several_are_shown(written):
+def test_strata_with_several_groups_are_shown(written):
     report, _, page = written
     section = re.search(r'<section id="strata">(.*?)</section>', page.text, flags=re.DOTALL)[1]
     rows = re.findall(r'<tr><td>(.*?)</td><th scope="row">(.*?)</th>', section)
     kinds = {by for by, _ in rows}
-    assert "lesion volume" in kinds and "site" not in kinds, "one site alone is the cohort itself"
+    assert "lesion volume" in kinds and "site" not in kinds, "a single site is the complete cohort"
     several = [s for s in report.scores.strata if s.by == "lesion volume"]
     found = several[0].measures["lesion_sensitivity"]
     assert len(several) == sum(by == "lesion volume" for by, _ in rows)
     assert f"n = {found.n}" in section or found.n == 0
 
 
-def test_figures_for_papers_lie_beside(written):
+def test_figures_are_written(written):
     _, path, _ = written
     names = {p.name for p in (path.parent / "figures").iterdir()}
     assert {"roc.svg", "roc.png", "precision-recall.png", "training-reconstruction-error.svg"} <= names
@@ -211,7 +211,7 @@ def test_figures_for_papers_lie_beside(written):
     assert [p.name for p in path.parent.glob(".*")] == []
 
 
-def test_tables_lie_beside(written):
+def test_tables_are_written(written):
     report, path, _ = written
     with (path.parent / "tables" / "subjects.csv").open(newline="") as file:
         rows = {row["subject"]: row for row in csv.DictReader(file)}
@@ -225,7 +225,7 @@ def test_tables_lie_beside(written):
     assert figures["with <FLAIR>", "froc_score"]["reason_undefined"] == "none"
 
 
-def test_the_quality_of_each_site_is_counted():
+def test_quality_is_counted_per_site():
     subjects = [
         ReportSubject("a", "control", site="Lyon", quality_verdict="pass", brain_volume_ml=1300.0),
         ReportSubject("b", "control", site="Lyon", quality_verdict="warn", brain_volume_ml=1500.0),
@@ -235,7 +235,7 @@ def test_the_quality_of_each_site_is_counted():
     nowhere, lyon = quality_lines(subjects)
     assert (lyon.site, lyon.subjects, lyon.brain_ml, lyon.smallest_ml, lyon.largest_ml) == ("Lyon", 3, 1400, 1300, 1500)
     assert lyon.verdicts == {"pass": 1, "warn": 1, "fail": 0, "not prepared": 1}
-    assert (nowhere.site, nowhere.verdicts["fail"]) == ("no site named", 1)
+    assert (nowhere.site, nowhere.verdicts["fail"]) == ("site not given", 1)
 
 
 def test_one_subject_in_memory_at_a_time(written, tmp_path):
@@ -253,18 +253,18 @@ def test_one_subject_in_memory_at_a_time(written, tmp_path):
             yield item
 
     page = Page(write_report(tmp_path / "index.html", bare, progress=progress).read_text())
-    # Without scores every map is read once for the common scale, then each again when its turn comes.
+    # Without scores every map is read once for the common scale, then once more to be drawn.
     assert seen == [("sub-00", 3), ("sub-01", 4), ("sub-02", 5)]
-    assert "there is no figure to show" in page.text
+    assert "No metrics: no map could be scored" in page.text
     assert sum("axial slices" in image["alt"] for image in page.images) == 3
 
 
-def test_a_report_of_nothing_but_failures(tmp_path):
+def test_a_report_with_only_failures(tmp_path):
     report = CohortReport("t", datetime(2026, 1, 1), [], failures=[Failure("sub-1", "check", "Broken.")])
     assert "Broken." in Page(write_report(tmp_path / "index.html", report).read_text()).text
 
 
-def test_a_cohort_of_healthy_scans_has_no_curve_but_a_page(tmp_path):
+def test_a_cohort_of_healthy_scans_has_a_page_without_curves(tmp_path):
     scores = [make(n, healthy=True)[0] for n in range(3)]
     subjects = [ReportSubject(s.key, "control", scores=s) for s in scores]
     report = CohortReport("t", datetime(2026, 1, 1), subjects, score_cohort(scores, SETTINGS))
@@ -291,9 +291,9 @@ def test_the_page_of_two_hundred_subjects_stays_below_three_megabytes(tmp_path):
     [(None, "–"), (3, "3"), (0.5, "0.500"), (0.0034, "0.0034"), (12.34, "12.3"), (1.234, "1.23"), (15234.5, "15 234"),
      (0.0, "0"), (-0.25, "-0.250"), (1400.0, "1 400")],
 )  # fmt: skip
-def test_numbers_as_they_are_read(value, text):
+def test_number_text(value, text):
     assert number_text(value) == text
 
 
-def test_durations_as_they_are_read():
+def test_duration_text():
     assert (duration_text(3.21), duration_text(75), duration_text(7500)) == ("3.2 s", "1 min 15 s", "2 h 05 min")

@@ -22,7 +22,7 @@ def cohort() -> list[ReportSubject]:
     return [
         *ordinary,
         subject("sub-odd", "pass", 0.95, 0.02),
-        subject("sub-warned", "warn", 0.974, None, quality_reasons=("noise could not be told",), brain_method="given"),
+        subject("sub-warned", "warn", 0.974, None, quality_reasons=("noise not measured",), brain_method="given"),
         subject("sub-failed", "fail", 0.6, 0.02, quality_reasons=("registration failed: <Dice>",)),
         subject("sub-broken", None),
     ]
@@ -46,19 +46,19 @@ def test_the_distance_by_hand():
     subjects = [subject(f"sub-{n}", "pass", float(n), 1.0) for n in range(9)]
     table = quality_table(subjects, {})
     distances = {row.subject.key: row.distance for row in table.rows}
-    # Median 4, median absolute deviation 2; the noise is the same in all and tells nobody apart.
+    # Median 4, median absolute deviation 2; the noise is the same in all subjects and gives no distance.
     assert distances["sub-8"] == distances["sub-0"] == pytest.approx(4 / (1.4826 * 2))
     assert distances["sub-4"] == 0
     assert {row.furthest for row in table.rows} == {"Brain overlap"}
     assert [row.subject.key for row in table.rows][:2] == ["sub-0", "sub-8"]
 
 
-def test_too_few_to_compare_are_not_compared():
+def test_small_cohorts_have_no_distances():
     table = quality_table([subject(f"sub-{n}", "pass", float(n), 1.0) for n in range(7)], {})
     assert {row.distance for row in table.rows} == {None}
 
 
-def test_the_file_and_the_page_hold_all_numbers_and_reasons(tmp_path):
+def test_the_file_and_the_page_have_all_numbers_and_reasons(tmp_path):
     failures = [Failure("sub-broken", "check", "sub-broken: T1w is empty.")]
     report = CohortReport("t", datetime(2026, 1, 1), cohort(), failures=failures)
     page = write_report(tmp_path / "index.html", report).read_text()

@@ -39,7 +39,7 @@ def rows_of(page):
     return [re.sub(r"<[^>]+>", "|", row) for row in body.split("</tr>")[:-1]]
 
 
-def test_nothing_is_asked_from_outside_and_nothing_foreign_may_run(tmp_path):
+def test_the_page_loads_no_external_files_and_runs_no_other_scripts(tmp_path):
     path, page, _ = written(tmp_path)
     assert path.stat().st_size < 4e6
     assert all(link.startswith(("data:image/", "#", "../index.html")) for link in page.links)
@@ -51,7 +51,7 @@ def test_nothing_is_asked_from_outside_and_nothing_foreign_may_run(tmp_path):
     assert "<script>alert" not in page.text and "&lt;script&gt;alert(1)" in page.text
 
 
-def test_clusters_are_listed_by_peak_with_place_and_overlap(tmp_path):
+def test_clusters_are_listed_by_peak_with_location_and_overlap(tmp_path):
     _, page, rows = written(tmp_path)
     assert [row["rank"] for row in rows] == ["1", "2"]
     first, second = rows
@@ -63,45 +63,45 @@ def test_clusters_are_listed_by_peak_with_place_and_overlap(tmp_path):
     listed = rows_of(page)
     assert len(listed) == 2 and "right" in listed[0] and "100 %" in listed[1]
     assert "p-value" not in page.text
-    for words in (
+    for expected in (
         "radiological convention",
         "Research use only",
         "The overlap of its brain is &lt;low&gt;.",
-        "There is no picture of the preparation",
+        "No quality-control picture",
         "Redistribution and use",
         "set on healthy scans alone",
     ):
-        assert words in page.text, words
+        assert expected in page.text, expected
 
 
-def test_the_page_names_the_subject_by_its_id_alone(tmp_path):
+def test_the_page_shows_the_id_but_no_age_or_site(tmp_path):
     _, page, _ = written(tmp_path)
-    told = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
-    assert "sub-01" in told and "44.4" not in told and "Lyon" not in told
+    text = html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", page.text, flags=re.DOTALL))
+    assert "sub-01" in text and "44.4" not in text and "Lyon" not in text
 
 
-def test_the_page_says_what_survives_a_false_discovery_rate(tmp_path):
-    def told(discovery):
+def test_the_page_shows_the_false_discovery_rate_threshold(tmp_path):
+    def page_text(discovery):
         text = re.sub(r"<(script|style)\b.*?</\1>", "", written(tmp_path, discovery=discovery)[1].text, flags=re.DOTALL)
         return html.unescape(re.sub(r"<[^>]+>", "", text))
 
-    survives = told(Discovery(0.05, 4.4123))
-    assert "FDR 5 %from 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
-    nothing = told(Discovery(0.01, None))
-    assert "FDR 1 %none survives" in nothing and "at 1 % no voxel survives." in nothing
-    assert "alse discovery" not in told(None) and "FDR" not in told(None)
+    survives = page_text(Discovery(0.05, 4.4123))
+    assert "FDR 5 %score ≥ 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
+    nothing = page_text(Discovery(0.01, None))
+    assert "FDR 1 %no voxel survives" in nothing and "at 1 % no voxel survives." in nothing
+    assert "alse discovery" not in page_text(None) and "FDR" not in page_text(None)
 
 
-def test_with_healthy_brains_known_clusters_have_p_values(tmp_path):
+def test_clusters_have_p_values_with_healthy_brains(tmp_path):
     plain = phantom_report(tmp_path).threshold
     largest = float(written(tmp_path)[2][0]["volume_mm3"])
-    known = Threshold(plain.value, plain.words, (largest, 2 * largest, 0.0))
+    known = Threshold(plain.value, plain.origin, (largest, 2 * largest, 0.0))
     _, page, rows = written(tmp_path, threshold=known)
     assert float(rows[0]["p_value"]) == pytest.approx(0.75)
     assert "p-value" in page.text and "0.75" in rows_of(page)[0]
 
 
-def test_peaks_are_named_in_template_space(tmp_path):
+def test_peaks_are_listed_in_template_space(tmp_path):
     plain = phantom_report(tmp_path).scored
     moved = ScoredMap(plain.map, plain.inside, lambda points: points + np.array([1.0, -2.0, 3.0]), plain.lesion_mask)
     _, _, before = written(tmp_path)
@@ -110,7 +110,7 @@ def test_peaks_are_named_in_template_space(tmp_path):
         assert float(rows[0][f"{axis}_mni_mm"]) == pytest.approx(float(before[0][f"{axis}_mni_mm"]) + shift)
 
 
-def test_nothing_above_the_threshold(tmp_path):
+def test_a_map_without_clusters(tmp_path):
     _, page, rows = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
     assert rows == [] and "No cluster of at least 30 mm³ lies at or above 99" in page.text
     assert 'id="clusters"' not in page.text
@@ -121,12 +121,12 @@ def viewer_of(page):
 
 
 @pytest.mark.parametrize("threshold", [2.0, 3.59, 99.0])
-def test_the_viewer_begins_at_the_threshold_and_its_slider_holds_it(tmp_path, threshold):
+def test_the_viewer_starts_at_the_threshold(tmp_path, threshold):
     _, page, _ = written(tmp_path, threshold=Threshold(threshold, "set on healthy scans alone"))
     about = viewer_of(page)
     assert about["threshold"] == threshold
     assert about["floor"] < threshold < about["sliderTop"] and about["sliderTop"] >= 6.0, "its highest score is 6"
-    # The viewer spreads these colours from the floor to the top: a third of the way up lies the threshold.
+    # The colours span the floor to the top of the scale, with the threshold at one third.
     colours = np.array([about["red"], about["green"], about["blue"]]).T
     assert (colours[:85] == colours[0]).all() and (colours[86:] != colours[0]).any(axis=1)[5:].all()
     assert about["alpha"][0] == 0 and min(about["alpha"][1:]) > 100
@@ -134,7 +134,7 @@ def test_the_viewer_begins_at_the_threshold_and_its_slider_holds_it(tmp_path, th
 
 
 def drawn_pictures(page):
-    """The slices of all planes, as ([0, 1] arrays)."""
+    """Pictures of the slices of all planes as integer arrays."""
     slices = re.search(r'<section id="slices">(.*?)</section>', page.text, flags=re.DOTALL)[1]
     for data in re.findall(r'src="data:image/webp;base64,([^"]+)"', slices):
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
@@ -142,11 +142,11 @@ def drawn_pictures(page):
 
 
 def coloured_pixels(page):
-    """Of a picture without a lesion mask all else is grey."""
+    """Number of coloured pixels; without a lesion mask, only the map is coloured."""
     return sum((np.ptp(rgb, axis=2) > 40).sum() for rgb in drawn_pictures(page))
 
 
-def test_the_pictures_of_a_brain_without_a_finding_are_grey(tmp_path):
+def test_pictures_of_a_map_without_clusters_are_grey(tmp_path):
     without_mask = phantom_report(tmp_path).subject
     images = without_mask.images()
     subject = replace(without_mask, images=lambda: replace(images, lesion_mask=None))
@@ -155,10 +155,10 @@ def test_the_pictures_of_a_brain_without_a_finding_are_grey(tmp_path):
     assert coloured_pixels(written(tmp_path, subject=subject)[1]) > 2000
 
 
-def test_a_cohort_without_a_threshold_has_a_fixed_one_in_words(tmp_path):
+def test_a_cohort_without_a_threshold_uses_a_fixed_one(tmp_path):
     scores = score_cohort([make(n)[0] for n in range(2)], COHORT_SETTINGS)
     threshold = Threshold.of_z_maps(scores)
-    assert threshold.value == 3.09 and "no healthy scan was scored" in threshold.words
+    assert threshold.value == 3.09 and "no healthy scan was scored" in threshold.origin
     with_healthy = score_cohort([make(n, healthy=n < 4)[0] for n in range(6)], COHORT_SETTINGS)
     assert Threshold.of_z_maps(with_healthy).value == with_healthy.threshold
     report = CohortReport("Cohort", datetime(2026, 3, 1), [], scores)

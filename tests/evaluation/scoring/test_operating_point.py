@@ -9,7 +9,7 @@ SETTINGS = {"false_clusters": 1.0, "smallest_cluster_mm3": 30.0, "space": "nativ
 POINT = StoredPoint(3.6, (3.5, 3.7), 4, SETTINGS, "a model", (40.0, 0.0))
 
 
-def test_comes_back_as_it_was_with_a_threshold_and_without(tmp_path):
+def test_save_and_load_with_and_without_a_threshold(tmp_path):
     path = tmp_path / "point.json"
     POINT.save(path)
     assert StoredPoint.load(path) == POINT
@@ -22,11 +22,11 @@ def test_comes_back_as_it_was_with_a_threshold_and_without(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"threshold": 1.0}, {"threshold": None}, {"n_healthy": 400}, {"model": "b"}], ids=str
 )
-def test_an_edited_threshold_that_makes_sense_is_noticed(tmp_path, change):
+def test_a_plausible_edit_is_detected(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="is not the threshold that score wrote"):
+    with pytest.raises(UserError, match="the threshold was changed or damaged, expected the file that score wrote"):
         StoredPoint.load(path)
 
 
@@ -49,7 +49,7 @@ def test_an_edited_threshold_that_makes_sense_is_noticed(tmp_path, change):
     ],
     ids=str,
 )
-def test_an_edited_one_is_a_sentence(tmp_path, change):
+def test_an_invalid_edit_raises_a_user_error(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

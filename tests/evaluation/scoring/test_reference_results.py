@@ -16,29 +16,29 @@ def run(tmp_path):
     return tmp_path / "with flair", scores
 
 
-def test_what_was_written_is_read_whichever_path_is_named(run):
+def test_scores_are_read_from_any_path_of_a_run(run):
     folder, scores = run
     for path in (folder, folder / "scores", folder / "scores" / "scores.json"):
         read = read_run(path)
         assert read.name == run_name(path) == "with flair"
         assert read.estimates == dict(scores.estimates)
-        assert read.ground == "7 subjects, native space, brain mask"
+        assert read.evaluated_on == "7 subjects, native space, brain mask"
     assert read_run(folder, "FLAIR").name == "FLAIR"
 
 
-def test_no_run_there(tmp_path):
-    with pytest.raises(UserError, match=r"holds no scores.json, expected the output folder .* Score it first"):
+def test_missing_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no scores.json, expected the output folder .* Score the run first"):
         read_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"auroc": {"value": 1}}', '{"auroc": 3}'])
-def test_damaged_figures(tmp_path, content):
+def test_damaged_scores(tmp_path, content):
     (tmp_path / "scores.json").write_text(content)
-    with pytest.raises(UserError, match=r"scores.json\W: not readable as the figures of a run .* Score the run again"):
+    with pytest.raises(UserError, match=r"scores.json\W: not readable as the metrics of a run .* Score the run again"):
         read_run(tmp_path)
 
 
-def test_figures_of_something_else(tmp_path):
+def test_metrics_of_another_program(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps({"accuracy": {}}))
-    with pytest.raises(UserError, match=r"holds none of the figures .* Name another file"):
+    with pytest.raises(UserError, match=r"holds no metrics of voxout.* Name another file"):
         read_run(tmp_path)

@@ -35,7 +35,7 @@ def cohort():
     return score_cohort([s for s, _, _ in made], SETTINGS), made
 
 
-def test_pooled_figures(cohort):
+def test_pooled_metrics(cohort):
     scores, made = cohort
     values, truth = np.concatenate([v for _, v, _ in made]), np.concatenate([t for _, _, t in made])
     value = {name: estimate.value for name, estimate in scores.estimates.items()}
@@ -48,7 +48,7 @@ def test_pooled_figures(cohort):
     assert scores.estimates["auroc_per_subject_mean"].n == 5
 
 
-def test_figures_at_the_operating_point(cohort):
+def test_metrics_at_the_operating_point(cohort):
     scores, made = cohort
     threshold = np.float32(scores.threshold)
     healthy = [s.clusters.clusters_at(threshold) for s, _, _ in made[:4]]
@@ -70,7 +70,7 @@ def test_figures_at_the_operating_point(cohort):
     assert row.flagged_ml == pytest.approx((made[7][1] >= threshold).sum() * 8 / 1000)
 
 
-def test_healthy_scans_are_counted_at_a_threshold_they_did_not_set(cohort):
+def test_healthy_scans_are_counted_at_leave_one_out_thresholds(cohort):
     scores, made = cohort
     counts = []
     for left_out in range(4):
@@ -80,7 +80,7 @@ def test_healthy_scans_are_counted_at_a_threshold_they_did_not_set(cohort):
     assert scores.estimates["false_clusters_per_healthy_subject"].value == pytest.approx(np.mean(counts))
 
 
-def test_every_interval_holds_its_value(cohort):
+def test_intervals_contain_their_values(cohort):
     scores, _ = cohort
     assert "do not resolve" in scores.estimates["aupimo"].reason_undefined, "10,976 healthy voxels against 1e-5"
     for name, estimate in scores.estimates.items():
@@ -91,8 +91,8 @@ def test_every_interval_holds_its_value(cohort):
     assert scores.estimates["auroc"].ci_low < scores.estimates["auroc"].ci_high
 
 
-def test_intervals_are_those_of_pooling_resampled_subjects_anew(cohort):
-    """The slow way: scikit-learn on the concatenated voxels of each draw."""
+def test_intervals_agree_with_pooling_resampled_voxels(cohort):
+    """Slow reference: scikit-learn on the concatenated voxels of each bootstrap sample."""
     from voxout.evaluation.metrics.bootstrap import resample_subjects
 
     scores, made = cohort
@@ -108,14 +108,14 @@ def test_intervals_are_those_of_pooling_resampled_subjects_anew(cohort):
         assert scores.estimates[name].ci_high == pytest.approx(expected_high, abs=1e-9)
 
 
-def test_the_froc_score_is_read_off_the_curve(cohort):
+def test_the_froc_score_agrees_with_the_curve(cohort):
     scores, _ = cohort
     rates, found = scores.froc
     at = np.searchsorted(rates, np.array(FROC_RATES) + 1e-9, side="right") - 1
     assert scores.estimates["froc_score"].value == pytest.approx(found[at].mean())
 
 
-def test_shift_and_scale_of_all_maps_change_nothing():
+def test_metrics_are_invariant_to_shift_and_scale():
     plain = score_cohort([make(n, healthy=n < 3)[0] for n in range(7)], SETTINGS)
     moved = score_cohort([make(n, healthy=n < 3, scale=64.0, shift=-1000.0)[0] for n in range(7)], SETTINGS)
     for name, estimate in plain.estimates.items():
@@ -124,7 +124,7 @@ def test_shift_and_scale_of_all_maps_change_nothing():
     assert moved.threshold == pytest.approx(64 * plain.threshold - 1000, rel=1e-5)
 
 
-def test_without_healthy_scans_nothing_sets_a_threshold():
+def test_the_threshold_is_undefined_without_healthy_scans():
     scores = score_cohort([make(n)[0] for n in range(3)], SETTINGS)
     assert scores.threshold is None
     for name in ("dice_at_healthy_threshold", "lesion_sensitivity", "false_clusters_per_subject", "healthy_threshold"):
@@ -133,7 +133,7 @@ def test_without_healthy_scans_nothing_sets_a_threshold():
     assert scores.row("sub-01").dice is None
 
 
-def test_without_a_lesion_there_is_a_threshold_and_no_auroc():
+def test_a_cohort_without_lesions_has_a_threshold_but_no_auroc():
     scores = score_cohort([make(n, healthy=True)[0] for n in range(4)], SETTINGS)
     assert scores.threshold is not None
     assert scores.estimates["auroc"].reason_undefined
@@ -142,7 +142,7 @@ def test_without_a_lesion_there_is_a_threshold_and_no_auroc():
     assert scores.estimates["false_clusters_per_healthy_subject"].value is not None
 
 
-def test_patients_of_unknown_truth_enter_no_figure():
+def test_patients_of_unknown_truth_are_excluded_from_metrics():
     known = [make(n, healthy=n < 3)[0] for n in range(7)]
     with_unknown = score_cohort([*known, make(40, lesion_mask=False)[0]], SETTINGS)
     assert with_unknown.estimates == score_cohort(known, SETTINGS).estimates
@@ -150,13 +150,13 @@ def test_patients_of_unknown_truth_enter_no_figure():
     assert row.clusters is not None and row.false_clusters is None and row.dice is None
 
 
-def test_a_cohort_of_unknown_truth_alone_has_rows_and_no_figure():
+def test_a_cohort_of_unknown_truth_has_rows_but_no_metrics():
     scores = score_cohort([make(n, lesion_mask=False)[0] for n in range(3)], SETTINGS)
     assert all(estimate.reason_undefined for estimate in scores.estimates.values())
     assert len(scores.rows) == 3 and scores.strata == () and scores.froc is None
 
 
-def test_a_map_without_contrast_sets_no_threshold():
+def test_constant_maps_set_no_threshold():
     flat = [
         score_map(
             f"sub-{n}",
@@ -172,7 +172,7 @@ def test_a_map_without_contrast_sets_no_threshold():
     assert "every voxel flagged" in score_cohort(flat, SETTINGS).estimates["healthy_threshold"].reason_undefined
 
 
-def test_nobody_and_the_same_one_twice_are_errors():
+def test_empty_cohorts_and_duplicates_raise():
     with pytest.raises(UserError, match="No map was scored"):
         score_cohort([], SETTINGS)
     one = make(1)[0]
@@ -197,17 +197,17 @@ def make_big(number, *, healthy, contrast=3.0):
 
 
 def slow_aupimo(healthy_maps, map, lesion):
-    """Recall at the lowest threshold that keeps the mean FPR within each limit, averaged over log-spaced limits."""
+    """Recall at the lowest threshold with a mean FPR within each limit, averaged over log-spaced limits."""
     pooled = np.sort(np.concatenate(healthy_maps).astype(np.float64))[::-1]
     limits = np.geomspace(1e-5, 1e-4, 20001)
     limits = np.sqrt(limits[1:] * limits[:-1])
     allowed = np.floor(limits * len(pooled)).astype(int)
-    # The next healthy voxel is one too many: thresholds lie above it.
+    # Thresholds are just above the first healthy voxel that exceeds the limit.
     recall = [(map[lesion] > pooled[count]).mean() for count in range(allowed.max() + 1)]
     return np.mean([recall[count] for count in allowed])
 
 
-def test_aupimo_is_the_recall_over_the_logarithm_of_healthy_false_positive_rates():
+def test_aupimo_agrees_with_a_slow_reference():
     made = [make_big(n, healthy=n < 4) for n in range(8)]
     scores = score_cohort([s for s, _, _ in made], SETTINGS)
     expected = [slow_aupimo([m for _, m, _ in made[:4]], m, lesion) for _, m, lesion in made[4:]]
@@ -217,7 +217,7 @@ def test_aupimo_is_the_recall_over_the_logarithm_of_healthy_false_positive_rates
     assert estimate.value == pytest.approx(np.mean(expected), abs=2e-4)
     assert estimate.n == 4 and estimate.ci_low < estimate.value < estimate.ci_high
     assert scores.rows[0].aupimo is None
-    # A draw with everybody once, on the coarser bins of the draws, gives the number itself.
+    # A bootstrap sample with all weights 1 gives the value itself, despite its coarser bins.
     from voxout.evaluation.scoring.voxel_measures import voxel_measures
 
     once = voxel_measures(scores.subjects, np.ones((3, 8))).measures["aupimo"]
@@ -229,16 +229,16 @@ def test_aupimo_needs_healthy_scans():
     assert scores.estimates["aupimo"].reason_undefined == "no healthy scan in this cohort"
 
 
-# -- both lesion criteria, subjects, strata --------------------------------------------------------------------------
+# -- lesion criteria, subject-level metrics and strata ---------------------------------------------------------------
 def test_precision_and_f1_follow_from_the_counts(cohort):
     scores, made = cohort
     value = {name: estimate.value for name, estimate in scores.estimates.items()}
-    threshold, sick = np.array([scores.threshold]), [s for s, _, _ in made[4:]]
-    clusters = sum(int(s.clusters.clusters_at(threshold)[0]) for s in sick)
-    false = sum(int(s.clusters.false_clusters_at(threshold)[0]) for s in sick)
-    lesions = sum(len(s.lesions) for s in sick)
-    matched = sum(s.overlaps.matched_at(threshold, len(s.lesions)).sum() for s in sick)
-    assert 0 < matched <= sum(s.lesions_found_at(threshold[0]) for s in sick)
+    threshold, with_lesions = np.array([scores.threshold]), [s for s, _, _ in made[4:]]
+    clusters = sum(int(s.clusters.clusters_at(threshold)[0]) for s in with_lesions)
+    false = sum(int(s.clusters.false_clusters_at(threshold)[0]) for s in with_lesions)
+    lesions = sum(len(s.lesions) for s in with_lesions)
+    matched = sum(s.overlaps.matched_at(threshold, len(s.lesions)).sum() for s in with_lesions)
+    assert 0 < matched <= sum(s.lesions_found_at(threshold[0]) for s in with_lesions)
     assert value["lesion_precision"] == pytest.approx(1 - false / clusters)
     assert value["lesion_sensitivity_iou10"] == pytest.approx(matched / lesions)
     assert value["lesion_precision_iou10"] == pytest.approx(matched / clusters)
@@ -248,27 +248,27 @@ def test_precision_and_f1_follow_from_the_counts(cohort):
     assert sum(row.lesions_matched or 0 for row in scores.rows) == matched
 
 
-def test_subjects_are_told_apart_by_one_number_of_their_map(cohort):
+def test_subject_level_metrics(cohort):
     scores, made = cohort
-    sick = [s.has_lesions for s, _, _ in made]
+    with_lesions = [s.has_lesions for s, _, _ in made]
     for number, values in {
         "maximum": [v.max() for _, v, _ in made],
         "p999": [np.quantile(v, 0.999) for _, v, _ in made],
     }.items():
         for name, metric in (("auroc", metrics.roc_auc_score), ("average_precision", metrics.average_precision_score)):
             estimate = scores.estimates[f"subject_{name}_{number}"]
-            assert estimate.value == pytest.approx(metric(sick, values)), number
+            assert estimate.value == pytest.approx(metric(with_lesions, values)), number
             assert estimate.n == 9
-    # A healthy scan's flagged volume counts at the threshold that the others set.
+    # The flagged volume of a healthy scan is measured at its leave-one-out threshold.
     volumes = [s.flagged_ml_at(scores.threshold) for s, _, _ in made]
     for i in range(4):
         others = score_cohort([made[j][0] for j in range(9) if j != i], SETTINGS)
         volumes[i] = made[i][0].flagged_ml_at(others.threshold)
-    expected = metrics.roc_auc_score(sick, volumes)
+    expected = metrics.roc_auc_score(with_lesions, volumes)
     assert scores.estimates["subject_auroc_volume"].value == pytest.approx(expected)
 
 
-def test_figures_of_a_stratum_are_those_of_its_subjects():
+def test_metrics_of_a_stratum_agree_with_those_of_its_subjects():
     from dataclasses import replace
 
     made = [make(n, healthy=n < 4)[0] for n in range(10)]
@@ -279,12 +279,12 @@ def test_figures_of_a_stratum_are_those_of_its_subjects():
     lyon = strata["site", "Lyon"].measures
     for name in ("auroc", "average_precision", "aupro_fpr30", "best_dice_pooled"):
         assert lyon[name].value == pytest.approx(alone.measures[name].value, abs=1e-12)
-    sick = [s for s in placed if s.site == "Lyon" and s.has_lesions]
-    found = sum(s.lesions_found_at(scores.threshold) for s in sick)
-    assert lyon["lesion_sensitivity"].value == pytest.approx(found / sum(len(s.lesions) for s in sick))
+    with_lesions = [s for s in placed if s.site == "Lyon" and s.has_lesions]
+    found = sum(s.lesions_found_at(scores.threshold) for s in with_lesions)
+    assert lyon["lesion_sensitivity"].value == pytest.approx(found / sum(len(s.lesions) for s in with_lesions))
     assert [name for by, name in strata if by == "age"] == ["below 40 years", "40 to 60 years", "60 to 75 years",
                                                             "75 years and more"]  # fmt: skip
-    assert strata["age", "below 40 years"].measures["auroc"].estimate(0.95).reason_undefined, "only healthy there"
+    assert strata["age", "below 40 years"].measures["auroc"].estimate(0.95).reason_undefined, "only healthy subjects"
     volumes = [stratum.measures["lesion_sensitivity"] for (by, _), stratum in strata.items() if by == "lesion volume"]
     in_mm3 = [les.volume_mm3 for s in placed for les in s.lesions]
     assert [m.n for m in volumes] == [sum(v < 100 for v in in_mm3), sum(v >= 100 for v in in_mm3), 0, 0]
@@ -292,12 +292,12 @@ def test_figures_of_a_stratum_are_those_of_its_subjects():
     assert not [by for by, _ in ((s.by, s.name) for s in score_cohort(made, SETTINGS).strata) if by != "lesion volume"]
 
 
-def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_path):
+def test_a_stored_threshold_is_used_for_a_cohort_without_healthy_scans(tmp_path):
     from voxout.evaluation.scoring.operating_point import StoredPoint
 
     first = score_cohort([make(n, healthy=n < 4)[0] for n in range(8)], SETTINGS)
     path = tmp_path / "point.json"
-    StoredPoint.of(first.point, SETTINGS, "model a").save(path)
+    StoredPoint.from_point(first.point, SETTINGS, "model a").save(path)
     stored = StoredPoint.load(path)
     assert stored.unfit_because(SETTINGS, "model a") is None
     assert "an earlier fit" in stored.unfit_because(SETTINGS, "model b")
@@ -311,10 +311,10 @@ def test_a_threshold_from_elsewhere_serves_a_cohort_without_healthy_scans(tmp_pa
     found = sum(s.lesions_found_at(first.threshold) for s in patients)
     assert sensitivity.value == pytest.approx(found / sum(len(s.lesions) for s in patients))
     assert scores.estimates["false_clusters_per_healthy_subject"].reason_undefined == "no healthy scan in this cohort"
-    # The uncertainty of the threshold is carried along: its interval is the model's own.
+    # The uncertainty of the stored threshold is kept.
     ours, theirs = scores.estimates["healthy_threshold"], first.estimates["healthy_threshold"]
     assert (ours.value, ours.ci_low, ours.ci_high) == (theirs.value, theirs.ci_low, theirs.ci_high)
-    # Healthy scans show whether it holds, and set nothing.
+    # Healthy scans are evaluated at this threshold and do not change it.
     healthy = make(1, healthy=True)[0]
     with_own = score_cohort([*patients, healthy, make(2, healthy=True)[0]], SETTINGS, point=stored.point)
     assert with_own.threshold == first.threshold

@@ -13,7 +13,7 @@ SETTINGS = EvaluationSettings(smallest_cluster_mm3=16)
 
 
 def scan(seed=0):
-    """A map that knows a little, a brain mask, a lesion mask with two lesions."""
+    """Map with a weak contrast, brain mask, and lesion mask with two lesions."""
     random = np.random.default_rng(seed)
     inside = np.zeros(GRID.size_vox, bool)
     inside[1:11, 1:12, 2:12] = True
@@ -24,9 +24,9 @@ def scan(seed=0):
     return Volume(voxels, GRID), Volume(inside, GRID), Volume(lesion, GRID)
 
 
-def test_figures_are_those_of_the_voxels_inside_the_mask():
+def test_metrics_use_only_voxels_inside_the_mask():
     map, inside, lesion = scan()
-    map.voxels[~inside.voxels] = np.nan  # nobody may look there
+    map.voxels[~inside.voxels] = np.nan  # must not be used
     scores = score_map("sub-01", map, inside, lesion, None, SETTINGS)
     truth, values = lesion.voxels[inside.voxels], map.voxels[inside.voxels].astype(np.float64)
     assert scores.auroc.value == pytest.approx(metrics.roc_auc_score(truth, values), abs=1e-9)
@@ -39,7 +39,7 @@ def test_figures_are_those_of_the_voxels_inside_the_mask():
     assert scores.highest_score == values.max()
 
 
-def test_a_row_for_every_lesion():
+def test_scores_of_every_lesion():
     map, inside, lesion = scan()
     map.voxels[8, 8, 8], map.voxels[8, 8, 9] = 50, 40
     scores = score_map("sub-01", map, inside, lesion, None, SETTINGS)
@@ -47,17 +47,17 @@ def test_a_row_for_every_lesion():
     assert (large.volume_mm3, small.volume_mm3) == pytest.approx((96, 8))
     assert small.centre_mm == (16, 16, 16)
     assert small.highest_score == small.mean_score == 50
-    # A cluster needs two voxels here, and the second one comes at 40.
+    # A cluster needs two voxels, and the second has a score of 40.
     assert small.found_at == 40
     assert scores.lesions_found_at(40.5) == 0 and scores.lesions_found_at(40) == 1
     assert scores.clusters.clusters_at(45.0) == 0
 
 
-def test_voxels_without_a_score_are_missed_and_counted():
+def test_voxels_without_a_score_count_as_missed():
     map, inside, lesion = scan()
     covered = inside.voxels.copy()
     covered[:5] = False
-    map.voxels[~covered] = 99  # what stands there is no score
+    map.voxels[~covered] = 99  # not a score
     scores = score_map("sub-01", map, inside, lesion, map.with_voxels(covered), SETTINGS)
     assert scores.n_lesion_uncovered == 12
     assert scores.n_uncovered == 4 * 11 * 10
@@ -75,7 +75,7 @@ def test_lesion_voxels_outside_the_mask_are_counted():
     assert score_map("sub-01", map, inside, lesion, None, SETTINGS).n_lesion_outside == 3
 
 
-def test_what_is_not_known_has_a_reason():
+def test_undefined_metrics_have_a_reason():
     map, inside, lesion = scan()
     unknown = score_map("sub-01", map, inside, None, None, SETTINGS)
     assert (unknown.truth_known, unknown.auroc.reason_undefined) == (False, NO_TRUTH)
@@ -88,7 +88,7 @@ def test_what_is_not_known_has_a_reason():
     assert healthy.best_dice.reason_undefined == healthy.dice_at(0).reason_undefined == NO_LESION_VOXEL
 
 
-def test_different_grids_are_an_error_with_both():
+def test_different_grids_raise_with_both_grids():
     map, inside, lesion = scan()
     other = Grid(GRID.size_vox, np.diag([1.0, 1.0, 3.0, 1.0]))
     with pytest.raises(SubjectError, match=r"sub-01: the lesion mask .*12x13x14 voxels of 1x1x3 mm.*of 2x2x2 mm"):
@@ -98,27 +98,27 @@ def test_different_grids_are_an_error_with_both():
         score_map("sub-01", map, Volume(inside.voxels, moved), lesion, None, SETTINGS)
 
 
-def test_the_other_mistakes_of_a_user():
+def test_invalid_inputs_raise():
     map, inside, lesion = scan()
     nothing = map.with_voxels(np.zeros(GRID.size_vox, bool))
     with pytest.raises(SubjectError, match="evaluation mask is empty"):
         score_map("sub-01", map, nothing, lesion, None, SETTINGS)
-    with pytest.raises(SubjectError, match="no voxel of the evaluation mask carries a score"):
+    with pytest.raises(SubjectError, match="no voxel of the evaluation mask has a score"):
         score_map("sub-01", map, inside, lesion, nothing, SETTINGS)
-    with pytest.raises(SubjectError, match="is a control but its lesion mask holds 13 voxels"):
+    with pytest.raises(SubjectError, match="the lesion mask of this control holds 13 voxels, expected none"):
         score_map("sub-01", map, inside, lesion, None, SETTINGS, group="control")
     map.voxels[5, 5, 5] = np.nan
     with pytest.raises(SubjectError, match="1 of 1100 scores of the anomaly map are NaN"):
         score_map("sub-01", map, inside, lesion, None, SETTINGS)
 
 
-def test_swapped_masks_are_told():
+def test_swapped_masks_raise():
     map, inside, lesion = scan()
-    with pytest.raises(SubjectError, match="fills the whole evaluation mask.*Are lesion masks and brain masks swapped"):
+    with pytest.raises(SubjectError, match="fills the complete evaluation mask.* brain masks are swapped"):
         score_map("sub-01", map, lesion, inside, None, SETTINGS)
 
 
-def test_saved_and_loaded_scores_are_the_same(tmp_path):
+def test_save_and_load(tmp_path):
     scores = score_map("sub-01", *scan(), None, SETTINGS)
     path = tmp_path / "ä b" / "sub-01.npz"
     saved = scores.save(path)
@@ -134,7 +134,7 @@ def test_saved_and_loaded_scores_are_the_same(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_small_file_that_unpacks_to_much_is_refused_unread(tmp_path):
+def test_compressed_files_are_refused(tmp_path):
     path = tmp_path / "sub-01.npz"
     score_map("sub-01", *scan(), None, SETTINGS).save(path)
     with np.load(path) as stored:
@@ -148,7 +148,7 @@ def test_a_small_file_that_unpacks_to_much_is_refused_unread(tmp_path):
         _ = StoredCurves(path).histogram
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_damaged_file_raises(tmp_path):
     path = tmp_path / "sub-01.npz"
     score_map("sub-01", *scan(), None, SETTINGS).save(path)
     path.write_bytes(path.read_bytes()[:400])

@@ -50,7 +50,7 @@ def test_lesions_csv_has_a_row_for_every_lesion(written):
     assert float(rows[0]["volume_mm3"]) == pytest.approx(scores.subjects[3].lesions[0].volume_mm3)
 
 
-def test_a_cohort_without_lesions_writes_headings(tmp_path):
+def test_tables_without_rows_have_headers(tmp_path):
     write_scores(tmp_path, score_cohort([make(n, healthy=True)[0] for n in range(3)], SETTINGS))
     assert (tmp_path / "lesions.csv").read_text().startswith("subject,lesion,volume_mm3")
     assert {p.name for p in tmp_path.iterdir()} == {"scores.json", "scores.csv", "lesions.csv", "strata.csv"}

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_of_surprise
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
-GRID = PatchGrid(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
+GRID = VoxelMask(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
 
 
 def _null(seed, subjects=30):
@@ -27,88 +27,88 @@ def _calibrated(null, inside=None, **changed):
     return _with_null(null, inside, **changed)[0]
 
 
-def test_unseen_scores_of_the_same_kind_exceed_a_surprise_as_often_as_it_says():
+def test_unseen_scores_are_calibrated():
     calibration = _calibrated(_null(0))
-    unseen = calibration.surprise(_null(1, subjects=60))
-    for surprise in (0.5, 1.0, 2.0, 3.0, 4.0):
-        expected = 10.0**-surprise
-        # What so many, and so many in the null, leave to chance; beyond a thousandth, the null's highest thousandth.
+    unseen = calibration.neg_log10_p(_null(1, subjects=60))
+    for neg_log10_p in (0.5, 1.0, 2.0, 3.0, 4.0):
+        expected = 10.0**-neg_log10_p
+        # Sampling error of the unseen scores and of the null; beyond a thousandth, of the null's highest thousandth.
         seen, null = expected * unseen.size, max(expected, 1e-3) * 30 * GRID.size
-        assert (unseen >= surprise).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
+        assert (unseen >= neg_log10_p).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
 
 
-def test_a_fold_counts_half_in_the_spread_that_its_own_scores_are_divided_by():
-    """Against the plain way, control by control."""
+def test_the_own_fold_has_half_weight_in_the_scale():
+    """Against a direct computation for each fold."""
     null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9
-    calibration, surprise = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
+    calibration, neg_log10_p = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
     for fold in folds_of([f"sub-{number}" for number in range(7)], 3, seed=0):
         weights = np.where(np.isin(np.arange(7), fold), 0.5, 1.0)[:, None] * inside
-        whole = (weights * null**2).sum() / weights.sum()
+        brain = (weights * null**2).sum() / weights.sum()
         own = (weights * null**2).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-9)
-        expected = replace(calibration, spread=np.sqrt(0.8 * own + 0.2 * whole)).surprise(null[fold])
-        somebody = inside.any(axis=0)
-        np.testing.assert_allclose(surprise[fold][:, somebody], expected[:, somebody], rtol=1e-4, atol=1e-4)
+        expected = replace(calibration, scale=np.sqrt(0.8 * own + 0.2 * brain)).neg_log10_p(null[fold])
+        covered = inside.any(axis=0)
+        np.testing.assert_allclose(neg_log10_p[fold][:, covered], expected[:, covered], rtol=1e-4, atol=1e-4)
 
 
-def test_the_null_maps_exceed_a_surprise_as_often_as_it_says():
+def test_the_null_maps_are_calibrated():
     null, inside = _null(0, subjects=4), np.random.default_rng(1).random((4, GRID.size)) < 0.9
-    _, surprise = _with_null(null, inside)
+    _, neg_log10_p = _with_null(null, inside)
     for expected in (1.0, 2.0, 3.0):
-        found = (surprise[inside] >= expected - 1e-4).mean()
+        found = (neg_log10_p[inside] >= expected - 1e-4).mean()
         assert found == pytest.approx(10**-expected, rel=0.05, abs=3 / inside.sum())
 
 
-def test_where_the_others_have_no_brain_the_whole_brains_spread_has_to_do():
+def test_voxels_without_other_controls_use_the_scale_of_the_brain():
     null, inside = _null(0, subjects=3), np.ones((3, GRID.size), bool)
     alone = GRID.locations[:, 0] < 10
     inside[1:, alone] = False
-    _, surprise = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
-    assert surprise[0][alone].max() < 8 and np.isfinite(surprise).all()
+    _, neg_log10_p = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
+    assert neg_log10_p[0][alone].max() < 8 and np.isfinite(neg_log10_p).all()
 
 
-def test_far_beyond_the_null_the_tail_goes_on_as_fitted():
-    """Exponential scores: the surprise is the score times log10(e), however far out."""
+def test_the_tail_is_extrapolated_as_fitted():
+    """For exponential scores, -log10 p is the score times log10(e)."""
     null = np.random.default_rng(0).exponential(size=(30, GRID.size))
     calibration = _calibrated(null, pooling_mm=0.0, shrinkage=1.0)
     scores = np.array([2.0, 5.0, 20.0, 50.0])
-    found = calibration.surprise(np.append(scores, np.zeros(GRID.size - 4)))[:4]
+    found = calibration.neg_log10_p(np.append(scores, np.zeros(GRID.size - 4)))[:4]
     np.testing.assert_allclose(found, scores * np.log10(np.e), rtol=0.08)
 
 
-def test_where_healthy_brains_differ_much_a_score_says_less():
-    wild = np.arange(GRID.size) < GRID.size // 2
-    null = _null(0) * np.where(wild, 5.0, 1.0)
-    surprise = _calibrated(null, pooling_mm=2.0, shrinkage=0.0).surprise(np.full(GRID.size, 4.0))
-    assert surprise[wild].mean() < 1 < 3 < surprise[~wild].mean()
+def test_scores_count_less_where_healthy_brains_vary_more():
+    variable = np.arange(GRID.size) < GRID.size // 2
+    null = _null(0) * np.where(variable, 5.0, 1.0)
+    neg_log10_p = _calibrated(null, pooling_mm=2.0, shrinkage=0.0).neg_log10_p(np.full(GRID.size, 4.0))
+    assert neg_log10_p[variable].mean() < 1 < 3 < neg_log10_p[~variable].mean()
 
 
 @settings(deadline=None, max_examples=20)
 @given(factor=st.floats(1e-3, 1e3))
 def test_the_unit_of_the_scores_does_not_matter(factor):
     null, scores = _null(0, subjects=4), _null(5, subjects=1)[0]
-    ours = _calibrated(null * factor).surprise(scores * factor)
-    np.testing.assert_allclose(ours, _calibrated(null).surprise(scores), atol=2e-3)
+    ours = _calibrated(null * factor).neg_log10_p(scores * factor)
+    np.testing.assert_allclose(ours, _calibrated(null).neg_log10_p(scores), atol=2e-3)
 
 
-def test_a_higher_score_at_a_place_is_never_less_surprising():
+def test_neg_log10_p_never_decreases_with_the_score():
     calibration = _calibrated(_null(0))
-    ladder = np.stack([calibration.surprise(np.full(GRID.size, score)) for score in np.linspace(-1, 60, 200)])
+    ladder = np.stack([calibration.neg_log10_p(np.full(GRID.size, score)) for score in np.linspace(-1, 60, 200)])
     assert (np.diff(ladder, axis=0) >= 0).all()
     assert np.isfinite(ladder).all()
 
 
-def test_what_is_not_brain_does_not_count():
+def test_scores_outside_the_brain_are_ignored():
     null, inside = _null(0), np.random.default_rng(1).random((30, GRID.size)) < 0.7
     spoilt = np.where(inside, null, 1e6)
     ours, theirs = _calibrated(spoilt, inside), _calibrated(null, inside)
     np.testing.assert_array_equal(ours.knots, theirs.knots)
-    np.testing.assert_array_equal(ours.spread, theirs.spread)
+    np.testing.assert_array_equal(ours.scale, theirs.scale)
 
 
 def test_z_is_the_normal_quantile():
-    for surprise, p in ((3.0, 1e-3), (0.30103, 0.5), (10.0, 1e-10)):
-        assert z_of_surprise(np.array([surprise]))[0] == pytest.approx(stats.norm.isf(p), abs=1e-4)
-    far = z_of_surprise(np.array([0.0, 400.0, 5000.0]))
+    for neg_log10_p, p in ((3.0, 1e-3), (0.30103, 0.5), (10.0, 1e-10)):
+        assert z_from_neg_log10_p(np.array([neg_log10_p]))[0] == pytest.approx(stats.norm.isf(p), abs=1e-4)
+    far = z_from_neg_log10_p(np.array([0.0, 400.0, 5000.0]))
     assert np.isfinite(far).all() and (np.diff(far) > 0).all()
 
 
@@ -116,32 +116,34 @@ def test_saved_and_loaded_to_the_bit(tmp_path):
     calibration = _calibrated(_null(0))
     loaded = Calibration.load(calibration.save(tmp_path / "calibration.safetensors"))
     scores = _null(3, subjects=1)
-    np.testing.assert_array_equal(loaded.surprise(scores), calibration.surprise(scores))
+    np.testing.assert_array_equal(loaded.neg_log10_p(scores), calibration.neg_log10_p(scores))
     assert loaded.mask_hash == GRID.mask_hash
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "calibration.safetensors"
     for content in (None, b"", b"\x08\0\0\0\0\0\0\0{}      "):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(UserError, match="holds no whole calibration .*Run the stage fit again"):
+        with pytest.raises(UserError, match="holds no complete calibration .*Run the stage fit again"):
             Calibration.load(path)
 
 
-def test_scores_that_tell_nothing_are_refused():
-    with pytest.raises(UserError, match="the controls' scores are all 0, expected some that differ"):
+def test_scores_that_are_0_or_not_finite_are_refused():
+    with pytest.raises(UserError, match="the controls' scores are all 0, expected scores that differ"):
         _calibrated(np.zeros((3, GRID.size)))
-    with pytest.raises(UserError, match="scores of controls are not finite, expected finite ones"):
+    with pytest.raises(UserError, match="the controls' scores are not finite, expected finite ones"):
         _calibrated(np.full((3, GRID.size), np.nan))
 
 
-@given(persons=st.lists(st.integers(0, 40), min_size=3, max_size=90), folds=st.integers(2, 10), seed=st.integers(0, 5))
-def test_folds_take_every_scan_once_and_a_persons_together(persons, folds, seed):
-    names = [f"sub-{person}" for person in persons]
+@given(
+    participants=st.lists(st.integers(0, 40), min_size=3, max_size=90), folds=st.integers(2, 10), seed=st.integers(0, 5)
+)
+def test_folds_contain_every_scan_once_grouped_by_participant(participants, folds, seed):
+    names = [f"sub-{participant}" for participant in participants]
     parts = folds_of(names, folds, seed)
     assert len(parts) == min(len(set(names)), folds)
     assert sorted(np.concatenate(parts)) == list(range(len(names)))
-    people = [{names[scan] for scan in part} for part in parts]
-    assert sum(map(len, people)) == len(set(names)), "nobody is in two parts"
-    assert max(map(len, people)) - min(map(len, people)) <= 1
+    participants = [{names[scan] for scan in part} for part in parts]
+    assert sum(map(len, participants)) == len(set(names)), "no participant is in two folds"
+    assert max(map(len, participants)) - min(map(len, participants)) <= 1

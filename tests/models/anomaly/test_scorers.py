@@ -7,42 +7,42 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly.scorers import Mahalanobis, OneClassSvms
 from voxout.models.features.whitening import WhitenedLatents, fit_whitening
 from voxout.models.settings import DetectorSettings
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 MASK = np.zeros((3, 4, 5), bool)
 MASK[1:, 1:3, 1:4] = True
-GRID = PatchGrid(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
+GRID = VoxelMask(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
 CONTROLS = np.random.default_rng(0).normal(size=(30, GRID.size, 2)).astype(np.float32)
-RAW = DetectorSettings(read_out="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
+RAW = DetectorSettings(latent_scaling="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
 
 
-def _strange(location: int) -> np.ndarray:
+def _anomalous_at(voxel: int) -> np.ndarray:
     features = np.median(CONTROLS, axis=0)
-    features[location] = 4.0
+    features[voxel] = 4.0
     return features
 
 
 def _kernels(svms: OneClassSvms, features: np.ndarray):
-    """At every location the dual coefficients, and the kernel between their support vectors and the features."""
+    """At every voxel, the dual coefficients and the kernel between the support vectors and the features."""
     for v in range(GRID.size):
         support, dual = svms.field.support(v)
         yield dual, np.exp(-0.05 * ((support - features[v]) ** 2).sum(1))
 
 
-def test_the_sign_turns_over():
-    """Higher = more anomalous, and minus scikit-learn's decision function."""
-    scores = OneClassSvms.fit(CONTROLS, GRID, RAW).score(_strange(3))
+def test_scores_are_higher_for_anomalies():
+    """The score is minus scikit-learn's decision function."""
+    scores = OneClassSvms.fit(CONTROLS, GRID, RAW).score(_anomalous_at(3))
     assert scores.dtype == np.float32
     assert scores.argmax() == 3
     assert scores[3] > 0 > np.delete(scores, 3).max()
     oracles = [OneClassSVM(nu=0.2, gamma=0.05, tol=1e-8).fit(CONTROLS[:, v]) for v in range(GRID.size)]
-    expected = [-svm.decision_function(_strange(3)[v : v + 1])[0] for v, svm in enumerate(oracles)]
+    expected = [-svm.decision_function(_anomalous_at(3)[v : v + 1])[0] for v, svm in enumerate(oracles)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_the_log_ratio_is_that_of_offset_and_kernel_sum():
     svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "log_ratio"}))
-    features = _strange(3)
+    features = _anomalous_at(3)
     expected = [
         np.log(svms.field.offset[v] / (dual @ kernel)) for v, (dual, kernel) in enumerate(_kernels(svms, features))
     ]
@@ -52,41 +52,43 @@ def test_the_log_ratio_is_that_of_offset_and_kernel_sum():
 def test_the_distance_is_that_from_the_support_vectors_in_the_kernels_space():
     """Half the squared length of phi(z) - phi(z_i), averaged with the dual coefficients."""
     svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
-    features = _strange(3)
+    features = _anomalous_at(3)
     expected = [np.average((1 - 2 * kernel + 1) / 2, weights=dual) for dual, kernel in _kernels(svms, features)]
     np.testing.assert_allclose(svms.score(features), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("score", ["decision", "log_ratio"])
-def test_all_scores_rank_alike_at_a_location(score):
-    """They differ in what one location counts against another, and far away."""
+def test_all_scores_give_the_same_ranking_at_a_voxel(score):
+    """They differ between voxels, and far from the controls."""
     distance = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"score": "distance"}))
     other = OneClassSvms(distance.field, None, score)
-    people = CONTROLS * 1.5
-    ranks = [np.argsort([svms.score(person) for person in people], axis=0) for svms in (distance, other)]
+    participants = CONTROLS * 1.5
+    ranks = [
+        np.argsort([svms.score(participant) for participant in participants], axis=0) for svms in (distance, other)
+    ]
     np.testing.assert_array_equal(*ranks)
 
 
-def test_the_log_ratio_goes_on_rising():
+def test_the_log_ratio_keeps_rising_far_from_the_controls():
     plain = OneClassSvms.fit(CONTROLS, GRID, RAW)
     ratio = OneClassSvms(plain.field, None, "log_ratio")
-    near, far = _strange(3), _strange(3)
+    near, far = _anomalous_at(3), _anomalous_at(3)
     near[3], far[3] = 20.0, 22.0
-    assert plain.score(near)[3] == plain.score(far)[3], "the kernel has come to its end"
+    assert plain.score(near)[3] == plain.score(far)[3], "the kernel is numerically 0"
     assert ratio.score(far)[3] > ratio.score(near)[3] or ratio.score(far)[3] > 20
     inliers = CONTROLS[0]
     for v in range(GRID.size):
         assert np.sign(plain.score(inliers)[v]) == np.sign(ratio.score(inliers)[v])
 
 
-def test_codes_are_whitened_as_the_detectors_were():
+def test_features_are_whitened_before_scoring():
     svms = OneClassSvms.fit(
-        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "read_out": "whitened"})
+        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "latent_scaling": "whitened"})
     )
     whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.1)
     raw = OneClassSvms.fit(WhitenedLatents(CONTROLS, whitening), GRID, RAW.model_copy(update={"gamma": 0.5}))
     features = CONTROLS[0] + 1
-    np.testing.assert_allclose(svms.score(features), raw.score(whitening.apply(features)), atol=1e-4)
+    np.testing.assert_allclose(svms.score(features), raw.score(whitening.whiten(features)), atol=1e-4)
 
 
 def test_mahalanobis_is_the_distance_under_the_pooled_covariance():
@@ -103,7 +105,7 @@ def test_mahalanobis_is_the_distance_under_the_pooled_covariance():
         assert scores[v] == pytest.approx(expected, rel=5e-3)
 
 
-def test_one_side_is_the_signed_z():
+def test_one_sided_scores_are_signed_z_scores():
     one = CONTROLS[:, :, :1]
     fitted = {d: Mahalanobis.fit(one, GRID, DetectorSettings(), d) for d in ("both", "higher", "lower")}
     features = one.mean(0) + 2.0
@@ -118,7 +120,7 @@ def test_saved_and_loaded(tmp_path):
     svms, distance = OneClassSvms.fit(CONTROLS, GRID, settings), Mahalanobis.fit(CONTROLS, GRID, settings)
     svms.save(tmp_path / "a")
     distance.save(tmp_path / "b")
-    features = _strange(3)
+    features = _anomalous_at(3)
     np.testing.assert_array_equal(
         OneClassSvms.load(tmp_path / "a", GRID, settings).score(features), svms.score(features)
     )
@@ -128,6 +130,8 @@ def test_saved_and_loaded(tmp_path):
 def test_detectors_of_another_brain_mask_are_refused(tmp_path):
     settings = DetectorSettings(nu=0.2)
     OneClassSvms.fit(CONTROLS, GRID, settings).save(tmp_path)
-    turned = PatchGrid(Grid(MASK.shape, np.eye(4)), MASK)
-    with pytest.raises(UserError, match="of other locations than the brain mask. Fit the model again"):
-        OneClassSvms.load(tmp_path, turned, settings)
+    other = VoxelMask(Grid(MASK.shape, np.eye(4)), MASK)
+    with pytest.raises(
+        UserError, match="fitted on another brain mask, expected that of the model. Fit the model again"
+    ):
+        OneClassSvms.load(tmp_path, other, settings)

@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.confounds.regression import AdjustedLatents, Adjustment
+from voxout.models.confounds.regression import ConfoundRegression, ResidualisedLatents
 from voxout.models.features.feature_store import LatentStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 MASK = np.zeros((6, 5, 4), bool)
 MASK[1:5, 1:4, 1:3] = True
 MASK[2, 2, 1] = False
-GRID = PatchGrid(Grid(MASK.shape, np.eye(4)), MASK)
+GRID = VoxelMask(Grid(MASK.shape, np.eye(4)), MASK)
 
 
 def _latents(seed=0, subjects=12):
@@ -24,70 +24,70 @@ def _covariates(subjects=12):
 
 
 def test_slopes_are_ridge_regression_averaged_over_neighbours():
-    """Against the plain way, location by location, with five controls' worth of no effect."""
+    """Against a regression voxel by voxel, with a ridge penalty of 5."""
     latents, covariates = _latents(), _covariates()
     own = np.empty((GRID.size, 2, 3))
     centred = covariates - covariates.mean(axis=0)
-    for place in range(GRID.size):
-        features = latents[:, place] - latents[:, place].mean(axis=0)
+    for voxel in range(GRID.size):
+        features = latents[:, voxel] - latents[:, voxel].mean(axis=0)
         rows, wanted = np.vstack([centred, np.sqrt(5) * np.eye(2)]), np.vstack([features, np.zeros((2, 3))])
-        own[place] = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        own[voxel] = np.linalg.lstsq(rows, wanted, rcond=None)[0]
     expected = [
-        own[np.abs(GRID.locations.astype(int) - place).max(axis=1) <= 1].mean(axis=0)
-        for place in GRID.locations.astype(int)
+        own[np.abs(GRID.locations.astype(int) - voxel).max(axis=1) <= 1].mean(axis=0)
+        for voxel in GRID.locations.astype(int)
     ]
-    slopes = Adjustment.fit(latents, covariates, GRID).slopes.swapaxes(0, 1)
+    slopes = ConfoundRegression.fit(latents, covariates, GRID).slopes.swapaxes(0, 1)
     np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-5)  # stored in half precision
 
 
-def test_slopes_are_those_of_the_controls_who_are_there():
+def test_slopes_use_the_controls_that_are_available():
     latents, covariates = _latents(), _covariates()
     latents[:5, 3], latents[7, 3:9] = np.nan, np.nan
-    lonely = PatchGrid(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
-    slopes = Adjustment.fit(latents, covariates, lonely).slopes  # locations without neighbours
-    for place in range(GRID.size):
-        there = np.isfinite(latents[:, place, 0])
-        alone = Adjustment.fit(latents[there], covariates[there], lonely).slopes
-        np.testing.assert_allclose(slopes[:, place], alone[:, place], rtol=2e-3, atol=1e-5)
-    seen = Adjustment(slopes).apply(latents[7], covariates[7])
-    assert np.isnan(seen[3:9]).all() and np.isfinite(seen[9:]).all()
+    isolated = VoxelMask(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
+    slopes = ConfoundRegression.fit(latents, covariates, isolated).slopes  # voxels without neighbours
+    for voxel in range(GRID.size):
+        available = np.isfinite(latents[:, voxel, 0])
+        alone = ConfoundRegression.fit(latents[available], covariates[available], isolated).slopes
+        np.testing.assert_allclose(slopes[:, voxel], alone[:, voxel], rtol=2e-3, atol=1e-5)
+    residuals = ConfoundRegression(slopes).residualise(latents[7], covariates[7])
+    assert np.isnan(residuals[3:9]).all() and np.isfinite(residuals[9:]).all()
 
 
-def test_what_a_covariate_explains_is_taken_off():
+def test_the_effect_of_a_covariate_is_regressed_out():
     latents, covariates = 0.1 * _latents(subjects=400), _covariates(subjects=400)
     covariates -= covariates.mean(axis=0)
     slopes = np.array([[1.0, 0.0, -2.0], [0.0, 0.5, 0.0]])
-    seen = latents + np.einsum("sk,kd->sd", covariates, slopes)[:, None].astype(np.float32)
-    adjustment = Adjustment.fit(seen, covariates, GRID)
-    np.testing.assert_allclose(adjustment.apply(seen[5], covariates[5]), latents[5], atol=0.15)
+    features = latents + np.einsum("sk,kd->sd", covariates, slopes)[:, None].astype(np.float32)
+    regression = ConfoundRegression.fit(features, covariates, GRID)
+    np.testing.assert_allclose(regression.residualise(features[5], covariates[5]), latents[5], atol=0.15)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st_np.arrays(float, (12, 2), elements=st.floats(-3, 3)))
-def test_whoever_is_like_the_mean_is_left_as_found(covariates):
+def test_features_at_the_mean_of_the_confounds_do_not_change(covariates):
     latents = _latents()
-    adjustment = Adjustment.fit(latents, covariates, GRID)
-    assert np.isfinite(adjustment.slopes).all()
-    np.testing.assert_array_equal(adjustment.apply(latents[0], np.zeros(2)), latents[0])
+    regression = ConfoundRegression.fit(latents, covariates, GRID)
+    assert np.isfinite(regression.slopes).all()
+    np.testing.assert_array_equal(regression.residualise(latents[0], np.zeros(2)), latents[0])
 
 
-def test_a_store_is_adjusted_as_each_of_its_subjects(tmp_path):
+def test_a_store_is_residualised_like_its_subjects(tmp_path):
     covariates, keys = _covariates(4), [f"sub-{number}" for number in range(4)]
     store = LatentStore.create(tmp_path, GRID, 3)
-    for key, codes in zip(keys, _latents(subjects=4), strict=True):
-        store.write(key, codes)
+    for key, latents in zip(keys, _latents(subjects=4), strict=True):
+        store.write(key, latents)
     store = LatentStore.open(tmp_path, keys, GRID)
-    adjustment = Adjustment.fit(store, covariates, GRID)
-    seen = AdjustedLatents(store, adjustment, covariates)
-    each = [adjustment.apply(store.subject(key), known) for key, known in zip(keys, covariates, strict=True)]
-    np.testing.assert_allclose(seen[:, 3:9], np.stack(each)[:, 3:9], atol=1e-6)
-    assert (seen.shape, seen.mask_hash) == (store.shape, GRID.mask_hash)
+    regression = ConfoundRegression.fit(store, covariates, GRID)
+    residuals = ResidualisedLatents(store, regression, covariates)
+    each = [regression.residualise(store.subject(key), values) for key, values in zip(keys, covariates, strict=True)]
+    np.testing.assert_allclose(residuals[:, 3:9], np.stack(each)[:, 3:9], atol=1e-6)
+    assert (residuals.shape, residuals.mask_hash) == (store.shape, GRID.mask_hash)
 
 
 def test_saved_and_loaded_to_the_bit(tmp_path):
-    adjustment = Adjustment.fit(_latents(), _covariates(), GRID)
-    path = adjustment.save(tmp_path / "covariates.safetensors")
-    np.testing.assert_array_equal(Adjustment.load(path).slopes, adjustment.slopes)
+    regression = ConfoundRegression.fit(_latents(), _covariates(), GRID)
+    path = regression.save(tmp_path / "covariates.safetensors")
+    np.testing.assert_array_equal(ConfoundRegression.load(path).slopes, regression.slopes)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="holds no slopes of nuisances .*Run the stage fit again"):
-        Adjustment.load(path)
+    with pytest.raises(UserError, match="holds no slopes of confounds .*Run the stage fit again"):
+        ConfoundRegression.load(path)

@@ -6,19 +6,19 @@ import torch
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.encoder import dense_inference
 from voxout.models.encoder.dense_inference import encode_densely
-from voxout.models.encoder.network import PLANS, PatchEncoder
-from voxout.models.encoder.patch_shape import Window
+from voxout.models.encoder.network import LAYERS, PatchEncoder
+from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.settings import EncoderSettings
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (14, 17, 9)
 
 
-def trained_looking(channels, *windows, **settings):
-    """An encoder whose norms are far from the identity."""
+def random_encoder(channels, *patch_shapes, **settings):
+    """Encoder whose norms differ from the identity."""
     torch.manual_seed(0)
-    windows = [Window(plane, size) for plane, size in windows]
-    encoder = PatchEncoder(channels, windows, EncoderSettings(code_size=6, **settings))
+    patch_shapes = [PatchShape(plane, size) for plane, size in patch_shapes]
+    encoder = PatchEncoder(channels, patch_shapes, EncoderSettings(latent_size=6, **settings))
     for layer in encoder.modules():
         if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
             layer.running_mean.normal_()
@@ -29,28 +29,28 @@ def trained_looking(channels, *windows, **settings):
     return encoder.eval()
 
 
-def scattered_grid():
-    """A mask with a gap between its slices, holes, and locations in the corners of the grid."""
+def scattered_mask():
+    """Mask with empty slices, holes, and voxels in the corners of the grid."""
     mask = np.random.default_rng(0).random(SHAPE) < 0.3
     mask[..., 3] = mask[..., 7:] = False
     mask[0, 0, 0] = mask[-1, -1, 6] = True
-    return PatchGrid(Grid(SHAPE, np.eye(4)), mask)
+    return VoxelMask(Grid(SHAPE, np.eye(4)), mask)
 
 
-def patch_by_patch(encoder, volume, grid):
-    centres = torch.from_numpy(grid.locations.astype(np.int64))
+def patch_by_patch(encoder, volume, mask):
+    centres = torch.from_numpy(mask.locations.astype(np.int64))
     rows = torch.zeros(len(centres), dtype=torch.int64)
     with torch.no_grad():
-        return encoder([window.cut(volume[None], rows, centres) for window in encoder.windows])
+        return encoder([patch_shape.cut(volume[None], rows, centres) for patch_shape in encoder.patch_shapes])
 
 
 THREE = ("axial", "coronal", "sagittal")
 
 
 @pytest.mark.parametrize(
-    ("windows", "settings"),
+    ("patch_shapes", "settings"),
     [
-        *(([("axial", size)], {"width": width}) for size, width in product(PLANS, ["paper", "wide"])),
+        *(([("axial", size)], {"width": width}) for size, width in product(LAYERS, ["paper", "wide"])),
         ([("axial", 7)], {"norm": "layer"}),
         *(([(plane, 5)], {}) for plane in THREE[1:]),
         *(([("volume", size)], {}) for size in (3, 5, 7, 11)),  # 11: with a stride
@@ -60,43 +60,43 @@ THREE = ("axial", "coronal", "sagittal")
     ],
     ids=str,
 )
-def test_equals_the_patch_encoder(windows, settings):
-    encoder, grid = trained_looking(2, *windows, **settings), scattered_grid()
+def test_dense_equals_patch_wise(patch_shapes, settings):
+    encoder, mask = random_encoder(2, *patch_shapes, **settings), scattered_mask()
     volume = torch.rand(2, *SHAPE)
-    dense = encode_densely(encoder, volume, grid)
-    expected = patch_by_patch(encoder, volume, grid)
-    assert dense.shape == (grid.size, 6)
+    dense = encode_densely(encoder, volume, mask)
+    expected = patch_by_patch(encoder, volume, mask)
+    assert dense.shape == (mask.size, 6)
     scale = expected.abs().max().item()
     np.testing.assert_allclose(dense, expected, atol=2e-6 * max(1.0, scale), rtol=0)
 
 
-def test_a_mask_inside_the_grid_sees_what_lies_around_it():
-    mask = np.zeros(SHAPE, bool)
-    mask[6:9, 7:10, 4] = True
-    grid, encoder = PatchGrid(Grid(SHAPE, np.eye(4)), mask), trained_looking(1, ("axial", 9), ("volume", 5))
+def test_patches_include_voxels_outside_the_mask():
+    inside = np.zeros(SHAPE, bool)
+    inside[6:9, 7:10, 4] = True
+    mask, encoder = VoxelMask(Grid(SHAPE, np.eye(4)), inside), random_encoder(1, ("axial", 9), ("volume", 5))
     volume = torch.rand(1, *SHAPE)
-    np.testing.assert_allclose(encode_densely(encoder, volume, grid), patch_by_patch(encoder, volume, grid), atol=5e-6)
+    np.testing.assert_allclose(encode_densely(encoder, volume, mask), patch_by_patch(encoder, volume, mask), atol=5e-6)
 
 
 @pytest.mark.parametrize("plane", [*THREE, "volume"])
-def test_slices_at_a_time_do_not_matter(monkeypatch, plane):
-    encoder, grid, volume = trained_looking(1, (plane, 7), ("axial", 3)), scattered_grid(), torch.rand(1, *SHAPE)
-    whole = encode_densely(encoder, volume, grid)
+def test_block_size_does_not_matter(monkeypatch, plane):
+    encoder, mask, volume = random_encoder(1, (plane, 7), ("axial", 3)), scattered_mask(), torch.rand(1, *SHAPE)
+    expected = encode_densely(encoder, volume, mask)
     monkeypatch.setattr(dense_inference, "_CELLS_AT_ONCE", 1)
-    monkeypatch.setattr(dense_inference, "_LOCATIONS_AT_ONCE", 7)
-    np.testing.assert_allclose(encode_densely(encoder, volume, grid), whole, atol=1e-6)
+    monkeypatch.setattr(dense_inference, "_VOXELS_AT_ONCE", 7)
+    np.testing.assert_allclose(encode_densely(encoder, volume, mask), expected, atol=1e-6)
 
 
-def test_stored_half_precision_and_train_mode():
-    """Half-precision volumes are read as they are, and batch norm never sees a slice."""
-    encoder, grid = trained_looking(1, ("axial", 5)), scattered_grid()
+def test_half_precision_volumes_and_train_mode():
+    """Half-precision volumes are accepted, and the batch-norm statistics do not change."""
+    encoder, mask = random_encoder(1, ("axial", 5)), scattered_mask()
     volume = torch.rand(1, *SHAPE).half()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    codes = encode_densely(encoder.train(), volume, grid)
-    np.testing.assert_allclose(codes, patch_by_patch(encoder, volume.float(), grid), atol=5e-6)
+    latents = encode_densely(encoder.train(), volume, mask)
+    np.testing.assert_allclose(latents, patch_by_patch(encoder, volume.float(), mask), atol=5e-6)
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
 
 def test_wrong_volume():
     with pytest.raises(ValueError, match=r"volume \(1, 3, 3, 3\), expected \(2, 14, 17, 9\)"):
-        encode_densely(trained_looking(2, ("axial", 5)), torch.zeros(1, 3, 3, 3), scattered_grid())
+        encode_densely(random_encoder(2, ("axial", 5)), torch.zeros(1, 3, 3, 3), scattered_mask())

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 from voxout.data_manifests.errors import UserError
-from voxout.models.encoder.network import PLANS, PatchAutoEncoder, PatchEncoder, windows_of
-from voxout.models.encoder.patch_shape import Window
+from voxout.models.encoder.network import LAYERS, PatchAutoEncoder, PatchEncoder, patch_shapes_of
+from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.settings import EncoderSettings
 
-AXIAL, VOLUME = Window("axial", 5), Window("volume", 3)
+AXIAL, VOLUME = PatchShape("axial", 5), PatchShape("volume", 3)
 
 
 def test_the_published_network():
     """Convolutions of 3, 4, 12 and 16 filters, 5x5, 3x3, 3x3 with stride 3, 3x3: 15 -> 11 -> 9 -> 3 -> 1."""
-    model = PatchAutoEncoder(1, [Window("axial", 15)], EncoderSettings(code_size=16, width="paper"))
+    model = PatchAutoEncoder(1, [PatchShape("axial", 15)], EncoderSettings(latent_size=16, width="paper"))
     kinds = [type(layer) for layer in model.encoder.branches[0]]
     assert kinds == [nn.Conv2d, nn.GELU, nn.BatchNorm2d] * 4
     edges, maps = [], torch.zeros(2, 1, 15, 15)
@@ -37,54 +37,56 @@ def test_the_published_network():
 
 
 @pytest.mark.parametrize(("width", "norm"), [*product(["paper", "wide"], ["batch", "layer"])])
-@pytest.mark.parametrize("size", PLANS)
-def test_every_plan_ends_at_one_code_and_comes_back(size, width, norm):
-    settings = EncoderSettings(code_size=7, width=width, norm=norm)
-    model = PatchAutoEncoder(2, [Window("sagittal", size)], settings)
+@pytest.mark.parametrize("size", LAYERS)
+def test_every_patch_size_is_encoded_to_one_latent_and_decoded(size, width, norm):
+    settings = EncoderSettings(latent_size=7, width=width, norm=norm)
+    model = PatchAutoEncoder(2, [PatchShape("sagittal", size)], settings)
     patches = torch.rand(3, 2, size, size)
-    codes = model.encoder((patches,))
-    assert codes.shape == (3, 7)
-    (rebuilt,) = model.decoder(codes)
-    assert rebuilt.shape == patches.shape
-    assert ((rebuilt > 0) & (rebuilt < 1)).all()
+    latents = model.encoder((patches,))
+    assert latents.shape == (3, 7)
+    (decoded,) = model.decoder(latents)
+    assert decoded.shape == patches.shape
+    assert ((decoded > 0) & (decoded < 1)).all()
 
 
-@pytest.mark.parametrize("size", PLANS)
-def test_every_pixel_of_a_patch_reaches_the_code(size):
+@pytest.mark.parametrize("size", LAYERS)
+def test_every_voxel_of_a_patch_affects_the_latent(size):
     torch.manual_seed(0)
-    encoder = PatchEncoder(1, [Window("axial", size)], EncoderSettings(code_size=8)).eval()
+    encoder = PatchEncoder(1, [PatchShape("axial", size)], EncoderSettings(latent_size=8)).eval()
     patch = torch.rand(1, 1, size, size, requires_grad=True)
     (gradient,) = torch.autograd.grad(encoder((patch,)).square().sum(), patch)
     assert (gradient != 0).all()
 
 
-def test_code_norm_is_the_last_and_the_others_are_inner():
-    model = PatchAutoEncoder(1, [Window("axial", 9)], EncoderSettings(code_size=6))
-    assert model.encoder.code_norm.num_features == 6
+def test_latent_norm_is_the_last_and_the_others_are_inner():
+    model = PatchAutoEncoder(1, [PatchShape("axial", 9)], EncoderSettings(latent_size=6))
+    assert model.encoder.latent_norm.num_features == 6
     assert len(model.inner_norms()) == 3 + 3
-    assert all(norm is not model.encoder.code_norm for norm in model.inner_norms())
+    assert all(norm is not model.encoder.latent_norm for norm in model.inner_norms())
 
 
-def test_several_windows_become_one_code():
+def test_several_patch_shapes_are_combined_into_one_latent():
     torch.manual_seed(0)
-    model = PatchAutoEncoder(2, [AXIAL, VOLUME], EncoderSettings(code_size=6)).eval()
+    model = PatchAutoEncoder(2, [AXIAL, VOLUME], EncoderSettings(latent_size=6)).eval()
     patches = torch.rand(3, 4, 2, 5, 5), torch.rand(3, 4, 2, 3, 3, 3)
-    codes = model.encoder(patches)
-    assert codes.shape == (3, 4, 6)
-    np.testing.assert_allclose(codes[1, 2:3].detach(), model.encoder([p[1, 2:3] for p in patches]).detach(), atol=1e-6)
+    latents = model.encoder(patches)
+    assert latents.shape == (3, 4, 6)
+    np.testing.assert_allclose(
+        latents[1, 2:3].detach(), model.encoder([p[1, 2:3] for p in patches]).detach(), atol=1e-6
+    )
     for number in (0, 1):
         other = [patch + (place == number) for place, patch in enumerate(patches)]
-        assert ((model.encoder(other) - codes).abs().amax(dim=-1) > 1e-3).all()
-    rebuilt = model.decoder(codes)
-    assert [patch.shape for patch in rebuilt] == [patch.shape for patch in patches]
-    errors = [(one - other).square().mean() for one, other in zip(rebuilt, patches, strict=True)]
-    assert model(patches).item() == pytest.approx(sum(errors).item() / 2)  # whatever their numbers of voxels
-    assert model.encoder.code_norm is model.encoder.join[-1]
+        assert ((model.encoder(other) - latents).abs().amax(dim=-1) > 1e-3).all()
+    decoded = model.decoder(latents)
+    assert [patch.shape for patch in decoded] == [patch.shape for patch in patches]
+    errors = [(one - other).square().mean() for one, other in zip(decoded, patches, strict=True)]
+    assert model(patches).item() == pytest.approx(sum(errors).item() / 2)  # equal weights for all shapes
+    assert model.encoder.latent_norm is model.encoder.join[-1]
     assert len(model.inner_norms()) == 2 + 2 + 1 + 1
 
 
-def test_layer_norm_looks_at_no_other_voxel_and_no_other_patch():
-    model = PatchAutoEncoder(1, [AXIAL], EncoderSettings(code_size=6, norm="layer"))
+def test_layer_norm_is_per_voxel_and_per_patch():
+    model = PatchAutoEncoder(1, [AXIAL], EncoderSettings(latent_size=6, norm="layer"))
     assert model.inner_norms() == []
     first, _, norm = model.encoder.branches[0][:3]
     maps = norm(first(torch.rand(2, 1, 5, 5)))
@@ -92,17 +94,17 @@ def test_layer_norm_looks_at_no_other_voxel_and_no_other_patch():
     np.testing.assert_allclose(maps.var(dim=1, correction=0).detach(), 1, atol=1e-2)
 
 
-def test_windows_in_voxels():
+def test_patch_shapes_in_voxels():
     settings = EncoderSettings(patch_size_mm=(6, 14, 15), planes=("axial", "volume"))
-    assert [*map(str, windows_of(settings, 2.0))] == ["axial 3", "axial 7", "volume 3", "volume 7"]
-    assert windows_of(EncoderSettings(), 2.0) == (VOLUME,)
-    assert windows_of(EncoderSettings(), 5.0) == (VOLUME,)  # on a coarse grid, the smallest that there is
+    assert [*map(str, patch_shapes_of(settings, 2.0))] == ["axial 3", "axial 7", "volume 3", "volume 7"]
+    assert patch_shapes_of(EncoderSettings(), 2.0) == (VOLUME,)
+    assert patch_shapes_of(EncoderSettings(), 5.0) == (VOLUME,)  # on a coarse grid, the smallest size
 
 
 def test_patch_size_without_a_network():
     with pytest.raises(UserError) as error:
-        windows_of(EncoderSettings(patch_size_mm=(10, 34)), 2.0)
+        patch_shapes_of(EncoderSettings(patch_size_mm=(10, 34)), 2.0)
     assert str(error.value) == (
-        "models.encoder.patch_size_mm: comes to 17 voxels of 2 mm, for which there is no network. At this spacing "
-        "choose of 6, 10, 14, 18, 22, 26, 30 mm."
+        "models.encoder.patch_size_mm: is 17 voxels at 2 mm spacing, expected one of 6, 10, 14, 18, 22, 26, 30 mm. "
+        "Choose one of these sizes."
     )

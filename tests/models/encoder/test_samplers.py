@@ -1,48 +1,48 @@
 import numpy as np
 import pytest
 import torch
-from voxout.models.encoder.patch_shape import Window
-from voxout.models.encoder.samplers import ColocatedPatches, MixedPatches, controls_at_locations
+from voxout.models.encoder.patch_shape import PatchShape
+from voxout.models.encoder.samplers import ColocatedPatches, MixedPatches, controls_at_voxels
 
 SHAPE = (7, 8, 5)
-VOXEL = (Window("axial", 1),)
+SINGLE_VOXEL = (PatchShape("axial", 1),)
 
 
 def numbered(subjects=4, channels=2):
-    """Volumes in which every voxel tells subject, channel and place."""
+    """Volumes in which every value is unique to subject, channel and voxel."""
     volumes = np.arange(subjects * channels * np.prod(SHAPE)).reshape(subjects, channels, *SHAPE)
     return torch.from_numpy(volumes.astype(np.float32))
 
 
 EVERYWHERE = np.ones((4, *SHAPE), bool)
-LOCATIONS = np.array([[1, 2, 0], [3, 3, 2], [6, 7, 4], [2, 5, 1], [4, 1, 3]])
+VOXELS = np.array([[1, 2, 0], [3, 3, 2], [6, 7, 4], [2, 5, 1], [4, 1, 3]])
 
 
 def mixed(seed=3, rows=(0, 2), inside=EVERYWHERE):
-    return MixedPatches(numbered(), inside, np.array(rows), LOCATIONS, VOXEL, 40, seed)
+    return MixedPatches(numbered(), inside, np.array(rows), VOXELS, SINGLE_VOXEL, 40, seed)
 
 
-def colocated(n_locations=3, n_subjects=3, rows=(0, 1, 3), seed=3, inside=EVERYWHERE, locations=LOCATIONS):
-    return ColocatedPatches(numbered(), inside, np.array(rows), locations, VOXEL, n_locations, n_subjects, seed)
+def colocated(n_voxels=3, n_subjects=3, rows=(0, 1, 3), seed=3, inside=EVERYWHERE, voxels=VOXELS):
+    return ColocatedPatches(numbered(), inside, np.array(rows), voxels, SINGLE_VOXEL, n_voxels, n_subjects, seed)
 
 
 def origins(patches):
-    """(subject, location) of 1x1 patches, read off the numbers."""
+    """(subject, voxel) of 1x1 patches, computed from their values."""
     value = patches[..., 0, 0, 0].numpy().astype(int)
     return value // (2 * np.prod(SHAPE)), value % np.prod(SHAPE)
 
 
 def places():
-    return {int(np.ravel_multi_index(tuple(place), SHAPE)) for place in LOCATIONS}
+    return {int(np.ravel_multi_index(tuple(place), SHAPE)) for place in VOXELS}
 
 
-def test_mixed_batches_draw_the_given_subjects_and_locations():
+def test_mixed_batches_draw_the_given_subjects_and_voxels():
     subject, place = origins(mixed().batch(0)[0])
     assert set(subject) == {0, 2}
     assert set(place) == places()
 
 
-def test_colocated_batches_hold_each_subject_once_at_one_location():
+def test_colocated_batches_hold_each_subject_once_per_voxel():
     (patches,) = colocated().batch(0)
     assert patches.shape == (3, 3, 2, 1, 1)
     subject, place = origins(patches)
@@ -51,25 +51,25 @@ def test_colocated_batches_hold_each_subject_once_at_one_location():
     assert len(set(place[:, 0])) == 3
 
 
-def test_controls_stand_in_another_order_at_every_location():
+def test_order_of_controls_differs_between_voxels():
     firsts = {int(origins(colocated().batch(step)[0])[0][b, 0]) for step in range(20) for b in range(3)}
     assert firsts == {0, 1, 3}
 
 
-def test_fewer_subjects_than_there_are():
+def test_subset_of_the_subjects():
     subject, _ = origins(colocated(n_subjects=2).batch(1)[0])
     assert all(len(set(row)) == 2 for row in subject)
 
 
-def without_some():
-    """Subject 0 has no brain at the first two locations, subject 1 none at the third, subject 2 none at all."""
+def incomplete_masks():
+    """Brain masks without the first two voxels (subject 0), the third (subject 1), and all voxels (subject 2)."""
     inside = EVERYWHERE.copy()
-    inside[0][tuple(LOCATIONS[:2].T)] = inside[1][tuple(LOCATIONS[2])] = inside[2] = False
+    inside[0][tuple(VOXELS[:2].T)] = inside[1][tuple(VOXELS[2])] = inside[2] = False
     return inside
 
 
-def test_nobody_is_drawn_where_they_have_no_brain():
-    inside = without_some()
+def test_patches_are_inside_the_brain_mask_of_their_subject():
+    inside = incomplete_masks()
     subject, place = origins(mixed(rows=(0, 1, 2), inside=inside).batch(0)[0])
     assert set(subject) == {0, 1} and set(place) == places()
     assert inside.reshape(4, -1)[subject, place].all()
@@ -79,13 +79,13 @@ def test_nobody_is_drawn_where_they_have_no_brain():
         assert all(len(set(row)) == 2 for row in subject)
 
 
-def test_how_many_have_brain_at_each_location():
-    counts = controls_at_locations(without_some(), np.array([0, 1, 3]), LOCATIONS)
+def test_controls_at_voxels():
+    counts = controls_at_voxels(incomplete_masks(), np.array([0, 1, 3]), VOXELS)
     assert counts.tolist() == [2, 2, 2, 3, 3]
 
 
-def test_more_locations_than_there_are():
-    assert colocated(n_locations=50).batch(0)[0].shape[:2] == (50, 3)
+def test_more_voxels_per_batch_than_available():
+    assert colocated(n_voxels=50).batch(0)[0].shape[:2] == (50, 3)
 
 
 @pytest.mark.parametrize("make", [mixed, colocated])
@@ -98,9 +98,9 @@ def test_a_batch_is_a_function_of_seed_and_step(make):
     assert torch.equal(torch.get_rng_state(), state[1])
 
 
-def test_all_windows_of_a_batch_are_of_the_same_places():
-    windows = (Window("volume", 3), Window("coronal", 5))
-    two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), LOCATIONS, windows, 3, 4, 3)
+def test_all_patch_shapes_of_a_batch_are_at_the_same_voxels():
+    patch_shapes = (PatchShape("volume", 3), PatchShape("coronal", 5))
+    two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), VOXELS, patch_shapes, 3, 4, 3)
     cubes, planes = two.batch(0)
     assert cubes.shape == (3, 4, 2, 3, 3, 3) and planes.shape == (3, 4, 2, 5, 5)
     assert torch.equal(cubes[..., 1, 1, 1], planes[..., 2, 2])

@@ -16,7 +16,7 @@ def settings_of(**sections):
 
 
 def test_phases_and_routes():
-    schedule = Schedule.of(
+    schedule = Schedule.from_settings(
         settings_of(training={"pretraining_steps": 10, "guided_steps": 8}, guidance={"expander_only_share": 0.25})
     )
     assert schedule.steps == 18
@@ -25,7 +25,7 @@ def test_phases_and_routes():
     assert [schedule.ends_phase(done) for done in (9, 10, 11, 17, 18)] == [False, True, False, False, True]
 
 
-def test_each_phase_rises_to_its_peak_and_falls():
+def test_learning_rate_rises_to_its_peak_and_decays_in_each_phase():
     schedule = Schedule(100, 60, 30, 1e-2, 1e-3)
     rates = np.array([schedule.rate(step) for step in range(160)])
     for phase, peak in ((rates[:100], 1e-2), (rates[100:], 1e-3)):
@@ -37,8 +37,11 @@ def test_each_phase_rises_to_its_peak_and_falls():
 
 
 def test_without_weights_there_are_no_guided_steps():
-    assert Schedule.of(settings_of(guidance={"weight": 0})).guided_steps == 0
-    assert Schedule.of(settings_of(guidance={"weight": 0}, training={"siamese_weight": 0.1})).guided_steps == 600
+    assert Schedule.from_settings(settings_of(guidance={"weight": 0})).guided_steps == 0
+    assert (
+        Schedule.from_settings(settings_of(guidance={"weight": 0}, training={"siamese_weight": 0.1})).guided_steps
+        == 600
+    )
 
 
 @pytest.mark.parametrize(("n", "share", "m"), [(3, 0.5, 2), (3, 0.1, 2), (3, 0.9, 2), (20, 0.5, 10), (75, 0.5, 38)])
@@ -47,44 +50,45 @@ def test_support_size(n, share, m):
 
 
 def test_enough_controls_for_nu():
-    """nu = 0.1 and half of the controls: 20 of them leave room for one outside (19.5 round up to 10)."""
+    """nu = 0.1 and half of the controls: 20 controls allow one outlier (nu*m = 1)."""
     require_enough_controls(20, settings_of(guidance={"nu": 0.1}))
     require_enough_controls(3, settings_of(guidance={"nu": 0.5}))
     require_enough_controls(3, settings_of(guidance={"weight": 0}, training={"siamese_weight": 1}))
-    require_enough_controls(1, settings_of(guidance={"weight": 0}))  # Nothing is guided.
+    require_enough_controls(1, settings_of(guidance={"weight": 0}))  # no guided steps
     require_enough_controls(1, settings_of(training={"guided_steps": 0}))
 
 
 @pytest.mark.parametrize(("nu", "share"), [(0.1, 0.5), (0.03, 0.5), (0.2, 0.3), (1e-5, 0.5), (0.5, 0.9)])
-def test_the_sentence_names_the_least_number(nu, share):
-    settings = settings_of(guidance={"nu": nu, "support_share": share}, training={"controls_per_location": 10**6})
-    with pytest.raises(UserError, match=r"found 2 training controls, expected at least \d+, .* Add controls") as error:
+def test_error_names_the_smallest_sufficient_number(nu, share):
+    settings = settings_of(guidance={"nu": nu, "support_share": share}, training={"controls_per_voxel": 10**6})
+    with pytest.raises(
+        UserError, match=r"found 2 training controls, expected at least \d+ \(nu\*m >= 1\)\. Add controls"
+    ) as error:
         require_enough_controls(2, settings)
-    needed = int(str(error.value).split("at least ")[1].split(",")[0])
+    needed = int(str(error.value).split("at least ")[1].split(" ")[0])
     require_enough_controls(needed, settings)
     with pytest.raises(UserError):
         require_enough_controls(needed - 1, settings)
 
 
-def test_a_control_that_lacks_a_part_of_its_brain_costs_nobody_else_the_guidance_there():
-    settings = settings_of(guidance={"nu": 0.1}, training={"controls_per_location": 96})
+def test_incomplete_brain_mask_of_one_control_does_not_exclude_voxels():
+    settings = settings_of(guidance={"nu": 0.1}, training={"controls_per_voxel": 96})
     assert controls_for(np.full(1000, 60), settings) == 60
     assert controls_for(np.repeat([59, 60], [300, 700]), settings) == 59
-    assert controls_for(np.repeat([30, 60], [20, 980]), settings) == 60, "few locations do not count"
+    assert controls_for(np.repeat([30, 60], [20, 980]), settings) == 60, "up to 5 % of the voxels may be excluded"
     assert controls_for(np.full(1000, 200), settings) == 96
 
 
-def test_where_no_fewer_controls_will_do_more_locations_are_given_up():
+def test_more_voxels_are_left_unguided_if_the_number_of_controls_requires_it():
     settings = settings_of(guidance={"nu": 0.1})
     assert fewest_controls(settings) == 19
     assert controls_for(np.repeat([18, 19], [300, 700]), settings) == 19
-    told = "at half of the brain's locations, at most 18 of the training controls have brain, expected at least 19"
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match="brain masks of at most 18 training controls, expected at least 19"):
         controls_for(np.repeat([18, 19], [600, 400]), settings)
     assert controls_for(np.full(10, 2), settings_of(training={"guided_steps": 0})) == 2
 
 
-def test_too_few_of_many_controls_are_drawn():
-    settings = settings_of(guidance={"nu": 0.1}, training={"controls_per_location": 10})
-    with pytest.raises(UserError, match=r"found models.training.controls_per_location = 10, expected .* Raise it"):
+def test_controls_per_voxel_is_too_small():
+    settings = settings_of(guidance={"nu": 0.1}, training={"controls_per_voxel": 10})
+    with pytest.raises(UserError, match=r"found models.training.controls_per_voxel = 10, expected .* Raise it"):
         require_enough_controls(500, settings)

@@ -3,35 +3,35 @@ import pytest
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.features.feature_store import LatentStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 
-def grid_of(n_locations):
+def mask_of(n_voxels):
     mask = np.zeros((5, 5, 5), bool)
-    mask.flat[:n_locations] = True
-    return PatchGrid(Grid(mask.shape, np.eye(4)), mask)
+    mask.flat[:n_voxels] = True
+    return VoxelMask(Grid(mask.shape, np.eye(4)), mask)
 
 
 @pytest.fixture
 def filled(tmp_path):
-    """A folder with the codes of three subjects, and these codes."""
-    codes = np.random.default_rng(0).normal(size=(3, 40, 4)).astype(np.float16)
-    store = LatentStore.create(tmp_path, grid_of(40), 4)
-    for key, own in zip(("a", "b", "c"), codes, strict=True):
+    """A folder with the latents of three subjects, and the latents."""
+    latents = np.random.default_rng(0).normal(size=(3, 40, 4)).astype(np.float16)
+    store = LatentStore.create(tmp_path, mask_of(40), 4)
+    for key, own in zip(("a", "b", "c"), latents, strict=True):
         store.write(key, own.astype(np.float32))
-    return tmp_path, codes
+    return tmp_path, latents
 
 
 def test_blocks_subjects_and_order(filled):
-    folder, codes = filled
-    store = LatentStore.open(folder, ("c", "a"), grid_of(40))
+    folder, latents = filled
+    store = LatentStore.open(folder, ("c", "a"), mask_of(40))
     assert store.shape == (2, 40, 4)
     assert store[:, 3:11].dtype == np.float32
-    np.testing.assert_array_equal(store[:, 3:11], codes[[2, 0], 3:11])
-    np.testing.assert_array_equal(store[:, 30:99], codes[[2, 0], 30:])
-    np.testing.assert_array_equal(store[:, :], codes[[2, 0]])
+    np.testing.assert_array_equal(store[:, 3:11], latents[[2, 0], 3:11])
+    np.testing.assert_array_equal(store[:, 30:99], latents[[2, 0], 30:])
+    np.testing.assert_array_equal(store[:, :], latents[[2, 0]])
     assert store[:, 7:7].shape == (2, 0, 4)
-    np.testing.assert_array_equal(store.subject("b"), codes[1])
+    np.testing.assert_array_equal(store.subject("b"), latents[1])
     assert np.load(folder / "a.npy", allow_pickle=False).dtype == np.float16
 
 
@@ -42,62 +42,64 @@ def test_only_blocks_can_be_read(filled):
             store[index]
 
 
-def test_create_again_keeps_what_is_there(filled):
-    folder, codes = filled
-    again = LatentStore.create(folder, grid_of(40), 4)
-    np.testing.assert_array_equal(again.subject("b"), codes[1])
+def test_create_keeps_existing_latents(filled):
+    folder, latents = filled
+    again = LatentStore.create(folder, mask_of(40), 4)
+    np.testing.assert_array_equal(again.subject("b"), latents[1])
 
 
-def test_other_locations_or_code_size(filled):
+def test_another_mask_or_latent_size_is_refused(filled):
     folder, _ = filled
-    with pytest.raises(UserError, match=r"holds codes of 4 numbers at 40 locations .* expected 4 at 41 .* Delete"):
-        LatentStore.create(folder, grid_of(41), 4)
-    with pytest.raises(UserError, match="expected 5 at 40"):
-        LatentStore.create(folder, grid_of(40), 5)
-    with pytest.raises(UserError, match="belong to the locations of mask .* Encode the subjects again"):
-        LatentStore.open(folder, ("a",), grid_of(41))
+    with pytest.raises(
+        UserError, match=r"holds latents of size 4 at 40 voxels .* expected size 4 at 41 voxels .* Delete"
+    ):
+        LatentStore.create(folder, mask_of(41), 4)
+    with pytest.raises(UserError, match="expected size 5 at 40"):
+        LatentStore.create(folder, mask_of(40), 5)
+    with pytest.raises(UserError, match="latents belong to mask .*, expected .* Encode the subjects again"):
+        LatentStore.open(folder, ("a",), mask_of(41))
 
 
-def test_what_is_not_there(filled, tmp_path):
-    with pytest.raises(UserError, match="no codes of x, y"):
+def test_missing_subjects_or_stores_are_refused(filled, tmp_path):
+    with pytest.raises(UserError, match="no latents of x, y"):
         LatentStore.open(filled[0], ("a", "x", "y"))
-    with pytest.raises(UserError, match="no codes of x"):
+    with pytest.raises(UserError, match="no latents of x"):
         LatentStore.open(filled[0], ("a",)).subject("x")
-    with pytest.raises(UserError, match="holds no codes. Run the stage fit first"):
+    with pytest.raises(UserError, match="holds no latents. Run the stage fit first"):
         LatentStore.open(tmp_path / "elsewhere", ("a",))
 
 
-def test_a_file_of_another_shape(filled):
+def test_a_file_of_another_shape_is_refused(filled):
     folder, _ = filled
     np.save(folder / "b.npy", np.zeros((39, 4), np.float16))
-    with pytest.raises(UserError, match=r"b: its codes have the shape \(39, 4\), expected \(40, 4\)"):
+    with pytest.raises(UserError, match=r"b: its latents have shape \(39, 4\), expected \(40, 4\)"):
         LatentStore.open(folder, ("a", "b"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e5])
-def test_codes_that_float16_cannot_hold(filled, bad):
-    folder, codes = filled
-    own = codes[0].astype(np.float32)
+def test_latents_that_are_not_finite_in_float16_are_refused(filled, bad):
+    folder, latents = filled
+    own = latents[0].astype(np.float32)
     own[[3, 3, 8], [0, 1, 2]] = bad
-    with pytest.raises(SubjectError, match="a: its codes are not finite in float16 at 2 of 40 locations"):
+    with pytest.raises(SubjectError, match="a: its latents are not finite in float16 at 2 of 40 voxels"):
         LatentStore.open(folder, ("a",)).write("a", own)
-    np.testing.assert_array_equal(LatentStore.open(folder, ("a",))[:, :], codes[:1])
+    np.testing.assert_array_equal(LatentStore.open(folder, ("a",))[:, :], latents[:1])
     assert sorted(path.name for path in folder.iterdir()) == ["a.npy", "b.npy", "c.npy", "latents.json"]
 
 
-def test_whoever_is_missing_somewhere_is_nan_there(filled):
-    folder, codes = filled
-    own, there = codes[0].copy(), np.ones(40, bool)
-    own[7:9], there[7:9] = np.nan, False
+def test_missing_voxels_are_nan(filled):
+    folder, latents = filled
+    own, available = latents[0].copy(), np.ones(40, bool)
+    own[7:9], available[7:9] = np.nan, False
     store = LatentStore.open(folder, ("a", "b"))
-    store.write("a", own, there)
-    np.testing.assert_array_equal(store[:, 5:12], np.stack([own, codes[1]])[:, 5:12])
+    store.write("a", own, available)
+    np.testing.assert_array_equal(store[:, 5:12], np.stack([own, latents[1]])[:, 5:12])
     np.testing.assert_array_equal(store.subject("a"), own)
     own[3] = np.nan
     with pytest.raises(SubjectError, match="not finite in float16 at 1 of 40"):
-        store.write("a", own, there)
+        store.write("a", own, available)
 
 
-def test_wrong_shape_to_write(filled):
-    with pytest.raises(ValueError, match=r"codes \(4, 40\), expected \(40, 4\)"):
+def test_latents_of_the_wrong_shape_are_not_written(filled):
+    with pytest.raises(ValueError, match=r"latents \(4, 40\), expected \(40, 4\)"):
         LatentStore.open(filled[0], ()).write("a", np.zeros((4, 40)))

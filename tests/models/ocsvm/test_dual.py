@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.models.ocsvm import torch_solver
-from voxout.models.ocsvm.dual import solve_dual, spent_mass
+from voxout.models.ocsvm.dual import dual_mass, solve_dual
 from voxout.models.ocsvm.voxelwise import fit_detectors
 
 
@@ -15,7 +15,7 @@ def kernel_matrix(z, gamma):
 
 
 def flatness(z, gamma):
-    """s: the mean of 1 - K off the diagonal."""
+    """s: mean of the off-diagonal elements of 1 - K."""
     z = np.asarray(z, dtype=float)
     m = len(z)
     return -np.expm1(-gamma * ((z[:, None] - z[None]) ** 2).sum(-1)).sum() / (m * (m - 1))
@@ -29,9 +29,9 @@ def scikit_learn(z, nu, gamma):
 
 
 def batched_torch(latents, nu, gamma):
-    """The back end for GPUs, on the CPU."""
+    """The GPU solver, run on the CPU."""
     points = torch.as_tensor(np.asarray(latents, dtype=np.float64))
-    return torch_solver.solve(points, torch.as_tensor(gamma), spent_mass(nu, points.shape[1]))
+    return torch_solver.solve(points, torch.as_tensor(gamma), dual_mass(nu, points.shape[1]))
 
 
 @pytest.mark.parametrize("m", [20, 75])
@@ -90,24 +90,24 @@ def test_both_back_ends_agree_in_every_regime(regime, nu, gamma):
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 7, 16, 33]), st.floats(0.01, 1), st.floats(1e-4, 10))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_laws(seed, m, nu, gamma):
+def test_properties_of_the_solution(seed, m, nu, gamma):
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(1, m, 4))
     solution = solve_dual(z, nu=nu, gamma=gamma)
     a = solution.dual_coef[0]
     assert a.sum() == pytest.approx(nu * m, rel=1e-12)
     assert a.min() >= 0 and a.max() <= 1
-    # nu is at least the share of outliers, and at most that of support vectors.
+    # nu is an upper bound of the fraction of outliers and a lower bound of that of support vectors.
     decision = kernel_matrix(z[0], gamma) @ a - solution.offset[0]
     tolerance = 1e-8 * flatness(z[0], gamma)
     assert (decision < -tolerance).sum() <= nu * m + 1e-9
     assert (a > 0).sum() >= nu * m - 1e-9
-    # The order of the latents, and where they lie in space, change nothing.
+    # Invariance to permutation and translation of the latents.
     order = rng.permutation(m)
     turned = solve_dual(z[:, order] + 3.0, nu=nu, gamma=gamma)
     np.testing.assert_allclose(turned.dual_coef[0], a[order], atol=1e-6)
     assert turned.offset[0] == pytest.approx(solution.offset[0], abs=tolerance)
-    # Every latent twice: twice the mass, the same decision function.
+    # Duplicated latents give twice the sum of a and twice the decision function.
     doubled = solve_dual(np.repeat(z, 2, axis=1), nu=nu, gamma=gamma)
     np.testing.assert_allclose(
         kernel_matrix(z[0], gamma) @ doubled.dual_coef[0].reshape(m, 2).sum(axis=1) - doubled.offset[0],
@@ -116,8 +116,8 @@ def test_laws(seed, m, nu, gamma):
     )
 
 
-def test_no_free_vector_takes_the_middle():
-    # nu*m = 2, and with a wide kernel the two outer latents take all of it.
+def test_offset_without_free_vectors_is_the_midpoint():
+    # nu*m = 2, and with a wide kernel the two outer latents have a = 1.
     z = np.array([[0.0], [0.1], [0.2], [0.3], [5.0], [-5.0]])
     solution = solve_dual(z[None], nu=2 / 6, gamma=0.005)
     np.testing.assert_array_equal(solution.dual_coef[0], [0, 0, 0, 0, 1, 1])
@@ -125,18 +125,18 @@ def test_no_free_vector_takes_the_middle():
     gradient = kernel_matrix(z, 0.005) @ [0, 0, 0, 0, 1, 1]
     assert gradient[4:].max() < gradient[:4].min()
     assert solution.offset[0] == pytest.approx(0.5 * (gradient[4:].max() + gradient[:4].min()), rel=1e-12)
-    # scikit-learn lands on one of the ends, as rounding leaves it a vector that looks free.
+    # scikit-learn gives one of the ends, as rounding makes one vector appear free.
     assert gradient[4:].max() - 1e-7 <= scikit_learn(z, 2 / 6, 0.005)[1] <= gradient[:4].min() + 1e-7
 
 
-def test_a_spent_mass_below_one_never_meets_the_upper_bound():
+def test_nu_m_below_one_never_reaches_the_upper_bound():
     z = np.random.default_rng(3).normal(size=(4, 20, 5))
     solution = solve_dual(z, nu=0.01, gamma=0.1)
     np.testing.assert_allclose(solution.dual_coef.sum(axis=1), 0.2)
     assert solution.dual_coef.max() < 1
 
 
-def test_nu_of_one_spends_on_everybody():
+def test_nu_of_one_makes_all_coefficients_one():
     z = np.random.default_rng(3).normal(size=(1, 9, 5))
     solution = solve_dual(z, nu=1.0, gamma=0.1)
     np.testing.assert_array_equal(solution.dual_coef, 1.0)
@@ -156,8 +156,8 @@ def test_equal_latents_give_a_decision_function_of_zero():
     np.testing.assert_array_equal(solution.kkt_gap, 0.0)
 
 
-def test_flat_kernels_agree_with_the_limit_of_a_linear_one():
-    # At latents of scale 1e-4 the kernel is 1 - gamma*d^2 to 1e-10: stretching all distances only stretches F.
+def test_flat_kernels_agree_with_the_linear_limit():
+    # For latents of scale 1e-4 the kernel is 1 - gamma*d^2 up to 1e-10: scaling all distances only scales F.
     z = np.random.default_rng(5).normal(size=(1, 30, 4))
     tiny = solve_dual(1e-4 * z, nu=0.1, gamma=1e-2)
     less_tiny = solve_dual(1e-3 * z, nu=0.1, gamma=1e-2)
@@ -175,7 +175,7 @@ def test_tensors_and_half_precision():
         np.testing.assert_allclose(getattr(tensor, name).numpy(), getattr(expected, name), rtol=1e-12, atol=1e-13)
 
 
-def test_many_locations_in_threads_are_solved_as_one_by_one():
+def test_threads_give_the_same_solutions():
     z = np.random.default_rng(0).normal(size=(200, 10, 3))
     together = solve_dual(z, nu=0.2, gamma=0.1)
     for b in (0, 63, 64, 199):
@@ -183,15 +183,15 @@ def test_many_locations_in_threads_are_solved_as_one_by_one():
     assert solve_dual(z[:0], nu=0.2, gamma=0.1).dual_coef.shape == (0, 10)
 
 
-def test_bad_numbers_are_named_by_location():
+def test_non_finite_latents_are_named_by_voxel():
     z = np.zeros((9, 5, 2))
     z[3, 1, 1], z[7, 0, 0] = np.nan, np.inf
     for latents in (z, torch.from_numpy(z)):
-        with pytest.raises(UserError, match="NaN or infinite at locations 3, 7, expected finite"):
+        with pytest.raises(UserError, match="NaN or infinite at voxels 3, 7, expected finite"):
             solve_dual(latents, nu=0.1, gamma=1.0)
 
 
-def test_wrong_shapes_and_nu_are_named():
+def test_invalid_shapes_and_nu():
     with pytest.raises(UserError, match=r"shape \(5, 2\), expected three axes"):
         solve_dual(np.zeros((5, 2)), nu=0.1, gamma=1.0)
     with pytest.raises(UserError, match=r"shape \(5, 0, 2\)"):
@@ -201,8 +201,8 @@ def test_wrong_shapes_and_nu_are_named():
             solve_dual(np.zeros((1, 5, 2)), nu=nu, gamma=1.0)
 
 
-def test_near_duplicates_are_solved_as_well():
-    # A violator beside free vectors that differ by rounding alone: one of them was freed a second time.
+def test_near_duplicates():
+    # A violation among free vectors that differ only by rounding: one of them used to be freed twice.
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(60, 100, 11))
     which = rng.integers(0, 100, (60, 300))
@@ -213,7 +213,7 @@ def test_near_duplicates_are_solved_as_well():
 
 
 @pytest.mark.parametrize("gamma", [1e-150, 1e-162, 1e-200])
-def test_kernels_flat_beyond_the_squares_of_doubles(gamma):
+def test_kernels_so_flat_that_squares_underflow(gamma):
     z = np.random.default_rng(0).normal(size=(3, 75, 16))
     solution = solve_dual(z, nu=0.03, gamma=gamma)
     np.testing.assert_allclose(solution.dual_coef.sum(axis=1), 2.25)
@@ -221,7 +221,7 @@ def test_kernels_flat_beyond_the_squares_of_doubles(gamma):
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-6, 2.0, -7.3])
-def test_gamma_of_equal_latents_is_one_even_where_their_mean_rounds(value):
+def test_gamma_of_equal_latents_is_one_despite_a_rounded_mean(value):
     z = np.full((2, 9, 3), value)
     for latents in (z, torch.from_numpy(z)):
         np.testing.assert_array_equal(np.asarray(solve_dual(latents, nu=0.3, gamma="scale").gamma), 1.0)

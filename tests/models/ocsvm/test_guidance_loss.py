@@ -19,7 +19,7 @@ def latents(batch, m, q, d, seed=0, stretch=1.3):
 
 
 @pytest.mark.parametrize("gamma", [1e-2, "scale"])
-def test_value_is_that_of_scikit_learn(gamma):
+def test_value_agrees_with_scikit_learn(gamma):
     sv, rest = latents(3, 38, 20, 16)
     loss = guidance_loss(sv, rest, nu=0.1, gamma=gamma)
     for b in range(3):
@@ -54,7 +54,7 @@ def wide_pair():
 
 
 def test_gradcheck_without_free_vectors():
-    # The two outer latents take all of the mass: the offset follows the vectors that it lies between.
+    # The two outer latents have a = 1: the offset is the midpoint between two vectors at their bounds.
     sv, rest = wide_pair()
     assert not solve_dual(sv, nu=2 / 6, gamma=0.01).free.any()
     sv.requires_grad_(), rest.requires_grad_()
@@ -62,7 +62,7 @@ def test_gradcheck_without_free_vectors():
         assert torch.autograd.gradcheck(lambda a, b, g=gamma: guidance_loss(a, b, nu=2 / 6, gamma=g), (sv, rest))
 
 
-def test_central_differences_at_the_papers_size():
+def test_central_differences_at_the_published_size():
     sv, rest = latents(2, 38, 38, 16, seed=4)
     sv.requires_grad_(), rest.requires_grad_()
     for gamma in (1e-2, "scale"):
@@ -96,7 +96,7 @@ def test_back_ends_agree_without_free_vectors():
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_expander_and_compactor_weigh_the_two_routes():
+def test_expander_and_compactor_weight_the_two_gradients():
     sv, rest = latents(2, 20, 15, 4)
     gradients = {}
     for weights in ((1, 0), (0, 1), (1, 1), (0.5, 2)):
@@ -114,19 +114,19 @@ def test_expander_and_compactor_weigh_the_two_routes():
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 5, 20]), st.floats(0.02, 1), st.floats(0.01, 100))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_stretching_all_latents_changes_nothing_at_scale(seed, m, nu, stretch):
+def test_invariance_to_scaling_with_gamma_scale(seed, m, nu, stretch):
     sv, rest = (x * stretch + 2 for x in latents(1, m, 8, 3, seed=seed))
     sv.requires_grad_(), rest.requires_grad_()
     loss = guidance_loss(sv, rest, nu=nu, gamma="scale")
     loss.sum().backward()
     radial = (sv * sv.grad).sum() + (rest * rest.grad).sum()
     assert radial.item() == pytest.approx(0.0, abs=1e-9 * (1 + abs(loss.item()) * m / nu))
-    # Adding one number to all latents changes nothing either.
+    # Invariance to adding a constant to all latents.
     moved = sv.grad.sum() + rest.grad.sum()
     assert abs(moved.item()) < 1e-8 * (1 + loss.item() / stretch * m)
 
 
-def test_inside_costs_nothing():
+def test_inliers_have_zero_loss():
     sv, _ = latents(2, 30, 1, 4)
     inside = sv.mean(dim=1, keepdim=True).requires_grad_()
     sv.requires_grad_()
@@ -160,24 +160,24 @@ def test_lower_precision_is_computed_in_double(dtype):
     torch.testing.assert_close(rest.grad, exact_rest.grad.to(dtype))
 
 
-def test_each_location_is_weighed_by_what_comes_from_above():
+def test_gradient_is_weighted_by_the_incoming_gradient():
     sv, rest = latents(3, 20, 10, 4)
     sv.requires_grad_()
     weights = torch.tensor([2.0, 0.0, -1.0], dtype=DOUBLE)
     (guidance_loss(sv, rest, nu=0.1, gamma=0.1) * weights).sum().backward()
-    weighed, sv.grad = sv.grad, None
+    weighted, sv.grad = sv.grad, None
     guidance_loss(sv, rest, nu=0.1, gamma=0.1).sum().backward()
-    torch.testing.assert_close(weighed, weights[:, None, None] * sv.grad)
+    torch.testing.assert_close(weighted, weights[:, None, None] * sv.grad)
 
 
-def test_mistakes_are_named():
+def test_invalid_input():
     sv, rest = latents(3, 5, 4, 2)
-    with pytest.raises(UserError, match="differ in locations or dimensions"):
+    with pytest.raises(UserError, match="differ in voxels or dimensions"):
         guidance_loss(sv, rest[:2], nu=0.1, gamma=0.1)
     with pytest.raises(UserError, match="latents_loss have the shape"):
         guidance_loss(sv, rest[0], nu=0.1, gamma=0.1)
     with pytest.raises(UserError, match="gamma"):
         guidance_loss(sv, rest, nu=0.1, gamma=-1.0)
     rest[2, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="latents_loss are NaN or infinite at location 2"):
+    with pytest.raises(UserError, match="latents_loss are NaN or infinite at voxel 2"):
         guidance_loss(sv, rest, nu=0.1, gamma=0.1)

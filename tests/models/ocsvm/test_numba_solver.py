@@ -7,15 +7,15 @@ from voxout.models.ocsvm.numba_solver.kernel_rows import expm1_negative
 from voxout.models.ocsvm.numba_solver.workspace import make_workspace
 
 
-def test_the_exponential():
+def test_expm1_negative():
     x = np.concatenate([[0.0], 10.0 ** np.random.default_rng(0).uniform(-300, 3, 5000)])
     values = np.array([expm1_negative(v) for v in x])
     np.testing.assert_allclose(values, np.expm1(-x), rtol=1e-15)
 
 
-def test_the_newton_system_agrees_with_numpy():
+def test_newton_system_agrees_with_numpy():
     rng = np.random.default_rng(0)
-    # From large to small and back: what a larger system leaves behind must not count.
+    # From large to small and back: values left from a larger system must not be used.
     work = make_workspace(40)
     for n in (40, 3, 9, 2, 1, 33, 17):
         z = rng.normal(size=(40, 5))
@@ -35,8 +35,8 @@ def test_the_newton_system_agrees_with_numpy():
         np.testing.assert_allclose(system @ work.step[: n - 1], right, atol=1e-9)
 
 
-def test_what_was_compiled_of_an_older_core_is_forgotten(tmp_path):
-    # Numba watches the file that defines a function, not those of the helpers that it has taken in.
+def test_outdated_cache_files_are_deleted(tmp_path):
+    # Numba checks the file that defines a function, not the files of inlined helper functions.
     cache = tmp_path / "__pycache__"
     cache.mkdir()
     for name, age in (("helper.py", 10), ("caller.py", 100)):

@@ -18,7 +18,7 @@ QUICK = (
     *("--set", "preprocessing.registration.working_spacing_mm=4"),
     *("--set", "preprocessing.bias_field.working_spacing_mm=8"),
 )
-"""Settings of a coarse preparation."""
+"""Settings for a fast, coarse preparation."""
 
 
 @pytest.fixture(scope="module")
@@ -26,119 +26,120 @@ def cohort(tmp_path_factory):
     return small_cohort(tmp_path_factory.mktemp("cohort"), controls=4, patients=1, seed=1)
 
 
-def _told(capsys, *arguments) -> tuple[int, str]:
+def _run(capsys, *arguments) -> tuple[int, str]:
     code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 
 
-def test_check_says_that_all_is_well(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "check", cohort, tmp_path)
+def test_check_of_a_valid_cohort_succeeds(capsys, cohort, tmp_path):
+    code, messages = _run(capsys, "check", cohort, tmp_path)
     assert code == 0
-    assert "5 of 5 subjects are in order" in told
+    assert "5 of 5 subjects passed" in messages
     assert not (tmp_path / "failures.csv").exists()
 
 
-def test_check_tells_early_that_there_are_too_few_controls(capsys, cohort, tmp_path):
-    """Not after hours of preparation; and anew at every call, whatever was checked before."""
+def test_check_warns_of_too_few_controls_for_training(capsys, cohort, tmp_path):
+    """The warning is shown at every call, also if the check is up to date."""
 
-    def told(*settings):
-        return _told(capsys, "check", cohort, tmp_path, *settings)[1]
+    def messages(*settings):
+        return _run(capsys, "check", cohort, tmp_path, *settings)[1]
 
-    assert "will stop" not in told("--preset", "fast", "--set", "data_manifests.held_out_share=0")
-    once_more = told("--preset", "default")
-    assert "warning: train will stop: Guidance with nu = 0.1" in once_more and "expected at least 19" in once_more
-    assert "train will stop" not in told("--set", "models.training.guided_steps=0")
+    assert "will stop" not in messages("--preset", "fast", "--set", "data_manifests.held_out_share=0")
+    second = messages("--preset", "default")
+    assert "warning: train will stop: Guidance with nu = 0.1" in second and "expected at least 19" in second
+    assert "train will stop" not in messages("--set", "models.training.guided_steps=0")
 
 
-def test_check_tells_early_that_there_are_too_few_people_to_leave_one_out(capsys, tmp_path):
+def test_check_warns_of_too_few_controls_for_cross_fitting(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
     manifest = read_manifest(cohort)
     split = ["held_out", "held_out", "train", "train"]
     records = [replace(record, split=side) for record, side in zip(manifest.controls, split, strict=True)]
     write_manifest(cohort, Manifest((*records, *manifest.patients)))
-    told = _told(capsys, "check", cohort, tmp_path / "out", "--preset", "fast")[1]
-    assert "warning: fit will stop: 2 training controls, expected at least 3" in told
+    messages = _run(capsys, "check", cohort, tmp_path / "out", "--preset", "fast")[1]
+    assert "warning: fit will stop: 2 training controls, expected at least 3" in messages
 
 
-def test_check_tells_all_problems_at_once_those_of_the_settings_too(capsys, tmp_path):
+def test_check_lists_problems_of_settings_and_scans_together(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
     read_manifest(cohort).controls[2].images["t1w"].write_bytes(b"no scan")
-    code, told = _told(capsys, "check", cohort, tmp_path / "out", "--set", "models.fusion.covariates=[site]")
+    code, messages = _run(capsys, "check", cohort, tmp_path / "out", "--set", "models.ensemble.covariates=[site]")
     assert code == 2
-    assert "models.fusion.covariates names site" in told and "control003" in told
+    assert "models.ensemble.covariates names site" in messages and "control003" in messages
 
 
-def test_what_every_subject_lacks_is_said_once(capsys, tmp_path):
+def test_a_problem_of_all_subjects_is_listed_once(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
     bare = [replace(record, brain_mask=None) for record in read_manifest(cohort)]
     bare[1].images["t1w"].write_bytes(b"no scan")
     write_manifest(cohort, Manifest(tuple(bare)))
     given = ("--set", "preprocessing.brain_extraction.method=given")
-    code, told = _told(capsys, "check", cohort, tmp_path / "out", *given)
+    code, messages = _run(capsys, "check", cohort, tmp_path / "out", *given)
     assert code == 2
-    assert "voxout: all 5 subjects: no brain mask is given, but brain_extraction.method asks for one;" in told
-    assert told.count("no brain mask is given") == 1
-    assert "voxout: sub-control002: " in told
+    assert "voxout: all 5 subjects: no brain mask is given, but brain_extraction.method requires one;" in messages
+    assert messages.count("no brain mask is given") == 1
+    assert "voxout: sub-control002: " in messages
 
 
-def test_a_missing_manifest_is_one_sentence(capsys, tmp_path):
-    code, told = _told(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
+def test_a_missing_manifest_gives_one_message(capsys, tmp_path):
+    code, messages = _run(capsys, "check", tmp_path / "none.csv", tmp_path / "out")
     assert code == 2
-    assert told.startswith("voxout: ") and "no such file" in told
-    assert "Traceback" not in told
+    assert messages.startswith("voxout: ") and "no such file" in messages
+    assert "Traceback" not in messages
 
 
-def test_a_stage_names_the_one_it_waits_for(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "train", cohort, tmp_path)
+def test_a_stage_names_the_stage_that_it_needs(capsys, cohort, tmp_path):
+    code, messages = _run(capsys, "train", cohort, tmp_path)
     assert code == 2
     assert (
-        "train needs the stage extract, which has not run. With the same settings, run `voxout extract` first" in told
+        "train needs the stage extract, which has not run. With the same settings, run `voxout extract` first"
+        in messages
     )
 
 
 @pytest.mark.parametrize("stage", [*STAGE_TITLES][1:])
-def test_each_stage_is_a_command_that_waits_for_those_before(capsys, cohort, tmp_path, stage):
+def test_each_stage_is_a_command_that_needs_earlier_stages(capsys, cohort, tmp_path, stage):
     assert main([stage, str(cohort), str(tmp_path / "out")]) == 2
     assert f"{stage} needs the stage" in capsys.readouterr().err
 
 
 def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--set", "models.detektor.nu=0.1")
+    code, messages = _run(capsys, "run", cohort, tmp_path / "out", "--set", "models.detektor.nu=0.1")
     assert code == 2
-    assert "Did you mean models.detector?" in told
+    assert "Did you mean models.detector?" in messages
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "prepare", cohort, tmp_path, "--subjects", "control001,nobody")
+    code, messages = _run(capsys, "prepare", cohort, tmp_path, "--subjects", "control001,nobody")
     assert code == 2
-    assert "nobody is not in the cohort" in told
+    assert "nobody is not in the cohort" in messages
 
 
-def test_chosen_subjects_are_prepared_and_the_others_left(capsys, cohort, tmp_path):
-    assert _told(capsys, "check", cohort, tmp_path, *QUICK)[0] == 0
-    code, told = _told(capsys, "prepare", cohort, tmp_path, "--jobs", "1", "--subjects", "sub-control002")
-    assert code == 0, told
-    assert "4 subjects are left for another call" in told
+def test_only_chosen_subjects_are_prepared(capsys, cohort, tmp_path):
+    assert _run(capsys, "check", cohort, tmp_path, *QUICK)[0] == 0
+    code, messages = _run(capsys, "prepare", cohort, tmp_path, "--jobs", "1", "--subjects", "sub-control002")
+    assert code == 0, messages
+    assert "4 subjects are left for a later call" in messages
     assert [folder.name for folder in (tmp_path / "prepared").iterdir()] == ["sub-control002"]
-    code, told = _told(capsys, "extract", cohort, tmp_path)
+    code, messages = _run(capsys, "extract", cohort, tmp_path)
     assert code == 2
-    assert "extract needs the stage prepare, which has not run" in told
+    assert "extract needs the stage prepare, which has not run" in messages
 
 
-def test_a_chosen_subject_that_fails_is_told(capsys, tmp_path):
+def test_a_chosen_subject_that_fails_is_reported(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1)
     rows = list(csv.DictReader(cohort.open()))
     path = cohort.parent / rows[1]["t1w"]
     head = read_volume(path)
     noise = np.random.default_rng(0).random(head.voxels.shape, dtype=np.float32)
     write_volume(path, head.with_voxels(1000 * noise))
-    assert _told(capsys, "check", cohort, tmp_path / "out", *QUICK)[0] == 0
+    assert _run(capsys, "check", cohort, tmp_path / "out", *QUICK)[0] == 0
     chosen = ["--jobs", "1", "--subjects", "control001,control002"]
-    code, told = _told(capsys, "prepare", cohort, tmp_path / "out", *chosen)
-    assert code == 3, told
-    assert "FAILED sub-control002: " in told and "2 subjects are left for another call" in told
+    code, messages = _run(capsys, "prepare", cohort, tmp_path / "out", *chosen)
+    assert code == 3, messages
+    assert "FAILED sub-control002: " in messages and "2 subjects are left for a later call" in messages
     assert "sub-control002,prepare" in (tmp_path / "out" / "failures.csv").read_text()
 
 
@@ -146,45 +147,45 @@ def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
     cohort = small_cohort(tmp_path / "cohort", controls=5, patients=0, seed=1)
     rows = list(csv.DictReader(cohort.open()))
     (cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
-    code, told = _told(capsys, "check", cohort, tmp_path / "out")
+    code, messages = _run(capsys, "check", cohort, tmp_path / "out")
     assert code == 3
-    assert "FAILED sub-control001" in told
+    assert "FAILED sub-control001" in messages
     failures = list(csv.DictReader((tmp_path / "out" / "failures.csv").open()))
     assert [(row["subject"], row["stage"]) for row in failures] == [("sub-control001", "check")]
 
 
 def test_a_dry_run_writes_nothing(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--dry-run")
+    code, messages = _run(capsys, "run", cohort, tmp_path / "out", "--dry-run")
     assert code == 0
-    assert "check: would run, it has not run yet" in told
+    assert "check: would run, it has not run yet" in messages
     assert not (tmp_path / "out").exists()
 
 
 def test_apply_needs_a_model(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "apply", tmp_path, cohort, tmp_path / "out")
+    code, messages = _run(capsys, "apply", tmp_path, cohort, tmp_path / "out")
     assert code == 2
-    assert "holds no fitted model" in told
+    assert "holds no fitted model" in messages
 
 
-def test_an_unusable_device_is_one_sentence(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "run", cohort, tmp_path / "out", "--device", "cuda:99")
+def test_an_unusable_device_gives_one_message(capsys, cohort, tmp_path):
+    code, messages = _run(capsys, "run", cohort, tmp_path / "out", "--device", "cuda:99")
     assert code == 2
-    assert "--device cuda:99: not usable here" in told
+    assert "--device cuda:99: not usable here" in messages
 
 
-def test_an_output_folder_that_is_a_file_is_one_sentence(capsys, cohort, tmp_path):
+def test_an_output_folder_that_is_a_file_gives_one_message(capsys, cohort, tmp_path):
     (tmp_path / "out").write_text("")
-    code, told = _told(capsys, "check", cohort, tmp_path / "out")
+    code, messages = _run(capsys, "check", cohort, tmp_path / "out")
     assert code == 2
-    assert "cannot be made" in told
+    assert "cannot be created" in messages
 
 
-def test_two_runs_do_not_share_a_folder(capsys, cohort, tmp_path):
+def test_two_runs_cannot_use_one_folder(capsys, cohort, tmp_path):
     with sole_user(tmp_path):
-        code, told = _told(capsys, "check", cohort, tmp_path)
+        code, messages = _run(capsys, "check", cohort, tmp_path)
     assert code == 2
-    assert "another voxout is at work in this folder" in told
-    assert _told(capsys, "check", cohort, tmp_path)[0] == 0, "the folder is free again"
+    assert "another voxout process is using this folder" in messages
+    assert _run(capsys, "check", cohort, tmp_path)[0] == 0, "the folder is free again"
 
 
 @pytest.mark.parametrize("jobs", ["0", "-3", "two"])
@@ -192,35 +193,35 @@ def test_jobs_is_at_least_one(capsys, cohort, tmp_path, jobs):
     with pytest.raises(SystemExit) as stopped:
         main(["check", str(cohort), str(tmp_path), f"--jobs={jobs}"])
     assert stopped.value.code == 2
-    assert f"{jobs} is not a number of at least 1" in capsys.readouterr().err
+    assert f"found {jobs}, expected an integer of at least 1" in capsys.readouterr().err
 
 
 def test_a_negative_seed_is_refused_at_once(capsys, cohort, tmp_path):
-    code, told = _told(capsys, "check", cohort, tmp_path, "--seed", "-1")
+    code, messages = _run(capsys, "check", cohort, tmp_path, "--seed", "-1")
     assert code == 2
-    assert "Setting seed is -1, expected greater than or equal to 0." in told
+    assert "Setting seed is -1, expected greater than or equal to 0." in messages
 
 
-def test_a_refused_setting_does_not_stick(capsys, cohort, tmp_path):
-    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
-    code, told = _told(capsys, "check", cohort, tmp_path, "--set", "preprocessing.modalities=[t1w,flair]")
-    assert code == 2, told
-    assert _told(capsys, "check", cohort, tmp_path)[0] == 0
+def test_a_refused_setting_is_not_saved(capsys, cohort, tmp_path):
+    assert _run(capsys, "check", cohort, tmp_path)[0] == 0
+    code, messages = _run(capsys, "check", cohort, tmp_path, "--set", "preprocessing.modalities=[t1w,flair]")
+    assert code == 2, messages
+    assert _run(capsys, "check", cohort, tmp_path)[0] == 0
 
 
 def test_a_dry_demo_writes_nothing(capsys, tmp_path):
-    code, told = _told(capsys, "demo", tmp_path / "demo", "--dry-run")
+    code, messages = _run(capsys, "demo", tmp_path / "demo", "--dry-run")
     assert code == 0
-    assert "would make a synthetic cohort" in told
+    assert "would make a synthetic cohort" in messages
     assert not (tmp_path / "demo").exists()
 
 
-def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
+def test_a_closed_stdout_gives_no_traceback(tmp_path):
     # As in `voxout ... | head -1`.
     command = [sys.executable, "-m", "voxout.pipeline.cli", "demo", str(tmp_path / "out"), "--dry-run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read()
+        messages = process.stderr.read()
     assert process.returncode == 130
-    assert "Traceback" not in told and "BrokenPipe" not in told
+    assert "Traceback" not in messages and "BrokenPipe" not in messages

@@ -1,4 +1,4 @@
-"""`voxout score --maps`: anybody's maps, and every way in which they can be wrong."""
+"""`voxout score --maps`: maps of any method, and errors in them."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ FAST = ["--set", "evaluation.bootstrap_draws=50", "--set", "evaluation.false_clu
 
 
 class Maps:
-    """A folder of maps and masks of three healthy subjects and four patients, under names of one's own."""
+    """A folder of maps and masks of three healthy subjects and four patients, with configurable file names."""
 
     def __init__(self, root, *, map_name="{id}.nii.gz", mask_name="{id}.nii.gz", ids=("h1", "h2", "h3", *"abcd")):
         self.root, self.map_name, self.mask_name = root, map_name, mask_name
@@ -70,16 +70,16 @@ def maps(tmp_path):
     return Maps(tmp_path)
 
 
-def test_earlier_scores_are_replaced_with_a_word(maps, capsys):
+def test_earlier_scores_are_replaced_with_a_note(maps, capsys):
     assert maps.score() == 0
-    assert "held scores before" not in capsys.readouterr().err
+    assert "held earlier scores" not in capsys.readouterr().err
     assert maps.score() == 0
-    assert "out held scores before; these take their place." in capsys.readouterr().err
+    assert "out held earlier scores; they are replaced." in capsys.readouterr().err
 
 
-def test_figures_are_those_of_the_voxels(maps, capsys):
+def test_scores_match_scikit_learn(maps, capsys):
     assert maps.score() == 0
-    assert "figures of 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
+    assert "scores of 7 of 7 subjects, 4 with lesions, 3 healthy" in capsys.readouterr().out
     scores = maps.scores()
     values = np.concatenate([v[maps.inside] for v in maps.voxels.values()]).astype(np.float64)
     truth = np.concatenate([t[maps.inside] for t in maps.truth.values()])
@@ -93,22 +93,22 @@ def test_figures_are_those_of_the_voxels(maps, capsys):
     assert not (maps.root / "out" / "failures.csv").exists()
 
 
-def test_without_brain_masks_the_whole_image_counts_and_is_named(maps, capsys):
+def test_without_brain_masks_the_whole_image_is_scored(maps, capsys):
     assert maps.score(brains=None) == 0
-    told = capsys.readouterr()
-    assert "inside the whole image" in told.out and "every voxel of the image counts" in told.err
+    messages = capsys.readouterr()
+    assert "inside the whole image" in messages.out and "all voxels of the image are scored" in messages.err
     assert maps.scores()["about"]["mask"] == "whole image"
     assert maps.table("scores.csv")[0]["voxels"] == str(16 * 17 * 18)
 
 
-def test_names_of_all_kinds_are_matched(tmp_path, capsys):
+def test_file_names_are_matched(tmp_path, capsys):
     """BIDS names, a pattern with {id}, spaces and accents in either spelling."""
     bids = Maps(tmp_path / "bids", map_name="sub-{id}/anat/sub-{id}_map.nii.gz", mask_name="sub-{id}_label-x_mask.nii")
     assert bids.score() == 0
     assert bids.table("scores.csv")[0]["subject"] == "sub-a"
     own = Maps(tmp_path / "ünsere Karten", map_name="{id} – Karte.nii.gz", mask_name="{id}_seg.nii.gz")
     assert own.score() == 2
-    assert "no map and no mask of one id" in capsys.readouterr().err
+    assert "no id has a map and a mask" in capsys.readouterr().err
     patterns = {"maps": "maps/{id} – Karte.nii.gz", "masks": "masks/{id}_seg.nii.gz", "brains": "brains/{id}_*.nii.gz"}
     assert own.score(**patterns) == 0
     assert own.scores()["about"]["subjects"] == 7
@@ -120,12 +120,12 @@ def test_names_of_all_kinds_are_matched(tmp_path, capsys):
     assert {row["subject"] for row in accents.table("scores.csv")} == {"h1", "h2", "Jürgen", "Zoë", "ç"}
 
 
-def test_a_cohort_table_tells_group_site_and_age(maps, capsys):
+def test_a_cohort_table_gives_group_site_and_age(maps, capsys):
     rows = ["subject_id,group,site,age,t1w", "h1,control,Lyon,30,x", "h2,control,Graz,45,x", "h3,control,Lyon,50,x"]
     rows += ["a,patient,Lyon,61,x", "b,patient,Graz,62,x", "c,patient,Lyon,63,x", "d,patient,,,x", "e,control,Graz,3,x"]
     (maps.root / "who.csv").write_text("\n".join(rows))
     assert maps.score("--cohort", maps.root / "who.csv", healthy=()) == 0
-    assert "in the cohort table, with neither map nor mask: e." in capsys.readouterr().err
+    assert "in the cohort table, but without map and mask: e." in capsys.readouterr().err
     assert [row["site"] for row in maps.table("scores.csv")][:4] == ["Lyon", "Graz", "Lyon", ""]
     strata = {(row["by"], row["stratum"]) for row in maps.table("strata.csv")}
     assert {("site", "Graz"), ("site", "Lyon"), ("age", "60 to 75 years"), ("age", "below 40 years")} <= strata
@@ -138,7 +138,7 @@ def failure(maps, name):
     return {row["subject"]: row["reason"] for row in maps.table("failures.csv")}[name]
 
 
-def test_a_map_on_another_grid_is_an_error_with_both(maps, capsys):
+def test_a_map_on_another_grid_is_an_error_that_names_both_grids(maps, capsys):
     maps.put("maps", maps.map_name, "a", maps.voxels["a"][:, :, :9], Grid((16, 17, 9), np.diag([2.0, 2, 4, 1])))
     moved = GRID.affine.copy()
     moved[0, 3] = 1.0
@@ -151,15 +151,15 @@ def test_a_map_on_another_grid_is_an_error_with_both(maps, capsys):
     assert "b: the lesion mask and the anomaly map" in failure(maps, "b")
     assert "up to 1 mm apart" in failure(maps, "b")
     assert maps.scores()["about"]["subjects_left_out"] == ["a", "b"]
-    assert "2 subject(s) left out of all figures" in capsys.readouterr().err
+    assert "2 subject(s) left out of all scores" in capsys.readouterr().err
 
 
 def test_a_mask_without_a_map_is_listed_and_counted(maps, capsys):
     maps.map_path("c").unlink()
     assert maps.score() == 3
-    told = capsys.readouterr()
-    assert "FAILED c: has a lesion mask and no map. Make the map, or take the mask away." in told.err
-    assert "figures of 6 of 7 subjects" in told.out
+    messages = capsys.readouterr()
+    assert "FAILED c: has a lesion mask but no map. Add the map, or remove the mask." in messages.err
+    assert "scores of 6 of 7 subjects" in messages.out
     about = maps.scores()["about"]
     assert (about["subjects"], about["subjects_left_out"]) == (6, ["c"])
     assert "no map" in failure(maps, "c")
@@ -168,10 +168,10 @@ def test_a_mask_without_a_map_is_listed_and_counted(maps, capsys):
 def test_a_map_without_a_brain_mask_is_listed(maps):
     maps.path("brains", maps.mask_name, "d").unlink()
     assert maps.score() == 3
-    assert "d: has a map and no brain mask." in failure(maps, "d")
+    assert "d: has a map but no brain mask." in failure(maps, "d")
 
 
-def test_nan_inside_the_mask_is_an_error_and_outside_is_nobodys_business(maps):
+def test_nan_is_an_error_inside_the_mask_only(maps):
     maps.voxels["a"][0, 0, 0] = np.nan
     maps.put("maps", maps.map_name, "a", maps.voxels["a"])
     assert maps.score() == 0
@@ -181,43 +181,43 @@ def test_nan_inside_the_mask_is_an_error_and_outside_is_nobodys_business(maps):
     assert "a: 1 of 2184 scores of the anomaly map are NaN or infinite, expected finite numbers." in failure(maps, "a")
 
 
-def test_a_map_that_is_the_same_everywhere_is_scored(maps, capsys):
-    """It finds nothing: AUROC 1/2, which is a result and not an error, but worth a word."""
+def test_a_constant_map_is_scored(maps, capsys):
+    """AUROC 0.5 with a note, not an error."""
     maps.put("maps", maps.map_name, "a", np.zeros(GRID.size_vox, np.float32))
     assert maps.score() == 0
-    assert "note: maps of one and the same score everywhere: a.\n" in capsys.readouterr().err
+    assert "note: maps with the same score in all voxels: a.\n" in capsys.readouterr().err
     assert maps.table("scores.csv")[0]["auroc"] == "0.5"
 
 
-def test_maps_upside_down_get_a_word(maps, capsys):
+def test_inverted_maps_give_a_note(maps, capsys):
     assert maps.score() == 0
-    assert "upside down" not in capsys.readouterr().err
+    assert "inverted" not in capsys.readouterr().err
     for name, voxels in maps.voxels.items():
         maps.put("maps", maps.map_name, name, -voxels)
     assert maps.score() == 0
-    told = capsys.readouterr().err
-    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in told
-    assert "expected higher = more anomalous. Are the maps upside down?" in told
+    messages = capsys.readouterr().err
+    assert "note: lesions have lower scores than healthy tissue (AUROC 0.0" in messages
+    assert "expected higher = more anomalous. Check whether the maps are inverted." in messages
 
 
-def test_one_map_upside_down_is_named(maps, capsys):
+def test_a_single_inverted_map_is_named(maps, capsys):
     maps.put("maps", maps.map_name, "b", -maps.voxels["b"])
     assert maps.score() == 0
-    assert "note: lesions have lower scores than healthy tissue, by their AUROC, in: b (0.0" in capsys.readouterr().err
+    assert "note: lesions have lower scores than healthy tissue (AUROC) in: b (0.0" in capsys.readouterr().err
 
 
-def test_a_healthy_map_that_fails_is_missed_by_the_threshold(maps, capsys):
+def test_a_healthy_map_that_fails_gives_a_note_on_the_threshold(maps, capsys):
     assert maps.score() == 0
-    assert "the threshold rests on" not in capsys.readouterr().err
+    assert "the threshold uses" not in capsys.readouterr().err
     maps.map_path("h2").write_bytes(b"not an image at all")
     assert maps.score(out="other") == 3
-    assert "the threshold rests on 2 of 3 healthy maps: h2 could not be scored." in capsys.readouterr().err
+    assert "the threshold uses 2 of 3 healthy maps: h2 could not be scored." in capsys.readouterr().err
     assert maps.scores("other")["healthy_threshold"]["n"] == 2
-    assert "h2, map: is not an image" in failure_in(maps, "h2", "other")
+    assert "h2, map: is not in a supported image format" in failure_in(maps, "h2", "other")
 
 
 @pytest.mark.parametrize("role", ["map", "lesion mask", "brain mask"])
-def test_a_file_that_cannot_be_reached_is_named_by_its_role(tmp_path, role):
+def test_an_unreachable_file_is_named_by_its_role(tmp_path, role):
     maps = Maps(tmp_path / "Erika Muster")
     lost = {"map": maps.map_path("a"), "lesion mask": maps.mask_path("a")}
     path = lost.get(role, maps.path("brains", maps.mask_name, "a"))
@@ -236,30 +236,28 @@ def failure_in(maps, name, out):
     return {row["subject"]: row["reason"] for row in maps.table("failures.csv", out)}[name]
 
 
-def test_voxels_of_two_sizes_get_a_word(maps, capsys):
+def test_voxels_of_two_sizes_give_a_note(maps, capsys):
     large = Grid(GRID.size_vox, np.diag([4.0, 4.0, 4.0, 1.0]))
     for folder, voxels in (("maps", maps.voxels["h1"]), ("brains", maps.inside)):
         maps.put(folder, maps.map_name, "h1", voxels, large)
     assert maps.score() == 0
-    assert "voxels of 8 to 64 mm³ are pooled: pooled figures count voxels, so the finest scans weigh 8 times" in (
+    assert "voxels of 8 to 64 mm³ are pooled: pooled metrics count voxels, so the finest scans have 8 times" in (
         capsys.readouterr().err
     )
 
 
-def test_lesions_outside_the_brain_get_a_word(maps, capsys):
+def test_lesions_outside_the_brain_give_a_note(maps, capsys):
     truth = maps.truth["b"].copy()
     truth[0, 0, :5] = True
     maps.put("masks", maps.mask_name, "b", truth)
     assert maps.score() == 0
-    assert "5 lesion voxels lie outside the evaluation mask and enter no figure: b." in capsys.readouterr().err
+    assert "5 lesion voxels lie outside the evaluation mask and are not scored: b." in capsys.readouterr().err
 
 
-def test_swapped_folders_are_told(maps, capsys):
+def test_swapped_folders_are_recognised(maps, capsys):
     assert maps.score(maps="masks", masks="maps") == 2
     assert capsys.readouterr().err.endswith("could be scored. Are --maps and --masks swapped?\n")
-    assert "a: the map holds two values and the lesion mask more, expected it the other way round." in failure(
-        maps, "a"
-    )
+    assert "a: the map has two values and the lesion mask has more, expected the reverse." in failure(maps, "a")
 
 
 def test_healthy_maps_alone_need_no_masks(maps, capsys):
@@ -271,13 +269,13 @@ def test_healthy_maps_alone_need_no_masks(maps, capsys):
         maps.map_path(name).unlink()
     assert main([*command, "*"]) == 0
     assert maps.scores()["healthy_threshold"]["n"] == 3
-    assert "figures of 3 of 3 subjects, 0 with lesions, 3 healthy" in capsys.readouterr().out
+    assert "scores of 3 of 3 subjects, 0 with lesions, 3 healthy" in capsys.readouterr().out
 
 
-def test_the_folder_of_a_run_holds_more_than_maps(maps, capsys):
+def test_the_folder_of_a_run_is_refused(maps, capsys):
     (maps.root / "maps" / "config.yaml").write_text("seed: 0")
     assert maps.score() == 2
-    assert "maps: is the folder of a run, expected maps alone. Score the run by `voxout score COHORT" in (
+    assert "maps: is the folder of a run, expected maps only. Score the run with `voxout score COHORT" in (
         capsys.readouterr().err
     )
 
@@ -289,26 +287,26 @@ def test_the_same_scores_with_any_number_of_jobs(maps):
     assert maps.table("scores.csv", "1") == maps.table("scores.csv", "3")
 
 
-def test_a_folder_of_other_things_is_left_alone(maps, capsys):
-    """Whoever writes --out . keeps what lies in subjects/."""
+def test_a_folder_with_other_files_is_refused(maps, capsys):
+    """Files that voxout did not write are kept, as with --out ."""
     mine = maps.root / "study" / "subjects" / "sub-a"
     mine.mkdir(parents=True)
     (mine / "T1.nii").write_bytes(b"mine")
     assert maps.score(out="study") == 2
     assert (
-        "study: holds other things (subjects) and no record of scores, expected a new folder" in capsys.readouterr().err
+        "study: holds other files (subjects) and no record of scores, expected a new folder" in capsys.readouterr().err
     )
     assert (mine / "T1.nii").read_bytes() == b"mine" and not (maps.root / "study" / ".lock").exists()
     assert maps.score(out="maps") == 2
-    assert "is a folder of the maps or masks themselves" in capsys.readouterr().err
+    assert "is a folder of maps or masks" in capsys.readouterr().err
     assert maps.score() == 0
     (maps.root / "out" / "subjects" / "notes.txt").write_text("mine")
     assert maps.score() == 0
     assert (maps.root / "out" / "subjects" / "notes.txt").read_text() == "mine"
 
 
-def test_sessions_of_one_person_are_drawn_together(tmp_path):
-    """The same scans twice, as two sessions, tell nothing new: every interval stays as it was."""
+def test_the_bootstrap_draws_sessions_of_a_participant_together(tmp_path):
+    """Duplicated scans, as two sessions, leave every interval unchanged."""
     once = Maps(tmp_path / "once", ids=("h1", "h2", "h3", "a", "b", "c"))
     twice = Maps(tmp_path / "twice", ids=())
     for name, voxels in once.voxels.items():
@@ -327,12 +325,12 @@ def test_sessions_of_one_person_are_drawn_together(tmp_path):
 
 
 def test_empty_masks(maps, capsys):
-    """No lesion is a finding; no brain is a mistake."""
+    """An empty lesion mask is valid; an empty brain mask is an error."""
     maps.put("masks", maps.mask_name, "a", np.zeros(GRID.size_vox, bool))
     maps.put("brains", maps.mask_name, "b", np.zeros(GRID.size_vox, bool))
     assert maps.score() == 3
     assert "b: the evaluation mask is empty, expected the brain. Check the mask." in failure(maps, "b")
-    assert "lesion masks without a lesion, of subjects that are not called healthy: a." in capsys.readouterr().err
+    assert "empty lesion masks of subjects not listed as healthy: a." in capsys.readouterr().err
     row = maps.table("scores.csv")[0]
     assert (row["subject"], row["truth_known"], row["lesions"]) == ("a", "yes", "0")
     assert row["dice_at_healthy_threshold"] == "" and row["flagged_volume_ml"] != ""
@@ -346,7 +344,9 @@ def test_a_mask_of_other_values_than_0_and_1_is_an_error(maps):
     assert maps.score() == 3
     found = failure(maps, "a")
     assert "found the values 0, 0.25, 0.75, expected a mask of 0 and 1. Threshold it first." in found
-    assert found.startswith("a, lesion mask: found the values"), "by its role: map and masks have one name"
+    assert found.startswith("a, lesion mask: found the values"), (
+        "named by role, since map and masks have the same file name"
+    )
 
 
 def test_all_subjects_healthy(maps):
@@ -363,50 +363,50 @@ def test_all_subjects_healthy(maps):
     assert scores["false_clusters_per_healthy_subject"]["value"] is not None
 
 
-def test_nobody_healthy(maps, capsys):
+def test_no_healthy_subject(maps, capsys):
     for name in ("h1", "h2", "h3"):
         maps.map_path(name).unlink()
     assert maps.score(healthy=()) == 0
-    assert "nobody is healthy: no threshold can be set" in capsys.readouterr().err
+    assert "no subject is healthy: no threshold can be set" in capsys.readouterr().err
     assert maps.scores()["lesion_sensitivity"]["reason_undefined"].startswith("no healthy scan was scored")
 
 
-def test_a_map_without_a_mask_enters_no_figure_and_is_named(maps, capsys):
+def test_a_map_without_a_mask_is_left_out_and_named(maps, capsys):
     assert maps.score(healthy=("h1", "h2")) == 0
-    assert "maps without a lesion mask enter no figure: h3." in capsys.readouterr().err
+    assert "maps without a lesion mask are left out of all scores: h3." in capsys.readouterr().err
     assert maps.scores()["about"]["subjects_without_truth"] == ["h3"]
 
 
-def test_ids_that_match_twice_stop_everything(maps, capsys):
+def test_an_id_that_matches_two_files_is_refused(maps, capsys):
     maps.put("maps", "other/{id}.nii", "a", maps.voxels["a"])
     assert maps.score() == 2
-    told = capsys.readouterr().err
-    assert "a matches 2 files (a.nii.gz and other/a.nii), expected one. Say which by a path with {id} in it" in told
+    messages = capsys.readouterr().err
+    assert "a matches 2 files (a.nii.gz and other/a.nii), expected one. Select one by a path with {id} and" in messages
     assert not (maps.root / "out" / "scores.json").exists()
     assert maps.score(maps="maps/{id}.nii.gz") == 0
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("wrong", "message"),
     [
         ({"maps": "nowhere"}, "nowhere: no such folder, expected a folder, or a path with {id} in it. Check the path."),
         ({"masks": "masks/a.nii.gz"}, "a.nii.gz: is a file, expected a folder"),
         ({"masks": "empty"}, "empty: found no file, expected an image (.nii.gz, .nii, .mgz). Check the path."),
-        ({"masks": "masks/{id}_seg.nii"}, "found no file, expected a file that fits. Check the path."),
+        ({"masks": "masks/{id}_seg.nii"}, "found no file, expected a matching file. Check the path."),
         (
             {"maps": "maps/*.nii.gz"},
-            "maps/*.nii.gz: has * and no {id}, expected to see where the id stands. Write it as in",
+            "maps/*.nii.gz: has * but no {id}, expected {id} in place of the subject id. Write it as in",
         ),
         (
             {"healthy": ("k*",)},
-            "--healthy k*: no such subject, expected an id such as a. Check the ids; patterns need quotes",
+            "--healthy k*: no such subject, expected an id such as a. Check the ids, and put quotes around patterns",
         ),
     ],
 )
-def test_folders_and_ids_that_are_not_there(maps, capsys, wrong, sentence):
+def test_missing_folders_and_ids(maps, capsys, wrong, message):
     (maps.root / "empty").mkdir()
     assert maps.score(**wrong) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_either_a_run_or_maps(maps, capsys):
@@ -415,18 +415,18 @@ def test_either_a_run_or_maps(maps, capsys):
         assert "expected either COHORT and OUT" in capsys.readouterr().err
 
 
-def test_nobody_can_be_scored(maps, capsys):
+def test_no_subject_can_be_scored(maps, capsys):
     for name in maps.voxels:
         maps.map_path(name).write_bytes(b"no map")
     assert maps.score() == 2
-    told = capsys.readouterr().err
-    assert told.count("a, map: is not an image that is understood") == 1
-    assert "None of 7 subjects could be scored. The reasons stand above: mend the first." in told
-    assert "a.nii.gz" not in told and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
+    messages = capsys.readouterr().err
+    assert messages.count("a, map: is not in a supported image format") == 1
+    assert "None of 7 subjects could be scored. See the reasons above and correct the first." in messages
+    assert "a.nii.gz" not in messages and "a.nii.gz" not in (maps.root / "out" / "failures.csv").read_text()
     assert len(maps.table("failures.csv")) == 7
     for name, voxels in maps.voxels.items():
         maps.put("maps", maps.map_name, name, voxels)
-    assert maps.score() == 0, "what that attempt left is in nobody's way"
+    assert maps.score() == 0, "files of the failed attempt do not get in the way"
 
 
 def test_a_second_call_leaves_nothing_of_the_first(maps):
@@ -460,8 +460,8 @@ def methods(maps):
 def test_differences_are_paired(methods, capsys):
     code, content = compared(methods, "first", "second")
     assert code == 0
-    told = capsys.readouterr().out
-    assert "second less first, on 7 subjects" in told
+    messages = capsys.readouterr().out
+    assert "second minus first, on 7 subjects" in messages
     by_name = {d["metric"]: d for d in content["differences"]}
     first, second = methods.scores("first"), methods.scores("second")
     for name, d in by_name.items():
@@ -470,13 +470,12 @@ def test_differences_are_paired(methods, capsys):
             assert d["difference"]["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
     auroc = by_name["auroc"]["difference"]
     values = [f"{value:.3g}" for value in (second["auroc"]["value"], first["auroc"]["value"], auroc["value"])]
-    assert "AUROC, pooled: {} less {}: {}  (".format(*values) in told
+    assert "AUROC, pooled: {} minus {}: {}  (".format(*values) in messages
     assert 0 < auroc["ci_low"] <= auroc["value"] <= auroc["ci_high"]
     assert "healthy_threshold" not in by_name
     assert by_name["aupimo"]["difference"]["reason_undefined"]
     rows = list(csv.DictReader((methods.root / "differences" / "compare.csv").open()))
     assert len(rows) == len(by_name) and float(rows[0]["difference"]) == pytest.approx(auroc["value"])
-    # A method against itself differs by nothing, surely.
     (methods.root / "copy").symlink_to(methods.root / "first")
     assert "named twice" in str(compare_error(methods, capsys, "first", "copy"))
 
@@ -492,19 +491,19 @@ def test_only_common_subjects_are_compared_and_the_others_are_named(methods, cap
     assert methods.score(out="third") == 3
     code, content = compared(methods, "first", "second", "third")
     assert code == 3
-    assert "1 subject(s) not scored by all: b" in capsys.readouterr().err
+    assert "1 subject(s) not compared, since not all folders have them: b" in capsys.readouterr().err
     assert content["about"]["subjects_not_compared"] == {"b": ["first", "second"]}
     pairs = {(d["first"], d["second"]) for d in content["differences"]}
     assert pairs == {("first", "second"), ("first", "third"), ("second", "third")}
 
 
-def test_what_cannot_be_compared(methods, capsys):
-    told = compare_error(methods, capsys, "first")
-    assert "found one folder of scores, expected at least two" in told
+def test_folders_that_cannot_be_compared(methods, capsys):
+    messages = compare_error(methods, capsys, "first")
+    assert "found one folder of scores, expected at least two" in messages
     assert "nowhere: holds no scores" in compare_error(methods, capsys, "first", "nowhere")
     assert methods.score("--set", "evaluation.smallest_cluster_mm3=64", out="other") == 0
-    told = compare_error(methods, capsys, "first", "other")
-    assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in told
+    messages = compare_error(methods, capsys, "first", "other")
+    assert "different settings (smallest_cluster_mm3 30.0 against 64.0), expected the same" in messages
     assert methods.score(brains=None, out="whole") == 0
     assert "different mask (brain mask against whole image)" in compare_error(methods, capsys, "first", "whole")
     methods.put("masks", methods.mask_name, "c", methods.truth["c"][::-1])

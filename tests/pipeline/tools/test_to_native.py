@@ -1,4 +1,4 @@
-"""`voxout native`: from the template to a subject's own images."""
+"""`voxout native`: from template space to a subject's native space."""
 
 import gzip
 import os
@@ -24,7 +24,7 @@ TO_FLAIR = np.array([[1, 0, 0, 7.0], [0, 1, 0, -3.0], [0, 0, 1, 2.0], [0, 0, 0, 
 
 
 def place_of(volume):
-    """The centre of what is above a half, in RAS mm."""
+    """Return the centre of the voxels above 0.5, in RAS mm."""
     index = np.argwhere(volume.voxels > 0.5).mean(axis=0)
     return (volume.affine @ [*index, 1])[:3]
 
@@ -44,14 +44,14 @@ def out(tmp_path):
 
 @pytest.fixture
 def region(tmp_path):
-    """A ball of the template's space."""
+    """A ball in template space."""
     grid = load_template(3.0).grid
     points = np.moveaxis(np.indices(grid.size_vox), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     inside = np.linalg.norm(points - [-30, 20, 10], axis=-1) < 12
     return write_volume(tmp_path / "region.nii.gz", Volume(inside, grid))
 
 
-def test_a_region_reaches_its_place_on_the_t1w(out, region, tmp_path, capsys):
+def test_a_region_is_at_its_place_on_the_t1w(out, region, tmp_path, capsys):
     result = tmp_path / "new" / "region.nii.gz"
     assert main(["native", str(out.root), "sub-01_ses-2", str(region), str(result), "--labels"]) == 0
     assert capsys.readouterr().out == f"{result}\n"
@@ -63,7 +63,7 @@ def test_a_region_reaches_its_place_on_the_t1w(out, region, tmp_path, capsys):
     assert place_of(native) == pytest.approx((MOVE @ [-30, 20, 10, 1])[:3], abs=0.7)
 
 
-def test_and_on_the_flair(out, region, tmp_path):
+def test_a_region_is_at_its_place_on_the_flair(out, region, tmp_path):
     grid = Grid((90, 100, 30), np.array([[2.0, 0, 0, -90], [0, 2, 0, -100], [0, 0, 5, -70], [0, 0, 0, 1]]))
     like = write_volume(tmp_path / "flair.nii", Volume(np.zeros(grid.size_vox, np.float32), grid))
     result = tmp_path / "region.nii"
@@ -74,27 +74,27 @@ def test_and_on_the_flair(out, region, tmp_path):
     assert place_of(native) == pytest.approx((TO_FLAIR @ MOVE @ [-30, 20, 10, 1])[:3], abs=1.2)
 
 
-def test_the_sentences(out, region, tmp_path, capsys):
-    def told(*command):
+def test_error_messages(out, region, tmp_path, capsys):
+    def messages(*command):
         assert main(["native", *map(str, command)]) == 2
         return capsys.readouterr().err
 
     result = tmp_path / "r.nii.gz"
     assert "holds no prepared sub-07, expected a subject such as sub-01_ses-2. Check the id." in (
-        told(out.root, "sub-07", region, result)
+        messages(out.root, "sub-07", region, result)
     )
-    assert "--image flair: no image to be like" in told(out.root, "01_ses-2", region, result, "--image", "flair")
+    assert "--image flair: no grid is given" in messages(out.root, "01_ses-2", region, result, "--image", "flair")
     out.alignment(SUBJECT, "flair").unlink()
     assert "sub-01_ses-2: its FLAIR was not prepared" in (
-        told(out.root, "01_ses-2", region, result, "--image", "flair", "--like", region)
+        messages(out.root, "01_ses-2", region, result, "--image", "flair", "--like", region)
     )
-    assert "expected a name that ends in .nii or .nii.gz" in told(out.root, "01_ses-2", region, tmp_path / "r.mgz")
-    assert "no such file" in told(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
+    assert "expected a name that ends in .nii or .nii.gz" in messages(out.root, "01_ses-2", region, tmp_path / "r.mgz")
+    assert "no such file" in messages(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
     assert not result.exists()
 
 
 def test_a_mask_keeps_its_volume(out, tmp_path):
-    # Twelve balls of 0.2 ml, of the label 3. By nearest neighbours some gain or lose more than two voxels.
+    # Twelve balls of 0.2 ml with label 3. With nearest neighbours, some gain or lose more than two voxels.
     grid = load_template(2.0).grid
     points = np.moveaxis(np.indices(grid.size_vox), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     middles = [(x, y, z) for x in (-31, 1) for y in (-51, -14, 21) for z in (3, 32)]
@@ -128,7 +128,7 @@ def stored(path):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A run whose subject lies in the template's space, on the grid of the atlases."""
+    """A run whose subject is in template space, on the grid of the atlases."""
     folder = OutputFolder(tmp_path_factory.mktemp("home"))
     TemplateTransform.from_affine(np.eye(4)).save(folder.transform_folder(HOME))
     write_volume(folder.native_brain_mask(HOME), Volume(np.ones(SIZE, bool), Grid(SIZE, AFFINE)))
@@ -137,7 +137,7 @@ def home(tmp_path_factory):
 
 @st.composite
 def labellings(draw):
-    """Labels of any type: negative ones, neighbours, and the largest that the type counts to."""
+    """Labels of any data type, also negative ones, and the largest integers that the type represents."""
     kind = np.dtype(draw(st.sampled_from(["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])))
     largest = LARGEST.get(kind.str[1:]) or int(np.iinfo(kind).max)
     smallest = -largest if kind.kind == "f" else int(np.iinfo(kind).min)
@@ -160,7 +160,7 @@ def test_labels_that_are_not_moved_are_the_same_bytes(home, tmp_path, voxels):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(voxels=labellings(), angle=st.floats(-3, 3), shift=st.floats(-4, 4))
-def test_no_label_is_made_up_on_the_way(home, tmp_path, voxels, angle, shift):
+def test_resampling_creates_no_new_labels(home, tmp_path, voxels, angle, shift):
     move = np.eye(4)
     move[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     move[:3, 3] = shift
@@ -190,38 +190,38 @@ def test_big_endian_and_mgz_labels(home, tmp_path):
         assert np.array_equal(stored(result), voxels)
 
 
-def test_a_map_is_no_atlas(home, tmp_path, capsys):
+def test_a_map_is_refused_as_labels(home, tmp_path, capsys):
     path = atlas(tmp_path / "map.nii", np.full(SIZE, 0.25, np.float32))
     assert main(["native", str(home.root), "home", str(path), str(tmp_path / "result.nii"), "--labels"]) == 2
-    assert "map.nii: holds the value 0.25, expected whole numbers as labels." in capsys.readouterr().err
+    assert "map.nii: contains the value 0.25, expected whole numbers as labels." in capsys.readouterr().err
     assert main(["native", str(home.root), "home", str(path), str(tmp_path / "result.nii")]) == 0
 
 
 @pytest.mark.parametrize("labels", [[], ["--labels"]])
-def test_what_misses_the_head_is_no_image_of_zeros(home, tmp_path, capsys, labels):
+def test_a_volume_outside_the_field_of_view_is_refused(home, tmp_path, capsys, labels):
     far = AFFINE.copy()
     far[:3, 3] = 500
     corner = np.zeros(SIZE, np.uint8)
     corner[0, 0, 0] = 1
     apart = AFFINE.copy()
-    apart[0, 3] = 3.0 * (SIZE[0] - 1)  # the grids overlap, the voxel that is not 0 lies outside
+    apart[0, 3] = 3.0 * (SIZE[0] - 1)  # the grids overlap, the nonzero voxel lies outside
     paths = [atlas(tmp_path / "far.nii", np.ones(SIZE, np.uint8), far), atlas(tmp_path / "apart.nii", corner, apart)]
     result = tmp_path / "result.nii"
     for path in paths:
         assert main(["native", str(home.root), "home", str(path), str(result), *labels]) == 2
-        assert f"{path.name}: nothing of it lies in the field of view of sub-home's T1w" in capsys.readouterr().err
+        assert f"{path.name}: no nonzero voxel lies in the field of view of sub-home's T1w" in capsys.readouterr().err
     empty = atlas(tmp_path / "empty.nii", np.zeros(SIZE, np.uint8))
     assert main(["native", str(home.root), "home", str(empty), str(result), *labels]) == 2
     assert "empty.nii: is 0 everywhere" in capsys.readouterr().err
     assert not result.exists()
 
 
-# -- where the result may lie ----------------------------------------------------------------------------------------
+# -- path of the result ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def refused(out, region, capsys):
-    """The sentence for a result that is refused; no file may change by it."""
+    """Return the message for a refused result; no file may change."""
 
-    def told(result, *options):
+    def messages(result, *options):
         around = out.root.parent
         before = {path: path.read_bytes() for path in around.rglob("*") if path.is_file()}
         command = ["native", str(out.root), "01_ses-2", str(region), str(result), *map(str, options)]
@@ -229,10 +229,10 @@ def refused(out, region, capsys):
         assert before == {path: path.read_bytes() for path in around.rglob("*") if path.is_file()}
         return capsys.readouterr().err
 
-    return told
+    return messages
 
 
-def test_the_result_is_none_of_the_files_that_are_read(out, region, tmp_path, refused):
+def test_the_result_may_not_be_an_input(out, region, tmp_path, refused):
     (tmp_path / "hard.nii.gz").hardlink_to(region)
     (tmp_path / "soft.nii.gz").symlink_to(region)
     (tmp_path / "folder").symlink_to(tmp_path)
@@ -242,7 +242,7 @@ def test_the_result_is_none_of_the_files_that_are_read(out, region, tmp_path, re
     assert "is the image named by --like" in refused(like, "--like", like)
 
 
-def test_a_file_of_another_making_is_not_replaced(tmp_path, refused):
+def test_a_file_of_another_program_is_not_replaced(tmp_path, refused):
     scan = atlas(tmp_path / "sub-01_T1w.nii", np.ones(SIZE, np.int16))
     (tmp_path / "cohort.nii").write_text("subject_id,group,t1w\n")
     (tmp_path / "folder.nii").mkdir()
@@ -253,27 +253,27 @@ def test_a_file_of_another_making_is_not_replaced(tmp_path, refused):
 
 
 @pytest.mark.parametrize("name", ["prepared/sub-01/new.nii", "maps/new.nii", "Maps/new.nii", "records/a/b/new.nii"])
-def test_the_run_s_own_folders_hold_no_results_of_others(out, tmp_path, refused, name):
+def test_a_result_inside_the_folders_of_a_run_is_refused(out, tmp_path, refused, name):
     (tmp_path / "another-name").symlink_to(out.root)
     for root in out.root, tmp_path / "another-name", tmp_path / "out" / ".." / "out":
-        assert "lies where the run keeps its own files" in refused(root / name)
+        assert "lies in a folder of the run's own files" in refused(root / name)
 
 
-def test_a_part_of_the_run_that_lies_elsewhere_is_the_run_s_own(out, tmp_path, refused):
+def test_a_result_inside_a_linked_folder_of_a_run_is_refused(out, tmp_path, refused):
     (tmp_path / "big-disk").mkdir()
     (out.root / "maps").symlink_to(tmp_path / "big-disk")
-    assert "lies where the run keeps its own files" in refused(tmp_path / "big-disk" / "sub-01" / "new.nii")
+    assert "lies in a folder of the run's own files" in refused(tmp_path / "big-disk" / "sub-01" / "new.nii")
 
 
-def test_what_is_refused_is_refused_before_anything_is_read(out, tmp_path, capsys):
+def test_a_result_path_is_checked_before_files_are_read(out, tmp_path, capsys):
     broken = tmp_path / "broken.nii"
     broken.write_bytes(b"no image")
     assert main(["native", str(out.root), "01_ses-2", str(broken), str(broken)]) == 2
     assert "is VOLUME itself" in capsys.readouterr().err
 
 
-def test_a_folder_that_takes_no_files(out, region, capsys):
-    """Seen: /proc as the folder of the result ended in a traceback."""
+def test_a_folder_that_accepts_no_files(out, region, capsys):
+    """Regression: a result in /proc ended in a traceback."""
     assert main(["native", str(out.root), "01_ses-2", str(region), "/proc/native.nii"]) == 2
     assert "native.nii: cannot be written there. Choose another folder." in capsys.readouterr().err
 
@@ -290,7 +290,7 @@ def test_an_earlier_result_is_replaced(out, region, tmp_path):
     assert gzip.decompress(result.read_bytes()) == gzip.decompress(first)
 
 
-def test_an_earlier_result_is_not_brought_onto_itself(home, tmp_path, capsys):
+def test_an_earlier_result_cannot_be_its_own_input(home, tmp_path, capsys):
     path = atlas(tmp_path / "atlas.nii", np.ones(SIZE, np.int16))
     result = tmp_path / "result.nii"
     assert main(["native", str(home.root), "home", str(path), str(result)]) == 0

@@ -1,4 +1,4 @@
-"""A program that makes calls with an engine, for tests that send it signals: JOBS SECONDS CALLS [LIMIT_S]."""
+"""Program that executes calls with an engine, for tests that send it signals: JOBS SECONDS CALLS [LIMIT_S]."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from voxout.pipeline.workflow.engine import Engine
 
 
 def _sleeping(seconds):
-    # Local, so that it travels by value: a worker cannot import this module.
+    # Local, so that it is pickled by value: a worker cannot import this module.
     def sleep(subject):
         import time
 
@@ -20,7 +20,7 @@ def _sleeping(seconds):
 
 
 def main(jobs: str, seconds: str, calls: str, limit_s: str = "60", scratch: str = "") -> int:
-    """Exit as the command line does."""
+    """Run the calls and return an exit code as the command line does."""
     local_cluster.STILL_LIMIT_S = float(limit_s)
     subjects = [SubjectRecord(subject_id=f"{i:02d}", group="control", images={}) for i in range(int(calls))]
     try:

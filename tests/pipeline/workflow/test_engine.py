@@ -14,13 +14,13 @@ def _subjects(n):
 
 
 def _task():
-    # A worker cannot import a test module, so the function is local: it travels by value.
+    # Local, so that it is pickled by value: a worker cannot import a test module.
     def task(subject, factor):
         number = int(subject.subject_id)
         if number == 1:
-            raise SubjectError("sub-01: its own sentence.")
+            raise SubjectError("sub-01: its own message.")
         if number == 2:
-            raise UserError("a.nii.gz: a sentence without the subject.")
+            raise UserError("a.nii.gz: a message without the subject.")
         if number == 3:
             raise ZeroDivisionError("a bug")
         if number == 4:
@@ -34,18 +34,18 @@ def _task():
 @pytest.fixture(scope="module")
 def outcome():
     with Engine(jobs=2) as engine:
-        told = []
+        messages = []
         result = engine.map(
             _task(),
             [(s, 10) for s in _subjects(8)],
             stage="prepare",
-            progress=lambda done, total, key: told.append(done),
+            progress=lambda done, total, key: messages.append(done),
         )
-        assert told == list(range(1, 9))
+        assert messages == list(range(1, 9))
         yield result
 
 
-def test_the_others_finish(outcome):
+def test_other_subjects_finish(outcome):
     assert {key: value for key, (value, _) in outcome.results.items()} == {
         "sub-00": 0,
         "sub-05": 50,
@@ -54,11 +54,11 @@ def test_the_others_finish(outcome):
     }
 
 
-def test_each_failure_names_the_subject_and_why(outcome):
+def test_each_failure_names_the_subject_and_the_reason(outcome):
     reasons = {failure.key: failure.reason for failure in outcome.failures}
     assert list(reasons) == ["sub-01", "sub-02", "sub-03", "sub-04"]
-    assert reasons["sub-01"] == "sub-01: its own sentence."
-    assert reasons["sub-02"] == "sub-02: a.nii.gz: a sentence without the subject."
+    assert reasons["sub-01"] == "sub-01: its own message."
+    assert reasons["sub-02"] == "sub-02: a.nii.gz: a message without the subject."
     assert "ZeroDivisionError in test_engine.py" in reasons["sub-03"]
     assert "its worker process died" in reasons["sub-04"]
 
@@ -67,14 +67,14 @@ def test_workers_have_one_thread(outcome):
     assert {threads for _, threads in outcome.results.values()} == {"1"}
 
 
-def test_nothing_to_do_starts_nothing():
+def test_no_calls_start_no_workers():
     engine = Engine(jobs=2)
     assert engine.map(_task(), [], stage="prepare").results == {}
     assert engine._cluster is None
 
 
-def test_who_has_no_key_cannot_send_work():
-    """A port on loopback is open to every user of the machine."""
+def test_clients_without_the_key_are_refused():
+    """Ports on loopback are open to all users of the machine."""
     from distributed import Client
     from distributed.security import Security
 
@@ -90,7 +90,7 @@ def test_who_has_no_key_cannot_send_work():
                 Client(at, security=security, timeout=2)
 
 
-def test_temporary_files_are_gone_in_the_end(tmp_path):
+def test_temporary_files_are_deleted_at_the_end(tmp_path):
     def key_of(subject):
         return subject.key
 
@@ -101,9 +101,9 @@ def test_temporary_files_are_gone_in_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_of_dask_and_of_this_process_stay():
-    """Other uses of Dask in the same process keep their own."""
-    import distributed  # noqa: F401  brings its settings
+def test_settings_of_dask_and_of_this_process_are_unchanged():
+    """Other code in the same process may use Dask with its own settings."""
+    import distributed  # noqa: F401  adds its settings
     from dask import config
 
     def key_of(subject):

@@ -1,4 +1,4 @@
-"""Another user of the machine gets in nowhere: not at a port, not at a key, not at a temporary file."""
+"""Other users of the machine have no access to ports, keys and temporary files of the engine."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from voxout.data_manifests.atomic_write import written_whole
+from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.pipeline.workflow.engine import Engine
 
@@ -19,14 +19,14 @@ import os, socket, ssl, sys
 from distributed import Client
 from distributed.security import Security
 
-Client(processes=False, dashboard_address=None, set_as_default=False).close()  # brings what is imported late
-# Here and not before: another user may not be able to read this Python.
+Client(processes=False, dashboard_address=None, set_as_default=False).close()  # imports what is imported late
+# Only now, since another user may not be able to read this Python.
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 os.environ["HOME"] = "/nonexistent"
 for port in map(int, sys.argv[3:]):
-    socket.create_connection(("127.0.0.1", port), 5).close()  # the door is there: what follows is no matter of routes
+    socket.create_connection(("127.0.0.1", port), 5).close()  # the port is open: later refusals are not network errors
     for scheme, security in (("tcp", None), ("tls", Security.temporary())):
         try:
             Client(f"{scheme}://127.0.0.1:{port}", security=security, timeout=3)
@@ -37,7 +37,7 @@ for port in map(int, sys.argv[3:]):
     try:
         with context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5)) as talk:
             talk.settimeout(5)
-            talk.sendall(b"x" * 64)  # TLS 1.3 says no to a missing certificate at the first read
+            talk.sendall(b"x" * 64)  # TLS 1.3 refuses a missing certificate at the first read
             print("answered" if talk.recv(64) else "refused")
     except OSError:
         print("refused")
@@ -50,11 +50,11 @@ for look, path in ((os.listdir, sys.argv[1]), *((open, path) for path in sys.arg
 
 
 def _listening(processes):
-    """Ports at which these processes listen, as (address, port)."""
+    """Return the ports at which these processes listen, as (table, address, port)."""
     inodes = set()
     for process in processes:
         for link in Path(f"/proc/{process}/fd").iterdir():
-            name = os.readlink(link) if link.is_symlink() else ""  # the folder's own descriptor is closed by now
+            name = os.readlink(link) if link.is_symlink() else ""  # that of the folder itself is closed by now
             if name.startswith("socket:["):
                 inodes.add(name[8:-1])
     found = set()
@@ -72,15 +72,16 @@ def at_work(tmp_path_factory):
     def key_of(subject):
         return subject.key
 
-    # Every folder above is open to all: what keeps others out is the engine's own folder.
+    # All parent folders are open to others, so that only the permissions of the engine's folder count.
     scratch = tmp_path_factory.mktemp("scratch")
     for folder in (scratch, *scratch.parents):
         if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest", "scratch")):
             folder.chmod(0o755)
     before = _listening([os.getpid()])
+    others = {child.pid for child in psutil.Process().children(recursive=True)}
     with Engine(2, scratch) as engine:
         assert engine.map(key_of, [(SUBJECT,)], stage="test").results == {"sub-01": "sub-01"}
-        workers = [child.pid for child in psutil.Process().children(recursive=True)]
+        workers = [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in others]
         yield scratch, _listening([os.getpid(), *workers]) - before, workers
 
 
@@ -88,12 +89,12 @@ def test_all_ports_are_on_loopback(at_work):
     _, ports, workers = at_work
     loopback = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
     assert len(workers) == 2
-    # The scheduler's and one for each worker; no web server.
+    # One for the scheduler and one per worker; no web server.
     assert len(ports) == 3 and {(table, address) for table, address, _ in ports} == {("tcp", loopback)}
 
 
 def test_no_key_is_in_a_file(at_work):
-    """Some file systems show every user every file."""
+    """Some file systems show all files to all users."""
     scratch, _, _ = at_work
     for path in scratch.rglob("*"):
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
@@ -104,7 +105,7 @@ def test_no_key_is_in_a_file(at_work):
 def test_another_user_is_refused_everywhere(at_work):
     scratch, ports, workers = at_work
     (folder,) = scratch.iterdir()
-    # The keys, as all processes of the cluster hold them.
+    # The keys, as open files of all processes of the cluster.
     keys = [
         str(link)
         for process in (os.getpid(), *workers)
@@ -125,20 +126,20 @@ def test_another_user_is_refused_everywhere(at_work):
 
 @pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755)])
 def test_outputs_follow_the_umask(tmp_path, umask, file, folder):
-    """Who may read results is the user's to say, as for every other program."""
+    """As for other programs, the umask decides who can read results."""
 
-    def write(subject, out, written_whole):
+    def write(subject, out, atomic_write):
         from pathlib import Path
 
         path = Path(out) / "maps" / f"{subject.key}.json"
         path.parent.mkdir()
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("{}")
 
     before = os.umask(umask)
     try:
         with Engine(1) as engine:
-            outcome = engine.map(write, [(SUBJECT, str(tmp_path), written_whole)], stage="test")
+            outcome = engine.map(write, [(SUBJECT, str(tmp_path), atomic_write)], stage="test")
     finally:
         os.umask(before)
     assert outcome.failures == ()

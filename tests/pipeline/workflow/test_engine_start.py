@@ -1,4 +1,4 @@
-"""A cluster that cannot start, or is interrupted while it starts: a sentence, and no process left."""
+"""A cluster that cannot start, or is interrupted during its start, gives a message and leaves no process."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def _command(*arguments):
 
 
 def _workers_of(process):
-    """Worker processes that this one has started, also if it is dead: they are told its number."""
+    """Return the worker processes started by a process, also if it has ended."""
     found = []
     for other in psutil.process_iter(["cmdline", "status"]):
         words = other.info["cmdline"] or []
@@ -36,7 +36,7 @@ def _workers_of(process):
 def _wait_for(condition, limit_s=30.0):
     give_up = time.monotonic() + limit_s
     while not (value := condition()):
-        assert time.monotonic() < give_up, "waited in vain"
+        assert time.monotonic() < give_up, "timeout"
         time.sleep(0.02)
     return value
 
@@ -52,7 +52,7 @@ def _limited(which, limit):
         (resource.RLIMIT_AS, 150_000_000, r"0\.15 GB of address space .* expected 1 GB or more"),
     ],
 )
-def test_what_the_machine_forbids_is_one_sentence(tmp_path, which, limit, words):
+def test_a_limit_of_the_machine_gives_one_message(tmp_path, which, limit, words):
     began = time.monotonic()
     done = subprocess.run(
         _command(2, 0, 2, 60, tmp_path),
@@ -68,7 +68,7 @@ def test_what_the_machine_forbids_is_one_sentence(tmp_path, which, limit, words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_low_limit_that_may_be_raised_is_raised():
+def test_a_soft_limit_is_raised():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     done = subprocess.run(
         _command(1, 0, 1),
@@ -89,8 +89,8 @@ def test_a_low_limit_that_may_be_raised_is_raised():
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (40_000_000,) * 2)",
     ],
 )
-def test_workers_that_end_at_once_are_tried_again_and_then_told(tmp_path, program):
-    """A stand-in for the interpreter, found on PYTHONPATH, ends every worker at its start."""
+def test_workers_that_exit_at_once_are_retried_and_then_reported(tmp_path, program):
+    """A sitecustomize module on PYTHONPATH ends every worker at its start."""
     (tmp_path / "sitecustomize.py").write_text(
         f"import os, sys\nif 'voxout.pipeline.workflow.worker_process' in sys.orig_argv:\n"
         f"    open({str(tmp_path / 'tried')!r}, 'a').write('x')\n    {program}\n"
@@ -108,7 +108,7 @@ def test_workers_that_end_at_once_are_tried_again_and_then_told(tmp_path, progra
     assert 4 <= len((tmp_path / "tried").read_text()) <= 8
 
 
-def test_workers_that_are_never_ready_are_not_waited_for_without_end(tmp_path, monkeypatch):
+def test_the_wait_for_workers_is_limited(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, time\nif 'voxout.pipeline.workflow.worker_process' in sys.orig_argv:\n    time.sleep(600)\n"
     )
@@ -131,7 +131,7 @@ def test_a_machine_without_loopback():
     assert "expected the loopback interface to be up" in done.stderr
 
 
-def test_shared_memory_that_is_full_is_not_needed():
+def test_full_shared_memory_does_no_harm():
     script = "mount -t tmpfs -o size=4k tmpfs /dev/shm; dd if=/dev/zero of=/dev/shm/x bs=4k count=1; exec " + " ".join(
         _command(1, 0, 1)
     )
@@ -147,8 +147,8 @@ def test_a_worker_killed_while_the_cluster_starts_is_replaced():
 
 
 @pytest.mark.parametrize("after_s", [0.6, 1.2, 1.6, 2.0, 2.5, 3.5])
-def test_an_interruption_while_it_starts_leaves_nothing(tmp_path, after_s):
-    """Ctrl-C goes to all processes of the terminal; workers leave it to the one that started them."""
+def test_an_interruption_during_the_start_leaves_no_process(tmp_path, after_s):
+    """Ctrl-C goes to all processes of the terminal; workers ignore it."""
     with subprocess.Popen(
         _command(2, 60, 2, 60, tmp_path),
         stdout=subprocess.PIPE,
@@ -161,7 +161,7 @@ def test_an_interruption_while_it_starts_leaves_nothing(tmp_path, after_s):
         began = time.monotonic()
         _, err = program.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    if program.returncode == 130:  # else it was still importing, where Ctrl-C means what Python makes of it
+    if program.returncode == 130:  # otherwise it was still importing, where Ctrl-C has Python's default effect
         assert err == ""
     assert _workers_of(program.pid) == []
     assert list(tmp_path.iterdir()) == []
@@ -176,10 +176,10 @@ def test_workers_end_with_the_process_that_started_them():
         assert program.stderr is not None and program.stderr.read() == b""
 
 
-def test_workers_leave_an_interruption_to_the_process_that_started_them():
+def test_workers_ignore_interruptions():
     with subprocess.Popen(_command(2, 2, 4), stdout=subprocess.PIPE, text=True) as program:
         workers = _wait_for(lambda: len(found := _workers_of(program.pid)) == 2 and found)
-        for _ in range(50):  # from their first moment on
+        for _ in range(50):  # from their start on
             for worker in workers:
                 worker.send_signal(signal.SIGINT)
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Workers that are lost while a stage goes on: replaced, told in a line, and the run goes on at full speed."""
+"""Workers that die while a stage runs are replaced, with a message, and the run continues."""
 
 import os
 import signal
@@ -40,33 +40,33 @@ def engine():
 
 
 def _map_and_disturb(engine, disturb, *, calls=6, seconds=1.0):
-    """The outcome, and what was said, of calls during which ``disturb(processes)`` happens once."""
+    """Return the outcome and the messages of calls during which ``disturb(processes)`` is called once."""
     calls = [(subject, seconds) for subject in _subjects(calls)]
     assert engine.map(_task(), calls[:2], stage="warm").failures == ()
-    said = []
+    messages = []
     timer = threading.Timer(0.5, disturb, [sorted(_processes(engine))])
     timer.start()
-    outcome = engine.map(_task(), calls, stage="prepare", say=lambda text, **facts: said.append((text, facts)))
+    outcome = engine.map(_task(), calls, stage="prepare", say=lambda text, **facts: messages.append((text, facts)))
     timer.join()
-    return outcome, said
+    return outcome, messages
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_a_worker_that_is_killed(engine, number, capfd):
-    outcome, said = _map_and_disturb(engine, lambda processes: os.kill(processes[0], number))
+    outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], number))
     assert len(outcome.results) == 6 and outcome.failures == ()
-    text = "    a worker stopped answering and was replaced; its subject is done by another"
-    assert said == [(text, {"stage": "prepare", "workers_replaced": 1})]
-    _full_strength(engine)
+    text = "    a worker stopped responding and was replaced; its subject is processed again"
+    assert messages == [(text, {"stage": "prepare", "workers_replaced": 1})]
+    _check_number_of_workers(engine)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_that_stands_still(engine, monkeypatch, capfd):
+def test_a_worker_that_is_stopped(engine, monkeypatch, capfd):
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 5.0)
-    outcome, said = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
+    outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
     assert len(outcome.results) == 6 and outcome.failures == ()
-    assert len(said) == 1 and "was replaced" in said[0][0]
-    _full_strength(engine)
+    assert len(messages) == 1 and "was replaced" in messages[0][0]
+    _check_number_of_workers(engine)
     assert capfd.readouterr() == ("", "")
 
 
@@ -75,29 +75,29 @@ def test_all_workers_at_once(engine, capfd):
         for process in processes:
             os.kill(process, signal.SIGKILL)
 
-    outcome, said = _map_and_disturb(engine, kill_all)
+    outcome, messages = _map_and_disturb(engine, kill_all)
     assert len(outcome.results) == 6 and outcome.failures == ()
-    assert said[-1][1]["workers_replaced"] == 2
-    _full_strength(engine)
+    assert messages[-1][1]["workers_replaced"] == 2
+    _check_number_of_workers(engine)
     assert capfd.readouterr() == ("", "")
 
 
-def _full_strength(engine):
-    """As many workers as before do the next calls."""
+def _check_number_of_workers(engine):
+    """Check that the next calls use as many workers as before."""
     give_up = time.monotonic() + 60
     while len(set(engine.map(_task(), [(s, 0.3) for s in _subjects(4)], stage="test").results.values())) < 2:
         assert time.monotonic() < give_up
     assert len(_processes(engine)) == 2
 
 
-def test_a_worker_deep_in_compiled_code_is_left_alone(engine, monkeypatch):
-    """Registration may hold Python's lock for minutes: no heartbeat, no answer, and yet all is well."""
+def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
+    """Registration may hold Python's lock for minutes, without heartbeats or answers."""
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 3.0)
 
     def hold_the_lock(subject):
         import sys
 
-        # One call into C that lets no other thread of Python run.
+        # No other Python thread can run.
         before = sys.getswitchinterval()
         sys.setswitchinterval(1000)
         try:
@@ -111,15 +111,15 @@ def test_a_worker_deep_in_compiled_code_is_left_alone(engine, monkeypatch):
             sys.setswitchinterval(before)
         return "done"
 
-    said = []
+    messages = []
     outcome = engine.map(
-        hold_the_lock, [(s,) for s in _subjects(2)], stage="test", say=lambda text, **facts: said.append(text)
+        hold_the_lock, [(s,) for s in _subjects(2)], stage="test", say=lambda text, **facts: messages.append(text)
     )
-    assert set(outcome.results.values()) == {"done"} and said == []
+    assert set(outcome.results.values()) == {"done"} and messages == []
 
 
-def test_a_machine_that_slept_goes_on():
-    """Everything is suspended for longer than a single worker may stand still: no worker is blamed for it."""
+def test_a_suspended_machine_continues():
+    """All processes are suspended for longer than the limit of a stopped worker; no worker is replaced."""
     program = Path(__file__).with_name("engine_program.py")
     with subprocess.Popen(
         [sys.executable, str(program), "2", "2", "6", "5"],
@@ -137,8 +137,8 @@ def test_a_machine_that_slept_goes_on():
     assert out.splitlines()[-1] == "6 done, 0 failed" and "replaced" not in out and err == ""
 
 
-def test_a_result_that_dies_with_its_worker_is_made_again(engine, tmp_path):
-    """The only copy lies in the worker until it is asked for."""
+def test_a_result_lost_with_its_worker_is_computed_again(engine, tmp_path):
+    """The worker holds the only copy of a result until it is fetched."""
 
     def return_and_die(subject, folder):
         import os
@@ -151,7 +151,7 @@ def test_a_result_that_dies_with_its_worker_is_made_again(engine, tmp_path):
             threading.Timer(int(subject.subject_id) / 1000, os._exit, [1]).start()
         return subject.key
 
-    # One at a time: a subject that stands in line behind a dying worker has nothing to do with this.
+    # One at a time, so that no other subject waits for the dying worker.
     for subject in _subjects(5):
         outcome = engine.map(return_and_die, [(subject, str(tmp_path))], stage="test")
         assert outcome.results == {subject.key: subject.key}

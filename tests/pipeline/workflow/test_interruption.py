@@ -1,4 +1,4 @@
-"""A command that is asked to end does so within ten seconds, leaves nothing behind, and says so."""
+"""An interrupted command ends within ten seconds, leaves no processes or files, and prints a message."""
 
 import json
 import os
@@ -29,9 +29,9 @@ def say(text):
 
 def compute_without_end():
     import hashlib
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled, and deaf to signals
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # compiled code that delays signal handlers
 
-def hear_nothing():
+def ignore_interruptions():
     import time
     while True:
         try:
@@ -48,37 +48,37 @@ def wait():
         time.sleep(1)
         say("closed")
 
-def stumble():
+def fail_after_interruption():
     import time
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        raise OSError(5, "what comes of an interruption")
+        raise OSError(5, "caused by the interruption")
 
 class Deleted:
     def __del__(self):
         wait()
 
-def lose_it_while_deleting():
+def interrupted_while_deleting():
     Deleted()
     import time
     time.sleep(60)
 
 try:
-    with interruptible(lambda number: say("told by force")):
+    with interruptible(lambda number: say("killed")):
         with scratch_folder(Path(sys.argv[2])) as scratch:
             (scratch / "head.nii").write_text("a head")
             subprocess.Popen(["sleep", "300"], stderr=subprocess.DEVNULL)
             Path(sys.argv[2], "started").touch()
             globals()[sys.argv[1]]()
 except KeyboardInterrupt as stop:
-    say("told")
+    say("interrupted")
     sys.exit(128 + stop.number)
 """
 
 
 class _Started:
-    """A command under way, from its start until nothing of it is left."""
+    """A running command, whose processes are all killed in the end."""
 
     def __init__(self, command, **options):
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -94,14 +94,14 @@ class _Started:
         self.process.communicate()
 
     def end(self, *numbers: int) -> tuple[int, str]:
-        """Its exit code and words after signals, a moment apart."""
+        """Send signals, 0.3 s apart; return the exit code and the messages."""
         began = time.monotonic()
         for number in numbers:
             self.process.send_signal(number)
             time.sleep(0.3)
-        told = self.process.communicate(timeout=30)[1]
+        messages = self.process.communicate(timeout=30)[1]
         assert time.monotonic() - began < 10
-        return self.process.returncode, told
+        return self.process.returncode, messages
 
 
 def _started(what: str, folder: Path, **options) -> _Started:
@@ -111,35 +111,35 @@ def _started(what: str, folder: Path, **options) -> _Started:
     return run
 
 
-def _nothing_is_left(folder: Path) -> bool:
+def _no_temporary_files(folder: Path) -> bool:
     return not (folder / ".scratch").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_all_is_closed_on_the_way_out(tmp_path, number):
+def test_resources_are_closed_after_a_signal(tmp_path, number):
     with _started("wait", tmp_path) as run:
-        assert run.end(number) == (128 + number, "closing\nclosed\ntold\n")
-        assert _nothing_is_left(tmp_path)
+        assert run.end(number) == (128 + number, "closing\nclosed\ninterrupted\n")
+        assert _no_temporary_files(tmp_path)
 
 
-def test_a_second_signal_changes_nothing(tmp_path):
+def test_a_second_signal_has_no_effect(tmp_path):
     with _started("wait", tmp_path) as run:
-        assert run.end(signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (143, "closing\nclosed\ntold\n")
-        assert _nothing_is_left(tmp_path)
+        assert run.end(signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (143, "closing\nclosed\ninterrupted\n")
+        assert _no_temporary_files(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["compute_without_end", "hear_nothing", "lose_it_while_deleting"])
-def test_what_cannot_be_interrupted_is_ended_by_force_with_its_children(tmp_path, what):
+@pytest.mark.parametrize("what", ["compute_without_end", "ignore_interruptions", "interrupted_while_deleting"])
+def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, what):
     with _started(what, tmp_path) as run:
-        code, told = run.end(signal.SIGTERM)
-        assert code == 143 and told.splitlines()[-1] == "told by force" and "Traceback" not in told
-        assert _nothing_is_left(tmp_path) and not marked(run.mark)
+        code, messages = run.end(signal.SIGTERM)
+        assert code == 143 and messages.splitlines()[-1] == "killed" and "Traceback" not in messages
+        assert _no_temporary_files(tmp_path) and not marked(run.mark)
 
 
-def test_before_the_command_begins_it_ends_at_once_and_without_a_traceback(tmp_path):
-    """Seen: Ctrl-C in the first half second, while modules were imported, printed Python's traceback."""
-    fifo = tmp_path / "slow.py"
-    # The first module that the entry imports waits, as imports do on a slow disk.
+def test_ctrl_c_during_the_start_ends_without_a_traceback(tmp_path):
+    """Regression: Ctrl-C in the first half second, during imports, printed a traceback."""
+    program = tmp_path / "slow.py"
+    # The first module that the entry imports waits, as on a slow disk.
     code = (
         "import sys, time, voxout.pipeline.cli.entry as entry\n"
         "class Slow:\n"
@@ -150,24 +150,24 @@ def test_before_the_command_begins_it_ends_at_once_and_without_a_traceback(tmp_p
         "sys.meta_path.insert(0, Slow())\n"
         "entry.start()\n"
     )
-    fifo.write_text(code)
-    process = subprocess.Popen([sys.executable, str(fifo)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program.write_text(code)
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGINT and words == ""
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT and errors == ""
 
 
-def test_what_comes_of_an_interruption_is_one(tmp_path):
-    with _started("stumble", tmp_path) as run:
-        assert run.end(signal.SIGINT) == (130, "told\n")
+def test_an_error_caused_by_an_interruption_is_an_interruption(tmp_path):
+    with _started("fail_after_interruption", tmp_path) as run:
+        assert run.end(signal.SIGINT) == (130, "interrupted\n")
 
 
-def test_a_signal_that_was_ignored_from_the_start_stays_so(tmp_path):
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored(tmp_path):
     """As with nohup."""
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     with _started("wait", tmp_path, **ignore) as run:
-        assert run.end(signal.SIGHUP, signal.SIGTERM) == (143, "closing\nclosed\ntold\n")
+        assert run.end(signal.SIGHUP, signal.SIGTERM) == (143, "closing\nclosed\ninterrupted\n")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
     settings = ["--preset", "fast", "--jobs", "2", "--set", method, "--set", command]
     assert subprocess.run([*voxout, "check", str(cohort), str(out), *settings], capture_output=True).returncode == 0
     run = _Started([*voxout, "prepare", str(cohort), str(out), *settings], **options)
-    assert wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are at work"
+    assert wait_until(lambda: len(list((out / ".scratch").rglob("*.started"))) == 2, 120), "two programs are running"
     return run
 
 
@@ -197,22 +197,22 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
 def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, number, code):
     out = tmp_path / "out"
     with _prepare(cohort, out, stderr=subprocess.PIPE) as run:
-        ended, told = run.end(number)
+        ended, messages = run.end(number)
         assert ended == code
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
         if number != signal.SIGKILL:
             name = signal.Signals(number).name
-            assert told == f"voxout: interrupted ({name}). The same command goes on from here.\n"
+            assert messages == f"voxout: interrupted ({name}). Run the same command again to continue.\n"
             line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
             assert (line["message"], line["signal"]) == ("interrupted", name)
             assert not (out / ".scratch").exists()
 
 
 def test_ctrl_c_in_a_terminal_prints_one_line(cohort, tmp_path):
-    """Every process of the terminal's group hears of it."""
+    """All processes of the terminal's group receive the signal."""
     with _prepare(cohort, tmp_path / "out", stderr=subprocess.PIPE) as run:
         os.killpg(run.process.pid, signal.SIGINT)
-        assert run.end() == (130, "voxout: interrupted (SIGINT). The same command goes on from here.\n")
+        assert run.end() == (130, "voxout: interrupted (SIGINT). Run the same command again to continue.\n")
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
 
 

@@ -1,4 +1,4 @@
-"""One run at a time in an output folder, as far as the file system can tell."""
+"""Lock of an output folder, also on file systems without locks."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ from voxout.pipeline.workflow.lock import sole_user
 
 
 def test_a_second_run_is_refused(tmp_path):
-    with sole_user(tmp_path), pytest.raises(UserError, match="another voxout is at work"), sole_user(tmp_path):
+    with sole_user(tmp_path), pytest.raises(UserError, match="another voxout process"), sole_user(tmp_path):
         pass
 
 
@@ -22,4 +22,4 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, numb
     warnings = []
     with sole_user(tmp_path, warnings.append):
         (tmp_path / "result").write_text("made")
-    assert len(warnings) == 1 and "Nothing keeps two runs apart" in warnings[0]
+    assert len(warnings) == 1 and "Start only one run at a time" in warnings[0]

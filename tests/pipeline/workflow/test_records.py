@@ -13,14 +13,14 @@ def _record(**changed):
     return StageRecord(**(values | changed))
 
 
-def test_a_record_survives_the_disk(tmp_path):
+def test_a_record_is_read_as_written(tmp_path):
     record = _record(outputs={"a/b": 3}, failed=(Failure("sub-1", "fit", "why"),), warnings=("w",), done=("sub-2",))
     record.write(tmp_path / "fit.json")
     assert StageRecord.read(tmp_path / "fit.json") == record
     assert [file.name for file in tmp_path.iterdir()] == ["fit.json"], "no temporary file is left"
 
 
-def test_a_half_written_record_is_no_record(tmp_path):
+def test_a_truncated_record_is_not_read(tmp_path):
     _record().write(tmp_path / "fit.json")
     text = (tmp_path / "fit.json").read_text()
     for length in range(0, len(text) - 1, 7):
@@ -28,32 +28,32 @@ def test_a_half_written_record_is_no_record(tmp_path):
         assert StageRecord.read(tmp_path / "fit.json") is None
 
 
-def test_whole_means_every_file_at_its_size(tmp_path):
+def test_complete_means_all_files_with_their_sizes(tmp_path):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "a.bin").write_bytes(b"123")
     (tmp_path / "b.bin").write_bytes(b"12345")
     record = _record(outputs=sizes(tmp_path, [tmp_path / "maps", tmp_path / "b.bin"]))
     assert dict(record.outputs) == {"maps/a.bin": 3, "b.bin": 5}
-    assert record.whole(tmp_path)
+    assert record.is_complete(tmp_path)
     (tmp_path / "b.bin").write_bytes(b"1234")
-    assert not record.whole(tmp_path)
+    assert not record.is_complete(tmp_path)
     (tmp_path / "b.bin").unlink()
-    assert not record.whole(tmp_path)
+    assert not record.is_complete(tmp_path)
 
 
-def test_doing_a_stage_again_changes_its_identity():
+def test_running_a_stage_again_changes_its_identity():
     assert _record(started="1").identity == _record(started="1").identity
     assert _record(started="1").identity != _record(started="2").identity
 
 
-def test_changes_are_told_in_words():
+def test_changes_are_described():
     before = {"settings.models.detector.nu": 0.1, "the encoder": "a1", "prepared sub-1": "x"}
     now = {"settings.models.detector.nu": 0.2, "the encoder": "a2", "prepared sub-2": "y"}
     assert changes(before, now) == [
         "prepared sub-1 is gone",
         "prepared sub-2 is new",
         "models.detector.nu was 0.1, is now 0.2",
-        "the encoder was made again or changed",
+        "the encoder was recomputed or changed",
     ]
     assert changes(before, before) == []
 
@@ -81,7 +81,7 @@ def test_a_files_fingerprint_follows_its_content(tmp_path):
     assert file_fingerprint(copy) == first
 
 
-def test_the_meter_sees_time_and_memory():
+def test_the_meter_measures_time_and_memory():
     with Meter(every_s=0.02) as before:
         time.sleep(0.1)
     with Meter(every_s=0.02) as meter:

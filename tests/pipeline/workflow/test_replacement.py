@@ -1,4 +1,4 @@
-"""Results replace results; other files are never touched."""
+"""Results replace earlier results; other files are never touched."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def _contents(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): path.read_text() for path in found}
 
 
-def test_the_new_takes_the_place_of_the_old(tmp_path):
+def test_new_files_replace_old_files(tmp_path):
     _build(tmp_path, {"detectors/a": "old", "detectors/gone": "old", "latents/x/b": "old"})
     record = _build(tmp_path, {"detectors/a": "new", "latents/c": "new"})
     assert _contents(tmp_path) == {"detectors/a": "new", "latents/c": "new"}
@@ -49,8 +49,8 @@ def test_the_new_takes_the_place_of_the_old(tmp_path):
     assert not (tmp_path / "latents" / "x").exists(), "no empty folder is left"
 
 
-def test_files_that_a_record_names_and_did_not_build_stay(tmp_path):
-    """The record of a stage names what was built subject by subject; who is no longer in it keeps the files."""
+def test_files_that_a_record_lists_but_did_not_build_are_kept(tmp_path):
+    """The record of a stage lists files built per subject; those of removed subjects are kept."""
     own = tmp_path / "maps" / "sub-a.nii"
     own.parent.mkdir()
     own.write_text("map")
@@ -62,14 +62,14 @@ def test_files_that_a_record_names_and_did_not_build_stay(tmp_path):
     assert own.read_text() == "map"
 
 
-def test_the_old_stands_until_the_new_is_whole(tmp_path):
+def test_old_files_stay_until_the_new_ones_are_complete(tmp_path):
     _build(tmp_path, {"detectors/a": "old"})
     files = _files(tmp_path)
     assert not files.begin({"settings": 2})
     (files.built.detectors).mkdir()
     (files.built.detectors / "a").write_text("half")
     assert _contents(tmp_path)["detectors/a"] == "old"
-    # Stopped here. The same inputs go on, others begin anew.
+    # Stopped here. The same inputs resume, other inputs start again.
     assert _files(tmp_path).begin({"settings": 2})
     assert (files.built.detectors / "a").read_text() == "half"
     assert not _files(tmp_path).begin({"settings": 3})
@@ -77,8 +77,8 @@ def test_the_old_stands_until_the_new_is_whole(tmp_path):
     assert _contents(tmp_path)["detectors/a"] == "old"
 
 
-def test_killed_while_files_change_places_it_is_completed(tmp_path, monkeypatch):
-    """Whichever rename is the last one."""
+def test_a_replacement_that_was_killed_is_completed(tmp_path, monkeypatch):
+    """Killed at any of the renames."""
     for last in range(1, 5):
         out = tmp_path / str(last)
         _build(out, {"detectors/a": "old", "detectors/b": "old", "detectors/c": "old"})
@@ -105,7 +105,7 @@ def test_killed_while_files_change_places_it_is_completed(tmp_path, monkeypatch)
         assert _files(out).begin({"settings": 1}) is False
 
 
-def test_a_foreign_file_in_the_way_stops_the_exchange_and_loses_nothing(tmp_path):
+def test_a_foreign_file_in_the_way_stops_the_replacement(tmp_path):
     _build(tmp_path, {"detectors/a": "old"})
     (tmp_path / "detectors" / "b").write_text("mine")
     with pytest.raises(UserError, match="voxout did not write detectors/b"):
@@ -117,15 +117,15 @@ def test_a_foreign_file_in_the_way_stops_the_exchange_and_loses_nothing(tmp_path
     assert _contents(tmp_path) == {"detectors/a": "new", "detectors/b": "new"}, "nothing is computed twice"
 
 
-def test_foreign_files_are_named_before_the_work_begins(tmp_path):
+def test_foreign_files_are_named_before_the_work_starts(tmp_path):
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds latents/thesis\.txt, which no record of voxout names"):
+    with pytest.raises(UserError, match=r"holds latents/thesis\.txt, which no record of voxout lists"):
         _files(tmp_path).begin({})
     assert _contents(tmp_path) == {"latents/thesis.txt": "mine"}
 
 
-def test_a_result_that_was_changed_by_hand_is_set_aside(tmp_path):
+def test_a_manually_changed_result_is_set_aside(tmp_path):
     _build(tmp_path, {"detectors/a": "old"})
     (tmp_path / "detectors" / "a").write_text("my")
     _build(tmp_path, {"detectors/a": "new"})
@@ -136,7 +136,7 @@ def test_a_result_that_was_changed_by_hand_is_set_aside(tmp_path):
     }  # fmt: skip
 
 
-def test_a_link_is_no_way_out(tmp_path):
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
     lab, out = tmp_path / "lab", tmp_path / "out"
     record = _build(out, {"detectors/a": "old"})
     lab.mkdir()
@@ -164,7 +164,7 @@ _NAMES = st.sampled_from(
     early=st.booleans(),
 )
 def test_no_foreign_file_is_lost(ours, foreign, new, early):
-    """Foreign files come before or after the first result; then results are replaced, and removed."""
+    """Foreign files are added before or after the first result; then results are replaced and removed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
 
@@ -190,21 +190,21 @@ def test_no_foreign_file_is_lost(ours, foreign, new, early):
         assert {name: contents.get(name) for name in placed} == placed
 
 
-def test_inputs_and_outputs_lie_apart(tmp_path):
+def test_inputs_and_outputs_must_be_separate(tmp_path):
     dataset, out = tmp_path / "bids", tmp_path / "out"
     for folder in (dataset / "derivatives" / "voxout", out):
         folder.mkdir(parents=True)
     require_apart(out, {"sub-01, t1w": dataset / "sub-01_T1w.nii.gz"}, dataset)
     require_apart(dataset / "derivatives" / "voxout", {}, dataset)
     for place in (dataset, dataset / "derivatives", dataset / "sub-01" / "out", dataset / "derivatives" / "sub-01"):
-        with pytest.raises(UserError, match=r"expected a(n output)? folder"):
+        with pytest.raises(UserError, match="expected a separate folder"):
             require_apart(place, {"sub-01, t1w": dataset / "sub-01" / "anat" / "t1.nii"}, dataset)
     (tmp_path / "link").symlink_to(out)
     with pytest.raises(UserError, match=r"holds inputs \(sub-01, t1w\)"):
         require_apart(out, {"sub-01, t1w": tmp_path / "link" / "t1.nii"})
 
 
-def test_a_folder_with_files_under_our_names_is_refused(tmp_path):
+def test_a_folder_with_foreign_files_of_the_same_names_is_refused(tmp_path):
     require_own_place(tmp_path / "new")
     require_own_place(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
@@ -217,7 +217,7 @@ def test_a_folder_with_files_under_our_names_is_refused(tmp_path):
     require_own_place(tmp_path)
 
 
-def test_records_of_before_hashes_own_by_size(tmp_path):
+def test_old_records_without_hashes_compare_sizes(tmp_path):
     (tmp_path / "a").write_text("abc")
     old = {"stage": "fit", "inputs": {}, "outputs": {"a": 3}, "done": [], "failed": [], "warnings": []}
     (tmp_path / "old.json").write_text(json.dumps(old))

@@ -1,4 +1,4 @@
-"""Temporary files of a run: in the output folder, and gone with the run."""
+"""Temporary files of a run: in the output folder, and deleted when the run ends."""
 
 import os
 import stat
@@ -19,15 +19,15 @@ def test_temporary_files_lie_in_the_output_folder_until_the_end(tmp_path):
         assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)} == {0o700}
         with tempfile.NamedTemporaryFile() as file:
             assert Path(file.name).parent == folder
-        told = subprocess.run(
+        messages = subprocess.run(
             [sys.executable, "-c", "import tempfile; print(tempfile.mkdtemp())"], capture_output=True, text=True
         ).stdout
-        assert Path(told.strip()).parent == folder and Path(told.strip()).is_dir()
+        assert Path(messages.strip()).parent == folder and Path(messages.strip()).is_dir()
     assert (tempfile.gettempdir(), os.environ.get("TMPDIR")) == before
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_run_left_is_deleted_and_nothing_else(tmp_path):
+def test_only_files_of_killed_runs_are_deleted(tmp_path):
     script = f"""
 import os, pathlib
 from voxout.pipeline.workflow.scratch import at_work_in
@@ -43,22 +43,22 @@ with at_work_in(pathlib.Path({str(tmp_path)!r})) as folder:
     (elsewhere / "scan.nii").write_text("a scan")
     (home / "1-1-0123abcd").symlink_to(elsewhere)
     (home / "notes").mkdir()
-    of_a_living_one = home / f"{os.getpid()}-{_started(os.getpid())}-0123abcd"
-    of_a_living_one.mkdir()
-    of_one_whose_number_was_given_again = home / f"{os.getpid()}-1-0123abcd"
-    of_one_whose_number_was_given_again.mkdir()
+    of_running_process = home / f"{os.getpid()}-{_started(os.getpid())}-0123abcd"
+    of_running_process.mkdir()
+    of_reused_process_id = home / f"{os.getpid()}-1-0123abcd"
+    of_reused_process_id.mkdir()
     with at_work_in(tmp_path) as folder:
         assert {path.name for path in home.iterdir()} == {
             folder.name,
             "1-1-0123abcd",
             "notes",
-            of_a_living_one.name,
+            of_running_process.name,
         }
     assert (elsewhere / "scan.nii").read_text() == "a scan"
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_something_else_in_its_place_is_one_sentence(tmp_path, kind):
+def test_a_file_or_link_in_its_place_gives_one_message(tmp_path, kind):
     place = tmp_path / ".scratch"
     if kind == "file":
         place.write_text("")
@@ -69,7 +69,7 @@ def test_something_else_in_its_place_is_one_sentence(tmp_path, kind):
         pass
 
 
-def test_an_error_leaves_nothing_behind(tmp_path):
+def test_temporary_files_are_deleted_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path) as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "head.nii").write_text("a head")

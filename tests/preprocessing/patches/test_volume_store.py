@@ -10,7 +10,7 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
+from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
 GRID = Grid((5, 6, 4), np.array([[2.0, 0, 0, -9], [0, 2, 0, -7], [0, 0, 2, 3], [0, 0, 0, 1]]))
@@ -36,12 +36,12 @@ def cohort(tmp_path):
 
 def create(tmp_path, cohort, **change):
     arguments = {"template_grid": GRID, "brain_mask": MASK, "channels": AS_PREPARED} | change
-    return PatchStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
+    return VolumeStore.create(tmp_path / "store", [subject for subject, _ in cohort], **arguments)
 
 
-def test_holds_what_was_put_in(tmp_path, cohort):
+def test_create_and_open(tmp_path, cohort):
     create(tmp_path, cohort)
-    store = PatchStore.open(tmp_path / "store")
+    store = VolumeStore.open(tmp_path / "store")
     assert store.keys == ("sub-01", "sub-02_ses-a", "sub-03")
     assert store.channels == ("t1w", "flair")
     assert store.volumes.dtype == np.float16
@@ -52,44 +52,44 @@ def test_holds_what_was_put_in(tmp_path, cohort):
     assert store.index(["sub-03", "sub-01"]).tolist() == [2, 0]
 
 
-def test_files_on_disk_cannot_be_changed_through_it(tmp_path, cohort):
+def test_changes_are_not_written_to_disk(tmp_path, cohort):
     create(tmp_path, cohort).volumes[:] = 9
-    assert PatchStore.open(tmp_path / "store").volumes.max() <= 1
+    assert VolumeStore.open(tmp_path / "store").volumes.max() <= 1
 
 
 def _in_memory_kb(path):
-    """How much of a mapped file counts as this process's memory."""
+    """Resident memory of a mapped file in this process, kB."""
     maps = Path("/proc/self/smaps").read_text().split(str(path.resolve()))[1:]
     return sum(int(re.search(r"Rss:\s+(\d+)", found)[1]) for found in maps)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="tells memory as Linux does")
-def test_what_was_read_need_not_stay_in_memory(tmp_path, cohort):
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_release_pages_frees_memory(tmp_path, cohort):
     store = create(tmp_path, cohort)
     before = np.array(store.volumes[1])
     assert _in_memory_kb(tmp_path / "store" / "volumes.npy") > 0
-    store.forget_pages()
+    store.release_pages()
     assert _in_memory_kb(tmp_path / "store" / "volumes.npy") == 0
     np.testing.assert_array_equal(store.volumes[1], before)
-    replace(store, volumes=before[None]).forget_pages()  # not mapped: nothing to do
+    replace(store, volumes=before[None]).release_pages()  # not memory-mapped: no effect
 
 
-def test_unknown_subject(tmp_path, cohort):
-    with pytest.raises(UserError, match="sub-09 not among its subjects"):
+def test_error_for_an_unknown_subject(tmp_path, cohort):
+    with pytest.raises(UserError, match="does not contain sub-09. Run the stage extract again"):
         create(tmp_path, cohort).index(["sub-01", "sub-09"])
 
 
-def test_channels_come_in_as_they_are_read_and_how_is_kept_beside_them(tmp_path, cohort):
+def test_channels_and_their_definition_are_stored(tmp_path, cohort):
     halved = Channels(IntensityScale("z_score", {"t1w": (0.0, 0.5)}), ("detail",))
     assert create(tmp_path, cohort).channels == ("t1w", "flair")
     store = create(tmp_path, cohort, channels=halved)
     assert store.channels == ("t1w", "t1w_detail")
     assert Channels.load(tmp_path / "store") == halved
     assert np.array_equal(store.volumes[1], halved.read(cohort[1][0], GRID).astype(np.float16))
-    assert 0.2 < store.volumes[0][0][MASK].mean() < 0.3, "half of what spans 0 to 1"
+    assert 0.2 < store.volumes[0][0][MASK].mean() < 0.3, "half of the range 0 to 1"
 
 
-def test_holds_everybodys_own_brain(tmp_path, cohort):
+def test_brain_mask_of_each_subject_is_stored(tmp_path, cohort):
     own = np.random.default_rng(1).random((3, *GRID.size_vox)) < 0.7
     for (subject, _), brain in zip(cohort, own, strict=True):
         write_volume(subject.brain_mask, Volume(brain, GRID))
@@ -100,7 +100,7 @@ def test_holds_everybodys_own_brain(tmp_path, cohort):
     assert np.array_equal(store.grid.brain_mask, MASK)
 
 
-def test_some_channels_alone(tmp_path, cohort):
+def test_only_selects_channels(tmp_path, cohort):
     store = create(tmp_path, cohort, channels=replace(AS_PREPARED, derived=("detail",)))
     assert store.channels == ("t1w", "flair", "t1w_detail", "flair_detail")
     for names, rows in (
@@ -111,12 +111,12 @@ def test_some_channels_alone(tmp_path, cohort):
         some = store.only(names)
         assert some.channels == names and some.grid is store.grid and some.inside is store.inside
         assert np.array_equal(some.volumes, store.volumes[:, rows])
-    assert np.shares_memory(store.only(store.channels[1:3]).volumes, store.volumes), "a view, no second copy"
-    with pytest.raises(UserError, match="Channels: t2w, t1w_swelling not among t1w, flair, t1w_detail.* run the stage"):
+    assert np.shares_memory(store.only(store.channels[1:3]).volumes, store.volumes), "contiguous channels are a view"
+    with pytest.raises(UserError, match="Channels: t2w, t1w_swelling not found, expected some of .* run the stage"):
         store.only(("t1w", "t2w", "t1w_swelling"))
 
 
-def test_images_that_cannot_be_used_name_the_subject(tmp_path, cohort):
+def test_errors_name_the_subject(tmp_path, cohort):
     (broken, images), path = cohort[1], cohort[1][0].images["flair"]
     moved = Grid(GRID.size_vox, GRID.affine + np.array([[0, 0, 0, 2.0], *np.zeros((3, 4))]))
     write_volume(path, Volume(images[1], moved))
@@ -133,33 +133,33 @@ def test_images_that_cannot_be_used_name_the_subject(tmp_path, cohort):
         create(tmp_path, [(alone, images)])
 
 
-def test_nobody_and_somebody_twice(tmp_path, cohort):
+def test_errors_for_no_and_duplicate_subjects(tmp_path, cohort):
     with pytest.raises(UserError, match="no subject is left"):
         create(tmp_path, [])
     with pytest.raises(UserError, match="sub-01 named twice"):
         create(tmp_path, [*cohort, cohort[0]])
 
 
-def test_a_store_that_was_not_finished_does_not_open(tmp_path, cohort):
+def test_incomplete_store_does_not_open(tmp_path, cohort):
     create(tmp_path, cohort)
     cohort[2][0].images["t1w"].unlink()
     with pytest.raises(SubjectError):
         create(tmp_path, cohort)
-    with pytest.raises(UserError, match="holds no finished patch store. Run the stage extract first"):
-        PatchStore.open(tmp_path / "store")
+    with pytest.raises(UserError, match="holds no complete volume store. Run the stage extract first"):
+        VolumeStore.open(tmp_path / "store")
     assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
 
 
-def test_files_that_do_not_belong_together(tmp_path, cohort):
+def test_error_for_a_changed_index(tmp_path, cohort):
     create(tmp_path, cohort)
     path = tmp_path / "store" / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"keys": ["sub-01"]}))
-    with pytest.raises(UserError, match="do not belong together"):
-        PatchStore.open(tmp_path / "store")
+    with pytest.raises(UserError, match="do not match each other"):
+        VolumeStore.open(tmp_path / "store")
 
 
-def test_masks_of_another_store(tmp_path, cohort):
+def test_error_for_masks_of_another_store(tmp_path, cohort):
     create(tmp_path, cohort)
     np.save(tmp_path / "store" / "inside.npy", np.ones((2, *GRID.size_vox), bool))
-    with pytest.raises(UserError, match="do not belong together"):
-        PatchStore.open(tmp_path / "store")
+    with pytest.raises(UserError, match="do not match each other"):
+        VolumeStore.open(tmp_path / "store")

@@ -6,7 +6,7 @@ from voxout.preprocessing.registration.template import load_template
 TEMPLATE = load_template(4.0)
 
 
-def test_the_picture_is_small_and_shows_all_images(tmp_path):
+def test_picture_is_small_and_shows_all_images(tmp_path):
     template = load_template(2.0)
     prepared = {"t1w": template.t1w, "flair": template.grey}
     path = quality_picture(
@@ -22,8 +22,8 @@ def test_the_picture_is_small_and_shows_all_images(tmp_path):
         assert ((third[..., 0] > 150) & (third[..., 2] < 60)).sum() > 100  # outlines in red or yellow
 
 
-def test_the_patients_right_is_on_the_left_of_the_picture(tmp_path):
-    # The template, with the right half of the head four times as bright.
+def test_radiological_convention(tmp_path):
+    # The right half of the template is four times as bright.
     right = np.arange(TEMPLATE.brain_mask.voxels.shape[0]) > TEMPLATE.brain_mask.voxels.shape[0] // 2
     voxels = np.where(right[:, None, None], 1.0, 0.25) * TEMPLATE.brain_mask.voxels
     head = TEMPLATE.brain_mask.with_voxels(voxels.astype(np.float32))

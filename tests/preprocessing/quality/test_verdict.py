@@ -15,14 +15,14 @@ SETTINGS = PreprocessingSettings()
 IDENTITY = TemplateTransform.from_affine(np.eye(4))
 
 
-def judged(transform=IDENTITY, noise=0.0, **options) -> Quality:
+def quality_of(transform=IDENTITY, noise=0.0, **options) -> Quality:
     random = np.random.default_rng(0).standard_normal(TEMPLATE.grid.size_vox)
     t1w = TEMPLATE.t1w.with_voxels((1000 * TEMPLATE.t1w.voxels * (1 + noise * random)).astype(np.float32))
     return measure_quality(t1w, BrainExtraction(TEMPLATE.brain_mask, "given"), transform, TEMPLATE, SETTINGS, **options)
 
 
-def test_the_template_itself_is_perfect():
-    quality = judged()
+def test_template_itself_passes():
+    quality = quality_of()
     assert quality.brain_overlap == quality.coverage == 1
     assert quality.similarity_before == pytest.approx(1) and quality.similarity_after == pytest.approx(1)
     assert quality.white_matter_overlap > 0.8
@@ -31,78 +31,78 @@ def test_the_template_itself_is_perfect():
     assert (quality.verdict, quality.reasons) == ("pass", ())
 
 
-def test_a_shifted_brain_fails_and_says_so(kit):
-    quality = judged(TemplateTransform.from_affine(kit.turned(0.0, (40.0, 0, 0))))
+def test_shifted_brain_fails(kit):
+    quality = quality_of(TemplateTransform.from_affine(kit.turned(0.0, (40.0, 0, 0))))
     assert quality.verdict == "fail"
     assert quality.brain_overlap < 0.85
     assert "registration failed: the warped brain overlaps the template's with Dice 0." in quality.reasons[0]
 
 
-def test_a_brain_upside_down_fails_by_its_inside():
-    # Turned about its own middle a brain's outline hardly changes: only the similarity tells.
+def test_flipped_brain_fails_by_similarity():
+    # Flipped about its centre, a brain hardly changes its outline: only the similarity is low.
     middle = np.eye(4)
     middle[:3, 3] = [0, -18, 0]
     flip = middle @ np.diag([1.0, -1.0, 1.0, 1.0]) @ np.linalg.inv(middle)
-    quality = judged(TemplateTransform.from_affine(flip))
+    quality = quality_of(TemplateTransform.from_affine(flip))
     assert quality.verdict == "fail"
-    assert any("is it a T1w, the right way up?" in reason for reason in quality.reasons)
+    assert any("that the scan is a T1w and that its orientation is correct" in reason for reason in quality.reasons)
 
 
-def test_a_folded_warp_and_notes_warn():
+def test_folded_warp_and_other_warnings():
     folded = replace(IDENTITY, jacobian_range=replace(IDENTITY.jacobian_range, smallest=-0.2))
-    quality = judged(folded, warnings=["its FLAIR shows only 60% of the brain"])
+    quality = quality_of(folded, warnings=["the FLAIR covers only 60% of the brain"])
     assert quality.verdict == "warn"
-    assert quality.reasons == ("the warp folds space inside the brain", "its FLAIR shows only 60% of the brain")
+    assert quality.reasons == ("the warp folds space inside the brain", "the FLAIR covers only 60% of the brain")
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.15])
-def test_known_noise_is_measured(noise):
-    # On the flat inside of the white matter, so the anatomy's own differences stay out.
+def test_noise_estimate(noise):
+    # White matter is constant, so that anatomy does not contribute to the noise.
     flat = np.where(TEMPLATE.white.voxels > 0.7, 0.9, TEMPLATE.t1w.voxels * 0.5)
     random = np.random.default_rng(1).standard_normal(flat.shape)
     t1w = TEMPLATE.t1w.with_voxels((flat * (1 + noise * random)).astype(np.float32))
     brain = BrainExtraction(TEMPLATE.brain_mask, "given")
     found = measure_quality(t1w, brain, IDENTITY, TEMPLATE, SETTINGS)
     assert found.noise == pytest.approx(noise, rel=0.3)
-    assert any("noise of" in reason for reason in found.reasons) == (noise > SETTINGS.quality.largest_noise)
+    assert any(reason.startswith("noise ") for reason in found.reasons) == (noise > SETTINGS.quality.largest_noise)
 
 
-def test_json_there_and_back(tmp_path):
-    quality = judged(warnings=["a note"])
+def test_save_and_load(tmp_path):
+    quality = quality_of(warnings=["a warning"])
     assert Quality.load(quality.save(tmp_path / "anat" / "quality.json")) == quality
     assert [path.name for path in (tmp_path / "anat").iterdir()] == ["quality.json"]
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"brain_ml": 1}'])
-def test_a_missing_or_damaged_record_is_told(content, tmp_path):
+def test_error_for_a_missing_or_damaged_record(content, tmp_path):
     if content is not None:
         (tmp_path / "quality.json").write_text(content)
-    with pytest.raises(UserError, match="no quality record of a prepared subject there"):
+    with pytest.raises(UserError, match="holds no valid quality record"):
         Quality.load(tmp_path / "quality.json")
 
 
 LIMITS = [
     ("brain_ml", {"smallest_brain_ml": 5000.0, "largest_brain_ml": 6000.0}, "ml (usual: 5000-6000)"),
-    ("brain_ml", {"largest_brain_ml": 900.0, "smallest_brain_ml": 1.0}, "a brain of"),
+    ("brain_ml", {"largest_brain_ml": 900.0, "smallest_brain_ml": 1.0}, "brain volume"),
     ("white_matter_overlap", {"smallest_white_matter_overlap": 0.99}, "overlap with the template's white matter 0."),
-    ("jacobian_percentile_1", {"smallest_jacobian": 1.1}, "shrinks a hundredth of the brain to 1.00 of its volume"),
-    ("jacobian_percentile_99", {"largest_jacobian": 0.9}, "stretches a hundredth of the brain to 1.00 of its volume"),
-    ("noise", {"largest_noise": 1e-9}, "noise of"),
+    ("jacobian_percentile_1", {"smallest_jacobian": 1.1}, "shrinks 1 % of the brain to 1.00 of its volume"),
+    ("jacobian_percentile_99", {"largest_jacobian": 0.9}, "expands 1 % of the brain to 1.00 of its volume"),
+    ("noise", {"largest_noise": 1e-9}, "of the mean intensity"),
 ]
 
 
-@pytest.mark.parametrize(("number", "limits", "sentence"), LIMITS)
-def test_a_number_beyond_its_limit_warns_and_is_named(number, limits, sentence):
+@pytest.mark.parametrize(("number", "limits", "message"), LIMITS)
+def test_number_outside_its_limits_warns(number, limits, message):
     strict = SETTINGS.model_copy(update={"quality": QualitySettings(**limits)})
     brain = BrainExtraction(TEMPLATE.brain_mask, "given")
     quality = measure_quality(TEMPLATE.t1w, brain, IDENTITY, TEMPLATE, strict)
     assert (quality.verdict, quality.unusual) == ("warn", (number,))
     (reason,) = quality.reasons
-    assert sentence in reason
+    assert message in reason
 
 
-def test_what_cannot_be_measured_warns():
-    """A brain of one grey value has no white matter to take the noise of."""
+def test_missing_number_warns():
+    """The noise of a constant brain is not defined, as it has no white matter."""
     flat = TEMPLATE.t1w.with_voxels(TEMPLATE.brain_mask.voxels.astype(np.float32))
     quality = measure_quality(flat, BrainExtraction(TEMPLATE.brain_mask, "given"), IDENTITY, TEMPLATE, SETTINGS)
     assert np.isnan(quality.noise) and "noise" in quality.unusual and quality.verdict != "pass"
@@ -112,7 +112,7 @@ def test_every_number_has_a_label():
     assert list(LABELS) == [field.name for field in fields(QualityNumbers)]
 
 
-def test_the_affine_alone_overlaps_less_than_the_warp(kit):
+def test_warp_improves_the_overlap_of_the_affine(kit):
     image, truth = kit.small_brain(bend_mm=6.0)
     brain = image.with_voxels(image.voxels > 0.05)
     wave = (6.0 * np.sin(kit.millimetres(TEMPLATE.grid)[..., [1, 2, 0]] / 16)).astype(np.float32)

@@ -30,16 +30,16 @@ def warped(kit):
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "ILA"])
-def test_a_known_affine_is_found_whatever_the_stored_orientation(orientation, kit):
+def test_known_affine_is_found_in_every_orientation(orientation, kit):
     image, truth = kit.small_brain(orientation)
     found = registered(image, AFFINE).affine
     points = kit.millimetres(TEMPLATE.grid)[TEMPLATE.brain_mask.voxels]
-    apart = np.linalg.norm(points @ (found - truth)[:3, :3].T + (found - truth)[:3, 3], axis=-1)
-    assert np.median(apart) < 1.0 and apart.max() < 3.0
+    error_mm = np.linalg.norm(points @ (found - truth)[:3, :3].T + (found - truth)[:3, 3], axis=-1)
+    assert np.median(error_mm) < 1.0 and error_mm.max() < 3.0
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "ILA"])
-def test_left_stays_left_on_the_way_there_and_back(orientation, kit):
+def test_round_trip_keeps_left_and_right(orientation, kit):
     image, truth = kit.small_brain(orientation)
     transform = registered(image, AFFINE)
     ball_mm = (truth @ [-40, -20, 20, 1])[:3]
@@ -53,7 +53,7 @@ def test_left_stays_left_on_the_way_there_and_back(orientation, kit):
 
 
 @pytest.mark.parametrize("settings", [AFFINE, SYN], ids=["affine", "syn"])
-def test_a_smooth_map_returns_to_its_place(settings, kit, warped):
+def test_round_trip_of_a_smooth_map(settings, kit, warped):
     image, transform = warped if settings is SYN else (warped[0], registered(warped[0], AFFINE))
     random = np.random.default_rng(0).standard_normal(image.grid.size_vox)
     smooth = image.with_voxels(ndimage.gaussian_filter(random, 4).astype(np.float32))
@@ -63,21 +63,21 @@ def test_a_smooth_map_returns_to_its_place(settings, kit, warped):
     assert np.corrcoef(back.voxels[inside], smooth.voxels[inside])[0, 1] >= 0.99
 
 
-def test_the_warp_improves_on_the_affine(warped):
+def test_warp_improves_on_the_affine(warped):
     image, transform = warped
     inside = TEMPLATE.brain_mask.voxels
-    likeness = [
+    similarity = [
         np.corrcoef(
             step.to_template(image, TEMPLATE.grid, interpolation="linear").voxels[inside],
             TEMPLATE.t1w.voxels[inside],
         )[0, 1]
         for step in (transform.affine_only(), transform)
     ]
-    assert likeness[0] < 0.8 and likeness[1] > likeness[0] + 0.1
+    assert similarity[0] < 0.8 and similarity[1] > similarity[0] + 0.1
     assert 0 < transform.jacobian_range.smallest < 1 < transform.jacobian_range.percentile_99
 
 
-def test_a_stiffer_warp_bends_less(warped):
+def test_stiffness_reduces_deformation(warped):
     image, transform = warped
     stiff = registered(image, SYN.model_copy(update={"stiffness": 2.0}))
     loose, firm = transform.jacobian_range, stiff.jacobian_range
@@ -85,8 +85,8 @@ def test_a_stiffer_warp_bends_less(warped):
 
 
 @pytest.fixture(scope="module")
-def hurt(kit, warped):
-    """The bent brain with a black ball in its white matter: the scan and the ball."""
+def lesioned(kit, warped):
+    """The warped brain with a dark ball in its white matter: the scan and the mask of the ball."""
     image, transform = warped
     ball = transform.to_native(
         TEMPLATE.t1w.with_voxels(kit.ball(TEMPLATE.grid, (28, -20, 28), 13)), image.grid, interpolation="linear"
@@ -94,34 +94,34 @@ def hurt(kit, warped):
     return image.with_voxels(np.where(ball.voxels, 0.05, image.voxels).astype(np.float32)), ball
 
 
-def test_a_lesion_left_out_is_warped_as_if_it_were_not_there(hurt, warped):
-    image, ball = hurt
+def test_excluded_lesion_does_not_change_the_warp(lesioned, warped):
+    image, ball = lesioned
     healthy = warped[1]
     mask = image.with_voxels(image.voxels > 0.02)
 
     def change(**options) -> float:
-        """Mean distance between the lesion's way to the template and that of the healthy brain, mm."""
+        """Mean distance between the warps with and without the lesion, inside the lesion, mm."""
         transform = register_to_template(image, mask, TEMPLATE, SYN, seed=3, **options)
         there = healthy.to_template(ball, TEMPLATE.grid, interpolation="linear").voxels
-        apart = np.linalg.norm(transform.warp - healthy.warp, axis=-1)
-        return float(apart[there].mean())
+        distance_mm = np.linalg.norm(transform.warp - healthy.warp, axis=-1)
+        return float(distance_mm[there].mean())
 
     assert change(lesion_mask=ball) < 0.7 * change()
     nothing = ball.with_voxels(np.zeros_like(ball.voxels))
     assert change(lesion_mask=nothing) == change()
 
 
-def test_the_lesion_and_its_rim_are_left_out_on_any_grid(kit):
+def test_lesion_and_margin_are_excluded_on_another_grid(kit):
     grid = Grid((20, 20, 20), np.diag([1.0, 1.0, 1.0, 1.0]))
     coarse = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
     lesion = Volume(kit.ball(grid, (10, 10, 10), 3), grid)
-    looked_at = register._all_but(lesion, coarse)
+    metric_mask = register._without_lesion(lesion, coarse)
     distance = np.linalg.norm(kit.millimetres(coarse) - 10, axis=-1)
-    assert not looked_at.voxels[distance <= 5].any()
-    assert looked_at.voxels[distance >= 7].all()
+    assert not metric_mask.voxels[distance <= 5].any()
+    assert metric_mask.voxels[distance >= 7].all()
 
 
-def test_what_was_saved_is_what_is_loaded(warped, tmp_path, kit):
+def test_save_and_load(warped, tmp_path, kit):
     image, transform = warped
     loaded = TemplateTransform.load(transform.save(tmp_path / "transforms"))
     assert sorted(path.name for path in (tmp_path / "transforms").iterdir()) == ["transform.json", "warps.npz"]
@@ -133,14 +133,14 @@ def test_what_was_saved_is_what_is_loaded(warped, tmp_path, kit):
     assert np.array_equal(one, two)
 
 
-def test_an_affine_alone_is_saved_without_warps(tmp_path, kit):
+def test_save_and_load_of_an_affine(tmp_path, kit):
     transform = TemplateTransform.from_affine(kit.turned(5.0))
     loaded = TemplateTransform.load(transform.save(tmp_path))
     assert loaded.warp is None and np.array_equal(loaded.affine, transform.affine)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "warps lost"])
-def test_a_folder_without_a_whole_transform_is_told(damage, warped, tmp_path):
+def test_error_for_an_incomplete_transform(damage, warped, tmp_path):
     folder = warped[1].save(tmp_path / "transforms")
     if damage == "missing":
         (folder / "transform.json").unlink()
@@ -148,11 +148,11 @@ def test_a_folder_without_a_whole_transform_is_told(damage, warped, tmp_path):
         (folder / "transform.json").write_text('{"affine')
     else:
         (folder / "warps.npz").unlink()
-    with pytest.raises(UserError, match="holds no whole transform to the template"):
+    with pytest.raises(UserError, match="holds no complete transform to the template"):
         TemplateTransform.load(folder)
 
 
-def test_the_same_seed_gives_the_same_bits_in_another_process(tmp_path, kit, warped):
+def test_reproducible_in_another_process(tmp_path, kit, warped):
     image, transform = warped
     again = registered(image, SYN)
     assert np.array_equal(again.affine, transform.affine) and np.array_equal(again.warp, transform.warp)
@@ -172,17 +172,17 @@ print(hashlib.sha256(t.affine.tobytes() + t.warp.tobytes() + t.inverse_warp.toby
 """
     elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     here = transform.affine.tobytes() + transform.warp.tobytes() + transform.inverse_warp.tobytes()
-    # The one line on stdout is ours: the registration prints nothing.
+    # stdout holds only the line of the script: the registration prints nothing.
     assert elsewhere == hashlib.sha256(here).hexdigest() + "\n"
 
 
-def test_no_temporary_file_is_left(tmp_path, monkeypatch, kit):
+def test_temporary_files_are_removed(tmp_path, monkeypatch, kit):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     registered(kit.small_brain()[0], AFFINE)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environment_is_left_as_it_was(monkeypatch):
+def test_environment_is_restored(monkeypatch):
     monkeypatch.setenv("ANTS_RANDOM_SEED", "5")
     monkeypatch.delenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", raising=False)
     with register._repeatable(0):
@@ -191,12 +191,12 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     assert "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS" not in register.os.environ
 
 
-def test_success_without_a_transform_is_an_error(monkeypatch, kit):
-    # What ANTs reports when it cannot write.
+def test_error_if_ants_writes_no_transform(monkeypatch, kit):
+    # The result of ANTs if it cannot write.
     import ants
 
     monkeypatch.setattr(ants, "registration", lambda *_, **__: {"fwdtransforms": [], "invtransforms": []})
-    with pytest.raises(UserError, match="left no transform behind"):
+    with pytest.raises(UserError, match="wrote no transform"):
         registered(kit.small_brain()[0], AFFINE)
 
 

@@ -22,7 +22,7 @@ def oblique(kit):
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_all_48_orientations_become_canonical_and_go_back(oblique, orientation, kit):
+def test_canonical_round_trip_of_all_48_orientations(oblique, orientation, kit):
     stored = kit.stored_as(oblique, orientation)
     assert stored.grid.orientation == orientation
     there = canonical(stored)
@@ -34,7 +34,7 @@ def test_all_48_orientations_become_canonical_and_go_back(oblique, orientation, 
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "ILA", "SAL"])
-def test_a_stored_orientation_changes_no_resampled_value(oblique, orientation, kit):
+def test_resampling_is_independent_of_the_stored_orientation(oblique, orientation, kit):
     target = Grid((10, 10, 10), kit.turned(-4.0, oblique.affine[:3, 3] + 2) @ np.diag([1.5, 1.5, 1.5, 1]))
     plain = resample(oblique, target, IDENTITY, "linear").voxels
     stored = resample(kit.stored_as(oblique, orientation), target, IDENTITY, "linear").voxels
@@ -62,7 +62,7 @@ def test_spline_overshoots_are_clipped():
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
-def test_masks_stay_masks(interpolation, kit):
+def test_resampled_masks_are_bool(interpolation, kit):
     grid = Grid((20, 20, 20), np.eye(4))
     mask = Volume(kit.ball(grid, (10, 10, 10), 6), grid)
     found = resample(mask, Grid((40, 40, 40), np.diag([0.5, 0.5, 0.5, 1.0])), IDENTITY, interpolation)
@@ -71,8 +71,8 @@ def test_masks_stay_masks(interpolation, kit):
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "u8", "f4", "f8", ">i4"])
-def test_the_nearest_value_keeps_its_type_and_every_digit(dtype, kit):
-    # Floats of 32 bits count to 2^24, floats of 64 bits to 2^53.
+def test_nearest_preserves_type_and_exact_values(dtype, kit):
+    # float32 is exact for integers up to 2^24, float64 up to 2^53.
     kind = np.dtype(dtype)
     largest = (
         2**53 - 1 if kind.kind == "f" and kind.itemsize == 8 else 2**24 if kind.kind == "f" else np.iinfo(kind).max
@@ -88,7 +88,7 @@ def test_the_nearest_value_keeps_its_type_and_every_digit(dtype, kit):
 
 @pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0])
 @pytest.mark.parametrize("degrees", [3.0, 17.0, 31.0])
-def test_each_lesion_keeps_its_volume(spacing_mm, degrees, kit):
+def test_volume_of_each_lesion_is_preserved(spacing_mm, degrees, kit):
     grid = Grid((48, 48, 48), np.eye(4))
     millimetres = kit.millimetres(grid)
     thin = (np.abs(millimetres @ [0.2, 0.3, 0.933] - 34) < 1) & kit.ball(grid, (24, 24, 20), 9)
@@ -110,17 +110,17 @@ def test_each_lesion_keeps_its_volume(spacing_mm, degrees, kit):
 
 
 @pytest.mark.parametrize("gap", [1, 2])
-def test_lesions_side_by_side_keep_their_volumes(gap):
-    # The voxels between them counted for one alone: a mask that was not moved came back changed.
+def test_volumes_of_adjacent_lesions_are_preserved(gap):
+    # Regression test: voxels between two lesions were counted for only one of them.
     grid = Grid((14, 11, 10), np.diag([2.0, 1.5, 3.0, 1.0]))
     mask = np.zeros(grid.size_vox, bool)
     mask[2:6, 2:8, 2:7] = True
     mask[6 + gap : 10, 3:9, 2:5] = True
-    mask[10 + gap :, 2:5, 2:7] = True  # up to the edge of the image
+    mask[10 + gap :, 2:5, 2:7] = True  # to the edge of the image
     assert np.array_equal(resample(Volume(mask, grid), grid, IDENTITY, "volume").voxels, mask)
 
 
-def test_only_a_mask_keeps_its_volume_and_specks_below_half_a_voxel_go():
+def test_volume_interpolation_needs_a_mask_and_drops_tiny_parts():
     grid = Grid((12, 12, 12), np.eye(4))
     mask = np.zeros((12, 12, 12), bool)
     mask[5:7, 5, 5] = True
@@ -128,11 +128,11 @@ def test_only_a_mask_keeps_its_volume_and_specks_below_half_a_voxel_go():
     assert not resample(Volume(mask, grid), coarse, IDENTITY, "volume").voxels.any()
     mask[4:7, 4:7, 5:7] = True
     assert resample(Volume(mask, grid), coarse, IDENTITY, "volume").voxels.sum() == 1
-    with pytest.raises(ValueError, match="volume is for masks"):
+    with pytest.raises(ValueError, match='interpolation "volume" requires a mask'):
         resample(Volume(mask.astype(np.float32), grid), coarse, IDENTITY, "volume")
 
 
-def test_the_rim_holds_the_nearest_brain_value_and_nothing_of_the_skull(kit):
+def test_continued_outwards_fills_the_margin_from_the_brain(kit):
     grid = Grid((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
     mask = kit.ball(grid, (20, 20, 20), 10)
     image = Volume(np.where(mask, 3.0, 100.0).astype(np.float32), grid)
@@ -142,16 +142,16 @@ def test_the_rim_holds_the_nearest_brain_value_and_nothing_of_the_skull(kit):
     assert (found[distance > 4] == 0).all()
 
 
-def test_blurring_averages_noise_of_a_fine_scan_and_leaves_a_coarse_one():
+def test_blurred_for_smooths_only_fine_scans():
     noise = Volume(np.random.default_rng(1).standard_normal((30, 30, 30)), Grid((30, 30, 30), np.eye(4)))
     sigma = np.sqrt(3) / 2.3548
-    # A Gaussian over white noise leaves the variance (2 sqrt(pi) sigma)^-1 an axis.
+    # A Gaussian reduces the variance of white noise to (2 sqrt(pi) sigma)^-1 per axis.
     expected = (2 * np.sqrt(np.pi) * sigma) ** -3
     assert blurred_for(noise, 2.0).voxels.var() == pytest.approx(expected, rel=0.15)
     assert blurred_for(noise, 1.0) is noise
 
 
-def test_coarsening_keeps_places(kit):
+def test_coarsened_keeps_positions(kit):
     grid = Grid((40, 40, 20), kit.turned(7.0) @ np.diag([1.0, 1.0, 2.0, 1.0]))
     centre = grid.affine @ [20, 18, 9, 1]
     distance = np.linalg.norm(kit.millimetres(grid) - centre[:3], axis=-1)
@@ -162,23 +162,23 @@ def test_coarsening_keeps_places(kit):
     assert coarsened(found, 2.0) is found
 
 
-def test_thick_slices_become_thin_ones_in_their_place(kit):
+def test_refined_interpolates_thick_slices(kit):
     def wave(grid):
         return np.cos(kit.millimetres(grid) @ [0.1, -0.05, 0.12]).astype(np.float32)
 
     thick = Grid((30, 30, 13), kit.turned(7.0) @ np.diag([2.0, 2.0, 5.0, 1.0]))
     found = resampling.refined(Volume(wave(thick), thick), 1.0)
     assert found.grid.spacing_mm == pytest.approx([2, 2, 2]) and found.grid.size_vox == (30, 30, 31)
-    inner = (slice(3, -3), slice(3, -3), slice(6, -6))  # A spline rings at the ends.
+    inner = (slice(3, -3), slice(3, -3), slice(6, -6))  # Splines overshoot at the ends.
     assert found.voxels[inner] == pytest.approx(wave(found.grid)[inner], abs=0.02)
-    # No thinner than asked for, and not at all where slices are hardly thicker than voxels are wide.
+    # Not thinner than the given spacing, and unchanged if slices are hardly thicker than the voxels are wide.
     fine = Volume(wave(thick), Grid(thick.size_vox, np.diag([0.5, 0.5, 5.0, 1.0])))
     assert resampling.refined(fine, 1.0).grid.spacing_mm == pytest.approx([0.5, 0.5, 1.0])
     usual = Volume(wave(thick), Grid(thick.size_vox, np.diag([1.0, 1.0, 2.0, 1.0])))
     assert resampling.refined(usual, 1.0) is usual
 
 
-def test_the_largest_component_of_nothing_is_nothing():
+def test_largest_component_of_an_empty_mask():
     mask = np.zeros((4, 4, 4), bool)
     assert not resampling.largest_component(mask).any()
     mask[0, 0, :2] = mask[3, 3, 3] = True

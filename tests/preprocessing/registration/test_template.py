@@ -6,7 +6,7 @@ from voxout.preprocessing.registration.template import load_template
 
 
 @pytest.mark.parametrize("spacing_mm", [2.0, 3.0, 4.0])
-def test_one_grid_in_ras_with_values_in_0_1(spacing_mm):
+def test_images_share_one_ras_grid_with_values_in_0_to_1(spacing_mm):
     template = load_template(spacing_mm)
     assert template.grid.orientation == "RAS"
     assert template.grid.spacing_mm == pytest.approx([spacing_mm] * 3)
@@ -17,7 +17,7 @@ def test_one_grid_in_ras_with_values_in_0_1(spacing_mm):
 
 
 @pytest.mark.parametrize("spacing_mm", [2.0, 3.0, 4.0])
-def test_the_brain_keeps_its_volume_and_its_symmetry_at_every_resolution(spacing_mm):
+def test_volume_and_symmetry_at_every_resolution(spacing_mm):
     template = load_template(spacing_mm)
     assert template.brain_mask.voxels.sum() * spacing_mm**3 / 1000 == pytest.approx(1886.5, rel=0.005)
     assert np.array_equal(template.brain_mask.voxels, template.brain_mask.voxels[::-1])
@@ -25,7 +25,7 @@ def test_the_brain_keeps_its_volume_and_its_symmetry_at_every_resolution(spacing
     assert middle == pytest.approx(0)
 
 
-def test_landmarks_lie_where_mni_says():
+def test_anatomical_positions():
     template = load_template(2.0)
     white = template.white
 
@@ -39,17 +39,17 @@ def test_landmarks_lie_where_mni_says():
     assert not template.brain_mask.voxels[at(0, 90, 0)]
 
 
-def test_there_is_room_around_the_brain():
+def test_margin_around_the_brain():
     mask = load_template(2.0).brain_mask.voxels
     edges = [np.take(mask, end, axis).any() for axis in range(3) for end in range(-3, 3)]
     assert not any(edges)
 
 
-def test_two_calls_share_one_copy():
+def test_load_template_is_cached():
     assert load_template(4.0) is load_template(4.0)
 
 
-def test_a_wheel_without_the_template_is_told(monkeypatch):
+def test_error_for_a_wheel_without_the_template(monkeypatch):
     monkeypatch.setattr(template_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="does not hold the MNI152 template"):
+    with pytest.raises(UserError, match="does not contain the MNI152 template"):
         load_template(4.25)

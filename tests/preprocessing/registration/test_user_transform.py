@@ -1,4 +1,4 @@
-"""Transforms that users bring along, as ITK writes them."""
+"""Tests of ITK transforms provided by the user."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ TEMPLATE = load_template(4.0)
 
 
 def written(path, *transforms):
-    """The transform added last moves a point first."""
+    """Write transforms; a composite applies the last one first."""
     sitk.WriteTransform(sitk.CompositeTransform(list(transforms)) if len(transforms) > 1 else transforms[0], str(path))
     return path
 
@@ -27,13 +27,13 @@ def waves(kit, height_mm):
 
 
 @pytest.mark.parametrize("suffix", ["mat", "tfm", "txt", "h5"])
-def test_an_affine_in_every_format(suffix, tmp_path, kit):
+def test_affine_in_every_format(suffix, tmp_path, kit):
     truth = kit.turned(20.0, (5.0, -30.0, 12.0), scale=0.9)
     found = read_transform(written(tmp_path / f"to_template.{suffix}", itk_affine(truth)), TEMPLATE)
     assert found.warp is None and found.affine == pytest.approx(truth, abs=1e-5)
 
 
-def test_points_go_where_the_composite_takes_them_and_back(tmp_path, kit):
+def test_composite_maps_points_in_both_directions(tmp_path, kit):
     truth = kit.turned(12.0, (5.0, -30.0, 12.0), scale=1.1)
     moves, warp = waves(kit, 6.0)
     found = read_transform(written(tmp_path / "to template ü.h5", itk_affine(truth), warp), TEMPLATE)
@@ -48,7 +48,7 @@ def test_points_go_where_the_composite_takes_them_and_back(tmp_path, kit):
     assert found.jacobian_range.smallest > 0
 
 
-def test_a_native_volume_is_brought_along(tmp_path, kit):
+def test_native_volume_is_resampled(tmp_path, kit):
     truth = kit.turned(12.0, (5.0, -30.0, 12.0))
     ball = TEMPLATE.brain_mask.with_voxels(kit.ball(TEMPLATE.grid, (-30, 20, 10), 14))
     found = read_transform(written(tmp_path / "t.tfm", itk_affine(truth)), TEMPLATE)
@@ -58,12 +58,12 @@ def test_a_native_volume_is_brought_along(tmp_path, kit):
     assert kit.millimetres(back.grid)[back.voxels].mean(0) == pytest.approx([-30, 20, 10], abs=1)
 
 
-def test_what_is_no_transform_is_told(tmp_path):
+def test_errors_for_invalid_transforms(tmp_path):
     with pytest.raises(UserError, match=r"no such file, expected an ITK transform \(.*\) in column template_transform"):
         read_transform(tmp_path / "none.h5", TEMPLATE)
     (tmp_path / "bad.h5").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"bad\.h5\W: is not a transform that is understood, expected one of ITK"):
+    with pytest.raises(UserError, match=r"bad\.h5\W: is not a readable transform, expected an ITK transform"):
         read_transform(tmp_path / "bad.h5", TEMPLATE)
     flat = written(tmp_path / "flat.tfm", sitk.AffineTransform(2))
-    with pytest.raises(UserError, match="moves points of 2-D space, expected 3-D"):
+    with pytest.raises(UserError, match="is a 2-D transform, expected 3-D"):
         read_transform(flat, TEMPLATE)

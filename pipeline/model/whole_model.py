@@ -1,4 +1,4 @@
-"""Whether a folder holds a model that can be applied."""
+"""Check that a folder holds a complete model that can be applied."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,15 +13,15 @@ from ..config.config import load_config
 from ..workflow.records import StageRecord
 from .model_files import read_trained_on, require_files_of_model, require_inside
 
-FORMAT = 3
-"""Of the files of a fitted model. A model of another one is fitted again."""
+FORMAT = 4
+"""Format of the files of a fitted model. A model of another format has to be fitted again."""
 MODEL_FORMAT = "the format of models"
-"""What it is called among the inputs of the stage fit."""
-_LARGEST_SETTINGS = 1_000_000
+"""Name of the format among the inputs of the stage fit."""
+_MAX_SETTINGS_BYTES = 1_000_000
 
 
 class _Record(Content):
-    """What of a stage's record a model is judged by."""
+    """Fields of a stage's record that are checked."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -32,19 +32,19 @@ class _Record(Content):
 
 
 def require_whole_model(model: OutputFolder) -> None:
-    """Refuse a model whose encoder and detectors are missing, damaged, changed, or not of one run, or lie elsewhere.
+    """Require a complete model, with encoder and detectors of one run, unchanged and inside its folder.
 
     Raises
     ------
     UserError
-        So it is.
+        A file is missing, damaged, changed, from another run, or outside of the folder.
     """
     try:
         _require_whole_model(model)
     except OSError as error:
         raise UserError(
-            f"{private(model.root, 'the model')}: its files cannot be read ({error.strerror}). Ask for permission, or "
-            "copy the model again."
+            f"{private(model.root, 'the model')}: its files cannot be read ({error.strerror}). Check the permissions, "
+            "or copy the model again."
         ) from error
 
 
@@ -61,9 +61,9 @@ def _require_whole_model(model: OutputFolder) -> None:
             f"{private(model.root, 'the model')}: its model was fitted by another version of voxout (format {found}, "
             f"expected {FORMAT}). Run `voxout run` there again."
         )
-    # The codes that the detectors were fitted on may stay behind; and so may an encoder that no reader needs.
-    whole = fit.whole(model.root, under=f"{model.detectors.relative_to(model.root)}/")
-    if not whole or (fitted_on and train and not train.whole(model.root)):
+    # The training latents are not needed, nor is an encoder that no scorer uses.
+    complete = fit.is_complete(model.root, under=f"{model.detectors.relative_to(model.root)}/")
+    if not complete or (fitted_on and train and not train.is_complete(model.root)):
         raise UserError(
             f"{private(model.root, 'the model')}: files are missing from the model or damaged. Run `voxout run` there "
             "again."
@@ -93,14 +93,12 @@ def _record(model: OutputFolder, stage: str) -> StageRecord | None:
 
 def _require_settings(path: Path) -> None:
     try:
-        if path.stat().st_size > _LARGEST_SETTINGS:
-            raise UserError(f"it has {path.stat().st_size:,} bytes.")
+        if path.stat().st_size > _MAX_SETTINGS_BYTES:
+            raise UserError(f"found {path.stat().st_size:,} bytes, expected at most {_MAX_SETTINGS_BYTES:,}.")
         load_config(path)
     except UserError as error:
         raise UserError(
             [f"{private(path)}: not the settings of a model: {problem}" for problem in error.problems]
         ) from error
     except RecursionError as error:
-        raise UserError(
-            f"{private(path)}: not the settings of a model: sections within sections without end."
-        ) from error
+        raise UserError(f"{private(path)}: not the settings of a model: nested too deeply.") from error

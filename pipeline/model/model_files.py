@@ -1,7 +1,7 @@
-"""The files of a fitted model: which there are, that they are the ones that fit wrote, and that they lie in its folder.
+"""Files of a fitted model, and checks that they are unchanged and lie in the model's folder.
 
-Fit writes the size and the SHA-256 of each into one record beside the detectors. Whatever a model is used for, its
-files are compared with it first: once for each process, then they are trusted while size, time and inode stay.
+The stage fit writes the size and SHA-256 of each file to one record in the folder of the detectors. Before a model is
+used, its files are compared with this record: once per process, and again if size, time or inode change.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ..workflow.records import write_json
 
 _RECORD = "model.json"
 _FORMAT = "voxout model 1"
-_AGAIN = "Copy the model again, or run `voxout fit` there again."
+_ADVICE = "Copy the model again, or run `voxout fit` there again."
 
 
 class _File(Content):
@@ -37,7 +37,7 @@ class _TrainedOn(RootModel[list[str]]):
 
 
 def write_model_record(model: OutputFolder, *, encoders: bool) -> None:
-    """Note every file of a model that has just been fitted; `encoders`: whether its readers look at codes."""
+    """Record every file of a model that was just fitted; `encoders`: whether its scorers use the encoder."""
     files = {
         name: {"size": path.stat().st_size, "sha256": _sha256(path)}
         for name, path in sorted(_files(model, encoders).items())
@@ -46,34 +46,34 @@ def write_model_record(model: OutputFolder, *, encoders: bool) -> None:
 
 
 def require_files_of_model(model: OutputFolder) -> None:
-    """Refuse a model whose files are not those that fit wrote.
+    """Refuse a model whose files are not those written by fit.
 
     Raises
     ------
     UserError
         The record is missing or damaged, or a file is missing, added, damaged or changed.
     """
-    noted = read_json(model.detectors / _RECORD, _ModelRecord, "the record of a model's files", _AGAIN).files
-    found = _files(model, any(name.startswith("encoder/") for name in noted))
-    for name in sorted(noted.keys() | found.keys()):
+    recorded = read_json(model.detectors / _RECORD, _ModelRecord, "the record of a model's files", _ADVICE).files
+    found = _files(model, any(name.startswith("encoder/") for name in recorded))
+    for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
-            raise UserError(f"{private(model.root, 'the model')}: {name} is missing from the model. {_AGAIN}")
-        if name not in noted:
+            raise UserError(f"{private(model.root, 'the model')}: {name} is missing from the model. {_ADVICE}")
+        if name not in recorded:
             raise UserError(
-                f"{private(model.root, 'the model')}: {name} is not among the files that fit wrote. Delete it there. "
-                f"Or: {_AGAIN}"
+                f"{private(model.root, 'the model')}: {name} is not among the files that fit wrote. Delete it, "
+                f"or: {_ADVICE}"
             )
         state = found[name].stat()
-        # The size first: it needs no reading.
-        if state.st_size != noted[name].size or _sha256(found[name]) != noted[name].sha256:
+        # Compare the size first, since it needs no reading.
+        if state.st_size != recorded[name].size or _sha256(found[name]) != recorded[name].sha256:
             raise UserError(
-                f"{private(model.root, 'the model')}: {name} is not the file that fit wrote (changed since, or "
-                f"damaged). {_AGAIN}"
+                f"{private(model.root, 'the model')}: {name} is not the file that fit wrote (changed or "
+                f"damaged since). {_ADVICE}"
             )
 
 
 def require_inside(model: OutputFolder) -> None:
-    """Refuse a model with links that lead out of its folder, or with pipes and devices among its files.
+    """Refuse a model with links that lead out of its folder, or with pipes or devices among its files.
 
     Raises
     ------
@@ -87,25 +87,25 @@ def require_inside(model: OutputFolder) -> None:
             if not Path(os.path.realpath(path)).is_relative_to(root):
                 raise UserError(
                     f"{private(model.root, 'the model')}: {name} is a link that leads out of the model's folder, "
-                    "expected the file itself. Copy the model again, with its files (as `cp -rL` does)."
+                    "expected the file itself. Copy the model again, with the linked files (as `cp -rL` does)."
                 )
             if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
-                raise UserError(f"{private(model.root, 'the model')}: {name} is neither a file nor a folder. {_AGAIN}")
+                raise UserError(f"{private(model.root, 'the model')}: {name} is neither a file nor a folder. {_ADVICE}")
 
 
 def read_trained_on(model: OutputFolder) -> frozenset[str]:
-    """Hashes of the scans that a model was trained on.
+    """Return the hashes of the scans that a model was trained on.
 
     Raises
     ------
     UserError
-        Missing or damaged.
+        The file is missing or damaged.
     """
-    return frozenset(read_json(model.trained_on, _TrainedOn, "hashes of the training controls' scans", _AGAIN).root)
+    return frozenset(read_json(model.trained_on, _TrainedOn, "hashes of the training controls' scans", _ADVICE).root)
 
 
 def _files(model: OutputFolder, encoders: bool) -> dict[str, Path]:
-    """All that a model is read from, by its name in the folder. A dot begins the names of other programs' files."""
+    """Return all files of a model, by name in its folder. Names that start with a dot belong to other programs."""
     found = {
         f"detectors/{path.relative_to(model.detectors).as_posix()}": path
         for path in model.detectors.rglob("[!.]*")

@@ -1,4 +1,4 @@
-"""A model from elsewhere is data: nothing in it runs, leads out of its folder, or is applied after it has changed."""
+"""Models from elsewhere: no code in them runs, no link leads out, and changed models are refused."""
 
 import json
 import os
@@ -16,31 +16,31 @@ from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, read_mask, write_volume
 from voxout.evaluation.scoring.operating_point import StoredPoint
-from voxout.models.anomaly.ensemble import Fusion
-from voxout.models.anomaly.fit import fit_fusion
+from voxout.models.anomaly.ensemble import Ensemble
+from voxout.models.anomaly.fit import fit_ensemble
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
-from voxout.models.encoder.patch_shape import Window
-from voxout.models.features.source import Sight
+from voxout.models.encoder.patch_shape import PatchShape
+from voxout.models.features.source import FeatureSource
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.config import Config, load_config, save_config
 from voxout.pipeline.config.own_commands import COMMANDS
-from voxout.pipeline.stages.model_files import require_files_of_model, write_model_record
-from voxout.pipeline.stages.whole_model import FORMAT, MODEL_FORMAT, require_whole_model
+from voxout.pipeline.model.model_files import require_files_of_model, write_model_record
+from voxout.pipeline.model.whole_model import FORMAT, MODEL_FORMAT, require_whole_model
 from voxout.pipeline.workflow.records import StageRecord, sizes, write_json
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import PatchStore
-from voxout.preprocessing.patches.voxel_mask import PatchGrid
+from voxout.preprocessing.patches.volume_store import VolumeStore
+from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (12, 12, 12)
 MASK = np.zeros(SHAPE, bool)
 MASK[2:-2, 2:-2, 2:-2] = True
-GRID = PatchGrid(Grid(SHAPE, np.diag([4.0, 4, 4, 1])), MASK)
+GRID = VoxelMask(Grid(SHAPE, np.diag([4.0, 4, 4, 1])), MASK)
 SETTINGS = {
     "preprocessing": {"spacing_mm": 4.0, "modalities": ["t1w"]},
     "models": {
-        "encoder": {"patch_size_mm": 12.0, "code_size": 4},
-        "fusion": {"readers": ["ocsvm", "intensity"], "patterns": 1, "folds": 2},
+        "encoder": {"patch_size_mm": 12.0, "latent_size": 4},
+        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1, "folds": 2},
     },
 }
 COMMAND = "preprocessing.brain_extraction.command"
@@ -48,23 +48,23 @@ COMMAND = "preprocessing.brain_extraction.command"
 
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory) -> Path:
-    """A model as fit leaves it: an encoder that was never trained, and readers of ten brains of noise."""
+    """A model as written by fit: an untrained encoder, and scorers fitted to ten brains of noise."""
     model = OutputFolder(tmp_path_factory.mktemp("fitted") / "model")
     config, keys = Config.model_validate(SETTINGS), tuple(f"sub-{number:02}" for number in range(10))
     random = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(random.normal(size=(10, 1, *SHAPE)), (0, 0, 1, 1, 1))
     volumes = (0.5 + 0.1 * noise / noise.std()).clip(0, 1).astype(np.float16) * MASK
-    store = PatchStore(None, keys, ("t1w",), GRID, volumes, np.broadcast_to(MASK, (10, *SHAPE)))
+    store = VolumeStore(None, keys, ("t1w",), GRID, volumes, np.broadcast_to(MASK, (10, *SHAPE)))
     channels = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}))
-    origin = Origin(("t1w",), (Window("volume", 3),), 4.0, GRID.mask_hash, "subjects", 0)
+    origin = Origin(("t1w",), (PatchShape("volume", 3),), 4.0, GRID.mask_hash, "subjects", 0)
     torch.manual_seed(0)
     autoencoder = build_autoencoder(config.models, origin)
     Checkpoint(autoencoder, {}, config.models, origin, 5, ()).save(model.encoder)
     train = StageRecord("train", {}, sizes(model.root, [model.encoder]), started="then")
     train.write(model.record("train"))
-    sight = Sight(channels, (Checkpoint.load(model.encoder),))
-    fusion = fit_fusion(store, keys, sight, config.models, model.latents, seed=0, jobs=1)
-    fusion.save(model.detectors)
+    source = FeatureSource(channels, (Checkpoint.load(model.encoder),))
+    ensemble = fit_ensemble(store, keys, source, config.models, model.latents, seed=0, jobs=1)
+    ensemble.save(model.detectors)
     channels.save(model.detectors)
     write_volume(model.detectors / "brain_mask.nii.gz", Volume(MASK, GRID.grid))
     save_config(model.fitted_config, config)
@@ -89,8 +89,8 @@ def cohort(tmp_path_factory) -> Path:
     return folder / "cohort.csv"
 
 
-def sealed_again(model: Path, settings: dict | None = None) -> None:
-    """As the one who changed it on purpose would leave it: with all records renewed."""
+def renew_records(model: Path, settings: dict | None = None) -> None:
+    """Renew all records, as after a deliberate change."""
     folder = OutputFolder(model)
     if settings is not None:
         save_config(folder.fitted_config, Config.model_validate(settings))
@@ -103,16 +103,16 @@ def sealed_again(model: Path, settings: dict | None = None) -> None:
 
 
 def refused(model: Path, cohort: Path, capsys, *more: str) -> str:
-    """The one sentence with which `voxout apply` refuses a model; nothing is made."""
+    """Return the single message with which `voxout apply` refuses a model without any output."""
     out = model.parent / "out"
     assert main(["apply", str(model), str(cohort), str(out), "--device", "cpu", *more]) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.count("\n") == 0 and told.startswith("voxout: ") and "Traceback" not in told
+    messages = capsys.readouterr().err.strip()
+    assert messages.count("\n") == 0 and messages.startswith("voxout: ") and "Traceback" not in messages
     assert not out.exists()
-    return told
+    return messages
 
 
-def test_a_model_as_fit_left_it_is_applied(model, cohort, capsys):
+def test_an_unchanged_model_is_applied(model, cohort, capsys):
     assert main(["apply", str(model), str(cohort), str(model.parent / "out"), "--dry-run"]) == 0
     assert "check: would run" in capsys.readouterr().out
 
@@ -138,7 +138,9 @@ def move_detectors(model):
 
 
 def scale_calibration(model):
-    edit_tensors(model / "detectors" / "fused.safetensors", lambda n, a: a * a.dtype.type(1e6) if n == "spread" else a)
+    edit_tensors(
+        model / "detectors" / "combined.safetensors", lambda n, a: a * a.dtype.type(1e6) if n == "spread" else a
+    )
 
 
 def reverse_knots(model):
@@ -157,11 +159,11 @@ def edit_text(name, change):
 CHANGES = {
     "encoder/step-000005.safetensors": zero_encoder,
     "detectors/ocsvm/field/detectors.safetensors": move_detectors,
-    "detectors/fused.safetensors": scale_calibration,
+    "detectors/combined.safetensors": scale_calibration,
     "detectors/intensity/calibration.safetensors": reverse_knots,
     "encoder/checkpoint.json": edit_text("encoder/checkpoint.json", lambda t: t.replace("t1w", "t2w")),
     "detectors/channels.json": edit_text("detectors/channels.json", lambda t: t.replace("1.0", "0.5")),
-    "detectors/nuisances.json": edit_text("detectors/nuisances.json", lambda t: t.replace("1", "0")),
+    "detectors/confounds.json": edit_text("detectors/confounds.json", lambda t: t.replace("1", "0")),
     "detectors/trained_on.json": edit_text("detectors/trained_on.json", lambda t: t.replace("0", "1", 1)),
     "detectors/config.yaml": edit_text("detectors/config.yaml", lambda t: t.replace("native", "native ")),
     "detectors/brain_mask.nii.gz": lambda m: (m / "detectors/brain_mask.nii.gz").open("r+b").write(b"\0"),
@@ -172,19 +174,19 @@ CHANGES = {
 def test_a_file_that_changed_is_named(model, cohort, capsys, name):
     before = (model / name).stat().st_size
     CHANGES[name](model)
-    told = refused(model, cohort, capsys)
+    messages = refused(model, cohort, capsys)
     if (model / name).stat().st_size == before:
-        assert f"{model}: {name} is not the file that fit wrote (changed since, or damaged). Copy the model" in told
-    else:  # Told by the records of sizes, as ever.
-        assert "files are missing from the model or damaged" in told
+        assert f"{model}: {name} is not the file that fit wrote (changed or damaged since). Copy the model" in messages
+    else:  # noticed by the recorded sizes
+        assert "files are missing from the model or damaged" in messages
 
 
-def test_a_change_that_keeps_size_and_time_is_noticed_by_a_new_process(model, monkeypatch):
+def test_a_change_that_keeps_size_and_time_is_noticed_in_a_new_process(model, monkeypatch):
     path = model / "detectors" / "channels.json"
     state = path.stat()
     path.write_text(path.read_text().replace("1.0", "0.9"))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    monkeypatch.setattr("voxout.pipeline.stages.model_files._known", {})
+    monkeypatch.setattr("voxout.pipeline.model.model_files._known", {})
     with pytest.raises(UserError, match="channels.json is not the file that fit wrote"):
         require_files_of_model(OutputFolder(model))
 
@@ -199,18 +201,19 @@ def test_each_file_is_read_once_in_a_process(model, monkeypatch):
         require_files_of_model(folder)
 
 
-def test_a_file_too_many_and_a_record_that_is_missing_or_edited(model, cohort, capsys):
+def test_an_added_file_and_a_missing_or_edited_record(model, cohort, capsys):
     (model / "detectors" / ".DS_Store").write_text("of another program")
     require_whole_model(OutputFolder(model))
     (model / "detectors" / "more.safetensors").write_text("")
     assert "detectors/more.safetensors is not among the files that fit wrote" in refused(model, cohort, capsys)
     (model / "detectors" / "more.safetensors").unlink()
     record = model / "detectors" / "model.json"
-    whole = record.read_text()
-    for text in ("", "[]", whole.replace("sha256", "md5"), whole.replace("voxout model 1", "voxout model 9")):
-        record.write_text(text.ljust(len(whole)))
-        told = refused(model, cohort, capsys)
-        assert "model.json" in told or "files are missing from the model or damaged" in told
+    original = record.read_text()
+    format_9 = original.replace("voxout model 1", "voxout model 9")
+    for text in ("", "[]", original.replace("sha256", "md5"), format_9):
+        record.write_text(text.ljust(len(original)))
+        messages = refused(model, cohort, capsys)
+        assert "model.json" in messages or "files are missing from the model or damaged" in messages
     record.unlink()
     assert "files are missing" in refused(model, cohort, capsys)
 
@@ -219,14 +222,14 @@ def test_a_file_too_many_and_a_record_that_is_missing_or_edited(model, cohort, c
 @pytest.mark.parametrize(
     "change", [{"inputs": []}, {"outputs": {"a": "b"}}, {"outputs": [1]}, {"started": 5}, {"failed": 1}, {"done": None}]
 )
-def test_an_edited_record_is_a_sentence(model, cohort, capsys, stage, change):
+def test_an_edited_record_gives_one_message(model, cohort, capsys, stage, change):
     path = model / "records" / f"{stage}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert f"the record of the stage {stage}" in refused(model, cohort, capsys)
 
 
 @pytest.mark.parametrize("edited", ["1.0", "NaN", '"3.6"', "null"])
-def test_an_edited_threshold_is_noticed_before_anything_is_made(model, cohort, capsys, edited):
+def test_an_edited_threshold_is_refused_before_any_output(model, cohort, capsys, edited):
     path = OutputFolder(model).operating_point
     StoredPoint(3.6, (3.5, 3.7), 4, {"false_clusters": 1.0}, "a model").save(path)
     require_whole_model(OutputFolder(model))
@@ -234,7 +237,7 @@ def test_an_edited_threshold_is_noticed_before_anything_is_made(model, cohort, c
     assert "operating_point.json" in refused(model, cohort, capsys)
 
 
-# -- files that were changed on purpose, with their hashes -------------------------------------------------------------
+# -- files changed on purpose, with renewed hashes ---------------------------------------------------------------------
 def write(name, text):
     return lambda model: (model / name).write_text(text)
 
@@ -242,27 +245,27 @@ def write(name, text):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (zero_encoder, "is 0 throughout"),
+        (zero_encoder, "is 0 everywhere"),
         (reverse_knots, "does not rise"),
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"../step-0')), "tensors"),
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"/etc/step-0')), "tensors"),
         (
-            edit_text("encoder/checkpoint.json", lambda t: t.replace('"code_size": 4', '"code_size": 900000000')),
+            edit_text("encoder/checkpoint.json", lambda t: t.replace('"latent_size": 4', '"latent_size": 900000000')),
             "shape",
         ),
         (write("detectors/channels.json", '{"scale": {}, "derived": []}'), "channels.json"),
-        (write("detectors/nuisances.json", '{"patterns": "many"}'), "nuisances.json"),
-        (write("detectors/nuisances.json", '{"patterns": -1}'), "nuisances.json"),
+        (write("detectors/confounds.json", '{"brain_components": "many"}'), "confounds.json"),
+        (write("detectors/confounds.json", '{"brain_components": -1}'), "confounds.json"),
     ],
 )
-def test_what_makes_no_sense_is_not_read_even_with_the_right_hash(model, change, found):
+def test_invalid_content_is_refused_even_with_the_right_hash(model, change, found):
     change(model)
-    sealed_again(model)
+    renew_records(model)
     folder = OutputFolder(model)
     require_whole_model(folder)
     with pytest.raises(UserError, match=found):
-        sight = Sight(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
-        Fusion.load(folder.detectors, GRID, sight, load_config(folder.fitted_config).models)
+        source = FeatureSource(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
+        Ensemble.load(folder.detectors, GRID, source, load_config(folder.fitted_config).models)
 
 
 @pytest.mark.parametrize(
@@ -276,9 +279,9 @@ def test_what_makes_no_sense_is_not_read_even_with_the_right_hash(model, change,
         (write("detectors/config.yaml", "x: !!python/object/apply:os.system [id]"), "not the settings of a model"),
     ],
 )
-def test_apply_reads_no_settings_that_are_none(model, cohort, capsys, change, found):
+def test_apply_refuses_invalid_settings_of_a_model(model, cohort, capsys, change, found):
     change(model)
-    sealed_again(model)
+    renew_records(model)
     assert found in refused(model, cohort, capsys)
 
 
@@ -292,19 +295,19 @@ def test_no_link_leads_out_of_the_folder(model, cohort, capsys, name):
     if (model / name).exists():
         shutil.move(model / name, outside)
     (model / name).symlink_to(outside)
-    told = refused(model, cohort, capsys)
-    assert f"{model}: {name} is a link that leads out of the model's folder" in told
-    assert "cp -rL" in told
+    messages = refused(model, cohort, capsys)
+    assert f"{model}: {name} is a link that leads out of the model's folder" in messages
+    assert "cp -rL" in messages
 
 
 def test_a_link_inside_the_folder_is_followed(model):
-    """As git-annex keeps its files."""
+    """As in a git-annex repository."""
     shutil.move(model / "detectors" / "channels.json", model / "objects")
     (model / "detectors" / "channels.json").symlink_to("../objects")
     require_whole_model(OutputFolder(model))
 
 
-def test_a_pipe_is_not_waited_for(model, cohort, capsys):
+def test_a_pipe_is_refused(model, cohort, capsys):
     (model / "detectors" / "channels.json").unlink()
     os.mkfifo(model / "detectors" / "channels.json")
     assert "channels.json is neither a file nor a folder" in refused(model, cohort, capsys)
@@ -312,15 +315,15 @@ def test_a_pipe_is_not_waited_for(model, cohort, capsys):
 
 # -- programs ----------------------------------------------------------------------------------------------------------
 def with_command(model: Path, **extraction: str) -> Path:
-    sealed_again(model, SETTINGS | {"preprocessing": SETTINGS["preprocessing"] | {"brain_extraction": extraction}})
+    renew_records(model, SETTINGS | {"preprocessing": SETTINGS["preprocessing"] | {"brain_extraction": extraction}})
     return model
 
 
-def test_a_models_own_command_is_never_run(model, cohort, tmp_path, capsys):
+def test_the_command_of_a_model_is_never_run(model, cohort, tmp_path, capsys):
     theirs = f"touch {tmp_path}/ran {{image}} {{mask}}"
     with_command(model, method="command", command=theirs)
-    told = refused(model, cohort, capsys)
-    assert f"{COMMAND} names a program to run" in told and f"Name yours with --set {COMMAND}=" in told
+    messages = refused(model, cohort, capsys)
+    assert f"{COMMAND} names a program to run" in messages and f"Name yours with --set {COMMAND}=" in messages
     for other in ("seed=1", "preprocessing.brain_extraction.method=command"):
         assert "names a program to run" in refused(model, cohort, capsys, "--set", other)
     assert not (tmp_path / "ran").exists()
@@ -358,7 +361,7 @@ def test_the_command_of_an_output_folder_from_elsewhere_is_not_run(cohort, tmp_p
 
 
 def test_every_setting_of_free_text_is_known_to_be_a_command():
-    """A setting that names a program or a path has to be named by the user: list it in `own_commands`."""
+    """Settings that name a program or a path have to be listed in `own_commands`."""
 
     def free_texts(section, prefix=""):
         for name, field in section.model_fields.items():
@@ -371,31 +374,31 @@ def test_every_setting_of_free_text_is_known_to_be_a_command():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_whatever_bytes_change_the_model_is_read_or_refused_in_a_sentence(model, seed):
-    """With the right hashes: what is left to catch a liar are the readers of the files themselves."""
+def test_random_changes_are_read_or_refused_with_a_message(model, seed):
+    """With the right hashes, only the code that reads the files can notice a change."""
     random = np.random.default_rng(seed)
     files = sorted(path for path in model.rglob("*") if path.is_file() and path.name != "model.json")
     path = files[seed % len(files)]
     content = bytearray(path.read_bytes())
-    # Headers and text lie at the start, and are what leads a reader astray.
+    # Headers and text are at the start of the files.
     for place in random.integers(0, min(len(content), 1500), random.integers(1, 5)):
         content[place] = random.integers(32, 127) if random.random() < 0.8 else random.integers(0, 256)
     path.write_bytes(content)
     folder = OutputFolder(model)
     try:
         if path.parent.name != "records":
-            sealed_again(model)
+            renew_records(model)
         require_whole_model(folder)
-        locations = read_mask(folder.detectors / "brain_mask.nii.gz")
-        grid = PatchGrid(locations.grid, locations.voxels)
-        sight = Sight(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
-        Fusion.load(folder.detectors, grid, sight, load_config(folder.fitted_config).models)
+        brain_mask = read_mask(folder.detectors / "brain_mask.nii.gz")
+        mask = VoxelMask(brain_mask.grid, brain_mask.voxels)
+        source = FeatureSource(Channels.load(folder.detectors), (Checkpoint.load(folder.encoder),))
+        Ensemble.load(folder.detectors, mask, source, load_config(folder.fitted_config).models)
     except UserError as error:
         assert "\n" not in error.problems[0]
 
 
-def test_a_model_needs_no_more_than_the_documents_say(model, tmp_path):
-    """The other records hold the ids of a cohort: docs/privacy.md says that they may stay behind."""
+def test_a_model_needs_only_the_documented_files(model, tmp_path):
+    """Other records hold ids of the cohort; docs/privacy.md lists the files that `voxout apply` needs."""
     shared = tmp_path / "shared"
     for folder in ("encoder", "detectors"):
         shutil.copytree(model / folder, shared / folder)

@@ -1,6 +1,6 @@
-"""The threshold that a model carries: set on its training controls, each mapped by readers that have not seen it.
+"""Threshold of a model: set on its training controls, each scored by cross-fitting.
 
-No patient has a say in it, and no held-out control: those are free to show whether it holds.
+Neither patients nor held-out controls are used, so that held-out controls can validate the threshold.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...data_manifests.cohort.subject import person_of_key
+from ...data_manifests.cohort.subject import participant_of_key
 from ...data_manifests.images.volume import Volume
 from ...evaluation.metrics.bootstrap import resample_subjects
 from ...evaluation.metrics.components import find_lesions
@@ -16,40 +16,40 @@ from ...evaluation.metrics.lesion_metrics import cluster_curve
 from ...evaluation.scoring.operating_point import OperatingPoint
 from ...models.anomaly.fit import NULL
 from ...models.features.feature_store import LatentStore
-from ...preprocessing.patches.volume_store import PatchStore
+from ...preprocessing.patches.volume_store import VolumeStore
 from ..workflow.runner import Run
 
 
 def null_threshold(run: Run) -> OperatingPoint | None:
-    """Follow the clusters of every training control's null map, on the template grid.
+    """Set the threshold on the clusters in the null maps of all training controls, on the template grid.
 
     Returns
     -------
     OperatingPoint or None
-        None where the null maps were deleted.
+        None if the null maps were deleted.
     """
     settings, folder = run.config.evaluation, run.out.latents / NULL
     trained = {path.stem for path in folder.glob("*.npy")}
     if not trained:
         return None
-    store = PatchStore.open(run.out.patches)
+    store = VolumeStore.open(run.out.patches)
     train = [key for key in store.keys if key in trained]
     null = LatentStore.open(folder, train, store.grid)
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / store.grid.grid.voxel_volume_mm3 - 1e-6))
-    # No draw looks further down a scan's list of clusters than this.
+    # No bootstrap sample needs more thresholds of one scan than this.
     most = int(np.ceil(settings.false_clusters * len(train))) + 1
 
     def maps() -> Iterator[np.ndarray]:
         for key, row in zip(train, store.index(train), strict=True):
             inside = np.asarray(store.inside[row]) & store.grid.brain_mask
-            yield np.where(inside, store.grid.scatter(null.subject(key)[:, 0]), -np.inf).astype(np.float32)
+            yield np.where(inside, store.grid.inverse_transform(null.subject(key)[:, 0]), -np.inf).astype(np.float32)
 
-    nothing = np.zeros(store.grid.grid.size_vox, np.int32)
-    curves = (cluster_curve(z, nothing, smallest_voxels=smallest)[0] for z in maps())
-    births = [curve.false_births[:most] for curve in curves]
-    persons = [person_of_key(key) for key in train]
-    weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, persons)
-    point = OperatingPoint.set_on(births, settings.false_clusters, weights, persons)
+    no_lesion = np.zeros(store.grid.grid.size_vox, np.int32)
+    curves = (cluster_curve(z, no_lesion, smallest_voxels=smallest)[0] for z in maps())
+    false_cluster_thresholds = [curve.false_cluster_thresholds[:most] for curve in curves]
+    participants = [participant_of_key(key) for key in train]
+    weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, participants)
+    point = OperatingPoint.set_on(false_cluster_thresholds, settings.false_clusters, weights, participants)
     flagged = (find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions for z in maps())
-    # The largest comes first.
+    # Components are sorted, the largest first.
     return replace(point, largest_mm3=tuple(found[0].volume_mm3 if found else 0.0 for found in flagged))

@@ -1,0 +1,77 @@
+"""A single scan as a cohort of one patient."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from ..errors import UserError
+from ..terms import Modality
+from ..user_paths import reach
+from .subject import Manifest, SubjectRecord
+
+_BIDS = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_")
+SCAN_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+
+
+def is_scan(path: Path) -> bool:
+    """Whether a path is that of a scan, judged by its name."""
+    return path.name.lower().endswith(SCAN_SUFFIXES)
+
+
+def single_scan(
+    t1w: Path,
+    *,
+    subject_id: str | None = None,
+    flair: Path | None = None,
+    brain_mask: Path | None = None,
+    site: str | None = None,
+    age: float | None = None,
+    sex: str | None = None,
+) -> Manifest:
+    """Make a manifest of one patient.
+
+    Parameters
+    ----------
+    t1w : Path
+    subject_id : str, optional
+        Letters and digits. Without it, the id of a BIDS name (``sub-01_..._T1w.nii.gz``), or ``scan`` and eight
+        digits of the file's SHA-256: other file names may hold the name of a person.
+    flair, brain_mask : Path, optional
+    site, sex : str, optional
+    age : float, optional
+        Years.
+
+    Raises
+    ------
+    UserError
+        A file is missing, or the id has other characters than letters and digits.
+    """
+    images: dict[Modality, Path] = {"t1w": t1w.absolute()}
+    if flair:
+        images["flair"] = flair.absolute()
+    for name, path in {**images, "brain mask": brain_mask}.items():
+        if path is not None:
+            reach(path, f"an image ({name})")
+    named = _BIDS.match(t1w.name) if subject_id is None else None
+    session_id = named[2] if named else None
+    if subject_id is None:
+        subject_id = str(named[1]) if named else f"scan{_hash(t1w)[:8]}"
+    subject_id = subject_id.removeprefix("sub-")
+    if not re.fullmatch("[A-Za-z0-9]+", subject_id):
+        raise UserError(f'subject_id "{subject_id}": expected letters and digits only. Choose another id.')
+    record = SubjectRecord(
+        subject_id,
+        "patient",
+        images,
+        session_id=session_id,
+        brain_mask=brain_mask and brain_mask.absolute(),
+        site=site,
+        age=age,
+        sex=sex,
+    )
+    return Manifest((record,))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

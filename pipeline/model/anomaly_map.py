@@ -1,0 +1,155 @@
+"""The anomaly map of one scan: volumes, threshold, clusters, and how they are saved."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.images.volume import Volume, write_volume
+from ...evaluation.metrics.clusters import Cluster, find_clusters
+from ...preprocessing.registration.template_transform import TemplateTransform
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .anomaly_model import AnomalyModel
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyMap:
+    """The anomaly map of one scan.
+
+    Attributes
+    ----------
+    key : str
+        Of the subject, such as ``sub-01``.
+    z_map : Volume
+        On the grid of the T1w. Standard deviations of a normal distribution, higher = more anomalous: a healthy voxel
+        exceeds 3.09 once in a thousand. 0 where there is no score.
+    coverage : Volume of bool
+        The voxels with a score.
+    template_z_map, template_coverage : Volume
+        The same on the template grid (MNI152).
+    ensemble_sd : Volume or None
+        Standard deviation over the encoders of an ensemble, on the grid of the T1w; None for one encoder.
+    threshold : float or None
+        The model's: at it, a training control shows `evaluation.false_clusters` clusters on average. None if the model
+        has none.
+    warnings : tuple of str
+    """
+
+    key: str
+    z_map: Volume
+    coverage: Volume
+    template_z_map: Volume
+    template_coverage: Volume
+    ensemble_sd: Volume | None
+    threshold: float | None
+    warnings: tuple[str, ...]
+    _model: "AnomalyModel"
+    _transform: TemplateTransform
+
+    @cached_property
+    def clusters(self) -> "pd.DataFrame":
+        """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster.
+
+        The columns are those of the cluster tables of a run: volume in mm3, peak and mean score, p-value (share of
+        healthy brains with a cluster at least as large), the peak in MNI space, side, nearest named region, tissue.
+
+        Raises
+        ------
+        UserError
+            The model has no threshold.
+        """
+        import pandas as pd
+
+        from ...evaluation.report.anatomy import place_of
+        from ...evaluation.report.cluster_table import COLUMNS, cluster_row
+        from ...preprocessing.registration.template import load_template
+
+        config = self._model.config
+        template = load_template(config.preprocessing.spacing_mm)
+        found = self._found()
+        peaks = np.array([cluster.peak_mm for cluster in found]).reshape(-1, 3)
+        if config.evaluation.space == "native" and len(peaks):
+            peaks = self._transform.points_to_template(peaks)
+        rows = [
+            cluster_row(self.key, cluster, [float(mm) for mm in peak], place_of(peak, template.grey, template.white))
+            for cluster, peak in zip(found, peaks, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).drop(columns=["subject", "in_lesion_mask"])
+
+    def _found(self) -> tuple[Cluster, ...]:
+        if self.threshold is None or self._model.operating_point is None:
+            raise UserError(
+                f"{self.key}: the model has no threshold ({self._model.why_no_threshold}), expected one. Score the "
+                "model's own cohort (`voxout run`), or threshold the map yourself."
+            )
+        evaluation = self._model.config.evaluation
+        native = evaluation.space == "native"
+        return find_clusters(
+            self.z_map if native else self.template_z_map,
+            self.threshold,
+            self.coverage if native else self.template_coverage,
+            smallest_mm3=evaluation.smallest_cluster_mm3,
+            largest_healthy_mm3=self._model.operating_point.largest_mm3,
+        )
+
+    def write(self, out: OutputFolder, subject: SubjectRecord) -> list[Path]:
+        """Write the maps to the paths of a run's output folder."""
+        written = [
+            write_volume(out.template_map(subject), self.template_z_map),
+            write_volume(out.template_coverage(subject), self.template_coverage),
+            write_volume(out.native_map(subject), self.z_map),
+            write_volume(out.native_coverage(subject), self.coverage),
+        ]
+        if self.ensemble_sd is not None:
+            written.append(write_volume(out.spread_map(subject), self.ensemble_sd))
+        return written
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the maps as NIfTI files and, if the model has a threshold, the clusters as ``<key>_clusters.csv``.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist.
+
+        Returns
+        -------
+        list of Path
+
+        Raises
+        ------
+        UserError
+            One of the files exists already.
+        """
+        folder = Path(folder)
+        subject, _, session = self.key.removeprefix("sub-").partition("_ses-")
+        record = SubjectRecord(subject, "patient", {}, session_id=session or None)
+        names = OutputFolder(Path())
+        volumes = {
+            names.native_map(record).name: self.z_map,
+            names.native_coverage(record).name: self.coverage,
+            names.template_map(record).name: self.template_z_map,
+            names.template_coverage(record).name: self.template_coverage,
+        }
+        if self.ensemble_sd is not None:
+            volumes[names.spread_map(record).name] = self.ensemble_sd
+        table = folder / f"{self.key}_clusters.csv"
+        if there := [name for name in (*volumes, table.name) if (folder / name).exists()]:
+            raise UserError(
+                f"{private(folder, 'the output folder')}: holds {there[0]}, expected a folder without maps of "
+                f"{self.key}. Choose another folder."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [write_volume(folder / name, volume) for name, volume in volumes.items()]
+        if self.threshold is not None:
+            self.clusters.to_csv(table, index=False)
+            written.append(table)
+        return written

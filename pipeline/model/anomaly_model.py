@@ -1,0 +1,261 @@
+"""A fitted model in memory: loaded once, it maps any number of scans."""
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.single_scan import single_scan
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import UserError, plain_errors, private
+from ...data_manifests.images.volume import Volume, read_grid, read_mask, write_volume
+from ...evaluation.scoring.operating_point import StoredPoint
+from ...models.anomaly.ensemble import Ensemble
+from ...models.encoder.checkpoint import Checkpoint
+from ...models.features.source import FeatureSource
+from ...preprocessing.intensity.channels import Channels
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ...preprocessing.prepare_subject import prepare_subject
+from ...preprocessing.prepared_images import PreparedImages
+from ...preprocessing.registration.template_transform import TemplateTransform
+from ..config.config import Config
+from ..workflow.records import StageRecord
+from .anomaly_map import AnomalyMap
+
+BRAIN_MASK = "brain_mask.nii.gz"
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyModel:
+    """A fitted model of normal anatomy.
+
+    Attributes
+    ----------
+    config : Config
+        The settings it was fitted with.
+    mask : VoxelMask
+        The voxels of the template that it scores.
+    source : FeatureSource
+    ensemble : Ensemble
+    operating_point : StoredPoint or None
+    why_no_threshold : str
+        Why `operating_point` is None.
+    """
+
+    config: Config
+    mask: VoxelMask
+    source: FeatureSource
+    ensemble: Ensemble
+    operating_point: StoredPoint | None = None
+    why_no_threshold: str = "it was loaded without one"
+
+    @classmethod
+    def load(cls, model: OutputFolder, config: Config, device: str) -> "AnomalyModel":
+        """Load a model into memory, without its threshold (see `with_stored_threshold`).
+
+        Parameters
+        ----------
+        model : OutputFolder
+            Of the run that fitted it.
+        config : Config
+            The settings to apply it with: its own, with any evaluation settings.
+        device : str
+            A torch device.
+
+        Raises
+        ------
+        UserError
+            A part of the model is missing or damaged, or its parts do not belong together.
+        """
+        stored = read_mask(model.detectors / BRAIN_MASK)
+        mask = VoxelMask(stored.grid, stored.voxels)
+        # The model's own channels, with its own intensity scale.
+        source = feature_source(config, Channels.load(model.detectors), model, device)
+        if any(checkpoint.origin.mask_hash != mask.mask_hash for checkpoint in source.checkpoints):
+            raise UserError(
+                f"{private(model.root, 'the model')}: encoder and detectors belong to different brain masks. Fit the "
+                "model again."
+            )
+        ensemble = Ensemble.load(model.detectors, mask, source, config.models)
+        return cls(config, mask, source, ensemble)
+
+    def with_stored_threshold(self, model: OutputFolder) -> "AnomalyModel":
+        """Return the model with the threshold that is stored with it, if it applies to these settings.
+
+        Raises
+        ------
+        UserError
+            The stored threshold is damaged.
+        """
+        point, record = StoredPoint.load(model.operating_point), StageRecord.read(model.record("fit"))
+        why = "its cohort was not scored yet"
+        if point is not None:
+            why = point.unfit_because(self.config.evaluation, record.identity if record else "") or ""
+            if not why and not math.isfinite(point.threshold):
+                why = "its controls did not give one"
+        return replace(self, operating_point=None if why else point, why_no_threshold=why)
+
+    @property
+    def threshold(self) -> float | None:
+        """The score above which a cluster is suspicious; None if the model has none."""
+        return self.operating_point.threshold if self.operating_point is not None else None
+
+    def map_prepared(self, subject: SubjectRecord, out: OutputFolder, *, jobs: int | None = None) -> AnomalyMap:
+        """Map a subject that was prepared into an output folder.
+
+        Parameters
+        ----------
+        subject : SubjectRecord
+        out : OutputFolder
+        jobs : int, optional
+            Threads; one per core by default.
+
+        Raises
+        ------
+        UserError
+            A prepared file is missing or damaged.
+        """
+        grid = self.mask.grid
+        prepared = PreparedImages.from_record(subject, out, self.config.preprocessing.modalities)
+        # A score exists where the model has a detector and the subject has brain.
+        brain = prepared.read_brain_mask(grid)
+        prediction = self.ensemble.predict(
+            self.source.channels.read(prepared, grid), self.mask.transform(brain.voxels), subject, jobs=jobs
+        )
+        coverage = brain.with_voxels(self.mask.inverse_transform(prediction.inside))
+        template_map = Volume(self.mask.inverse_transform(prediction.z), grid)
+        transform = TemplateTransform.load(out.transform_folder(subject))
+        native = read_grid(subject.images["t1w"])
+        native_map, native_coverage = transform.scores_to_native(template_map, coverage, native)
+        ensemble_sd = None
+        if prediction.ensemble_sd is not None:
+            on_template = Volume(self.mask.inverse_transform(prediction.ensemble_sd), grid)
+            ensemble_sd, _ = transform.scores_to_native(on_template, coverage, native)
+        return AnomalyMap(
+            key=subject.key,
+            z_map=native_map.with_voxels(native_map.voxels.astype(np.float32)),  # as it is stored
+            coverage=native_coverage,
+            template_z_map=template_map,
+            template_coverage=coverage,
+            ensemble_sd=ensemble_sd,
+            threshold=self.threshold,
+            warnings=self.ensemble.confounds.covariates.warnings(subject),
+            _model=self,
+            _transform=transform,
+        )
+
+    def predict(
+        self,
+        scan: "str | Path | Volume | SubjectRecord | SpatialImage",
+        *,
+        flair: "str | Path | Volume | SpatialImage | None" = None,
+        brain_mask: "str | Path | Volume | SpatialImage | None" = None,
+        subject_id: str | None = None,
+        site: str | None = None,
+        age: float | None = None,
+        sex: str | None = None,
+        jobs: int | None = None,
+    ) -> AnomalyMap:
+        """Map one scan: brain extraction, registration, scoring, and back to the scan's own grid.
+
+        Parameters
+        ----------
+        scan : str, Path, Volume, nibabel image or SubjectRecord
+            The T1w head scan, or a subject of a cohort with all its files.
+        flair, brain_mask : str, Path, Volume or nibabel image, optional
+            The FLAIR, if the model uses it; a brain mask on the grid of the T1w.
+        subject_id : str, optional
+            Letters and digits; names the outputs. See `single_scan`.
+        site, sex : str, optional
+        age : float, optional
+            Years. Used only if the model regresses them out.
+        jobs : int, optional
+            Threads for scoring; one per core by default.
+
+        Returns
+        -------
+        AnomalyMap
+
+        Raises
+        ------
+        UserError
+            A file is missing or cannot be used, or the scan could not be prepared.
+
+        Examples
+        --------
+        >>> result = model.predict("patient_T1w.nii.gz")                                  # doctest: +SKIP
+        >>> float(result.z_map.voxels.max()), result.threshold                            # doctest: +SKIP
+        (13.3, 3.74)
+        """
+        with plain_errors(), tempfile.TemporaryDirectory(prefix="voxout-") as folder:
+            if isinstance(scan, SubjectRecord):
+                subject = scan
+            else:
+                given = {"t1w": scan, "flair": flair, "brain_mask": brain_mask}
+                files = {
+                    name: _as_file(image, Path(folder) / f"{name}.nii.gz")
+                    for name, image in given.items()
+                    if image is not None
+                }
+                (subject,) = single_scan(
+                    files["t1w"],
+                    subject_id=subject_id,
+                    flair=files.get("flair"),
+                    brain_mask=files.get("brain_mask"),
+                    site=site,
+                    age=age,
+                    sex=sex,
+                )
+            out = OutputFolder(Path(folder))
+            quality = prepare_subject(subject, self.config.preprocessing, out, seed=self.config.seed).quality
+            found = self.map_prepared(subject, out, jobs=jobs)
+            return replace(found, warnings=(*quality.reasons, *found.warnings))
+
+
+def _as_file(image: "str | Path | Volume | SpatialImage", path: Path) -> Path:
+    """The path of an image; one in memory is written to `path` first."""
+    if isinstance(image, (str, Path)):
+        return Path(image)
+    if isinstance(image, Volume):
+        return write_volume(path, image)
+    if isinstance(image, SpatialImage):
+        nib.save(image, path)
+        return path
+    if isinstance(image, np.ndarray):
+        raise UserError(
+            f"scan: found an array of shape {image.shape}, which has no affine, expected a path, a nibabel image or a "
+            "voxout.Volume. Pass nibabel.Nifti1Image(array, affine)."
+        )
+    raise UserError(f"scan: found a {type(image).__name__}, expected a path, a nibabel image or a voxout.Volume.")
+
+
+def feature_source(config: Config, channels: Channels, model: OutputFolder, device: str) -> FeatureSource:
+    """The channels and trained encoders of a run or a model."""
+    ensemble = config.models.ensemble
+    folders = [model.member(number) for number in range(ensemble.members)] if ensemble.needs_encoder else []
+    return FeatureSource(channels, tuple(Checkpoint.load(folder, device=device) for folder in folders), device)
+
+
+_loaded: list[tuple[tuple[object, ...], AnomalyModel]] = []
+
+
+def model_of_process(root: Path, identity: str, config: Config, device: str) -> AnomalyModel:
+    """Load a model once in a worker process, and keep it for the next subject.
+
+    Parameters
+    ----------
+    root : Path
+    identity : str
+        Of its fit: a model that was fitted again is loaded again.
+    config : Config
+    device : str
+    """
+    key = (root, identity, config, device)
+    if not _loaded or _loaded[0][0] != key:
+        _loaded[:] = [(key, AnomalyModel.load(OutputFolder(root), config, device))]
+    return _loaded[0][1]

@@ -1,0 +1,111 @@
+"""The stage check: every header and every array, before any long computation."""
+
+from typing import Any
+
+from ...data_manifests.errors import Failure, UserError
+from ..workflow.records import fingerprint
+from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.stage_inputs import (
+    files_of,
+    record_of,
+    settings_of,
+    split_controls_of,
+)
+
+
+def _check_inputs(run: Run) -> dict[str, Any]:
+    rows = {f"row and files of {s.key}": fingerprint([s.group, s.split, files_of(s)]) for s in run.manifest}
+    return rows | settings_of(
+        run,
+        "preprocessing.modalities",
+        "preprocessing.brain_extraction",
+        "models.ensemble.covariates",
+        "data_manifests.held_out_share",
+        "seed",
+    )
+
+
+def _check(run: Run) -> StageResult:
+    from ...data_manifests.cohort.check import check_manifest
+    from ...preprocessing.subject_inputs import refusals
+
+    settings = run.config.preprocessing
+    # An applied model comes with its controls.
+    limits = {"fewest_controls": 0} if run.applies_a_model else {}
+    with run.console.progress("check", "scan") as progress:
+        result = check_manifest(
+            run.manifest,
+            modalities=settings.modalities,
+            judge=lambda subject, scans, brain: refusals(subject, settings, scans, brain),
+            progress=progress,
+            **limits,
+        )
+    sentences: dict[str, list[str]] = {}
+    for problem in result.problems:
+        sentences.setdefault(problem.subject_key, []).append(problem.sentence)
+    unmet = _unmet_settings(run)
+    if unmet or "" in sentences or not result.good:
+        raise UserError([*unmet, *result.sentences])
+    return StageResult(
+        done=result.good,
+        failed=tuple(Failure(key, "check", " ".join(messages)) for key, messages in sentences.items()),
+        warnings=tuple(run.manifest.notes) + tuple(warning.sentence for warning in result.warnings),
+        summary=f"{_groups(run)}; {len(result.good)} of {len(run.manifest)} subjects passed",
+    )
+
+
+def _groups(run: Run) -> str:
+    """Return the number of controls and patients, as text."""
+    text = _counted(len(run.manifest.controls), "control")
+    if not run.applies_a_model:
+        split = split_controls_of(run)
+        text += f" ({len(split.train)} for training, {len(split.held_out)} held out)"
+    return f"{text} and {_counted(len(run.manifest.patients), 'patient')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _unmet_settings(run: Run) -> tuple[str, ...]:
+    """Return the requirements of the settings that the manifest or the machine does not meet."""
+    from ...models.confounds.covariates import Covariates
+    from ...preprocessing.brain_extraction.availability import require_method
+
+    def require_covariates() -> None:
+        split = split_controls_of(run)
+        Covariates.learn(run.config.models.ensemble.covariates, [run.manifest[key] for key in split.train])
+
+    needs = [lambda: require_method(run.config.preprocessing.brain_extraction)]
+    if not run.applies_a_model:
+        needs.append(require_covariates)
+    unmet: list[str] = []
+    for need in needs:
+        try:
+            need()
+        except UserError as error:
+            unmet += error.problems
+    return tuple(unmet)
+
+
+def _too_few_controls(run: Run) -> list[str]:
+    """Return warnings if there are too few controls for train or fit, which would stop hours later."""
+    from ...models.anomaly.calibration import require_enough_participants
+    from ...models.encoder.schedule import require_enough_controls
+
+    if run.applies_a_model:
+        return []
+    good, messages = record_of(run, "check").done, []
+    train = [key for key in split_controls_of(run).train if key in good]
+    needs = {"fit": lambda: require_enough_participants(train)}
+    if run.config.models.ensemble.needs_encoder:
+        needs = {"train": lambda: require_enough_controls(len(train), run.config.models)} | needs
+    for stage, need in needs.items():
+        try:
+            need()
+        except UserError as error:
+            messages.append(f"{stage} will stop: {error}")
+    return messages
+
+
+STAGE = Stage("check", _check_inputs, _check, preflight=_too_few_controls)

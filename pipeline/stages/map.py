@@ -1,0 +1,137 @@
+"""The stage map: anomaly maps of patients and held-out controls."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import UserError
+from ...data_manifests.images.volume import Volume, write_volume
+from ...evaluation.metrics.fdr import log_p, log_q
+from ..config.config import Config
+from ..model.anomaly_model import model_of_process
+from ..model.model_files import read_trained_on, require_files_of_model
+from ..workflow.earlier_subjects import about_subject
+from ..workflow.per_subject import cached, work_by_subject
+from ..workflow.records import StageRecord, file_fingerprint
+from ..workflow.replacement import remove_recorded
+from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.stage_inputs import (
+    covariates_of,
+    mapped_earlier,
+    prepared_of,
+    settings_of_map,
+    split_of,
+)
+
+
+def _map_inputs(run: Run) -> dict[str, Any]:
+    named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
+    named |= {f"mapped before {key}": subject.group for key, subject in mapped_earlier(run).items()}
+    return named | settings_of_map(run)
+
+
+def _map(run: Run) -> StageResult:
+    mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
+    if not mapped:
+        raise UserError("map: found no patients and no held-out controls. Add patients to the manifest.")
+    _remove_maps_of_failed(run, mapped)
+    known = _known_to_the_model(run)
+    require_files_of_model(run.model)
+    work = work_by_subject(
+        run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
+    )
+    left_out = tuple(f"{key}: left out, since the model was trained on this scan" for key in sorted(known))
+    earlier = tuple(mapped_earlier(run))
+    summary = work.summary + (f", and {len(earlier)} from earlier calls" if earlier else "")
+    return replace(work, warnings=work.warnings + left_out, done=work.done + earlier, summary=summary)
+
+
+def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> None:
+    """Delete maps of an earlier scan if the new scan could not be prepared."""
+    for subject in run.manifest:
+        for path in (run.out.map_record(subject), run.out.page_record(subject)):
+            record = StageRecord.read(path) if subject.key not in mapped else None
+            if record is not None:
+                remove_recorded(run.out, record)
+                path.unlink()
+
+
+def _mapped(run: Run) -> dict[str, dict[str, Any]]:
+    prepared = prepared_of(run)
+    keys = {subject.key for subject in run.manifest.patients}
+    controls = {subject.key for subject in run.manifest.controls}
+    keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
+    mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
+    return {key: {"prepared": prepared[key]} | covariates_of(run, key) for key in mapped}
+
+
+def _known_to_the_model(run: Run) -> set[str]:
+    """Return the keys of the controls whose scan an applied model was trained on."""
+    if not run.applies_a_model:
+        return set()
+    trained_on = read_trained_on(run.model)
+    return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
+
+
+def write_maps(
+    subject: SubjectRecord,
+    inputs: Mapping[str, Any],
+    config: Config,
+    out: OutputFolder,
+    model: OutputFolder,
+    device: str,
+) -> StageRecord:
+    """Write the anomaly maps of one prepared subject, on the template grid and in native space."""
+
+    def work(out: OutputFolder) -> Sequence[str]:
+        return map_subject(subject, config, out, model, device)[1]
+
+    return cached("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))
+
+
+def map_subject(
+    subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Score one subject at every voxel of the mask, and write its maps.
+
+    These are the template map, the native map and their coverages; for several encoders, the standard deviation over
+    them; and, with `evaluation.p_maps`, maps of -log10 p and -log10 q.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    tuple of str
+        Warnings about covariates that the map could not be adjusted for.
+
+    Raises
+    ------
+    UserError
+        A part of the model is missing, or its parts do not match.
+    """
+    fitted = StageRecord.read(model.record("fit"))
+    loaded = model_of_process(model.root, fitted.identity if fitted else "", config, device)
+    found = loaded.map_prepared(subject, out, jobs=1)
+    written = found.write(out, subject)
+    if config.evaluation.p_maps:
+        written += _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage)
+        written += _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage)
+    return written, found.warnings
+
+
+def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:
+    """Write -log10 p and -log10 q where the map is covered, 0 elsewhere."""
+    brain, written = covered.voxels, []
+    for path, convert in zip(paths, (log_p, log_q), strict=True):
+        values = np.zeros(brain.shape, np.float32)
+        values[brain] = convert(z.voxels[brain])
+        written.append(write_volume(path, z.with_voxels(values)))
+    return written
+
+
+STAGE = Stage("map", _map_inputs, _map, needs=("prepare", "fit"), retry_failed=True)

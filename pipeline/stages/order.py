@@ -1,0 +1,28 @@
+"""The stages in the order in which a run does them."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+from ..workflow.runner import Stage
+from ..workflow.stage_titles import STAGE_TITLES
+
+APPLIED = ("check", "prepare", "map", "score", "report")
+"""Stages that apply a fitted model to new subjects."""
+
+
+class _Stages(Mapping[str, Stage]):
+    """Stages by name; the module of a stage, with the libraries it needs, is imported when the stage is first used."""
+
+    def __getitem__(self, name: str) -> Stage:
+        if name not in STAGE_TITLES:
+            raise KeyError(name)
+        return import_module(f".{name}", __package__).STAGE
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STAGE_TITLES)
+
+    def __len__(self) -> int:
+        return len(STAGE_TITLES)
+
+
+STAGES = _Stages()

@@ -1,0 +1,154 @@
+"""The stage report: a page per subject, and the page of the cohort."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import Failure
+from ...evaluation.report.cohort_page import (
+    CohortReport,
+    StageTime,
+    write_report,
+)
+from ...evaluation.report.report_inputs import Threshold
+from ...evaluation.scoring.reference_results import RunScores, read_run
+from ...evaluation.scoring.score_cohort import CohortScores
+from ..workflow.per_subject import work_by_subject
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions
+from ..workflow.runner import Run, Stage, StageResult, all_failures
+from ..workflow.stage_inputs import (
+    cohort_of,
+    record_of,
+    roles_of,
+)
+from ..workflow.stage_titles import STAGE_TITLES
+from .report_pages import Shared, report_subject, run_summary, write_page
+from .score import load_scores
+from .training_curves import training_curves
+
+
+def _report_inputs(run: Run) -> dict[str, Any]:
+    from ...evaluation.scoring.reference_results import scores_file
+
+    # Results of the early stages, not their times: retrying a broken scan does not change the page.
+    early = {name: record_of(run, name) for name in ("check", "prepare")}
+    inputs = {f"stage {n}": fingerprint([r.done, [asdict(f) for f in r.failed], r.warnings]) for n, r in early.items()}
+    inputs |= {
+        f"reference run {name or path.name}": file_fingerprint(scores_file(path)) for name, path in run.reference_runs
+    }
+    return inputs | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
+
+
+def _report(run: Run) -> StageResult:
+    return write_pages(run, roles_of(run), _page_inputs(run))
+
+
+def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
+    score, roles = record_of(run, "score"), roles_of(run)
+    subjects = cohort_of(run)
+    maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
+    return {
+        key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
+        for key, record in maps.items()
+    }
+
+
+def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> StageResult:
+    """Write the pages of the subjects in parallel, then the cohort page, which links to them.
+
+    Parameters
+    ----------
+    run : Run
+    roles : mapping from subject key to its role, such as "held-out control"
+    inputs : mapping from subject key to all inputs of the subject's page
+    """
+    # Read first, so that an unreadable run stops the stage early.
+    reference_runs = [read_run(path, name or None) for name, path in run.reference_runs]
+    scores = load_scores(run)
+    shared = Shared.from_scores(scores, roles, versions())
+    work = work_by_subject(
+        run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
+    )
+    write_cohort_report(run, scores, roles, reference_runs, work.failed)
+    subjects = cohort_of(run)
+    _gather_clusters(run.out, [subjects[key] for key in work.done])
+    summary = f"{len(work.done)} subject pages; open {run.out.report} in a browser"
+    return replace(work, summary=summary)
+
+
+def _gather_clusters(out: OutputFolder, subjects: Sequence[SubjectRecord]) -> None:
+    """Join the clusters of all subjects in one table."""
+    tables = [out.subject_clusters(subject).read_text(encoding="utf-8").splitlines(True) for subject in subjects]
+    if tables:
+        with atomic_write(out.clusters) as temporary:
+            temporary.write_text("".join([*tables[0], *(line for table in tables[1:] for line in table[1:])]))
+
+
+def write_cohort_report(
+    run: Run,
+    scores: CohortScores,
+    role: Mapping[str, str],
+    reference_runs: Sequence[RunScores] = (),
+    without_page: Sequence[Failure] = (),
+) -> None:
+    """Write the cohort page: scores, cohort, training, pictures, failures, run times, settings.
+
+    Parameters
+    ----------
+    run : Run
+    scores : CohortScores
+    role : mapping from subject key to its role, such as "held-out control"
+    reference_runs : sequence of RunScores
+        Other runs, shown for comparison.
+    without_page : sequence of Failure
+        Subjects whose own page could not be written.
+    """
+    # An encoder kept from other settings was not used for these maps.
+    needs_encoder = run.config.models.ensemble.needs_encoder
+    stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
+    records = {name: StageRecord.read(run.out.record(name)) for name in stages}
+    trained = {name: StageRecord.read(run.model.record(name)) for name in stages} | {
+        name: record for name, record in records.items() if record is not None
+    }
+    by_key = {scored.key: scored for scored in scores.subjects}
+    done = [record for record in trained.values() if record is not None]
+    write_report(
+        run.out.report,
+        CohortReport(
+            title="Anomaly maps",
+            created=datetime.now().astimezone(),
+            subjects=[
+                report_subject(subject, role[subject.key], run.out, run.config, by_key.get(subject.key))
+                for subject in cohort_of(run)
+            ],
+            scores=scores,
+            threshold=Threshold.of_z_maps(scores).value,
+            runs=reference_runs,
+            summary=run_summary(run.config),
+            training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
+            stages=[
+                StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
+                for r in done
+            ],
+            failures=[*all_failures(run.out), *without_page],
+            warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
+            settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
+            versions=next((record.versions for record in done if record.versions), {}),
+        ),
+    )
+
+
+STAGE = Stage(
+    "report",
+    _report_inputs,
+    _report,
+    ("cohort_page", "figures", "tables"),
+    needs=("map", "score"),
+    retry_failed=True,
+)

@@ -1,0 +1,227 @@
+"""The library: fit, load, predict, evaluate and compare from Python, with the results and messages of the commands."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import voxout
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.images.volume import read_mask, read_volume
+from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.pipeline.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "preprocessing.spacing_mm": 4.0,
+    "preprocessing.registration.transform": "affine",
+    "preprocessing.registration.working_spacing_mm": 4.0,
+    "preprocessing.registration.smallest_similarity": 0.2,
+    "preprocessing.bias_field.working_spacing_mm": 8.0,
+    "evaluation.bootstrap_draws": 50,
+}
+AS_ARGUMENTS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A cohort, and the output folder of a complete `voxout run` on it."""
+    folder = tmp_path_factory.mktemp("finished")
+    cohort = small_cohort(folder / "cohort", controls=6, held_out=1, patients=2, seed=5)
+    out = folder / "out"
+    assert main(["run", str(cohort), str(out), "--preset", "fast", "--device", "cpu", "-q", *AS_ARGUMENTS]) == 0
+    return cohort, out
+
+
+@pytest.fixture(scope="module")
+def model(finished):
+    return voxout.load_model(finished[1], device="cpu")
+
+
+def test_importing_it_imports_nothing_heavy_and_changes_no_setting():
+    code = (
+        "import logging, sys, warnings; before = list(warnings.filters), logging.root.handlers[:]\n"
+        "import voxout\n"
+        "assert (list(warnings.filters), logging.root.handlers) == before\n"
+        "heavy = {'torch', 'monai', 'numpy', 'nibabel', 'pandas', 'pydantic', 'dask'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_exists():
+    for name in voxout.__all__:
+        assert getattr(voxout, name) is not None
+    assert set(voxout.__all__) < set(dir(voxout)) and voxout.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = voxout.nothing
+
+
+def test_predict_gives_the_maps_of_the_run(finished, model):
+    """One way from a scan to its map, whether a command or a notebook asks."""
+    cohort, out = voxout.read_cohort(finished[0]), OutputFolder(finished[1])
+    for patient in cohort.patients:
+        result = model.predict(patient)
+        # To rounding: a worker of a run sums with one thread.
+        np.testing.assert_allclose(result.z_map.voxels, read_volume(out.native_map(patient)).voxels, atol=1e-5)
+        np.testing.assert_array_equal(result.coverage.voxels, read_mask(out.native_coverage(patient)).voxels)
+        of_run = read_volume(out.template_map(patient)).voxels
+        np.testing.assert_allclose(result.template_z_map.voxels, of_run, atol=1e-5)
+        table = out.subject_clusters(patient).read_text().splitlines()
+        assert len(result.clusters) == len(table) - 1
+        if len(table) > 1:
+            row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+            assert result.clusters.peak_score[0] == pytest.approx(float(row["peak_score"]), rel=1e-4)
+            assert result.clusters.x_mni_mm[0] == pytest.approx(float(row["x_mni_mm"]), abs=0.06)
+    assert result.threshold == json.loads((out.scores / "scores.json").read_text())["healthy_threshold"]["value"]
+
+
+def test_a_path_an_image_and_a_subject_give_the_same_map(finished, model):
+    patient = voxout.read_cohort(finished[0]).patients[0]
+    mask = patient.brain_mask
+    of_path = model.predict(str(patient.images["t1w"]), brain_mask=mask)
+    of_image = model.predict(nib.nifti1.load(patient.images["t1w"]), brain_mask=nib.nifti1.load(mask), subject_id="x1")
+    np.testing.assert_array_equal(of_path.z_map.voxels, model.predict(patient).z_map.voxels)
+    np.testing.assert_array_equal(of_path.z_map.voxels, of_image.z_map.voxels)
+    assert of_path.key == patient.key and of_image.key == "sub-x1"
+
+
+def test_after_the_first_map_no_file_of_the_model_is_opened_again(finished, model):
+    patient = voxout.read_cohort(finished[0]).patients[0]
+    model.predict(patient)
+    opened: list[str] = []
+    listening = True
+
+    def hear(event, arguments):
+        if listening and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(hear)
+    try:
+        model.predict(patient)
+    finally:
+        listening = False
+    assert any("T1w" in name for name in opened), "the hook hears"
+    assert [name for name in opened if name.startswith(str(finished[1]))] == []
+
+
+def test_maps_are_saved_once(finished, model, tmp_path):
+    result = model.predict(voxout.read_cohort(finished[0]).patients[0])
+    written = result.save(tmp_path / "map")
+    assert all(path.is_file() for path in written) and written[-1].name == f"{result.key}_clusters.csv"
+    stored = nib.nifti1.load(written[0])
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), result.z_map.voxels)
+    with pytest.raises(voxout.UserError, match="expected a folder without maps of sub-"):
+        result.save(tmp_path / "map")
+
+
+def test_fit_takes_up_a_finished_run_and_gives_its_model(finished, model, capsys):
+    again = voxout.fit(finished[0], finished[1], device="cpu")
+    assert "up to date, skipped" in capsys.readouterr().out
+    assert again.threshold == model.threshold and again.ensemble.scorers[0].name == model.ensemble.scorers[0].name
+
+
+def test_the_sentences(finished, model, tmp_path):
+    patient = voxout.read_cohort(finished[0]).patients[0]
+    with pytest.raises(voxout.UserError, match=r"none\.nii\.gz: no such file, expected an image"):
+        model.predict(tmp_path / "none.nii.gz")
+    with pytest.raises(voxout.UserError, match=r"an array of shape \(4, 4, 4\), which has no affine"):
+        model.predict(np.zeros((4, 4, 4)))
+    with pytest.raises(voxout.UserError, match="found a dict, expected a path"):
+        model.predict({})
+    far = nib.nifti1.load(patient.images["t1w"])
+    moved = far.affine.copy()
+    moved[:3, 3] += 300
+    shifted = nib.Nifti1Image(np.asarray(far.dataobj), moved)
+    with pytest.raises(voxout.UserError, match="brain mask and T1w have different grids"):
+        model.predict(shifted, brain_mask=patient.brain_mask, subject_id="moved")
+    with pytest.raises(voxout.UserError, match="holds no fitted model"):
+        voxout.load_model(tmp_path)
+    with pytest.raises(voxout.UserError, match="expected the same") as refused:
+        voxout.load_model(finished[1], settings={"models.detector.nu": 0.4})
+    assert "\u2068" not in str(refused.value), "no marks for names in a sentence that a user reads"
+    with pytest.raises(voxout.UserError, match="letters and digits only"):
+        model.predict(patient.images["t1w"], subject_id="Jane Doe")
+
+
+def test_evaluate_and_compare_are_those_of_the_command_line(finished, tmp_path):
+    cohort, out = voxout.read_cohort(finished[0]), OutputFolder(finished[1])
+    maps = f"{out.maps}/{{id}}/anat/{{id}}_space-orig_desc-anomaly_zmap.nii.gz"
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for patient in cohort.patients:
+        (masks / f"{patient.key}_mask.nii.gz").write_bytes(patient.lesion_mask.read_bytes())
+    arguments = ["--maps", maps, "--masks", str(masks), "--healthy", "sub-heldout*", "--out", str(tmp_path / "scores")]
+    assert main(["score", *arguments, "--set", "evaluation.bootstrap_draws=50", "-q"]) == 0
+    scores = voxout.evaluate(maps, masks, healthy=["sub-heldout*"], settings={"evaluation.bootstrap_draws": 50})
+    stored = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores.estimates["auroc"].value == pytest.approx(stored["auroc"]["value"])
+    assert scores.estimates["auroc"].ci_low == pytest.approx(stored["auroc"]["ci_low"])
+    voxout.evaluate(
+        maps, masks, healthy=["sub-heldout*"], settings={"evaluation.bootstrap_draws": 50}, out=tmp_path / "again"
+    )
+    same = voxout.compare(tmp_path / "scores", tmp_path / "again")
+    assert {difference.difference.value for difference in same.differences} <= {0.0, None}
+
+
+def test_a_single_scan_is_applied_without_a_manifest(finished, tmp_path, capsys):
+    cohort, out = voxout.read_cohort(finished[0]), OutputFolder(finished[1])
+    patient = cohort.patients[1]
+    scan = tmp_path / "DOE_JANE.nii.gz"
+    scan.write_bytes(patient.images["t1w"].read_bytes())
+    assert main(["apply", str(out.root), str(scan), str(tmp_path / "new"), "--device", "cpu"]) in (0, 3)
+    (found,) = (tmp_path / "new" / "maps").glob("sub-scan*")
+    assert len(found.name) == len("sub-scan") + 8
+    kept = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+    assert not any(
+        "DOE_JANE" in str(path.relative_to(tmp_path / "new")) or b"DOE_JANE" in path.read_bytes() for path in kept
+    )
+
+
+def test_metrics_on_arrays_agree_with_scikit_learn():
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    random = np.random.default_rng(0)
+    scores, truth = random.normal(size=(9, 40)).round(1), random.random((9, 40)) < 0.2
+    assert voxout.metrics.auroc(scores, truth) == pytest.approx(roc_auc_score(truth.ravel(), scores.ravel()))
+    expected = average_precision_score(truth.ravel(), scores.ravel())
+    assert voxout.metrics.average_precision(scores, truth) == pytest.approx(expected)
+    dice, threshold = voxout.metrics.best_dice(scores, truth)
+    flagged = np.float32(scores) >= np.float32(threshold)
+    assert dice == pytest.approx(2 * (flagged & truth).sum() / (flagged.sum() + truth.sum()))
+    with pytest.raises(voxout.UserError, match="expected the same shape"):
+        voxout.metrics.auroc(scores, truth[0])
+    with pytest.raises(voxout.UserError, match="hold NaN"):
+        voxout.metrics.auroc(np.full((2, 2), np.nan), np.ones((2, 2), bool))
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    import matplotlib.pyplot
+
+    matplotlib.use("Agg")
+    cells = json.loads((ROOT / "examples" / "first_map.ipynb").read_text())["cells"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    matplotlib.pyplot.close("all")
+    assert float(names["result"].z_map.voxels.max()) > 3
+
+
+def test_the_training_loop_runs():
+    curve = runpy.run_path(str(ROOT / "examples" / "own_training_loop.py"))["main"](steps=5)
+    assert len(curve) == 5 and all(np.isfinite(curve))
+
+
+@pytest.mark.parametrize("module", ["metrics", "ocsvm"])
+def test_the_examples_of_docstrings_hold(module):
+    import doctest
+
+    result = doctest.testmod(getattr(voxout, module))
+    assert result.attempted > 3 and result.failed == 0
