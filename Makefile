@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test test-all docs lint lock clean
+.PHONY: setup demo test test-all package imports docs lint lock clean
 
 setup: $(READY)
 
@@ -27,15 +27,22 @@ test: setup
 test-all: setup
 	$(PYTEST) -m "slow or not slow"
 
-docs: setup
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade --target build/package .
+# The package as it is installed, in one folder: what reads the sources without running them needs that.
+package: setup
+	rm -rf build/lib build/package
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/package .
+
+imports: package
+	cd build/package && $(CURDIR)/$(BIN)/lint-imports --no-logo --config $(CURDIR)/setup.cfg
+
+docs: package
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports --no-logo
+	$(MAKE) --no-print-directory imports
 
 lock: setup
 	@echo "# Everything voxout runs and is tested with, for Python 3.11 to 3.13. Made by: make lock" > requirements.lock
