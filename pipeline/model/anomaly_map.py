@@ -12,12 +12,12 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, write_volume
 from ...evaluation.metrics.clusters import Cluster, find_clusters
+from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
+from ..config.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .anomaly_model import AnomalyModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,9 @@ class AnomalyMap:
     ensemble_sd: Volume | None
     threshold: float | None
     warnings: tuple[str, ...]
-    _model: "AnomalyModel"
+    _config: Config
+    _operating_point: StoredPoint | None
+    _why_no_threshold: str
     _transform: TemplateTransform
 
     @cached_property
@@ -72,7 +74,7 @@ class AnomalyMap:
         from ...evaluation.report.cluster_table import COLUMNS, cluster_row
         from ...preprocessing.registration.template import load_template
 
-        config = self._model.config
+        config = self._config
         template = load_template(config.preprocessing.spacing_mm)
         found = self._found()
         peaks = np.array([cluster.peak_mm for cluster in found]).reshape(-1, 3)
@@ -85,19 +87,19 @@ class AnomalyMap:
         return pd.DataFrame(rows, columns=list(COLUMNS)).drop(columns=["subject", "in_lesion_mask"])
 
     def _found(self) -> tuple[Cluster, ...]:
-        if self.threshold is None or self._model.operating_point is None:
+        if self.threshold is None or self._operating_point is None:
             raise UserError(
-                f"{self.key}: the model has no threshold ({self._model.why_no_threshold}), expected one. Score the "
+                f"{self.key}: the model has no threshold ({self._why_no_threshold}), expected one. Score the "
                 "model's own cohort (`voxout run`), or threshold the map yourself."
             )
-        evaluation = self._model.config.evaluation
+        evaluation = self._config.evaluation
         native = evaluation.space == "native"
         return find_clusters(
             self.z_map if native else self.template_z_map,
             self.threshold,
             self.coverage if native else self.template_coverage,
             smallest_mm3=evaluation.smallest_cluster_mm3,
-            largest_healthy_mm3=self._model.operating_point.largest_mm3,
+            largest_healthy_mm3=self._operating_point.largest_mm3,
         )
 
     def write(self, out: OutputFolder, subject: SubjectRecord) -> list[Path]:

@@ -145,7 +145,9 @@ class AnomalyModel:
             ensemble_sd=ensemble_sd,
             threshold=self.threshold,
             warnings=self.ensemble.confounds.covariates.warnings(subject),
-            _model=self,
+            _config=self.config,
+            _operating_point=self.operating_point,
+            _why_no_threshold=self.why_no_threshold,
             _transform=transform,
         )
 
