@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import re
-import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from safetensors.numpy import load_file
 
 FOLDERS = ("prepared", "encoder", "detectors", "maps", "scores")
 _NUMBER = re.compile(r"-?[0-9.]+(e[-+]?[0-9]+)?")
@@ -34,7 +34,7 @@ def contents(path: Path) -> Iterator[str]:
         yield _hash(np.asarray(image.dataobj))
         yield _hash(np.asarray(image.affine))
     elif path.suffix == ".safetensors":
-        yield from _tensors(path)
+        yield from map(_hash, load_file(path).values())
     elif path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
             for name in stored.files:
@@ -50,16 +50,6 @@ def contents(path: Path) -> Iterator[str]:
                 yield _numbers({name: value for name, value in row.items() if name not in _TIMES})
     elif path.suffix == ".json" and path.name not in ("record.json", "model.json"):
         yield _numbers(json.loads(path.read_text()))
-
-
-def _tensors(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header, data = json.loads(file.read(length)), file.read()
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, stop = entry["data_offsets"]
-            yield hashlib.sha256(f"{entry['dtype']} {entry['shape']}".encode() + data[start:stop]).hexdigest()
 
 
 def _hash(array: np.ndarray) -> str:

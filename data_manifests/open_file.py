@@ -4,6 +4,7 @@ Datasets of datalad, git-annex and Git LFS contain links and pointers until thei
 reported as not fetched.
 """
 
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -101,3 +102,9 @@ def _is_broken_link(path: Path) -> bool:
     except (OSError, ValueError, RuntimeError):
         # A link to itself, or an invalid name.
         return False
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,24 +38,24 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
     """Replace old setting names and values in the nested `values` of a section; also return a note per replacement."""
     if not isinstance(values, dict):
         return values, []
-    renamed, notes = dict(values), []
+    current, notes = dict(values), []
     for name, field in section.model_fields.items():
         alias = field.validation_alias
         for old in alias.choices if isinstance(alias, AliasChoices) else ():
-            if old != name and old in renamed and name not in renamed:
-                renamed[name] = renamed.pop(old)
+            if old != name and old in current and name not in current:
+                current[name] = current.pop(old)
                 notes.append(f"setting {prefix}{old} is now called {prefix}{name}")
-        if name not in renamed:
+        if name not in current:
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            renamed[name], more = with_current_names(field.annotation, renamed[name], f"{prefix}{name}.")
+            current[name], more = with_current_names(field.annotation, current[name], f"{prefix}{name}.")
             notes += more
         for rule in (m.func for m in field.metadata if isinstance(m, BeforeValidator)):
             if isinstance(rule, OldValues):
-                given = renamed[name] if isinstance(renamed[name], (list, tuple)) else [renamed[name]]
+                given = current[name] if isinstance(current[name], (list, tuple)) else [current[name]]
                 notes += [f"{v} of {prefix}{name} is now called {rule.new[v]}" for v in given if v in rule.new]
-                renamed[name] = rule(renamed[name])
-    return renamed, notes
+                current[name] = rule(current[name])
+    return current, notes
 
 
 class DataSettings(Section):

@@ -25,9 +25,8 @@ from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
 from .workflow.device import choose_device
-from .workflow.engine import Engine, usable_cores
+from .workflow.engine import Engine
 from .workflow.folders import make_folder
-from .workflow.lock import sole_user
 from .workflow.replacement import require_apart, require_own_place
 from .workflow.runner import Run, require_current, run_stages
 from .workflow.scratch import at_work_in
@@ -136,7 +135,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     for note in notes_on_names(options.config, options.settings):
         console.warn(f"note: {note}")
     if resumes:
-        console.say(f"settings: as saved in {private(saved, 'the saved settings')}")
+        console.say(f"settings: loaded from {private(saved, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
         run = Run(
             manifest=options.manifest,
@@ -344,7 +343,7 @@ def evaluate(
     UserError
         Folders whose files cannot be matched, or no map that could be scored.
     """
-    from .tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
+    from .tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
     with plain_errors():
         config = load_config(overrides=_as_overrides(settings), seed=seed)
@@ -359,12 +358,8 @@ def evaluate(
         temporary = tempfile.TemporaryDirectory(prefix="voxout-") if out is None else None
         place = Path(temporary.name if temporary is not None else str(out))
         require_own_folder(place, folders)
-        make_folder(place)
         console = Console(None, verbosity=0 if verbose else -1)
-        with sole_user(place):
-            scores, _ = score_folders(
-                matched, config.evaluation, place, console, jobs=jobs or usable_cores(), seed=config.seed
-            )
+        scores, _ = score_into(matched, config.evaluation, place, console, jobs=jobs, seed=config.seed)
         if temporary is not None:
             # The curves of the subjects stay in files, which live as long as the scores.
             weakref.finalize(scores, temporary.cleanup)

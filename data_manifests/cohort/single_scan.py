@@ -1,10 +1,10 @@
 """A single scan as a cohort of one patient."""
 
-import hashlib
 import re
 from pathlib import Path
 
 from ..errors import UserError
+from ..open_file import file_hash
 from ..terms import Modality
 from ..user_paths import reach
 from .subject import Manifest, SubjectRecord
@@ -55,7 +55,7 @@ def single_scan(
     named = _BIDS.match(t1w.name) if subject_id is None else None
     session_id = named[2] if named else None
     if subject_id is None:
-        subject_id = str(named[1]) if named else f"scan{_hash(t1w)[:8]}"
+        subject_id = str(named[1]) if named else f"scan{file_hash(t1w)[:8]}"
     subject_id = subject_id.removeprefix("sub-")
     if not re.fullmatch("[A-Za-z0-9]+", subject_id):
         raise UserError(f'subject_id "{subject_id}": expected letters and digits only. Choose another id.')
@@ -70,8 +70,3 @@ def single_scan(
         sex=sex,
     )
     return Manifest((record,))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,12 @@ def participant_of_key(key: str) -> str:
     return key.partition("_ses-")[0]
 
 
+def parts_of_key(key: str) -> tuple[str, str | None]:
+    """Return the subject id and the session id of a key; its prefix ``sub-`` is optional."""
+    subject, _, session = key.removeprefix("sub-").partition("_ses-")
+    return subject, session or None
+
+
 @dataclass(frozen=True)
 class SubjectRecord:
     """Scanning session of a participant: one row of a manifest.

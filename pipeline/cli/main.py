@@ -54,9 +54,7 @@ def _score(options: argparse.Namespace) -> int:
 def _score_maps(options: argparse.Namespace) -> int:
     from ..config.config import load_config, notes_on_names
     from ..stages.score import score_lines
-    from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_folders
-    from ..workflow.engine import usable_cores
-    from ..workflow.lock import sole_user
+    from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
     config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
@@ -68,11 +66,9 @@ def _score_maps(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
         return DONE
-    make_folder(options.scores)
-    with sole_user(options.scores):
-        scores, failures = score_folders(
-            matched, config.evaluation, options.scores, console, jobs=options.jobs or usable_cores(), seed=config.seed
-        )
+    scores, failures = score_into(
+        matched, config.evaluation, options.scores, console, jobs=options.jobs, seed=config.seed
+    )
     for line in score_lines(scores):
         console.say(line, level=-1)
     counted = [s for s in scores.subjects if s.truth_known]

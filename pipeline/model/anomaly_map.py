@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, write_volume
 from ...evaluation.metrics.clusters import Cluster, find_clusters
@@ -102,17 +102,17 @@ class AnomalyMap:
             largest_healthy_mm3=self._operating_point.largest_mm3,
         )
 
-    def write(self, out: OutputFolder, subject: SubjectRecord) -> list[Path]:
-        """Write the maps to the paths of a run's output folder."""
-        written = [
-            write_volume(out.template_map(subject), self.template_z_map),
-            write_volume(out.template_coverage(subject), self.template_coverage),
-            write_volume(out.native_map(subject), self.z_map),
-            write_volume(out.native_coverage(subject), self.coverage),
-        ]
+    def volumes(self, out: OutputFolder, subject: SubjectRecord) -> dict[Path, Volume]:
+        """Return the maps by their paths in the output folder of a run."""
+        volumes = {
+            out.native_map(subject): self.z_map,
+            out.native_coverage(subject): self.coverage,
+            out.template_map(subject): self.template_z_map,
+            out.template_coverage(subject): self.template_coverage,
+        }
         if self.ensemble_sd is not None:
-            written.append(write_volume(out.spread_map(subject), self.ensemble_sd))
-        return written
+            volumes[out.spread_map(subject)] = self.ensemble_sd
+        return volumes
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the maps as NIfTI files and, if the model has a threshold, the clusters as ``<key>_clusters.csv``.
@@ -132,17 +132,9 @@ class AnomalyMap:
             One of the files exists already.
         """
         folder = Path(folder)
-        subject, _, session = self.key.removeprefix("sub-").partition("_ses-")
-        record = SubjectRecord(subject, "patient", {}, session_id=session or None)
-        names = OutputFolder(Path())
-        volumes = {
-            names.native_map(record).name: self.z_map,
-            names.native_coverage(record).name: self.coverage,
-            names.template_map(record).name: self.template_z_map,
-            names.template_coverage(record).name: self.template_coverage,
-        }
-        if self.ensemble_sd is not None:
-            volumes[names.spread_map(record).name] = self.ensemble_sd
+        subject, session = parts_of_key(self.key)
+        record = SubjectRecord(subject, "patient", {}, session_id=session)
+        volumes = {path.name: volume for path, volume in self.volumes(OutputFolder(Path()), record).items()}
         table = folder / f"{self.key}_clusters.csv"
         if there := [name for name in (*volumes, table.name) if (folder / name).exists()]:
             raise UserError(

@@ -24,7 +24,7 @@ from ...preprocessing.prepare_subject import prepare_subject
 from ...preprocessing.prepared_images import PreparedImages
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
-from ..workflow.records import StageRecord
+from ..workflow.stage_inputs import fit_identity
 from .anomaly_map import AnomalyMap
 
 BRAIN_MASK = "brain_mask.nii.gz"
@@ -92,10 +92,10 @@ class AnomalyModel:
         UserError
             The stored threshold is damaged.
         """
-        point, record = StoredPoint.load(model.operating_point), StageRecord.read(model.record("fit"))
+        point = StoredPoint.load(model.operating_point)
         why = "its cohort was not scored yet"
         if point is not None:
-            why = point.unfit_because(self.config.evaluation, record.identity if record else "") or ""
+            why = point.unfit_because(self.config.evaluation, fit_identity(model)) or ""
             if not why and not math.isfinite(point.threshold):
                 why = "its controls did not give one"
         return replace(self, operating_point=None if why else point, why_no_threshold=why)

@@ -4,7 +4,6 @@ The stage fit writes the size and SHA-256 of each file to one record in the fold
 used, its files are compared with this record: once per process, and again if size, time or inode change.
 """
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, RootModel
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
+from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import Content, read_json
 from ..workflow.records import write_json
 
@@ -125,6 +125,5 @@ def _sha256(path: Path) -> str:
     state = path.stat()
     identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if identity not in _known:
-        with path.open("rb") as file:
-            _known[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+        _known[identity] = file_hash(path)
     return _known[identity]

@@ -22,6 +22,7 @@ from ..workflow.replacement import remove_recorded
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     covariates_of,
+    fit_identity,
     mapped_earlier,
     prepared_of,
     settings_of_map,
@@ -89,14 +90,14 @@ def write_maps(
     """Write the anomaly maps of one prepared subject, on the template grid and in native space."""
 
     def work(out: OutputFolder) -> Sequence[str]:
-        return map_subject(subject, config, out, model, device)[1]
+        return map_subject(subject, config, out, model, device)
 
     return cached("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))
 
 
 def map_subject(
     subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
-) -> tuple[list[Path], tuple[str, ...]]:
+) -> tuple[str, ...]:
     """Score one subject at every voxel of the mask, and write its maps.
 
     These are the template map, the native map and their coverages; for several encoders, the standard deviation over
@@ -104,8 +105,6 @@ def map_subject(
 
     Returns
     -------
-    list of Path
-        The files written.
     tuple of str
         Warnings about covariates that the map could not be adjusted for.
 
@@ -114,24 +113,21 @@ def map_subject(
     UserError
         A part of the model is missing, or its parts do not match.
     """
-    fitted = StageRecord.read(model.record("fit"))
-    loaded = model_of_process(model.root, fitted.identity if fitted else "", config, device)
-    found = loaded.map_prepared(subject, out, jobs=1)
-    written = found.write(out, subject)
+    found = model_of_process(model.root, fit_identity(model), config, device).map_prepared(subject, out, jobs=1)
+    for path, volume in found.volumes(out, subject).items():
+        write_volume(path, volume)
     if config.evaluation.p_maps:
-        written += _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage)
-        written += _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage)
-    return written, found.warnings
+        _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage)
+        _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage)
+    return found.warnings
 
 
-def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> list[Path]:
-    """Write -log10 p and -log10 q where the map is covered, 0 elsewhere."""
-    brain, written = covered.voxels, []
-    for path, convert in zip(paths, (log_p, log_q), strict=True):
-        values = np.zeros(brain.shape, np.float32)
-        values[brain] = convert(z.voxels[brain])
-        written.append(write_volume(path, z.with_voxels(values)))
-    return written
+def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> None:
+    """Write -log10 p and -log10 q of a z-map; 0 outside its coverage."""
+    for path, minus_log10 in zip(paths, (log_p, log_q), strict=True):
+        values = np.zeros(covered.voxels.shape, np.float32)
+        values[covered.voxels] = minus_log10(z.voxels[covered.voxels])
+        write_volume(path, z.with_voxels(values))
 
 
 STAGE = Stage("map", _map_inputs, _map, needs=("prepare", "fit"), retry_failed=True)

@@ -21,6 +21,7 @@ from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     cohort_of,
     files_of,
+    fit_identity,
     record_of,
     settings_of,
 )
@@ -81,7 +82,7 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
     if not scores:
         raise UserError([failure.reason for failure in failed])
     if not run.applies_a_model and (own := null_threshold(run)) is not None:
-        StoredPoint.from_point(own, settings, _fitted(run)).save(run.out.operating_point)
+        StoredPoint.from_point(own, settings, fit_identity(run.model)).save(run.out.operating_point)
     point, warning = _model_point(run, scores)
     cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
     write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
@@ -106,7 +107,7 @@ def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPo
         Too few healthy scans to set a threshold on.
     """
     stored = StoredPoint.load(run.model.operating_point)
-    unfit = stored.unfit_because(run.config.evaluation, _fitted(run)) if stored is not None else None
+    unfit = stored.unfit_because(run.config.evaluation, fit_identity(run.model)) if stored is not None else None
     holds = stored is not None and unfit is None
     if not run.applies_a_model:
         if unfit:
@@ -128,12 +129,6 @@ def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPo
     if healthy >= ENOUGH_HEALTHY:
         note += "; to set one on the healthy scans of this cohort, use --set evaluation.recalibrate=true"
     return OperatingPoint.missing(run.config.evaluation.bootstrap_draws, why), note
-
-
-def _fitted(run: Run) -> str:
-    """Return the identity of the fit that the maps come from."""
-    record = StageRecord.read(run.model.record("fit"))
-    return record.identity if record else ""
 
 
 def load_scores(run: Run) -> CohortScores:

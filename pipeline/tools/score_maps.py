@@ -22,6 +22,9 @@ from ...evaluation.scoring.subject_scores import SubjectScores
 from ...evaluation.scoring.tables import write_scores
 from ...evaluation.settings import EvaluationSettings
 from ..workflow.console import Console
+from ..workflow.engine import usable_cores
+from ..workflow.folders import make_folder
+from ..workflow.lock import sole_user
 from ..workflow.records import StageRecord, versions
 from ..workflow.replacement import Replacement, remove_building_folder
 from ..workflow.runner import write_failures
@@ -73,6 +76,21 @@ class MatchedMaps:
     folders: MapFolders
     subjects: tuple[MapSubject, ...]
     notes: tuple[str, ...]
+
+
+def score_into(
+    matched: MatchedMaps,
+    settings: EvaluationSettings,
+    out: Path,
+    console: Console,
+    *,
+    jobs: int | None = None,
+    seed: int = 0,
+) -> tuple[CohortScores, tuple[Failure, ...]]:
+    """Create the output folder, hold it, and score every map; see `score_folders`."""
+    make_folder(out)
+    with sole_user(out):
+        return score_folders(matched, settings, out, console, jobs=jobs or usable_cores(), seed=seed)
 
 
 def score_folders(

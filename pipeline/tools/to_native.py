@@ -5,7 +5,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Grid, Volume, read_grid, read_labels, read_map
 from ...data_manifests.terms import BIDS_SUFFIX, Modality
@@ -93,5 +93,5 @@ def _prepared(out: OutputFolder) -> list[str]:
 
 
 def _subject_of_key(key: str) -> SubjectRecord:
-    subject, _, session = key.partition("_ses-")
-    return SubjectRecord(subject.removeprefix("sub-"), "control", {}, session_id=session or None)
+    subject, session = parts_of_key(key)
+    return SubjectRecord(subject, "control", {}, session_id=session)

@@ -27,5 +27,5 @@ def choose_device(name: str) -> str:
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"--device {name}: not usable here ({words}). Try cpu.") from error
     if not right:
-        raise UserError(f"--device {name}: not usable here (0 + 1 + 2 + 3 is not 6 on it). Try cpu.")
+        raise UserError(f"--device {name}: not usable here (it computes wrong results). Try cpu.")
     return name

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import Manifest, SubjectRecord
+from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from .records import StageRecord
 from .replacement import remove_recorded
@@ -89,9 +89,9 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
-    participant, _, session = name.removeprefix("sub-").partition("_ses-")
-    sessions = {session or None}
-    if not session:
+    participant, session = parts_of_key(name)
+    sessions = {session}
+    if session is None:
         parts = [out.part(part) for part in ("prepared", "maps")]
         sessions |= {f.name.removeprefix("ses-") for part in parts for f in (part / f"sub-{participant}").glob("ses-*")}
     made = [SubjectRecord(participant, "patient", {}, session_id=s) for s in sorted(sessions, key=str)]

@@ -20,6 +20,7 @@ import psutil
 
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, kept
+from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import load_json
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
@@ -111,12 +112,6 @@ def file_fingerprint(path: Path) -> str:
 def _content_fingerprint(path: Path, _size: int, _modified_ns: int) -> str:
     # Size and time are keys of the cache only.
     return file_hash(path)[:16]
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.splits import Split, split_controls
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord
 from ..config.diff import flat_settings
@@ -40,10 +41,15 @@ def prepared_of(run: Run) -> dict[str, str]:
     return {key: record.identity for key, record in records.items() if record is not None and key in done}
 
 
+def fit_identity(model: OutputFolder) -> str:
+    """Return the identity of the fit of a model; empty if it was not fitted."""
+    record = StageRecord.read(model.record("fit"))
+    return record.identity if record else ""
+
+
 def settings_of_map(run: Run) -> dict[str, Any]:
     """Return the model and the settings that maps depend on."""
-    record = StageRecord.read(run.model.record("fit"))
-    return {"the detectors": record.identity if record else None} | settings_of(run, "evaluation.p_maps")
+    return {"the detectors": fit_identity(run.model) or None} | settings_of(run, "evaluation.p_maps")
 
 
 def mapped_earlier(run: Run) -> dict[str, SubjectRecord]:
