@@ -53,7 +53,11 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
         for rule in (m.func for m in field.metadata if isinstance(m, BeforeValidator)):
             if isinstance(rule, OldValues):
                 given = current[name] if isinstance(current[name], (list, tuple)) else [current[name]]
-                notes += [f"{v} of {prefix}{name} is now called {rule.new[v]}" for v in given if v in rule.new]
+                notes += [
+                    f"{v} of {prefix}{name} is now called {rule.new[v]}"
+                    for v in given
+                    if isinstance(v, str) and v in rule.new
+                ]
                 current[name] = rule(current[name])
     return current, notes
 

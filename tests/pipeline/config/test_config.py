@@ -153,3 +153,11 @@ def test_an_old_and_a_new_name_together_are_refused():
         UserError, match=r"models\.ensemble\.power is not known\. Did you mean models\.ensemble\.p_norm"
     ):
         load_config(overrides=["models.ensemble={power: 3, p_norm: 2}"])
+
+
+@pytest.mark.parametrize("value", ["[[ocsvm]]", "[{ocsvm: 1}]", "{ocsvm: 1}", "3", "null"])
+def test_a_value_of_another_kind_for_a_setting_with_old_values(value):
+    """Regression: a list in the list of scorers ended in a TypeError."""
+    for name in ("models.ensemble.scorers", "preprocessing.intensity.method"):
+        with pytest.raises(UserError, match=name):
+            load_config(overrides=[f"{name}={value}"])
