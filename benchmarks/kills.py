@@ -195,6 +195,8 @@ class Kill:
     def _faults_of_words(self, run: Run, code: int) -> list[str]:
         if self.number == signal.SIGKILL:
             return [] if code == -self.number else [f"expected exit code {-self.number}"]
+        if code == -self.number and not run.words and not _begun(run):
+            return []  # Python itself was starting
         faults = [] if code == 128 + self.number else [f"expected exit code {128 + self.number}"]
         faults += [] if "interrupted" in run.words else ["not told"]
         log = run.out / "log.jsonl"

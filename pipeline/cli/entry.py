@@ -1,13 +1,24 @@
 """Where the program ``voxout`` starts.
 
-Until the command listens to signals itself, a Ctrl-C ends the process at once, without a traceback: nothing has begun.
+Until the command handles signals itself, a signal ends the process at once, with the same line: nothing has begun.
 """
 
+import os
 import signal
 import sys
+from types import FrameType
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+def _end(number: int, _: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    os.write(2, f"voxout: interrupted ({name}). Run the same command again to continue.\n".encode())
+    os._exit(128 + number)
+
+
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # Signals that the process was started to ignore (nohup) stay ignored.
+    if signal.getsignal(_number) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(_number, _end)
 
 
 def start() -> None:

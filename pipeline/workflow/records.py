@@ -84,14 +84,24 @@ class StageRecord:
 
     @classmethod
     def read(cls, path: Path) -> "StageRecord | None":
-        """Read the record at a path; None if there is none or it cannot be read."""
+        """Read the record at a path; None if there is none or it cannot be read.
+
+        A file that has not changed is read once per process.
+        """
         try:
-            values = load_json(path)
-            values["failed"] = tuple(Failure(**failure) for failure in values["failed"])
-            values["done"], values["warnings"] = tuple(values["done"]), tuple(values["warnings"])
-            return cls(**values)
+            state = path.stat()
+            return _read(path, state.st_ino, state.st_size, state.st_mtime_ns)
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+@functools.lru_cache(maxsize=65536)
+def _read(path: Path, *_state: int) -> StageRecord:
+    # The state of the file is a key of the cache only; records are replaced by new files, never changed.
+    values = load_json(path)
+    values["failed"] = tuple(Failure(**failure) for failure in values["failed"])
+    values["done"], values["warnings"] = tuple(values["done"]), tuple(values["warnings"])
+    return StageRecord(**values)
 
 
 def fingerprint(value: Any) -> str:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
+from .commands import as_process, command_line, in_process
 from .planted_name import NAME, places_of_name, plant_in_header
 
 SETTINGS = """
@@ -42,8 +42,6 @@ models:
   training: {pretraining_steps: 200, guided_steps: 20, patches_per_step: 256, checkpoint_every: 20}
 evaluation: {bootstrap_draws: 50}
 """
-# With small convolutions on a busy machine, several threads are slower than one.
-_ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 BROKEN = {
     "sub-control002": "is truncated or damaged",
     "sub-control004": "NaN or infinite",
@@ -53,13 +51,15 @@ BROKEN = {
 }
 
 
-def _command(name: str, cohort: Path, out: Path, *more: str) -> list[str]:
-    settings = ["--config", str(cohort.parent / "settings.yaml"), "--device", "cpu", "--jobs", "2"]
-    return [sys.executable, "-m", "voxout.pipeline.cli", name, str(cohort), str(out), *settings, *more]
+pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
-def _voxout(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(*arguments), capture_output=True, text=True, check=False, env=_ENVIRONMENT)
+def _words(name: str, cohort: Path, out: Path, *more: object) -> list[object]:
+    return [name, cohort, out, "--config", cohort.parent / "settings.yaml", "--device", "cpu", "--jobs", "2", *more]
+
+
+def _voxout(name: str, cohort: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return in_process(*_words(name, cohort, out, *more))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(cohort, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     out = tmp_path_factory.mktemp("first") / "out"
-    return out, _voxout("run", cohort, out)
+    return out, as_process(*_words("run", cohort, out))
 
 
 def test_a_broken_scan_fails_alone(finished):
@@ -288,19 +288,21 @@ def test_a_deleted_stage_runs_again_with_later_stages(finished, cohort, tmp_path
 
 
 def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
-    out = tmp_path / "killed"
+    first, out = finished[0], tmp_path / "killed"
+    shutil.copytree(first, out)
+    for stage in ("encoder", "detectors", "latents", "maps", "scores", "report"):
+        shutil.rmtree(out / stage)
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    run = subprocess.Popen(_command("run", cohort, out), **silent, env=_ENVIRONMENT, start_new_session=True)
+    run = subprocess.Popen(command_line(*_words("run", cohort, out)), **silent, start_new_session=True)
     give_up = time.monotonic() + 400
     trained = ".building/train/encoder/step-*.safetensors"
     while not list(out.glob(trained)) and time.monotonic() < give_up:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    assert list(out.glob(trained)) and not (out / "encoder").exists() and not (out / "records" / "train.json").exists()
+    assert list(out.glob(trained)) and not (out / "encoder").exists()
     result = _voxout("run", cohort, out)
-    assert "up to date" in result.stdout
-    first = finished[0]
+    assert "extract: up to date" in result.stdout
     names = sorted(path.relative_to(first) for path in (first / "maps").rglob("*.nii.gz"))
     assert names
     assert not (out / ".building").exists() and not (out / ".scratch").exists()
@@ -408,9 +410,8 @@ def new_cohort(cohort) -> Path:
     return path
 
 
-def _apply(model: Path, *more) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "voxout.pipeline.cli", "apply", str(model), *map(str, more), "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
+def _apply(model: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return in_process("apply", model, *more, "--device", "cpu")
 
 
 def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp_path):
@@ -551,10 +552,7 @@ def test_unlisted_subjects_stay_until_removed_and_a_withdrawn_mask_is_deleted(fi
 
     mine = out / "maps" / "sub-patient001" / "anat" / "notes.txt"
     mine.write_text("mine")
-    result = subprocess.run(
-        [sys.executable, "-m", "voxout.pipeline.cli", "remove", str(out), "patient001"],
-        capture_output=True, text=True, check=False, env=_ENVIRONMENT,
-    )  # fmt: skip
+    result = in_process("remove", out, "patient001")
     assert result.returncode == 0, result.stdout + result.stderr
     left = [path for path in out.rglob("*patient001*") if path.is_file()]
     assert left == [] and mine.read_text() == "mine"

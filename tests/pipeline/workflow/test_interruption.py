@@ -136,8 +136,9 @@ def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, wha
         assert _no_temporary_files(tmp_path) and not marked(run.mark)
 
 
-def test_ctrl_c_during_the_start_ends_without_a_traceback(tmp_path):
-    """Regression: Ctrl-C in the first half second, during imports, printed a traceback."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_start_prints_one_line(tmp_path, number):
+    """Regression: in the first half second, during imports, Ctrl-C printed a traceback, and SIGTERM nothing."""
     program = tmp_path / "slow.py"
     # The first module that the entry imports waits, as on a slow disk.
     code = (
@@ -155,9 +156,11 @@ def test_ctrl_c_during_the_start_ends_without_a_traceback(tmp_path):
         [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGINT and errors == ""
+    name = signal.Signals(number).name
+    assert errors == f"voxout: interrupted ({name}). Run the same command again to continue.\n"
+    assert process.returncode == 128 + number
 
 
 def test_an_error_caused_by_an_interruption_is_an_interruption(tmp_path):

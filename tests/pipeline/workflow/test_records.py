@@ -28,6 +28,17 @@ def test_a_truncated_record_is_not_read(tmp_path):
         assert StageRecord.read(tmp_path / "fit.json") is None
 
 
+def test_a_record_is_read_once_until_it_is_replaced(tmp_path):
+    path = tmp_path / "fit.json"
+    _record(started="1").write(path)
+    first = StageRecord.read(path)
+    assert StageRecord.read(path) is first
+    _record(started="2").write(path)
+    assert StageRecord.read(path) == _record(started="2")
+    path.unlink()
+    assert StageRecord.read(path) is None
+
+
 def test_complete_means_all_files_with_their_sizes(tmp_path):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "a.bin").write_bytes(b"123")

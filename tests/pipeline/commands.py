@@ -1,0 +1,28 @@
+"""Commands of voxout, given within the test process or to a process of their own."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+from voxout.pipeline.cli.main import main
+
+
+def command_line(*words: object) -> list[str]:
+    """Return the command line of a separate process."""
+    return [sys.executable, "-m", "voxout.pipeline.cli", *map(str, words)]
+
+
+def in_process(*words: object) -> subprocess.CompletedProcess[str]:
+    """Give a command within this process; see the fixture `warm_workers`."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        code = main([str(word) for word in words])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
+
+
+def as_process(*words: object) -> subprocess.CompletedProcess[str]:
+    """Give a command to a process of its own."""
+    # With small convolutions on a busy machine, several threads are slower than one.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command_line(*words), capture_output=True, text=True, check=False, env=environment)

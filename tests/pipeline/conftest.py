@@ -1,0 +1,16 @@
+"""Commands within the test process, with workers that stay: a command of its own takes seconds only to start."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+from voxout.pipeline import api
+from voxout.pipeline.workflow.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def warm_workers() -> Iterator[None]:
+    """Let all commands of a test process share the worker processes that the first one starts."""
+    with Engine(2) as engine, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "Engine", lambda jobs: nullcontext(engine))
+        yield
