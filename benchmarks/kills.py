@@ -173,10 +173,13 @@ class Kill:
         began = time.monotonic()
         if self.target == "worker":
             worker = run.a_worker(chance)
-            if worker is None:
+            try:
+                if worker is None:
+                    return "done before", []
+                below = set(worker.children(recursive=True))
+                worker.send_signal(self.number)
+            except psutil.NoSuchProcess:
                 return "done before", []
-            below = set(worker.children(recursive=True))
-            worker.send_signal(self.number)
             with suppress(psutil.TimeoutExpired):
                 worker.wait(1)
             # Ctrl-C is no business of the workers: the client ends them.
