@@ -72,6 +72,8 @@ MARK = "VOXOUT_KILLS"
 PATIENCE_S = 10.0
 LONGEST_S = 15.0
 """Between two kills."""
+LAST_WORD: "dict[Command, str]" = {}
+"""First word of the last line of each command, undisturbed."""
 RESULTS = {".gz", ".safetensors", ".csv", ".npz", ".npy"}
 
 
@@ -120,6 +122,11 @@ class Run:
     def words(self) -> str:
         """What it has told so far."""
         return self._words.read_text()
+
+    @property
+    def has_said_all(self) -> bool:
+        """Whether its last line is that of a command that nothing disturbed."""
+        return bool(self.words) and self.words.splitlines()[-1].split()[0] == LAST_WORD[self.command]
 
     @property
     def goes_on(self) -> bool:
@@ -198,8 +205,8 @@ class Kill:
     def _faults_of_words(self, run: Run, code: int) -> list[str]:
         if self.number == signal.SIGKILL:
             return [] if code == -self.number else [f"expected exit code {-self.number}"]
-        if code == -self.number and not run.words and not _begun(run):
-            return []  # Python itself was starting
+        if code == -self.number and (not run.words or run.has_said_all):
+            return []  # Python itself was starting or ending
         faults = [] if code == 128 + self.number else [f"expected exit code {128 + self.number}"]
         faults += [] if "interrupted" in run.words else ["not told"]
         log = run.out / "log.jsonl"
@@ -338,6 +345,7 @@ def main() -> int:
         if run.process.wait() != 0:
             print(run.words)
             return 1
+        LAST_WORD[command] = run.words.splitlines()[-1].split()[0]
         print(f"| {command.words[0]} to {command.out} | {time.monotonic() - began:.0f} |", flush=True)
     print(
         f"\nSeed {options.seed}.\n\n| | signal | to | after, s | in | exit code, after | faults |\n" + "|---" * 7 + "|"

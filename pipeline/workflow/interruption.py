@@ -79,7 +79,8 @@ def interruptible(report: Callable[[int], None]) -> Iterator[None]:
                 report(number)
         os._exit(128 + number)
 
-    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -97,9 +98,9 @@ def interruptible(report: Callable[[int], None]) -> Iterator[None]:
         raise Interrupted(received[0]) from None
     finally:
         unwound.set()
-        # The cleanup is complete: from here signals have their default effect.
+        # The cleanup is complete: from here signals have the effect that they had before.
         for number in handled:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
 
 
 @contextmanager
