@@ -22,6 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 6.0
 """Schedulers and container services send SIGKILL no earlier than ten seconds after their signal."""
 
+_RETRY_S = 0.05
 _cleanups: list[Callable[[], None]] = []
 
 
@@ -60,7 +61,10 @@ def interruptible(report: Callable[[int], None]) -> Iterator[None]:
     unwound = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not received:
+        if _is_importing(frame):
+            # An exception within the import of a compiled library may abort the process: try again after it.
+            threading.Timer(_RETRY_S, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+        elif not received:
             received.append(number)
             if number == signal.SIGHUP:
                 _leave_terminal()
@@ -112,6 +116,14 @@ def closed_by(act: Callable[[], None]) -> Iterator[None]:
     finally:
         act()
         _cleanups.remove(act)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave_terminal() -> None:

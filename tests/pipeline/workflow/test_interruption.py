@@ -55,6 +55,14 @@ def fail_after_interruption():
     except KeyboardInterrupt:
         raise OSError(5, "caused by the interruption")
 
+def import_a_library():
+    import time
+    module = "import sys, time; time.sleep(3); print('imported', file=sys.stderr, flush=True)"
+    Path(sys.argv[2], "library.py").write_text(module)
+    sys.path.insert(0, sys.argv[2])
+    import library
+    time.sleep(60)
+
 class Deleted:
     def __del__(self):
         wait()
@@ -161,6 +169,12 @@ def test_a_signal_during_the_start_prints_one_line(tmp_path, number):
     name = signal.Signals(number).name
     assert errors == f"voxout: interrupted ({name}). Run the same command again to continue.\n"
     assert process.returncode == 128 + number
+
+
+def test_a_signal_during_an_import_takes_effect_after_it(tmp_path):
+    """An exception within the import of a compiled library aborted the process once in hundreds of signals."""
+    with _started("import_a_library", tmp_path) as run:
+        assert run.end(signal.SIGTERM) == (143, "imported\ninterrupted\n")
 
 
 def test_an_error_caused_by_an_interruption_is_an_interruption(tmp_path):
