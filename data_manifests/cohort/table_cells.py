@@ -75,9 +75,11 @@ class Cells:
         self.problems: list[str] = []
 
     def problem(self, sentence: str) -> None:
+        """Add a sentence to the problems of the row."""
         self.problems.append(f"{self.where}: {sentence}")
 
     def text(self, name: str) -> str | None:
+        """Text of a cell; None if it is missing."""
         return self._cells.get(name)
 
     def label(self, name: str, prefix: str) -> str | None:

@@ -98,7 +98,7 @@ class BrainComponents:
 
 
 def affordable(wanted: int, participants: int) -> int:
-    """Number of components to learn: at most one per five participants, and at most `wanted`."""
+    """Return the number of components to learn: at most one per five participants, and at most `wanted`."""
     return min(wanted, participants // _PARTICIPANTS_PER_COMPONENT)
 
 

@@ -68,6 +68,7 @@ class VoxelNorm(nn.LayerNorm):
     """Layer norm over the channels of each voxel of maps (N, C, ...); equal on patches and on whole slices."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Normalise maps (N, C, ...)."""
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -96,6 +97,7 @@ class PatchEncoder(nn.Module):
         return (self.join or self.branches[0])[-1]  # type: ignore[index]
 
     def forward(self, patches: Patches) -> torch.Tensor:
+        """Encode patches, one tensor (..., C, p, p[, p]) per patch shape, to latents (..., latent_size)."""
         around = patches[0].shape[: -1 - len(self.patch_shapes[0].axes)]
         latents = [
             branch(patch.flatten(0, len(around) - 1)) for branch, patch in zip(self.branches, patches, strict=True)
@@ -116,6 +118,7 @@ class PatchDecoder(nn.Module):
         self.axes = [len(patch_shape.axes) for patch_shape in patch_shapes]
 
     def forward(self, latents: torch.Tensor) -> Patches:
+        """Decode latents (..., latent_size) to patches, one tensor (..., C, p, p[, p]) per patch shape."""
         around, flat = latents.shape[:-1], latents.flatten(0, -2)
         patches = (
             branch(flat.reshape(*flat.shape, *[1] * axes))
@@ -133,6 +136,7 @@ class PatchAutoEncoder(nn.Module):
         self.decoder = PatchDecoder(channels, patch_shapes, settings)
 
     def forward(self, patches: Patches) -> torch.Tensor:
+        """Return the reconstruction error of patches, a scalar."""
         return self.error(self.encoder(patches), patches)
 
     def error(self, latents: torch.Tensor, patches: Patches) -> torch.Tensor:
