@@ -108,7 +108,7 @@ class Cells:
         if found is None:
             return None
         if found.lower() in words:
-            return words[words.index(found.lower())]  # type: ignore[arg-type]
+            return words[words.index(found.lower())]
         similar = difflib.get_close_matches(found.lower(), words, n=1)
         self.problem(
             f"{name} {quoted(found)} is unknown, expected {' or '.join(words)}. "

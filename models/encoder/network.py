@@ -9,6 +9,7 @@ shapes, each has a separate branch, and a linear layer combines their latents in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -67,9 +68,9 @@ def patch_shapes_of(settings: EncoderSettings, spacing_mm: float) -> tuple[Patch
 class VoxelNorm(nn.LayerNorm):
     """Layer norm over the channels of each voxel of maps (N, C, ...); equal on patches and on whole slices."""
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise maps (N, C, ...)."""
-        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class PatchEncoder(nn.Module):
@@ -94,7 +95,8 @@ class PatchEncoder(nn.Module):
     @property
     def latent_norm(self) -> BatchNorm:
         """Last batch norm, which sets the scale of the latents."""
-        return (self.join or self.branches[0])[-1]  # type: ignore[index]
+        layers = cast(nn.Sequential, self.join or self.branches[0])
+        return cast(BatchNorm, layers[-1])
 
     def forward(self, patches: Patches) -> torch.Tensor:
         """Encode patches, one tensor (..., C, p, p[, p]) per patch shape, to latents (..., latent_size)."""

@@ -107,9 +107,10 @@ class Engine:
                     say(f"    {_replaced(lost)}", stage=stage, workers_replaced=replaced)
             try:
                 future = waiting.get(timeout=_TEND_S)
-                result, reason = _collected(future, futures[future])
             except Empty:
                 continue
+            try:
+                result, reason = _collected(future, futures[future])
             except TimeoutError:
                 # The result was lost with its worker, and is computed again.
                 waiting.put(future)
