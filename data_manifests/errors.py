@@ -35,7 +35,7 @@ def private(name: str | Path, role: str = _SOME_FILE) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace non-printable characters by question marks and escape bytes that are not UTF-8 as ``\\udcff``."""
+    r"""Replace non-printable characters by question marks and escape bytes that are not UTF-8 as ``\udcff``."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 

@@ -29,6 +29,7 @@ class OldValues:
     new: Mapping[str, str]
 
     def __call__(self, value: Any) -> Any:
+        """Replace old values; anything else, also of another type, is returned unchanged."""
         if isinstance(value, (list, tuple)):
             return [self.new.get(one, one) if isinstance(one, str) else one for one in value]
         return self.new.get(value, value) if isinstance(value, str) else value

@@ -15,6 +15,8 @@ def _ascending(bounds: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class EvaluationSettings(Section):
+    """Settings of the scores and the report."""
+
     space: Literal["native", "template"] = "native"
     """Space in which maps are compared with lesion masks. `native` avoids resampling the masks."""
     smallest_lesion_mm3: Annotated[float, Field(ge=0)] = 0.0

@@ -11,6 +11,8 @@ from ..data_manifests.terms import Modality
 
 
 class BrainExtractionSettings(Section):
+    """Settings of brain extraction."""
+
     method: Literal["auto", "deepbet", "hdbet", "command", "template", "given", "none"] = "auto"
     """`auto`: the manifest's mask if there is one; no extraction if the scan is already skull-stripped; otherwise
     deepbet, then deepbet on an upright copy if the head is tilted or the mask is not plausible, then template
@@ -60,6 +62,8 @@ class BrainExtractionSettings(Section):
 
 
 class BiasFieldSettings(Section):
+    """Settings of N4 bias field correction."""
+
     enabled: bool = True
     spline_mm: Annotated[float, Field(gt=0)] = 200.0
     """Distance between the spline's control points at the coarsest level; halved at each further level."""
@@ -71,6 +75,8 @@ class BiasFieldSettings(Section):
 
 
 class RegistrationSettings(Section):
+    """Settings of the registration to the template."""
+
     transform: Literal["syn", "affine", "none"] = "syn"
     """`none`: the images are already in the template's space."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0

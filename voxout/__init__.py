@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import metrics as metrics
+    from . import ocsvm as ocsvm
     from .data_manifests.cohort.subject import Manifest as Manifest
     from .data_manifests.cohort.subject import SubjectRecord as SubjectRecord
     from .data_manifests.errors import UserError as UserError

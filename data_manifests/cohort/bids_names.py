@@ -41,6 +41,7 @@ class BidsName:
 
     @classmethod
     def from_path(cls, path: Path) -> "BidsName":
+        """Split the name of a file into its BIDS parts."""
         *parts, suffix = _IMAGE.sub("", path.name).split("_")
         entities = dict(part.split("-", 1) for part in parts if "-" in part)
         return cls(path, entities, suffix, tuple(part for part in parts if "-" not in part))
@@ -60,6 +61,7 @@ class BidsName:
 
     @property
     def is_brain(self) -> bool:
+        """Whether the name is that of a brain mask, ``..._desc-brain_mask``."""
         return self.suffix == "mask" and self.entities.get("desc") == "brain"
 
     @property
@@ -89,6 +91,7 @@ class BidsName:
 
 
 def is_image(path: Path) -> bool:
+    """Whether the file is not hidden and has the suffix of an image format, such as NIfTI, MGH or MetaImage."""
     return _IMAGE.search(path.name) is not None and not path.name.startswith(".")
 
 

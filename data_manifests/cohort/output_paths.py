@@ -53,21 +53,26 @@ class OutputFolder:
     # -- the run -------------------------------------------------------------------------------------------------
     @property
     def config(self) -> Path:
+        """Resolved settings of the run, as YAML."""
         return self.root / "config.yaml"
 
     @property
     def log(self) -> Path:
+        """Messages of all commands in this folder, one JSON object per line."""
         return self.root / "log.jsonl"
 
     @property
     def failures(self) -> Path:
+        """Table of the subjects that failed, with stage and reason."""
         return self.root / "failures.csv"
 
     def record(self, stage: str) -> Path:
+        """Path of the record of a stage: its settings, inputs, outputs and failures."""
         return self.root / "records" / f"{stage}.json"
 
     # -- one subject, prepared -----------------------------------------------------------------------------------
     def subject_folder(self, subject: SubjectRecord) -> Path:
+        """Folder of everything that is prepared of one session."""
         return self.part("prepared") / _session_folder(subject)
 
     def subject_files(self, subject: SubjectRecord) -> list[Path]:
@@ -82,9 +87,11 @@ class OutputFolder:
         return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-preproc_{BIDS_SUFFIX[modality]}.nii.gz")
 
     def prepared_brain_mask(self, subject: SubjectRecord) -> Path:
+        """Brain mask on the template grid."""
         return self._anat(subject, f"space-{TEMPLATE_SPACE}_desc-brain_mask.nii.gz")
 
     def prepared_lesion_mask(self, subject: SubjectRecord) -> Path:
+        """Lesion mask on the template grid."""
         return self._anat(subject, f"space-{TEMPLATE_SPACE}_label-lesion_mask.nii.gz")
 
     def native_brain_mask(self, subject: SubjectRecord) -> Path:
@@ -100,24 +107,30 @@ class OutputFolder:
         return self.transform_folder(subject) / f"{modality}.json"
 
     def transform_folder(self, subject: SubjectRecord) -> Path:
+        """Folder of the transforms of one session."""
         return self.subject_folder(subject) / "transforms"
 
     def quality(self, subject: SubjectRecord) -> Path:
+        """File with the quality metrics of the preparation."""
         return self._anat(subject, "desc-quality.json")
 
     def quality_picture(self, subject: SubjectRecord) -> Path:
+        """Picture for visual quality control of the preparation."""
         return self.subject_folder(subject) / "figures" / f"{subject.key}_desc-quality.png"
 
     def subject_record(self, subject: SubjectRecord) -> Path:
+        """Path of the record of one session's preparation."""
         return self.subject_folder(subject) / "record.json"
 
     # -- the cohort ----------------------------------------------------------------------------------------------
     @property
     def patches(self) -> Path:
+        """Folder of the training controls' volumes, from which patches are cut."""
         return self.part("patches")
 
     @property
     def encoder(self) -> Path:
+        """Folder of the trained patch encoder, or of all encoders of an ensemble."""
         return self.part("encoder")
 
     def member(self, number: int) -> Path:
@@ -125,14 +138,17 @@ class OutputFolder:
         return self.encoder / f"member-{number + 1}" if number else self.encoder
 
     def tensorboard(self, member: int) -> Path:
+        """Folder of the training curves of one encoder, for TensorBoard."""
         return self.member(member) / "tensorboard"
 
     @property
     def latents(self) -> Path:
+        """Folder of the controls' latents at every voxel."""
         return self.part("latents")
 
     @property
     def detectors(self) -> Path:
+        """Folder of the fitted scorers and their calibration."""
         return self.part("detectors")
 
     @property
@@ -148,6 +164,7 @@ class OutputFolder:
     # -- maps, scores, report ------------------------------------------------------------------------------------
     @property
     def maps(self) -> Path:
+        """Folder of the maps of all subjects."""
         return self.part("maps")
 
     def map_folder(self, subject: SubjectRecord) -> Path:
@@ -166,11 +183,11 @@ class OutputFolder:
         return self._map(subject, "space-orig_desc-anomaly_zmap.nii.gz")
 
     def spread_map(self, subject: SubjectRecord) -> Path:
-        """Standard deviation between the members of an ensemble, on the grid of the subject's T1w."""
+        """Map of the standard deviation between the members of an ensemble, on the grid of the subject's T1w."""
         return self._map(subject, "space-orig_desc-spread_zmap.nii.gz")
 
     def p_maps(self, map: Path) -> tuple[Path, Path]:
-        """Maps of -log10 p and -log10 q, in the folder of a z-map."""
+        """Return the paths of the maps of -log10 p and -log10 q, in the folder of a z-map."""
         stem = map.name.removesuffix("zmap.nii.gz")
         return map.with_name(f"{stem}logpmap.nii.gz"), map.with_name(f"{stem}logqmap.nii.gz")
 
@@ -179,6 +196,7 @@ class OutputFolder:
         return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
 
     def map_record(self, subject: SubjectRecord) -> Path:
+        """Path of the record of one session's maps."""
         return self.map_folder(subject).parent / "record.json"
 
     def template_coverage(self, subject: SubjectRecord) -> Path:
@@ -187,10 +205,11 @@ class OutputFolder:
 
     @property
     def scores(self) -> Path:
+        """Folder of the scores of the cohort and of its subjects."""
         return self.part("scores")
 
     def subject_scores(self, key: str) -> Path:
-        """Counts and curves from scoring one subject, without voxels."""
+        """File of the counts and curves from scoring one subject, without voxels."""
         return self.scores / "subjects" / f"{key}.npz"
 
     @property
@@ -200,21 +219,26 @@ class OutputFolder:
 
     @property
     def report(self) -> Path:
+        """HTML page of the cohort."""
         return self.part("cohort_page")
 
     @property
     def report_figures(self) -> Path:
+        """Folder of the plots of the cohort page, as SVG and PNG."""
         return self.part("figures")
 
     @property
     def report_tables(self) -> Path:
+        """Folder of the tables of the cohort page, as CSV."""
         return self.part("tables")
 
     @property
     def subject_pages(self) -> Path:
+        """Folder of the pages of all subjects."""
         return self.part("pages")
 
     def subject_page(self, subject: SubjectRecord) -> Path:
+        """HTML page of one session."""
         return self.subject_pages / f"{subject.key}.html"
 
     def subject_clusters(self, subject: SubjectRecord) -> Path:
@@ -227,6 +251,7 @@ class OutputFolder:
         return self.report_tables / "clusters.csv"
 
     def page_record(self, subject: SubjectRecord) -> Path:
+        """Path of the record of one session's page."""
         return self.subject_pages / f"{subject.key}.json"
 
 

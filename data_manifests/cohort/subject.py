@@ -127,10 +127,12 @@ class Manifest:
 
     @property
     def controls(self) -> tuple[SubjectRecord, ...]:
+        """Healthy subjects, in the order of the manifest."""
         return tuple(r for r in self.records if r.group == "control")
 
     @property
     def patients(self) -> tuple[SubjectRecord, ...]:
+        """Patients, in the order of the manifest."""
         return tuple(r for r in self.records if r.group == "patient")
 
 

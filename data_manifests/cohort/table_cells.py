@@ -75,9 +75,11 @@ class Cells:
         self.problems: list[str] = []
 
     def problem(self, sentence: str) -> None:
+        """Add a sentence to the problems of the row."""
         self.problems.append(f"{self.where}: {sentence}")
 
     def text(self, name: str) -> str | None:
+        """Text of a cell; None if it is missing."""
         return self._cells.get(name)
 
     def label(self, name: str, prefix: str) -> str | None:
@@ -106,7 +108,7 @@ class Cells:
         if found is None:
             return None
         if found.lower() in words:
-            return words[words.index(found.lower())]  # type: ignore[arg-type]
+            return words[words.index(found.lower())]
         similar = difflib.get_close_matches(found.lower(), words, n=1)
         self.problem(
             f"{name} {quoted(found)} is unknown, expected {' or '.join(words)}. "

@@ -39,6 +39,7 @@ class Grid:
 
     @property
     def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel in mm³."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property

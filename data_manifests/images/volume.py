@@ -71,6 +71,7 @@ class Volume:
 
     @property
     def affine(self) -> np.ndarray:
+        """Voxel indices to RAS+ millimetres, (4, 4)."""
         return self.grid.affine
 
     def with_voxels(self, voxels: np.ndarray) -> "Volume":

@@ -42,6 +42,7 @@ class Shift:
     change: float
 
     def painted(self, image: Volume, alpha: np.ndarray) -> np.ndarray:
+        """Return the voxels with the shift added, (X, Y, Z) float32."""
         old = image.voxels.astype(np.float32)
         return _not_below_zero(old + np.float32(self.change) * alpha, old)
 
@@ -59,6 +60,7 @@ class Blur:
     sigma_mm: float
 
     def painted(self, image: Volume, alpha: np.ndarray) -> np.ndarray:
+        """Return the voxels blended with their smoothed copy, (X, Y, Z) float32."""
         old = image.voxels.astype(np.float32)
         smooth = ndimage.gaussian_filter(old, self.sigma_mm / image.grid.spacing_mm)
         return old + alpha * (smooth - old)
@@ -82,6 +84,7 @@ class Texture:
     seed: int
 
     def painted(self, image: Volume, alpha: np.ndarray) -> np.ndarray:
+        """Return the voxels with the pattern added, (X, Y, Z) float32."""
         old = image.voxels.astype(np.float32)
         noise = np.random.default_rng(self.seed).standard_normal(old.shape)
         noise = ndimage.gaussian_filter(noise, self.grain_mm / image.grid.spacing_mm)
@@ -104,6 +107,7 @@ class Swelling:
     growth: float
 
     def painted(self, image: Volume, alpha: np.ndarray) -> np.ndarray:
+        """Return the voxels with the tissue displaced, (X, Y, Z) float32."""
         old = image.voxels.astype(np.float32)
         new = old.copy()
         parts, _ = cast(tuple[np.ndarray, int], ndimage.label(alpha > 0, structure=np.ones((3, 3, 3))))

@@ -26,6 +26,8 @@ _WEB_FONTS = "system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 @dataclass(frozen=True)
 class Theme:
+    """Colours of a plot, as hexadecimal codes."""
+
     ink: str
     muted: str
     grid: str

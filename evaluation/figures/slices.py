@@ -84,6 +84,7 @@ class Head:
 
     @property
     def spacing_mm(self) -> np.ndarray:
+        """Edge lengths of a voxel, (3,)."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
 
     def index_of(self, point_mm: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ class Estimate:
 
     @classmethod
     def undefined(cls, reason: str) -> "Estimate":
+        """Return an estimate without a value, for this reason."""
         return cls(None, n=0, reason_undefined=reason)
 
 

@@ -113,8 +113,10 @@ def distinct(ordered, places, weights):
 
 @compiled
 def add_between(edges, values, counts, totals):
-    """Add counts of ascending values to bins: bin 2i + 1 holds values equal to edge i, bin 2i those between edges i - 1
-    and i."""
+    """Add counts of ascending values to bins.
+
+    Bin 2i + 1 holds values equal to edge i, bin 2i those between edges i - 1 and i.
+    """
     edge = 0
     for i in range(len(values)):
         value = values[i]

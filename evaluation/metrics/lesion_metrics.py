@@ -39,9 +39,11 @@ class ClusterCurve:
     false_clusters: np.ndarray
 
     def clusters_at(self, threshold: np.ndarray | float) -> np.ndarray:
+        """Return the number of clusters at each threshold, in the shape of `threshold`."""
         return self._at(self.clusters, threshold)
 
     def false_clusters_at(self, threshold: np.ndarray | float) -> np.ndarray:
+        """Return the number of false clusters at each threshold, in the shape of `threshold`."""
         return self._at(self.false_clusters, threshold)
 
     @cached_property

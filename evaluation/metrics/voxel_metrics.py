@@ -68,10 +68,12 @@ class ScoreHistogram:
 
     @property
     def n_healthy(self) -> int:
+        """Number of healthy voxels."""
         return int(self.healthy_counts.sum(dtype=np.int64))
 
     @property
     def n_lesion(self) -> int:
+        """Number of lesion voxels."""
         return int(self.lesion_counts.sum(dtype=np.int64))
 
     def healthy_quantile(self, share: float) -> float:
@@ -80,7 +82,7 @@ class ScoreHistogram:
         return float(self.healthy_scores[min(reached, len(self.healthy_scores) - 1)])
 
     def flagged(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of healthy and of lesion voxels with a score of at least each threshold."""
+        """Count the healthy and the lesion voxels with a score of at least each threshold."""
         return (
             _at_or_above(self.healthy_scores, self.healthy_counts, thresholds),
             _at_or_above(self.lesion_scores, self.lesion_counts, thresholds),

@@ -23,6 +23,8 @@ HEADLINES = ("auroc", "average_precision", "lesion_sensitivity", "dice_at_health
 
 @dataclass(frozen=True)
 class TableLine:
+    """Row of the table of subjects; None where a value does not apply."""
+
     subject: ReportSubject
     lesions: int | None
     lesion_ml: float | None
@@ -33,6 +35,7 @@ class TableLine:
 
 
 def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
+    """Collect the values of a subject for the table."""
     scores = subject.scores
     if scores is None:
         return TableLine(subject, None, None, None, None, None, row)
@@ -82,6 +85,7 @@ def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
 
 
 def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
+    """Plot the curves that the scores define, the distribution of scores, and differences between sites."""
     curves, plots = cohort_curves(scores), []
     if curves.roc is not None:
         plots.append(cohort_plots.roc_plot(scores, curves.roc))
@@ -99,7 +103,7 @@ def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list
 
 
 def _group_plots(subjects: Sequence[ReportSubject]) -> list[Plot]:
-    """Plots of differences between sites and groups; scores of healthy tissue should not differ."""
+    """Plot differences between sites and groups; scores of healthy tissue should not differ."""
     healthy, found = {}, {}
     for subject in subjects:
         scores, place = subject.scores, (subject.site or "site not given", subject.group)
@@ -134,6 +138,7 @@ class QualityLine:
 
 
 def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
+    """Summarise the quality of each site, in alphabetical order."""
     lines = []
     for site in sorted({subject.site or "" for subject in subjects}):
         here = [s for s in subjects if (s.site or "") == site]
@@ -146,7 +151,7 @@ def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
 
 
 def runs_of(report: CohortReport) -> list[RunScores]:
-    """This run and the reference runs; empty without reference runs."""
+    """Return this run and the reference runs; empty without reference runs."""
     if report.scores is None or not report.runs:
         return []
     scores = report.scores
@@ -201,6 +206,7 @@ def run_table(runs: Sequence[RunScores]) -> list[dict[str, object]]:
 
 
 def training_plots(curves: Sequence[TrainingCurve]) -> list[Plot]:
+    """Plot the training curves, one plot per panel; empty curves are left out."""
     panels: dict[str, list[TrainingCurve]] = {}
     for curve in curves:
         if len(curve.steps):
@@ -225,7 +231,7 @@ def threshold_of(report: CohortReport) -> float | None:
 
 
 def colour_scale_of(report: CohortReport) -> ColourScale | None:
-    """Common colour scale of all subjects."""
+    """Return the common colour scale of all subjects; None without maps."""
     threshold = threshold_of(report)
     if threshold is not None:
         return ColourScale.at(threshold)
@@ -255,6 +261,8 @@ def head_of(images: SubjectImages, scale: ColourScale) -> Head:
 
 @dataclass(frozen=True)
 class Headline:
+    """Metric at the top of the page, with its meaning and what to compare it with."""
+
     label: str
     estimate: Estimate
     meaning: str
@@ -262,6 +270,7 @@ class Headline:
 
 
 def headlines(scores: CohortScores | None) -> list[Headline]:
+    """Return the metrics of `HEADLINES`; none without scores."""
     if scores is None:
         return []
     context = dict.fromkeys(HEADLINES, "")
@@ -284,6 +293,7 @@ def headlines(scores: CohortScores | None) -> list[Headline]:
 
 
 def metric_rows(scores: CohortScores | None) -> list[tuple[str, str, Estimate, bool, str]]:
+    """Return label, meaning, estimate, whether it is an oracle, and what its `n` counts, for each metric."""
     if scores is None:
         return []
     return [
@@ -311,6 +321,7 @@ def typical_patient(subjects: Sequence[ReportSubject]) -> tuple[ReportSubject, s
 
 
 def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:
+    """Count subjects by role, lesions and failures; return labels and numbers as text."""
     roles: dict[str, int] = {}
     for subject in report.subjects:
         role = subject.role or subject.group
@@ -324,6 +335,8 @@ def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class EmbeddedPlot:
+    """Plot as data URIs for light and dark backgrounds."""
+
     name: str
     title: str
     alt: str
@@ -332,4 +345,5 @@ class EmbeddedPlot:
 
 
 def embedded(plot: Plot) -> EmbeddedPlot:
+    """Draw a plot for light and dark backgrounds."""
     return EmbeddedPlot(plot.name, plot.title, plot.alt, *plot_uris(plot))

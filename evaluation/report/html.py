@@ -76,16 +76,17 @@ def json_block(value: object) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
+    """Encode content of a media type, such as ``image/webp``, as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def picture_uri(picture: np.ndarray, most_bytes: int) -> str:
-    """Data URI of a picture, (H, W, 3) uint8, as WebP with approximately at most `most_bytes`."""
+    """Encode a picture, (H, W, 3) uint8, as a data URI: WebP of approximately at most `most_bytes`."""
     return data_uri(webp(picture, most_bytes), "image/webp")
 
 
 def picture_file_uri(path: Path, most_bytes: int, *, most_px: int = 1100) -> str:
-    """Data URI of a picture file, reduced to at most `most_px` pixels per side."""
+    """Encode a picture file as a data URI, reduced to at most `most_px` pixels per side."""
     with Image.open(path) as image:
         image = image.convert("RGB")
         image.thumbnail((most_px, most_px))
@@ -93,7 +94,7 @@ def picture_file_uri(path: Path, most_bytes: int, *, most_px: int = 1100) -> str
 
 
 def plot_uris(plot: Plot) -> tuple[str, str]:
-    """Data URIs of a plot for light and dark backgrounds."""
+    """Return the data URIs of a plot for light and dark backgrounds."""
     light, dark = (data_uri(plot.svg(theme), "image/svg+xml") for theme in (LIGHT, DARK))
     return light, dark
 
@@ -112,6 +113,7 @@ def number_text(value: float | int | None) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
+    """Format a value with its interval, if it has one."""
     if estimate.value is None:
         return "not defined"
     if estimate.ci_low is None:
@@ -120,6 +122,7 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def duration_text(value: float) -> str:
+    """Format a duration given in seconds."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)

@@ -164,7 +164,7 @@ def _quality_picture(report: SubjectReport) -> str | None:
 def _about(
     report: SubjectReport, places: Sequence[tuple[float, float, float]], volumes: ViewerVolumes, head: Head
 ) -> dict[str, object]:
-    """Settings of the viewer; `places` are the positions of the table rows."""
+    """Return the settings of the viewer; `places` are the positions of the table rows."""
     scale = report.scale
     # The colour map of the viewer spans the floor to the top of the scale; it is constant below the threshold.
     share = scale.share(np.linspace(scale.floor, scale.high, 256))

@@ -51,6 +51,7 @@ class AtOperatingPoint:
     def from_scores(
         cls, known: Sequence[SubjectScores], point: OperatingPoint, draws: int, lesion_bands_ml: Sequence[float]
     ) -> "AtOperatingPoint":
+        """Measure each scan at the threshold and at its values in `draws` bootstrap samples."""
         thresholds = point.thresholds(draws)
         usable = np.isfinite(thresholds)
         levels, which = np.unique(np.where(usable, thresholds, 0), return_inverse=True)

@@ -105,12 +105,14 @@ class OperatingPoint:
 
     @property
     def why_none(self) -> str:
+        """Reason for an undefined threshold, as text."""
         if self.reason_missing:
             return self.reason_missing
         return NO_LIMIT if self.n_healthy else NO_HEALTHY
 
     @property
     def measure(self) -> Measure:
+        """Threshold as a measure, with its bootstrap samples."""
         draws = self.draws.astype(np.float64)
         return Measure(self.threshold, draws, self.n_healthy, self.n_healthy, self.why_none)
 
@@ -163,10 +165,12 @@ class StoredPoint:
 
     @classmethod
     def from_point(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
+        """Take over an operating point set on maps of this model; undefined bootstrap samples are left out."""
         draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
         return cls(point.threshold, draws, point.n_healthy, _relevant_settings(settings), model, point.largest_mm3)
 
     def save(self, path: Path) -> None:
+        """Write the point and its checksum as JSON, atomically."""
         # JSON has no NaN: an undefined threshold is null.
         threshold = self.threshold if np.isfinite(self.threshold) else None
         values = asdict(self) | {"threshold": threshold, "format": FORMAT}
@@ -207,6 +211,7 @@ class StoredPoint:
 
     @property
     def point(self) -> OperatingPoint:
+        """Operating point with this threshold, without leave-one-out thresholds."""
         draws = np.array(self.draws, dtype=np.float32)
         none = np.zeros(0, np.float32)
         return OperatingPoint(

@@ -123,6 +123,7 @@ class CohortScores:
         return self.point.threshold if np.isfinite(self.point.threshold) else None
 
     def row(self, key: str) -> SubjectRow:
+        """Return the row of a subject."""
         return next(row for row in self.rows if row.key == key)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import TypeVar
-from zipfile import ZIP_STORED
+from zipfile import ZIP_STORED, BadZipFile
 
 import numpy as np
 
@@ -20,6 +21,22 @@ from ..metrics.lesion_metrics import ClusterCurve, LesionOverlaps
 
 NO_TRUTH = "no lesion mask"
 FORMAT = "voxout subject scores 3"
+
+# Errors of zipfile, numpy and the file system for a damaged file or one of another kind. Any other error is a bug.
+_READ_FAILURES = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+    BadZipFile,
+)
 
 Part = TypeVar("Part", vm.ScoreHistogram, ClusterCurve, LesionOverlaps)
 
@@ -91,18 +108,22 @@ class StoredCurves:
 
     @property
     def histogram(self) -> vm.ScoreHistogram:
+        """Histogram of the voxels, read from the file."""
         return self._part(vm.ScoreHistogram)
 
     @property
     def clusters(self) -> ClusterCurve:
+        """Number of clusters by threshold, read from the file."""
         return self._part(ClusterCurve)
 
     @property
     def overlaps(self) -> LesionOverlaps:
+        """Overlaps of clusters and lesions, read from the file."""
         return self._part(LesionOverlaps)
 
     @property
     def lesion_voxels(self) -> tuple[np.ndarray, np.ndarray]:
+        """`lesion_scores` and `lesion_counts` of the histogram, read from the file."""
         # Reading only this part of the histogram is faster.
         scores, counts = self._arrays(_entry(vm.ScoreHistogram, name) for name in ("lesion_scores", "lesion_counts"))
         return scores, counts
@@ -115,7 +136,7 @@ class StoredCurves:
         try:
             with _opened(self.path) as stored:
                 arrays = [stored[entry] for entry in entries]
-        except Exception as error:
+        except _READ_FAILURES as error:
             raise _unreadable(self.path, error) from error
         return [a if a.dtype.kind == "f" else a.astype(np.int32, copy=False) for a in arrays]
 
@@ -190,18 +211,22 @@ class SubjectScores:
 
     @property
     def histogram(self) -> vm.ScoreHistogram:
+        """Histogram of the voxels of the evaluation mask."""
         return self.curves.histogram
 
     @property
     def clusters(self) -> ClusterCurve:
+        """Number of clusters by threshold."""
         return self.curves.clusters
 
     @property
     def overlaps(self) -> LesionOverlaps:
+        """Overlaps of clusters and lesions."""
         return self.curves.overlaps
 
     @property
     def has_lesions(self) -> bool:
+        """Whether lesion voxels are known inside the evaluation mask."""
         return self.truth_known and self.n_lesion > 0
 
     @property
@@ -232,6 +257,7 @@ class SubjectScores:
         return float(false[0] + true[0]) * self.voxel_mm3 / 1000
 
     def lesions_found_at(self, threshold: float) -> int:
+        """Return the number of lesions that a cluster touches at this threshold."""
         return int((self.found_at >= np.float32(threshold)).sum())
 
     @cached_property
@@ -275,7 +301,7 @@ class SubjectScores:
             about |= {name: Estimate(**about[name]) for name in _ESTIMATES}
             lesions = tuple(LesionScore(**les | {n: tuple(les[n]) for n in _PLACES}) for les in about.pop("lesions"))
             return cls(**about, lesions=lesions, curves=StoredCurves(path))
-        except Exception as error:
+        except _READ_FAILURES as error:
             raise _unreadable(path, error) from error
 
 
@@ -304,7 +330,6 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    # An incomplete .npz raises many kinds of errors (zip, zlib, JSON, keys); the advice is the same.
     return UserError(
         f"{private(path.name)}: not readable as the scores of a subject ({type(error).__name__}). Delete it and score "
         "the subject again."

@@ -53,12 +53,14 @@ class Mahalanobis:
         return cls(fit_whitening(features, mask, shrinkage=settings.shrinkage), direction)
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """Return the distances of features (P, d), or the signed z-scores of one side, (P,) float32."""
         white = self.whitening.whiten(features)
         if self.direction == "both":
             return np.sqrt(np.einsum("pd,pd->p", white, white))
         return white[:, 0] if self.direction == "higher" else -white[:, 0]
 
     def save(self, folder: Path) -> None:
+        """Write the whitening to a folder."""
         self.whitening.save(folder / _WHITENING)
 
     @classmethod
@@ -103,6 +105,7 @@ class OneClassSvms:
         return cls(field, whitening, settings.score)
 
     def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+        """Score features (P, d) as `score_by` says, (P,) float32; higher = more anomalous."""
         if self.whitening is not None:
             features = self.whitening.whiten(features)
         decision = np.asarray(self.field.decision_function(features, jobs=jobs))
@@ -116,6 +119,7 @@ class OneClassSvms:
         return scores.astype(np.float32)
 
     def save(self, folder: Path) -> None:
+        """Write the detectors and, if there is one, the whitening to a folder."""
         self.field.save(folder / _FIELD)
         if self.whitening is not None:
             self.whitening.save(folder / _WHITENING)

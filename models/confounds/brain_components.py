@@ -54,7 +54,7 @@ class BrainComponents:
     def weights(self, brain: np.ndarray) -> np.ndarray:
         """Estimate the weights of a `sampled` brain (p, c), (k,) float64; 0 is the controls' mean."""
         values, available = _standardised(brain, self.mean, self.scale), np.isfinite(brain).ravel()
-        huber = available.astype(np.float32)
+        weights, huber = np.zeros(self.size), available.astype(np.float32)
         for _ in range(_ITERATIONS):
             weighted = self.maps * huber
             weights = np.linalg.lstsq((weighted @ self.maps.T).astype(np.float64), weighted @ values, rcond=None)[0]
@@ -98,7 +98,7 @@ class BrainComponents:
 
 
 def affordable(wanted: int, participants: int) -> int:
-    """Number of components to learn: at most one per five participants, and at most `wanted`."""
+    """Return the number of components to learn: at most one per five participants, and at most `wanted`."""
     return min(wanted, participants // _PARTICIPANTS_PER_COMPONENT)
 
 

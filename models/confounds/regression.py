@@ -122,6 +122,7 @@ class ResidualisedLatents:
 
     @property
     def mask_hash(self) -> str:
+        """Hash of the `VoxelMask` to which the voxels belong."""
         return self.latents.mask_hash
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:

@@ -132,10 +132,12 @@ class Checkpoint:
 
     @property
     def encoder(self) -> PatchEncoder:
+        """Encoder without its decoder."""
         return self.autoencoder.encoder
 
     @staticmethod
     def exists(folder: Path) -> bool:
+        """Whether the folder holds a checkpoint."""
         return (folder / _INDEX).exists()
 
     def save(self, folder: Path) -> Path:

@@ -9,6 +9,7 @@ shapes, each has a separate branch, and a linear layer combines their latents in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -67,8 +68,9 @@ def patch_shapes_of(settings: EncoderSettings, spacing_mm: float) -> tuple[Patch
 class VoxelNorm(nn.LayerNorm):
     """Layer norm over the channels of each voxel of maps (N, C, ...); equal on patches and on whole slices."""
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise maps (N, C, ...)."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class PatchEncoder(nn.Module):
@@ -93,9 +95,11 @@ class PatchEncoder(nn.Module):
     @property
     def latent_norm(self) -> BatchNorm:
         """Last batch norm, which sets the scale of the latents."""
-        return (self.join or self.branches[0])[-1]  # type: ignore[index]
+        layers = cast(nn.Sequential, self.join or self.branches[0])
+        return cast(BatchNorm, layers[-1])
 
     def forward(self, patches: Patches) -> torch.Tensor:
+        """Encode patches, one tensor (..., C, p, p[, p]) per patch shape, to latents (..., latent_size)."""
         around = patches[0].shape[: -1 - len(self.patch_shapes[0].axes)]
         latents = [
             branch(patch.flatten(0, len(around) - 1)) for branch, patch in zip(self.branches, patches, strict=True)
@@ -116,6 +120,7 @@ class PatchDecoder(nn.Module):
         self.axes = [len(patch_shape.axes) for patch_shape in patch_shapes]
 
     def forward(self, latents: torch.Tensor) -> Patches:
+        """Decode latents (..., latent_size) to patches, one tensor (..., C, p, p[, p]) per patch shape."""
         around, flat = latents.shape[:-1], latents.flatten(0, -2)
         patches = (
             branch(flat.reshape(*flat.shape, *[1] * axes))
@@ -133,6 +138,7 @@ class PatchAutoEncoder(nn.Module):
         self.decoder = PatchDecoder(channels, patch_shapes, settings)
 
     def forward(self, patches: Patches) -> torch.Tensor:
+        """Return the reconstruction error of patches, a scalar."""
         return self.error(self.encoder(patches), patches)
 
     def error(self, latents: torch.Tensor, patches: Patches) -> torch.Tensor:

@@ -42,10 +42,12 @@ class PatchShape:
 
     @property
     def axes(self) -> tuple[int, ...]:
+        """Axes (x, y, z) of the template grid in which the patch extends."""
         return AXES[self.plane]
 
     @property
     def half(self) -> int:
+        """Number of voxels on each side of the central voxel."""
         return self.size_vox // 2
 
     def cut(self, volumes: torch.Tensor, rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

@@ -105,7 +105,7 @@ class ColocatedPatches:
 
 
 def controls_at_voxels(inside: np.ndarray, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """Number of the subjects `rows` whose brain contains each voxel, (P,) int64."""
+    """Count the subjects `rows` whose brain contains each voxel, (P,) int64."""
     count = np.zeros(len(voxels), np.int64)
     for row in rows:
         count += inside[row][tuple(voxels.T)]

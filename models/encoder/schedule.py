@@ -33,6 +33,7 @@ class Schedule:
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> "Schedule":
+        """Compute the number of steps of each phase."""
         training, guidance = settings.training, settings.guidance
         # Without a loss term on co-located patches, there are no guided steps.
         guided = training.guided_steps if guidance.weight > 0 or training.siamese_weight > 0 else 0
@@ -42,12 +43,15 @@ class Schedule:
 
     @property
     def steps(self) -> int:
+        """Number of steps of both phases."""
         return self.pretraining_steps + self.guided_steps
 
     def is_guided(self, step: int) -> bool:
+        """Whether a step is in the second phase."""
         return step >= self.pretraining_steps
 
     def ends_phase(self, steps_done: int) -> bool:
+        """Whether a phase is complete after this number of steps."""
         return steps_done in (self.pretraining_steps, self.steps)
 
     def routes(self, step: int) -> tuple[float, float]:
@@ -110,7 +114,7 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
 
 
 def controls_for(counts: np.ndarray, settings: ModelSettings) -> int:
-    """Number of controls per voxel in a co-located batch.
+    """Return the number of controls per voxel in a co-located batch.
 
     The smaller of `controls_per_voxel` and the number available at 95 % of the voxels, so that a control with an
     incomplete brain mask does not exclude voxels from guidance. At least `fewest_controls`, if half of the voxels have

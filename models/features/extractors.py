@@ -59,13 +59,16 @@ class VoxelFeatures:
 
     @property
     def size(self) -> int:
+        """Number of channels."""
         return len(self.rows)
 
     @property
     def reach_vox(self) -> int:
+        """Zero, since only the voxel itself is used."""
         return 0
 
     def compute(self, channels: np.ndarray) -> np.ndarray:
+        """Return the values of the channels at each voxel, (P, d) float32."""
         return self.mask.transform(channels[list(self.rows)]).T.astype(np.float32)
 
 
@@ -89,13 +92,16 @@ class LatentFeatures:
 
     @property
     def size(self) -> int:
+        """Number of latent dimensions."""
         return self.encoder.latent_size
 
     @property
     def reach_vox(self) -> int:
+        """Half the edge of the largest patch."""
         return max(patch_shape.half for patch_shape in self.encoder.patch_shapes)
 
     def compute(self, channels: np.ndarray) -> np.ndarray:
+        """Encode the patches around each voxel, (P, d) float32."""
         chosen = torch.from_numpy(channels[list(self.rows)].astype(np.float32))
         return encode_densely(self.encoder, chosen, self.mask, device=self.device).numpy()
 
@@ -119,13 +125,16 @@ class PatchFeatures:
 
     @property
     def size(self) -> int:
+        """Number of components."""
         return self.components.shape[1]
 
     @property
     def reach_vox(self) -> int:
+        """One voxel, half the edge of the patch."""
         return REACH_OF_PATCHES_VOX
 
     def compute(self, channels: np.ndarray) -> np.ndarray:
+        """Project the patch around each voxel onto the components, (P, d) float32."""
         chosen = channels[list(self.rows)]
         blocks = (np.arange(a, min(a + _AT_ONCE, self.mask.size)) for a in range(0, self.mask.size, _AT_ONCE))
         return np.concatenate([_patches(chosen, self.mask, block) @ self.components for block in blocks])

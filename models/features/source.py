@@ -112,7 +112,7 @@ class FeatureSource:
         return specs
 
     def rows(self, spec: ScorerSpec) -> tuple[int, ...]:
-        """Indices of the channels of a scorer."""
+        """Return the indices of the channels of a scorer."""
         groups = {"modalities": self.channels.modalities, "all": self.channels.names}
         names = groups.get(spec.channels, (spec.channels,))
         if spec.member is not None:

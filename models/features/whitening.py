@@ -124,7 +124,8 @@ class WhitenedLatents:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, P, d)."""
-        return self.latents.shape  # type: ignore[return-value]
+        subjects, voxels, size = self.latents.shape
+        return subjects, voxels, size
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""

@@ -96,6 +96,7 @@ class GrowingArrays:
         self._done = 0
 
     def add(self, part: DetectorArrays) -> None:
+        """Append the detectors of the next voxels."""
         _append(self._vectors, part.support_vectors)
         _append(self._coef, part.dual_coef)
         here = slice(self._done, self._done + len(part.n_support))
@@ -106,6 +107,7 @@ class GrowingArrays:
         self._done = here.stop
 
     def arrays(self) -> DetectorArrays:
+        """Return the detectors of all voxels, without a copy."""
         return DetectorArrays(self._vectors, self._coef, self._n_support, self._offset, self._gamma, self._n_fitted)
 
 

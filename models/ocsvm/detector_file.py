@@ -109,6 +109,7 @@ class DetectorWriter:
             os.replace(self._temporary, self._tensors)
 
     def close(self) -> None:
+        """Close the file, and delete it unless it was completed."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -96,7 +96,7 @@ class _GuidanceLoss(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride] (torch's own decorator)
         grad_sv, grad_rest = ctx.saved_tensors
         weight = grad_output[:, None, None]
         return (weight * grad_sv).to(grad_sv.dtype), (weight * grad_rest).to(grad_rest.dtype), None, None, None, None

@@ -55,7 +55,7 @@ class DetectorField:
         object.__setattr__(self, "start", start)
 
     def __len__(self) -> int:
-        """Number of voxels."""
+        """Return the number of voxels."""
         return len(self.arrays.n_support)
 
     @property
@@ -80,6 +80,7 @@ class DetectorField:
 
     @property
     def precision(self) -> Precision:
+        """Float type of the stored support vectors."""
         return "float16" if self.arrays.support_vectors.dtype == np.float16 else "float32"
 
     def support(self, voxel: int) -> tuple[np.ndarray, np.ndarray]:

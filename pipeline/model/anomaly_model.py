@@ -220,7 +220,7 @@ class AnomalyModel:
 
 
 def _as_file(image: "str | Path | Volume | SpatialImage", path: Path) -> Path:
-    """The path of an image; one in memory is written to `path` first."""
+    """Return the path of an image; one in memory is written to `path` first."""
     if isinstance(image, (str, Path)):
         return Path(image)
     if isinstance(image, Volume):
@@ -237,7 +237,7 @@ def _as_file(image: "str | Path | Volume | SpatialImage", path: Path) -> Path:
 
 
 def feature_source(config: Config, channels: Channels, model: OutputFolder, device: str) -> FeatureSource:
-    """The channels and trained encoders of a run or a model."""
+    """Load the trained encoders of a run or a model, and join them with its channels."""
     ensemble = config.models.ensemble
     folders = [model.member(number) for number in range(ensemble.members)] if ensemble.needs_encoder else []
     return FeatureSource(channels, tuple(Checkpoint.load(folder, device=device) for folder in folders), device)

@@ -48,6 +48,7 @@ class Shared:
 
     @classmethod
     def from_scores(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
+        """Collect the inputs, with the threshold of the cohort's z-maps."""
         return cls(Threshold.of_z_maps(scores), roles, versions)
 
 

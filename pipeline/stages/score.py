@@ -180,6 +180,7 @@ def maps_and_masks(subject: SubjectRecord, out: OutputFolder, space: str):
 
 
 def prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None:
+    """Read the lesion mask on the template grid; None if there is none."""
     path = out.prepared_lesion_mask(subject)
     return read_mask(path) if subject.lesion_mask and path.is_file() else None
 

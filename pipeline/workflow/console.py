@@ -49,8 +49,7 @@ class Console:
     def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
         """Print a line unless its level exceeds the verbosity, and log it (or `kept` instead) with `facts`."""
         if level <= self.verbosity:
-            tqdm.write(for_terminal(text), file=sys.stdout)
-            sys.stdout.flush()
+            _write(for_terminal(text))
         self.log(kept or text, **facts)
 
     def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
@@ -79,7 +78,7 @@ class Console:
                 nonlocal printed
                 if time.monotonic() - printed > 20 and done < total:
                     printed = time.monotonic()
-                    print(f"  {label}: {done} of {total}", flush=True)
+                    _write(f"  {label}: {done} of {total}")
 
             yield print_line
 
@@ -89,3 +88,9 @@ class Console:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(kept(line), default=str) + "\n")
+
+
+def _write(line: str) -> None:
+    """Write a line to standard output, above a progress bar."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()

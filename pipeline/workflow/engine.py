@@ -107,9 +107,10 @@ class Engine:
                     say(f"    {_replaced(lost)}", stage=stage, workers_replaced=replaced)
             try:
                 future = waiting.get(timeout=_TEND_S)
-                result, reason = _collected(future, futures[future])
             except Empty:
                 continue
+            try:
+                result, reason = _collected(future, futures[future])
             except TimeoutError:
                 # The result was lost with its worker, and is computed again.
                 waiting.put(future)
@@ -144,7 +145,7 @@ def _collected(future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineE
         return future.result(timeout=5)
     except TimeoutError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (one of Dask's many, since `_guarded` catches those of the call)
         name = type(error).__name__
         return None, f"{subject.key}: its worker process died ({name}), probably out of memory. Use fewer --jobs."
 
@@ -156,7 +157,7 @@ def _guarded(
         return function(subject, *arguments), None
     except MachineError as error:
         return None, error
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (a bug in one subject does not stop the others)
         # Problems of the machine are not caused by the scan, and all subjects would fail.
         out = next((given.root for given in arguments if isinstance(given, OutputFolder)), None)
         if (trouble := machine_trouble(error, out)) is not None:

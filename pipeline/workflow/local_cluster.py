@@ -40,6 +40,8 @@ _SCHEDULER_SETTINGS = {
     # Stopped workers are detected in `tend`, which tells them from workers in long compiled code.
     "distributed.scheduler.worker-ttl": None,
 }
+_REFUSED = (OSError, RuntimeError, AssertionError, ImportError, MemoryError)
+"""Errors of Dask's start where the system refuses threads, sockets or memory."""
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio")
 START_LIMIT_S = 45.0
 STILL_LIMIT_S = 60.0
@@ -107,8 +109,7 @@ class LocalCluster:
                 with ThreadPoolExecutor(1) as opener:
                     opener.submit(self._open).result()
                 break
-            except Exception as error:
-                # Many types, also Dask's own: the system has refused threads, sockets or memory.
+            except _REFUSED as error:
                 self._reason = f"{type(error).__name__}: {error}"
                 if attempt == 2:
                     raise self._cannot_start() from error

@@ -11,7 +11,7 @@ from ...data_manifests.errors import UserError, for_terminal, private
 
 
 def _to_stderr(text: str) -> None:
-    print(f"voxout: {for_terminal(text)}", file=sys.stderr)
+    sys.stderr.write(f"voxout: {for_terminal(text)}\n")
 
 
 @contextmanager

@@ -110,9 +110,9 @@ def cached(
         # The worker died after it finished this subject, and the call is repeated.
         return existing
     files.begin(inputs, goes_on=lambda before, now: False)
-    began = datetime.now(UTC).isoformat()
+    began, meter = datetime.now(UTC).isoformat(), Meter()
 
-    def record(meter: Meter, **more: Any) -> StageRecord:
+    def record(**more: Any) -> StageRecord:
         return StageRecord(
             stage=stage,
             inputs=dict(inputs),
@@ -126,16 +126,16 @@ def cached(
         )
 
     try:
-        with Meter() as meter:
+        with meter:
             warnings = work(files.built)
     except UserError:
         if keep_failures:
             # The reason is not recorded, since it may contain a file name.
-            files.finish(record(meter, failed=(Failure(subject.key, stage, "failed"),)))
+            files.finish(record(failed=(Failure(subject.key, stage, "failed"),)))
         else:
             files.discard(files.folder)
         raise
-    return files.finish(record(meter, done=(subject.key,), warnings=tuple(warnings)))
+    return files.finish(record(done=(subject.key,), warnings=tuple(warnings)))
 
 
 def _current(path: Path, inputs: Mapping[str, Any], root: Path) -> StageRecord | None:

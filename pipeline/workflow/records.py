@@ -80,6 +80,7 @@ class StageRecord:
         return name not in self.hashes or file_hash(path) == self.hashes[name]
 
     def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically."""
         write_json(path, asdict(self))
 
     @classmethod

@@ -85,4 +85,5 @@ def split_of(run: Run) -> tuple[list[str], list[str]]:
 
 
 def covariates_of(run: Run, key: str) -> dict[str, Any]:
+    """Return the covariates of a subject that the settings name; None where the manifest has no value."""
     return {name: getattr(run.manifest[key], name) for name in run.config.models.ensemble.covariates}

@@ -190,21 +190,21 @@ def _accepted(mask: Volume, method: str, settings: BrainExtractionSettings) -> B
 
 
 def _background(t1w: Volume) -> float:
-    """The most frequent value on the faces of the scan."""
+    """Return the most frequent value on the faces of the scan."""
     faces = [np.take(t1w.voxels, end, axis).ravel() for axis in range(3) for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     return float(values[counts.argmax()])
 
 
 def _foreground(t1w: Volume) -> Volume:
-    """The largest object that differs from the background, with holes filled."""
+    """Return the largest object that differs from the background, with holes filled."""
     level = _background(t1w)
     shown = t1w.voxels > level + 0.01 * (np.percentile(t1w.voxels, 99.5) - level)
     return _cleaned(t1w.with_voxels(np.asarray(ndimage.binary_opening(shown))))
 
 
 def _cleaned(mask: Volume) -> Volume:
-    """The largest connected component, with holes filled."""
+    """Return the largest connected component, with holes filled."""
     return mask.with_voxels(np.asarray(ndimage.binary_fill_holes(largest_component(mask.voxels))))
 
 

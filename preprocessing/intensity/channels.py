@@ -51,6 +51,7 @@ class Channels:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
+        """Modalities, in the order of the channels."""
         return tuple(self.scale.standard)
 
     @cached_property

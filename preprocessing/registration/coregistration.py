@@ -127,6 +127,7 @@ def _mean_move_mm(transform: sitk.Transform, mask: Volume) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
+    """Limit SimpleITK to one thread in a block."""
     # The metric follows only the global number of threads; with several threads, sums are not bit-identical.
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

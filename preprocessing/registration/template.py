@@ -41,10 +41,12 @@ class Template:
 
     @property
     def grid(self) -> Grid:
+        """Grid of the four volumes."""
         return self.t1w.grid
 
     @property
     def affine(self) -> np.ndarray:
+        """Voxel indices to RAS+ millimetres, (4, 4)."""
         return self.t1w.affine
 
 

@@ -85,6 +85,7 @@ def niivue_source() -> str:
 
 @cache
 def niivue_packed() -> str:
+    """Source of NiiVue as `packed` text, to be unpacked in the browser."""
     return packed(niivue_source().encode())
 
 

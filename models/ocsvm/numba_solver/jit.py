@@ -60,7 +60,7 @@ def strict(function: Callable) -> Any:
 
 @strict
 def whole_lanes(n):
-    """n rounded up to a multiple of `LANES`."""
+    """Round n up to a multiple of `LANES`."""
     return (n + LANES - 1) // LANES * LANES
 
 

@@ -22,7 +22,7 @@ def _tagged(value, index, mask):
 
 @fastmath
 def extremes(g, no_gain, no_give, mask):
-    """Indices of the highest g (g <= 0) among a that can decrease and of the lowest among a that can increase."""
+    """Find the highest g (g <= 0) among a that can decrease and the lowest among a that can increase: two indices."""
     giver = _LAST
     taker = _FIRST
     for j in range(g.shape[0]):
@@ -42,7 +42,7 @@ def _largest(values, mask):
 
 @fastmath
 def start(work, points, m, total, gamma):
-    """Initial a: the points farthest from the mean get a = 1 until the sum is `total`.
+    """Set the initial a: the points farthest from the mean get a = 1 until the sum is `total`.
 
     Returns the mean of one row of 1 - K. It is at most m/2 * s, with s the mean of the off-diagonal elements of 1 - K,
     as each pair occurs in two of the m rows.

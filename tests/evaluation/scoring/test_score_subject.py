@@ -148,9 +148,19 @@ def test_compressed_files_are_refused(tmp_path):
         _ = StoredCurves(path).histogram
 
 
-def test_a_damaged_file_raises(tmp_path):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda content: content[:400],
+        lambda content: b"",
+        lambda content: b"no scores",
+        lambda content: content.replace(b"{'descr'", b"{(descr'"),
+    ],
+    ids=["truncated", "empty", "text", "array header"],
+)
+def test_a_damaged_file_raises(tmp_path, damaged):
     path = tmp_path / "sub-01.npz"
     score_map("sub-01", *scan(), None, SETTINGS).save(path)
-    path.write_bytes(path.read_bytes()[:400])
+    path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(UserError, match=r"sub-01.npz\W*: not readable as the scores of a subject"):
         SubjectScores.load(path)
