@@ -1,7 +1,7 @@
 """Settings of the `evaluation` section of a configuration."""
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,8 +26,6 @@ class EvaluationSettings(Section):
     recalibrate: bool = False
     """For `voxout apply`: set the threshold on the healthy scans of the new cohort (at least 20) instead of using the
     model's threshold."""
-    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """False discovery rate (Benjamini-Hochberg, over the voxels of one brain) reported on a subject's page."""
     p_maps: bool = False
     """Also write maps of -log10 p and -log10 q for every z-map."""
     lesion_bands_ml: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (0.1, 1.0, 10.0)
@@ -36,5 +34,5 @@ class EvaluationSettings(Section):
     """Boundaries of the age bands, in years."""
     bootstrap_draws: Annotated[int, Field(ge=20)] = 1000
     """Number of bootstrap samples for every interval; subjects are drawn with replacement."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Confidence level of the bootstrap intervals."""
+
+    removed: ClassVar = {"false_discovery_rate": 0.05, "confidence": 0.95}

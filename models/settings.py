@@ -1,9 +1,9 @@
 """Settings of the `models` section of a configuration."""
 
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from ..data_manifests.settings import OldValues, Section, renamed
 from ..preprocessing.settings import DerivedMapName
@@ -81,23 +81,18 @@ class GuidanceSettings(Section):
     guidance."""
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
     gamma: Gamma = "scale"
-    support_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the controls of a batch on which the dual is solved; the loss is computed on the rest."""
-    expander_only_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the guided steps with (expander, compactor) = (1, 0) before (1, 1)."""
-    freeze_norm: bool = True
-    """Freeze the batch-norm statistics during guidance: co-located batches do not represent the whole brain."""
+
+    removed: ClassVar = {"support_share": 0.5, "expander_only_share": 0.5, "freeze_norm": True}
 
 
 class TrainingSettings(Section):
     """Settings of the training loop."""
 
-    pretraining_steps: Annotated[int, Field(ge=0)] = 3000
+    pretraining_steps: Annotated[int, Field(ge=1)] = 3000
     """Steps on patches of mixed voxels, reconstruction only."""
     guided_steps: Annotated[int, Field(ge=0)] = 600
     """Steps on co-located batches with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
-    voxels_per_step: Annotated[int, Field(ge=1, validation_alias=renamed("voxels_per_step", "locations_per_step"))] = 32
     controls_per_voxel: Annotated[
         int, Field(ge=3, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
     ] = 96
@@ -107,6 +102,8 @@ class TrainingSettings(Section):
     siamese_weight: Annotated[float, Field(ge=0)] = 0.0
     """kappa, the weight of 1 - cos between co-located latents."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
+
+    removed: ClassVar = {"voxels_per_step": 32, "locations_per_step": 32}
 
 
 ScoreName = Literal["distance", "decision", "log_ratio"]
@@ -123,13 +120,12 @@ class DetectorSettings(Section):
     ] = "whitened"
     """Scaling of the latents before the kernel. `whitened`: per voxel, with covariances pooled over neighbours;
     `standardised`: the same without the covariances, each latent dimension divided by its own standard deviation."""
-    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
     score: ScoreName = "distance"
     """`distance`: half the mean squared distance to the support vectors in the kernel's feature space; `decision`:
     minus the decision function, the same measured from the boundary of each voxel; `log_ratio`: log(offset / kernel
     sum), which keeps rising where no control is near."""
-    precision: Literal["float16", "float32"] = "float16"
+
+    removed: ClassVar = {"shrinkage": 0.01, "precision": "float16"}
 
 
 ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features"] | DerivedMapName
@@ -162,26 +158,15 @@ class EnsembleSettings(Section):
     """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
     feature in the same way; at most one per five participants of the smallest training set of the cross-fitting. 0:
     none."""
-    patch_components: Annotated[int, Field(ge=1)] = 8
-    """Principal components of the scorer `patches`."""
-    folds: Annotated[int, Field(ge=2)] = 5
-    """Folds of the controls for cross-fitting; with fewer participants, one is left out at a time."""
-    pooling_mm: Annotated[float, Field(ge=0)] = 3.0
-    """Standard deviation of the Gaussian over which the scale of the null is pooled."""
-    pooling_controls: Annotated[float, Field(ge=0)] = 12.5
-    """Weight of the whole brain's null scale in the scale of each voxel, as a number of controls: few controls give a
-    poor estimate at a single voxel."""
     p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
 
-    _scorers_once = field_validator("scorers", "covariates")(_each_once)
+    removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
 
-    def pooling_shrinkage(self, controls: int) -> float:
-        """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
-        return self.pooling_controls / (self.pooling_controls + controls)
+    _scorers_once = field_validator("scorers", "covariates")(_each_once)
 
     @property
     def derived_maps(self) -> tuple[str, ...]:
@@ -202,19 +187,3 @@ class ModelSettings(Section):
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
     ensemble: Annotated[EnsembleSettings, Field(validation_alias=renamed("ensemble", "fusion"))] = EnsembleSettings()
-
-    @model_validator(mode="after")
-    def _needs_pretraining(self) -> "ModelSettings":
-        if self.training.pretraining_steps > 0:
-            return self
-        if self.training.guided_steps == 0 or self.guidance.weight == self.training.siamese_weight == 0:
-            raise ValueError(
-                "training.pretraining_steps is 0 and there is no guided training, expected at least one training step. "
-                "Raise training.pretraining_steps"
-            )
-        if self.guidance.freeze_norm:
-            raise ValueError(
-                "training.pretraining_steps is 0 and guidance.freeze_norm is true, which freezes batch norms without "
-                "any statistics. Set freeze_norm to false"
-            )
-        return self

@@ -14,13 +14,7 @@ from ..data_manifests.cohort.manifest import read_manifest
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, plain_errors, private
-from .config.config import (
-    load_config,
-    named_settings,
-    notes_on_names,
-    require_settings_of_model,
-    save_config,
-)
+from .config.config import load_config, read_settings, require_settings_of_model, save_config
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
@@ -63,7 +57,7 @@ class RunOptions:
     settings : sequence of str
         ``NAME=VALUE``.
     seed, seeds : int or None
-        See `load_config`.
+        See `read_settings`.
     device : str
     jobs : int or None
         Subjects worked on at once; None: one per core.
@@ -113,29 +107,32 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     """
     out = OutputFolder(options.out)
     model = OutputFolder(options.model) if options.model else None
-    saved = model.fitted_config if model else out.config
+    saved_in = model.fitted_config if model else out.config
     # The settings of a run apply to every later command on its folder, until others are given.
-    resumes = options.config is None and options.preset is None and saved.is_file()
-    config = load_config(
-        saved if resumes else options.config,
+    resumes = options.config is None and options.preset is None and saved_in.is_file()
+    saved = read_settings(saved_in) if model or resumes else None
+    given = read_settings(
+        options.config,
+        saved=saved if resumes else None,
         preset=options.preset,
         overrides=options.settings,
         seed=options.seed,
         seeds=options.seeds,
     )
+    config = given.config
     if "prepare" in options.stages:
-        require_own_commands(config, named_settings(options.config, options.settings), saved)
-    if model:
-        require_settings_of_model(config, with_commands_of(config, load_config(saved)))
+        require_own_commands(config, given.named, saved_in)
+    if model and saved:
+        require_settings_of_model(config, with_commands_of(config, saved.config))
     require_own_place(options.out)
     dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
     require_apart(options.out, _inputs(options), dataset)
     chosen = _chosen(options.manifest, options.subjects)
     console = open_console()
-    for note in notes_on_names(options.config, options.settings):
+    for note in given.notes:
         console.warn(f"note: {note}")
     if resumes:
-        console.say(f"settings: loaded from {private(saved, 'the saved settings')}")
+        console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
         run = Run(
             manifest=options.manifest,
@@ -291,10 +288,11 @@ def load_model(
 
     with plain_errors():
         model, overrides = OutputFolder(Path(folder)), _as_overrides(settings)
-        require_whole_model(model)
-        config = load_config(model.fitted_config, overrides=overrides)
-        require_own_commands(config, named_settings(None, overrides), model.fitted_config)
-        require_settings_of_model(config, with_commands_of(config, load_config(model.fitted_config)))
+        fitted = require_whole_model(model)
+        given = read_settings(saved=fitted, overrides=overrides)
+        config = given.config
+        require_own_commands(config, given.named, model.fitted_config)
+        require_settings_of_model(config, with_commands_of(config, fitted.config))
         return AnomalyModel.load(model, config, choose_device(device)).with_stored_threshold(model)
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 from string import Formatter
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -21,9 +21,8 @@ class BrainExtractionSettings(Section):
     braces that the program itself needs. Weights are read from where the command says; nothing is downloaded."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
-    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.89
-    """Smallest Dice with the template's brain, after a coarse affine fit, for a mask that voxout computed. Brain masks
-    reach 0.91 to 0.96, masks that leak into the face or neck 0.88 at most."""
+
+    removed: ClassVar = {"smallest_overlap": 0.89}
 
     @model_validator(mode="after")
     def _command_with_both_files(self) -> Self:
@@ -61,13 +60,10 @@ class BrainExtractionSettings(Section):
 
 class BiasFieldSettings(Section):
     enabled: bool = True
-    spline_mm: Annotated[float, Field(gt=0)] = 200.0
-    """Distance between the spline's control points at the coarsest level; halved at each further level."""
-    levels: Annotated[int, Field(ge=1, le=6)] = 3
-    """A fourth level (25 mm) follows the anatomy: it kept brightening the cerebellum's edge."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
     working_spacing_mm: Annotated[float, Field(gt=0)] = 4.0
     """Spacing of the grid on which the smooth field is estimated; it is applied at full resolution."""
+
+    removed: ClassVar = {"spline_mm": 200.0, "levels": 3, "tolerance": 1e-3}
 
 
 class RegistrationSettings(Section):
@@ -101,47 +97,26 @@ class IntensitySettings(Section):
 
     method: Annotated[IntensityMethod, BeforeValidator(OldValues({"landmarks": "nyul"}))] = "nyul"
     """Standardisation method: see `intensity.standardisation`."""
-    low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
-    """Percentile of the brain's intensities that is mapped to 0 in the prepared image."""
-    high_percent: Annotated[float, Field(gt=0, le=100)] = 99.5
-    """Percentile that is mapped to 1."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low_percent >= self.high_percent:
-            raise ValueError(
-                f"low_percent ({self.low_percent:g}) must be less than high_percent ({self.high_percent:g})"
-            )
-        return self
+    removed: ClassVar = {"low_percent": 0.5, "high_percent": 99.5}
 
 
 class QualitySettings(Section):
-    """Limits outside of which a quality number raises a warning. `RegistrationSettings` holds the limits for failure.
-
-    They were chosen so that about 99 of 100 good preparations pass, and rounded outwards: 82 heads of IXI and of the MS
-    patients, 16 elderly heads with large ventricles and 2 tumours, checked by eye. All participants are adults, and
-    most were scanned on one scanner: other cohorts may need other limits. `benchmarks/quality.py` shows what the limits
-    detect.
-    """
+    """Brain volumes outside of which a subject gets a warning; further limits are in `quality.verdict`."""
 
     smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0
     largest_brain_ml: Annotated[float, Field(gt=0)] = 1900.0
-    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.97
-    """Dice of the warped brain with the template's brain."""
-    smallest_coverage: Annotated[float, Field(ge=0, le=1)] = 0.98
-    """Share of the template's brain inside the warped brain mask."""
-    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.55
-    """Correlation of the warped T1w with the template's T1w."""
-    smallest_white_matter_overlap: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Dice of the warped bright tissue with the template's white matter."""
-    smallest_jacobian: Annotated[float, Field(ge=0)] = 0.55
-    """First percentile, in the brain, of the local volume change by the warp."""
-    largest_jacobian: Annotated[float, Field(gt=0)] = 2.5
-    """99th percentile of the same."""
-    largest_noise: Annotated[float, Field(gt=0)] = 0.08
-    """Standard deviation of the noise divided by the mean, in white matter."""
-    largest_dark_share: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """Share of the brain mask darker than a tenth of the brain's median."""
+
+    removed: ClassVar = {
+        "smallest_overlap": 0.97,
+        "smallest_coverage": 0.98,
+        "smallest_similarity": 0.55,
+        "smallest_white_matter_overlap": 0.6,
+        "smallest_jacobian": 0.55,
+        "largest_jacobian": 2.5,
+        "largest_noise": 0.08,
+        "largest_dark_share": 0.03,
+    }
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

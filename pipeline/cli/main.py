@@ -52,14 +52,14 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _score_maps(options: argparse.Namespace) -> int:
-    from ..config.config import load_config, notes_on_names
+    from ..config.config import read_settings
     from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
-    config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
+    given = read_settings(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
     console = open_console(options, None)
-    for note in notes_on_names(options.config, options.set):
+    for note in given.notes:
         console.warn(f"note: {note}")
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
@@ -67,7 +67,7 @@ def _score_maps(options: argparse.Namespace) -> int:
         console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
         return DONE
     scores, failures = score_into(
-        matched, config.evaluation, options.scores, console, jobs=options.jobs, seed=config.seed
+        matched, given.config.evaluation, options.scores, console, jobs=options.jobs, seed=given.config.seed
     )
     for line in score_lines(scores):
         console.say(line, level=-1)
@@ -108,7 +108,7 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        print(f"  {label}: {both}{format_estimate(d.difference, comparison.settings.confidence)}")
+        print(f"  {label}: {both}{format_estimate(d.difference)}")
     print(f"all scores: {options.out / 'compare.csv'}")
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
