@@ -15,6 +15,8 @@ def _ascending(bounds: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class EvaluationSettings(Section):
+    """Settings of thresholds, scores and pages."""
+
     space: Literal["native", "template"] = "native"
     """Space in which maps are compared with lesion masks. `native` avoids resampling the masks."""
     smallest_lesion_mm3: Annotated[float, Field(ge=0)] = 0.0
@@ -22,12 +24,12 @@ class EvaluationSettings(Section):
     smallest_cluster_mm3: Annotated[float, Field(ge=0)] = 30.0
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0)] = 1.0
-    """Operating point: the mean number of false clusters allowed per held-out healthy brain."""
+    """Operating point: the mean number of false clusters allowed per healthy brain."""
     recalibrate: bool = False
     """For `voxout apply`: set the threshold on the healthy scans of the new cohort (at least 20) instead of using the
     model's threshold."""
     p_maps: bool = False
-    """Also write maps of -log10 p and -log10 q for every z-map."""
+    """Also write maps of -log10 p and -log10 q for every z-map (docs/maps.md#p-values-and-the-false-discovery-rate)."""
     lesion_bands_ml: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (0.1, 1.0, 10.0)
     """Boundaries of the lesion-volume bands, in ml."""
     age_bands: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (40.0, 60.0, 75.0)

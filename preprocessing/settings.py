@@ -11,16 +11,23 @@ from ..data_manifests.terms import Modality
 
 
 class BrainExtractionSettings(Section):
+    """Settings of the brain extraction."""
+
     method: Literal["auto", "deepbet", "hdbet", "command", "template", "given", "none"] = "auto"
     """`auto`: the manifest's mask if there is one; no extraction if the scan is already skull-stripped; otherwise
     deepbet, then deepbet on an upright copy if the head is tilted or the mask is not plausible, then template
-    registration if that mask is not plausible either. `hdbet`: HD-BET, an optional extra, for scans with much
-    pathology. `command`: a program of the site. `none`: every scan is assumed to be skull-stripped."""
+    registration if that mask is not plausible either. For scans on which deepbet fails, such as those with much
+    pathology: `hdbet`, [HD-BET](https://github.com/MIC-DKFZ/HD-BET), an optional extra (`pip install
+    'voxout[hdbet]'`, one minute more per scan), and `command`, a program of the site. `none`: every scan is assumed to
+    be skull-stripped."""
     command: str = ""
-    """Command line for method `command`, with {image} and {mask} for the NIfTI files to read and to write. Double the
-    braces that the program itself needs. Weights are read from where the command says; nothing is downloaded."""
+    """Command line for method `command`, with {image} and {mask} for the NIfTI files to read and to write, as in
+    `mri_synthstrip -i {image} -m {mask}`. Double the braces that the program itself needs. Weights are read from where
+    the command says; nothing is downloaded."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
+    """Smallest volume of a plausible brain mask."""
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
+    """Largest volume of a plausible brain mask."""
 
     removed: ClassVar = {"smallest_overlap": 0.89}
 
@@ -59,7 +66,10 @@ class BrainExtractionSettings(Section):
 
 
 class BiasFieldSettings(Section):
+    """Settings of the bias field correction."""
+
     enabled: bool = True
+    """Whether the bias field is corrected, by N4."""
     working_spacing_mm: Annotated[float, Field(gt=0)] = 4.0
     """Spacing of the grid on which the smooth field is estimated; it is applied at full resolution."""
 
@@ -67,10 +77,12 @@ class BiasFieldSettings(Section):
 
 
 class RegistrationSettings(Section):
+    """Settings of the registration to the template."""
+
     transform: Literal["syn", "affine", "none"] = "syn"
-    """`none`: the images are already in the template's space."""
+    """`syn`: affine, then a diffeomorphism; `affine`; `none`: the images are already in the template's space."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
-    """Resolution of the registration; 1 mm does not improve the overlap."""
+    """Spacing of the grid on which the registration runs; 1 mm does not improve the overlap."""
     stiffness: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Variance, in squared voxels of each level, of the Gaussian that smooths the whole warp after every step of SyN
     (ANTs' total_sigma). 0 leaves the warp free. With higher values a lesion keeps more of its volume, and tissues
@@ -96,16 +108,21 @@ class IntensitySettings(Section):
     """Settings of intensity scaling and standardisation."""
 
     method: Annotated[IntensityMethod, BeforeValidator(OldValues({"landmarks": "nyul"}))] = "nyul"
-    """Standardisation method: see `intensity.standardisation`."""
+    """Standardisation (docs/intensity.md). `nyul`: match the deciles of the training controls (Nyul histogram
+    standardisation); `z_score`: median and median absolute deviation; `white_matter`: the white-matter peak;
+    `percentiles`: only the scaling of the prepared images, in which the percentiles 0.5 and 99.5 are 0 and 1. A change
+    does not repeat the preparation."""
 
     removed: ClassVar = {"low_percent": 0.5, "high_percent": 99.5}
 
 
 class QualitySettings(Section):
-    """Brain volumes outside of which a subject gets a warning; further limits are in `quality.verdict`."""
+    """Limits outside of which a subject gets a warning; further ones are constants (docs/quality.md)."""
 
     smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0
+    """Smallest usual brain volume."""
     largest_brain_ml: Annotated[float, Field(gt=0)] = 1900.0
+    """Largest usual brain volume."""
 
     removed: ClassVar = {
         "smallest_overlap": 0.97,
@@ -134,9 +151,11 @@ class PreprocessingSettings(Section):
     spacing_mm: Annotated[float, Field(ge=0.5, le=5)] = 2.0
     """Edge length of the template grid's voxels."""
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("t1w",)
-    """Modalities, in the order of the channels. The T1w is always used for brain extraction and registration."""
+    """Modalities, in the order of the channels, as in `[t1w, flair]`. The T1w is always used for brain extraction and
+    registration."""
     derived_maps: tuple[DerivedMapName, ...] = ("junction", "extension", "detail", "fineness")
-    """Maps computed from every modality, appended as channels: see `intensity.derived_maps`."""
+    """Maps computed from every modality, appended as channels (docs/derived-maps.md). A change does not repeat the
+    preparation."""
     brain_extraction: BrainExtractionSettings = BrainExtractionSettings()
     bias_field: BiasFieldSettings = BiasFieldSettings()
     registration: RegistrationSettings = RegistrationSettings()

@@ -33,6 +33,7 @@ class Config(Section):
     """All settings that determine the result of a run."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    """Random seed; the same seed gives the same result."""
     data_manifests: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     models: ModelSettings = ModelSettings()
