@@ -370,7 +370,7 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
     Parameters
     ----------
     folders : str or Path
-        Folders that `evaluate`, ``voxout score`` or ``voxout run`` wrote.
+        Folders that `evaluate` or ``voxout evaluate`` wrote, or the output folders of runs.
     seed : int
         Of the bootstrap.
 
