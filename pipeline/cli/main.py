@@ -170,7 +170,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.single_scan import is_scan, single_scan
-    from ..api import RunOptions, run_pipeline
+    from ..run import RunOptions, run_pipeline
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
     run, failures = run_pipeline(
