@@ -36,6 +36,7 @@ imports: package
 	cd build/package && $(CURDIR)/$(BIN)/lint-imports --no-logo --config $(CURDIR)/setup.cfg
 
 docs: package
+	$(BIN)/python -m voxout.pipeline.config.settings_page docs/settings.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: package

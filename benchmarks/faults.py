@@ -56,7 +56,9 @@ def _check(generator: str, table: str, code: int, *says: str, more: str = "") ->
 
 
 def _score(generator: str, maps: str, code: int, *says: str, lacks: tuple[str, ...] = ()) -> Case:
-    command = f"voxout score --maps {maps} --masks masks --brain-masks brains --healthy 'control*' --out scores_{maps}"
+    command = (
+        f"voxout evaluate --maps {maps} --masks masks --brain-masks brains --healthy 'control*' --out scores_{maps}"
+    )
     return Case(generator, maps, command, code, says, lacks)
 
 
@@ -129,7 +131,7 @@ CASES = (
         "readonly_install_no_home",
         "read-only package, no home",
         """unshare -m bash -c 'mount --bind "$PACKAGE" "$PACKAGE"; mount -o remount,ro,bind "$PACKAGE"
-        env -u NUMBA_CACHE_DIR HOME=/nonexistent voxout score --maps maps --masks masks --brain-masks brains \
+        env -u NUMBA_CACHE_DIR HOME=/nonexistent voxout evaluate --maps maps --masks masks --brain-masks brains \
           --healthy "control*" --out scores'""",
         0,
     ),
@@ -137,7 +139,7 @@ CASES = (
         "disk_full",
         "score",
         """mkdir -p t; unshare -m bash -c 'mount -t tmpfs -o size=24k none t
-        voxout score --maps maps --masks masks --brain-masks brains --healthy "control*" --out t/s'""",
+        voxout evaluate --maps maps --masks masks --brain-masks brains --healthy "control*" --out t/s'""",
         2,
         ("no space left",),
     ),

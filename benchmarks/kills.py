@@ -398,7 +398,7 @@ def _commands(folder: Path) -> list[Command]:
     own_program = ("--set", f"preprocessing.brain_extraction.command={command}")
     work, named = ("--device", "cpu", "--jobs", "2"), ("--config", str(settings))
     anybodys = "run/maps/{id}/anat/{id}_space-orig_desc-anomaly_zmap.nii.gz"
-    maps = ("score", "--maps", anybodys, "--masks", str(folder / "masks"), "--brain-masks", str(folder / "brains"))
+    maps = ("evaluate", "--maps", anybodys, "--masks", str(folder / "masks"), "--brain-masks", str(folder / "brains"))
     maps += ("--healthy", "sub-heldout*", "--jobs", "2", "--set", "evaluation.bootstrap_draws=50")
     # Wherever scans are prepared, the site's program is named anew: no folder of voxout's brings commands along.
     return [

@@ -29,7 +29,7 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.models.anomaly.calibration import FOLDS, Calibration, calibrate, folds_of, z_from_neg_log10_p
 from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
@@ -52,7 +52,6 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
     "OgAE": {},
     "OgAE, lambda 1e-3": {"guidance": {"weight": 1e-3}},
     "OgAE, lambda 1e-3, gamma fixed": {"guidance": {"weight": 1e-3, "gamma": "0.1/d"}},
-    "OgAE, lambda 1e-3, expander only": {"guidance": {"weight": 1e-3, "expander_only_share": 1}},
     "AE, axial patches of 10 mm": {"guidance": _UNGUIDED, "encoder": {"planes": ("axial",), "patch_size_mm": 10}},
     "AE, three planes of 10 mm": {
         "guidance": _UNGUIDED,
@@ -289,17 +288,16 @@ class Study:
             if settings.smoothing_mm > 0:
                 smooth = partial(smoothed, grid=self.mask, sigma_mm=settings.smoothing_mm)
                 rows = [smooth(row, brain) for row, brain in zip(output.null, self.inside, strict=True)]
-                scale, null = self.calibrated(np.stack(rows), seed, settings)
+                scale, null = self.calibrated(np.stack(rows), seed)
                 output = ScorerOutput(
                     null, {s.key: scale.neg_log10_p(smooth(output.test[s.key], s.inside)) for s in subjects}
                 )
             self.cache[key] = output
         return self.cache[key]
 
-    def calibrated(self, null: np.ndarray, seed: int, settings: EnsembleSettings) -> tuple[Calibration, np.ndarray]:
-        folds = folds_of([participant_of_key(key) for key in self.train], settings.folds, seed)
-        shrinkage = settings.pooling_shrinkage(len(self.train))
-        return calibrate(null, self.inside, folds, self.mask, pooling_mm=settings.pooling_mm, shrinkage=shrinkage)
+    def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
+        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
+        return calibrate(null, self.inside, folds, self.mask)
 
     def z_maps(self, parts: Parts, seed: int, settings: EnsembleSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """z-maps of the training controls (null, (S, P)) and of the test subjects, computed as in `Ensemble`."""
@@ -307,7 +305,7 @@ class Study:
         null = np.stack(
             [combined([one.null[n] for one in each], b, settings.p_norm) for n, b in enumerate(self.inside)]
         )
-        scale, null = self.calibrated(null, seed, settings)
+        scale, null = self.calibrated(null, seed)
         subjects = (*self.test.subjects, *self.test.patients)
         return z_from_neg_log10_p(null), {
             s.key: scale.z(combined([one.test[s.key] for one in each], s.inside, settings.p_norm)) for s in subjects

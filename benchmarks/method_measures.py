@@ -276,7 +276,7 @@ def overview(methods: Sequence[MethodFigures], figure: str) -> str:
 
 def cell(measure: Measure) -> str:
     """A value and its interval; a dash if undefined."""
-    estimate = measure.estimate(SETTINGS.confidence)
+    estimate = measure.estimate()
     if estimate.value is None:
         return "-"
     text = _number(estimate.value)

@@ -23,8 +23,8 @@ from safetensors.numpy import load_file
 
 FOLDERS = ("prepared", "encoder", "detectors", "maps", "scores")
 _NUMBER = re.compile(r"-?[0-9.]+(e[-+]?[0-9]+)?")
-_TIMES = {"wall_s", "peak_memory_mb", "started", "made"}
-"""Columns and keys that differ from one run to the next."""
+_NOT_COMPUTED = {"wall_s", "peak_memory_mb", "started", "made", "settings"}
+"""Columns and keys that differ from one run, or one version, to the next."""
 
 
 def contents(path: Path) -> Iterator[str]:
@@ -47,7 +47,7 @@ def contents(path: Path) -> Iterator[str]:
     elif path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                yield _numbers({name: value for name, value in row.items() if name not in _TIMES})
+                yield _numbers({name: value for name, value in row.items() if name not in _NOT_COMPUTED})
     elif path.suffix == ".json" and path.name not in ("record.json", "model.json"):
         yield _numbers(json.loads(path.read_text()))
 
@@ -65,7 +65,7 @@ def _numbers(value: object) -> str:
 def _leaves(value: object) -> Iterator[float]:
     if isinstance(value, dict):
         for name, item in value.items():
-            if name not in _TIMES:
+            if name not in _NOT_COMPUTED:
                 yield from _leaves(item)
     elif isinstance(value, list):
         for item in value:

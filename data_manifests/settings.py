@@ -2,19 +2,48 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 
 class Section(BaseModel):
     """Section of the configuration. It is frozen, and unknown setting names are errors.
 
     Old names of renamed settings are accepted through ``validation_alias`` (see `renamed`), old values through
-    `OldValues`.
+    `OldValues`, and settings that have become constants through `removed`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    removed: ClassVar[Mapping[str, Any]] = {}
+    """Names that are no longer settings, and the constant that is used; no other value is accepted for them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_removed(cls, values: Any) -> Any:
+        """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
+        if not isinstance(values, dict):
+            return values
+        return {name: v for name, v in values.items() if name not in cls.removed or not _equal(v, cls.removed[name])}
+
+
+def _equal(value: Any, constant: Any) -> bool:
+    if value == constant:
+        return True
+    try:  # YAML reads 1e-3 as text, which is valid as a number
+        return TypeAdapter(type(constant)).validate_python(value) == constant
+    except ValidationError:
+        return False
 
 
 def renamed(name: str, *old: str) -> AliasChoices:
@@ -35,11 +64,30 @@ class OldValues:
         return self.new.get(value, value) if isinstance(value, str) else value
 
 
-def with_current_names(section: type[Section], values: Any, prefix: str = "") -> tuple[Any, list[str]]:
-    """Replace old setting names and values in the nested `values` of a section; also return a note per replacement."""
+class CurrentNames(NamedTuple):
+    """Values of a section under current names, with what was replaced.
+
+    Attributes
+    ----------
+    values : Any
+        A nested dict, or whatever else was given.
+    notes : list of str
+        A note per old name or value.
+    removed : list of str
+        Names that were dropped, since they are no longer settings and had the constant's value.
+    """
+
+    values: Any
+    notes: list[str]
+    removed: list[str]
+
+
+def with_current_names(section: type[Section], values: Any, prefix: str = "") -> CurrentNames:
+    """Replace old setting names and values in the nested `values` of a section, and drop names in `Section.removed`."""
     if not isinstance(values, dict):
-        return values, []
-    current, notes = dict(values), []
+        return CurrentNames(values, [], [])
+    current = section.without_removed(values)
+    notes, removed = [], [f"{prefix}{name}" for name in values if name not in current]
     for name, field in section.model_fields.items():
         alias = field.validation_alias
         for old in alias.choices if isinstance(alias, AliasChoices) else ():
@@ -49,8 +97,8 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
         if name not in current:
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            current[name], more = with_current_names(field.annotation, current[name], f"{prefix}{name}.")
-            notes += more
+            inner = with_current_names(field.annotation, current[name], f"{prefix}{name}.")
+            current[name], notes, removed = inner.values, notes + inner.notes, removed + inner.removed
         for rule in (m.func for m in field.metadata if isinstance(m, BeforeValidator)):
             if isinstance(rule, OldValues):
                 given = current[name] if isinstance(current[name], (list, tuple)) else [current[name]]
@@ -60,7 +108,7 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
                     if isinstance(v, str) and v in rule.new
                 ]
                 current[name] = rule(current[name])
-    return current, notes
+    return CurrentNames(current, notes, removed)
 
 
 class DataSettings(Section):

@@ -1,7 +1,7 @@
 """Settings of the `evaluation` section of a configuration."""
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -15,7 +15,7 @@ def _ascending(bounds: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class EvaluationSettings(Section):
-    """Settings of the scores and the report."""
+    """Settings of thresholds, scores and pages."""
 
     space: Literal["native", "template"] = "native"
     """Space in which maps are compared with lesion masks. `native` avoids resampling the masks."""
@@ -24,19 +24,17 @@ class EvaluationSettings(Section):
     smallest_cluster_mm3: Annotated[float, Field(ge=0)] = 30.0
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0)] = 1.0
-    """Operating point: the mean number of false clusters allowed per held-out healthy brain."""
+    """Operating point: the mean number of false clusters allowed per healthy brain."""
     recalibrate: bool = False
     """For `voxout apply`: set the threshold on the healthy scans of the new cohort (at least 20) instead of using the
     model's threshold."""
-    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """False discovery rate (Benjamini-Hochberg, over the voxels of one brain) reported on a subject's page."""
     p_maps: bool = False
-    """Also write maps of -log10 p and -log10 q for every z-map."""
+    """Also write maps of -log10 p and -log10 q for every z-map (docs/maps.md#p-values-and-the-false-discovery-rate)."""
     lesion_bands_ml: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (0.1, 1.0, 10.0)
     """Boundaries of the lesion-volume bands, in ml."""
     age_bands: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = (40.0, 60.0, 75.0)
     """Boundaries of the age bands, in years."""
     bootstrap_draws: Annotated[int, Field(ge=20)] = 1000
     """Number of bootstrap samples for every interval; subjects are drawn with replacement."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Confidence level of the bootstrap intervals."""
+
+    removed: ClassVar = {"false_discovery_rate": 0.05, "confidence": 0.95}

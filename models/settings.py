@@ -1,9 +1,9 @@
 """Settings of the `models` section of a configuration."""
 
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from ..data_manifests.settings import OldValues, Section, renamed
 from ..preprocessing.settings import DerivedMapName
@@ -55,58 +55,66 @@ class EncoderSettings(Section):
     """Settings of the patch auto-encoder."""
 
     patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (6.0,)
-    """Edge of the patch, or of several patches encoded into one latent; each is converted to the nearest odd number of
-    voxels."""
+    """Edge of the patch, or of several patches encoded into one latent, as in `[6, 10]`; each is converted to the
+    nearest odd number of voxels, at least 3. A patch of 30 mm is too large for a lesion of 1 ml."""
     planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("volume",)
-    """Planes of the patches; `volume`: cubes."""
+    """Planes of square patches, as in `[axial, coronal, sagittal]`; `volume`: cubes. Patches of several planes are
+    encoded into one latent."""
     channels: Literal["modalities", "all"] = "all"
     """Input channels: the modalities, or the modalities and their derived maps."""
     latent_size: Annotated[int, Field(ge=1, validation_alias=renamed("latent_size", "code_size"))] = 16
+    """Number of latent dimensions."""
     width: Literal["paper", "wide"] = "wide"
     """Filters before the latent. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more filters, same depth."""
     norm: Literal["batch", "layer"] = "batch"
-    """Normalisation after the inner convolutions. `layer`: over the channels of each voxel, whatever the batch."""
+    """(experimental) Normalisation after the inner convolutions. `layer`: over the channels of each voxel, whatever the
+    batch."""
 
     _planes_once = field_validator("planes")(_each_once)
 
 
 class GuidanceSettings(Section):
-    """Settings of the one-class SVM that guides training (method section 3: the authors' scale of lambda)."""
+    """Settings of the one-class SVMs that guide training."""
 
     weight: Annotated[float, Field(ge=0)] = 1e-4
-    """lambda; 0: a plain auto-encoder."""
+    """lambda, the weight of the guidance loss, on the scale of its authors; 0: a plain auto-encoder."""
     largest_mse_ratio: Annotated[float, Field(gt=1)] = 2.0
-    """Ratio of the reconstruction error to that after pre-training, above which lambda is halved: a detector cannot
-    find what the latents do not encode. The first co-located batches alone raise the error by two fifths, without any
-    guidance."""
+    """Ratio of the reconstruction error to that after pre-training, above which lambda is halved (checked every 50
+    steps): a detector cannot find what the latents do not encode. The first co-located batches alone raise the error
+    by two fifths, without any guidance."""
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """nu of these one-class SVMs. They are fitted on m controls, half of those of a voxel, and need nu * m >= 1."""
     gamma: Gamma = "scale"
-    support_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the controls of a batch on which the dual is solved; the loss is computed on the rest."""
-    expander_only_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the guided steps with (expander, compactor) = (1, 0) before (1, 1)."""
-    freeze_norm: bool = True
-    """Freeze the batch-norm statistics during guidance: co-located batches do not represent the whole brain."""
+    """Coefficient of their RBF kernel: a number, `scale` (1/(d variance)), `auto` (1/d), or per dimension, as
+    `0.1/d`."""
+
+    removed: ClassVar = {"support_share": 0.5, "expander_only_share": 0.5, "freeze_norm": True}
 
 
 class TrainingSettings(Section):
     """Settings of the training loop."""
 
-    pretraining_steps: Annotated[int, Field(ge=0)] = 3000
+    pretraining_steps: Annotated[int, Field(ge=1)] = 3000
     """Steps on patches of mixed voxels, reconstruction only."""
     guided_steps: Annotated[int, Field(ge=0)] = 600
     """Steps on co-located batches with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2)] = 1024
-    voxels_per_step: Annotated[int, Field(ge=1, validation_alias=renamed("voxels_per_step", "locations_per_step"))] = 32
+    """Patches in a pre-training step."""
     controls_per_voxel: Annotated[
         int, Field(ge=3, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
     ] = 96
-    """Controls drawn at each voxel of a guided step; fewer where fewer have brain at nearly all of these voxels."""
+    """Controls drawn at each of the 32 voxels of a guided step; fewer where fewer have brain at nearly all of these
+    voxels."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Peak learning rate of pre-training."""
     guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate of the guided steps."""
     siamese_weight: Annotated[float, Field(ge=0)] = 0.0
-    """kappa, the weight of 1 - cos between co-located latents."""
+    """(experimental) kappa, the weight of 1 - cos between co-located latents."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between checkpoints, from which an interrupted training resumes."""
+
+    removed: ClassVar = {"voxels_per_step": 32, "locations_per_step": 32}
 
 
 ScoreName = Literal["distance", "decision", "log_ratio"]
@@ -118,18 +126,18 @@ class DetectorSettings(Section):
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Upper bound on the share of controls outside the boundary; lower bound on the share kept as support vectors."""
     gamma: Gamma = "0.03/d"
+    """Coefficient of the RBF kernel, as `models.guidance.gamma`."""
     latent_scaling: Annotated[
         Literal["whitened", "standardised", "raw"], Field(validation_alias=renamed("latent_scaling", "read_out"))
     ] = "whitened"
     """Scaling of the latents before the kernel. `whitened`: per voxel, with covariances pooled over neighbours;
     `standardised`: the same without the covariances, each latent dimension divided by its own standard deviation."""
-    shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
     score: ScoreName = "distance"
     """`distance`: half the mean squared distance to the support vectors in the kernel's feature space; `decision`:
     minus the decision function, the same measured from the boundary of each voxel; `log_ratio`: log(offset / kernel
     sum), which keeps rising where no control is near."""
-    precision: Literal["float16", "float32"] = "float16"
+
+    removed: ClassVar = {"shrinkage": 0.01, "precision": "float16"}
 
 
 ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features"] | DerivedMapName
@@ -153,35 +161,26 @@ class EnsembleSettings(Section):
     )
     """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;
     `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`:
-    modalities and derived maps; or the name of one derived map."""
+    modalities and derived maps; or the name of one derived map. Their calibrated maps are combined (docs/maps.md)."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
-    """Number of encoders, trained one after the other with `seed`, `seed` + 1, ...; the map is the mean over them."""
+    """Number of encoders, trained one after the other with `seed`, `seed` + 1, ...; the map is the mean over them
+    (docs/maps.md#several-encoders). `--seeds 3` sets it, too."""
     covariates: tuple[CovariateName, ...] = ()
-    """Columns of the manifest regressed out of every feature; the slopes are fitted on the training controls."""
+    """Columns of the manifest whose linear effect is regressed out of every feature (docs/maps.md#age-sex-and-site);
+    the slopes are fitted on the training controls."""
     brain_components: Annotated[int, Field(ge=0, validation_alias=renamed("brain_components", "patterns"))] = 10
     """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
-    feature in the same way; at most one per five participants of the smallest training set of the cross-fitting. 0:
-    none."""
-    patch_components: Annotated[int, Field(ge=1)] = 8
-    """Principal components of the scorer `patches`."""
-    folds: Annotated[int, Field(ge=2)] = 5
-    """Folds of the controls for cross-fitting; with fewer participants, one is left out at a time."""
-    pooling_mm: Annotated[float, Field(ge=0)] = 3.0
-    """Standard deviation of the Gaussian over which the scale of the null is pooled."""
-    pooling_controls: Annotated[float, Field(ge=0)] = 12.5
-    """Weight of the whole brain's null scale in the scale of each voxel, as a number of controls: few controls give a
-    poor estimate at a single voxel."""
+    feature in the same way (docs/maps.md#whole-brain-components); at most one per five participants of the smallest
+    training set of the cross-fitting. 0: none."""
     p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
     smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
     """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
 
-    _scorers_once = field_validator("scorers", "covariates")(_each_once)
+    removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
 
-    def pooling_shrinkage(self, controls: int) -> float:
-        """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
-        return self.pooling_controls / (self.pooling_controls + controls)
+    _scorers_once = field_validator("scorers", "covariates")(_each_once)
 
     @property
     def derived_maps(self) -> tuple[str, ...]:
@@ -195,26 +194,10 @@ class EnsembleSettings(Section):
 
 
 class ModelSettings(Section):
-    """Settings of the `models` section."""
+    """Settings of the encoder, the one-class SVMs and the ensemble."""
 
     encoder: EncoderSettings = EncoderSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
     ensemble: Annotated[EnsembleSettings, Field(validation_alias=renamed("ensemble", "fusion"))] = EnsembleSettings()
-
-    @model_validator(mode="after")
-    def _needs_pretraining(self) -> "ModelSettings":
-        if self.training.pretraining_steps > 0:
-            return self
-        if self.training.guided_steps == 0 or self.guidance.weight == self.training.siamese_weight == 0:
-            raise ValueError(
-                "training.pretraining_steps is 0 and there is no guided training, expected at least one training step. "
-                "Raise training.pretraining_steps"
-            )
-        if self.guidance.freeze_norm:
-            raise ValueError(
-                "training.pretraining_steps is 0 and guidance.freeze_norm is true, which freezes batch norms without "
-                "any statistics. Set freeze_norm to false"
-            )
-        return self

@@ -4,165 +4,31 @@ import json
 import math
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data_manifests.cohort.manifest import read_manifest
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
-from ..data_manifests.errors import Failure, UserError, plain_errors, private
-from .config.config import (
-    load_config,
-    named_settings,
-    notes_on_names,
-    require_settings_of_model,
-    save_config,
-)
+from ..data_manifests.errors import plain_errors
+from .config.config import load_config, read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
-from .stages.order import STAGES
+from .run import RunOptions, run_pipeline
 from .workflow.console import Console
 from .workflow.device import choose_device
-from .workflow.engine import Engine
 from .workflow.folders import make_folder
-from .workflow.replacement import require_apart, require_own_place
-from .workflow.runner import Run, require_current, run_stages
-from .workflow.scratch import at_work_in
+from .workflow.runner import Run
 
 if TYPE_CHECKING:
     from ..evaluation.scoring.compare import Comparison
     from ..evaluation.scoring.score_cohort import CohortScores
     from .model.anomaly_model import AnomalyModel
 
-_TORCH_STAGES = frozenset({"train", "fit", "map"})
 _UNTIL_FIT = ("check", "prepare", "extract", "train", "fit")
 Settings = Mapping[str, Any] | Sequence[str]
 """Changed settings: ``{"models.detector.nu": 0.05}``, or as on the command line: ``["models.detector.nu=0.05"]``."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run of stages is asked to do.
-
-    Attributes
-    ----------
-    manifest : Manifest
-    out : Path
-        Output folder.
-    stages : sequence of str
-        In order; names of `STAGE_TITLES`.
-    cohort : Path or None
-        The file or BIDS folder that the manifest was read from.
-    model : Path or None
-        Folder of an earlier run whose model is applied; None: the run fits its own.
-    config : Path or None
-        A YAML file of settings.
-    preset : str or None
-    settings : sequence of str
-        ``NAME=VALUE``.
-    seed, seeds : int or None
-        See `load_config`.
-    device : str
-    jobs : int or None
-        Subjects worked on at once; None: one per core.
-    subjects : sequence of str or None
-        Work on these only.
-    reference_runs : sequence of (name, path)
-        Runs whose figures the report shows next to its own.
-    dry_run : bool
-    """
-
-    manifest: Manifest
-    out: Path
-    stages: Sequence[str]
-    cohort: Path | None = None
-    model: Path | None = None
-    config: Path | None = None
-    preset: str | None = None
-    settings: Sequence[str] = ()
-    seed: int | None = None
-    seeds: int | None = None
-    device: str = "auto"
-    jobs: int | None = None
-    subjects: Sequence[str] | None = None
-    reference_runs: Sequence[tuple[str, Path]] = ()
-    dry_run: bool = False
-
-
-def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
-    """Bring the stages of a run up to date, in order.
-
-    Parameters
-    ----------
-    options : RunOptions
-    open_console : callable
-        Called once the folders are known to be usable.
-
-    Returns
-    -------
-    Run
-    tuple of Failure
-        Subjects that failed.
-
-    Raises
-    ------
-    UserError
-        Settings, folders or inputs that cannot be used. The settings of the folder stay as they were.
-    """
-    out = OutputFolder(options.out)
-    model = OutputFolder(options.model) if options.model else None
-    saved = model.fitted_config if model else out.config
-    # The settings of a run apply to every later command on its folder, until others are given.
-    resumes = options.config is None and options.preset is None and saved.is_file()
-    config = load_config(
-        saved if resumes else options.config,
-        preset=options.preset,
-        overrides=options.settings,
-        seed=options.seed,
-        seeds=options.seeds,
-    )
-    if "prepare" in options.stages:
-        require_own_commands(config, named_settings(options.config, options.settings), saved)
-    if model:
-        require_settings_of_model(config, with_commands_of(config, load_config(saved)))
-    require_own_place(options.out)
-    dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
-    require_apart(options.out, _inputs(options), dataset)
-    chosen = _chosen(options.manifest, options.subjects)
-    console = open_console()
-    for note in notes_on_names(options.config, options.settings):
-        console.warn(f"note: {note}")
-    if resumes:
-        console.say(f"settings: loaded from {private(saved, 'the saved settings')}")
-    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
-        run = Run(
-            manifest=options.manifest,
-            config=config,
-            out=out,
-            model=model or out,
-            chosen=chosen,
-            engine=engine,
-            device=choose_device(options.device) if _TORCH_STAGES & set(options.stages) else "cpu",
-            console=console,
-            reference_runs=tuple(options.reference_runs),
-        )
-        if len(options.stages) == 1:
-            require_current(STAGES[options.stages[0]], STAGES, run)
-        before = load_config(out.config) if out.config.is_file() else None
-        if not options.dry_run:
-            save_config(out.config, config)
-        try:
-            failures = run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
-        except UserError:
-            # Refused settings must not become the settings of the folder.
-            if before is not None:
-                save_config(out.config, before)
-            else:
-                out.config.unlink(missing_ok=True)
-            raise
-    return run, failures
 
 
 def read_cohort(path: str | Path) -> Manifest:
@@ -291,10 +157,11 @@ def load_model(
 
     with plain_errors():
         model, overrides = OutputFolder(Path(folder)), _as_overrides(settings)
-        require_whole_model(model)
-        config = load_config(model.fitted_config, overrides=overrides)
-        require_own_commands(config, named_settings(None, overrides), model.fitted_config)
-        require_settings_of_model(config, with_commands_of(config, load_config(model.fitted_config)))
+        fitted = require_whole_model(model)
+        given = read_settings(saved=fitted, overrides=overrides)
+        config = given.config
+        require_own_commands(config, given.named, model.fitted_config)
+        require_settings_of_model(config, with_commands_of(config, fitted.config))
         return AnomalyModel.load(model, config, choose_device(device)).with_stored_threshold(model)
 
 
@@ -372,7 +239,7 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
     Parameters
     ----------
     folders : str or Path
-        Folders that `evaluate`, ``voxout score`` or ``voxout run`` wrote.
+        Folders that `evaluate` or ``voxout evaluate`` wrote, or the output folders of runs.
     seed : int
         Of the bootstrap.
 
@@ -413,22 +280,3 @@ def _as_overrides(settings: Settings) -> tuple[str, ...]:
 def _console(out: Path, verbose: bool) -> Console:
     make_folder(out)
     return Console(OutputFolder(out).log, verbosity=0 if verbose else -1)
-
-
-def _inputs(options: RunOptions) -> dict[str, Path]:
-    """All files that a run reads, by role."""
-    files = {f"{record.key}, {column}": path for record in options.manifest for column, path in record.files.items()}
-    files |= {"the manifest": options.cohort} if options.cohort else {}
-    return files | ({"the model": options.model} if options.model else {})
-
-
-def _chosen(manifest: Manifest, subjects: Sequence[str] | None) -> frozenset[str] | None:
-    if subjects is None:
-        return None
-    names = {name.removeprefix("sub-") for given in subjects for name in given.split(",") if name}
-    records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
-    missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise UserError(f"--subjects: {', '.join(missing)} {are} not in the cohort. Use the ids in column subject_id.")
-    return frozenset(r.key for r in records)

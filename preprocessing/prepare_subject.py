@@ -185,9 +185,7 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
             image = correct_bias_field(image, inside, settings.bias_field)
         warped, field_of_view = _on_template(image, inside, transform, template, alignment.transform)
         contrast[modality] = white_to_grey(warped.voxels, template)
-        prepared[modality] = normalise(
-            warped, brain_mask.with_voxels(brain_mask.voxels & field_of_view.voxels), settings.intensity
-        )
+        prepared[modality] = normalise(warped, brain_mask.with_voxels(brain_mask.voxels & field_of_view.voxels))
         in_view = in_view & field_of_view.voxels
 
     warnings += _contrast_warnings(contrast)

@@ -2,7 +2,7 @@
 
 import shlex
 from string import Formatter
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,21 +11,25 @@ from ..data_manifests.terms import Modality
 
 
 class BrainExtractionSettings(Section):
-    """Settings of brain extraction."""
+    """Settings of the brain extraction."""
 
     method: Literal["auto", "deepbet", "hdbet", "command", "template", "given", "none"] = "auto"
     """`auto`: the manifest's mask if there is one; no extraction if the scan is already skull-stripped; otherwise
     deepbet, then deepbet on an upright copy if the head is tilted or the mask is not plausible, then template
-    registration if that mask is not plausible either. `hdbet`: HD-BET, an optional extra, for scans with much
-    pathology. `command`: a program of the site. `none`: every scan is assumed to be skull-stripped."""
+    registration if that mask is not plausible either. For scans on which deepbet fails, such as those with much
+    pathology: `hdbet`, [HD-BET](https://github.com/MIC-DKFZ/HD-BET), an optional extra (`pip install
+    'voxout[hdbet]'`, one minute more per scan), and `command`, a program of the site. `none`: every scan is assumed to
+    be skull-stripped."""
     command: str = ""
-    """Command line for method `command`, with {image} and {mask} for the NIfTI files to read and to write. Double the
-    braces that the program itself needs. Weights are read from where the command says; nothing is downloaded."""
+    """Command line for method `command`, with {image} and {mask} for the NIfTI files to read and to write, as in
+    `mri_synthstrip -i {image} -m {mask}`. Double the braces that the program itself needs. Weights are read from where
+    the command says; nothing is downloaded."""
     smallest_ml: Annotated[float, Field(gt=0)] = 800.0
+    """Smallest volume of a plausible brain mask."""
     largest_ml: Annotated[float, Field(gt=0)] = 2200.0
-    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.89
-    """Smallest Dice with the template's brain, after a coarse affine fit, for a mask that voxout computed. Brain masks
-    reach 0.91 to 0.96, masks that leak into the face or neck 0.88 at most."""
+    """Largest volume of a plausible brain mask."""
+
+    removed: ClassVar = {"smallest_overlap": 0.89}
 
     @model_validator(mode="after")
     def _command_with_both_files(self) -> Self:
@@ -62,25 +66,23 @@ class BrainExtractionSettings(Section):
 
 
 class BiasFieldSettings(Section):
-    """Settings of N4 bias field correction."""
+    """Settings of the bias field correction."""
 
     enabled: bool = True
-    spline_mm: Annotated[float, Field(gt=0)] = 200.0
-    """Distance between the spline's control points at the coarsest level; halved at each further level."""
-    levels: Annotated[int, Field(ge=1, le=6)] = 3
-    """A fourth level (25 mm) follows the anatomy: it kept brightening the cerebellum's edge."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Whether the bias field is corrected, by N4."""
     working_spacing_mm: Annotated[float, Field(gt=0)] = 4.0
     """Spacing of the grid on which the smooth field is estimated; it is applied at full resolution."""
+
+    removed: ClassVar = {"spline_mm": 200.0, "levels": 3, "tolerance": 1e-3}
 
 
 class RegistrationSettings(Section):
     """Settings of the registration to the template."""
 
     transform: Literal["syn", "affine", "none"] = "syn"
-    """`none`: the images are already in the template's space."""
+    """`syn`: affine, then a diffeomorphism; `affine`; `none`: the images are already in the template's space."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
-    """Resolution of the registration; 1 mm does not improve the overlap."""
+    """Spacing of the grid on which the registration runs; 1 mm does not improve the overlap."""
     stiffness: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Variance, in squared voxels of each level, of the Gaussian that smooths the whole warp after every step of SyN
     (ANTs' total_sigma). 0 leaves the warp free. With higher values a lesion keeps more of its volume, and tissues
@@ -106,48 +108,32 @@ class IntensitySettings(Section):
     """Settings of intensity scaling and standardisation."""
 
     method: Annotated[IntensityMethod, BeforeValidator(OldValues({"landmarks": "nyul"}))] = "nyul"
-    """Standardisation method: see `intensity.standardisation`."""
-    low_percent: Annotated[float, Field(ge=0, lt=100)] = 0.5
-    """Percentile of the brain's intensities that is mapped to 0 in the prepared image."""
-    high_percent: Annotated[float, Field(gt=0, le=100)] = 99.5
-    """Percentile that is mapped to 1."""
+    """Standardisation (docs/intensity.md). `nyul`: match the deciles of the training controls (Nyul histogram
+    standardisation); `z_score`: median and median absolute deviation; `white_matter`: the white-matter peak;
+    `percentiles`: only the scaling of the prepared images, in which the percentiles 0.5 and 99.5 are 0 and 1. A change
+    does not repeat the preparation."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low_percent >= self.high_percent:
-            raise ValueError(
-                f"low_percent ({self.low_percent:g}) must be less than high_percent ({self.high_percent:g})"
-            )
-        return self
+    removed: ClassVar = {"low_percent": 0.5, "high_percent": 99.5}
 
 
 class QualitySettings(Section):
-    """Limits outside of which a quality number raises a warning. `RegistrationSettings` holds the limits for failure.
-
-    They were chosen so that about 99 of 100 good preparations pass, and rounded outwards: 82 heads of IXI and of the MS
-    patients, 16 elderly heads with large ventricles and 2 tumours, checked by eye. All participants are adults, and
-    most were scanned on one scanner: other cohorts may need other limits. `benchmarks/quality.py` shows what the limits
-    detect.
-    """
+    """Limits outside of which a subject gets a warning; further ones are constants (docs/quality.md)."""
 
     smallest_brain_ml: Annotated[float, Field(ge=0)] = 1000.0
+    """Smallest usual brain volume."""
     largest_brain_ml: Annotated[float, Field(gt=0)] = 1900.0
-    smallest_overlap: Annotated[float, Field(ge=0, le=1)] = 0.97
-    """Dice of the warped brain with the template's brain."""
-    smallest_coverage: Annotated[float, Field(ge=0, le=1)] = 0.98
-    """Share of the template's brain inside the warped brain mask."""
-    smallest_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.55
-    """Correlation of the warped T1w with the template's T1w."""
-    smallest_white_matter_overlap: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Dice of the warped bright tissue with the template's white matter."""
-    smallest_jacobian: Annotated[float, Field(ge=0)] = 0.55
-    """First percentile, in the brain, of the local volume change by the warp."""
-    largest_jacobian: Annotated[float, Field(gt=0)] = 2.5
-    """99th percentile of the same."""
-    largest_noise: Annotated[float, Field(gt=0)] = 0.08
-    """Standard deviation of the noise divided by the mean, in white matter."""
-    largest_dark_share: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """Share of the brain mask darker than a tenth of the brain's median."""
+    """Largest usual brain volume."""
+
+    removed: ClassVar = {
+        "smallest_overlap": 0.97,
+        "smallest_coverage": 0.98,
+        "smallest_similarity": 0.55,
+        "smallest_white_matter_overlap": 0.6,
+        "smallest_jacobian": 0.55,
+        "largest_jacobian": 2.5,
+        "largest_noise": 0.08,
+        "largest_dark_share": 0.03,
+    }
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -165,9 +151,11 @@ class PreprocessingSettings(Section):
     spacing_mm: Annotated[float, Field(ge=0.5, le=5)] = 2.0
     """Edge length of the template grid's voxels."""
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("t1w",)
-    """Modalities, in the order of the channels. The T1w is always used for brain extraction and registration."""
+    """Modalities, in the order of the channels, as in `[t1w, flair]`. The T1w is always used for brain extraction and
+    registration."""
     derived_maps: tuple[DerivedMapName, ...] = ("junction", "extension", "detail", "fineness")
-    """Maps computed from every modality, appended as channels: see `intensity.derived_maps`."""
+    """Maps computed from every modality, appended as channels (docs/derived-maps.md). A change does not repeat the
+    preparation."""
     brain_extraction: BrainExtractionSettings = BrainExtractionSettings()
     bias_field: BiasFieldSettings = BiasFieldSettings()
     registration: RegistrationSettings = RegistrationSettings()

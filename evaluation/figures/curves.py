@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..metrics import voxel_metrics as vm
-from ..metrics.bootstrap import FEWEST_SUBJECTS
+from ..metrics.bootstrap import CONFIDENCE, FEWEST_SUBJECTS
 from ..scoring.score_cohort import CohortScores, bootstrap_weights
 from ..scoring.subject_scores import SubjectScores
 
@@ -67,7 +67,7 @@ def cohort_curves(scores: CohortScores, *, seed: int = 0) -> CohortCurves:
     def band(at: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         if with_lesions < FEWEST_SUBJECTS:
             return None, None
-        margin = (1 - settings.confidence) / 2
+        margin = (1 - CONFIDENCE) / 2
         low, high = np.nanquantile(draws, [margin, 1 - margin], axis=0)
         return low, high
 

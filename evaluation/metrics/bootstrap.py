@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CONFIDENCE = 0.95
+"""Confidence level of all intervals."""
 FEWEST_SUBJECTS = 3
 """No interval is given for fewer subjects: it would be too narrow."""
 
@@ -72,7 +74,7 @@ class Measure:
     subjects: int
     why_none: str
 
-    def estimate(self, confidence: float) -> Estimate:
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         """Return the value with its percentile bootstrap interval."""
         if not np.isfinite(self.value):
             return Estimate.undefined(self.why_none)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+FALSE_DISCOVERY_RATE = 0.05
+"""Rate that is reported on a subject's page."""
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -28,7 +31,7 @@ class Discovery:
     threshold: float | None
 
     @classmethod
-    def from_z(cls, z: np.ndarray, rate: float) -> "Discovery":
+    def from_z(cls, z: np.ndarray, rate: float = FALSE_DISCOVERY_RATE) -> "Discovery":
         """Find the threshold for the z-scores (N,) of one brain."""
         survive = log_q(z) >= -np.log10(rate)
         return cls(rate, float(z[survive].min()) if survive.any() else None)

@@ -71,13 +71,12 @@ def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
     """One line per stratum, for kinds with more than one stratum."""
     if scores is None:
         return []
-    confidence = scores.settings.confidence
     kinds = Counter(stratum.by for stratum in scores.strata)
     return [
         StratumLine(
             stratum.by,
             stratum.name,
-            [stratum.measures[n].estimate(confidence) if n in stratum.measures else None for n in STRATUM_METRICS],
+            [stratum.measures[n].estimate() if n in stratum.measures else None for n in STRATUM_METRICS],
         )
         for stratum in scores.strata
         if kinds[stratum.by] > 1

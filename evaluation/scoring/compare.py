@@ -123,7 +123,7 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
             for key in every
             if key not in common
         },
-        differences=tuple(_differences(scored, first.settings.confidence)),
+        differences=tuple(_differences(scored)),
         settings=first.settings,
     )
 
@@ -148,7 +148,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
             writer.writerow([d.metric, d.first, d.second, d.of_first.value, d.of_second.value, *values])
 
 
-def _differences(scored: dict[str, CohortScores], confidence: float):
+def _differences(scored: dict[str, CohortScores]):
     for (first, one), (second, other) in combinations(scored.items(), 2):
         for metric, measure in one.measures.items():
             if metric in NOT_COMPARED:
@@ -158,9 +158,9 @@ def _differences(scored: dict[str, CohortScores], confidence: float):
                 metric,
                 first,
                 second,
-                measure.estimate(confidence),
-                other.measures[metric].estimate(confidence),
-                difference.estimate(confidence),
+                measure.estimate(),
+                other.measures[metric].estimate(),
+                difference.estimate(),
             )
 
 

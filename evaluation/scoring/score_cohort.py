@@ -115,7 +115,7 @@ class CohortScores:
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
         """Return the metrics with their intervals; names as in ``scores.json``."""
-        return {name: measure.estimate(self.settings.confidence) for name, measure in self.measures.items()}
+        return {name: measure.estimate() for name, measure in self.measures.items()}
 
     @property
     def threshold(self) -> float | None:

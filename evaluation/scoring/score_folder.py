@@ -15,7 +15,7 @@ SUBJECTS = "subjects"
 
 @dataclass(frozen=True, eq=False)
 class ScoreFolder:
-    """Folder written by `voxout score`.
+    """Folder written by `voxout evaluate` or by a run.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class ScoreFolder:
         folder = next((f for f in (path, path / "scores") if (f / "scores.json").is_file()), None)
         if folder is None:
             raise UserError(
-                f"{private(path)}: holds no scores, expected a folder written by `voxout score`. Check the path."
+                f"{private(path)}: holds no scores, expected a folder written by `voxout evaluate`. Check the path."
             )
         try:
             about = load_json(folder / "scores.json")["about"]

@@ -52,8 +52,7 @@ def write_scores(folder: Path, scores: CohortScores, *, left_out: Sequence[str] 
         "settings": scores.settings.model_dump(mode="json"),
     }
     strata = [
-        {"by": stratum.by, "stratum": stratum.name, "metric": name}
-        | _entry(measure.estimate(scores.settings.confidence))
+        {"by": stratum.by, "stratum": stratum.name, "metric": name} | _entry(measure.estimate())
         for stratum in scores.strata
         for name, measure in stratum.measures.items()
     ]

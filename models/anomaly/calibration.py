@@ -25,6 +25,13 @@ from ...data_manifests.errors import UserError
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
+FOLDS = 5
+"""Folds of the controls for cross-fitting; with fewer participants, one is left out at a time."""
+_POOLING_MM = 3.0
+"""Standard deviation of the Gaussian over which the scale of the null is pooled."""
+_POOLING_CONTROLS = 12.5
+"""Weight of the whole brain's null scale in the scale of each voxel, as a number of controls: few controls give a poor
+estimate at a single voxel."""
 FEWEST_PARTICIPANTS = 3
 """At least one participant is left out, and a variance needs two."""
 _TAIL = 1e-3
@@ -119,8 +126,8 @@ def calibrate(
     folds: Sequence[np.ndarray],
     mask: VoxelMask,
     *,
-    pooling_mm: float,
-    shrinkage: float,
+    pooling_mm: float = _POOLING_MM,
+    shrinkage: float | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls.
 
@@ -135,8 +142,8 @@ def calibrate(
     mask : VoxelMask
     pooling_mm : float
         Standard deviation of the Gaussian over which the scale is pooled.
-    shrinkage : float in [0, 1]
-        Weight of the whole brain's scale in the scale of each voxel.
+    shrinkage : float in [0, 1], optional
+        Weight of the whole brain's scale in the scale of each voxel; by default that of `pooling_shrinkage`.
 
     Returns
     -------
@@ -160,6 +167,7 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
+    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
     sigma_vox = pooling_mm / mask.grid.spacing_mm
     values = np.empty(null.shape, np.float32)
     for fold in folds:
@@ -172,6 +180,11 @@ def calibrate(
     for row in values:
         row[:] = calibration._neg_log10_p_of_scaled(row)
     return calibration, values
+
+
+def pooling_shrinkage(controls: int) -> float:
+    """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
+    return _POOLING_CONTROLS / (_POOLING_CONTROLS + controls)
 
 
 def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from ..features.source import FeatureSource, ScorerSpec
 from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
 from .calibrated_scorer import CalibratedScorer
-from .calibration import Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
+from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
 from .ensemble import Ensemble, combined_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing, smoothed
@@ -119,7 +119,7 @@ class _Fit:
     ):
         self.store, self.train, self.source, self.settings, self.scratch = store, train, source, settings, scratch
         self.mask, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
-        self.folds = folds_of([participant_of_key(key) for key in train], settings.ensemble.folds, seed)
+        self.folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
         self.specs = source.specs(settings.ensemble.scorers)
         reach_vox = max(source.reach_vox(spec, self.mask) for spec in self.specs.values())
         brains = (self.mask.transform(np.asarray(store.inside[row])) for row in store.index(train))
@@ -194,11 +194,8 @@ class _Fit:
     def stored_features(self, spec: ScorerSpec) -> Features:
         """Compute and write the features of every control; return the feature extractor."""
         if spec.features == "patches":
-            size = self.settings.ensemble.patch_components
             controls = zip(self.channels(), self.inside, strict=True)
-            features: Features = PatchFeatures.learn(
-                controls, self.mask, self.source.rows(spec), size=size, seed=self.seed
-            )
+            features: Features = PatchFeatures.learn(controls, self.mask, self.source.rows(spec), seed=self.seed)
         else:
             features = self.source.features(spec, self.mask)
         store = LatentStore.create(self.scratch / spec.feature_key, self.mask, features.size)
@@ -249,16 +246,8 @@ class _Fit:
         return LatentStore.open(self.scratch / spec.feature_key, keys, self.mask)
 
     def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
-        """Fit a calibration to null scores (S, P) with the settings of the ensemble."""
-        ensemble = self.settings.ensemble
-        return calibrate(
-            null,
-            self.inside,
-            self.folds,
-            self.mask,
-            pooling_mm=ensemble.pooling_mm,
-            shrinkage=ensemble.pooling_shrinkage(len(self.train)),
-        )
+        """Fit a calibration to null scores (S, P)."""
+        return calibrate(null, self.inside, self.folds, self.mask)
 
     def step(self) -> None:
         """Report one more step as done."""

@@ -67,7 +67,7 @@ class TrainingMonitor:
         if self.together is None:
             return None, None, None
         latents = encoder(self.together).double()
-        m = support_size(latents.shape[1], self.guidance)
+        m = support_size(latents.shape[1])
         gamma = resolve_gamma(self.guidance.gamma, latents.shape[-1])
         solution = solve_dual(latents[:, :m], nu=self.guidance.nu, gamma=gamma)
         kernel = 1 + centred_kernel(latents[:, m:], latents[:, :m], solution.gamma)

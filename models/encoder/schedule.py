@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...data_manifests.errors import UserError
-from ..settings import GuidanceSettings, ModelSettings
+from ..settings import ModelSettings
 
+SUPPORT_SHARE = 0.5
+"""Fraction of a voxel's controls that the one-class SVM is fitted on; the guidance loss is computed on the others."""
+_EXPANDER_ONLY_SHARE = 0.5
+"""Fraction of the guided steps with the expander only, before expander and compactor."""
 _UNGUIDED_SHARE = 0.05
 """Fraction of the voxels that may be left without guidance, so that more controls are used at the others."""
 
@@ -37,7 +41,7 @@ class Schedule:
         training, guidance = settings.training, settings.guidance
         # Without a loss term on co-located patches, there are no guided steps.
         guided = training.guided_steps if guidance.weight > 0 or training.siamese_weight > 0 else 0
-        expander_only = round(guidance.expander_only_share * guided)
+        expander_only = round(_EXPANDER_ONLY_SHARE * guided)
         rates = training.learning_rate, training.guided_learning_rate
         return cls(training.pretraining_steps, guided, expander_only, *rates)
 
@@ -70,9 +74,9 @@ class Schedule:
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def support_size(n_controls: int, guidance: GuidanceSettings) -> int:
+def support_size(n_controls: int) -> int:
     """m: number of controls of a voxel (at least 3) that the one-class SVM is fitted on; the loss is on the others."""
-    return min(max(round(guidance.support_share * n_controls), 2), n_controls - 1)
+    return min(max(round(SUPPORT_SHARE * n_controls), 2), n_controls - 1)
 
 
 def fewest_controls(settings: ModelSettings) -> int:
@@ -86,8 +90,8 @@ def fewest_controls(settings: ModelSettings) -> int:
     if guidance.weight == 0:
         return 3
     # Start near the solution, so that the loop is short for a small nu too.
-    needed = max(3, math.floor((1 / guidance.nu - 1) / guidance.support_share))
-    while guidance.nu * support_size(needed, guidance) < 1 - 1e-9:
+    needed = max(3, math.floor((1 / guidance.nu - 1) / SUPPORT_SHARE))
+    while guidance.nu * support_size(needed) < 1 - 1e-9:
         needed += 1
     return needed
 
@@ -107,8 +111,8 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
     if n_train > limit:
         found, remedy = f"models.training.controls_per_voxel = {limit}", "Raise it"
     raise UserError(
-        f"Guidance with nu = {guidance.nu:g} and support_share = {guidance.support_share:g}: found {found}, expected "
-        f"at least {needed} (nu*m >= 1). {remedy}, raise models.guidance.nu, or set models.guidance.weight and "
+        f"Guidance with nu = {guidance.nu:g}: found {found}, expected at least {needed} (nu*m >= 1, with m half of "
+        f"them). {remedy}, raise models.guidance.nu, or set models.guidance.weight and "
         "models.training.siamese_weight to 0."
     )
 

@@ -38,6 +38,8 @@ _HASH_TEXTS = {"subjects_hash": "of other controls", "mask_hash": "of another br
 """Texts for fields whose values are hashes."""
 _NORM_BATCHES = 32
 _MONITORED_PATCHES = 1024
+_VOXELS_PER_STEP = 32
+"""Voxels of a guided step."""
 
 Progress = Callable[[int, int], None]
 
@@ -118,10 +120,11 @@ class _Training:
         self.mixed = MixedPatches(volumes, store.inside, rows, voxels, patch_shapes, training.patches_per_step, seed)
         self.norm_batches = replace(self.mixed, stream=NORMS)
         counts = controls_at_voxels(store.inside, rows, voxels)
-        n_voxels, n_controls = training.voxels_per_step, controls_for(counts, settings)
+        n_controls = controls_for(counts, settings)
         shared = voxels[counts >= n_controls]
-        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, patch_shapes, n_voxels, n_controls, seed)
-        self.support = support_size(n_controls, settings.guidance)
+        size = _VOXELS_PER_STEP, n_controls
+        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, patch_shapes, *size, seed)
+        self.support = support_size(n_controls)
         self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.latent_size)
         monitored = replace(self.mixed, stream=MONITOR, size=_MONITORED_PATCHES)
         self.monitor = TrainingMonitor(
@@ -181,7 +184,7 @@ class _Training:
     def after_step(self) -> None:
         phase_ends = self.schedule.ends_phase(self.step)
         if self.step == self.schedule.steps and self.schedule.guided_steps:
-            self.reestimate_norms()
+            self.reestimate_norm()
         if phase_ends or self.step % MONITOR_EVERY == 0:
             guided = self.schedule.is_guided(self.step - 1)
             rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
@@ -223,7 +226,7 @@ class _Training:
         It depends only on the history, which is stored in the checkpoint.
         """
         before = [row.mse for row in self.history if row.phase == "pretraining"]
-        limit = self.settings.guidance.largest_mse_ratio * before[-1] if before else math.inf
+        limit = self.settings.guidance.largest_mse_ratio * before[-1]
         too_poor = sum(row.phase == "guided" and row.mse > limit for row in self.history)
         return self.settings.guidance.weight * 0.5**too_poor
 
@@ -232,25 +235,21 @@ class _Training:
         latent_norm = self.model.encoder.latent_norm
         for parameter in latent_norm.parameters():
             parameter.requires_grad_(not guided)
-        if guided and self.settings.guidance.freeze_norm:
+        if guided:
             for norm in self.model.inner_norms():
                 norm.eval()
 
     @torch.no_grad()
-    def reestimate_norms(self) -> None:
+    def reestimate_norm(self) -> None:
         """Re-estimate the batch-norm statistics changed by co-located batches, as the mean over mixed batches."""
-        changed = [self.model.encoder.latent_norm]
-        if not self.settings.guidance.freeze_norm:
-            changed += self.model.inner_norms()
+        norm = self.model.encoder.latent_norm
         self.model.eval()
-        for norm in changed:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over batches
-            norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.train()
         for number in range(_NORM_BATCHES):
             self.model(self.norm_batches.batch(number))
-        for norm in changed:
-            norm.momentum = 0.1
+        norm.momentum = 0.1
 
     def draw_curves(self, writer: SummaryWriter) -> None:
         if self.history and self.history[-1].step == self.step:

@@ -11,12 +11,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ...data_manifests.errors import UserError
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.dense_inference import encode_densely
 from ..encoder.network import PatchEncoder
 from ..tensor_file import opened_tensors, write_tensors
 
+_COMPONENTS = 8
+"""Number of principal components of 3x3x3 voxels."""
 _SAMPLES = 20_000
 """Number of patches of each control from which the components are learnt."""
 _AT_ONCE = 100_000
@@ -145,8 +146,9 @@ class PatchFeatures:
         controls: Iterable[tuple[np.ndarray, np.ndarray]],
         mask: VoxelMask,
         rows: Sequence[int],
-        size: int,
+        *,
         seed: int,
+        size: int = _COMPONENTS,
     ) -> "PatchFeatures":
         """Learn the components from controls.
 
@@ -157,21 +159,11 @@ class PatchFeatures:
         mask : VoxelMask
         rows : sequence of int
             Indices of the channels.
-        size : int
-            Number of components.
         seed : int
-
-        Raises
-        ------
-        UserError
-            More components than values in a patch.
+        size : int
+            Number of components, at most 27 per channel.
         """
         width = 27 * len(rows)
-        if size > width:
-            raise UserError(
-                f"models.ensemble.patch_components is {size}, but patches have {width} values, expected at most "
-                f"{width}. Lower it."
-            )
         random = np.random.default_rng(seed)
         total, products, count = np.zeros(width), np.zeros((width, width)), 0
         for channels, inside in controls:

@@ -15,7 +15,7 @@ examples:
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
-  voxout score --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
+  voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
 
 exit codes: 0 success; 1 a bug in voxout; 2 an error in the command, the settings or the data; 3 finished, but some
@@ -43,13 +43,25 @@ def make_parser() -> argparse.ArgumentParser:
         stage.set_defaults(command="run", stages=(name,), model=None)
         _add_cohort(stage, needed=name != "score")
         if name == "score":
-            _add_maps(stage)
+            stage.description = "Score the maps of a run. For maps of any other method, see `voxout evaluate`."
+            _add_maps(stage, hidden=True)
+            stage.set_defaults(command="score")
         if name in ("prepare", "map"):
             stage.add_argument("--subjects", nargs="+", metavar="ID", help="process only these subjects")
         if name == "report":
             _add_runs(stage)
+    evaluate = commands.add_parser("evaluate", help="evaluate maps of any method against lesion masks")
+    evaluate.description = (
+        "Evaluate maps of any method against lesion masks. The files of a subject are matched by id: the start of BIDS "
+        "names (sub-01_...), otherwise the file name without its suffix. If the name contains more, give a path with "
+        "{id} in place of the id, as in --maps 'maps/{id}_map.nii.gz'. Put quotes around a path with *."
+    )
+    _add_maps(evaluate)
+    _add_settings(evaluate)
+    _add_work(evaluate)
+    evaluate.set_defaults(command="evaluate")
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
-    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders written by `voxout score`")
+    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders written by `voxout evaluate`")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
     compare.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
@@ -102,25 +114,34 @@ def _add_cohort(
     _add_shared(parser)
 
 
-def _add_maps(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Score the maps of a run (COHORT OUT), or maps of any other method (--maps, --masks, --out). The files of a "
-        "subject are matched by id: the start of BIDS names (sub-01_...), otherwise the file name without its suffix. "
-        "If the name contains more, give a path with {id} in place of the id, as in --maps 'maps/{id}_map.nii.gz'."
+def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
+    """Add the options of `voxout evaluate`; hidden ones for its old form, ``voxout score --maps``."""
+
+    def shown(text: str) -> str:
+        return argparse.SUPPRESS if hidden else text
+
+    parser.add_argument(
+        "--maps", required=not hidden, metavar="DIR", help=shown("anomaly maps (NIfTI), higher = more anomalous")
     )
-    maps = parser.add_argument_group("maps of any other method")
-    maps.add_argument("--maps", metavar="DIR", help="anomaly maps (NIfTI), higher = more anomalous")
-    maps.add_argument("--masks", metavar="DIR", help="lesion masks, on the grids of the maps")
-    maps.add_argument("--brain-masks", metavar="DIR", help="brain masks; without them, all voxels are scored")
-    maps.add_argument(
-        "--cohort", dest="participants", type=Path, metavar="CSV", help="table with subject_id, group, site and age"
+    parser.add_argument("--masks", metavar="DIR", help=shown("lesion masks, on the grids of the maps"))
+    parser.add_argument("--brain-masks", metavar="DIR", help=shown("brain masks; without them, all voxels are scored"))
+    parser.add_argument(
+        "--cohort",
+        dest="participants",
+        type=Path,
+        metavar="CSV",
+        help=shown("table with subject_id, group, site and age"),
     )
-    maps.add_argument(
-        "--healthy", nargs="+", default=[], metavar="ID", help="healthy subjects, as ids or 'patterns*'; they set the "
-        "threshold and need no lesion mask",
-    )  # fmt: skip
-    maps.add_argument("--out", dest="scores", type=Path, metavar="DIR", help="folder for the scores")
-    parser.set_defaults(command="score")
+    parser.add_argument(
+        "--healthy",
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help=shown("healthy subjects, as ids or 'patterns*'; they set the threshold and need no lesion mask"),
+    )
+    parser.add_argument(
+        "--out", dest="scores", required=not hidden, type=Path, metavar="DIR", help=shown("folder for the scores")
+    )
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
@@ -140,16 +161,24 @@ def _named_path(text: str) -> tuple[str, Path]:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="YAML", help="file of settings; others keep their defaults")
     parser.add_argument(
         "--preset", metavar="NAME", help="predefined settings: default, fast, fine-1mm, paper-1mm or demo"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; repeatable")
-    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same result")
+    _add_settings(parser)
     parser.add_argument(
         "--seeds", type=at_least_one, metavar="N", help="train N encoders with N seeds; the map is their mean"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
+    _add_work(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="YAML", help="file of settings; others keep their defaults")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; repeatable")
+    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same result")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=at_least_one, metavar="N", help="subjects processed in parallel (default: one per core)"
     )

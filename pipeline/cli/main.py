@@ -1,4 +1,4 @@
-"""Commands of `voxout`: one per stage, `run` for all stages, `apply` for new patients, `demo` without input.
+"""Commands of `voxout`: one per stage, `run` for all stages, `apply` for new patients, `evaluate` for any maps.
 
 Heavy libraries are imported only by the commands that need them, so that `--help` is fast.
 """
@@ -34,32 +34,31 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    """Score the maps of a run, or those of any other method."""
-    named = {"--maps": options.maps, "--out": options.scores}
-    alone = {"--masks": options.masks, "--brain-masks": options.brain_masks}
-    alone |= {"--cohort": options.participants, "--healthy": options.healthy}
-    given = [name for name, value in (named | alone).items() if value]
+    """Score the maps of a run; with --maps, do what `voxout evaluate` does, which was called so."""
+    named = {"--maps": options.maps, "--masks": options.masks, "--brain-masks": options.brain_masks}
+    named |= {"--cohort": options.participants, "--healthy": options.healthy, "--out": options.scores}
+    given = [name for name, value in named.items() if value]
     if not given and options.cohort is not None and options.out is not None:
         return _run(options)
-    missing = [name for name, value in named.items() if not value]
-    if options.cohort is not None or missing:
+    if options.cohort is not None or not (options.maps and options.scores):
         found = ", ".join(given + [str(path) for path in (options.cohort, options.out) if path]) or "nothing"
         raise UserError(
-            f"score: found {found}, expected either COHORT and OUT (maps of a run) or --maps, --masks and --out "
-            "(any other maps). See `voxout score --help`, and put quotes around a path with *."
+            f"score: found {found}, expected COHORT and OUT. For maps of any other method, use `voxout evaluate` with "
+            "--maps, --masks and --out, and put quotes around a path with *."
         )
-    return _score_maps(options)
+    print("note: `voxout score --maps` is now called `voxout evaluate --maps`.", file=sys.stderr)
+    return _evaluate(options)
 
 
-def _score_maps(options: argparse.Namespace) -> int:
-    from ..config.config import load_config, notes_on_names
+def _evaluate(options: argparse.Namespace) -> int:
+    from ..config.config import read_settings
     from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
-    config = load_config(options.config, preset=options.preset, overrides=options.set, seed=options.seed)
+    given = read_settings(options.config, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
     console = open_console(options, None)
-    for note in notes_on_names(options.config, options.set):
+    for note in given.notes:
         console.warn(f"note: {note}")
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
@@ -67,7 +66,7 @@ def _score_maps(options: argparse.Namespace) -> int:
         console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
         return DONE
     scores, failures = score_into(
-        matched, config.evaluation, options.scores, console, jobs=options.jobs, seed=config.seed
+        matched, given.config.evaluation, options.scores, console, jobs=options.jobs, seed=given.config.seed
     )
     for line in score_lines(scores):
         console.say(line, level=-1)
@@ -108,7 +107,7 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        print(f"  {label}: {both}{format_estimate(d.difference, comparison.settings.confidence)}")
+        print(f"  {label}: {both}{format_estimate(d.difference)}")
     print(f"all scores: {options.out / 'compare.csv'}")
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
@@ -171,7 +170,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.single_scan import is_scan, single_scan
-    from ..api import RunOptions, run_pipeline
+    from ..run import RunOptions, run_pipeline
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
     run, failures = run_pipeline(
@@ -235,6 +234,7 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
 _COMMANDS = {
     "run": _run,
     "score": _score,
+    "evaluate": _evaluate,
     "compare": _compare,
     "native": _native,
     "apply": _apply,

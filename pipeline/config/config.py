@@ -5,17 +5,18 @@ never part of the configuration, so that the same configuration gives the same r
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from yaml.composer import ComposerError
 
 from ...data_manifests.atomic_write import atomic_write
-from ...data_manifests.errors import UserError, private
+from ...data_manifests.errors import UserError, private, some_of
 from ...data_manifests.settings import DataSettings, Section, with_current_names
 from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
@@ -32,6 +33,7 @@ class Config(Section):
     """All settings that determine the result of a run."""
 
     seed: Annotated[int, Field(ge=0)] = 0
+    """Random seed; the same seed gives the same result."""
     data_manifests: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     models: ModelSettings = ModelSettings()
@@ -47,12 +49,6 @@ class Config(Section):
                 f"{', '.join(prepared.derived_maps) or 'empty'}. Add {', '.join(missing)} to "
                 "preprocessing.derived_maps, or remove the scorer"
             )
-        numbers = 27 * len(prepared.modalities)
-        if "patches" in ensemble.scorers and ensemble.patch_components > numbers:
-            raise ValueError(
-                f"models.ensemble.patch_components is {ensemble.patch_components}, but a patch of 3x3x3 voxels of "
-                f"{', '.join(prepared.modalities)} has {numbers} values. Lower it to {numbers} or less"
-            )
         return self
 
 
@@ -60,6 +56,68 @@ def preset_names() -> tuple[str, ...]:
     """Return the names that ``--preset`` accepts."""
     files = resources.files(presets).iterdir()
     return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+
+
+@dataclass(frozen=True)
+class GivenSettings:
+    """A configuration, and how it was given.
+
+    Attributes
+    ----------
+    config : Config
+    named : frozenset of str
+        Settings that the user's file or ``--set`` names, as "models.detector.nu".
+    notes : tuple of str
+        A note for each old name or value, and one for names that are no longer settings.
+    """
+
+    config: Config
+    named: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def read_settings(
+    path: Path | None = None,
+    *,
+    saved: GivenSettings | None = None,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    seeds: int | None = None,
+) -> GivenSettings:
+    """Resolve a configuration from defaults, preset, file, ``--set name=value``, seed and number of seeds.
+
+    Later sources take precedence. With `saved`, the settings of an earlier run take the place of the defaults.
+
+    Raises
+    ------
+    UserError
+        All problems at once; for a misspelt name, with the nearest valid one.
+    """
+    values = saved.config.model_dump(mode="json") if saved is not None else {}
+    if preset is not None:
+        _merge(values, _read_preset(preset))
+    given = [_read_yaml(path)] if path is not None else []
+    given += [_parsed_override(override) for override in overrides]
+    current = [with_current_names(Config, each) for each in given]
+    own: dict[str, Any] = {}
+    for each in current:
+        _merge(own, each.values)
+    named = frozenset(name.removeprefix("settings.") for name in flat_settings(own))
+    _merge(values, own)
+    if seed is not None:
+        values["seed"] = seed
+    if seeds is not None:
+        _merge(values, {"models": {"ensemble": {"members": seeds}}})
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError([_sentence(problem) for problem in error.errors()]) from error
+    notes = [*(saved.notes if saved is not None else ()), *(note for each in current for note in each.notes)]
+    if removed := tuple(dict.fromkeys(name for each in current for name in each.removed)):
+        are = "is no longer a setting" if len(removed) == 1 else "are no longer settings"
+        notes.append(f"{some_of(removed)} {are}; the value given is always used")
+    return GivenSettings(config, named, tuple(dict.fromkeys(notes)))
 
 
 def load_config(
@@ -70,43 +128,8 @@ def load_config(
     seed: int | None = None,
     seeds: int | None = None,
 ) -> Config:
-    """Resolve a configuration from defaults, preset, file, ``--set name=value``, seed and number of seeds.
-
-    Later sources take precedence.
-
-    Raises
-    ------
-    UserError
-        All problems at once; for a misspelt name, with the nearest valid one.
-    """
-    values: dict[str, Any] = {}
-    if preset is not None:
-        _merge(values, _read_preset(preset))
-    for given in [*([_read_yaml(path)] if path is not None else []), *map(_parsed_override, overrides)]:
-        _merge(values, with_current_names(Config, given)[0])
-    if seed is not None:
-        values["seed"] = seed
-    if seeds is not None:
-        _merge(values, {"models": {"ensemble": {"members": seeds}}})
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError([_sentence(problem) for problem in error.errors()]) from error
-
-
-def named_settings(path: Path | None, overrides: Sequence[str]) -> frozenset[str]:
-    """Return the names of the settings in a configuration file and in ``--set``, as "models.detector.nu"."""
-    values = _read_yaml(path) if path is not None else {}
-    for override in overrides:
-        _merge(values, _parsed_override(override))
-    return frozenset(name.removeprefix("settings.") for name in flat_settings(values))
-
-
-def notes_on_names(path: Path | None, overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return a note for each setting that a configuration file or ``--set`` calls by an old name."""
-    values = [_read_yaml(path)] if path is not None else []
-    values += [_parsed_override(override) for override in overrides]
-    return tuple(dict.fromkeys(note for each in values for note in with_current_names(Config, each)[1]))
+    """Return the configuration alone; see `read_settings`."""
+    return read_settings(path, preset=preset, overrides=overrides, seed=seed, seeds=seeds).config
 
 
 def save_config(path: Path, config: Config) -> None:
@@ -189,7 +212,13 @@ def _sentence(problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     name = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _field_names(location[:-1])
+        section = _section_at(location[:-1]) or Config
+        if location[-1] in section.removed:
+            return (
+                f"{name} is no longer a setting: found {problem['input']!r}, expected "
+                f"{section.removed[location[-1]]!r}, which is always used. Remove it."
+            )
+        known = list(section.model_fields)
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         if near:
             return f"Setting {name} is not known. Did you mean {'.'.join([*location[:-1], near[0]])}?"
@@ -201,11 +230,26 @@ def _sentence(problem: Any) -> str:
     return f"Setting {name} is {problem['input']!r}, expected {message.removeprefix('a valid ')}."
 
 
-def _field_names(location: Sequence[str]) -> list[str]:
-    section: Any = Config
+def _section_at(location: Sequence[str]) -> type[Section] | None:
+    section: type[Section] = Config
     for part in location:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            return None
+        section = field.annotation
+    return section
+
+
+def comparable(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded inputs of a stage without names that are no longer settings and had the value now used."""
+
+    def is_removed(name: str, value: Any) -> bool:
+        kind, _, setting = name.partition(".")
+        *sections, last = setting.split(".")
+        section = _section_at(sections) if kind == "settings" else None
+        return section is not None and not section.without_removed({last: value})
+
+    return {name: value for name, value in inputs.items() if not is_removed(name, value)}
 
 
 def require_settings_of_model(config: Config, fitted: Config) -> None:

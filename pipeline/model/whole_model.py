@@ -9,7 +9,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ...evaluation.scoring.operating_point import StoredPoint
-from ..config.config import load_config
+from ..config.config import GivenSettings, read_settings
 from ..workflow.records import StageRecord
 from .model_files import read_trained_on, require_files_of_model, require_inside
 
@@ -31,8 +31,13 @@ class _Record(Content):
     started: str
 
 
-def require_whole_model(model: OutputFolder) -> None:
+def require_whole_model(model: OutputFolder) -> GivenSettings:
     """Require a complete model, with encoder and detectors of one run, unchanged and inside its folder.
+
+    Returns
+    -------
+    GivenSettings
+        The settings it was fitted with.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def require_whole_model(model: OutputFolder) -> None:
         A file is missing, damaged, changed, from another run, or outside of the folder.
     """
     try:
-        _require_whole_model(model)
+        return _require_whole_model(model)
     except OSError as error:
         raise UserError(
             f"{private(model.root, 'the model')}: its files cannot be read ({error.strerror}). Check the permissions, "
@@ -48,7 +53,7 @@ def require_whole_model(model: OutputFolder) -> None:
         ) from error
 
 
-def _require_whole_model(model: OutputFolder) -> None:
+def _require_whole_model(model: OutputFolder) -> GivenSettings:
     require_inside(model)
     train, fit = _record(model, "train"), _record(model, "fit")
     fitted_on = fit and fit.inputs.get("the encoder")
@@ -76,7 +81,7 @@ def _require_whole_model(model: OutputFolder) -> None:
     require_files_of_model(model)
     read_trained_on(model)
     StoredPoint.load(model.operating_point)
-    _require_settings(model.fitted_config)
+    return _fitted_settings(model.fitted_config)
 
 
 def _record(model: OutputFolder, stage: str) -> StageRecord | None:
@@ -91,11 +96,11 @@ def _record(model: OutputFolder, stage: str) -> StageRecord | None:
     return record
 
 
-def _require_settings(path: Path) -> None:
+def _fitted_settings(path: Path) -> GivenSettings:
     try:
         if path.stat().st_size > _MAX_SETTINGS_BYTES:
             raise UserError(f"found {path.stat().st_size:,} bytes, expected at most {_MAX_SETTINGS_BYTES:,}.")
-        load_config(path)
+        return read_settings(path)
     except UserError as error:
         raise UserError(
             [f"{private(path)}: not the settings of a model: {problem}" for problem in error.problems]

@@ -95,7 +95,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         grey=template.grey,
         white=template.white,
-        discovery=Discovery.from_z(map.voxels[covered.voxels], config.evaluation.false_discovery_rate),
+        discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
         summary=run_summary(config),

@@ -7,7 +7,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, SubjectError, UserError, private
 from ...data_manifests.images.volume import Volume, read_mask, read_volume
-from ...evaluation.metrics.bootstrap import Estimate
+from ...evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from ...evaluation.scoring.metric_labels import METRICS, is_oracle
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from ...evaluation.scoring.sanity_checks import scoring_warnings
@@ -147,17 +147,17 @@ def score_lines(scores: CohortScores) -> list[str]:
     lines = [f"scores ({scores.space} space, inside the {scores.mask})"]
     for name in _HEADLINES:
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
-        lines.append(f"  {label:<{width}}  {format_estimate(scores.estimates[name], scores.settings.confidence)}")
+        lines.append(f"  {label:<{width}}  {format_estimate(scores.estimates[name])}")
     return lines
 
 
-def format_estimate(estimate: Estimate, confidence: float) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """Format a value with its bootstrap interval, or the reason why it is undefined."""
     if estimate.value is None:
         return f"undefined: {estimate.reason_undefined}"
     if estimate.ci_low is None:
         return f"{estimate.value:.3g}  (too few subjects for an interval)"
-    interval = f"{100 * confidence:g} % bootstrap interval"
+    interval = f"{100 * CONFIDENCE:g} % bootstrap interval"
     return f"{estimate.value:.3g}  ({interval} {estimate.ci_low:.3g} to {estimate.ci_high:.3g})"
 
 

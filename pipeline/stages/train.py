@@ -70,7 +70,7 @@ def _same_but_for_members(before: Mapping[str, Any], now: Mapping[str, Any]) -> 
 def _keep_members(run: Run, files: Replacement, going_on: bool) -> None:
     """Keep the finished encoders, up to the number that is set."""
     record, built = record_of(run, "train"), files.built
-    same = _same_but_for_members(record.inputs, _train_inputs(run))
+    same = _same_but_for_members(record.comparable_inputs, _train_inputs(run))
     if record.outputs and same and record.is_complete(run.out.root) and not going_on:
         shutil.copytree(run.out.encoder, built.encoder, dirs_exist_ok=True)
     wanted = {built.member(number) for number in range(run.config.models.ensemble.members)}

@@ -1,4 +1,4 @@
-"""`voxout score --maps ...`: scores of maps of any method against lesion masks, without a run."""
+"""`voxout evaluate`: scores of maps of any method against lesion masks, without a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

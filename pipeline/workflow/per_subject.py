@@ -141,5 +141,5 @@ def cached(
 def _current(path: Path, inputs: Mapping[str, Any], root: Path) -> StageRecord | None:
     """Return the subject's record if it has the same inputs and its files are complete."""
     record = StageRecord.read(path)
-    current = record and not record.failed and dict(record.inputs) == dict(inputs) and record.is_complete(root)
+    current = record and not record.failed and record.comparable_inputs == dict(inputs) and record.is_complete(root)
     return record if current else None

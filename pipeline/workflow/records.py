@@ -22,6 +22,7 @@ from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, kept
 from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import load_json
+from ..config.config import comparable
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
 
@@ -64,6 +65,11 @@ class StageRecord:
     def identity(self) -> str:
         """Hash that changes whenever the stage runs again; later stages depend on it."""
         return fingerprint([self.stage, self.started, dict(self.inputs), dict(self.outputs)])
+
+    @property
+    def comparable_inputs(self) -> dict[str, Any]:
+        """Its inputs as far as they can be compared with those of today's stage (see `comparable`)."""
+        return comparable(self.inputs)
 
     def is_complete(self, root: Path, under: str = "") -> bool:
         """Whether every file it wrote (below the folder `under`) still exists with the same size."""

@@ -16,6 +16,7 @@ from ...data_manifests.cohort.output_paths import PARTS, OutputFolder
 from ...data_manifests.errors import UserError, private, some_of
 from ...data_manifests.typed_json import load_json
 from ...data_manifests.user_paths import real
+from ..config.config import comparable
 from .records import StageRecord, evidence, write_json
 
 BUILDING = ".building"
@@ -91,7 +92,7 @@ class Replacement:
         if StageRecord.read(self.record) is None:
             self._require_free_places()
         before = _read_inputs(self.folder / _INPUTS)
-        going_on = before is not None and goes_on(before, inputs)
+        going_on = before is not None and goes_on(comparable(before), inputs)
         if not going_on:
             self.discard(self.folder)
         write_json(self.folder / _INPUTS, dict(inputs))

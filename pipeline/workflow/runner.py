@@ -199,7 +199,7 @@ def why_outdated(stage: Stage, run: Run) -> Outdated | None:
     record = StageRecord.read(run.out.record(stage.name))
     if record is None:
         return _NEW
-    changed = changes(record.inputs, stage.inputs(run))
+    changed = changes(record.comparable_inputs, stage.inputs(run))
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         return Outdated("because " + "; ".join(changed[:3]) + more)
@@ -219,7 +219,7 @@ def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None
         record = StageRecord.read(run.out.record(name))
         if record is None:
             raise UserError(f"{stage.name} needs the stage {name}, which has not run. {_advice(name)}")
-        changed = changes(record.inputs, stages[name].inputs(run))
+        changed = changes(record.comparable_inputs, stages[name].inputs(run))
         if changed or not record.is_complete(run.out.root):
             what = "; ".join(changed[:3]) or "some of its files are missing"
             raise UserError(f"{stage.name} needs the stage {name}, which is out of date ({what}). {_advice(name)}")

@@ -4,18 +4,19 @@ import numpy as np
 
 from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import Volume
-from ..settings import IntensitySettings
+
+_LOW_PERCENT, _HIGH_PERCENT = 0.5, 99.5
+"""Percentiles of the brain's intensities that become 0 and 1."""
 
 
-def normalise(image: Volume, mask: Volume, settings: IntensitySettings) -> Volume:
-    """Map two percentiles of the brain's intensities to 0 and 1, and clip.
+def normalise(image: Volume, mask: Volume) -> Volume:
+    """Map the percentiles 0.5 and 99.5 of the brain's intensities to 0 and 1, and clip.
 
     Parameters
     ----------
     image : Volume
     mask : Volume, bool
         The brain, on the same grid. Voxels outside it are not used.
-    settings : IntensitySettings
 
     Returns
     -------
@@ -30,11 +31,11 @@ def normalise(image: Volume, mask: Volume, settings: IntensitySettings) -> Volum
     inside = image.voxels[mask.voxels]
     if inside.size == 0:
         raise UserError("The brain mask is empty, expected voxels to normalise. Give a mask in column brain_mask.")
-    low, high = np.percentile(inside, [settings.low_percent, settings.high_percent])
+    low, high = np.percentile(inside, [_LOW_PERCENT, _HIGH_PERCENT])
     if not high > low:
         raise UserError(
-            f"The brain has the constant intensity {low:g} from percentile {settings.low_percent:g} to "
-            f"{settings.high_percent:g}, expected contrast. Check the scan and its brain mask."
+            f"The brain has the constant intensity {low:g} from percentile {_LOW_PERCENT:g} to "
+            f"{_HIGH_PERCENT:g}, expected contrast. Check the scan and its brain mask."
         )
     voxels = np.zeros(image.voxels.shape, np.float32)
     voxels[mask.voxels] = np.clip((inside - low) / (high - low), 0, 1)

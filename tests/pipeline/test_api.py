@@ -157,7 +157,7 @@ def test_evaluate_and_compare_are_those_of_the_command_line(finished, tmp_path):
     for patient in cohort.patients:
         (masks / f"{patient.key}_mask.nii.gz").write_bytes(patient.lesion_mask.read_bytes())
     arguments = ["--maps", maps, "--masks", str(masks), "--healthy", "sub-heldout*", "--out", str(tmp_path / "scores")]
-    assert main(["score", *arguments, "--set", "evaluation.bootstrap_draws=50", "-q"]) == 0
+    assert main(["evaluate", *arguments, "--set", "evaluation.bootstrap_draws=50", "-q"]) == 0
     scores = voxout.evaluate(maps, masks, healthy=["sub-heldout*"], settings={"evaluation.bootstrap_draws": 50})
     stored = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert scores.estimates["auroc"].value == pytest.approx(stored["auroc"]["value"])

@@ -267,7 +267,7 @@ def test_a_name_in_file_names_of_maps_is_in_no_score(tmp_path, capsys):
     def score(*more: str) -> int:
         folders = ("--maps", root / "maps" / maps.map_name, "--masks", root / "masks" / maps.mask_name)
         named = (*folders, "--cohort", participants, "--healthy", "h*", "--out", out)
-        return main(["score", *map(str, named), *FAST, *more])
+        return main(["evaluate", *map(str, named), *FAST, *more])
 
     maps.put("maps", maps.map_name, "e", maps.voxels["b"])
     maps.put("masks", maps.mask_name, "e", maps.truth["b"])

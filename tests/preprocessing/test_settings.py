@@ -2,7 +2,6 @@ import pytest
 from pydantic import ValidationError
 from voxout.preprocessing.settings import (
     BrainExtractionSettings,
-    IntensitySettings,
     PreprocessingSettings,
     QualitySettings,
 )
@@ -18,10 +17,6 @@ def test_defaults_are_valid_and_frozen():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: IntensitySettings(low_percent=50, high_percent=50),
-            "low_percent (50) must be less than high_percent (50)",
-        ),
         (lambda: BrainExtractionSettings(smallest_ml=3000), "smallest_ml (3000) must be less than largest_ml (2200)"),
         (
             lambda: QualitySettings(largest_brain_ml=500),

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.models.anomaly.calibration import (
+    Calibration,
+    calibrate,
+    folds_of,
+    pooling_shrinkage,
+    z_from_neg_log10_p,
+)
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 GRID = VoxelMask(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
@@ -73,6 +79,15 @@ def test_the_tail_is_extrapolated_as_fitted():
     scores = np.array([2.0, 5.0, 20.0, 50.0])
     found = calibration.neg_log10_p(np.append(scores, np.zeros(GRID.size - 4)))[:4]
     np.testing.assert_allclose(found, scores * np.log10(np.e), rtol=0.08)
+
+
+def test_the_whole_brain_counts_less_with_more_controls():
+    weights = [pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
+    assert weights == pytest.approx([12.5 / 16.5, 12.5 / 24.5, 0.2, 12.5 / 512.5])
+    null, inside = _null(0, subjects=9), np.ones((9, GRID.size), bool)
+    folds = folds_of([f"sub-{number}" for number in range(9)], 5, seed=0)
+    plain, named = (calibrate(null, inside, folds, GRID, **more)[0] for more in ({}, {"shrinkage": 12.5 / 21.5}))
+    np.testing.assert_array_equal(plain.scale, named.scale)
 
 
 def test_scores_count_less_where_healthy_brains_vary_more():

@@ -4,6 +4,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
+from voxout.models.anomaly import scorers
 from voxout.models.anomaly.scorers import Mahalanobis, OneClassSvms
 from voxout.models.features.whitening import WhitenedLatents, fit_whitening
 from voxout.models.settings import DetectorSettings
@@ -13,7 +14,13 @@ MASK = np.zeros((3, 4, 5), bool)
 MASK[1:, 1:3, 1:4] = True
 GRID = VoxelMask(Grid(MASK.shape, np.diag([2.0, 2, 2, 1])), MASK)
 CONTROLS = np.random.default_rng(0).normal(size=(30, GRID.size, 2)).astype(np.float32)
-RAW = DetectorSettings(latent_scaling="raw", nu=0.2, gamma=0.05, score="decision", precision="float32")
+RAW = DetectorSettings(latent_scaling="raw", nu=0.2, gamma=0.05, score="decision")
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """Store support vectors as they are, for comparisons with references."""
+    monkeypatch.setattr(scorers, "_PRECISION", "float32")
 
 
 def _anomalous_at(voxel: int) -> np.ndarray:
@@ -82,17 +89,16 @@ def test_the_log_ratio_keeps_rising_far_from_the_controls():
 
 
 def test_features_are_whitened_before_scoring():
-    svms = OneClassSvms.fit(
-        CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "shrinkage": 0.1, "latent_scaling": "whitened"})
-    )
-    whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.1)
+    svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "latent_scaling": "whitened"}))
+    whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.01)
     raw = OneClassSvms.fit(WhitenedLatents(CONTROLS, whitening), GRID, RAW.model_copy(update={"gamma": 0.5}))
     features = CONTROLS[0] + 1
     np.testing.assert_allclose(svms.score(features), raw.score(whitening.whiten(features)), atol=1e-4)
 
 
-def test_mahalanobis_is_the_distance_under_the_pooled_covariance():
-    scorer = Mahalanobis.fit(CONTROLS, GRID, DetectorSettings(shrinkage=0.0))
+def test_mahalanobis_is_the_distance_under_the_pooled_covariance(monkeypatch):
+    monkeypatch.setattr(scorers, "_SHRINKAGE", 0.0)
+    scorer = Mahalanobis.fit(CONTROLS, GRID, DetectorSettings())
     features = CONTROLS[1] * 2
     scores = scorer.score(features)
     for v in range(GRID.size):

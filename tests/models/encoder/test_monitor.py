@@ -35,7 +35,7 @@ def test_metrics_agree_with_scikit_learn_and_the_loss():
     torch.manual_seed(0)
     model = PatchAutoEncoder(1, AXIAL, EncoderSettings(latent_size=4))
     together, mixed, held_out = ((torch.rand(*n, 1, 5, 5),) for n in ((5, 12), (64,), (32,)))
-    guidance = GuidanceSettings(nu=0.3, gamma="2/d", support_share=0.5)
+    guidance = GuidanceSettings(nu=0.3, gamma="2/d")
     monitor = TrainingMonitor(mixed, held_out, together, guidance)
     row = monitor.row(model, step=7, phase="guided", learning_rate=0.1, guidance_weight=1e-4)
 

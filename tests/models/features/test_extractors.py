@@ -60,10 +60,3 @@ def test_components_are_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(loaded.compute(CHANNELS), features.compute(CHANNELS))
     with pytest.raises(UserError, match="holds no components of patches .*Run the stage fit again"):
         PatchFeatures.load(tmp_path / "other.safetensors", GRID)
-
-
-def test_more_components_than_values_in_a_patch_are_refused():
-    with pytest.raises(
-        UserError, match="patch_components is 28, but patches have 27 values, expected at most 27. Lower it"
-    ):
-        PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (0,), size=28, seed=0)

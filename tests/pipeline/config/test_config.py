@@ -1,8 +1,20 @@
+from pathlib import Path
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError
-from voxout.pipeline.config.config import Config, load_config, notes_on_names, preset_names, save_config
+from voxout.data_manifests.settings import Section
+from voxout.evaluation.settings import EvaluationSettings
+from voxout.models.encoder.checkpoint import TRAINED_BY
+from voxout.models.settings import ModelSettings
+from voxout.pipeline.config.config import Config, load_config, preset_names, read_settings, save_config
+from voxout.pipeline.config.diff import flat_settings
+from voxout.pipeline.workflow.records import StageRecord
+
+BEFORE = Path(__file__).with_name("before_removals.yaml")
+"""The default settings as saved when there were 83 of them."""
 
 
 def test_defaults_need_no_file():
@@ -78,21 +90,9 @@ def test_a_scorer_without_its_derived_map_is_refused():
     load_config(overrides=["preprocessing.derived_maps=[]", "models.ensemble.scorers=[derived_features]"])
 
 
-def test_more_components_than_values_of_a_patch_are_refused():
-    patches = "models.ensemble.scorers=[patches]"
-    assert list(_problems("models.ensemble.patch_components=28", patches)) == [
-        "models.ensemble.patch_components is 28, but a patch of 3x3x3 voxels of t1w has 27 values. "
-        "Lower it to 27 or less."
-    ]
-    load_config(overrides=["models.ensemble.patch_components=54", "preprocessing.modalities=[t1w, flair]", patches])
-    load_config(overrides=["models.ensemble.patch_components=28"])
-
-
 def test_contradictory_settings_are_reported_without_a_dump_of_the_section():
-    messages = _problems("models.training.pretraining_steps=0", "models.training.guided_steps=0")
-    assert messages[0].startswith("models: training.pretraining_steps is 0 and there is no guided training"), messages
-    messages = _problems("preprocessing.intensity.low_percent=90", "preprocessing.intensity.high_percent=10")
-    assert messages[0] == "preprocessing.intensity: low_percent (90) must be less than high_percent (10)."
+    messages = _problems("preprocessing.quality.smallest_brain_ml=90", "preprocessing.quality.largest_brain_ml=10")
+    assert messages[0] == "preprocessing.quality: smallest_brain_ml (90) must be less than largest_brain_ml (10)."
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,70 @@ def test_old_names_are_read_with_a_note(tmp_path):
         "models: {encoder: {code_size: 8}, detector: {read_out: raw},\n"
         "         fusion: {readers: [hand_made, ocsvm], patterns: 3}}\n"
     )
-    overrides = ["models.fusion.power=3", "models.training.locations_per_step=5"]
-    config = load_config(path, preset="paper-1mm", overrides=overrides)
-    models = config.models
-    assert config.preprocessing.intensity.method == "nyul"
-    assert (models.encoder.latent_size, models.detector.latent_scaling, models.training.voxels_per_step) == (
+    overrides = ["models.fusion.power=3", "models.training.controls_per_location=5"]
+    given = read_settings(path, preset="paper-1mm", overrides=overrides)
+    models = given.config.models
+    assert given.config.preprocessing.intensity.method == "nyul"
+    assert (models.encoder.latent_size, models.detector.latent_scaling, models.training.controls_per_voxel) == (
         8,
         "raw",
         5,
     )
     assert models.ensemble.scorers == ("derived_features", "ocsvm")
     assert (models.ensemble.brain_components, models.ensemble.p_norm) == (3, 3)
-    notes = notes_on_names(path, overrides)
-    assert len(notes) == 9
-    assert "setting models.fusion is now called models.ensemble" in notes
-    assert "hand_made of models.ensemble.scorers is now called derived_features" in notes
-    assert not notes_on_names(None, ["models.ensemble.p_norm=3"])
+    assert len(given.notes) == 9
+    assert "setting models.fusion is now called models.ensemble" in given.notes
+    assert "hand_made of models.ensemble.scorers is now called derived_features" in given.notes
+    assert not read_settings(overrides=["models.ensemble.p_norm=3"]).notes
+
+
+def test_the_names_that_the_user_gives(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\nmodels: {fusion: {power: 3}}\n")
+    saved = read_settings(overrides=["models.detector.nu=0.3", "models.ensemble.p_norm=4"])
+    given = read_settings(path, saved=saved, overrides=["evaluation.space=template"])
+    assert given.named == {"seed", "models.ensemble.p_norm", "evaluation.space"}
+    assert (given.config.models.detector.nu, given.config.models.ensemble.p_norm) == (0.3, 3)
+
+
+def _removed(section: type[Section] = Config, prefix: str = "") -> dict[str, object]:
+    """Return all names that are no longer settings, with the constants."""
+    found = {f"{prefix}{name}": value for name, value in section.removed.items()}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= _removed(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def test_a_configuration_of_before_is_read_with_a_note():
+    given = read_settings(BEFORE)
+    assert given.config == Config()
+    (note,) = given.notes
+    assert note == (
+        "preprocessing.brain_extraction.smallest_overlap, preprocessing.bias_field.spline_mm, "
+        "preprocessing.bias_field.levels and 23 more are no longer settings; the value given is always used"
+    )
+    assert read_settings(overrides=["models.detector.precision=float16"]).notes == (
+        "models.detector.precision is no longer a setting; the value given is always used",
+    )
+    assert load_config(overrides=["preprocessing.bias_field.tolerance=1e-3"]) == Config(), "which YAML reads as text"
+
+
+@pytest.mark.parametrize("name", _removed())
+def test_another_value_of_what_is_no_longer_a_setting_is_refused(name):
+    (problem,) = _problems(f"{name}=7")
+    assert problem.startswith(f"{name} is no longer a setting: found 7, expected {_removed()[name]!r}, which")
+
+
+def test_records_and_files_of_before_are_not_outdated():
+    """A folder of before stays up to date: its records, encoders and scores name all 83 settings."""
+    before, now = yaml.safe_load(BEFORE.read_text()), flat_settings(Config().model_dump(mode="json"))
+    record = StageRecord("fit", flat_settings(before) | {"the encoder": "a1"}, {})
+    assert record.comparable_inputs == now | {"the encoder": "a1"}
+    changed = StageRecord("fit", flat_settings(before) | {"settings.models.detector.shrinkage": 0.2}, {})
+    assert changed.comparable_inputs == now | {"settings.models.detector.shrinkage": 0.2}
+    assert ModelSettings.model_validate({name: before["models"][name] for name in TRAINED_BY}) == ModelSettings()
+    assert EvaluationSettings(**before["evaluation"]) == EvaluationSettings()
 
 
 def test_an_old_and_a_new_name_together_are_refused():

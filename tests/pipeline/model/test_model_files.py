@@ -40,7 +40,7 @@ SETTINGS = {
     "preprocessing": {"spacing_mm": 4.0, "modalities": ["t1w"]},
     "models": {
         "encoder": {"patch_size_mm": 12.0, "latent_size": 4},
-        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1, "folds": 2},
+        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1},
     },
 }
 COMMAND = "preprocessing.brain_extraction.command"

@@ -1,4 +1,4 @@
-"""`voxout score --maps`: maps of any method, and errors in them."""
+"""`voxout evaluate`: maps of any method, and errors in them."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ class Maps:
         return self.path("masks", self.mask_name, name)
 
     def score(self, *more, maps="maps", masks="masks", brains="brains", healthy=("h*",), out="out"):
-        command = ["score", "--maps", self.root / maps, "--masks", self.root / masks, "--out", self.root / out]
+        command = ["evaluate", "--maps", self.root / maps, "--masks", self.root / masks, "--out", self.root / out]
         command += ["--brain-masks", self.root / brains] if brains else []
         command += ["--healthy", *healthy] if healthy else []
         return main([str(part) for part in [*command, *FAST, *more]])
@@ -261,7 +261,7 @@ def test_swapped_folders_are_recognised(maps, capsys):
 
 
 def test_healthy_maps_alone_need_no_masks(maps, capsys):
-    command = ["score", "--maps", str(maps.root / "maps"), "--brain-masks", str(maps.root / "brains"), *FAST]
+    command = ["evaluate", "--maps", str(maps.root / "maps"), "--brain-masks", str(maps.root / "brains"), *FAST]
     command += ["--out", str(maps.root / "out"), "--healthy"]
     assert main([*command, "h*"]) == 2
     assert "No --masks, and 4 subjects are not healthy (a, b, c and 1 more)" in capsys.readouterr().err
@@ -409,10 +409,23 @@ def test_missing_folders_and_ids(maps, capsys, wrong, message):
     assert message in capsys.readouterr().err
 
 
+def test_the_old_form_of_the_command_gives_the_same_scores(maps, capsys):
+    assert maps.score() == 0
+    assert "voxout score" not in capsys.readouterr().err
+    named = [("--maps", "maps"), ("--masks", "masks"), ("--brain-masks", "brains"), ("--out", "old")]
+    arguments = [str(part) for name, folder in named for part in (name, maps.root / folder)]
+    assert main(["score", *arguments, "--healthy", "h*", *FAST]) == 0
+    assert "note: `voxout score --maps` is now called `voxout evaluate --maps`." in capsys.readouterr().err
+    assert maps.scores() == maps.scores("old")
+
+
 def test_either_a_run_or_maps(maps, capsys):
     for more in ([], [maps.root / "cohort.csv"], ["--maps", maps.root], ["--maps", maps.root, "--masks", maps.root]):
         assert main(["score", *map(str, more)]) == 2
-        assert "expected either COHORT and OUT" in capsys.readouterr().err
+        assert "expected COHORT and OUT. For maps of any other method, use `voxout evaluate`" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--maps", str(maps.root)])
+    assert "the following arguments are required: --out" in capsys.readouterr().err
 
 
 def test_no_subject_can_be_scored(maps, capsys):
@@ -435,7 +448,7 @@ def test_a_second_call_leaves_nothing_of_the_first(maps):
     maps.mask_path("d").unlink()
     assert maps.score() == 0
     assert not (maps.root / "out" / "subjects" / "d.npz").exists()
-    assert main(["score", "--maps", str(maps.root / "maps"), "--masks", str(maps.root / "masks"), "--out",
+    assert main(["evaluate", "--maps", str(maps.root / "maps"), "--masks", str(maps.root / "masks"), "--out",
                  str(maps.root / "dry"), "--dry-run"]) == 0  # fmt: skip
     assert not (maps.root / "dry").exists()
 

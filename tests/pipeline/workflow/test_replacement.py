@@ -73,6 +73,8 @@ def test_old_files_stay_until_the_new_ones_are_complete(tmp_path):
     assert _files(tmp_path).begin({"settings": 2})
     assert (files.built.detectors / "a").read_text() == "half"
     assert not _files(tmp_path).begin({"settings": 3})
+    _files(tmp_path).begin({"settings.models.detector.precision": "float16"})
+    assert _files(tmp_path).begin({}), "which is no longer a setting"
     assert not (files.built.detectors / "a").exists()
     assert _contents(tmp_path)["detectors/a"] == "old"
 

@@ -136,7 +136,8 @@ def test_better_mask_of_a_tilted_head_is_used(better, kit, monkeypatch):
         return TemplateTransform.from_affine(np.eye(4)).to_native(upright, t1w.grid, interpolation="linear")
 
     monkeypatch.setattr(extract, "deepbet", fake_deepbet)
-    extracted = extract_brain(head, BrainExtractionSettings(smallest_overlap=0.8))
+    monkeypatch.setattr(extract, "_SMALLEST_OVERLAP", 0.8)
+    extracted = extract_brain(head, BrainExtractionSettings())
     assert extracted.method == ("deepbet, upright copy" if better == "upright" else "deepbet")
     assert extracted.notes == ()
     assert kit.dice(extracted.mask.voxels, brain.voxels) > 0.96

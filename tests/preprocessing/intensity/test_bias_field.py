@@ -4,7 +4,7 @@ from voxout.preprocessing.intensity.bias_field import correct_bias_field
 from voxout.preprocessing.registration.template import load_template
 from voxout.preprocessing.settings import BiasFieldSettings
 
-COARSE = BiasFieldSettings(working_spacing_mm=8.0, tolerance=5e-3)
+COARSE = BiasFieldSettings(working_spacing_mm=8.0)
 
 
 @pytest.fixture(scope="module")

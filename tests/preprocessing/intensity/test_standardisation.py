@@ -13,7 +13,7 @@ from voxout.preprocessing.intensity.percentile_scaling import normalise
 from voxout.preprocessing.intensity.standardisation import IntensityScale, landmarks
 from voxout.preprocessing.prepared_images import PreparedImages
 from voxout.preprocessing.registration.template import load_template
-from voxout.preprocessing.settings import IntensityMethod, IntensitySettings
+from voxout.preprocessing.settings import IntensityMethod
 
 METHODS: tuple[IntensityMethod, ...] = get_args(IntensityMethod)
 TEMPLATE = load_template(5.0)
@@ -28,7 +28,7 @@ def scanned(number: int, bend: float = 1.0, gain: float = 100.0, offset: float =
 
 
 def prepared(number: int, **options: float) -> Volume:
-    return normalise(scanned(number, **options), BRAIN, IntensitySettings())
+    return normalise(scanned(number, **options), BRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_monotonic_and_in_0_to_1(method, scales):
 def test_invariance_to_gain_and_offset(method, gain, offset, scales):
     plain = scales[method].standardise(prepared(7), BRAIN, "t1w").voxels
     moved = scanned(7).voxels.astype(np.float64) * gain + offset * gain
-    image = normalise(BRAIN.with_voxels(moved), BRAIN, IntensitySettings())
+    image = normalise(BRAIN.with_voxels(moved), BRAIN)
     # The mode is computed from a histogram: values at the edge of a bin may move to the next bin.
     tolerance = 0.01 if method == "white_matter" else 1e-4
     assert scales[method].standardise(image, BRAIN, "t1w").voxels == pytest.approx(plain, abs=tolerance)

@@ -1,0 +1,177 @@
+"""A run of stages over a cohort: the settings are resolved, the folders checked, the stages brought up to date."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data_manifests.cohort.output_paths import OutputFolder
+from ..data_manifests.cohort.subject import Manifest
+from ..data_manifests.errors import Failure, UserError, private
+from .config.config import GivenSettings, load_config, read_settings, require_settings_of_model, save_config
+from .config.own_commands import require_own_commands, with_commands_of
+from .stages.order import STAGES
+from .workflow.console import Console
+from .workflow.device import choose_device
+from .workflow.engine import Engine
+from .workflow.replacement import require_apart, require_own_place
+from .workflow.runner import Run, require_current, run_stages
+from .workflow.scratch import at_work_in
+
+_TORCH_STAGES = frozenset({"train", "fit", "map"})
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run of stages is asked to do.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    out : Path
+        Output folder.
+    stages : sequence of str
+        In order; names of `STAGE_TITLES`.
+    cohort : Path or None
+        The file or BIDS folder that the manifest was read from.
+    model : Path or None
+        Folder of an earlier run whose model is applied; None: the run fits its own.
+    config : Path or None
+        A YAML file of settings.
+    preset : str or None
+    settings : sequence of str
+        ``NAME=VALUE``.
+    seed, seeds : int or None
+        See `read_settings`.
+    device : str
+    jobs : int or None
+        Subjects worked on at once; None: one per core.
+    subjects : sequence of str or None
+        Work on these only.
+    reference_runs : sequence of (name, path)
+        Runs whose figures the report shows next to its own.
+    dry_run : bool
+    """
+
+    manifest: Manifest
+    out: Path
+    stages: Sequence[str]
+    cohort: Path | None = None
+    model: Path | None = None
+    config: Path | None = None
+    preset: str | None = None
+    settings: Sequence[str] = ()
+    seed: int | None = None
+    seeds: int | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    subjects: Sequence[str] | None = None
+    reference_runs: Sequence[tuple[str, Path]] = ()
+    dry_run: bool = False
+
+
+def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
+    """Bring the stages of a run up to date, in order.
+
+    Parameters
+    ----------
+    options : RunOptions
+    open_console : callable
+        Called once the folders are known to be usable.
+
+    Returns
+    -------
+    Run
+    tuple of Failure
+        Subjects that failed.
+
+    Raises
+    ------
+    UserError
+        Settings, folders or inputs that cannot be used. The settings of the folder stay as they were.
+    """
+    out = OutputFolder(options.out)
+    model = OutputFolder(options.model) if options.model else None
+    saved_in = model.fitted_config if model else out.config
+    # The settings of a run apply to every later command on its folder, until others are given.
+    resumes = options.config is None and options.preset is None and saved_in.is_file()
+    given = _given_settings(options, saved_in, resumes=resumes)
+    require_own_place(options.out)
+    dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
+    require_apart(options.out, _inputs(options), dataset)
+    chosen = _chosen(options.manifest, options.subjects)
+    console = open_console()
+    for note in given.notes:
+        console.warn(f"note: {note}")
+    if resumes:
+        console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
+    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
+        run = Run(
+            manifest=options.manifest,
+            config=given.config,
+            out=out,
+            model=model or out,
+            chosen=chosen,
+            engine=engine,
+            device=choose_device(options.device) if _TORCH_STAGES & set(options.stages) else "cpu",
+            console=console,
+            reference_runs=tuple(options.reference_runs),
+        )
+        if len(options.stages) == 1:
+            require_current(STAGES[options.stages[0]], STAGES, run)
+        with _saved_settings(run, dry_run=options.dry_run):
+            return run, run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
+
+
+def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> GivenSettings:
+    """Resolve the settings of a run; `saved_in` holds those of its model, or of earlier calls on its folder."""
+    saved = read_settings(saved_in) if options.model or resumes else None
+    given = read_settings(
+        options.config,
+        saved=saved if resumes else None,
+        preset=options.preset,
+        overrides=options.settings,
+        seed=options.seed,
+        seeds=options.seeds,
+    )
+    if "prepare" in options.stages:
+        require_own_commands(given.config, given.named, saved_in)
+    if options.model and saved:
+        require_settings_of_model(given.config, with_commands_of(given.config, saved.config))
+    return given
+
+
+@contextmanager
+def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
+    """Save the settings of a run in its folder; put back the earlier ones if a stage refuses them."""
+    path = run.out.config
+    before = load_config(path) if path.is_file() else None
+    if not dry_run:
+        save_config(path, run.config)
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            save_config(path, before)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _inputs(options: RunOptions) -> dict[str, Path]:
+    """All files that a run reads, by role."""
+    files = {f"{record.key}, {column}": path for record in options.manifest for column, path in record.files.items()}
+    files |= {"the manifest": options.cohort} if options.cohort else {}
+    return files | ({"the model": options.model} if options.model else {})
+
+
+def _chosen(manifest: Manifest, subjects: Sequence[str] | None) -> frozenset[str] | None:
+    if subjects is None:
+        return None
+    names = {name.removeprefix("sub-") for given in subjects for name in given.split(",") if name}
+    records = [r for r in manifest if r.subject_id in names or r.key.removeprefix("sub-") in names]
+    missing = sorted(names - {r.subject_id for r in records} - {r.key.removeprefix("sub-") for r in records})
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(f"--subjects: {', '.join(missing)} {are} not in the cohort. Use the ids in column subject_id.")
+    return frozenset(r.key for r in records)
