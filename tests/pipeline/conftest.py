@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
-from voxout.pipeline import api
+from voxout.pipeline import run
 from voxout.pipeline.workflow.engine import Engine
 
 
@@ -12,5 +12,5 @@ from voxout.pipeline.workflow.engine import Engine
 def warm_workers() -> Iterator[None]:
     """Let all commands of a test process share the worker processes that the first one starts."""
     with Engine(2) as engine, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "Engine", lambda jobs: nullcontext(engine))
+        patch.setattr(run, "Engine", lambda jobs: nullcontext(engine))
         yield
