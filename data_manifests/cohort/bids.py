@@ -5,14 +5,16 @@ Scans are read from ``sub-*/[ses-*/]anat``, participants from ``participants.tsv
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, private, some_of
 from ..terms import BIDS_SUFFIX, MODALITIES, Group, Modality
 from .bids_groups import check_groups
-from .bids_masks import find_masks
+from .bids_masks import Masks, find_masks
 from .bids_names import BidsName, SessionId
-from .bids_participants import TABLE, Participant, read_participants
+from .bids_participants import TABLE, Participant, Participants, read_participants
 from .subject import Manifest, SubjectRecord
 from .table_cells import clean_label, quoted
 
@@ -55,42 +57,84 @@ def read_bids(folder: Path) -> Manifest:
     folder = folder.absolute()
     scans, unreached = _find_scans(folder)
     table = read_participants(folder)
-    problems = list(table.problems)
     if not any("t1w" in found for found in scans.values()):
         raise UserError([
             f"{private(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. Use the root "
             "of the dataset, or list the scans in a CSV.",
-            *problems,
+            *table.problems,
         ])  # fmt: skip
     masks = find_masks(folder, [participant for participant, found in scans.items() if found])
-    notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
-    other_space = list(masks.other_space)
-    records, assumed, without_t1w, duplicates = [], defaultdict(list), [], []
+    chosen = _choose_files(scans, table, masks)
+    without_scans = sorted(set(table.participants) - {subject_id for subject_id, _ in scans})
+    problems = [
+        *table.problems,
+        *chosen.problems,
+        *check_groups(
+            folder,
+            table,
+            masks,
+            with_scans=list(dict.fromkeys(record.subject_id for record in chosen.records)),
+            without_scans=without_scans,
+            unreached=[participant[0] for participant in unreached],
+        ),
+    ]
+    if problems:
+        raise UserError(problems)
+    return Manifest(tuple(chosen.records), tuple(_notes(table, masks, chosen, unreached, without_scans)))
+
+
+@dataclass
+class _ChosenFiles:
+    """Records of the participants with a T1w, and what is not used of the dataset.
+
+    Attributes
+    ----------
+    records : list of SubjectRecord
+    problems : list of str
+    assumed : mapping from group to keys
+        Participants without a group in the table.
+    without_t1w : list of str
+        Keys.
+    duplicates : list of str
+        First of several files of the same kind, and their number.
+    other_space : list of BidsName
+        Masks that are not in the space of a scan.
+    """
+
+    records: list[SubjectRecord] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    assumed: dict[Group, list[str]] = field(default_factory=lambda: defaultdict(list))
+    without_t1w: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+    other_space: list[BidsName] = field(default_factory=list)
+
+
+def _choose_files(scans: Mapping[SessionId, _Scans], table: Participants, masks: Masks) -> _ChosenFiles:
+    """Choose the scans and masks of each participant, the first by rank."""
+    chosen = _ChosenFiles(other_space=list(masks.other_space))
     for participant in sorted(scans, key=lambda p: (p[0], p[1] or "")):
         subject_id, session_id = participant
-        labels = [label for label in (subject_id, session_id) if label is not None]
-        if any(label != clean_label(label) for label in labels):
-            clean = clean_label(subject_id)
-            problems.append(
+        if any(label != clean_label(label) for label in (subject_id, session_id) if label is not None):
+            chosen.problems.append(
                 f"sub-{private(subject_id)}: its name contains characters that BIDS forbids, expected letters (A-Z) "
-                f"and digits. Rename it, for instance to sub-{clean}."
+                f"and digits. Rename it, for instance to sub-{clean_label(subject_id)}."
             )
             continue
-        key = "_".join([f"sub-{subject_id}"] + ([f"ses-{session_id}"] if session_id else []))
         found = {modality: sorted(names, key=lambda n: n.rank) for modality, names in scans[participant].items()}
         if "t1w" not in found:
-            without_t1w.append(key)
+            chosen.without_t1w.append(_key(participant))
             continue
-        brains = masks.brains.get(participant, [])
-        drawn = [name for name in masks.lesions.get(participant, []) if name.drawn_on in found]
-        other_space += [name for name in masks.lesions.get(participant, []) if name not in drawn]
-        candidates = [*found.values(), brains, drawn]
-        duplicates += [f"{private(names[0].path.name)} of {len(names)}" for names in candidates if len(names) > 1]
+        brains, lesions = (of.get(participant, []) for of in (masks.brains, masks.lesions))
+        drawn = [name for name in lesions if name.drawn_on in found]
+        chosen.other_space += [name for name in lesions if name not in drawn]
+        for names in (*found.values(), brains, drawn):
+            if len(names) > 1:
+                chosen.duplicates.append(f"{private(names[0].path.name)} of {len(names)}")
         row = table.participants.get(subject_id, Participant())
         group: Group = row.group or ("patient" if subject_id in masks.with_lesion_mask else "control")
         if row.group is None:
-            assumed[group].append(key)
-        records.append(
+            chosen.assumed[group].append(_key(participant))
+        chosen.records.append(
             SubjectRecord(
                 subject_id=subject_id,
                 session_id=session_id,
@@ -105,39 +149,37 @@ def read_bids(folder: Path) -> Manifest:
                 split=row.split if group == "control" else None,
             )
         )
-    without_scans = sorted(set(table.participants) - {subject_id for subject_id, _ in scans})
-    with_scans = list(dict.fromkeys(record.subject_id for record in records))
-    problems += check_groups(
-        folder,
-        table,
-        masks,
-        with_scans=with_scans,
-        without_scans=without_scans,
-        unreached=[participant[0] for participant in unreached],
-    )
-    for group, keys in sorted(assumed.items()):
+    return chosen
+
+
+def _notes(
+    table: Participants,
+    masks: Masks,
+    chosen: _ChosenFiles,
+    unreached: Mapping[SessionId, str],
+    without_scans: Sequence[str],
+) -> list[str]:
+    """Return notes on everything that is not used."""
+    notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
+    for group, keys in sorted(chosen.assumed.items()):
         why = "have a lesion mask" if group == "patient" else "have no lesion mask"
         notes.append(f"no group in participants.tsv, treated as {group} because they {why}: {some_of(keys)}.")
-    if other_space:
-        names = some_of(private(n.path.name) for n in other_space)
-        notes.append(f"masks not used because they are not in the space of a scan: {names}.")
-    if masks.unmatched:
-        names = some_of(private(n.path.name) for n in masks.unmatched)
-        notes.append(f"masks not used because they do not match exactly one scan: {names}.")
-    if masks.possible_lesions:
-        names = some_of(private(n.path.name) for n in masks.possible_lesions)
-        notes.append(f"possible lesion images not used because they are not named label-lesion_mask: {names}.")
+    for names, what in (
+        (chosen.other_space, "masks not used because they are not in the space of a scan"),
+        (masks.unmatched, "masks not used because they do not match exactly one scan"),
+        (masks.possible_lesions, "possible lesion images not used because they are not named label-lesion_mask"),
+    ):
+        if names:
+            notes.append(f"{what}: {some_of(private(name.path.name) for name in names)}.")
     if unreached:
         notes.append(f"cannot be reached: {some_of(f'{_key(p)} ({why})' for p, why in unreached.items())}.")
-    if without_t1w:
-        notes.append(f"left out, no T1w: {some_of(without_t1w)}.")
-    if duplicates:
-        notes.append(f"the first of several files of the same kind is used: {some_of(duplicates)}.")
+    if chosen.without_t1w:
+        notes.append(f"left out, no T1w: {some_of(chosen.without_t1w)}.")
+    if chosen.duplicates:
+        notes.append(f"the first of several files of the same kind is used: {some_of(chosen.duplicates)}.")
     if without_scans:
         notes.append(f"in {TABLE}, but without scans: {some_of(f'sub-{quoted(s)}' for s in without_scans)}.")
-    if problems:
-        raise UserError(problems)
-    return Manifest(tuple(records), tuple(notes))
+    return notes
 
 
 def _key(participant: SessionId) -> str:

@@ -4,6 +4,8 @@ All compiled functions are kept in this one file: numba's disk cache only tracks
 function, and would keep an outdated copy of a helper that was changed in another file.
 """
 
+from collections import namedtuple
+
 import numpy as np
 
 from ...data_manifests.caches import compiled
@@ -14,6 +16,8 @@ IOU_STEPS = 100
 """Overlaps are stored in hundredths, rounded down; finer values would change with every voxel added to a cluster."""
 SMALLEST_IOU_STEP = 10
 """A cluster and a lesion can be matched from IoU 0.1 on."""
+OUTGROWN = IOU_STEPS // SMALLEST_IOU_STEP
+"""The IoU of a cluster more than this many times as large as a lesion stays below `SMALLEST_IOU_STEP`."""
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
@@ -256,16 +260,146 @@ def label_components(inside, steps):
     return parent, np.array(sizes)
 
 
+Forest = namedtuple("Forest", "parent size following on_lesion")
+Forest.__doc__ = """Union-find forest of the voxels added so far; each tree is a connected component. Arrays (N,).
+
+parent: another voxel of the tree, the voxel itself at the root, -1 before it is added; size, on_lesion: at the root,
+the number of voxels, and whether one of them lies on a lesion; following: circular list of the voxels of a tree, which
+is traversed once, when the tree becomes a cluster.
+"""
+
+Lesions = namedtuple("Lesions", "labels sizes found")
+Lesions.__doc__ = """Arguments and result of `grow_clusters`: labels (N,), sizes and found (number of lesions,)."""
+
+Overlaps = namedtuple("Overlaps", "first following lesion voxels row")
+Overlaps.__doc__ = """Linked lists of the overlaps of trees with lesions.
+
+first (N,): at the root, the first overlap of a tree, or -1. One element per overlap: following: the next one of the
+tree, or -1; lesion: from 0; voxels: number in the tree and the lesion; row: its open row, or 0.
+"""
+
+
 @compiled
-def _mark_found(following, start, labels, found, score):
+def _no_overlaps(n_voxels, n_overlaps):
+    return Overlaps(
+        np.full(n_voxels, -1, np.int32),
+        np.full(n_overlaps, -1, np.int32),
+        np.zeros(n_overlaps, np.int32),
+        np.ones(n_overlaps, np.int64),
+        np.zeros(n_overlaps, np.int32),
+    )
+
+
+@compiled
+def _count(forest, root, smallest, change, counts):
+    """Add `change` to the number of clusters, and to that of false clusters, if a tree is one."""
+    if forest.size[root] >= smallest:
+        counts[0] += change
+        if not forest.on_lesion[root]:
+            counts[1] += change
+
+
+@compiled
+def _mark_found(following, start, lesions, score):
+    """Store the score for the lesions that a new cluster overlaps, if they were not found before."""
     voxel = start
     while True:
-        label = labels[voxel]
-        if label > 0 and found[label - 1] == -np.inf:
-            found[label - 1] = score
+        label = lesions.labels[voxel]
+        if label > 0 and lesions.found[label - 1] == -np.inf:
+            lesions.found[label - 1] = score
         voxel = following[voxel]
         if voxel == start:
             return
+
+
+@compiled
+def _join(forest, overlaps, rows, lesions, counts, root, other, smallest, score):
+    """Join two trees, and count them as one cluster; return the root."""
+    parent, size, following, on_lesion = forest
+    _count(forest, root, smallest, -1, counts)
+    _count(forest, other, smallest, -1, counts)
+    if size[root] + size[other] >= smallest:
+        for side in (root, other):
+            if size[side] < smallest:
+                _mark_found(following, side, lesions, score)
+    if size[root] < size[other]:
+        root, other = other, root
+    parent[other] = root
+    size[root] += size[other]
+    following[root], following[other] = following[other], following[root]
+    on_lesion[root] = on_lesion[root] or on_lesion[other]
+    _count(forest, root, smallest, 1, counts)
+    _join_overlaps(overlaps, rows, root, other, size[root], lesions.sizes, score)
+    return root
+
+
+@compiled
+def _join_overlaps(overlaps, rows, root, other, size, lesion_sizes, score):
+    """Add the overlaps of the tree `other` to those of the tree that it was joined to."""
+    first, following, lesion, voxels, _ = overlaps
+    overlap = first[other]
+    first[other] = -1
+    while overlap >= 0:
+        after = following[overlap]
+        _end_row(overlaps, rows, overlap, score)
+        if size <= OUTGROWN * lesion_sizes[lesion[overlap]]:
+            same = first[root]
+            while same >= 0 and lesion[same] != lesion[overlap]:
+                same = following[same]
+            if same >= 0:
+                voxels[same] += voxels[overlap]
+            else:
+                following[overlap] = first[root]
+                first[root] = overlap
+        overlap = after
+
+
+@compiled
+def _record_overlaps(overlaps, rows, root, size, lesion_sizes, smallest, score):
+    """Begin a new row for each overlap of a tree whose IoU has changed; drop lesions that the tree has outgrown."""
+    first, following, lesion, voxels, row = overlaps
+    before, overlap = -1, first[root]
+    while overlap >= 0:
+        lesion_size, step = lesion_sizes[lesion[overlap]], 0
+        if size >= smallest:
+            step = IOU_STEPS * voxels[overlap] // (size + lesion_size - voxels[overlap])
+        if step < SMALLEST_IOU_STEP:
+            step = 0
+        if step != rows[row[overlap]][4]:
+            _end_row(overlaps, rows, overlap, score)
+            if step > 0:
+                row[overlap] = len(rows)
+                rows.append((score, np.float32(-np.inf), np.int32(root), lesion[overlap], np.int32(step)))
+        if size <= OUTGROWN * lesion_size:
+            before = overlap
+        elif before >= 0:
+            following[before] = following[overlap]
+        else:
+            first[root] = following[overlap]
+        overlap = following[overlap]
+
+
+@compiled
+def _end_row(overlaps, rows, overlap, score):
+    """End the open row of an overlap, if there is one, above a score."""
+    row = overlaps.row[overlap]
+    if row > 0:
+        highest, _, cluster, lesion, step = rows[row]
+        rows[row] = highest, score, cluster, lesion, step
+        overlaps.row[overlap] = 0
+
+
+@compiled
+def _columns(rows):
+    """Columns of the rows as arrays, without row 0."""
+    # In a function with comprehensions, numba drops assignments such as overlaps.first[voxel] = 0 as dead code.
+    return (
+        np.array([row[0] for row in rows[1:]]),
+        np.array([row[1] for row in rows[1:]]),
+        np.array([row[2] for row in rows[1:]]),
+        np.array([row[3] for row in rows[1:]]),
+        np.array([row[4] for row in rows[1:]]),
+    )
 
 
 @compiled
@@ -295,142 +429,46 @@ def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest)
         One row per change of the counts; a row holds from its threshold down to just above the next.
     found : ndarray of float32
         Highest threshold at which a cluster touches each lesion; -inf if none does.
-    row_from, row_until : ndarray of float32
-        Thresholds ``row_until < t <= row_from`` at which a cluster and a lesion have an IoU of `row_step` hundredths,
-        at least `SMALLEST_IOU_STEP`.
-    row_cluster, row_lesion, row_step : ndarray of int32
+    highest, below : ndarray of float32
+        Thresholds ``below < t <= highest`` at which a cluster and a lesion have an IoU of `step` hundredths, at least
+        `SMALLEST_IOU_STEP`.
+    cluster, lesion, step : ndarray of int32
         Lesions are counted from 0.
     """
-    parent = np.full(len(values), -1, dtype=np.int32)
-    size = np.zeros(len(values), dtype=np.int32)
-    # Circular list of the voxels of each tree, traversed once when the tree becomes a cluster.
-    following = np.zeros(len(values), dtype=np.int32)
-    on_lesion = touches.copy()
-    found = np.full(len(lesion_sizes), -np.inf, dtype=np.float32)
-    # Linked list of the lesions that a tree overlaps: overlap in voxels and the last row recorded for the pair.
-    head = np.full(len(values), -1, dtype=np.int32)
-    n_nodes = lesion_sizes.sum() + 1
-    node_lesion, node_next = np.zeros(n_nodes, np.int32), np.zeros(n_nodes, np.int32)
-    node_overlap, node_row = np.zeros(n_nodes, np.int64), np.full(n_nodes, -1, np.int32)
-    nodes = 0
-    row_from, row_until = [np.float32(0) for _ in range(0)], [np.float32(0) for _ in range(0)]
-    row_cluster, row_lesion = [np.int32(0) for _ in range(0)], [np.int32(0) for _ in range(0)]
-    row_step = [np.int32(0) for _ in range(0)]
-    thresholds = np.empty(len(order), dtype=np.float32)
-    cluster_events = np.empty(len(order), dtype=np.int32)
-    false_events = np.empty(len(order), dtype=np.int32)
-    events, clusters, false_clusters = 0, 0, 0
-    last_clusters, last_false = 0, 0
-    level_start = 0
-    # The IoU of a cluster more than this many times as large as a lesion stays below the limit.
-    outgrown = IOU_STEPS // SMALLEST_IOU_STEP
+    parent, following = np.full(len(values), -1, np.int32), np.zeros(len(values), np.int32)
+    size = np.zeros(len(values), np.int32)
+    forest = Forest(parent, size, following, touches.copy())
+    lesions = Lesions(labels, lesion_sizes, np.full(len(lesion_sizes), -np.inf, np.float32))
+    overlaps, n_overlaps = _no_overlaps(len(values), lesion_sizes.sum()), 0
+    # Row 0 (highest, below, cluster, lesion, step) stands for no overlap, element 0 for scores above the highest.
+    rows = [(np.float32(0), np.float32(0), np.int32(0), np.int32(0), np.int32(0))]
+    thresholds, changes = np.empty(len(order) + 1, np.float32), 0
+    clusters, false_clusters = np.zeros(len(order) + 1, np.int32), np.zeros(len(order) + 1, np.int32)
+    counts, level_start = np.zeros(2, np.int32), 0
     for k in range(len(order)):
         voxel = order[k]
-        score = values[voxel]
-        parent[voxel] = voxel
-        following[voxel] = voxel
-        size[voxel] = 1
-        root = voxel
+        score, root = values[voxel], np.int64(voxel)
+        parent[voxel], following[voxel], size[voxel] = voxel, voxel, 1
         if labels[voxel] > 0:
-            node_lesion[nodes], node_overlap[nodes], node_next[nodes] = labels[voxel] - 1, 1, -1
-            head[voxel] = nodes
-            nodes += 1
+            overlaps.first[voxel], overlaps.lesion[n_overlaps] = n_overlaps, labels[voxel] - 1
+            n_overlaps += 1
+        _count(forest, root, smallest, 1, counts)
         if smallest <= 1:
-            clusters += 1
-            if not on_lesion[voxel]:
-                false_clusters += 1
-            _mark_found(following, voxel, labels, found, score)
+            _mark_found(following, root, lesions, score)
         for step in steps:
-            neighbour = voxel + step
-            if parent[neighbour] < 0:
-                continue
-            other = _find(parent, neighbour)
-            if other == root:
-                continue
-            for side in (root, other):
-                if size[side] >= smallest:
-                    clusters -= 1
-                    if not on_lesion[side]:
-                        false_clusters -= 1
-            if size[root] + size[other] >= smallest:
-                for side in (root, other):
-                    if size[side] < smallest:
-                        _mark_found(following, side, labels, found, score)
-            if size[root] < size[other]:
-                root, other = other, root
-            parent[other] = root
-            size[root] += size[other]
-            following[root], following[other] = following[other], following[root]
-            on_lesion[root] = on_lesion[root] or on_lesion[other]
-            if size[root] >= smallest:
-                clusters += 1
-                if not on_lesion[root]:
-                    false_clusters += 1
-            node = head[other]
-            head[other] = -1
-            while node >= 0:
-                after = node_next[node]
-                if node_row[node] >= 0:
-                    row_until[node_row[node]] = score
-                    node_row[node] = -1
-                lesion = node_lesion[node]
-                if size[root] <= outgrown * lesion_sizes[lesion]:
-                    same = head[root]
-                    while same >= 0 and node_lesion[same] != lesion:
-                        same = node_next[same]
-                    if same >= 0:
-                        node_overlap[same] += node_overlap[node]
-                    else:
-                        node_next[node] = head[root]
-                        head[root] = node
-                node = after
+            if parent[voxel + step] >= 0:
+                other = _find(parent, voxel + step)
+                if other != root:
+                    root = _join(forest, overlaps, rows, lesions, counts, root, other, smallest, score)
         if k + 1 < len(order) and values[order[k + 1]] == score:
             continue
-        if clusters != last_clusters or false_clusters != last_false:
-            thresholds[events] = score
-            cluster_events[events] = clusters
-            false_events[events] = false_clusters
-            events += 1
-            last_clusters, last_false = clusters, false_clusters
-        for member in range(level_start, k + 1):
-            root = _find(parent, order[member])
-            before, node = -1, head[root]
-            while node >= 0:
-                lesion, after, row = node_lesion[node], node_next[node], node_row[node]
-                gone = size[root] > outgrown * lesion_sizes[lesion]
-                step = 0
-                if size[root] >= smallest and not gone:
-                    joint = size[root] + lesion_sizes[lesion] - node_overlap[node]
-                    step = IOU_STEPS * node_overlap[node] // joint
-                    if step < SMALLEST_IOU_STEP:
-                        step = 0
-                if step != (row_step[row] if row >= 0 else 0):
-                    if row >= 0:
-                        row_until[row] = score
-                        node_row[node] = -1
-                    if step > 0:
-                        node_row[node] = len(row_from)
-                        row_from.append(score)
-                        row_until.append(np.float32(-np.inf))
-                        row_cluster.append(np.int32(root))
-                        row_lesion.append(np.int32(lesion))
-                        row_step.append(np.int32(step))
-                if not gone:
-                    before = node
-                elif before >= 0:
-                    node_next[before] = after
-                else:
-                    head[root] = after
-                node = after
+        if counts[0] != clusters[changes] or counts[1] != false_clusters[changes]:
+            changes += 1
+            thresholds[changes], clusters[changes], false_clusters[changes] = score, counts[0], counts[1]
+        for member in order[level_start : k + 1]:
+            root = _find(parent, member)
+            _record_overlaps(overlaps, rows, root, size[root], lesion_sizes, smallest, score)
         level_start = k + 1
-    return (
-        thresholds[:events].copy(),
-        cluster_events[:events].copy(),
-        false_events[:events].copy(),
-        found,
-        np.array(row_from),
-        np.array(row_until),
-        np.array(row_cluster),
-        np.array(row_lesion),
-        np.array(row_step),
-    )
+    changed = slice(1, changes + 1)
+    counted = thresholds[changed].copy(), clusters[changed].copy(), false_clusters[changed].copy()
+    return (*counted, lesions.found, *_columns(rows))

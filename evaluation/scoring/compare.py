@@ -13,6 +13,7 @@ from ..metrics.bootstrap import Estimate
 from ..settings import EvaluationSettings
 from .score_cohort import ORACLES, CohortScores, score_cohort
 from .score_folder import ScoreFolder
+from .subject_scores import SubjectScores
 from .tables import FIELDS
 
 NOT_COMPARED = ("healthy_threshold", "prevalence")
@@ -74,36 +75,14 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
     names = tuple(_names(folders))
     if len(folders) < 2:
         raise UserError("compare: found one folder of scores, expected at least two. Name another folder.")
-    first = folders[0]
-    for name, folder in zip(names[1:], folders[1:], strict=True):
-        for what in ("settings", "space", "mask"):
-            ours, theirs = getattr(first, what), getattr(folder, what)
-            if ours != theirs:
-                raise UserError(
-                    f"compare: {names[0]} and {name} were scored with different {what} "
-                    f"({_first_difference(ours, theirs)}), expected the same. Score one of them again."
-                )
+    _require_same_scoring(names, folders)
     by_key = [{subject.key: subject for subject in folder.subjects} for folder in folders]
     common = [key for key in by_key[0] if all(key in subjects for subjects in by_key)]
     if not common:
         raise UserError(f"compare: {' and '.join(names)} share no subject, expected common ids. Check the folders.")
     for key in common:
-        truths = {
-            (
-                s.group,
-                s.truth_known,
-                s.n_voxels,
-                s.n_lesion,
-                tuple((les.volume_mm3, *(round(mm, 2) for mm in les.centre_mm)) for les in s.lesions),
-            )
-            for s in (subjects[key] for subjects in by_key)
-        }
-        if len(truths) > 1:
-            raise UserError(
-                f"compare: {key} was scored against different masks or in different groups, expected the same. "
-                "Score all methods with the same --masks, --brain-masks and --healthy."
-            )
-    every = sorted(set().union(*by_key))
+        _require_same_truth(key, [subjects[key] for subjects in by_key])
+    first = folders[0]
     scored = {
         name: score_cohort(
             [subjects[key] for key in common],
@@ -120,12 +99,40 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
         subjects=tuple(common),
         not_compared={
             key: tuple(n for n, subjects in zip(names, by_key, strict=True) if key in subjects)
-            for key in every
-            if key not in common
+            for key in sorted(set().union(*by_key) - set(common))
         },
         differences=tuple(_differences(scored)),
         settings=first.settings,
     )
+
+
+def _require_same_scoring(names: Sequence[str], folders: Sequence[ScoreFolder]) -> None:
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        for what in ("settings", "space", "mask"):
+            ours, theirs = getattr(folders[0], what), getattr(folder, what)
+            if ours != theirs:
+                raise UserError(
+                    f"compare: {names[0]} and {name} were scored with different {what} "
+                    f"({_first_difference(ours, theirs)}), expected the same. Score one of them again."
+                )
+
+
+def _require_same_truth(key: str, scores: Sequence[SubjectScores]) -> None:
+    truths = {
+        (
+            s.group,
+            s.truth_known,
+            s.n_voxels,
+            s.n_lesion,
+            tuple((lesion.volume_mm3, *(round(mm, 2) for mm in lesion.centre_mm)) for lesion in s.lesions),
+        )
+        for s in scores
+    }
+    if len(truths) > 1:
+        raise UserError(
+            f"compare: {key} was scored against different masks or in different groups, expected the same. "
+            "Score all methods with the same --masks, --brain-masks and --healthy."
+        )
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:

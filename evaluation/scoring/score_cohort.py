@@ -161,26 +161,18 @@ def score_cohort(
         No subjects, or a duplicate key.
     """
     subjects = tuple(subjects)
-    keys = [subject.key for subject in subjects]
-    if not subjects:
-        raise UserError("No map was scored, expected at least one. Check that the cohort lists patients or controls.")
-    if len(set(keys)) < len(keys):
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise UserError(f"{', '.join(twice)}: scored more than once, expected one map per subject. Drop the others.")
+    _require_one_map_each(subjects)
     known = tuple(subject for subject in subjects if subject.truth_known)
-    healthy = np.array([s.is_healthy for s in known], dtype=bool)
     weights = bootstrap_weights(known, settings.bootstrap_draws, seed)
     # No bootstrap sample uses more than this many thresholds of a scan.
     most = int(np.ceil(max(FROC_SHOWN, settings.false_clusters) * len(known))) + 1
     false_cluster_thresholds = [s.clusters.false_cluster_thresholds[:most] for s in known]
     if point is None:
-        own = [b for b, is_healthy in zip(false_cluster_thresholds, healthy, strict=True) if is_healthy]
-        own_participants = [s.participant for s in known if s.is_healthy]
-        point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], own_participants)
-        point = _sparse_point(known, point) or point
+        point = _own_point(known, false_cluster_thresholds, weights, settings)
     else:
         # The threshold is independent of these scans, so no leave-one-out thresholds are needed.
-        point = replace(point, leave_one_out=np.full(int(healthy.sum()), point.threshold, np.float32))
+        n_healthy = sum(s.is_healthy for s in known)
+        point = replace(point, leave_one_out=np.full(n_healthy, point.threshold, np.float32))
     at = None
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
@@ -191,26 +183,42 @@ def score_cohort(
         measures |= point_measures(known, at, weights)
     measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)
     measures |= subject_measures(known, at, point.why_none, weights)
-    froc = None
-    if any(s.lesions for s in known):
-        rates, found = froc_curve(false_cluster_thresholds, [s.found_at for s in known])
-        shown = rates <= FROC_SHOWN
-        froc = rates[shown], found[shown]
-    strata = _strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else ()
-    rows = tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects)
     return CohortScores(
-        measures,
-        strata,
-        point,
-        subjects,
-        rows,
-        voxels.counts,
-        voxels.each,
-        froc,
-        settings,
-        space or settings.space,
-        mask,
+        measures=measures,
+        strata=_strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else (),
+        point=point,
+        subjects=subjects,
+        rows=tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects),
+        counts=voxels.counts,
+        each=voxels.each,
+        froc=_shown_froc(known, false_cluster_thresholds),
+        settings=settings,
+        space=space or settings.space,
+        mask=mask,
     )
+
+
+def _require_one_map_each(subjects: Sequence[SubjectScores]) -> None:
+    keys = [subject.key for subject in subjects]
+    if not keys:
+        raise UserError("No map was scored, expected at least one. Check that the cohort lists patients or controls.")
+    if len(set(keys)) < len(keys):
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise UserError(f"{', '.join(twice)}: scored more than once, expected one map per subject. Drop the others.")
+
+
+def _own_point(
+    known: Sequence[SubjectScores],
+    false_cluster_thresholds: Sequence[np.ndarray],
+    weights: np.ndarray,
+    settings: EvaluationSettings,
+) -> OperatingPoint:
+    """Operating point that is set on the healthy scans of the cohort."""
+    healthy = np.array([s.is_healthy for s in known], dtype=bool)
+    own = [b for b, is_healthy in zip(false_cluster_thresholds, healthy, strict=True) if is_healthy]
+    participants = [s.participant for s in known if s.is_healthy]
+    point = OperatingPoint.set_on(own, settings.false_clusters, weights[:, healthy], participants)
+    return _sparse_point(known, point) or point
 
 
 def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> OperatingPoint | None:
@@ -236,6 +244,17 @@ def _sparse_point(known: Sequence[SubjectScores], point: OperatingPoint) -> Oper
     return replace(
         point, draws=draws, leave_one_out=point.leave_one_out if np.isnan(point.leave_one_out).all() else leave_one_out
     )
+
+
+def _shown_froc(
+    known: Sequence[SubjectScores], false_cluster_thresholds: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """FROC curve up to `FROC_SHOWN`; None without lesions."""
+    if not any(s.lesions for s in known):
+        return None
+    rates, found = froc_curve(false_cluster_thresholds, [s.found_at for s in known])
+    shown = rates <= FROC_SHOWN
+    return rates[shown], found[shown]
 
 
 def bootstrap_weights(known: Sequence[SubjectScores], draws: int, seed: int) -> np.ndarray:

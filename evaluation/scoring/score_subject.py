@@ -56,41 +56,14 @@ def score_map(
         Volumes on different grids (scoring never resamples), an empty evaluation mask, a map without scores inside it,
         non-finite scores, a control with lesions, or a lesion mask that leaves no healthy voxels.
     """
-    named = {"evaluation mask": evaluation_mask, "lesion mask": lesion_mask, "mask of covered voxels": covered}
-    for name, volume in named.items():
-        if volume is not None and not volume.grid.same_as(map.grid):
-            raise SubjectError(
-                f"{key}: the {name} and the anomaly map lie on different grids ({volume.grid} against {map.grid}"
-                f"{volume.grid.apart_in_words(map.grid)}). Put both on one grid; scoring never resamples."
-            )
+    _require_same_grid(key, map, evaluation_mask, lesion_mask, covered)
     inside = evaluation_mask.voxels.astype(bool)
     scored = inside if covered is None else inside & covered.voxels.astype(bool)
     truth = np.zeros_like(inside) if lesion_mask is None else lesion_mask.voxels.astype(bool)
-    if not inside.any():
-        raise SubjectError(f"{key}: the evaluation mask is empty, expected the brain. Check the mask.")
-    if not scored.any():
-        raise SubjectError(
-            f"{key}: no voxel of the evaluation mask has a score. Check that map and mask belong to the same subject."
-        )
-    if group == "control" and truth.any():
-        raise SubjectError(
-            f"{key}: the lesion mask of this control holds {int(truth.sum())} voxels, expected none. "
-            "List the subject as a patient, or remove the mask."
-        )
-    if truth[inside].all():
-        raise SubjectError(
-            f"{key}: the lesion mask fills the complete evaluation mask, expected some healthy voxels. "
-            "Check whether lesion masks and brain masks are swapped."
-        )
+    _check_masks(key, inside, scored, truth, group)
+    given = _finite_scores(key, map, scored)
     scores = np.full(inside.shape, -np.inf, dtype=np.float32)
-    scores[scored] = map.voxels[scored]
-    given = scores[scored]
-    bad = len(given) - int(np.isfinite(given).sum())
-    if bad:
-        raise SubjectError(
-            f"{key}: {bad} of {len(given)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
-            "Recreate the map, or exclude these voxels from the brain mask."
-        )
+    scores[scored] = given
 
     truth_inside = truth & inside
     found = find_lesions(map.with_voxels(truth_inside), smallest_mm3=settings.smallest_lesion_mm3)
@@ -104,14 +77,7 @@ def score_map(
     labels, values = found.labels[truth_inside], scores[truth_inside]
     share_of = np.array([0.0] + [1 / lesion.voxels for lesion in found.lesions])
     histogram = vm.ScoreHistogram.from_voxels(scores[inside], truth[inside], share_of[labels])
-    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
     truth_known = lesion_mask is not None or group == "control"
-
-    def estimate(value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:
-        if not truth_known:
-            return Estimate.undefined(NO_TRUTH)
-        return vm.as_estimate(value, counts, needs_healthy=needs_healthy)
-
     return SubjectScores(
         key=key,
         group=group,
@@ -128,15 +94,72 @@ def score_map(
         highest_score=float(given.max()),
         score_p999=float(np.quantile(given, 0.999)),
         lowest_score=float(given.min()),
-        auroc=estimate(vm.auroc(counts)),
-        auroc_fpr30_normalised=estimate(vm.area_below_fpr(counts, 0.3)),
-        average_precision=estimate(vm.average_precision(counts), needs_healthy=False),
-        best_dice=estimate(vm.best_dice(counts)[0], needs_healthy=False),
+        **_voxel_estimates(histogram, truth_known),
         lesions=_lesion_scores(found, labels, values, found_at, _peaks_mm(found, scores, map)),
         curves=SubjectCurves(histogram, clusters, overlaps),
         background=background,
         lowest_detection=detection,
     )
+
+
+def _require_same_grid(
+    key: str, map: Volume, evaluation_mask: Volume, lesion_mask: Volume | None, covered: Volume | None
+) -> None:
+    named = {"evaluation mask": evaluation_mask, "lesion mask": lesion_mask, "mask of covered voxels": covered}
+    for name, volume in named.items():
+        if volume is not None and not volume.grid.same_as(map.grid):
+            raise SubjectError(
+                f"{key}: the {name} and the anomaly map lie on different grids ({volume.grid} against {map.grid}"
+                f"{volume.grid.apart_in_words(map.grid)}). Put both on one grid; scoring never resamples."
+            )
+
+
+def _check_masks(key: str, inside: np.ndarray, scored: np.ndarray, truth: np.ndarray, group: Group) -> None:
+    if not inside.any():
+        raise SubjectError(f"{key}: the evaluation mask is empty, expected the brain. Check the mask.")
+    if not scored.any():
+        raise SubjectError(
+            f"{key}: no voxel of the evaluation mask has a score. Check that map and mask belong to the same subject."
+        )
+    if group == "control" and truth.any():
+        raise SubjectError(
+            f"{key}: the lesion mask of this control holds {int(truth.sum())} voxels, expected none. "
+            "List the subject as a patient, or remove the mask."
+        )
+    if truth[inside].all():
+        raise SubjectError(
+            f"{key}: the lesion mask fills the complete evaluation mask, expected some healthy voxels. "
+            "Check whether lesion masks and brain masks are swapped."
+        )
+
+
+def _finite_scores(key: str, map: Volume, scored: np.ndarray) -> np.ndarray:
+    """Scores of the scored voxels, float32."""
+    scores = map.voxels[scored].astype(np.float32)
+    bad = len(scores) - int(np.isfinite(scores).sum())
+    if bad:
+        raise SubjectError(
+            f"{key}: {bad} of {len(scores)} scores of the anomaly map are NaN or infinite, expected finite numbers. "
+            "Recreate the map, or exclude these voxels from the brain mask."
+        )
+    return scores
+
+
+def _voxel_estimates(histogram: vm.ScoreHistogram, truth_known: bool) -> dict[str, Estimate]:
+    """Voxel-wise metrics of one subject, by name."""
+    counts = vm.rank_counts([histogram], vm.common_edges([histogram.lesion_scores]))
+
+    def estimate(value: np.ndarray, *, needs_healthy: bool = True) -> Estimate:
+        if not truth_known:
+            return Estimate.undefined(NO_TRUTH)
+        return vm.as_estimate(value, counts, needs_healthy=needs_healthy)
+
+    return {
+        "auroc": estimate(vm.auroc(counts)),
+        "auroc_fpr30_normalised": estimate(vm.area_below_fpr(counts, 0.3)),
+        "average_precision": estimate(vm.average_precision(counts), needs_healthy=False),
+        "best_dice": estimate(vm.best_dice(counts)[0], needs_healthy=False),
+    }
 
 
 def _background(scores: np.ndarray) -> tuple[float | None, float | None]:

@@ -5,14 +5,16 @@ fold would cost as much as everything else together. The calibration row of `ben
 on held-out controls.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
 from ...preprocessing.patches.volume_store import VolumeStore
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.brain_components import BrainComponents, affordable, sampled
 from ..confounds.confounds import WHOLE_BRAIN, Confounds
 from ..confounds.covariates import Covariates
@@ -34,6 +36,8 @@ _FEWEST_AT_A_VOXEL = 2
 """Controls needed for a variance."""
 
 Progress = Callable[[int, int], None]
+ReadFeatures = Callable[[Sequence[int] | np.ndarray], LatentStore | np.ndarray]
+"""Function that opens the features (n, P, d) of the n training controls with the given indices."""
 
 
 def fit_ensemble(
@@ -79,178 +83,209 @@ def fit_ensemble(
     """
     require_enough_participants(train)
     by_key = {participant.key: participant for participant in participants}
-    controls = [by_key[key] for key in train] if settings.ensemble.covariates else []
-    fit = _Fit(store, tuple(train), controls, source, settings, scratch, seed, jobs, progress)
-    return fit.combine([fit.calibrated_scorer(name) for name in fit.specs])
+    named = [by_key[key] for key in train] if settings.ensemble.covariates else []
+    specs = source.specs(settings.ensemble.scorers)
+    controls = _StoredControls(store, tuple(train), _brains(store, train, specs, source), source, settings, scratch)
+    folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
+    everyone = np.arange(len(train))
+    subsets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
+    confounds, values = controls.learn_confounds(subsets, named)
+    # Features outside a control's brain are missing, except where too few controls would be left to fit on.
+    few = np.min([controls.inside[subset].sum(axis=0) for subset in subsets], axis=0) < _FEWEST_AT_A_VOXEL
+    feature_keys = {spec.feature_key for spec in specs.values()}
+    step = _counted(progress, len(feature_keys) * len(train) + len(specs) * (len(folds) + 1))
+    fit = CrossFit(store.grid, controls.inside, folds, values, settings, jobs, step)
+
+    extractors: dict[str, Features] = {}
+    scorers = []
+    for name, spec in specs.items():
+        key = spec.feature_key
+        if key not in extractors:
+            extractors[key] = controls.write_features(spec, few, seed, step)
+        scorer, null = fit.calibrated_scorer(name, spec, extractors[key], controls.reader(key))
+        controls.write_null(f"{NULL}/{name}", null)
+        scorers.append(scorer)
+        del null  # Free memory before the next scorer.
+    nulls = [controls.reader(f"{NULL}/{scorer.name}") for scorer in scorers]
+    calibration, null = fit.combine([scorer.member for scorer in scorers], nulls)
+    z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(null, controls.inside, strict=True))
+    controls.write_null(NULL, z)
+    return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds)
 
 
 @dataclass(frozen=True, eq=False)
-class _TrainingSet:
-    """Controls to fit on, and the confounds learnt on them.
+class CrossFit:
+    """Cross-fitting of scorers on the features of controls, which may be on disk or in memory.
 
     Attributes
     ----------
-    controls : ndarray of int
-        Indices of the controls.
-    confounds : Confounds
-    values : ndarray, (S, k)
-        Confounds of all controls.
+    mask : VoxelMask
+    inside : ndarray of bool, (S, P)
+        Brain mask of each control, without voxels near a truncated field of view.
+    folds : sequence of ndarray of int
+        Indices of the controls of each fold.
+    confounds : sequence of ndarray, (S, k)
+        Confounds of all controls, as learnt without each fold, and last on all controls.
+    settings : ModelSettings
+    jobs : int or None
+        Number of threads; one per core if None.
+    step : callable
+        Called after each fit.
     """
 
-    controls: np.ndarray
-    confounds: Confounds
-    values: np.ndarray
+    mask: VoxelMask
+    inside: np.ndarray
+    folds: Sequence[np.ndarray]
+    confounds: Sequence[np.ndarray]
+    settings: ModelSettings
+    jobs: int | None = None
+    step: Callable[[], None] = lambda: None
 
-
-class _Fit:
-    """State of one fit."""
-
-    def __init__(
-        self,
-        store: VolumeStore,
-        train: tuple[str, ...],
-        controls: Sequence[SubjectRecord],
-        source: FeatureSource,
-        settings: ModelSettings,
-        scratch: Path,
-        seed: int,
-        jobs: int | None,
-        progress: Progress | None,
-    ):
-        self.store, self.train, self.source, self.settings, self.scratch = store, train, source, settings, scratch
-        self.mask, self.seed, self.jobs, self.progress = store.grid, seed, jobs, progress
-        self.folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
-        self.specs = source.specs(settings.ensemble.scorers)
-        reach_vox = max(source.reach_vox(spec, self.mask) for spec in self.specs.values())
-        brains = (self.mask.transform(np.asarray(store.inside[row])) for row in store.index(train))
-        self.inside = np.stack([away_from_truncation(brain, self.mask, reach_vox) for brain in brains])
-        self.features: dict[str, Features] = {}
-        self.covariates = Covariates.learn(settings.ensemble.covariates, controls)
-        all_controls = np.arange(len(train))
-        subsets = [*(np.setdiff1d(all_controls, fold) for fold in self.folds), all_controls]
-        # Features outside a control's brain are missing, except where too few controls would be left to fit on.
-        fewest = np.min([self.inside[subset].sum(axis=0) for subset in subsets], axis=0)
-        self.available = self.inside | (fewest < _FEWEST_AT_A_VOXEL)
-        values = np.array([self.covariates.values(participant) for participant in controls]).reshape(len(train), -1)
-        *self.without_fold, self.complete = self.training_sets(subsets, values)
-        feature_keys = {spec.feature_key for spec in self.specs.values()}
-        self.steps, self.done = len(feature_keys) * len(train) + len(self.specs) * (len(self.folds) + 1), 0
-
-    def training_sets(self, subsets: Sequence[np.ndarray], covariates: np.ndarray) -> list[_TrainingSet]:
-        """Learn the confounds on each subset of the controls; `covariates` (S, k) are those of all controls."""
-        participants = [len({participant_of_key(self.train[index]) for index in subset}) for subset in subsets]
-        size = affordable(self.settings.ensemble.brain_components, min(participants))
-        if size == 0:
-            return [_TrainingSet(subset, Confounds(self.covariates), covariates) for subset in subsets]
-        voxels, training_sets = self.source.features(WHOLE_BRAIN, self.mask), []
-        brains = [
-            sampled(voxels.compute(channels), inside)
-            for channels, inside in zip(self.channels(), self.inside, strict=True)
-        ]
-        for subset in subsets:
-            brain_components = BrainComponents.learn(voxels, np.stack([brains[index] for index in subset]), size)
-            weights = np.stack([brain_components.weights(brain) for brain in brains])
-            confounds = Confounds(self.covariates, brain_components)
-            training_sets.append(_TrainingSet(subset, confounds, np.concatenate([covariates, weights], axis=1)))
-        return training_sets
-
-    def calibrated_scorer(self, name: str) -> CalibratedScorer:
-        """Fit and calibrate one scorer; write -log10 p of its null to the folder `null/<name>`."""
-        spec = self.specs[name]
-        key = spec.feature_key
-        if key not in self.features:
-            self.features[key] = self.stored_features(spec)
-        calibration, null = self.calibrate(self.cross_fitted_scores(spec))
+    def calibrated_scorer(
+        self, name: str, spec: ScorerSpec, extractor: Features, features: ReadFeatures
+    ) -> tuple[CalibratedScorer, np.ndarray]:
+        """Fit and calibrate one scorer; also return -log10 p of its null, (S, P)."""
+        calibration, null = self.calibrate(self.cross_fitted_scores(spec, features))
         sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
         if sigma_mm > 0:
             for row, brain in zip(null, self.inside, strict=True):
                 row[:] = smoothed(row, brain, self.mask, sigma_mm)
             smoothed_calibration, null = self.calibrate(null)
             smoothing = Smoothing(self.mask, sigma_mm, smoothed_calibration)
-        self.write_null(self.scratch / NULL / name, null)
-        scorer, regression = self.fit_scorer(spec, self.complete)
-        return CalibratedScorer(name, self.features[key], scorer, calibration, smoothing, spec.member, regression)
+        scorer, regression = self.fit_scorer(spec, features, np.arange(len(self.inside)), self.confounds[-1])
+        return CalibratedScorer(name, extractor, scorer, calibration, smoothing, spec.member, regression), null
 
-    def combine(self, scorers: Sequence[CalibratedScorer]) -> Ensemble:
-        """Calibrate the combination of the scorers; write its null z-maps to the folder `null`."""
-        p_norm = self.settings.ensemble.p_norm
-        stores = [LatentStore.open(self.scratch / NULL / scorer.name, self.train, self.mask) for scorer in scorers]
-        members = [scorer.member for scorer in scorers]
-        values = np.empty(self.inside.shape, np.float32)
-        for row, key, brain in zip(values, self.train, self.inside, strict=True):
-            neg_log10_ps = [store.subject(key)[:, 0] for store in stores]
-            row[:] = combined_by_member(neg_log10_ps, members, brain, p_norm).mean(axis=0)
-        calibration, null = self.calibrate(values)
-        z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(null, self.inside, strict=True))
-        self.write_null(self.scratch / NULL, z)
-        return Ensemble(self.mask, tuple(scorers), calibration, p_norm, self.complete.confounds)
-
-    def write_null(self, folder: Path, null: Iterable[np.ndarray]) -> None:
-        """Write the null values (P,) of each control to a file."""
-        store = LatentStore.create(folder, self.mask, 1)
-        for key, values in zip(self.train, null, strict=True):
-            store.write(key, values[:, None])
-
-    def stored_features(self, spec: ScorerSpec) -> Features:
-        """Compute and write the features of every control; return the feature extractor."""
-        if spec.features == "patches":
-            controls = zip(self.channels(), self.inside, strict=True)
-            features: Features = PatchFeatures.learn(controls, self.mask, self.source.rows(spec), seed=self.seed)
-        else:
-            features = self.source.features(spec, self.mask)
-        store = LatentStore.create(self.scratch / spec.feature_key, self.mask, features.size)
-        for key, channels, available in zip(self.train, self.channels(), self.available, strict=True):
-            store.write(key, features.compute(channels), available=available)
-            self.step()
-        return features
-
-    def cross_fitted_scores(self, spec: ScorerSpec) -> np.ndarray:
+    def cross_fitted_scores(self, spec: ScorerSpec, features: ReadFeatures) -> np.ndarray:
         """Scores (S, P) of each control from a scorer fitted without its fold; 0 outside the control's brain."""
         null = np.empty(self.inside.shape, np.float32)
-        latents = self.latents(spec, self.train)
-        for fold, training_set in zip(self.folds, self.without_fold, strict=True):
-            scorer, regression = self.fit_scorer(spec, training_set)
+        for fold, confounds in zip(self.folds, self.confounds[:-1], strict=True):
+            others = np.setdiff1d(np.arange(len(self.inside)), fold)
+            scorer, regression = self.fit_scorer(spec, features, others, confounds)
             for index in fold:
-                features = latents.subject(self.train[index])
+                own = features([index])[:, :][0]
                 if regression is not None:
-                    features = regression.residualise(features, training_set.values[index])
-                scores = scorer.score(features, jobs=self.jobs)
-                null[index] = np.where(self.inside[index], scores, 0)
+                    own = regression.residualise(own, confounds[index])
+                null[index] = np.where(self.inside[index], scorer.score(own, jobs=self.jobs), 0)
             del scorer, regression  # Free memory before the next fold.
         return null
 
-    def fit_scorer(self, spec: ScorerSpec, training_set: _TrainingSet) -> tuple[Scorer, ConfoundRegression | None]:
-        """Fit the confound regression, then the scorer on the residuals."""
-        controls, settings = training_set.controls, self.settings.detector
-        latents = features = self.latents(spec, [self.train[index] for index in controls])
+    def fit_scorer(
+        self, spec: ScorerSpec, features: ReadFeatures, subset: np.ndarray, confounds: np.ndarray
+    ) -> tuple[Scorer, ConfoundRegression | None]:
+        """Fit the confound regression on a subset of the controls, then the scorer on the residuals."""
+        latents = residuals = features(subset)
         regression = None
-        if training_set.confounds.size:
-            values = training_set.values[controls]
-            regression = ConfoundRegression.fit(latents, values, self.mask)
-            features = ResidualisedLatents(latents, regression, values)
+        if confounds.shape[1]:
+            regression = ConfoundRegression.fit(latents, confounds[subset], self.mask)
+            residuals = ResidualisedLatents(latents, regression, confounds[subset])
         if spec.scorer == "ocsvm":
-            scorer: Scorer = OneClassSvms.fit(features, self.mask, settings, jobs=self.jobs)
+            scorer: Scorer = OneClassSvms.fit(residuals, self.mask, self.settings.detector, jobs=self.jobs)
         else:
-            scorer = Mahalanobis.fit(features, self.mask, settings, spec.direction)
+            scorer = Mahalanobis.fit(residuals, self.mask, self.settings.detector, spec.direction)
         self.step()
         return scorer, regression
 
-    def channels(self) -> Iterator[np.ndarray]:
-        """Yield the channels (C, X, Y, Z) float32 of each control."""
-        for row in self.store.index(self.train):
-            yield self.store.volumes[row].astype(np.float32)
-            self.store.release_pages()
-
-    def latents(self, spec: ScorerSpec, keys: Sequence[str]) -> LatentStore:
-        """Open the stored features of some controls."""
-        return LatentStore.open(self.scratch / spec.feature_key, keys, self.mask)
+    def combine(self, members: Sequence[int | None], nulls: Sequence[ReadFeatures]) -> tuple[Calibration, np.ndarray]:
+        """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P)."""
+        values = np.empty(self.inside.shape, np.float32)
+        for index, brain in enumerate(self.inside):
+            neg_log10_ps = [null([index])[:, :][0, :, 0] for null in nulls]
+            by_member = combined_by_member(neg_log10_ps, members, brain, self.settings.ensemble.p_norm)
+            values[index] = by_member.mean(axis=0)
+        return self.calibrate(values)
 
     def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
         """Fit a calibration to null scores (S, P)."""
         return calibrate(null, self.inside, self.folds, self.mask)
 
-    def step(self) -> None:
-        """Report one more step as done."""
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.steps)
+
+@dataclass(frozen=True, eq=False)
+class _StoredControls:
+    """Training controls, with their volumes, features and null maps on disk.
+
+    Attributes
+    ----------
+    store : VolumeStore
+    keys : tuple of str
+    inside : ndarray of bool, (S, P)
+        Brain mask of each control, without voxels near a truncated field of view.
+    source : FeatureSource
+    settings : ModelSettings
+    scratch : Path
+        See `fit_ensemble`; the folders below are in it.
+    """
+
+    store: VolumeStore
+    keys: tuple[str, ...]
+    inside: np.ndarray
+    source: FeatureSource
+    settings: ModelSettings
+    scratch: Path
+
+    def channels(self) -> Iterator[np.ndarray]:
+        """Yield the channels (C, X, Y, Z) float32 of each control."""
+        for row in self.store.index(self.keys):
+            yield self.store.volumes[row].astype(np.float32)
+            self.store.release_pages()
+
+    def reader(self, folder: str) -> ReadFeatures:
+        """Return a function that opens the features in a folder."""
+        stored = LatentStore.open(self.scratch / folder, self.keys, self.store.grid)
+        return lambda controls: replace(stored, keys=tuple(self.keys[index] for index in controls))
+
+    def write_null(self, folder: str, null: Iterable[np.ndarray]) -> None:
+        """Write the null values (P,) of each control to a folder."""
+        store = LatentStore.create(self.scratch / folder, self.store.grid, 1)
+        for key, values in zip(self.keys, null, strict=True):
+            store.write(key, values[:, None])
+
+    def write_features(self, spec: ScorerSpec, few: np.ndarray, seed: int, step: Callable[[], None]) -> Features:
+        """Compute and write the features of every control, inside its brain and at `few` (P,); return the extractor."""
+        if spec.features == "patches":
+            controls = zip(self.channels(), self.inside, strict=True)
+            features: Features = PatchFeatures.learn(controls, self.store.grid, self.source.rows(spec), seed=seed)
+        else:
+            features = self.source.features(spec, self.store.grid)
+        store = LatentStore.create(self.scratch / spec.feature_key, self.store.grid, features.size)
+        for key, channels, brain in zip(self.keys, self.channels(), self.inside, strict=True):
+            store.write(key, features.compute(channels), available=brain | few)
+            step()
+        return features
+
+    def learn_confounds(
+        self, subsets: Sequence[np.ndarray], participants: Sequence[SubjectRecord]
+    ) -> tuple[Confounds, list[np.ndarray]]:
+        """Learn the confounds on each subset of the controls.
+
+        Returns the confounds learnt on the last subset, and for each subset the values (S, k) of all controls.
+        """
+        settings = self.settings.ensemble
+        covariates = Covariates.learn(settings.covariates, participants)
+        values = np.array([covariates.values(participant) for participant in participants]).reshape(len(self.keys), -1)
+        n_participants = [len({participant_of_key(self.keys[index]) for index in subset}) for subset in subsets]
+        size = affordable(settings.brain_components, min(n_participants))
+        if size == 0:
+            return Confounds(covariates), [values] * len(subsets)
+        voxels = self.source.features(WHOLE_BRAIN, self.store.grid)
+        brains = [
+            sampled(voxels.compute(channels), brain)
+            for channels, brain in zip(self.channels(), self.inside, strict=True)
+        ]
+        learnt = [BrainComponents.learn(voxels, np.stack([brains[i] for i in subset]), size) for subset in subsets]
+        weights = [np.stack([components.weights(brain) for brain in brains]) for components in learnt]
+        return Confounds(covariates, learnt[-1]), [np.concatenate([values, own], axis=1) for own in weights]
+
+
+def _brains(
+    store: VolumeStore, keys: Sequence[str], specs: Mapping[str, ScorerSpec], source: FeatureSource
+) -> np.ndarray:
+    """Brain masks of the controls, (S, P) bool, without voxels near a truncated field of view."""
+    reach_vox = max(source.reach_vox(spec, store.grid) for spec in specs.values())
+    brains = (store.grid.transform(np.asarray(store.inside[row])) for row in store.index(keys))
+    return np.stack([away_from_truncation(brain, store.grid, reach_vox) for brain in brains])
+
+
+def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Return a function that reports one more step as done."""
+    done = count(1)
+    return lambda: progress(next(done), total) if progress is not None else None

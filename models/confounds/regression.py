@@ -102,28 +102,28 @@ def _slopes_with_missing(features: np.ndarray, confounds: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True, eq=False)
 class ResidualisedLatents:
-    """Latent store whose blocks are residualised as they are read.
+    """Features whose blocks are residualised as they are read.
 
     Attributes
     ----------
-    latents : LatentStore
+    latents : LatentStore or ndarray, (S, P, d)
     regression : ConfoundRegression
     confounds : ndarray, (S, k)
     """
 
-    latents: LatentStore
+    latents: LatentStore | np.ndarray
     regression: ConfoundRegression
     confounds: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, P, d)."""
-        return self.latents.shape
+        return self.latents.shape  # type: ignore[return-value]
 
     @property
     def mask_hash(self) -> str:
-        """Hash of the `VoxelMask` to which the voxels belong."""
-        return self.latents.mask_hash
+        """Hash of the `VoxelMask` of a latent store; arrays have no such attribute."""
+        return self.latents.mask_hash  # type: ignore[union-attr]
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """``latents[:, a:b]``, (S, b - a, d) float32."""

@@ -103,23 +103,46 @@ def score_folders(
     UserError
         The folders cannot be matched, or no subject could be scored.
     """
-    folders, subjects = matched.folders, matched.subjects
     for note in matched.notes:
         console.warn(f"note: {note}")
     files = Replacement(OutputFolder(out), "score", (), OutputFolder(out).record("score"))
     if (out / "scores.json").exists():
         console.warn(f"note: {private(out, 'the output folder')} held earlier scores; they are replaced.")
     files.begin({}, goes_on=lambda before, now: False)
-    scores: list[SubjectScores] = []
-    failures: list[Failure] = []
+    scores, failures = _score_all(matched, settings, files.folder / SUBJECTS, console, jobs)
+    write_failures(files.folder / "failures.csv", failures)
+    if not scores:
+        if StageRecord.read(files.record) is None:
+            files.finish(StageRecord("score", {}, {}))
+        files.discard(files.folder)
+        swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
+        advice = _SWAPPED if swapped else "See the reasons above and correct the first."
+        raise UserError(f"None of {len(matched.subjects)} subjects could be scored. {advice}")
+    failed = [failure.key for failure in failures]
+    _warn_of_lost_controls(matched, failed, console)
+    mask = BRAIN if matched.folders.brain_masks else WHOLE_IMAGE
+    cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
+    for warning in scoring_warnings(cohort):
+        console.warn(f"note: {warning}")
+    write_scores(files.folder, cohort, left_out=failed)
+    files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
+    remove_building_folder(files.out)
+    return cohort, tuple(failures)
+
+
+def _score_all(
+    matched: MatchedMaps, settings: EvaluationSettings, folder: Path, console: Console, jobs: int
+) -> tuple[list[SubjectScores], list[Failure]]:
+    """Score every map and write its scores to ``<key>.npz``, with progress and failures on the console."""
 
     def scored(subject: MapSubject) -> SubjectScores | Failure:
         try:
-            return _scored(subject, folders, settings).save(files.folder / SUBJECTS / f"{subject.key}.npz")
+            return _scored(subject, matched.folders, settings).save(folder / f"{subject.key}.npz")
         except UserError as error:
             reason = str(error) if isinstance(error, SubjectError) else f"{subject.key}: {error}"
             return Failure(subject.key, "score", reason)
 
+    subjects, scores, failures = matched.subjects, [], []
     # Threads suffice: decompression, sorting and counting release the interpreter lock.
     with console.progress("score", "subject") as progress, ThreadPoolExecutor(jobs) as pool:
         for done, (subject, result) in enumerate(zip(subjects, pool.map(scored, subjects), strict=True), start=1):
@@ -130,30 +153,17 @@ def score_folders(
             else:
                 scores.append(result)
                 console.say(f"    scored {subject.key}", level=1)
-    write_failures(files.folder / "failures.csv", failures)
-    if not scores:
-        if StageRecord.read(files.record) is None:
-            files.finish(StageRecord("score", {}, {}))
-        files.discard(files.folder)
-        swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
-        advice = _SWAPPED if swapped else "See the reasons above and correct the first."
-        raise UserError(f"None of {len(subjects)} subjects could be scored. {advice}")
-    failed = {failure.key for failure in failures}
-    healthy = [subject.key for subject in subjects if subject.participant.group == "control"]
+    return scores, failures
+
+
+def _warn_of_lost_controls(matched: MatchedMaps, failed: Sequence[str], console: Console) -> None:
+    healthy = [subject.key for subject in matched.subjects if subject.participant.group == "control"]
     lost = [key for key in healthy if key in failed]
     if lost:
         console.warn(
             f"note: the threshold uses {len(healthy) - len(lost)} of {len(healthy)} healthy maps: {some_of(lost)} "
             "could not be scored. Correct them and score again."
         )
-    mask = BRAIN if folders.brain_masks else WHOLE_IMAGE
-    cohort = score_cohort(scores, settings, space="the maps' own", mask=mask, seed=seed)
-    for warning in scoring_warnings(cohort):
-        console.warn(f"note: {warning}")
-    write_scores(files.folder, cohort, left_out=[failure.key for failure in failures])
-    files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
-    remove_building_folder(files.out)
-    return cohort, tuple(failures)
 
 
 def require_own_folder(out: Path, folders: MapFolders) -> None:

@@ -98,8 +98,8 @@ def measure_quality(
     failures = _failures(numbers, settings)
     failed = {limit.number for limit in failures}
     warned = [limit for limit in _warnings(numbers, settings) if limit.number not in failed]
-    failure_messages = tuple(limit.message for limit in failures)
-    all_warnings = tuple(limit.message for limit in warned) + brain.notes + tuple(warnings)
+    failure_messages = tuple(limit.message(numbers) for limit in failures)
+    all_warnings = tuple(limit.message(numbers) for limit in warned) + brain.notes + tuple(warnings)
     verdict: Verdict = "fail" if failure_messages else "warn" if all_warnings else "pass"
     return Quality(
         **asdict(numbers),
@@ -112,19 +112,28 @@ def measure_quality(
 
 @dataclass(frozen=True)
 class _Limit:
-    """Allowed range of a number, and the message if it is outside."""
+    """Allowed range of a number, and the text of the message if it is outside, with {value}, {low} and {high}."""
 
     number: str
     low: float
     high: float
-    message: str
+    text: str
 
     def violated_by(self, numbers: QualityNumbers) -> bool:
         # True for NaN: a number that could not be computed violates its limit.
         return not self.low <= getattr(numbers, self.number) <= self.high
 
+    def message(self, numbers: QualityNumbers) -> str:
+        return self.text.format(value=getattr(numbers, self.number), low=self.low, high=self.high)
 
-_NO_LIMIT = float("inf")
+
+def _at_least(number: str, low: float, text: str) -> _Limit:
+    return _Limit(number, low, float("inf"), text)
+
+
+def _at_most(number: str, high: float, text: str) -> _Limit:
+    return _Limit(number, float("-inf"), high, text)
+
 
 # Limits outside of which a quality number raises a warning. They were chosen so that about 99 of 100 good preparations
 # pass, and rounded outwards: 82 heads of IXI and of the MS patients, 16 elderly heads with large ventricles and 2
@@ -148,86 +157,63 @@ _LARGEST_DARK_SHARE = 0.03
 def _failures(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
     limits = settings.registration
     found = [
-        _Limit(
+        _at_least(
             "brain_overlap",
             limits.smallest_overlap,
-            _NO_LIMIT,
-            f"registration failed: the warped brain overlaps the template's with Dice {numbers.brain_overlap:.2f}, "
-            f"expected at least {limits.smallest_overlap:g}; check the quality picture, the brain mask and the scan's "
-            "orientation",
+            "registration failed: the warped brain overlaps the template's with Dice {value:.2f}, expected at least "
+            "{low:g}; check the quality picture, the brain mask and the scan's orientation",
         ),
-        _Limit(
+        _at_least(
             "similarity_after",
             limits.smallest_similarity,
-            _NO_LIMIT,
-            f"registration failed: the warped T1w has a correlation of {numbers.similarity_after:.2f} with the "
-            f"template, expected at least {limits.smallest_similarity:g}; check in the quality picture that the scan "
-            "is a T1w and that its orientation is correct",
+            "registration failed: the warped T1w has a correlation of {value:.2f} with the template, expected at least "
+            "{low:g}; check in the quality picture that the scan is a T1w and that its orientation is correct",
         ),
     ]
     return [limit for limit in found if limit.violated_by(numbers)]
 
 
 def _warnings(numbers: QualityNumbers, settings: PreprocessingSettings) -> list[_Limit]:
-    n, limits = numbers, settings.quality
+    limits = settings.quality
     found = [
         _Limit(
             "brain_ml",
             limits.smallest_brain_ml,
             limits.largest_brain_ml,
-            f"brain volume {n.brain_ml:.0f} ml (usual: {limits.smallest_brain_ml:g}-{limits.largest_brain_ml:g})",
+            "brain volume {value:.0f} ml (usual: {low:g}-{high:g})",
         ),
-        _Limit(
+        _at_least(
             "brain_overlap",
             _SMALLEST_OVERLAP,
-            _NO_LIMIT,
-            f"overlap with the template's brain {n.brain_overlap:.3f} (usual: above {_SMALLEST_OVERLAP:g})",
+            "overlap with the template's brain {value:.3f} (usual: above {low:g})",
         ),
-        _Limit(
+        _at_least(
             "coverage",
             _SMALLEST_COVERAGE,
-            _NO_LIMIT,
-            f"the mask covers only {n.coverage:.1%} of the template's brain (usual: above {_SMALLEST_COVERAGE:.1%})",
+            "the mask covers only {value:.1%} of the template's brain (usual: above {low:.1%})",
         ),
-        _Limit(
+        _at_least(
             "similarity_after",
             _SMALLEST_SIMILARITY,
-            _NO_LIMIT,
-            f"similarity to the template {n.similarity_after:.2f} (usual: above {_SMALLEST_SIMILARITY:g})",
+            "similarity to the template {value:.2f} (usual: above {low:g})",
         ),
-        _Limit(
+        _at_least(
             "white_matter_overlap",
             _SMALLEST_WHITE_MATTER_OVERLAP,
-            _NO_LIMIT,
-            f"overlap with the template's white matter {n.white_matter_overlap:.2f} (usual: above "
-            f"{_SMALLEST_WHITE_MATTER_OVERLAP:g})",
+            "overlap with the template's white matter {value:.2f} (usual: above {low:g})",
         ),
-        _Limit(
+        _at_least(
             "jacobian_percentile_1",
             _SMALLEST_JACOBIAN,
-            _NO_LIMIT,
-            f"the warp shrinks 1 % of the brain to {n.jacobian_percentile_1:.2f} of its volume or less (usual: "
-            f"above {_SMALLEST_JACOBIAN:g})",
+            "the warp shrinks 1 % of the brain to {value:.2f} of its volume or less (usual: above {low:g})",
         ),
-        _Limit(
+        _at_most(
             "jacobian_percentile_99",
-            -_NO_LIMIT,
             _LARGEST_JACOBIAN,
-            f"the warp expands 1 % of the brain to {n.jacobian_percentile_99:.2f} of its volume or more "
-            f"(usual: below {_LARGEST_JACOBIAN:g})",
+            "the warp expands 1 % of the brain to {value:.2f} of its volume or more (usual: below {high:g})",
         ),
-        _Limit(
-            "noise",
-            -_NO_LIMIT,
-            _LARGEST_NOISE,
-            f"noise {n.noise:.1%} of the mean intensity (usual: below {_LARGEST_NOISE:.1%})",
-        ),
-        _Limit(
-            "dark_share",
-            -_NO_LIMIT,
-            _LARGEST_DARK_SHARE,
-            f"{n.dark_share:.1%} of the brain mask is dark (usual: below {_LARGEST_DARK_SHARE:.1%})",
-        ),
+        _at_most("noise", _LARGEST_NOISE, "noise {value:.1%} of the mean intensity (usual: below {high:.1%})"),
+        _at_most("dark_share", _LARGEST_DARK_SHARE, "{value:.1%} of the brain mask is dark (usual: below {high:.1%})"),
+        _at_least("jacobian_smallest", 1e-9, "the warp folds space inside the brain"),
     ]
-    folded = _Limit("jacobian_smallest", 1e-9, _NO_LIMIT, "the warp folds space inside the brain")
-    return [limit for limit in [*found, folded] if limit.violated_by(numbers)]
+    return [limit for limit in found if limit.violated_by(numbers)]

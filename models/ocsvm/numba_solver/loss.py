@@ -4,6 +4,8 @@ The gradient is a sum over pairs of latents, with symmetric weights P_ij among s
 sv i. With transposed points and rows of weights, it is ``points @ weights - reach * points`` for all of sv.
 """
 
+from collections import namedtuple
+
 import numpy as np
 
 from .active_set import substitute
@@ -12,6 +14,48 @@ from .kernel_rows import add_rows, kernel_row, row_dot
 from .smo import extremes
 from .solve import dual_mass, solve_location
 from .workspace import make_workspace
+
+Pairs = namedtuple(
+    "Pairs",
+    "mean points rest_points support outside a u u_all decision is_outside cross counting "
+    "near pulling weight pull rest_pull reach rest_reach",
+)
+Pairs.__doc__ = """Scratch memory of the loss for one location, with m latents sv and q latents rest of size d.
+
+points (d, width), rest_points (d, rest_width): centred latents, and mean (d,), which was subtracted; support, a, u:
+packed indices, coefficients and adjoint of the support vectors; outside: packed indices of the outliers of rest; u_all:
+the adjoint of all of sv; decision, is_outside (rest_width,): decision function of rest, and 1 for outliers; cross (m,
+rest_width): kernel minus 1, then the weights, between packed sv and rest; counting: 0, 1, 2, ...; reach, rest_reach:
+sums of the weights. Memory of matrices that differ in size between locations: near: packed points; pulling: outliers
+and packed points; weight: between these and the packed points; pull, rest_pull: products of points and weights.
+"""
+
+
+@allocating
+def _make_pairs(m, q, dimension):
+    """Allocate `Pairs`."""
+    width, rest_width = whole_lanes(m), whole_lanes(q)
+    return Pairs(
+        np.empty(dimension),
+        aligned(dimension, width),
+        aligned(dimension, rest_width),
+        np.empty(m, np.int64),
+        np.empty(q, np.int64),
+        np.zeros(width),
+        np.zeros(width),
+        np.zeros(width),
+        np.empty(rest_width),
+        np.zeros(rest_width),
+        aligned(m, rest_width),
+        np.arange(m),
+        np.empty(dimension * m),
+        np.empty(dimension * (q + m)),
+        np.empty((q + m) * m),
+        np.empty(dimension * m),
+        np.empty((dimension, rest_width)),
+        np.empty(width),
+        np.empty(rest_width),
+    )
 
 
 @fastmath
@@ -48,11 +92,134 @@ def _adjoint(work, points, n, gamma, g_offset, u):
 
 
 @fastmath
-def _gather_across(latents, mean, points):
-    """Copy latents (n, d) minus their mean (d,) to the first n columns of points (d, width)."""
-    for i in range(latents.shape[0]):
-        for k in range(latents.shape[1]):
-            points[k, i] = latents[i, k] - mean[k]
+def _gather_centred(pairs, sv, rest):
+    """Copy sv and rest to columns. Only differences matter; without the mean of sv, the sums below are accurate."""
+    mean = pairs.mean
+    m, dimension = sv.shape
+    for k in range(dimension):
+        mean[k] = 0.0
+    for i in range(m):
+        for k in range(dimension):
+            mean[k] += sv[i, k] / m
+    for i in range(m):
+        for k in range(dimension):
+            pairs.points[k, i] = sv[i, k] - mean[k]
+    for j in range(rest.shape[0]):
+        for k in range(dimension):
+            pairs.rest_points[k, j] = rest[j, k] - mean[k]
+
+
+@fastmath
+def _score_rest(pairs, work, m, q, gamma, offset):
+    """Pack the support vectors and the outliers of rest; returns their numbers and nu times the loss."""
+    a, cross, decision, is_outside = pairs.a, pairs.cross, pairs.decision, pairs.is_outside
+    rest_width = decision.shape[0]
+    n_support = 0
+    for j in range(rest_width):
+        decision[j] = -offset
+    for i in range(m):
+        if work.a[i] > 0.0:
+            kernel_row(pairs.rest_points, rest_width, pairs.points, i, gamma, cross, n_support)
+            pairs.support[n_support] = i
+            a[n_support] = work.a[i]
+            n_support += 1
+    add_rows(decision, rest_width, a, pairs.counting, n_support, cross)
+    n_outside = 0
+    value = 0.0
+    for j in range(q):
+        is_outside[j] = 0.0
+        if decision[j] < 0.0:
+            is_outside[j] = 1.0
+            pairs.outside[n_outside] = j
+            n_outside += 1
+            value -= decision[j]
+    return n_support, n_outside, value
+
+
+@fastmath
+def _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma, nu):
+    """Gradient with respect to a on the free set, and through the solution with respect to the kernel among sv."""
+    u_all, is_outside = pairs.u_all, pairs.is_outside
+    u_all[:] = 0.0
+    for s in range(n_support):
+        if pairs.a[s] < 1.0:
+            u_all[pairs.support[s]] = -row_dot(is_outside, is_outside.shape[0], pairs.cross, s) / nu
+    _adjoint(work, pairs.points, n_free, gamma, n_outside / nu, u_all)
+
+
+@fastmath
+def _weigh_rest(pairs, work, m, n_support, scale):
+    """Weights W of the pairs of rest and support vectors, which replace `cross`.
+
+    Vectors for which only u is not 0 are packed behind the support vectors; returns the number of both.
+    """
+    a, cross, support, is_outside = pairs.a, pairs.cross, pairs.support, pairs.is_outside
+    for s in range(n_support):
+        weight = scale * a[s]
+        for j in range(is_outside.shape[0]):
+            cross[s, j] = weight * is_outside[j] * (1.0 + cross[s, j])
+    n_involved = n_support
+    for i in range(m):
+        if pairs.u_all[i] != 0.0 and work.a[i] == 0.0:
+            support[n_involved] = i
+            a[n_involved] = 0.0
+            cross[n_involved] = 0.0
+            n_involved += 1
+    return n_involved
+
+
+@fastmath
+def _fill_weights(pairs, work, n_outside, twice, near, pulling, weight):
+    """Fill near, pulling and weight: W of the outliers above P of the packed vectors among themselves."""
+    a, u, cross, support, outside = pairs.a, pairs.u, pairs.cross, pairs.support, pairs.outside
+    dimension, n_involved = near.shape
+    for k in range(dimension):
+        for o in range(n_outside):
+            pulling[k, o] = pairs.rest_points[k, outside[o]]
+        for s in range(n_involved):
+            near[k, s] = pairs.points[k, support[s]]
+            pulling[k, n_outside + s] = near[k, s]
+    for o in range(n_outside):
+        j = outside[o]
+        for s in range(n_involved):
+            weight[o, s] = cross[s, j]
+    for s in range(n_involved):
+        u[s] = pairs.u_all[support[s]]
+    for t in range(n_involved):
+        i = support[t]
+        for s in range(n_involved):
+            weight[n_outside + t, s] = work.rows[i, support[s]]
+        for s in range(n_involved):
+            weight[n_outside + t, s] = twice * (u[t] * a[s] + a[t] * u[s]) * (1.0 + weight[n_outside + t, s])
+
+
+@fastmath
+def _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv, grad_rest):
+    """Fill the weighted gradients; returns the sum of the products of the latents and their unweighted gradients."""
+    cross, reach, rest_reach = pairs.cross, pairs.reach, pairs.rest_reach
+    dimension, n_involved = near.shape
+    reach[:n_involved] = 0.0
+    for t in range(weight.shape[0]):
+        for s in range(n_involved):
+            reach[s] += weight[t, s]
+    rest_reach[:] = 0.0
+    for s in range(n_involved):
+        for j in range(rest_reach.shape[0]):
+            rest_reach[j] += cross[s, j]
+    along = 0.0
+    for s in range(n_involved):
+        i = pairs.support[s]
+        for k in range(dimension):
+            value = reach[s] * near[k, s] - pull[k, s]
+            along += value * near[k, s]
+            grad_sv[i, k] = expander * value
+    for o in range(n_outside):
+        j = pairs.outside[o]
+        for k in range(dimension):
+            value = rest_reach[j] * pairs.rest_points[k, j] - pairs.rest_pull[k, j]
+            along += value * pairs.rest_points[k, j]
+            grad_rest[j, k] = compactor * value
+    return along
 
 
 @allocating
@@ -65,121 +232,26 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     batch, m, dimension = sv.shape
     q = rest.shape[1]
     total = dual_mass(nu, m)
-    work = make_workspace(m)
-    width, rest_width = whole_lanes(m), whole_lanes(q)
-    mean = np.empty(dimension)
-    points, rest_points = aligned(dimension, width), aligned(dimension, rest_width)
-    # Packed arrays: support vectors with their a and u, and the outliers of rest.
-    support, outside = np.empty(m, np.int64), np.empty(q, np.int64)
-    a, u, u_all = np.zeros(width), np.zeros(width), np.zeros(width)
-    decision, is_outside = np.empty(rest_width), np.zeros(rest_width)
-    cross, counting = aligned(m, rest_width), np.arange(m)
-    # Buffers for matrices whose sizes differ between locations.
-    near_, pulling_, weight_ = np.empty(dimension * m), np.empty(dimension * (q + m)), np.empty((q + m) * m)
-    pull_, rest_pull = np.empty(dimension * m), np.empty((dimension, rest_width))
-    reach, rest_reach = np.empty(width), np.empty(rest_width)
+    work, pairs = make_workspace(m), _make_pairs(m, q, dimension)
     for b in range(batch):
-        # Only differences matter; subtracting the mean keeps the sums below accurate.
-        for k in range(dimension):
-            mean[k] = 0.0
-        for i in range(m):
-            for k in range(dimension):
-                mean[k] += sv[b, i, k] / m
-        _gather_across(sv[b], mean, points)
-        _gather_across(rest[b], mean, rest_points)
-        offset, _, n = solve_location(work, points, m, gamma[b], total)
-
-        n_support = 0
-        for j in range(rest_width):
-            decision[j] = -offset
-        for i in range(m):
-            if work.a[i] > 0.0:
-                kernel_row(rest_points, rest_width, points, i, gamma[b], cross, n_support)
-                support[n_support] = i
-                a[n_support] = work.a[i]
-                n_support += 1
-        add_rows(decision, rest_width, a, counting, n_support, cross)
-        n_outside = 0
-        value = 0.0
-        for j in range(q):
-            is_outside[j] = 0.0
-            if decision[j] < 0.0:
-                is_outside[j] = 1.0
-                outside[n_outside] = j
-                n_outside += 1
-                value -= decision[j]
+        _gather_centred(pairs, sv[b], rest[b])
+        offset, _, n_free = solve_location(work, pairs.points, m, gamma[b], total)
+        n_support, n_outside, value = _score_rest(pairs, work, m, q, gamma[b], offset)
         loss[b] = value / nu
         if not want_gradient or n_outside == 0:
             continue
-
-        # Gradient with respect to a on the free set, and through the solution with respect to the kernel among sv.
-        u_all[:] = 0.0
-        for s in range(n_support):
-            if a[s] < 1.0:
-                u_all[support[s]] = -row_dot(is_outside, rest_width, cross, s) / nu
-        _adjoint(work, points, n, gamma[b], n_outside / nu, u_all)
-
-        # Weights of the pairs: rest and support vectors, and support vectors (with vectors for which only u is not 0)
-        # among themselves.
         twice = 2.0 * gamma[b]
-        for s in range(n_support):
-            scale = twice / nu * a[s]
-            for j in range(rest_width):
-                cross[s, j] = scale * is_outside[j] * (1.0 + cross[s, j])
-        n_involved = n_support
-        for i in range(m):
-            if u_all[i] != 0.0 and work.a[i] == 0.0:
-                support[n_involved] = i
-                a[n_involved] = 0.0
-                cross[n_involved] = 0.0
-                n_involved += 1
+        _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma[b], nu)
+        n_involved = _weigh_rest(pairs, work, m, n_support, twice / nu)
         n_pulling = n_outside + n_involved
-        near = near_[: dimension * n_involved].reshape(dimension, n_involved)
-        pulling = pulling_[: dimension * n_pulling].reshape(dimension, n_pulling)
-        weight = weight_[: n_pulling * n_involved].reshape(n_pulling, n_involved)
-        for k in range(dimension):
-            for o in range(n_outside):
-                pulling[k, o] = rest_points[k, outside[o]]
-            for s in range(n_involved):
-                near[k, s] = points[k, support[s]]
-                pulling[k, n_outside + s] = near[k, s]
-        for o in range(n_outside):
-            j = outside[o]
-            for s in range(n_involved):
-                weight[o, s] = cross[s, j]
-        for s in range(n_involved):
-            u[s] = u_all[support[s]]
-        for t in range(n_involved):
-            i = support[t]
-            for s in range(n_involved):
-                weight[n_outside + t, s] = work.rows[i, support[s]]
-            for s in range(n_involved):
-                weight[n_outside + t, s] = twice * (u[t] * a[s] + a[t] * u[s]) * (1.0 + weight[n_outside + t, s])
-
-        pull = pull_[: dimension * n_involved].reshape(dimension, n_involved)
+        near = pairs.near[: dimension * n_involved].reshape(dimension, n_involved)
+        pull = pairs.pull[: dimension * n_involved].reshape(dimension, n_involved)
+        pulling = pairs.pulling[: dimension * n_pulling].reshape(dimension, n_pulling)
+        weight = pairs.weight[: n_pulling * n_involved].reshape(n_pulling, n_involved)
+        _fill_weights(pairs, work, n_outside, twice, near, pulling, weight)
         np.dot(pulling, weight, pull)
-        np.dot(near, cross[:n_involved], rest_pull)
-        reach[:n_involved] = 0.0
-        for t in range(n_pulling):
-            for s in range(n_involved):
-                reach[s] += weight[t, s]
-        rest_reach[:] = 0.0
-        for s in range(n_involved):
-            for j in range(rest_width):
-                rest_reach[j] += cross[s, j]
-        along = 0.0
-        for s in range(n_involved):
-            i = support[s]
-            for k in range(dimension):
-                value = reach[s] * near[k, s] - pull[k, s]
-                along += value * near[k, s]
-                grad_sv[b, i, k] = expander * value
-        for o in range(n_outside):
-            j = outside[o]
-            for k in range(dimension):
-                value = rest_reach[j] * rest_points[k, j] - rest_pull[k, j]
-                along += value * rest_points[k, j]
-                grad_rest[b, j, k] = compactor * value
+        np.dot(near, pairs.cross[:n_involved], pairs.rest_pull)
+        along = _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv[b], grad_rest[b])
         if by_scale:
             _through_gamma(sv[b], expander * along, grad_sv[b])
 
