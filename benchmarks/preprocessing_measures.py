@@ -65,7 +65,7 @@ def prepared(data: Path, out: Path, name: str) -> Numbers:
     settings = SETTINGS.model_copy(update={"modalities": modalities})
     began = time.process_time()
     try:
-        quality = prepare_subject(heads(data, cohort)[key], settings, output_folder(out, cohort), seed=SEED).quality
+        quality = prepare_subject(heads(data, cohort)[key], settings, output_folder(out, cohort), seed=SEED)
     except UserError as error:
         return {"failed": str(error)}
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -6,9 +6,7 @@ intensities are scaled to [0, 1].
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.images.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
-from ..data_manifests.terms import MODALITIES, Modality
+from ..data_manifests.terms import Modality
 from .brain_extraction.extract import BrainExtraction, extract_brain
 from .intensity.bias_field import correct_bias_field
 from .intensity.percentile_scaling import normalise
@@ -26,81 +24,20 @@ from .quality.picture import quality_picture
 from .quality.verdict import Quality, measure_quality
 from .registration.coregistration import UNMOVED, Alignment, align_to_t1w, one_thread
 from .registration.register import register_to_template
-from .registration.resampling import blurred_for, canonical, continued_outwards, reoriented_like, resample
-from .registration.template import Template, load_template
+from .registration.resampling import canonical, reoriented_like, resample
+from .registration.template import load_template
 from .registration.template_transform import TemplateTransform
 from .registration.user_transform import read_transform
 from .settings import PreprocessingSettings
 from .subject_inputs import needed_images, refusals, require_intensities
 
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
 _LARGE_SHIFT_MM = 20.0
 _LEAST_INFORMATION = 0.12
 
 
-@dataclass(frozen=True)
-class PreparedSubject:
-    """Files and quality record of a prepared subject.
-
-    Attributes
-    ----------
-    key : str
-    images : mapping from modality to path
-        On the template grid, [0, 1] inside the brain, 0 outside; in the order of the settings' modalities.
-    brain_mask : Path
-        The subject's brain on the template grid.
-    lesion_mask : Path or None
-        On the template grid.
-    native_brain_mask : Path
-        On the grid of the T1w.
-    transform_folder : Path
-        Folder to pass to `TemplateTransform.load`.
-    quality : Quality
-    """
-
-    key: str
-    images: Mapping[Modality, Path]
-    brain_mask: Path
-    lesion_mask: Path | None
-    native_brain_mask: Path
-    transform_folder: Path
-    quality: Quality
-
-    @classmethod
-    def load(cls, subject: SubjectRecord, out: OutputFolder) -> "PreparedSubject":
-        """Load the record of a subject that `prepare_subject` has written.
-
-        Raises
-        ------
-        SubjectError
-            The subject has not been prepared, or its verdict is "fail".
-        """
-        try:
-            quality = Quality.load(out.quality(subject))
-        except UserError as error:
-            raise SubjectError(f"{subject.key}: has not been prepared. Run prepare first.") from error
-        if quality.verdict == "fail":
-            raise SubjectError(f"{subject.key}: {'; '.join(quality.reasons)}.")
-        images: dict[Modality, Path] = {
-            m: out.prepared_image(subject, m) for m in MODALITIES if out.prepared_image(subject, m).exists()
-        }
-        lesion_mask = out.prepared_lesion_mask(subject)
-        return cls(
-            key=subject.key,
-            images=images,
-            brain_mask=out.prepared_brain_mask(subject),
-            lesion_mask=lesion_mask if lesion_mask.exists() else None,
-            native_brain_mask=out.native_brain_mask(subject),
-            transform_folder=out.transform_folder(subject),
-            quality=quality,
-        )
-
-
 def prepare_subject(
     subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, *, seed: int
-) -> PreparedSubject:
+) -> Quality:
     """Prepare one subject and write its files to the paths of `OutputFolder`.
 
     Parameters
@@ -111,6 +48,11 @@ def prepare_subject(
     seed : int
         The same seed, settings and files give bit-identical results (see `registration.register` on threads).
 
+    Returns
+    -------
+    Quality
+        The quality record, as it was written.
+
     Raises
     ------
     SubjectError
@@ -120,49 +62,23 @@ def prepare_subject(
     try:
         # With several threads SimpleITK's sums are not bit-identical, and a registration magnifies the difference.
         with one_thread():
-            return _prepare(subject, settings, out, seed)
-    except SubjectError:
-        raise
+            quality = _prepare(subject, settings, out, seed)
     except UserError as error:
         raise SubjectError([f"{subject.key}: {problem}" for problem in error.problems]) from error
+    if quality.verdict == "fail":
+        raise SubjectError(f"{subject.key}: {'; '.join(quality.reasons)}.")
+    return quality
 
 
-def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, seed: int) -> PreparedSubject:
-    if missing := missing_images(subject, settings.modalities):
-        raise UserError(missing)
-    stored = read_volume(subject.images["t1w"])
-    native_grid = stored.grid
-    given = _read_mask_like(subject.brain_mask, native_grid, "brain mask", "t1w")
-    lesion_grid = native_grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
-    lesion = _read_mask_like(subject.lesion_mask, lesion_grid, "lesion mask", subject.mask_of)
-    problems = refusals(subject, settings, {"t1w": stored}, given)
-    if lesion is not None and subject.group == "patient" and not lesion.voxels.any():
-        problems.append(EMPTY_LESION_MASK)
-    if problems:
-        raise UserError(problems)
-    t1w = _non_negative(stored)
-    del stored
-
-    brain = extract_brain(t1w, settings.brain_extraction, given=given and canonical(given), seed=seed)
+def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, seed: int) -> Quality:
+    t1w, native_grid, given, lesion = _read_t1w_and_masks(subject, settings)
+    brain = extract_brain(t1w, settings.brain_extraction, given=given, seed=seed)
     t1w = correct_bias_field(t1w, brain.mask, settings.bias_field)
-    working_template = load_template(settings.registration.working_spacing_mm)
-    images, alignments = {"t1w": t1w}, {"t1w": UNMOVED}
-    for modality in needed_images(subject, settings)[1:]:
-        scan = read_volume(subject.images[modality])
-        require_intensities(scan, modality)
-        images[modality] = _non_negative(scan)
-        alignments[modality] = align_to_t1w(images[modality], t1w, brain.mask, seed=seed)
-        alignments[modality].save(out.alignment(subject, modality))
+    images, alignments = _read_aligned(subject, settings, t1w, brain.mask, out, seed)
     lesion_on_t1w = lesion
     if lesion is not None and subject.mask_of != "t1w":
         lesion_on_t1w = resample(lesion, native_grid, alignments[subject.mask_of].transform, "linear")
-    if subject.template_transform is not None:
-        transform = read_transform(subject.template_transform, working_template)
-    else:
-        excluded = canonical(lesion_on_t1w) if lesion_on_t1w and settings.registration.exclude_lesions else None
-        transform = register_to_template(
-            t1w, brain.mask, working_template, settings.registration, seed=seed, lesion_mask=excluded
-        )
+    transform = _transform_to_template(subject, settings, t1w, brain.mask, lesion_on_t1w, seed)
     transform.save(out.transform_folder(subject))
 
     template = load_template(settings.spacing_mm)
@@ -174,31 +90,121 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
         warnings += _lesion_warnings(lesion, warped_lesion, brain_mask)
         write_volume(out.prepared_lesion_mask(subject), warped_lesion)
         write_volume(out.native_lesion_mask(subject), lesion_on_t1w)
+    prepared, in_view, found = _images_on_template(images, alignments, brain, transform, brain_mask, settings)
+    warnings += found
+
+    working_template = load_template(settings.registration.working_spacing_mm)
+    quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
+    for modality, image in prepared.items():
+        write_volume(out.prepared_image(subject, modality), image)
+    # Brain outside the field of view of one of the images is excluded: the value 0 there is not an intensity.
+    write_volume(out.prepared_brain_mask(subject), in_view)
+    write_volume(out.native_brain_mask(subject), reoriented_like(brain.mask, native_grid))
+    title = f"{subject.key}: {quality.verdict}"
+    quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)
+    quality.save(out.quality(subject))
+    return quality
+
+
+def _read_t1w_and_masks(
+    subject: SubjectRecord, settings: PreprocessingSettings
+) -> tuple[Volume, Grid, Volume | None, Volume | None]:
+    """Read and check the T1w and the masks of the manifest.
+
+    Returns
+    -------
+    t1w : Volume
+        Reoriented to RAS, without negative values.
+    native_grid : Grid
+        Of the T1w as stored.
+    brain_mask : Volume, bool, or None
+        Reoriented to RAS.
+    lesion_mask : Volume, bool, or None
+        As stored, on the grid of the image that it was drawn on.
+    """
+    if missing := missing_images(subject, settings.modalities):
+        raise UserError(missing)
+    stored = read_volume(subject.images["t1w"])
+    brain_mask = _read_mask_like(subject.brain_mask, stored.grid, "brain mask", "t1w")
+    lesion_grid = stored.grid if subject.mask_of == "t1w" else read_grid(subject.images[subject.mask_of])
+    lesion_mask = _read_mask_like(subject.lesion_mask, lesion_grid, "lesion mask", subject.mask_of)
+    problems = refusals(subject, settings, {"t1w": stored}, brain_mask)
+    if lesion_mask is not None and subject.group == "patient" and not lesion_mask.voxels.any():
+        problems.append(EMPTY_LESION_MASK)
+    if problems:
+        raise UserError(problems)
+    return _non_negative(stored), stored.grid, brain_mask and canonical(brain_mask), lesion_mask
+
+
+def _read_aligned(
+    subject: SubjectRecord,
+    settings: PreprocessingSettings,
+    t1w: Volume,
+    brain_mask: Volume,
+    out: OutputFolder,
+    seed: int,
+) -> tuple[dict[Modality, Volume], dict[Modality, Alignment]]:
+    """Read the other images, and align each with the T1w; the T1w itself comes first."""
+    images: dict[Modality, Volume] = {"t1w": t1w}
+    alignments: dict[Modality, Alignment] = {"t1w": UNMOVED}
+    for modality in needed_images(subject, settings)[1:]:
+        scan = read_volume(subject.images[modality])
+        require_intensities(scan, modality)
+        images[modality] = _non_negative(scan)
+        alignments[modality] = align_to_t1w(images[modality], t1w, brain_mask, seed=seed)
+        alignments[modality].save(out.alignment(subject, modality))
+    return images, alignments
+
+
+def _transform_to_template(
+    subject: SubjectRecord,
+    settings: PreprocessingSettings,
+    t1w: Volume,
+    brain_mask: Volume,
+    lesion: Volume | None,
+    seed: int,
+) -> TemplateTransform:
+    """Return the transform of the manifest or, without one, the registration of the T1w."""
+    template = load_template(settings.registration.working_spacing_mm)
+    if subject.template_transform is not None:
+        return read_transform(subject.template_transform, template)
+    excluded = canonical(lesion) if lesion and settings.registration.exclude_lesions else None
+    return register_to_template(t1w, brain_mask, template, settings.registration, seed=seed, lesion_mask=excluded)
+
+
+def _images_on_template(
+    images: Mapping[Modality, Volume],
+    alignments: Mapping[Modality, Alignment],
+    brain: BrainExtraction,
+    transform: TemplateTransform,
+    brain_mask: Volume,
+    settings: PreprocessingSettings,
+) -> tuple[dict[Modality, Volume], Volume, list[str]]:
+    """Interpolate the images of the settings on the grid of `brain_mask`, and scale their intensities.
+
+    Returns
+    -------
+    prepared : dict from modality to Volume
+    in_view : Volume, bool
+        The brain inside the field of view of all images.
+    warnings : list of str
+    """
+    template = load_template(settings.spacing_mm)
     prepared: dict[Modality, Volume] = {}
     contrast: dict[Modality, float] = {}
-    in_view = brain_mask.voxels
+    in_view, warnings = brain_mask.voxels, []
     for modality in settings.modalities:
         image, inside, alignment = images[modality], brain.mask, alignments[modality]
         if modality != "t1w":
             inside = resample(brain.mask, image.grid, alignment.transform.GetInverse(), "linear")
             warnings += _alignment_warnings(modality, alignment, inside, brain)
             image = correct_bias_field(image, inside, settings.bias_field)
-        warped, field_of_view = _on_template(image, inside, transform, template, alignment.transform)
+        warped, field_of_view = transform.scan_to_template(image, inside, template.grid, from_t1w=alignment.transform)
         contrast[modality] = white_to_grey(warped.voxels, template)
-        prepared[modality] = normalise(warped, brain_mask.with_voxels(brain_mask.voxels & field_of_view.voxels))
+        covered = brain_mask.with_voxels(brain_mask.voxels & field_of_view.voxels)
+        prepared[modality] = normalise(warped, covered)
         in_view = in_view & field_of_view.voxels
-
-    warnings += _contrast_warnings(contrast)
-    quality = measure_quality(t1w, brain, transform, working_template, settings, warnings=warnings)
-    for modality, image in prepared.items():
-        write_volume(out.prepared_image(subject, modality), image)
-    # Brain outside the field of view of one of the images is excluded: the value 0 there is not an intensity.
-    write_volume(out.prepared_brain_mask(subject), brain_mask.with_voxels(in_view))
-    write_volume(out.native_brain_mask(subject), reoriented_like(brain.mask, native_grid))
-    title = f"{subject.key}: {quality.verdict}"
-    quality_picture(out.quality_picture(subject), t1w, brain.mask, prepared, template, title=title)
-    quality.save(out.quality(subject))
-    return PreparedSubject.load(subject, out)
+    return prepared, brain_mask.with_voxels(in_view), warnings + _contrast_warnings(contrast)
 
 
 def _non_negative(scan: Volume) -> Volume:
@@ -213,19 +219,6 @@ def _read_mask_like(path: Path | None, grid: Grid, name: str, modality: Modality
     if problem := on_another_grid(mask, grid, name, modality):
         raise UserError(problem)
     return mask
-
-
-def _on_template(
-    image: Volume, inside: Volume, transform: TemplateTransform, template: Template, from_t1w: "sitk.Transform"
-) -> tuple[Volume, Volume]:
-    """Interpolate an image on the template grid; return it with its field of view there (bool)."""
-    spacing = float(template.grid.spacing_mm.max())
-    reach_mm = 3 * max(spacing, float(image.grid.spacing_mm.max()))
-    smooth = blurred_for(continued_outwards(image, inside, reach_mm), spacing)
-    warped = transform.to_template(smooth, template.grid, interpolation="bspline", from_t1w=from_t1w)
-    everywhere = image.with_voxels(np.ones(image.grid.size_vox, bool))
-    field_of_view = transform.to_template(everywhere, template.grid, interpolation="nearest", from_t1w=from_t1w)
-    return warped, field_of_view
 
 
 def _lesion_warnings(native: Volume, warped: Volume, brain_mask: Volume) -> list[str]:

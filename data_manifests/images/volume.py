@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
@@ -29,6 +30,9 @@ from ..open_file import open_file
 from .geometry import checked_grid
 from .grid import Grid, max_corner_distance_mm
 from .nifti_header import ScanNifti1, ScanNifti2, check_header, check_size
+
+if TYPE_CHECKING:
+    from monai.data.meta_tensor import MetaTensor
 
 # Errors of nibabel, gzip and the file system for a damaged file. Any other error is a bug.
 _READ_FAILURES = (
@@ -77,6 +81,44 @@ class Volume:
     def with_voxels(self, voxels: np.ndarray) -> "Volume":
         """Return a volume with the same grid and other voxels."""
         return Volume(voxels, self.grid)
+
+    def to_metatensor(self) -> "MetaTensor":
+        """Return a copy as a MONAI tensor, (1, X, Y, Z), with the same data type and affine."""
+        return as_metatensor(self.voxels[None], self.grid)
+
+    @classmethod
+    def from_metatensor(cls, image: "MetaTensor") -> "Volume":
+        """Return a copy of a MONAI tensor.
+
+        Parameters
+        ----------
+        image : MetaTensor, (1, X, Y, Z)
+            On any device. An affine in LPS millimetres, if its ``meta["space"]`` says so, is converted to RAS+.
+
+        Raises
+        ------
+        UserError
+            The tensor has another shape.
+        """
+        if image.ndim != 4 or len(image) != 1:
+            raise UserError(f"MetaTensor: has the shape {tuple(image.shape)}, expected one channel, (1, X, Y, Z).")
+        affine = image.affine.numpy().astype(np.float64)
+        if image.meta.get("space") == "LPS":
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        voxels = image.as_tensor()[0].detach().cpu().numpy().copy()
+        qform_code, sform_code = (int(image.meta.get(name, 1)) for name in ("qform_code", "sform_code"))
+        return cls(voxels, Grid(voxels.shape, affine, qform_code, sform_code))
+
+
+def as_metatensor(voxels: np.ndarray, grid: Grid) -> "MetaTensor":
+    """Return a copy of an array (C, X, Y, Z) as a MONAI tensor with the affine and form codes of a grid."""
+    # MONAI takes seconds to import.
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+
+    copy = np.array(voxels, voxels.dtype.newbyteorder("="), order="C")
+    codes = {"qform_code": grid.qform_code, "sform_code": grid.sform_code}  # named as by MONAI's LoadImage
+    return MetaTensor(torch.from_numpy(copy), affine=torch.tensor(grid.affine), meta=codes)
 
 
 def read_grid(path: Path) -> Grid:

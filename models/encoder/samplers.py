@@ -1,13 +1,16 @@
 """Samplers of patch batches, cut from whole volumes on the device.
 
 A batch is a pure function of (seed, step), so that a resumed run draws the same batches on any device. There are two
-samplers: patches at random voxels, and patches of many subjects at the same voxels.
+samplers: patches at random voxels, and patches of many subjects at the same voxels. Both are map-style datasets whose
+items are whole batches, for ``DataLoader(patches, batch_size=None, sampler=range(steps))``; of several processes, each
+takes ``range(rank, steps, processes)``.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from ...preprocessing.patches.volume_store import VolumeStore
 from .patch_shape import Patches, PatchShape
@@ -24,7 +27,7 @@ def volumes_on(store: VolumeStore, device: torch.device | str) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class MixedPatches:
+class MixedPatches(Dataset[Patches]):
     """Sampler of random subjects at random voxels of their brains.
 
     Attributes
@@ -51,8 +54,8 @@ class MixedPatches:
     seed: int
     stream: int = MIXED
 
-    def batch(self, step: int) -> Patches:
-        """Patches (size, C, p, p[, p]) of one step, one tensor per patch shape."""
+    def __getitem__(self, step: int) -> Patches:
+        """Return the patches (size, C, p, p[, p]) of one step, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
         rows, centres = np.zeros(self.size, np.int64), np.zeros((self.size, 3), np.int64)
         outside = np.arange(self.size)
@@ -66,7 +69,7 @@ class MixedPatches:
 
 
 @dataclass(frozen=True, eq=False)
-class ColocatedPatches:
+class ColocatedPatches(Dataset[Patches]):
     """Sampler of several subjects at the same voxels.
 
     Attributes
@@ -92,8 +95,8 @@ class ColocatedPatches:
     seed: int
     stream: int = COLOCATED
 
-    def batch(self, step: int) -> Patches:
-        """Patches (B, n, C, p, p[, p]) of one step, one tensor per patch shape."""
+    def __getitem__(self, step: int) -> Patches:
+        """Return the patches (B, n, C, p, p[, p]) of one step, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
         replace = self.n_voxels > len(self.voxels)
         chosen = self.voxels[random.choice(len(self.voxels), self.n_voxels, replace=replace)]

@@ -13,8 +13,9 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
@@ -44,6 +45,14 @@ _VOXELS_PER_STEP = 32
 Progress = Callable[[int, int], None]
 
 
+class Handler(Protocol):
+    """Handler of MONAI or ignite."""
+
+    def attach(self, engine: Any, /) -> Any:
+        """Attach the handler to the events of an engine."""
+        ...
+
+
 def train_encoder(
     store: VolumeStore,
     settings: ModelSettings,
@@ -55,6 +64,7 @@ def train_encoder(
     device: torch.device | str = "cpu",
     tensorboard: Path | None = None,
     progress: Progress | None = None,
+    handlers: Sequence[Handler] = (),
 ) -> Checkpoint:
     """Train an encoder, or resume from the last checkpoint in `out`.
 
@@ -72,6 +82,9 @@ def train_encoder(
         Folder for TensorBoard curves.
     progress : callable, optional
         Called with (steps done, total number of steps).
+    handlers : sequence
+        Handlers of MONAI or ignite, attached to the trainer. After a step, ``engine.state.batch`` is its number, from
+        0, and ``engine.state.output`` is ``{"loss": float}``.
 
     Returns
     -------
@@ -93,18 +106,50 @@ def train_encoder(
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
     origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
-        training = _Training(store, settings, schedule, origin, out, train, held_out, torch.device(device))
+        training = _Training.start(store, settings, schedule, origin, out, train, held_out, device)
         training.resume()
         if training.step < schedule.steps:
-            training.run(tensorboard, progress)
+            training.run(tensorboard, progress, handlers)
     return Checkpoint.load(out, device=device)
 
 
+@dataclass(eq=False)
 class _Training:
-    """State of a training run and its steps."""
+    """State of a training run and its steps.
 
-    def __init__(
-        self,
+    Attributes
+    ----------
+    settings : ModelSettings
+    schedule : Schedule
+    origin : Origin
+    out : Path
+        Folder of the checkpoint.
+    mixed : MixedPatches
+    colocated : ColocatedPatches
+    monitor : TrainingMonitor
+    model : PatchAutoEncoder
+        On the device of the batches.
+    optimiser : Adam
+    step : int
+        Steps done.
+    history : list of TrainingRow
+    """
+
+    settings: ModelSettings
+    schedule: Schedule
+    origin: Origin
+    out: Path
+    mixed: MixedPatches
+    colocated: ColocatedPatches
+    monitor: TrainingMonitor
+    model: PatchAutoEncoder
+    optimiser: torch.optim.Adam
+    step: int = 0
+    history: list[TrainingRow] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
         store: VolumeStore,
         settings: ModelSettings,
         schedule: Schedule,
@@ -112,42 +157,43 @@ class _Training:
         out: Path,
         train: Sequence[str],
         held_out: Sequence[str],
-        device: torch.device,
-    ):
-        self.settings, self.schedule, self.origin, self.out, self.device = settings, schedule, origin, out, device
+        device: torch.device | str,
+    ) -> "_Training":
+        """Return the state before the first step: initial weights, and the batches of the monitor."""
         volumes, rows, voxels = volumes_on(store, device), store.index(train), store.grid.locations
         patch_shapes, seed, training = origin.patch_shapes, origin.seed, settings.training
-        self.mixed = MixedPatches(volumes, store.inside, rows, voxels, patch_shapes, training.patches_per_step, seed)
-        self.norm_batches = replace(self.mixed, stream=NORMS)
+        mixed = MixedPatches(volumes, store.inside, rows, voxels, patch_shapes, training.patches_per_step, seed)
         counts = controls_at_voxels(store.inside, rows, voxels)
         n_controls = controls_for(counts, settings)
         shared = voxels[counts >= n_controls]
         size = _VOXELS_PER_STEP, n_controls
-        self.colocated = ColocatedPatches(volumes, store.inside, rows, shared, patch_shapes, *size, seed)
-        self.support = support_size(n_controls)
-        self.gamma = resolve_gamma(settings.guidance.gamma, settings.encoder.latent_size)
-        monitored = replace(self.mixed, stream=MONITOR, size=_MONITORED_PATCHES)
-        self.monitor = TrainingMonitor(
-            mixed=monitored.batch(0),
-            held_out=replace(monitored, rows=store.index(held_out)).batch(1) if held_out else None,
-            together=replace(self.colocated, stream=MONITOR).batch(2) if n_controls >= 3 else None,
+        colocated = ColocatedPatches(volumes, store.inside, rows, shared, patch_shapes, *size, seed)
+        monitored = replace(mixed, stream=MONITOR, size=_MONITORED_PATCHES)
+        monitor = TrainingMonitor(
+            mixed=monitored[0],
+            held_out=replace(monitored, rows=store.index(held_out))[1] if held_out else None,
+            together=replace(colocated, stream=MONITOR)[2] if n_controls >= 3 else None,
             guidance=settings.guidance,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model: PatchAutoEncoder = build_autoencoder(settings, origin).to(device)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=training.learning_rate)
-        self.step = 0
-        self.history: list[TrainingRow] = []
+            model = build_autoencoder(settings, origin).to(device)
+        optimiser = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+        return cls(settings, schedule, origin, out, mixed, colocated, monitor, model, optimiser)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mixed.volumes.device
 
     # -- loop ----------------------------------------------------------------------------------------------------
-    def run(self, tensorboard: Path | None, progress: Progress | None) -> None:
+    def run(self, tensorboard: Path | None, progress: Progress | None, handlers: Sequence[Handler]) -> None:
         engine = Trainer(
             device=self.device,
             max_epochs=1,
             data_loader=range(self.step, self.schedule.steps),
             iteration_update=self.update,
             decollate=False,
+            handlers=handlers,
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are reported once, where they are caught
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_step)
@@ -163,23 +209,25 @@ class _Training:
             if writer:
                 writer.close()
 
-    def update(self, _engine: Engine, step: int) -> None:
+    def update(self, _engine: Engine, step: int) -> dict[str, float]:
         guided = self.schedule.is_guided(step)
         self.model.train()
         self.freeze_norms(guided)
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(step)
         loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
-        if not math.isfinite(loss.item()):
+        value = loss.item()
+        if not math.isfinite(value):
             lower = "guided_learning_rate or models.guidance.weight" if guided else "learning_rate"
             raise UserError(
-                f"Training: the loss is {loss.item()} at step {step}, expected a finite number. Lower "
+                f"Training: the loss is {value} at step {step}, expected a finite number. Lower "
                 f"models.training.{lower}, delete {private(self.out, 'its folder')} and train again."
             )
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         self.step = step + 1
+        return {"loss": value}
 
     def after_step(self) -> None:
         phase_ends = self.schedule.ends_phase(self.step)
@@ -198,19 +246,21 @@ class _Training:
 
     # -- losses --------------------------------------------------------------------------------------------------
     def reconstruction_loss(self, step: int) -> torch.Tensor:
-        return self.model(self.mixed.batch(step))
+        return self.model(self.mixed[step])
 
     def guided_loss(self, step: int) -> torch.Tensor:
         """L = MSE + lambda * L_guidance + kappa * (1 - cos); see section 3 of the method."""
-        patches = self.colocated.batch(step)
+        patches = self.colocated[step]
         latents = self.model.encoder(patches)
         loss = self.model.error(latents, patches)
         guidance, kappa = self.settings.guidance, self.settings.training.siamese_weight
         if guidance.weight > 0:
             expander, compactor = self.schedule.routes(step)
-            fitted, held_back = latents[:, : self.support], latents[:, self.support :]
+            support = support_size(self.colocated.n_subjects)
+            gamma = resolve_gamma(guidance.gamma, self.settings.encoder.latent_size)
+            fitted, held_back = latents[:, :support], latents[:, support:]
             per_voxel = guidance_loss(
-                fitted, held_back, nu=guidance.nu, gamma=self.gamma, expander=expander, compactor=compactor
+                fitted, held_back, nu=guidance.nu, gamma=gamma, expander=expander, compactor=compactor
             )
             loss = loss + self.guidance_weight * per_voxel.mean().to(loss.dtype)
         if kappa > 0:
@@ -247,8 +297,9 @@ class _Training:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
         norm.train()
+        batches = replace(self.mixed, stream=NORMS)
         for number in range(_NORM_BATCHES):
-            self.model(self.norm_batches.batch(number))
+            self.model(batches[number])
         norm.momentum = 0.1
 
     def draw_curves(self, writer: SummaryWriter) -> None:

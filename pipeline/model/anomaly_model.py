@@ -1,9 +1,11 @@
 """A fitted model in memory: loaded once, it maps any number of scans."""
 
 import math
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +28,9 @@ from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
 from ..workflow.stage_inputs import fit_identity
 from .anomaly_map import AnomalyMap
+
+if TYPE_CHECKING:
+    from monai.data.meta_tensor import MetaTensor
 
 BRAIN_MASK = "brain_mask.nii.gz"
 
@@ -153,10 +158,10 @@ class AnomalyModel:
 
     def predict(
         self,
-        scan: "str | Path | Volume | SubjectRecord | SpatialImage",
+        scan: "str | Path | Volume | SubjectRecord | SpatialImage | MetaTensor",
         *,
-        flair: "str | Path | Volume | SpatialImage | None" = None,
-        brain_mask: "str | Path | Volume | SpatialImage | None" = None,
+        flair: "str | Path | Volume | SpatialImage | MetaTensor | None" = None,
+        brain_mask: "str | Path | Volume | SpatialImage | MetaTensor | None" = None,
         subject_id: str | None = None,
         site: str | None = None,
         age: float | None = None,
@@ -167,9 +172,9 @@ class AnomalyModel:
 
         Parameters
         ----------
-        scan : str, Path, Volume, nibabel image or SubjectRecord
+        scan : str, Path, Volume, nibabel image, MONAI MetaTensor (1, X, Y, Z) or SubjectRecord
             The T1w head scan, or a subject of a cohort with all its files.
-        flair, brain_mask : str, Path, Volume or nibabel image, optional
+        flair, brain_mask : str, Path, Volume, nibabel image or MONAI MetaTensor, optional
             The FLAIR, if the model uses it; a brain mask on the grid of the T1w.
         subject_id : str, optional
             Letters and digits; names the outputs. See `single_scan`.
@@ -214,12 +219,12 @@ class AnomalyModel:
                     sex=sex,
                 )
             out = OutputFolder(Path(folder))
-            quality = prepare_subject(subject, self.config.preprocessing, out, seed=self.config.seed).quality
+            quality = prepare_subject(subject, self.config.preprocessing, out, seed=self.config.seed)
             found = self.map_prepared(subject, out, jobs=jobs)
             return replace(found, warnings=(*quality.reasons, *found.warnings))
 
 
-def _as_file(image: "str | Path | Volume | SpatialImage", path: Path) -> Path:
+def _as_file(image: "str | Path | Volume | SpatialImage | MetaTensor", path: Path) -> Path:
     """Return the path of an image; one in memory is written to `path` first."""
     if isinstance(image, (str, Path)):
         return Path(image)
@@ -228,12 +233,18 @@ def _as_file(image: "str | Path | Volume | SpatialImage", path: Path) -> Path:
     if isinstance(image, SpatialImage):
         nib.save(image, path)
         return path
+    if "monai" in sys.modules:  # Otherwise it cannot be a MetaTensor, and the import would take seconds.
+        from monai.data.meta_tensor import MetaTensor
+
+        if isinstance(image, MetaTensor):
+            return write_volume(path, Volume.from_metatensor(image))
+    expected = "a path, a nibabel image, a MONAI MetaTensor or a voxout.Volume"
     if isinstance(image, np.ndarray):
         raise UserError(
-            f"scan: found an array of shape {image.shape}, which has no affine, expected a path, a nibabel image or a "
-            "voxout.Volume. Pass nibabel.Nifti1Image(array, affine)."
+            f"scan: found an array of shape {image.shape}, which has no affine, expected {expected}. Pass "
+            "nibabel.Nifti1Image(array, affine)."
         )
-    raise UserError(f"scan: found a {type(image).__name__}, expected a path, a nibabel image or a voxout.Volume.")
+    raise UserError(f"scan: found a {type(image).__name__}, expected {expected}.")
 
 
 def feature_source(config: Config, channels: Channels, model: OutputFolder, device: str) -> FeatureSource:

@@ -41,7 +41,7 @@ def prepare_in_worker(
     def work(out: OutputFolder) -> Sequence[str]:
         from ...preprocessing.prepare_subject import prepare_subject
 
-        return prepare_subject(subject, config.preprocessing, out, seed=config.seed).quality.reasons
+        return prepare_subject(subject, config.preprocessing, out, seed=config.seed).reasons
 
     path = out.subject_record(subject)
     return cached("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.memory_map import new_mapped_array, release_pages
+from ...data_manifests.images.volume import as_metatensor
 from ...data_manifests.typed_json import load_json
 from ..intensity.channels import Channels, channel_index
 from ..prepared_images import PreparedImages
@@ -25,6 +27,8 @@ _VOLUMES, _INSIDE, _MASK, _INDEX = "volumes.npy", "inside.npy", "brain_mask.npy"
 @dataclass(frozen=True, eq=False)
 class VolumeStore:
     """Volumes of all subjects: subjects by channels by voxels.
+
+    Also a map-style dataset for the data loaders of torch and MONAI, with one item per subject; see `__getitem__`.
 
     Attributes
     ----------
@@ -137,6 +141,22 @@ class VolumeStore:
                 "folder and run the stage extract again."
             )
         return cls(folder, tuple(index["keys"]), tuple(index["channels"]), voxel_mask, volumes, inside)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return a copy of one subject.
+
+        Returns
+        -------
+        dict
+            ``image``: MetaTensor, (C, X, Y, Z), float32, in [0, 1]. ``brain_mask``: MetaTensor, (1, X, Y, Z), bool.
+            ``key``: str.
+        """
+        key, grid = self.keys[row], self.grid.grid
+        image = as_metatensor(self.volumes[row].astype(np.float32), grid)
+        return {"image": image, "brain_mask": as_metatensor(self.inside[row][None], grid), "key": key}
 
     def only(self, channels: Sequence[str]) -> "VolumeStore":
         """Select channels, in the given order; a view of the volumes if the channels are contiguous.

@@ -11,7 +11,15 @@ from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Grid, Volume
 from ...data_manifests.typed_json import load_json
-from .resampling import LPS, Interpolation, itk_affine, itk_displacements, resample
+from .resampling import (
+    LPS,
+    Interpolation,
+    blurred_for,
+    continued_outwards,
+    itk_affine,
+    itk_displacements,
+    resample,
+)
 
 WARP_STEP_MM = 1 / 64
 """Displacements are stored as multiples of this: 16 bits cover half a metre with an error below 0.01 mm."""
@@ -78,6 +86,33 @@ class TemplateTransform:
         if from_t1w is not None:
             transform = sitk.CompositeTransform([from_t1w, transform])
         return resample(volume, template_grid, transform, interpolation)
+
+    def scan_to_template(
+        self, scan: Volume, brain_mask: Volume, template_grid: Grid, *, from_t1w: sitk.Transform | None = None
+    ) -> tuple[Volume, Volume]:
+        """Resample a scan to a template grid in one cubic interpolation, without the influence of skull and background.
+
+        Parameters
+        ----------
+        scan : Volume
+        brain_mask : Volume, bool
+            On the same grid.
+        template_grid : Grid
+        from_t1w : SimpleITK.Transform, optional
+            As in `to_template`.
+
+        Returns
+        -------
+        warped : Volume, float32
+        field_of_view : Volume, bool
+            Voxels of the template grid inside the scan.
+        """
+        spacing = float(template_grid.spacing_mm.max())
+        reach_mm = 3 * max(spacing, float(scan.grid.spacing_mm.max()))
+        smooth = blurred_for(continued_outwards(scan, brain_mask, reach_mm), spacing)
+        warped = self.to_template(smooth, template_grid, interpolation="bspline", from_t1w=from_t1w)
+        everywhere = scan.with_voxels(np.ones(scan.grid.size_vox, bool))
+        return warped, self.to_template(everywhere, template_grid, interpolation="nearest", from_t1w=from_t1w)
 
     def to_native(
         self,

@@ -1,6 +1,7 @@
 """The library: fit, load, predict, evaluate and compare from Python, with the results and messages of the commands."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -81,13 +82,18 @@ def test_predict_gives_the_maps_of_the_run(finished, model):
     assert result.threshold == json.loads((out.scores / "scores.json").read_text())["healthy_threshold"]["value"]
 
 
-def test_a_path_an_image_and_a_subject_give_the_same_map(finished, model):
+def test_a_path_an_image_a_tensor_and_a_subject_give_the_same_map(finished, model):
+    from monai.transforms import LoadImage
+
     patient = voxout.read_cohort(finished[0]).patients[0]
     mask = patient.brain_mask
     of_path = model.predict(str(patient.images["t1w"]), brain_mask=mask)
     of_image = model.predict(nib.nifti1.load(patient.images["t1w"]), brain_mask=nib.nifti1.load(mask), subject_id="x1")
     np.testing.assert_array_equal(of_path.z_map.voxels, model.predict(patient).z_map.voxels)
     np.testing.assert_array_equal(of_path.z_map.voxels, of_image.z_map.voxels)
+    load = LoadImage(ensure_channel_first=True)
+    of_tensor = model.predict(load(patient.images["t1w"]), brain_mask=load(mask), subject_id="x1")
+    np.testing.assert_array_equal(of_path.z_map.voxels, of_tensor.z_map.voxels)
     assert of_path.key == patient.key and of_image.key == "sub-x1"
 
 
@@ -212,6 +218,21 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
             exec("".join(cell["source"]), names)
     matplotlib.pyplot.close("all")
     assert float(names["result"].z_map.voxels.max()) > 3
+
+
+def test_the_examples_with_monai_run(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").symlink_to(finished[1])
+    patient = voxout.read_cohort(finished[0]).patients[0]
+    Path("patient_T1w.nii.gz").write_bytes(patient.images["t1w"].read_bytes())
+    names: dict[str, object] = {}
+    page = (ROOT / "docs" / "monai.md").read_text()
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(code, names)
+    scan = nib.nifti1.load("patient_T1w.nii.gz")
+    assert names["z_map"].shape == names["native"].shape == (1, *scan.shape)
+    np.testing.assert_allclose(names["native"].affine, scan.affine, atol=1e-4)
+    assert names["latents"].shape[2:] == names["batch"]["image"].shape[2:]
 
 
 def test_the_training_loop_runs():

@@ -24,7 +24,7 @@ from voxout.preprocessing.settings import PreprocessingSettings, RegistrationSet
 
 settings = PreprocessingSettings(spacing_mm=4, registration=RegistrationSettings(transform="affine"))
 (subject,) = read_manifest(Path(sys.argv[1]))
-print(prepare_subject(subject, settings, OutputFolder(Path(sys.argv[2])), seed=1).quality.brain_method)
+print(prepare_subject(subject, settings, OutputFolder(Path(sys.argv[2])), seed=1).brain_method)
 """
 
 

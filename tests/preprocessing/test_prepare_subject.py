@@ -10,7 +10,8 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import SubjectError
 from voxout.data_manifests.images.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
-from voxout.preprocessing.prepare_subject import PreparedSubject, prepare_subject
+from voxout.preprocessing.prepare_subject import prepare_subject
+from voxout.preprocessing.quality.verdict import Quality
 from voxout.preprocessing.registration.coregistration import Alignment
 from voxout.preprocessing.registration.resampling import itk_affine
 from voxout.preprocessing.registration.template import load_template
@@ -58,31 +59,30 @@ def with_flair(subject: SubjectRecord, change: np.ndarray, size=None) -> Subject
 
 
 def test_prepare_writes_all_files(subject, out):
-    prepared = prepare_subject(subject, FAST, out, seed=1)
-    assert prepared.quality.verdict != "fail"
-    image = read_volume(prepared.images["t1w"])
-    mask = read_mask(prepared.brain_mask)
+    quality = prepare_subject(subject, FAST, out, seed=1)
+    assert quality.verdict != "fail" and quality == Quality.load(out.quality(subject))
+    image = read_volume(out.prepared_image(subject, "t1w"))
+    mask = read_mask(out.prepared_brain_mask(subject))
     assert image.grid.same_as(GRID) and mask.grid.same_as(GRID)
     assert image.voxels.min() == 0 and image.voxels.max() == pytest.approx(1)
     assert (image.voxels[~mask.voxels] == 0).all()
-    native = read_mask(prepared.native_brain_mask)
+    native = read_mask(out.native_brain_mask(subject))
     assert native.grid.same_as(read_grid(subject.images["t1w"]))
     scan = read_volume(subject.images["t1w"]).voxels
     assert native.voxels[scan > 200].mean() > 0.999 and not native.voxels[scan == 0].mean() > 0.05
     assert out.quality_picture(subject).exists()
-    assert PreparedSubject.load(subject, out) == prepared
     left_behind = [path for path in out.root.rglob("*") if path.name.startswith(".")]
     assert left_behind == []
 
 
 def test_lesion_keeps_its_position_and_side(subject, out, kit):
-    prepared = prepare_subject(subject, FAST, out, seed=1)
-    lesion = read_mask(prepared.lesion_mask)
+    prepare_subject(subject, FAST, out, seed=1)
+    lesion = read_mask(out.prepared_lesion_mask(subject))
     assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
-    image = read_volume(prepared.images["t1w"]).voxels
+    image = read_volume(out.prepared_image(subject, "t1w")).voxels
     core = kit.ball(GRID, (-30, -50, 25), 6)
     assert image[core].mean() < 0.35 < image[core[::-1]].mean()
-    back = TemplateTransform.load(prepared.transform_folder).to_native(
+    back = TemplateTransform.load(out.transform_folder(subject)).to_native(
         lesion, read_grid(subject.images["t1w"]), interpolation="nearest"
     )
     assert kit.dice(back.voxels, read_mask(subject.lesion_mask).voxels) > 0.75
@@ -100,10 +100,9 @@ def test_prepare_is_reproducible(subject, tmp_path):
 
 def test_flair_on_another_grid_is_aligned(subject, out, kit):
     both = with_flair(subject, kit.turned(3.0, (5, -6, 4)))
-    prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
-    t1w, flair = (read_volume(prepared.images[m]).voxels for m in ("t1w", "flair"))
-    inside = read_mask(prepared.brain_mask).voxels
-    assert list(prepared.images) == ["t1w", "flair"]
+    prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    t1w, flair = (read_volume(out.prepared_image(both, m)).voxels for m in ("t1w", "flair"))
+    inside = read_mask(out.prepared_brain_mask(both)).voxels
     assert np.corrcoef(t1w[inside], flair[inside])[0, 1] < -0.8
     assert (flair[~inside] == 0).all()
 
@@ -115,30 +114,31 @@ def test_lesion_mask_of_the_flair(subject, out, kit):
     drawn = read_mask(subject.lesion_mask)
     moved = Volume(drawn.voxels, Grid(drawn.voxels.shape, move @ drawn.affine))
     on_flair = replace(both, mask_of="flair", lesion_mask=write_volume(both.lesion_mask.with_name("f.nii.gz"), moved))
-    prepared = prepare_subject(on_flair, FAST, out, seed=1)
-    assert list(prepared.images) == ["t1w"], "the FLAIR is needed only for the lesion mask"
+    prepare_subject(on_flair, FAST, out, seed=1)
+    assert not out.prepared_image(on_flair, "flair").exists(), "the FLAIR is needed only for the lesion mask"
     native = read_mask(out.native_lesion_mask(on_flair))
     assert native.grid.same_as(drawn.grid)
     assert kit.dice(native.voxels, drawn.voxels) > 0.85
-    lesion = read_mask(prepared.lesion_mask)
+    lesion = read_mask(out.prepared_lesion_mask(on_flair))
     assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
     alignment = Alignment.load(out.alignment(on_flair, "flair"))
-    transform = TemplateTransform.load(prepared.transform_folder)
+    transform = TemplateTransform.load(out.transform_folder(on_flair))
     back = transform.to_native(lesion, moved.grid, interpolation="nearest", from_t1w=alignment.transform)
     assert kit.dice(back.voxels, moved.voxels) > 0.7, "from the template to the FLAIR in one step"
 
 
 def test_user_transform_replaces_registration(subject, out, kit):
     """With an affine written by ITK, no registration runs."""
-    first = prepare_subject(subject, FAST, out, seed=1)
-    found = TemplateTransform.load(first.transform_folder)
+    prepare_subject(subject, FAST, out, seed=1)
+    found = TemplateTransform.load(out.transform_folder(subject))
     path = subject.lesion_mask.with_name("to_template.tfm")
     shifted = found.affine.copy()
     shifted[:3, 3] += [3, 0, 0]
     sitk.WriteTransform(itk_affine(shifted), str(path))
     given = replace(subject, template_transform=path)
-    second = prepare_subject(given, FAST, OutputFolder(out.root / "second"), seed=1)
-    assert TemplateTransform.load(second.transform_folder).affine == pytest.approx(shifted, abs=1e-6)
+    second = OutputFolder(out.root / "second")
+    prepare_subject(given, FAST, second, seed=1)
+    assert TemplateTransform.load(second.transform_folder(given)).affine == pytest.approx(shifted, abs=1e-6)
 
 
 def test_registration_none_for_images_in_template_space(subject, out, kit):
@@ -147,9 +147,9 @@ def test_registration_none_for_images_in_template_space(subject, out, kit):
     there = SubjectRecord("02", "control", {"t1w": path})
     no_registration = RegistrationSettings(transform="none", working_spacing_mm=4.0)
     settings = FAST.model_copy(update={"registration": no_registration})
-    prepared = prepare_subject(there, settings, out, seed=1)
-    assert (TemplateTransform.load(prepared.transform_folder).affine == np.eye(4)).all()
-    image, template = read_volume(prepared.images["t1w"]), load_template(4.0)
+    prepare_subject(there, settings, out, seed=1)
+    assert (TemplateTransform.load(out.transform_folder(there)).affine == np.eye(4)).all()
+    image, template = read_volume(out.prepared_image(there, "t1w")), load_template(4.0)
     inside = template.brain_mask.voxels
     assert np.corrcoef(image.voxels[inside], template.t1w.voxels[inside])[0, 1] > 0.98
 
@@ -157,11 +157,11 @@ def test_registration_none_for_images_in_template_space(subject, out, kit):
 def test_flair_with_partial_coverage_warns(subject, out):
     size = read_grid(subject.images["t1w"]).size_vox
     half = with_flair(subject, np.eye(4), (size[0], size[1] // 2, size[2]))
-    prepared = prepare_subject(half, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
-    assert prepared.quality.verdict == "warn"
-    assert any("the FLAIR covers only" in reason for reason in prepared.quality.reasons)
-    brain, flair = read_mask(prepared.brain_mask).voxels, read_volume(prepared.images["flair"]).voxels
-    t1w = read_volume(prepared.images["t1w"]).voxels
+    quality = prepare_subject(half, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    assert quality.verdict == "warn"
+    assert any("the FLAIR covers only" in reason for reason in quality.reasons)
+    t1w, flair = (read_volume(out.prepared_image(half, m)).voxels for m in ("t1w", "flair"))
+    brain = read_mask(out.prepared_brain_mask(half)).voxels
     assert 0.3 < brain.sum() / (t1w > 0).sum() < 0.7, "brain outside the field of view is excluded from the brain mask"
     assert (flair[brain] > 0).mean() > 0.99
 
@@ -171,8 +171,8 @@ def test_unrelated_flair_warns(subject, out, kit):
     flair = read_volume(both.images["flair"])
     noise = np.random.default_rng(0).random(flair.voxels.shape).astype(np.float32)
     write_volume(both.images["flair"], flair.with_voxels(noise))
-    prepared = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
-    assert any("the FLAIR may not be aligned with the T1w" in reason for reason in prepared.quality.reasons)
+    quality = prepare_subject(both, FAST.model_copy(update={"modalities": ("t1w", "flair")}), out, seed=1)
+    assert any("the FLAIR may not be aligned with the T1w" in reason for reason in quality.reasons)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -183,8 +183,8 @@ def test_swapped_t1w_and_flair_warn(tmp_path, out, swapped):
     images = {"t1w": flair, "flair": t1w} if swapped else {"t1w": t1w, "flair": flair}
     no_registration = RegistrationSettings(transform="none", working_spacing_mm=4.0)
     settings = FAST.model_copy(update={"registration": no_registration, "modalities": ("t1w", "flair")})
-    prepared = prepare_subject(SubjectRecord("02", "control", images), settings, out, seed=1)
-    assert any("may be swapped" in reason for reason in prepared.quality.reasons) == swapped
+    quality = prepare_subject(SubjectRecord("02", "control", images), settings, out, seed=1)
+    assert any("may be swapped" in reason for reason in quality.reasons) == swapped
 
 
 def test_lesion_lost_between_voxels_warns(subject, out):
@@ -200,9 +200,9 @@ def test_lesion_lost_between_voxels_warns(subject, out):
         images={"t1w": write_volume(subject.images["t1w"].with_name("fine.nii.gz"), Volume(fine_t1w, fine))},
         lesion_mask=write_volume(subject.lesion_mask.with_name("dot.nii.gz"), Volume(dot, fine)),
     )
-    prepared = prepare_subject(lost, FAST.model_copy(update={"spacing_mm": 5.0}), out, seed=1)
-    assert prepared.quality.verdict == "warn"
-    assert any("fall between the voxels of the template grid" in reason for reason in prepared.quality.reasons)
+    quality = prepare_subject(lost, FAST.model_copy(update={"spacing_mm": 5.0}), out, seed=1)
+    assert quality.verdict == "warn"
+    assert any("fall between the voxels of the template grid" in reason for reason in quality.reasons)
 
 
 def error_message(subject: SubjectRecord, out: OutputFolder, settings: PreprocessingSettings = FAST) -> str:
@@ -236,7 +236,8 @@ def test_empty_lesion_mask_fails_patients_only(subject, out):
     mask = read_mask(subject.lesion_mask)
     write_volume(subject.lesion_mask, mask.with_voxels(np.zeros_like(mask.voxels)))
     assert "the lesion mask is empty" in error_message(subject, out)
-    assert prepare_subject(replace(subject, group="control"), FAST, out, seed=1).lesion_mask is not None
+    prepare_subject(replace(subject, group="control"), FAST, out, seed=1)
+    assert out.prepared_lesion_mask(subject).exists()
 
 
 def test_error_for_a_standardised_scan(subject, out):
@@ -255,19 +256,13 @@ def test_failed_registration_keeps_the_picture(subject, out):
     message = error_message(subject, out, FAST.model_copy(update={"registration": strict}))
     assert "registration failed: the warped brain overlaps the template's with Dice 0.9" in message
     assert out.quality_picture(subject).exists()
-    with pytest.raises(SubjectError, match="registration failed"):
-        PreparedSubject.load(subject, out)
+    assert Quality.load(out.quality(subject)).verdict == "fail"
 
 
 def test_error_for_a_damaged_file(subject, out):
     path = subject.images["t1w"]
     path.write_bytes(path.read_bytes()[:2000])
     assert "t1w.nii.gz" in error_message(subject, out)
-
-
-def test_load_of_an_unprepared_subject_fails(subject, out):
-    with pytest.raises(SubjectError, match="sub-01_ses-2: has not been prepared"):
-        PreparedSubject.load(subject, out)
 
 
 def test_import_without_ants_and_torch():
@@ -292,9 +287,9 @@ def test_prepare_real_subjects(cohort, name, modalities, real, out, capfd):
     files = {"t1w": "T1w", "flair": "FLAIR"}
     images: dict[str, Path] = {m: real(cohort, name, "anat", f"{name}_{files[m]}.nii.gz") for m in modalities}
     subject = SubjectRecord(name.removeprefix("sub-"), "control", images)
-    prepared = prepare_subject(subject, PreprocessingSettings(modalities=modalities), out, seed=1)
+    quality = prepare_subject(subject, PreprocessingSettings(modalities=modalities), out, seed=1)
     assert capfd.readouterr().out == ""
-    assert prepared.quality.verdict == "pass", prepared.quality.reasons
-    assert prepared.quality.brain_overlap > 0.96
-    assert prepared.quality.similarity_after > prepared.quality.similarity_before + 0.1
+    assert quality.verdict == "pass", quality.reasons
+    assert quality.brain_overlap > 0.96
+    assert quality.similarity_after > quality.similarity_before + 0.1
     assert out.quality_picture(subject).stat().st_size < 250_000

@@ -572,3 +572,48 @@ def test_real_scans_are_readable(shared_data, folder):
 def test_real_headers_are_readable(shared_data):
     for path in sorted((shared_data / "mdd1mm").glob("sub-*/anat/*.nii.gz")):
         assert read_grid(path).orientation == "LAS"
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "float16", "float32", "float64", ">i2"])
+def test_metatensor_round_trip(dtype):
+    affine = rotated(20, 2) @ np.diag([-1.0, 1.5, 2.0, 1.0])
+    affine[:3, 3] = 1 / 3, -20, 7
+    volume = Volume(VOXELS.astype(dtype).transpose(2, 0, 1)[::-1], Grid((7, 5, 6), affine, qform_code=2, sform_code=4))
+    tensor = volume.to_metatensor()
+    assert tensor.shape == (1, 7, 5, 6) and np.array_equal(tensor.affine, affine)
+    back = Volume.from_metatensor(tensor)
+    assert back.voxels.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(back.voxels, volume.voxels)
+    np.testing.assert_array_equal(back.affine, affine)
+    assert (back.grid.qform_code, back.grid.sform_code) == (2, 4)
+    tensor[:] = 0
+    assert volume.voxels.any() and back.voxels.any(), "copies"
+
+
+def test_metatensor_is_that_of_monai(tmp_path):
+    """MONAI's reader gives the same tensor, and Volume the same grid as the reader of this package."""
+    from monai.transforms import LoadImage
+
+    path = saved(tmp_path, scan(affine=rotated(20, 0) @ AFFINE, qform=2, sform=3))
+    loaded, ours = LoadImage(reader="NibabelReader", ensure_channel_first=True)(path), read_volume(path)
+    np.testing.assert_array_equal(loaded, ours.to_metatensor())
+    np.testing.assert_array_equal(loaded.affine, ours.to_metatensor().affine)
+    found = Volume.from_metatensor(loaded)
+    np.testing.assert_array_equal(found.voxels, ours.voxels)
+    assert vars(found.grid).keys() == vars(ours.grid).keys()
+    assert all(np.array_equal(value, getattr(ours.grid, name)) for name, value in vars(found.grid).items())
+
+
+def test_metatensor_in_lps_is_converted():
+    tensor = Volume(VOXELS, Grid(SIZE, AFFINE)).to_metatensor()
+    tensor.affine = np.diag([-1.0, -1, 1, 1]) @ AFFINE
+    tensor.meta["space"] = "LPS"
+    np.testing.assert_array_equal(Volume.from_metatensor(tensor).affine, AFFINE)
+
+
+def test_metatensor_needs_one_channel():
+    tensor = Volume(VOXELS, Grid(SIZE, AFFINE)).to_metatensor()
+    with pytest.raises(UserError, match=r"has the shape \(2, 5, 6, 7\), expected one channel"):
+        Volume.from_metatensor(tensor.expand(2, -1, -1, -1))
+    with pytest.raises(UserError, match=r"has the shape \(5, 6, 7\)"):
+        Volume.from_metatensor(tensor[0])

@@ -173,3 +173,50 @@ def test_one_to_one_matching_by_hand():
     assert found.tolist() == [2, 2, 1]
     np.testing.assert_array_equal(overlaps.matched_at(np.array([3, 2, 1]), 3).sum(axis=1), [0, 1, 2])
     assert overlaps.matched_at(np.array([1.0]), 3)[0, 2], "half of lesion 3: IoU 0.5"
+
+
+def froc_case(seed, scans=4):
+    """Distinct scores of voxels that do not touch, so that every voxel is a cluster; the last lesion is missed."""
+    random = np.random.default_rng(seed)
+    labels = np.zeros((scans, 15, 15, 15), np.int32)
+    for scan in range(scans):
+        corners = random.permutation([(x, y, z) for x in (1, 6, 11) for y in (1, 6, 11) for z in (1, 6, 11)])
+        for number, (x, y, z) in enumerate(corners[: 2 + seed % 3 + scan], start=1):
+            labels[scan, x : x + 3, y : y + 3, z : z + 3] = number
+    order = random.random(labels.shape) + 0.6 * (labels > 0)
+    scores = (1 + order.ravel().argsort().argsort().reshape(labels.shape)).astype(np.float32)
+    apart = np.zeros(labels.shape, bool)
+    apart[:, ::2, ::2, ::2] = random.random((scans, 8, 8, 8)) < 0.2
+    apart[-1][labels[-1] == labels[-1].max()] = False
+    return np.where(apart, scores, -np.inf).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_froc_agrees_with_monai(seed):
+    """MONAI counts detections: points with a probability. It interpolates between rates, but not at rates of the curve.
+
+    The rates of the score are multiples of 1 / (number of scans), and the curve has a point at each of them.
+    """
+    from monai.metrics.froc import compute_fp_tp_probs_nd, compute_froc_curve_data, compute_froc_score
+
+    scores, labels = froc_case(seed)
+    curves, found, false, true = [], [], [], []
+    for values, lesions in zip(scores, labels, strict=True):
+        curve, first_found, _ = cluster_curve(values, lesions)
+        curves.append(curve.false_cluster_thresholds)
+        found.append(first_found)
+        points = np.argwhere(np.isfinite(values))
+        false_probs, true_probs, targets = compute_fp_tp_probs_nd(values[tuple(points.T)], points, lesions)
+        assert targets == len(first_found)
+        false.append(false_probs)
+        true.append(true_probs)
+    n_lesions = sum(len(probs) for probs in true)
+    rates, sensitivities = compute_froc_curve_data(np.concatenate(false), np.concatenate(true), n_lesions, len(scores))
+    expected = compute_froc_score(rates, sensitivities)
+    assert max(rates) > 8 and 0 < expected < 1
+    (score,) = froc_scores(curves, found, np.ones((1, len(scores))))
+    assert score == pytest.approx(expected, abs=1e-12)
+    our_rates, our_sensitivities = froc_curve(curves, found)
+    # Of MONAI's points at the same rate, ours is the most sensitive.
+    best = {rate: sensitivities[rates == rate].max() for rate in set(rates)}
+    np.testing.assert_allclose(our_sensitivities, [best[rate] for rate in our_rates])

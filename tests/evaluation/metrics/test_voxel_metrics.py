@@ -57,6 +57,20 @@ def test_agrees_with_scikit_learn(seed):
     assert vm.prevalence(counts) == pytest.approx(truth.mean())
 
 
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_best_dice_agrees_with_monai(seed):
+    import torch
+    from monai.metrics.meandice import DiceMetric
+
+    scores, truth = random_case(seed)
+    dice, best = vm.best_dice(counted(scores, truth))
+    thresholds = np.append(best, np.unique(scores)[:: max(1, len(scores) // 50)])
+    flagged = torch.from_numpy(scores >= thresholds[:, None])[:, None, :, None].float()
+    lesion = torch.from_numpy(truth)[None, None, :, None].expand_as(flagged).float()
+    expected = DiceMetric(reduction="none")(flagged, lesion).flatten()
+    assert dice == pytest.approx(expected[0].item(), abs=1e-6) == expected.max().item()
+
+
 def test_known_scores():
     # In descending order: lesion, healthy, lesion, healthy, healthy.
     counts = counted(np.array([5, 4, 3, 2, 1]), np.array([1, 0, 1, 0, 0]) > 0)

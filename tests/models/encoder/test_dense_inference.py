@@ -100,3 +100,19 @@ def test_half_precision_volumes_and_train_mode():
 def test_wrong_volume():
     with pytest.raises(ValueError, match=r"volume \(1, 3, 3, 3\), expected \(2, 14, 17, 9\)"):
         encode_densely(random_encoder(2, ("axial", 5)), torch.zeros(1, 3, 3, 3), scattered_mask())
+
+
+def test_inferer_gives_the_latents_as_maps():
+    from monai.data.meta_tensor import MetaTensor
+    from voxout.models.encoder.inferer import DenseInferer
+
+    encoder, mask = random_encoder(2, ("axial", 5)), scattered_mask()
+    batch = MetaTensor(torch.rand(2, 2, *SHAPE), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
+    maps = DenseInferer(mask)(batch, encoder)
+    assert isinstance(maps, MetaTensor) and torch.equal(maps.affine, batch.affine)
+    assert maps.shape == (2, 6, *SHAPE)
+    for volume, latents in zip(batch.as_tensor(), maps.numpy(), strict=True):
+        np.testing.assert_array_equal(mask.transform(latents).T, encode_densely(encoder, volume, mask))
+        assert not latents[:, ~mask.brain_mask].any()
+    plain = DenseInferer(mask)(batch.as_tensor(), encoder)
+    assert type(plain) is torch.Tensor and torch.equal(plain, maps.as_tensor())

@@ -37,13 +37,13 @@ def places():
 
 
 def test_mixed_batches_draw_the_given_subjects_and_voxels():
-    subject, place = origins(mixed().batch(0)[0])
+    subject, place = origins(mixed()[0][0])
     assert set(subject) == {0, 2}
     assert set(place) == places()
 
 
 def test_colocated_batches_hold_each_subject_once_per_voxel():
-    (patches,) = colocated().batch(0)
+    (patches,) = colocated()[0]
     assert patches.shape == (3, 3, 2, 1, 1)
     subject, place = origins(patches)
     assert (np.sort(subject, axis=1) == [0, 1, 3]).all()
@@ -52,12 +52,12 @@ def test_colocated_batches_hold_each_subject_once_per_voxel():
 
 
 def test_order_of_controls_differs_between_voxels():
-    firsts = {int(origins(colocated().batch(step)[0])[0][b, 0]) for step in range(20) for b in range(3)}
+    firsts = {int(origins(colocated()[step][0])[0][b, 0]) for step in range(20) for b in range(3)}
     assert firsts == {0, 1, 3}
 
 
 def test_subset_of_the_subjects():
-    subject, _ = origins(colocated(n_subjects=2).batch(1)[0])
+    subject, _ = origins(colocated(n_subjects=2)[1][0])
     assert all(len(set(row)) == 2 for row in subject)
 
 
@@ -70,11 +70,11 @@ def incomplete_masks():
 
 def test_patches_are_inside_the_brain_mask_of_their_subject():
     inside = incomplete_masks()
-    subject, place = origins(mixed(rows=(0, 1, 2), inside=inside).batch(0)[0])
+    subject, place = origins(mixed(rows=(0, 1, 2), inside=inside)[0][0])
     assert set(subject) == {0, 1} and set(place) == places()
     assert inside.reshape(4, -1)[subject, place].all()
     for step in range(10):
-        subject, place = origins(colocated(n_subjects=2, inside=inside).batch(step)[0])
+        subject, place = origins(colocated(n_subjects=2, inside=inside)[step][0])
         assert inside.reshape(4, -1)[subject, place].all()
         assert all(len(set(row)) == 2 for row in subject)
 
@@ -85,15 +85,15 @@ def test_controls_at_voxels():
 
 
 def test_more_voxels_per_batch_than_available():
-    assert colocated(n_voxels=50).batch(0)[0].shape[:2] == (50, 3)
+    assert colocated(n_voxels=50)[0][0].shape[:2] == (50, 3)
 
 
 @pytest.mark.parametrize("make", [mixed, colocated])
 def test_a_batch_is_a_function_of_seed_and_step(make):
     state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    assert torch.equal(make(seed=5).batch(7)[0], make(seed=5).batch(7)[0])
-    assert not torch.equal(make(seed=5).batch(7)[0], make(seed=5).batch(8)[0])
-    assert not torch.equal(make(seed=5).batch(7)[0], make(seed=6).batch(7)[0])
+    assert torch.equal(make(seed=5)[7][0], make(seed=5)[7][0])
+    assert not torch.equal(make(seed=5)[7][0], make(seed=5)[8][0])
+    assert not torch.equal(make(seed=5)[7][0], make(seed=6)[7][0])
     np.testing.assert_array_equal(np.random.get_state()[1], state[0])
     assert torch.equal(torch.get_rng_state(), state[1])
 
@@ -101,6 +101,16 @@ def test_a_batch_is_a_function_of_seed_and_step(make):
 def test_all_patch_shapes_of_a_batch_are_at_the_same_voxels():
     patch_shapes = (PatchShape("volume", 3), PatchShape("coronal", 5))
     two = ColocatedPatches(numbered(), EVERYWHERE, np.arange(4), VOXELS, patch_shapes, 3, 4, 3)
-    cubes, planes = two.batch(0)
+    cubes, planes = two[0]
     assert cubes.shape == (3, 4, 2, 3, 3, 3) and planes.shape == (3, 4, 2, 5, 5)
     assert torch.equal(cubes[..., 1, 1, 1], planes[..., 2, 2])
+
+
+def test_they_are_datasets_of_batches():
+    """Two processes of a distributed training draw, together, the batches of one process."""
+    from torch.utils.data import DataLoader
+
+    patches = colocated()
+    loaders = [DataLoader(patches, batch_size=None, sampler=range(rank, 6, 2)) for rank in range(2)]
+    drawn = [batch for pair in zip(*loaders, strict=True) for (batch,) in pair]
+    assert len(drawn) == 6 and all(torch.equal(batch, patches[step][0]) for step, batch in enumerate(drawn))

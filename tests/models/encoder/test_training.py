@@ -262,6 +262,23 @@ def test_non_finite_loss_stops_training_without_saving(store, tmp_path, monkeypa
     assert not Checkpoint.exists(tmp_path)
 
 
+def test_handlers_of_ignite_and_monai_are_attached(store, tmp_path):
+    from ignite.engine import Events
+
+    class Losses(list):
+        def attach(self, engine):
+            engine.add_event_handler(
+                Events.ITERATION_COMPLETED,
+                lambda engine: self.append((engine.state.batch, engine.state.output["loss"])),
+            )
+
+    losses = Losses()
+    settings = settings_of(training={"pretraining_steps": 3, "guided_steps": 2})
+    train(store, tmp_path, settings, handlers=[losses])
+    assert [step for step, _ in losses] == [0, 1, 2, 3, 4]
+    assert all(np.isfinite(loss) for _, loss in losses)
+
+
 def test_global_torch_settings_are_restored(store, tmp_path):
     random, deterministic = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
     train(store, tmp_path, settings_of(training={"pretraining_steps": 2, "guided_steps": 2}))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from voxout.data_manifests.errors import SubjectError, UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
@@ -114,6 +115,25 @@ def test_only_selects_channels(tmp_path, cohort):
     assert np.shares_memory(store.only(store.channels[1:3]).volumes, store.volumes), "contiguous channels are a view"
     with pytest.raises(UserError, match="Channels: t2w, t1w_swelling not found, expected some of .* run the stage"):
         store.only(("t1w", "t2w", "t1w_swelling"))
+
+
+def test_it_is_a_dataset_for_data_loaders(tmp_path, cohort):
+    from monai.data import DataLoader, Dataset
+    from monai.transforms import Flipd
+
+    store = create(tmp_path, cohort)
+    item = store[1]
+    assert len(store) == 3 and item["key"] == "sub-02_ses-a"
+    assert item["image"].dtype == torch.float32 and item["brain_mask"].dtype == torch.bool
+    np.testing.assert_array_equal(item["image"], store.volumes[1])
+    np.testing.assert_array_equal(item["brain_mask"], store.inside[1][None])
+    np.testing.assert_array_equal(item["image"].affine, GRID.affine)
+    item["image"][:] = 9
+    assert store.volumes.max() <= 1, "an item is a copy"
+    assert len(list(store)) == 3
+    (batch,) = DataLoader(Dataset(store, Flipd(["image", "brain_mask"], spatial_axis=0)), batch_size=3)
+    assert batch["image"].shape == (3, 2, *GRID.size_vox) and batch["key"] == list(store.keys)
+    np.testing.assert_array_equal(batch["image"], store.volumes[:, :, ::-1])
 
 
 def test_errors_name_the_subject(tmp_path, cohort):

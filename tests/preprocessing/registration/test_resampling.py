@@ -183,3 +183,25 @@ def test_largest_component_of_an_empty_mask():
     assert not resampling.largest_component(mask).any()
     mask[0, 0, :2] = mask[3, 3, 3] = True
     assert resampling.largest_component(mask).sum() == 2
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "PSR", "IRA"])
+def test_canonical_agrees_with_monai(kit, orientation):
+    from monai.transforms import Orientation
+
+    image, _ = kit.small_brain(orientation)
+    expected, found = Orientation("RAS")(image.to_metatensor()), canonical(image)
+    np.testing.assert_array_equal(found.voxels, expected[0])
+    np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_largest_component_agrees_with_monai(seed):
+    from monai.transforms import FillHoles, KeepLargestConnectedComponent
+
+    mask = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(20, 18, 16)), 1) > 0.05
+    largest = resampling.largest_component(mask)
+    expected = KeepLargestConnectedComponent(connectivity=1)(mask[None].astype(np.uint8))
+    np.testing.assert_array_equal(largest, expected[0] > 0)
+    filled = FillHoles(connectivity=1)(expected)
+    np.testing.assert_array_equal(ndimage.binary_fill_holes(largest), filled[0] > 0)
