@@ -30,6 +30,10 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _drop_removed(cls, values: Any) -> Any:
+        return cls.without_removed(values)
+
+    @classmethod
     def without_removed(cls, values: Any) -> Any:
         """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
         if not isinstance(values, dict):
