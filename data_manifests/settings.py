@@ -28,13 +28,15 @@ class Section(BaseModel):
     removed: ClassVar[Mapping[str, Any]] = {}
     """Names that are no longer settings, and the constant that is used; no other value is accepted for them."""
 
+    @classmethod
+    def without_removed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
+        return {name: v for name, v in values.items() if name not in cls.removed or not _equal(v, cls.removed[name])}
+
     @model_validator(mode="before")
     @classmethod
-    def without_removed(cls, values: Any) -> Any:
-        """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
-        if not isinstance(values, dict):
-            return values
-        return {name: v for name, v in values.items() if name not in cls.removed or not _equal(v, cls.removed[name])}
+    def _drop_removed(cls, values: Any) -> Any:
+        return cls.without_removed(values) if isinstance(values, dict) else values
 
 
 def _equal(value: Any, constant: Any) -> bool:
