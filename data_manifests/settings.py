@@ -87,7 +87,7 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
     """Replace old setting names and values in the nested `values` of a section, and drop names in `Section.removed`."""
     if not isinstance(values, dict):
         return CurrentNames(values, [], [])
-    current = section.without_removed(values)
+    current: dict[Any, Any] = section.without_removed(values)
     notes, removed = [], [f"{prefix}{name}" for name in values if name not in current]
     for name, field in section.model_fields.items():
         alias = field.validation_alias
