@@ -28,17 +28,15 @@ class Section(BaseModel):
     removed: ClassVar[Mapping[str, Any]] = {}
     """Names that are no longer settings, and the constant that is used; no other value is accepted for them."""
 
+    @classmethod
+    def without_removed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
+        return {name: v for name, v in values.items() if name not in cls.removed or not _equal(v, cls.removed[name])}
+
     @model_validator(mode="before")
     @classmethod
     def _drop_removed(cls, values: Any) -> Any:
-        return cls.without_removed(values)
-
-    @classmethod
-    def without_removed(cls, values: Any) -> Any:
-        """Drop names that are no longer settings from the values of a section, where they have the constant's value."""
-        if not isinstance(values, dict):
-            return values
-        return {name: v for name, v in values.items() if name not in cls.removed or not _equal(v, cls.removed[name])}
+        return cls.without_removed(values) if isinstance(values, dict) else values
 
 
 def _equal(value: Any, constant: Any) -> bool:
@@ -62,7 +60,6 @@ class OldValues:
     new: Mapping[str, str]
 
     def __call__(self, value: Any) -> Any:
-        """Replace old values; anything else, also of another type, is returned unchanged."""
         if isinstance(value, (list, tuple)):
             return [self.new.get(one, one) if isinstance(one, str) else one for one in value]
         return self.new.get(value, value) if isinstance(value, str) else value
@@ -90,7 +87,7 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
     """Replace old setting names and values in the nested `values` of a section, and drop names in `Section.removed`."""
     if not isinstance(values, dict):
         return CurrentNames(values, [], [])
-    current = section.without_removed(values)
+    current: dict[Any, Any] = section.without_removed(values)
     notes, removed = [], [f"{prefix}{name}" for name in values if name not in current]
     for name, field in section.model_fields.items():
         alias = field.validation_alias
