@@ -148,22 +148,14 @@ def _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma, nu):
 
 
 @fastmath
-def _weigh_rest(pairs, work, m, n_support, scale):
-    """Weights W of the pairs of rest and support vectors, which replace `cross`.
-
-    Vectors for which only u is not 0 are packed behind the support vectors; returns the number of both.
-    """
-    a, cross, support, is_outside = pairs.a, pairs.cross, pairs.support, pairs.is_outside
-    for s in range(n_support):
-        weight = scale * a[s]
-        for j in range(is_outside.shape[0]):
-            cross[s, j] = weight * is_outside[j] * (1.0 + cross[s, j])
+def _pack_adjoint(pairs, work, m, n_support):
+    """Pack the vectors for which only u is not 0 behind the support vectors; returns the number of both."""
     n_involved = n_support
     for i in range(m):
         if pairs.u_all[i] != 0.0 and work.a[i] == 0.0:
-            support[n_involved] = i
-            a[n_involved] = 0.0
-            cross[n_involved] = 0.0
+            pairs.support[n_involved] = i
+            pairs.a[n_involved] = 0.0
+            pairs.cross[n_involved] = 0.0
             n_involved += 1
     return n_involved
 
@@ -233,6 +225,7 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     q = rest.shape[1]
     total = dual_mass(nu, m)
     work, pairs = make_workspace(m), _make_pairs(m, q, dimension)
+    cross, is_outside = pairs.cross, pairs.is_outside
     for b in range(batch):
         _gather_centred(pairs, sv[b], rest[b])
         offset, _, n_free = solve_location(work, pairs.points, m, gamma[b], total)
@@ -242,7 +235,11 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
             continue
         twice = 2.0 * gamma[b]
         _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma[b], nu)
-        n_involved = _weigh_rest(pairs, work, m, n_support, twice / nu)
+        for s in range(n_support):
+            scale = twice / nu * pairs.a[s]
+            for j in range(is_outside.shape[0]):
+                cross[s, j] = scale * is_outside[j] * (1.0 + cross[s, j])
+        n_involved = _pack_adjoint(pairs, work, m, n_support)
         n_pulling = n_outside + n_involved
         near = pairs.near[: dimension * n_involved].reshape(dimension, n_involved)
         pull = pairs.pull[: dimension * n_involved].reshape(dimension, n_involved)
@@ -250,7 +247,7 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
         weight = pairs.weight[: n_pulling * n_involved].reshape(n_pulling, n_involved)
         _fill_weights(pairs, work, n_outside, twice, near, pulling, weight)
         np.dot(pulling, weight, pull)
-        np.dot(near, pairs.cross[:n_involved], pairs.rest_pull)
+        np.dot(near, cross[:n_involved], pairs.rest_pull)
         along = _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv[b], grad_rest[b])
         if by_scale:
             _through_gamma(sv[b], expander * along, grad_sv[b])
