@@ -20,9 +20,9 @@ OUTGROWN = IOU_STEPS // SMALLEST_IOU_STEP
 """The IoU of a cluster more than this many times as large as a lesion stays below `SMALLEST_IOU_STEP`."""
 
 
-def without_references(function):
-    """Compile a function that allocates nothing. Counting references to its arguments would take half of its time."""
-    return compiled(function, _nrt=False, forceinline=True)
+def _allocating_nothing(function):
+    """Compile a function that allocates no arrays and lists: references to its arguments need not be counted."""
+    return compiled(function, _nrt=False)
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _no_overlaps(n_voxels, n_overlaps):
     )
 
 
-@without_references
+@_allocating_nothing
 def _counts(forest, root, smallest):
     """Number of clusters, 0 or 1, and of false clusters in a tree."""
     if forest.size[root] < smallest:
@@ -301,7 +301,7 @@ def _counts(forest, root, smallest):
     return 1, 0 if forest.on_lesion[root] else 1
 
 
-@without_references
+@_allocating_nothing
 def _mark_found(following, start, lesions, score):
     """Store the score for the lesions that a new cluster overlaps, if they were not found before."""
     voxel = start
@@ -314,7 +314,7 @@ def _mark_found(following, start, lesions, score):
             return
 
 
-@without_references
+@_allocating_nothing
 def _join(forest, lesions, root, other, smallest, score):
     """Join two trees; return the root of the joined tree, the other, and the changes of the `_counts`."""
     parent, size, following, on_lesion = forest
@@ -470,9 +470,11 @@ def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest)
         if n_clusters != clusters[changes] or n_false != false_clusters[changes]:
             changes += 1
             thresholds[changes], clusters[changes], false_clusters[changes] = score, n_clusters, n_false
+        recorded = -1
         for member in range(level_start, k + 1):
             root = _find(parent, order[member])
-            if first[root] >= 0:
+            if first[root] >= 0 and root != recorded:
+                recorded = root
                 _record_overlaps(overlaps, rows, root, size[root], lesion_sizes, smallest, score)
         level_start = k + 1
     changed = slice(1, changes + 1)
