@@ -5,6 +5,7 @@ The images of the subjects are loaded one after the other, so that only one subj
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import UnidentifiedImageError
 
@@ -111,7 +112,7 @@ def write_report(
 
 def _map_section(
     report: CohortReport, subjects: Sequence[ReportSubject], progress: Callable[[Iterable], Iterable] | None
-) -> tuple[dict[str, object], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """Template variables of the maps, and warnings about maps that cannot be shown."""
     scale = parts.colour_scale_of(report)
     with_map = [subject for subject in subjects if subject.images is not None]
@@ -140,7 +141,7 @@ def _map_section(
     }, warnings
 
 
-def _quality_section(table: QualityTable) -> tuple[dict[str, object], list[str]]:
+def _quality_section(table: QualityTable) -> tuple[dict[str, Any], list[str]]:
     """Template variables of the preprocessing quality, and warnings about pictures that cannot be shown."""
     outliers_first = [row.subject for row in table.rows if row.subject.quality_picture is not None]
     chosen = outliers_first[:MOST_QUALITY_PICTURES]

@@ -36,7 +36,7 @@ _FEWEST_AT_A_VOXEL = 2
 """Controls needed for a variance."""
 
 Progress = Callable[[int, int], None]
-ReadFeatures = Callable[[Sequence[int]], LatentStore | np.ndarray]
+ReadFeatures = Callable[[Sequence[int] | np.ndarray], LatentStore | np.ndarray]
 """Function that opens the features (n, P, d) of the n training controls with the given indices."""
 
 
