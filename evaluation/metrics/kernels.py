@@ -20,6 +20,11 @@ OUTGROWN = IOU_STEPS // SMALLEST_IOU_STEP
 """The IoU of a cluster more than this many times as large as a lesion stays below `SMALLEST_IOU_STEP`."""
 
 
+def _allocating_nothing(function):
+    """Compile a function that allocates no arrays and lists: references to its arguments need not be counted."""
+    return compiled(function, _nrt=False)
+
+
 # -- ranks -----------------------------------------------------------------------------------------------------------
 @compiled
 def sorted_order(values, carry):
@@ -290,16 +295,15 @@ def _no_overlaps(n_voxels, n_overlaps):
     )
 
 
-@compiled
-def _count(forest, root, smallest, change, counts):
-    """Add `change` to the number of clusters, and to that of false clusters, if a tree is one."""
-    if forest.size[root] >= smallest:
-        counts[0] += change
-        if not forest.on_lesion[root]:
-            counts[1] += change
+@_allocating_nothing
+def _counts(forest, root, smallest):
+    """Number of clusters, 0 or 1, and of false clusters in a tree."""
+    if forest.size[root] < smallest:
+        return 0, 0
+    return 1, 0 if forest.on_lesion[root] else 1
 
 
-@compiled
+@_allocating_nothing
 def _mark_found(following, start, lesions, score):
     """Store the score for the lesions that a new cluster overlaps, if they were not found before."""
     voxel = start
@@ -312,12 +316,12 @@ def _mark_found(following, start, lesions, score):
             return
 
 
-@compiled
-def _join(forest, overlaps, rows, lesions, counts, root, other, smallest, score):
-    """Join two trees, and count them as one cluster; return the root."""
+@_allocating_nothing
+def _join(forest, lesions, root, other, smallest, score):
+    """Join two trees; return the root of the joined tree, the other, and the changes of the `_counts`."""
     parent, size, following, on_lesion = forest
-    _count(forest, root, smallest, -1, counts)
-    _count(forest, other, smallest, -1, counts)
+    clusters, false_clusters = _counts(forest, root, smallest)
+    other_clusters, other_false = _counts(forest, other, smallest)
     if size[root] + size[other] >= smallest:
         for side in (root, other):
             if size[side] < smallest:
@@ -328,13 +332,12 @@ def _join(forest, overlaps, rows, lesions, counts, root, other, smallest, score)
     size[root] += size[other]
     following[root], following[other] = following[other], following[root]
     on_lesion[root] = on_lesion[root] or on_lesion[other]
-    _count(forest, root, smallest, 1, counts)
-    _join_overlaps(overlaps, rows, root, other, size[root], lesions.sizes, score)
-    return root
+    joined, joined_false = _counts(forest, root, smallest)
+    return root, other, joined - clusters - other_clusters, joined_false - false_clusters - other_false
 
 
 @compiled
-def _join_overlaps(overlaps, rows, root, other, size, lesion_sizes, score):
+def _move_overlaps(overlaps, rows, root, other, size, lesion_sizes, score):
     """Add the overlaps of the tree `other` to those of the tree that it was joined to."""
     first, following, lesion, voxels, _ = overlaps
     overlap = first[other]
@@ -440,34 +443,41 @@ def grow_clusters(values, order, labels, touches, lesion_sizes, steps, smallest)
     forest = Forest(parent, size, following, touches.copy())
     lesions = Lesions(labels, lesion_sizes, np.full(len(lesion_sizes), -np.inf, np.float32))
     overlaps, n_overlaps = _no_overlaps(len(values), lesion_sizes.sum()), 0
+    first = overlaps.first
     # Row 0 (highest, below, cluster, lesion, step) stands for no overlap, element 0 for scores above the highest.
     rows = [(np.float32(0), np.float32(0), np.int32(0), np.int32(0), np.int32(0))]
     thresholds, changes = np.empty(len(order) + 1, np.float32), 0
     clusters, false_clusters = np.zeros(len(order) + 1, np.int32), np.zeros(len(order) + 1, np.int32)
-    counts, level_start = np.zeros(2, np.int32), 0
+    n_clusters, n_false, level_start = 0, 0, 0
     for k in range(len(order)):
         voxel = order[k]
         score, root = values[voxel], np.int64(voxel)
         parent[voxel], following[voxel], size[voxel] = voxel, voxel, 1
         if labels[voxel] > 0:
-            overlaps.first[voxel], overlaps.lesion[n_overlaps] = n_overlaps, labels[voxel] - 1
+            first[voxel], overlaps.lesion[n_overlaps] = n_overlaps, labels[voxel] - 1
             n_overlaps += 1
-        _count(forest, root, smallest, 1, counts)
         if smallest <= 1:
+            n_clusters, n_false = n_clusters + 1, n_false + (0 if touches[voxel] else 1)
             _mark_found(following, root, lesions, score)
         for step in steps:
             if parent[voxel + step] >= 0:
                 other = _find(parent, voxel + step)
                 if other != root:
-                    root = _join(forest, overlaps, rows, lesions, counts, root, other, smallest, score)
+                    root, other, more, more_false = _join(forest, lesions, root, other, smallest, score)
+                    n_clusters, n_false = n_clusters + more, n_false + more_false
+                    if first[other] >= 0:
+                        _move_overlaps(overlaps, rows, root, other, size[root], lesion_sizes, score)
         if k + 1 < len(order) and values[order[k + 1]] == score:
             continue
-        if counts[0] != clusters[changes] or counts[1] != false_clusters[changes]:
+        if n_clusters != clusters[changes] or n_false != false_clusters[changes]:
             changes += 1
-            thresholds[changes], clusters[changes], false_clusters[changes] = score, counts[0], counts[1]
-        for member in order[level_start : k + 1]:
-            root = _find(parent, member)
-            _record_overlaps(overlaps, rows, root, size[root], lesion_sizes, smallest, score)
+            thresholds[changes], clusters[changes], false_clusters[changes] = score, n_clusters, n_false
+        recorded = -1
+        for member in range(level_start, k + 1):
+            root = _find(parent, order[member])
+            if first[root] >= 0 and root != recorded:
+                recorded = root
+                _record_overlaps(overlaps, rows, root, size[root], lesion_sizes, smallest, score)
         level_start = k + 1
     changed = slice(1, changes + 1)
     counted = thresholds[changed].copy(), clusters[changed].copy(), false_clusters[changed].copy()

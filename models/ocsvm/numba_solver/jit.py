@@ -43,6 +43,11 @@ def fastmath(function: Callable) -> Any:
     return compiled(function, fastmath=_FAST, _nrt=False)
 
 
+def inner(function: Callable) -> Any:
+    """Compile a function as `fastmath` does, but in less time: it cannot be called from Python."""
+    return compiled(function, fastmath=_FAST, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def allocating(function: Callable) -> Any:
     """Compile a function that allocates arrays, with the same options as `fastmath`."""
     return compiled(function, fastmath=_FAST)

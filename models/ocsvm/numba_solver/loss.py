@@ -9,7 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from .active_set import substitute
-from .jit import aligned, allocating, fastmath, whole_lanes
+from .jit import aligned, allocating, inner, whole_lanes
 from .kernel_rows import add_rows, kernel_row, row_dot
 from .smo import extremes
 from .solve import dual_mass, solve_location
@@ -58,7 +58,7 @@ def _make_pairs(m, q, dimension):
     )
 
 
-@fastmath
+@inner
 def _adjoint(work, points, n, gamma, g_offset, u):
     """Solve ``K_FF u + w 1 = g_F, sum(u) = -g_offset`` with the factor kept by `active_set`; u is g on entry.
 
@@ -91,7 +91,7 @@ def _adjoint(work, points, n, gamma, g_offset, u):
     u[pivot] = last
 
 
-@fastmath
+@inner
 def _gather_centred(pairs, sv, rest):
     """Copy sv and rest to columns. Only differences matter; without the mean of sv, the sums below are accurate."""
     mean = pairs.mean
@@ -109,7 +109,7 @@ def _gather_centred(pairs, sv, rest):
             pairs.rest_points[k, j] = rest[j, k] - mean[k]
 
 
-@fastmath
+@inner
 def _score_rest(pairs, work, m, q, gamma, offset):
     """Pack the support vectors and the outliers of rest; returns their numbers and nu times the loss."""
     a, cross, decision, is_outside = pairs.a, pairs.cross, pairs.decision, pairs.is_outside
@@ -136,7 +136,7 @@ def _score_rest(pairs, work, m, q, gamma, offset):
     return n_support, n_outside, value
 
 
-@fastmath
+@inner
 def _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma, nu):
     """Gradient with respect to a on the free set, and through the solution with respect to the kernel among sv."""
     u_all, is_outside = pairs.u_all, pairs.is_outside
@@ -147,28 +147,20 @@ def _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma, nu):
     _adjoint(work, pairs.points, n_free, gamma, n_outside / nu, u_all)
 
 
-@fastmath
-def _weigh_rest(pairs, work, m, n_support, scale):
-    """Weights W of the pairs of rest and support vectors, which replace `cross`.
-
-    Vectors for which only u is not 0 are packed behind the support vectors; returns the number of both.
-    """
-    a, cross, support, is_outside = pairs.a, pairs.cross, pairs.support, pairs.is_outside
-    for s in range(n_support):
-        weight = scale * a[s]
-        for j in range(is_outside.shape[0]):
-            cross[s, j] = weight * is_outside[j] * (1.0 + cross[s, j])
+@inner
+def _pack_adjoint(pairs, work, m, n_support):
+    """Pack the vectors for which only u is not 0 behind the support vectors; returns the number of both."""
     n_involved = n_support
     for i in range(m):
         if pairs.u_all[i] != 0.0 and work.a[i] == 0.0:
-            support[n_involved] = i
-            a[n_involved] = 0.0
-            cross[n_involved] = 0.0
+            pairs.support[n_involved] = i
+            pairs.a[n_involved] = 0.0
+            pairs.cross[n_involved] = 0.0
             n_involved += 1
     return n_involved
 
 
-@fastmath
+@inner
 def _fill_weights(pairs, work, n_outside, twice, near, pulling, weight):
     """Fill near, pulling and weight: W of the outliers above P of the packed vectors among themselves."""
     a, u, cross, support, outside = pairs.a, pairs.u, pairs.cross, pairs.support, pairs.outside
@@ -193,7 +185,7 @@ def _fill_weights(pairs, work, n_outside, twice, near, pulling, weight):
             weight[n_outside + t, s] = twice * (u[t] * a[s] + a[t] * u[s]) * (1.0 + weight[n_outside + t, s])
 
 
-@fastmath
+@inner
 def _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv, grad_rest):
     """Fill the weighted gradients; returns the sum of the products of the latents and their unweighted gradients."""
     cross, reach, rest_reach = pairs.cross, pairs.reach, pairs.rest_reach
@@ -233,6 +225,7 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
     q = rest.shape[1]
     total = dual_mass(nu, m)
     work, pairs = make_workspace(m), _make_pairs(m, q, dimension)
+    cross, is_outside = pairs.cross, pairs.is_outside
     for b in range(batch):
         _gather_centred(pairs, sv[b], rest[b])
         offset, _, n_free = solve_location(work, pairs.points, m, gamma[b], total)
@@ -242,7 +235,11 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
             continue
         twice = 2.0 * gamma[b]
         _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma[b], nu)
-        n_involved = _weigh_rest(pairs, work, m, n_support, twice / nu)
+        for s in range(n_support):
+            scale = twice / nu * pairs.a[s]
+            for j in range(is_outside.shape[0]):
+                cross[s, j] = scale * is_outside[j] * (1.0 + cross[s, j])
+        n_involved = _pack_adjoint(pairs, work, m, n_support)
         n_pulling = n_outside + n_involved
         near = pairs.near[: dimension * n_involved].reshape(dimension, n_involved)
         pull = pairs.pull[: dimension * n_involved].reshape(dimension, n_involved)
@@ -250,13 +247,13 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
         weight = pairs.weight[: n_pulling * n_involved].reshape(n_pulling, n_involved)
         _fill_weights(pairs, work, n_outside, twice, near, pulling, weight)
         np.dot(pulling, weight, pull)
-        np.dot(near, pairs.cross[:n_involved], pairs.rest_pull)
+        np.dot(near, cross[:n_involved], pairs.rest_pull)
         along = _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv[b], grad_rest[b])
         if by_scale:
             _through_gamma(sv[b], expander * along, grad_sv[b])
 
 
-@fastmath
+@inner
 def _through_gamma(sv, along, grad_sv):
     """Add the gradient through gamma = 1/(d*variance) to grad_sv.
 
