@@ -60,6 +60,7 @@ class OldValues:
     new: Mapping[str, str]
 
     def __call__(self, value: Any) -> Any:
+        """Return the current value."""
         if isinstance(value, (list, tuple)):
             return [self.new.get(one, one) if isinstance(one, str) else one for one in value]
         return self.new.get(value, value) if isinstance(value, str) else value
@@ -110,6 +111,19 @@ def with_current_names(section: type[Section], values: Any, prefix: str = "") ->
                 ]
                 current[name] = rule(current[name])
     return CurrentNames(current, notes, removed)
+
+
+def without_other_values(section: type[Section], values: Any, prefix: str = "") -> tuple[Any, dict[str, Any]]:
+    """Drop the names in `Section.removed` that are left in nested values; also return their values, by full name."""
+    if not isinstance(values, dict):
+        return values, {}
+    left = {name: value for name, value in values.items() if name not in section.removed}
+    dropped = {f"{prefix}{name}": value for name, value in values.items() if name in section.removed}
+    for name, field in section.model_fields.items():
+        if name in left and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            left[name], more = without_other_values(field.annotation, left[name], f"{prefix}{name}.")
+            dropped |= more
+    return left, dropped
 
 
 class DataSettings(Section):

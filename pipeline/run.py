@@ -5,10 +5,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data_manifests.atomic_write import atomic_write
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
-from .config.config import GivenSettings, load_config, read_settings, require_settings_of_model, save_config
+from .config.config import GivenSettings, read_settings, require_settings_of_model, save_config
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
@@ -125,7 +126,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
 
 def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> GivenSettings:
     """Resolve the settings of a run; `saved_in` holds those of its model, or of earlier calls on its folder."""
-    saved = read_settings(saved_in) if options.model or resumes else None
+    saved = read_settings(saved_in, saved_file=True) if options.model or resumes else None
     given = read_settings(
         options.config,
         saved=saved if resumes else None,
@@ -145,14 +146,15 @@ def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> Gi
 def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
     """Save the settings of a run in its folder; put back the earlier ones if a stage refuses them."""
     path = run.out.config
-    before = load_config(path) if path.is_file() else None
+    before = path.read_bytes() if path.is_file() else None
     if not dry_run:
         save_config(path, run.config)
     try:
         yield
     except UserError:
         if before is not None:
-            save_config(path, before)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(before)
         else:
             path.unlink(missing_ok=True)
         raise

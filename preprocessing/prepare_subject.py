@@ -15,7 +15,7 @@ from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import SubjectError, UserError
 from ..data_manifests.images.volume import Grid, Volume, read_grid, read_mask, read_volume, write_volume
-from ..data_manifests.terms import Modality
+from ..data_manifests.terms import BIDS_SUFFIX, Modality
 from .brain_extraction.extract import BrainExtraction, extract_brain
 from .intensity.bias_field import correct_bias_field
 from .intensity.percentile_scaling import normalise
@@ -149,7 +149,7 @@ def _read_aligned(
     alignments: dict[Modality, Alignment] = {"t1w": UNMOVED}
     for modality in needed_images(subject, settings)[1:]:
         scan = read_volume(subject.images[modality])
-        require_intensities(scan, modality)
+        require_intensities(scan, BIDS_SUFFIX[modality])
         images[modality] = _non_negative(scan)
         alignments[modality] = align_to_t1w(images[modality], t1w, brain_mask, seed=seed)
         alignments[modality].save(out.alignment(subject, modality))

@@ -46,7 +46,7 @@ def refusals(
     checks: list[Callable[[], object]] = []
     for modality in needed_images(subject, settings):
         if modality in scans:
-            checks.append(partial(require_intensities, scans[modality], modality))
+            checks.append(partial(require_intensities, scans[modality], BIDS_SUFFIX[modality]))
     if brain is not None or subject.brain_mask is None:
         checks.append(lambda: require_mask(brain, settings.brain_extraction))
     if (path := subject.template_transform) is not None:
@@ -60,11 +60,11 @@ def refusals(
     return problems
 
 
-def require_intensities(scan: Volume, modality: Modality) -> None:
+def require_intensities(scan: Volume, name: str) -> None:
     """Raise a UserError if a scan has more negative voxels than an earlier interpolation can produce."""
     negative = float((scan.voxels < 0).mean())
     if negative > _MOST_NEGATIVE_SHARE:
         raise UserError(
-            f"the {BIDS_SUFFIX[modality]} is negative in {negative:.0%} of its voxels, expected intensities of at "
+            f"the {name} is negative in {negative:.0%} of its voxels, expected intensities of at "
             "least 0; give the scan as it came from the scanner, not standardised"
         )

@@ -31,12 +31,13 @@ from .settings import (
     PreprocessingSettings,
     RegistrationSettings,
 )
+from .subject_inputs import require_intensities
 
 _DEFAULTS = PreprocessingSettings()
 
 
 class _Step(MapTransform):
-    """Step of preparation: the same bits in any program, as SimpleITK runs on one thread."""
+    """Step of preparation. SimpleITK runs on one thread, which gives the same bits in any program."""
 
     def __init__(self, keys: KeysCollection, mask_key: str, allow_missing_keys: bool = False):
         super().__init__(keys, allow_missing_keys)
@@ -82,7 +83,7 @@ class ExtractBraind(_Step):
 
     def _changed(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
         (key,) = self.keys
-        mask = extract_brain(_read(data, key), self.settings, seed=self.seed).mask
+        mask = extract_brain(_scan(data, key), self.settings, seed=self.seed).mask
         return data | {self.mask_key: _like(data[key], mask)}
 
 
@@ -109,7 +110,7 @@ class CorrectBiasFieldd(_Step):
 
     def _changed(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            scan = _read(data, key)
+            scan = _scan(data, key)
             data[key] = _like(data[key], correct_bias_field(scan, self._mask_on(data, scan.grid), self.settings))
         return data
 
@@ -140,10 +141,10 @@ class AlignToT1wd(_Step):
         self.t1w_key, self.seed = t1w_key, seed
 
     def _changed(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
-        t1w = _read(data, self.t1w_key)
+        t1w = _scan(data, self.t1w_key)
         brain = self._mask_on(data, t1w.grid)
         for key in self.key_iterator(data):
-            scan = _read(data, key)
+            scan = _scan(data, key)
             alignment = align_to_t1w(scan, t1w, brain, seed=self.seed)
             affine = np.linalg.inv(ras_affine(alignment.transform)) @ scan.affine
             data[key] = _like(data[key], Volume(scan.voxels, Grid(scan.grid.size_vox, affine)))
@@ -184,14 +185,14 @@ class RegisterToTemplated(_Step, InvertibleTransform):
         self.t1w_key, self.spacing_mm, self.settings, self.seed = t1w_key, spacing_mm, settings, seed
 
     def _changed(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
-        t1w, working_template = _read(data, self.t1w_key), load_template(self.settings.working_spacing_mm)
+        t1w, working_template = _scan(data, self.t1w_key), load_template(self.settings.working_spacing_mm)
         brain = self._mask_on(data, t1w.grid)
         transform = register_to_template(t1w, brain, working_template, self.settings, seed=self.seed)
         grid = load_template(self.spacing_mm).grid
         mask = transform.to_template(brain, grid, interpolation="linear")
         warped: dict[Hashable, Volume] = {}
         for key in self.key_iterator(data):
-            scan = _read(data, key)
+            scan = _scan(data, key)
             warped[key], in_view = transform.scan_to_template(scan, self._mask_on(data, scan.grid), grid)
             mask = mask.with_voxels(mask.voxels & in_view.voxels)
         for key, volume in {**warped, self.mask_key: mask}.items():
@@ -230,9 +231,22 @@ class ScaleBrainIntensityd(_Step):
 
     def _changed(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            image = _read(data, key)
+            image = _scan(data, key)
             data[key] = _like(data[key], normalise(image, self._mask_on(data, image.grid)))
         return data
+
+
+def _scan(data: Mapping[Hashable, Any], key: Hashable) -> Volume:
+    """Return the scan of a key, without the few negative values that an earlier interpolation may have left.
+
+    Raises
+    ------
+    UserError
+        It has many negative values, or see `_read`.
+    """
+    scan = _read(data, key)
+    require_intensities(scan, str(key))
+    return scan.with_voxels(np.maximum(scan.voxels, 0))
 
 
 def _read(data: Mapping[Hashable, Any], key: Hashable) -> Volume:

@@ -297,7 +297,7 @@ def _no_overlaps(n_voxels, n_overlaps):
 
 @_allocating_nothing
 def _counts(forest, root, smallest):
-    """Number of clusters, 0 or 1, and of false clusters in a tree."""
+    """Return the number of clusters, 0 or 1, and of false clusters in a tree."""
     if forest.size[root] < smallest:
         return 0, 0
     return 1, 0 if forest.on_lesion[root] else 1

@@ -50,7 +50,9 @@ class ScoreFolder:
             )
         try:
             about = load_json(folder / "scores.json")["about"]
-            settings = EvaluationSettings(**about["settings"])
+            # Names that are no longer settings do not matter: all intervals are computed again.
+            known = {name: v for name, v in about["settings"].items() if name not in EvaluationSettings.removed}
+            settings = EvaluationSettings(**known)
             description = str(about["space"]), str(about["mask"]), tuple(about["subjects_left_out"])
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise UserError(

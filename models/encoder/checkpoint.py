@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -194,6 +194,13 @@ class Checkpoint:
             with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced below
                 autoencoder = build_autoencoder(settings, index.origin).to(device).eval()
             autoencoder.load_state_dict(weights)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise UserError(
+                f"{private(folder, 'its folder')}: the encoder was trained with "
+                f"{'.'.join(map(str, problem['loc']))} = {problem['input']!r}, which this version does not know. Train "
+                "it again: run `voxout run` there with another output folder."
+            ) from error
         except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
             found = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise UserError(

@@ -11,8 +11,10 @@ from types import FrameType
 
 def _end(number: int, _: FrameType | None) -> None:
     name = signal.Signals(number).name
-    os.write(2, f"voxout: interrupted ({name}). Run the same command again to continue.\n".encode())
-    os._exit(128 + number)
+    try:
+        os.write(2, f"voxout: interrupted ({name}). Run the same command again to continue.\n".encode())
+    finally:  # stderr may be closed
+        os._exit(128 + number)
 
 
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

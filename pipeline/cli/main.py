@@ -55,7 +55,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
-    given = read_settings(options.config, overrides=options.set, seed=options.seed)
+    preset = getattr(options, "preset", None)  # `voxout score` has it
+    given = read_settings(options.config, preset=preset, overrides=options.set, seed=options.seed)
     folders = MapFolders(options.maps, options.masks, options.brain_masks, options.participants, options.healthy)
     console = open_console(options, None)
     for note in given.notes:

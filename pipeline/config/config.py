@@ -6,7 +6,7 @@ never part of the configuration, so that the same configuration gives the same r
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -17,7 +17,7 @@ from yaml.composer import ComposerError
 
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private, some_of
-from ...data_manifests.settings import DataSettings, Section, with_current_names
+from ...data_manifests.settings import DataSettings, Section, with_current_names, without_other_values
 from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
@@ -69,11 +69,14 @@ class GivenSettings:
         Settings that the user's file or ``--set`` names, as "models.detector.nu".
     notes : tuple of str
         A note for each old name or value, and one for names that are no longer settings.
+    dropped : mapping from name to value
+        What a saved file holds of settings that no longer exist, where it is not the constant that is used now.
     """
 
     config: Config
     named: frozenset[str]
     notes: tuple[str, ...]
+    dropped: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_settings(
@@ -84,10 +87,13 @@ def read_settings(
     overrides: Sequence[str] = (),
     seed: int | None = None,
     seeds: int | None = None,
+    saved_file: bool = False,
 ) -> GivenSettings:
     """Resolve a configuration from defaults, preset, file, ``--set name=value``, seed and number of seeds.
 
-    Later sources take precedence. With `saved`, the settings of an earlier run take the place of the defaults.
+    Later sources take precedence. With `saved`, the settings of an earlier run take the place of the defaults. A user's
+    file must not name a setting that no longer exists with another value than the constant; with `saved_file`, for a
+    file that voxout wrote, such values are dropped with a note.
 
     Raises
     ------
@@ -100,6 +106,10 @@ def read_settings(
     given = [_read_yaml(path)] if path is not None else []
     given += [_parsed_override(override) for override in overrides]
     current = [with_current_names(Config, each) for each in given]
+    dropped: dict[str, Any] = {}
+    if saved_file:
+        kept, dropped = without_other_values(Config, current[0].values)
+        current[0] = current[0]._replace(values=kept)
     own: dict[str, Any] = {}
     for each in current:
         _merge(own, each.values)
@@ -117,7 +127,8 @@ def read_settings(
     if removed := tuple(dict.fromkeys(name for each in current for name in each.removed)):
         are = "is no longer a setting" if len(removed) == 1 else "are no longer settings"
         notes.append(f"{some_of(removed)} {are}; the value given is always used")
-    return GivenSettings(config, named, tuple(dict.fromkeys(notes)))
+    notes += [f"{name} was {value} and is no longer a setting; a constant is used" for name, value in dropped.items()]
+    return GivenSettings(config, named, tuple(dict.fromkeys(notes)), dropped)
 
 
 def load_config(

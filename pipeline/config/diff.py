@@ -12,7 +12,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             continue
         if name.startswith("settings."):
             setting = name.removeprefix("settings.")
-            described.append(f"{setting} was {before.get(name)}, is now {now.get(name)}")
+            what = f"is now {now[name]}" if name in now else "is no longer a setting"
+            described.append(f"{setting} was {before.get(name)}, {what}")
         elif name not in before:
             described.append(f"{name} is new")
         elif name not in now:

@@ -100,10 +100,17 @@ def _fitted_settings(path: Path) -> GivenSettings:
     try:
         if path.stat().st_size > _MAX_SETTINGS_BYTES:
             raise UserError(f"found {path.stat().st_size:,} bytes, expected at most {_MAX_SETTINGS_BYTES:,}.")
-        return read_settings(path)
+        given = read_settings(path, saved_file=True)
     except UserError as error:
         raise UserError(
             [f"{private(path)}: not the settings of a model: {problem}" for problem in error.problems]
         ) from error
     except RecursionError as error:
         raise UserError(f"{private(path)}: not the settings of a model: nested too deeply.") from error
+    # Others act in the fit only.
+    if acting := [name for name in given.dropped if name.startswith("preprocessing.")]:
+        raise UserError(
+            f"{private(path)}: the model was fitted with {acting[0]} = {given.dropped[acting[0]]}, which is no longer "
+            "a setting. Run `voxout run` on its cohort again."
+        )
+    return given

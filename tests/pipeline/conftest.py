@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
+from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.pipeline import run
 from voxout.pipeline.workflow.engine import Engine
 
@@ -12,5 +13,7 @@ from voxout.pipeline.workflow.engine import Engine
 def warm_workers() -> Iterator[None]:
     """Let all commands of a test process share the worker processes that the first one starts."""
     with Engine(2) as engine, pytest.MonkeyPatch.context() as patch:
+        # Started here, not in the scratch folder of the first command, which is deleted with it.
+        engine.map(str, [(SubjectRecord("1", "control", {}),)], stage="check")
         patch.setattr(run, "Engine", lambda jobs: nullcontext(engine))
         yield

@@ -292,6 +292,8 @@ def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
     shutil.copytree(first, out)
     for stage in ("encoder", "detectors", "latents", "maps", "scores", "report"):
         shutil.rmtree(out / stage)
+    for stage in ("train", "fit", "map", "score", "report"):
+        (out / "records" / f"{stage}.json").unlink()
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command_line(*_words("run", cohort, out)), **silent, start_new_session=True)
     give_up = time.monotonic() + 400
@@ -300,7 +302,7 @@ def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    assert list(out.glob(trained)) and not (out / "encoder").exists()
+    assert list(out.glob(trained)) and not (out / "encoder").exists() and not (out / "records" / "train.json").exists()
     result = _voxout("run", cohort, out)
     assert "extract: up to date" in result.stdout
     names = sorted(path.relative_to(first) for path in (first / "maps").rglob("*.nii.gz"))

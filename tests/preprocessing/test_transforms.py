@@ -37,7 +37,7 @@ STEPS = Compose(
         ExtractBraind("t1w", settings=SETTINGS.brain_extraction),
         CorrectBiasFieldd("t1w", settings=SETTINGS.bias_field),
         RegisterToTemplated("t1w", spacing_mm=4.0, settings=SETTINGS.registration),
-        ScaleBrainIntensityd("t1w", settings=SETTINGS.intensity),
+        ScaleBrainIntensityd("t1w"),
     ]
 )
 

@@ -611,6 +611,28 @@ def test_metatensor_in_lps_is_converted():
     np.testing.assert_array_equal(Volume.from_metatensor(tensor).affine, AFFINE)
 
 
+def test_metatensors_that_cannot_be_volumes_are_refused():
+    import torch
+    from monai.transforms import Orientation
+
+    tensor = Volume(VOXELS, Grid(SIZE, AFFINE)).to_metatensor()
+    bad = tensor.clone()
+    bad.affine = torch.full((4, 4), torch.nan)
+    refused = {
+        "found a tensor without an affine": tensor.as_tensor(),
+        "transforms that are still pending": Orientation("LAS", lazy=True)(tensor),
+        "has complex values": tensor.to(torch.complex64),
+        "its affine is not finite": bad,
+    }
+    for words, image in refused.items():
+        with pytest.raises(UserError, match=words):
+            Volume.from_metatensor(image)
+    half = Volume.from_metatensor(tensor.to(torch.bfloat16))
+    assert half.voxels.dtype == np.float32
+    tensor.meta["qform_code"] = torch.tensor([2, 2])
+    assert Volume.from_metatensor(tensor).grid.qform_code == 2
+
+
 def test_metatensor_needs_one_channel():
     tensor = Volume(VOXELS, Grid(SIZE, AFFINE)).to_metatensor()
     with pytest.raises(UserError, match=r"has the shape \(2, 5, 6, 7\), expected one channel"):

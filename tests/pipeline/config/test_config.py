@@ -10,7 +10,7 @@ from voxout.evaluation.settings import EvaluationSettings
 from voxout.models.encoder.checkpoint import TRAINED_BY
 from voxout.models.settings import ModelSettings
 from voxout.pipeline.config.config import Config, load_config, preset_names, read_settings, save_config
-from voxout.pipeline.config.diff import flat_settings
+from voxout.pipeline.config.diff import changes, flat_settings
 from voxout.pipeline.workflow.records import StageRecord
 
 BEFORE = Path(__file__).with_name("before_removals.yaml")
@@ -209,3 +209,17 @@ def test_a_value_of_another_kind_for_a_setting_with_old_values(value):
     for name in ("models.ensemble.scorers", "preprocessing.intensity.method"):
         with pytest.raises(UserError, match=name):
             load_config(overrides=[f"{name}={value}"])
+
+
+def test_a_saved_file_may_hold_another_value_of_what_is_no_longer_a_setting(tmp_path):
+    """Nobody can change a folder of before; what depends on the value is computed again."""
+    path = tmp_path / "config.yaml"
+    path.write_text("models: {detector: {shrinkage: 0.05, nu: 0.2}}\npreprocessing: {bias_field: {levels: 4}}\n")
+    given = read_settings(path, saved_file=True)
+    assert given.config.models.detector.nu == 0.2
+    assert given.dropped == {"preprocessing.bias_field.levels": 4, "models.detector.shrinkage": 0.05}
+    assert "models.detector.shrinkage was 0.05 and is no longer a setting; a constant is used" in given.notes
+    changed = changes({"settings.models.detector.shrinkage": 0.05}, {})
+    assert changed == ["models.detector.shrinkage was 0.05, is no longer a setting"]
+    with pytest.raises(UserError, match="no longer a setting"):
+        read_settings(path)

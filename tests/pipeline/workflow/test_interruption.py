@@ -145,7 +145,8 @@ def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, wha
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_during_the_start_prints_one_line(tmp_path, number):
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_signal_during_the_start_prints_one_line(tmp_path, number, closed):
     """Regression: in the first half second, during imports, Ctrl-C printed a traceback, and SIGTERM nothing."""
     program = tmp_path / "slow.py"
     # The first module that the entry imports waits, as on a slow disk.
@@ -155,7 +156,8 @@ def test_a_signal_during_the_start_prints_one_line(tmp_path, number):
         "    def find_spec(self, name, *_):\n"
         "        if name == 'voxout.pipeline.cli.main':\n"
         "            print('importing', flush=True)\n"
-        "            time.sleep(30)\n"
+        "            try: time.sleep(30)\n"
+        "            except OSError: time.sleep(30)  # as libraries do\n"
         "sys.meta_path.insert(0, Slow())\n"
         "entry.start()\n"
     )
@@ -164,6 +166,12 @@ def test_a_signal_during_the_start_prints_one_line(tmp_path, number):
         [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    if closed:
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+        return
     process.send_signal(number)
     _, errors = process.communicate(timeout=10)
     name = signal.Signals(number).name
