@@ -9,6 +9,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from voxout.pipeline.cli.main import main
 
 
+# With small convolutions on a busy machine, several threads are slower than one; they also round differently.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def command_line(*words: object) -> list[str]:
     """Return the command line of a separate process."""
     return [sys.executable, "-m", "voxout.pipeline.cli", *map(str, words)]
@@ -23,6 +27,4 @@ def in_process(*words: object) -> subprocess.CompletedProcess[str]:
 
 def as_process(*words: object) -> subprocess.CompletedProcess[str]:
     """Give a command to a process of its own."""
-    # With small convolutions on a busy machine, several threads are slower than one.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command_line(*words), capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command_line(*words), capture_output=True, text=True, check=False, env=ONE_THREAD)

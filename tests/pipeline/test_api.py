@@ -206,6 +206,7 @@ def test_metrics_on_arrays_agree_with_scikit_learn():
         voxout.metrics.auroc(np.full((2, 2), np.nan), np.ones((2, 2), bool))
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     import matplotlib.pyplot
 

@@ -27,7 +27,7 @@ from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
-from .commands import as_process, command_line, in_process
+from .commands import ONE_THREAD, as_process, command_line, in_process
 from .planted_name import NAME, places_of_name, plant_in_header
 
 SETTINGS = """
@@ -228,6 +228,7 @@ def test_every_mapped_subject_has_a_page_with_its_clusters(finished):
         assert line["side"] == ("midline" if abs(place[0]) < 3 else "right" if place[0] > 0 else "left")
 
 
+@pytest.mark.slow
 def test_a_broken_map_loses_one_page_and_a_deleted_page_is_written_again(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
@@ -273,6 +274,7 @@ def test_a_second_run_skips_finished_stages(finished, cohort):
     assert maps == {path: path.stat().st_mtime_ns for path in (out / "maps").rglob("*.nii.gz")}
 
 
+@pytest.mark.slow
 def test_a_deleted_stage_runs_again_with_later_stages(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
@@ -295,7 +297,8 @@ def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
     for stage in ("train", "fit", "map", "score", "report"):
         (out / "records" / f"{stage}.json").unlink()
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    run = subprocess.Popen(command_line(*_words("run", cohort, out)), **silent, start_new_session=True)
+    command = command_line(*_words("run", cohort, out))
+    run = subprocess.Popen(command, **silent, env=ONE_THREAD, start_new_session=True)
     give_up = time.monotonic() + 400
     trained = ".building/train/encoder/step-*.safetensors"
     while not list(out.glob(trained)) and time.monotonic() < give_up:
@@ -313,6 +316,7 @@ def test_a_killed_run_resumes_with_the_same_result(finished, cohort, tmp_path):
     assert (out / "scores" / "scores.csv").read_text() == (first / "scores" / "scores.csv").read_text()
 
 
+@pytest.mark.slow
 def test_an_encoder_that_no_scorer_uses_is_kept(finished, cohort, new_cohort, tmp_path):
     """A trained encoder is not lost by a run without it."""
     out = tmp_path / "copy"
@@ -337,6 +341,7 @@ def test_an_encoder_that_no_scorer_uses_is_kept(finished, cohort, new_cohort, tm
     assert maps and all(filecmp.cmp(finished[0] / path, out / path, shallow=False) for path in maps)
 
 
+@pytest.mark.slow
 def test_a_second_seed_trains_a_second_encoder_and_gives_their_standard_deviation(finished, cohort, tmp_path):
     out = OutputFolder(tmp_path / "copy")
     shutil.copytree(finished[0], out.root)
@@ -432,6 +437,7 @@ def test_apply_maps_new_subjects_with_the_model(finished, model, new_cohort, tmp
     assert not (tmp_path / "out" / "records" / "operating_point.json").exists()
 
 
+@pytest.mark.slow
 def test_maps_are_adjusted_for_covariates_also_if_one_is_missing(finished, cohort, new_cohort, tmp_path):
     out = OutputFolder(tmp_path / "copy")
     shutil.copytree(finished[0], out.root)
@@ -460,6 +466,7 @@ def test_maps_are_adjusted_for_covariates_also_if_one_is_missing(finished, cohor
         assert np.isfinite(ours).all() and (ours != theirs).any()
 
 
+@pytest.mark.slow
 def test_p_and_q_maps_are_written_on_request(finished, model, new_cohort, tmp_path):
     out = OutputFolder(tmp_path / "out")
     assert not list(finished[0].rglob("*_log?map.nii.gz"))
@@ -504,6 +511,7 @@ def test_apply_refuses_a_model_with_an_encoder_of_another_run(model, new_cohort,
     assert "the encoder was trained again after fit" in result.stderr
 
 
+@pytest.mark.slow
 def test_apply_reports_why_a_model_has_no_valid_threshold(model, new_cohort, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     out = tmp_path / "out"
@@ -529,6 +537,7 @@ def test_apply_refuses_a_model_with_a_part_missing(model, new_cohort, tmp_path):
     assert "files are missing" in result.stderr
 
 
+@pytest.mark.slow
 def test_unlisted_subjects_stay_until_removed_and_a_withdrawn_mask_is_deleted(finished, cohort, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
@@ -563,6 +572,7 @@ def test_unlisted_subjects_stay_until_removed_and_a_withdrawn_mask_is_deleted(fi
     assert "sub-patient001" not in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(finished, model, new_cohort, tmp_path):
     rows = [row for row in csv.DictReader(new_cohort.open()) if row["group"] == "patient"]
     out = tmp_path / "out"

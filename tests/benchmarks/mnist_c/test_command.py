@@ -10,6 +10,7 @@ import pytest
 from benchmarks.mnist_c.__main__ import main
 from benchmarks.mnist_c.corruptions import CLEAN, CORRUPTIONS, corrupt
 
+pytestmark = pytest.mark.slow
 FEW = ["--seeds", "1", "--digits", "1", "--methods", "isolation-forest,svdd-hard,ogae", "--jobs", "1"]
 
 

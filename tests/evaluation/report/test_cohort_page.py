@@ -272,6 +272,7 @@ def test_a_cohort_of_healthy_scans_has_a_page_without_curves(tmp_path):
     assert "not defined" in page.text and "plot-roc" not in page.ids and "plot-score-distributions" in page.ids
 
 
+@pytest.mark.slow
 def test_the_page_of_two_hundred_subjects_stays_below_three_megabytes(tmp_path):
     images = images_of(4, False)
     scored = score_map("sub-004", images.map, images.brain_mask, images.lesion_mask, None, SETTINGS)

@@ -178,6 +178,7 @@ def test_guided_steps_freeze_the_inner_norms_and_keep_the_latent_scale(store, tm
     assert after.history[-1].latent_scale == pytest.approx(fixed, rel=0.15)
 
 
+@pytest.mark.slow
 def test_lambda_is_halved_while_the_reconstruction_error_is_too_high(store, tmp_path, monkeypatch):
     """Also after resuming: lambda depends on the stored history."""
     monkeypatch.setattr(training, "MONITOR_EVERY", 2)

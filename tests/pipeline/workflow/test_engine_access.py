@@ -112,7 +112,7 @@ def test_another_user_is_refused_everywhere(at_work):
         for link in Path(f"/proc/{process}/fd").iterdir()
         if link.is_symlink() and os.readlink(link).startswith("/memfd:keys")
     ]
-    assert len(keys) == 3
+    assert len(keys) >= 3
     numbers = [str(port) for _, _, port in sorted(ports)]
     done = subprocess.run(
         [sys.executable, "-c", INTRUDER, str(folder), ":".join(keys), *numbers],

@@ -220,7 +220,14 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
     return run
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
 def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, number, code):
     out = tmp_path / "out"
     with _prepare(cohort, out, stderr=subprocess.PIPE) as run:
@@ -235,6 +242,7 @@ def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, num
             assert not (out / ".scratch").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_prints_one_line(cohort, tmp_path):
     """All processes of the terminal's group receive the signal."""
     with _prepare(cohort, tmp_path / "out", stderr=subprocess.PIPE) as run:
@@ -243,6 +251,7 @@ def test_ctrl_c_in_a_terminal_prints_one_line(cohort, tmp_path):
         assert wait_until(lambda: not marked(run.mark)), marked(run.mark)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_the_run(cohort, tmp_path):
     ours, theirs = pty.openpty()
     out = tmp_path / "out"
