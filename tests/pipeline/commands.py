@@ -8,7 +8,6 @@ from contextlib import redirect_stderr, redirect_stdout
 
 from voxout.pipeline.cli.main import main
 
-
 # With small convolutions on a busy machine, several threads are slower than one; they also round differently.
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
