@@ -145,10 +145,12 @@ def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> Gi
 @contextmanager
 def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
     """Save the settings of a run in its folder; put back the earlier ones if a stage refuses them."""
+    if dry_run:
+        yield
+        return
     path = run.out.config
     before = path.read_bytes() if path.is_file() else None
-    if not dry_run:
-        save_config(path, run.config)
+    save_config(path, run.config)
     try:
         yield
     except UserError:

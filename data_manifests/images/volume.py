@@ -29,6 +29,7 @@ from ..errors import UserError, private
 from ..open_file import open_file
 from .geometry import checked_grid
 from .grid import Grid, max_corner_distance_mm
+from .metatensor import as_metatensor, from_metatensor
 from .nifti_header import ScanNifti1, ScanNifti2, check_header, check_size
 
 if TYPE_CHECKING:
@@ -101,36 +102,7 @@ class Volume:
             The tensor has no metadata, transforms that are still pending, another shape, values that are no real
             numbers, or an affine that is not finite.
         """
-        if not hasattr(image, "applied_operations"):
-            raise UserError("scan: found a tensor without an affine, expected a MONAI MetaTensor. Keep its metadata.")
-        if image.pending_operations:
-            raise UserError("MetaTensor: has transforms that are still pending, expected none. Apply them first.")
-        if image.is_complex():
-            raise UserError("MetaTensor: has complex values, expected real ones. Give the magnitude.")
-        if image.ndim != 4 or len(image) != 1:
-            raise UserError(f"MetaTensor: has the shape {tuple(image.shape)}, expected one channel, (1, X, Y, Z).")
-        affine = image.affine.numpy().astype(np.float64)
-        if image.meta.get("space") == "LPS":
-            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-        if not np.isfinite(affine).all():
-            raise UserError("MetaTensor: its affine is not finite, expected millimetres. Load the scan again.")
-        tensor = image.as_tensor()[0].detach().cpu()
-        # numpy has no bfloat16.
-        voxels = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy().copy()
-        codes = (np.ravel(image.meta.get(name, 1))[:1] for name in ("qform_code", "sform_code"))
-        qform_code, sform_code = (int(code[0]) for code in codes)
-        return cls(voxels, Grid(voxels.shape, affine, qform_code, sform_code))
-
-
-def as_metatensor(voxels: np.ndarray, grid: Grid) -> "MetaTensor":
-    """Return a copy of an array (C, X, Y, Z) as a MONAI tensor with the affine and form codes of a grid."""
-    # MONAI takes seconds to import.
-    import torch
-    from monai.data.meta_tensor import MetaTensor
-
-    copy = np.array(voxels, voxels.dtype.newbyteorder("="), order="C")
-    codes = {"qform_code": grid.qform_code, "sform_code": grid.sform_code}  # named as by MONAI's LoadImage
-    return MetaTensor(torch.from_numpy(copy), affine=torch.tensor(grid.affine), meta=codes)
+        return cls(*from_metatensor(image))
 
 
 def read_grid(path: Path) -> Grid:

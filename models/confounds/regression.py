@@ -118,7 +118,8 @@ class ResidualisedLatents:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(S, P, d)."""
-        return self.latents.shape  # type: ignore[return-value]
+        subjects, voxels, size = self.latents.shape
+        return subjects, voxels, size
 
     @property
     def mask_hash(self) -> str:

@@ -15,7 +15,7 @@ from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.memory_map import new_mapped_array, release_pages
-from ...data_manifests.images.volume import as_metatensor
+from ...data_manifests.images.metatensor import as_metatensor
 from ...data_manifests.typed_json import load_json
 from ..intensity.channels import Channels, channel_index
 from ..prepared_images import PreparedImages

@@ -212,7 +212,7 @@ def test_a_value_of_another_kind_for_a_setting_with_old_values(value):
 
 
 def test_a_saved_file_may_hold_another_value_of_what_is_no_longer_a_setting(tmp_path):
-    """Nobody can change a folder of before; what depends on the value is computed again."""
+    """Users cannot edit the folder of an earlier run. Results that depend on the value are recomputed."""
     path = tmp_path / "config.yaml"
     path.write_text("models: {detector: {shrinkage: 0.05, nu: 0.2}}\npreprocessing: {bias_field: {levels: 4}}\n")
     given = read_settings(path, saved_file=True)
