@@ -87,4 +87,6 @@ def _draw_row(row, label: str, image: Volume, outlines: Sequence[tuple[np.ndarra
             axis_object.invert_xaxis()
             for side, at in (("R", 0.02), ("L", 0.92)):
                 axis_object.text(at, 0.02, side, color="white", fontsize=8, transform=axis_object.transAxes)
+    # The label is longer than its picture: drawn last, it lies above the taller pictures beside it.
+    row[0].set_zorder(1)
     row[0].set_title(label, color="white", fontsize=8, loc="left", pad=2)

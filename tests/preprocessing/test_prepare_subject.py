@@ -275,21 +275,23 @@ def test_import_without_ants_and_torch():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cohort", "name", "modalities"),
+    ("cohort", "name", "modalities", "unusual"),
     [
-        ("ixi", "sub-IXI012", ("t1w",)),
-        ("ms", "sub-ms07", ("t1w", "flair")),
-        ("wmh_unaligned", "sub-w15", ("t1w", "flair")),
-        ("mdd1mm", "sub-02", ("t1w",)),
+        ("ixi", "sub-IXI012", ("t1w",), ()),
+        ("ms", "sub-ms07", ("t1w", "flair"), ()),
+        ("wmh_unaligned", "sub-w15", ("t1w", "flair"), ()),
+        # Wide sulci and a small cerebellum: it has to be warped further than most.
+        ("mdd1mm", "sub-02", ("t1w",), ("jacobian_percentile_1",)),
     ],
 )
-def test_prepare_real_subjects(cohort, name, modalities, real, out, capfd):
+def test_prepare_real_subjects(cohort, name, modalities, unusual, real, out, capfd):
     files = {"t1w": "T1w", "flair": "FLAIR"}
     images: dict[str, Path] = {m: real(cohort, name, "anat", f"{name}_{files[m]}.nii.gz") for m in modalities}
     subject = SubjectRecord(name.removeprefix("sub-"), "control", images)
     quality = prepare_subject(subject, PreprocessingSettings(modalities=modalities), out, seed=1)
     assert capfd.readouterr().out == ""
-    assert quality.verdict == "pass", quality.reasons
+    assert quality.verdict == ("warn" if unusual else "pass"), quality.reasons
+    assert quality.unusual == unusual
     assert quality.brain_overlap > 0.96
     assert quality.similarity_after > quality.similarity_before + 0.1
     assert out.quality_picture(subject).stat().st_size < 250_000
