@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from method_cohort import make_cohort
-from method_measures import MethodFigures, calibration, cell, evaluate, overview, table
+from method_measures import MethodFigures, calibration, cell, evaluate, joined_by_kind, overview, table
 from method_subjects import TestSet
 from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest
@@ -37,7 +37,7 @@ from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
 from voxout.models.features.source import FeatureSource
-from voxout.models.settings import EnsembleSettings, ModelSettings
+from voxout.models.settings import EnsembleSettings, LearnedSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
 from voxout.preprocessing.patches.volume_store import VolumeStore
@@ -72,7 +72,7 @@ class Fit:
     ----------
     scorers : tuple of str
     encoder : str, optional
-        One of `ENCODERS`; the fit is then repeated for each seed.
+        One of `ENCODERS`.
     changes : mapping
         Changes to the settings of the models.
     """
@@ -80,6 +80,11 @@ class Fit:
     scorers: tuple[str, ...]
     encoder: str | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the fit depends on the seed."""
+        return self.encoder is not None or "learned" in self.scorers
 
 
 DETECTORS: Mapping[str, Mapping[str, object]] = {
@@ -93,12 +98,29 @@ DETECTORS: Mapping[str, Mapping[str, object]] = {
 """Changes to the default settings of the one-class SVMs, by name; `raw` is as published."""
 _BOTH = ("ocsvm", "mahalanobis")
 _NO_COMPONENTS = {"ensemble": {"brain_components": 0}}
+OWN_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "dark": ("shift", "constant"),
+    "bright": ("shift", "constant"),
+    "blur": ("blur",),
+    "texture": ("noise",),
+    "swelling": ("pinch", "warp"),
+}
+"""Families of edits that resemble a kind of painted lesion."""
+
+
+def _without(families: Sequence[str]) -> Fit:
+    left = tuple(name for name in LearnedSettings().families if name not in families)
+    return Fit(("learned",), None, {"learned": {"families": left}})
+
+
 FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "derived_features", *DERIVED)),
     "plain, without components": Fit(("intensity", "patches", "derived_features", "extension"), None, _NO_COMPONENTS),
     **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE, without components": Fit(_BOTH, "OgAE", _NO_COMPONENTS),
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
+    "learned": Fit(("learned",)),
+    **{f"learned without {' and '.join(families)}": _without(families) for families in OWN_FAMILIES.values()},
 }
 
 Parts = tuple[tuple[str, str], ...]
@@ -111,6 +133,7 @@ _OCSVM, _DERIVED, _PATCHES, _ZPOOL, _EXTENSION = (
     ("plain", "intensity"),
     ("plain", "t1w_extension"),
 )
+_LEARNED = ("learned", "learned")
 _ALL = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
 _NAMES = ("OC-SVM", "derived features", "zpool", "extension")
 METHODS: Mapping[str, Parts] = {
@@ -125,7 +148,9 @@ METHODS: Mapping[str, Parts] = {
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised latents, gamma 1/d": (("OgAE standardised", "ocsvm"),),
     "OgAE, OC-SVM on raw latents, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
+    "learned": (_LEARNED,),
     "ensemble": _ALL,
+    "ensemble with learned": (*_ALL, _LEARNED),
     **{
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
@@ -242,7 +267,7 @@ class Study:
     def fitted(self, name: str, seed: int) -> Path:
         """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
         fit = FITS[name]
-        folder = self.out / "fits" / (f"{name}-{seed}" if fit.encoder else name)
+        folder = self.out / "fits" / (f"{name}-{seed}" if fit.is_random else name)
         # Smoothing is applied in the evaluation.
         ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, "smoothing_mm": 0}
         settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
@@ -270,12 +295,14 @@ class Study:
         encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]) if fit.encoder else None
         training = encoder.model_dump(mode="json", include={"encoder", "guidance", "training"}) if encoder else None
         scorers = settings.model_dump(mode="json", include={"detector", "ensemble"})
+        if "learned" in fit.scorers:
+            scorers |= settings.model_dump(mode="json", include={"learned"})
         return json.dumps({"scorers": scorers, "encoder": training}, indent=1)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
     def scorer_output(self, fit: str, scorer: str, seed: int, settings: EnsembleSettings) -> ScorerOutput:
         """Smoothed -log10 p of the training controls (cross-fitted) and of the test subjects."""
-        seed = seed if FITS[fit].encoder else 0
+        seed = seed if FITS[fit].is_random else 0
         key = (fit, scorer, seed, settings.smoothing_mm)
         if key not in self.cache:
             folder, subjects = self.fitted(fit, seed), (*self.test.subjects, *self.test.patients)
@@ -285,7 +312,7 @@ class Study:
                 np.stack([null.subject(train_key)[:, 0] for train_key in self.train]),
                 {s.key: np.array(test.subject(s.key)[:, 0]) for s in subjects},
             )
-            if settings.smoothing_mm > 0:
+            if settings.smoothing_mm > 0 and scorer != "learned":
                 smooth = partial(smoothed, grid=self.mask, sigma_mm=settings.smoothing_mm)
                 rows = [smooth(row, brain) for row, brain in zip(output.null, self.inside, strict=True)]
                 scale, null = self.calibrated(np.stack(rows), seed)
@@ -312,12 +339,22 @@ class Study:
         }
 
     def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
-        """Metrics of a method, averaged over seeds if it uses an encoder; `ensemble`: changes to the settings."""
+        """Metrics of a method, averaged over seeds if they matter; `ensemble`: changes to the settings."""
         settings = ModelSettings().ensemble.model_copy(update=ensemble)
-        seeds = range(self.seeds if any(FITS[fit].encoder for fit, _ in parts) else 1)
+        seeds = range(self.seeds if any(FITS[fit].is_random for fit, _ in parts) else 1)
         print(f"evaluating {name}", file=sys.stderr, flush=True)
         each = [evaluate(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
         return each[0].averaged_with(*each[1:], name=name)
+
+    def left_out(self, name: str) -> MethodFigures:
+        """Metrics for each kind of lesion without its own families of edits; for all kinds, the mean over the kinds."""
+        smoothing = {} if "ensemble" in name else {"smoothing_mm": 0.0}
+        methods = {}
+        for kind, families in OWN_FAMILIES.items():
+            fit = f"learned without {' and '.join(families)}"
+            parts = tuple((fit, scorer) if scorer == "learned" else (other, scorer) for other, scorer in METHODS[name])
+            methods[kind] = self.evaluated(f"{name}, without {' and '.join(families)}", parts, **smoothing)
+        return joined_by_kind(methods, f"{name}, own families left out")
 
     def tables(self) -> str:
         methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
@@ -326,6 +363,8 @@ class Study:
         figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else unsmoothed)) for n, p in methods.items()}
         figures |= {f"{n}, smoothed": self.evaluated(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
         every = [*figures.values()]
+        for name in ("learned", "ensemble with learned"):
+            every.append(self.left_out(name))
         text = [table(every, "all"), table(every, "dark")]
         text += [overview(every, figure) for figure in _FIGURES]
         differences = [figures[one].minus(figures[other]) for one, other in DIFFERENCES]

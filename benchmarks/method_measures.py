@@ -121,6 +121,14 @@ def evaluate(
 _NO_LESION = "no such lesion"
 
 
+def joined_by_kind(methods: Mapping[str, MethodFigures], name: str) -> MethodFigures:
+    """Take the figures of each kind from a method of its own; those of `ALL` are the mean over the kinds."""
+    kinds = {kind: method.kinds[kind] for kind, method in methods.items()}
+    each = [*kinds.values()]
+    kinds[ALL] = Figures(*(_mean([getattr(one, field.name) for one in each]) for field in fields(Figures)))
+    return MethodFigures(name, kinds, _mean([method.patients_auroc for method in methods.values()]))
+
+
 def _figures(
     histograms: Sequence[vm.ScoreHistogram],
     false_cluster_thresholds: Sequence[np.ndarray],

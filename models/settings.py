@@ -140,7 +140,7 @@ class DetectorSettings(Section):
     removed: ClassVar = {"shrinkage": 0.01, "precision": "float16"}
 
 
-ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features"] | DerivedMapName
+ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features", "learned"] | DerivedMapName
 
 
 CovariateName = Literal["age", "sex", "site"]
@@ -193,6 +193,23 @@ class EnsembleSettings(Section):
         return bool({"ocsvm", "mahalanobis"} & set(self.scorers))
 
 
+FamilyName = Literal["foreign", "shift", "constant", "blur", "sharpen", "noise", "warp", "pinch"]
+
+
+class LearnedSettings(Section):
+    """Settings of the scorer `learned`, a network that tells synthetic edits of the controls from unedited tissue."""
+
+    families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = get_args(FamilyName)
+    """Kinds of edits: `foreign`: tissue of another control; `shift`: brighter or darker; `constant`: one intensity;
+    `blur`; `sharpen`; `noise`; `warp`: random displacement; `pinch`: shrinkage or growth."""
+    copies: Annotated[int, Field(ge=1)] = 2
+    """Edited copies of each control, with eight edits each."""
+    steps: Annotated[int, Field(ge=1)] = 2000
+    """Training steps of each of the networks, one per fold of the controls."""
+
+    _families_once = field_validator("families")(_each_once)
+
+
 class ModelSettings(Section):
     """Settings of the encoder, the one-class SVMs and the ensemble."""
 
@@ -200,4 +217,5 @@ class ModelSettings(Section):
     guidance: GuidanceSettings = GuidanceSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
+    learned: LearnedSettings = LearnedSettings()
     ensemble: Annotated[EnsembleSettings, Field(validation_alias=renamed("ensemble", "fusion"))] = EnsembleSettings()

@@ -14,6 +14,7 @@ from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..features.extractors import Features, PatchFeatures
 from ..features.source import FeatureSource, ScorerSpec
+from ..learned.scorer import LearnedScorer
 from ..settings import ModelSettings
 from .calibration import Calibration
 from .scorers import Mahalanobis, OneClassSvms, Scorer
@@ -73,7 +74,7 @@ class CalibratedScorer:
         features = self.features.compute(channels)
         if self.regression is not None and confounds is not None:
             features = self.regression.residualise(features, confounds)
-        neg_log10_p = self.calibration.neg_log10_p(self.scorer.score(features, jobs=jobs))
+        neg_log10_p = self.calibration.neg_log10_p(self.scorer.score(features, inside=inside, jobs=jobs))
         return neg_log10_p if self.smoothing is None else self.smoothing.neg_log10_p(neg_log10_p, inside)
 
     def save(self, folder: Path) -> None:
@@ -122,11 +123,13 @@ class CalibratedScorer:
             features = source.features(spec, mask)
         if spec.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
+        elif spec.scorer == "learned":
+            scorer = LearnedScorer.load(folder, mask)
         else:
             scorer = Mahalanobis.load(folder, mask, spec.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None
         parts = [calibration]
-        if sigma_mm > 0:
+        if sigma_mm > 0 and spec.is_smoothed:
             smoothing = Smoothing(mask, sigma_mm, Calibration.load(folder / _SMOOTHED))
             parts.append(smoothing.calibration)
         regression = ConfoundRegression.load(folder / _REGRESSION) if residualised else None

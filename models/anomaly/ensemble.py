@@ -126,7 +126,12 @@ class Ensemble:
                 f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
                 "the model. Fit the model again."
             )
-        specs = source.specs(settings.ensemble.scorers)
+        # Few controls allow no learned scorer, see `fit_ensemble`.
+        specs = {
+            name: spec
+            for name, spec in source.specs(settings.ensemble.scorers).items()
+            if spec.scorer != "learned" or (folder / name).is_dir()
+        }
         confounds = Confounds.load(folder, mask, source, settings.ensemble)
         scorers = tuple(
             CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)

@@ -11,18 +11,23 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
+from ...data_manifests.errors import UserError
 from ...preprocessing.patches.volume_store import VolumeStore
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.brain_components import BrainComponents, affordable, sampled
 from ..confounds.confounds import WHOLE_BRAIN, Confounds
 from ..confounds.covariates import Covariates
-from ..confounds.regression import ConfoundRegression, ResidualisedLatents
+from ..confounds.regression import ConfoundRegression, residualised
 from ..features.extractors import Features, PatchFeatures
-from ..features.feature_store import LatentStore
+from ..features.feature_store import LatentStore, ReadFeatures
 from ..features.source import FeatureSource, ScorerSpec
 from ..features.truncated_fov import away_from_truncation
+from ..learned.edited_controls import EditedControls
+from ..learned.fit import FEWEST_PARTICIPANTS, LearnedFit
+from ..learned.scorer import LearnedScorer
 from ..settings import ModelSettings
 from .calibrated_scorer import CalibratedScorer
 from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
@@ -36,8 +41,6 @@ _FEWEST_AT_A_VOXEL = 2
 """Controls needed for a variance."""
 
 Progress = Callable[[int, int], None]
-ReadFeatures = Callable[[Sequence[int] | np.ndarray], LatentStore | np.ndarray]
-"""Function that opens the features (n, P, d) of the n training controls with the given indices."""
 
 
 def fit_ensemble(
@@ -84,7 +87,7 @@ def fit_ensemble(
     require_enough_participants(train)
     by_key = {participant.key: participant for participant in participants}
     named = [by_key[key] for key in train] if settings.ensemble.covariates else []
-    specs = source.specs(settings.ensemble.scorers)
+    specs = _affordable(source.specs(settings.ensemble.scorers), train)
     controls = _StoredControls(store, tuple(train), _brains(store, train, specs, source), source, settings, scratch)
     folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
     everyone = np.arange(len(train))
@@ -93,8 +96,13 @@ def fit_ensemble(
     # Features outside a control's brain are missing, except where too few controls would be left to fit on.
     few = np.min([controls.inside[subset].sum(axis=0) for subset in subsets], axis=0) < _FEWEST_AT_A_VOXEL
     feature_keys = {spec.feature_key for spec in specs.values()}
-    step = _counted(progress, len(feature_keys) * len(train) + len(specs) * (len(folds) + 1))
-    fit = CrossFit(store.grid, controls.inside, folds, values, settings, jobs, step)
+    edited_controls = EditedControls(store, tuple(train), source.channels, settings.learned.families, seed)
+    n_fits = sum(
+        len(folds) + (settings.learned.copies * len(train) if spec.scorer == "learned" else 1)
+        for spec in specs.values()
+    )
+    step = _counted(progress, len(feature_keys) * len(train) + n_fits)
+    fit = CrossFit(store.grid, controls.inside, folds, values, settings, jobs, step, source.device, edited_controls)
 
     extractors: dict[str, Features] = {}
     scorers = []
@@ -131,6 +139,10 @@ class CrossFit:
         Number of threads; one per core if None.
     step : callable
         Called after each fit.
+    device : str or torch.device
+        Device on which networks are trained.
+    edited_controls : EditedControls or None
+        What the learned scorer learns from; None if there is no such scorer.
     """
 
     mask: VoxelMask
@@ -140,19 +152,25 @@ class CrossFit:
     settings: ModelSettings
     jobs: int | None = None
     step: Callable[[], None] = lambda: None
+    device: torch.device | str = "cpu"
+    edited_controls: EditedControls | None = None
 
     def calibrated_scorer(
         self, name: str, spec: ScorerSpec, extractor: Features, features: ReadFeatures
     ) -> tuple[CalibratedScorer, np.ndarray]:
         """Fit and calibrate one scorer; also return -log10 p of its null, (S, P)."""
-        calibration, null = self.calibrate(self.cross_fitted_scores(spec, features))
+        if spec.scorer == "learned":
+            scorer, regression, scores = self.learned(features)
+        else:
+            scores = self.cross_fitted_scores(spec, features)
+            scorer, regression = self.fit_scorer(spec, features, np.arange(len(self.inside)), self.confounds[-1])
+        calibration, null = self.calibrate(scores)
         sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
-        if sigma_mm > 0:
+        if sigma_mm > 0 and spec.is_smoothed:
             for row, brain in zip(null, self.inside, strict=True):
                 row[:] = smoothed(row, brain, self.mask, sigma_mm)
             smoothed_calibration, null = self.calibrate(null)
             smoothing = Smoothing(self.mask, sigma_mm, smoothed_calibration)
-        scorer, regression = self.fit_scorer(spec, features, np.arange(len(self.inside)), self.confounds[-1])
         return CalibratedScorer(name, extractor, scorer, calibration, smoothing, spec.member, regression), null
 
     def cross_fitted_scores(self, spec: ScorerSpec, features: ReadFeatures) -> np.ndarray:
@@ -165,19 +183,26 @@ class CrossFit:
                 own = features([index])[:, :][0]
                 if regression is not None:
                     own = regression.residualise(own, confounds[index])
-                null[index] = np.where(self.inside[index], scorer.score(own, jobs=self.jobs), 0)
+                brain = self.inside[index]
+                null[index] = np.where(brain, scorer.score(own, inside=brain, jobs=self.jobs), 0)
             del scorer, regression  # Free memory before the next fold.
         return null
+
+    def learned(self, features: ReadFeatures) -> tuple[LearnedScorer, ConfoundRegression | None, np.ndarray]:
+        """Train the learned scorer; also return the regression for its features, and its null scores (S, P)."""
+        if self.edited_controls is None:
+            raise ValueError("the learned scorer needs edited_controls")
+        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, self.folds, self.confounds)
+        settings = self.settings.learned
+        samples = fit.samples(settings.copies, self.jobs, self.step)
+        networks = fit.networks(samples, settings.steps, self.device, self.step)
+        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks)
 
     def fit_scorer(
         self, spec: ScorerSpec, features: ReadFeatures, subset: np.ndarray, confounds: np.ndarray
     ) -> tuple[Scorer, ConfoundRegression | None]:
         """Fit the confound regression on a subset of the controls, then the scorer on the residuals."""
-        latents = residuals = features(subset)
-        regression = None
-        if confounds.shape[1]:
-            regression = ConfoundRegression.fit(latents, confounds[subset], self.mask)
-            residuals = ResidualisedLatents(latents, regression, confounds[subset])
+        residuals, regression = residualised(features(subset), confounds[subset], self.mask)
         if spec.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.fit(residuals, self.mask, self.settings.detector, jobs=self.jobs)
         else:
@@ -283,6 +308,25 @@ def _brains(
     reach_vox = max(source.reach_vox(spec, store.grid) for spec in specs.values())
     brains = (store.grid.transform(np.asarray(store.inside[row])) for row in store.index(keys))
     return np.stack([away_from_truncation(brain, store.grid, reach_vox) for brain in brains])
+
+
+def _affordable(specs: Mapping[str, ScorerSpec], train: Sequence[str]) -> dict[str, ScorerSpec]:
+    """Leave the learned scorer out if there are too few controls to learn from.
+
+    Raises
+    ------
+    UserError
+        No scorer is left.
+    """
+    participants = len({participant_of_key(key) for key in train})
+    enough = participants >= FEWEST_PARTICIPANTS
+    left = {name: spec for name, spec in specs.items() if enough or spec.scorer != "learned"}
+    if not left:
+        raise UserError(
+            f"{participants} training controls, expected at least {FEWEST_PARTICIPANTS} for the scorer `learned`. Add "
+            "healthy scans of other participants, or other scorers to models.ensemble.scorers."
+        )
+    return left
 
 
 def _counted(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import numpy as np
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..features.whitening import WhitenedLatents, Whitening, fit_whitening
+from ..features.whitening import WhitenedLatents, Whitening, fit_whitening, load_whitening
 from ..ocsvm.detector_arrays import Precision
 from ..ocsvm.voxelwise import DetectorField, fit_detectors
 from ..settings import DetectorSettings, ScoreName, resolve_gamma
@@ -29,8 +29,8 @@ _SMALLEST_KERNEL_SUM = 1e-12
 class Scorer(Protocol):
     """Voxel-wise scorer, fitted on controls."""
 
-    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
-        """Score the features (P, d) of one subject, (P,) float32; higher = more anomalous."""
+    def score(self, features: np.ndarray, *, inside: np.ndarray, jobs: int | None = None) -> np.ndarray:
+        """Score the features (P, d) of one subject with brain mask (P,): (P,) float32; higher = more anomalous."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Mahalanobis:
         """Fit on the controls' features (S, P, d)."""
         return cls(fit_whitening(features, mask, shrinkage=_SHRINKAGE), direction)
 
-    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+    def score(self, features: np.ndarray, *, inside: np.ndarray | None = None, jobs: int | None = None) -> np.ndarray:
         """Return the distances of features (P, d), or the signed z-scores of one side, (P,) float32."""
         white = self.whitening.whiten(features)
         if self.direction == "both":
@@ -77,7 +77,7 @@ class Mahalanobis:
         UserError
             A file is missing, damaged, or was fitted on another brain mask.
         """
-        return cls(_load_whitening(folder, mask), direction)
+        return cls(load_whitening(folder / _WHITENING, mask), direction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class OneClassSvms:
         field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=_PRECISION)
         return cls(field, whitening, settings.score)
 
-    def score(self, features: np.ndarray, *, jobs: int | None = None) -> np.ndarray:
+    def score(self, features: np.ndarray, *, inside: np.ndarray | None = None, jobs: int | None = None) -> np.ndarray:
         """Score features (P, d) as `score_by` says, (P,) float32; higher = more anomalous."""
         if self.whitening is not None:
             features = self.whitening.whiten(features)
@@ -138,18 +138,11 @@ class OneClassSvms:
         UserError
             A part is missing or was fitted on another brain mask.
         """
-        whitening = _load_whitening(folder, mask) if settings.latent_scaling != "raw" else None
+        whitening = load_whitening(folder / _WHITENING, mask) if settings.latent_scaling != "raw" else None
         field = DetectorField.load(folder / _FIELD)
         if len(field) != mask.size:
             raise _another_mask_error(folder)
         return cls(field, whitening, settings.score)
-
-
-def _load_whitening(folder: Path, mask: VoxelMask) -> Whitening:
-    whitening = Whitening.load(folder / _WHITENING)
-    if len(whitening.mean) != mask.size or whitening.mask_hash != mask.mask_hash:
-        raise _another_mask_error(folder)
-    return whitening
 
 
 def _another_mask_error(folder: Path) -> UserError:

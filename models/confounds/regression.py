@@ -7,6 +7,7 @@ centred: features of a subject at the controls' mean, or with missing covariates
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,3 +131,20 @@ class ResidualisedLatents:
         """``latents[:, a:b]``, (S, b - a, d) float32."""
         start, _, _ = index[1].indices(self.shape[1])
         return self.regression.residualise_block(self.latents[index], self.confounds, start)
+
+
+def residualised(
+    latents: LatentStore | np.ndarray, confounds: np.ndarray, mask: VoxelMask
+) -> tuple[Any, ConfoundRegression | None]:
+    """Regress the confounds (S, k) of the controls out of their features (S, P, d); without confounds, do nothing.
+
+    Returns
+    -------
+    (S, P, d)
+        The features, or their residuals, computed as they are read.
+    ConfoundRegression or None
+    """
+    if not confounds.shape[1]:
+        return latents, None
+    regression = ConfoundRegression.fit(latents, confounds, mask)
+    return ResidualisedLatents(latents, regression, confounds), regression

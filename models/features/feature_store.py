@@ -4,7 +4,7 @@ Each subject has one float16 ``.npy`` file. Compression would save 6 % of the sp
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,3 +184,7 @@ class LatentStore:
                 f"{key}: its latents have shape {latents.shape}, expected {self.shape[1:]}. Encode the subject again."
             )
         return latents
+
+
+ReadFeatures = Callable[[Sequence[int] | np.ndarray], LatentStore | np.ndarray]
+"""Function that opens the features (n, P, d) of the n training controls with the given indices."""

@@ -23,8 +23,8 @@ class ScorerSpec:
     ----------
     features : {"codes", "voxels", "patches"}
         Latents of the encoder, channel values or patch components; see `extractors`.
-    scorer : {"ocsvm", "mahalanobis"}
-        See `scorers`.
+    scorer : {"ocsvm", "mahalanobis", "learned"}
+        See `scorers` and `LearnedScorer`.
     channels : {"modalities", "all"} or str
         Channels of the features, or the name of a single channel. Latents use the channels of the encoder.
     direction : {"both", "higher", "lower"}
@@ -34,10 +34,15 @@ class ScorerSpec:
     """
 
     features: Literal["codes", "voxels", "patches"]
-    scorer: Literal["ocsvm", "mahalanobis"] = "mahalanobis"
+    scorer: Literal["ocsvm", "mahalanobis", "learned"] = "mahalanobis"
     channels: str = "modalities"
     direction: Direction = "both"
     member: int | None = None
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether -log10 p is smoothed. The inputs of the learned scorer already hold smoothed values."""
+        return self.scorer != "learned"
 
     @property
     def feature_key(self) -> str:
@@ -56,6 +61,7 @@ SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
     "intensity": ScorerSpec("voxels"),
     "patches": ScorerSpec("patches"),
     "derived_features": ScorerSpec("voxels", channels="all"),
+    "learned": ScorerSpec("voxels", "learned", channels="all"),
 }
 """Scorers by name. `ocsvm` is the published method; `intensity` is the z-score with pooled variance."""
 

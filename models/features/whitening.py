@@ -114,6 +114,23 @@ class Whitening:
             return cls(mean, packed, file.number("unit"), file.metadata["mask_hash"])
 
 
+def load_whitening(path: Path, mask: VoxelMask) -> Whitening:
+    """Load a saved whitening for the voxels of a mask.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, or was fitted on another brain mask.
+    """
+    whitening = Whitening.load(path)
+    if len(whitening.mean) != mask.size or whitening.mask_hash != mask.mask_hash:
+        raise UserError(
+            f"{private(path.parent, 'its folder')}: its detectors were fitted on another brain mask, expected that of "
+            "the model. Fit the model again."
+        )
+    return whitening
+
+
 @dataclass(frozen=True, eq=False)
 class WhitenedLatents:
     """Latent store whose blocks are whitened as they are read."""

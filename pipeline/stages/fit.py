@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
 from ...data_manifests.images.volume import Volume, write_volume
 from ...models.anomaly.ensemble import Ensemble
 from ...models.anomaly.fit import fit_ensemble
+from ...models.learned.fit import FEWEST_PARTICIPANTS
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..config.config import Config, save_config
@@ -26,11 +27,13 @@ from ..workflow.stage_inputs import (
 
 
 def _fit_inputs(run: Run) -> dict[str, Any]:
+    models = run.config.models
+    learned = ("models.learned",) if "learned" in models.ensemble.scorers else ()
     return {
         MODEL_FORMAT: FORMAT,
         "the patches": record_of(run, "extract").identity,
-        "the encoder": record_of(run, "train").identity if run.config.models.ensemble.needs_encoder else None,
-        **settings_of(run, "models.detector", "models.ensemble", "seed"),
+        "the encoder": record_of(run, "train").identity if models.ensemble.needs_encoder else None,
+        **settings_of(run, "models.detector", "models.ensemble", *learned, "seed"),
         **{f"{name} {key}": value for key in split_of(run)[0] for name, value in covariates_of(run, key).items()},
     }
 
@@ -43,10 +46,15 @@ def _fit(run: Run) -> StageResult:
     save_config(run.out.fitted_config, run.config)
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     write_model_record(run.out, encoders=run.config.models.ensemble.needs_encoder)
-    return StageResult(
-        warnings=tuple(f"{c.key}: {text}" for c in controls for text in ensemble.confounds.covariates.warnings(c)),
-        summary=f"{', '.join(r.name for r in ensemble.scorers)}",
-    )
+    scorers = [scorer.name for scorer in ensemble.scorers]
+    warnings = [f"{c.key}: {text}" for c in controls for text in ensemble.confounds.covariates.warnings(c)]
+    if "learned" in run.config.models.ensemble.scorers and "learned" not in scorers:
+        participants = len({participant_of_key(key) for key in train})
+        warnings.append(
+            f"the scorer `learned` is left out: {participants} training controls, expected at least "
+            f"{FEWEST_PARTICIPANTS} to learn from"
+        )
+    return StageResult(warnings=tuple(warnings), summary=", ".join(scorers))
 
 
 def fit_model(

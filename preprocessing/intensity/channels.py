@@ -76,11 +76,23 @@ class Channels:
         SubjectError
             As `IntensityScale.read`.
         """
-        mask = subject.read_brain_mask(grid)
-        images = self.scale.read(subject, grid)
-        brains = [Brain(Volume(image, grid), mask) for image in images]
-        maps = [brain.derive(name).voxels for brain in brains for name in self.derived]
-        return np.stack([*images, *maps])
+        return self.with_derived(self.scale.read(subject, grid), subject.read_brain_mask(grid))
+
+    def with_derived(self, images: Sequence[np.ndarray], brain_mask: Volume) -> np.ndarray:
+        """Append the derived maps to standardised images.
+
+        Parameters
+        ----------
+        images : sequence of ndarray, (X, Y, Z)
+            One per modality, in [0, 1], 0 outside the brain.
+        brain_mask : Volume, bool
+
+        Returns
+        -------
+        ndarray, (C, X, Y, Z), float32
+        """
+        brains = [Brain(brain_mask.with_voxels(image), brain_mask) for image in images]
+        return np.stack([*images, *(brain.derive(name).voxels for brain in brains for name in self.derived)])
 
     def index(self, names: Sequence[str]) -> list[int]:
         """Positions of some channels among all.

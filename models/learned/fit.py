@@ -1,0 +1,154 @@
+"""Training of the learned scorer, cross-fitted: each control is scored by a network that has not seen it.
+
+The z-scores of a control are those from a mean and standard deviation of the other folds, in training as in the null,
+since the z-scores of controls that a mean was fitted on are too low.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..confounds.regression import ConfoundRegression, residualised
+from ..features.feature_store import ReadFeatures
+from ..features.whitening import Whitening, fit_whitening
+from .context import Context
+from .edited_controls import EditedControls, chosen_voxels
+from .network import EditClassifier, Samples, train_classifier
+from .scorer import LearnedScorer, score_of
+
+FEWEST_PARTICIPANTS = 20
+"""With fewer participants to learn from, the scorer is left out."""
+_SHRINKAGE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Mean and standard deviation of some of the controls, confounds regressed out.
+
+    Attributes
+    ----------
+    whitening : Whitening
+        Diagonal.
+    regression : ConfoundRegression or None
+    """
+
+    whitening: Whitening
+    regression: ConfoundRegression | None
+
+    @classmethod
+    def fit(cls, features, confounds: np.ndarray, mask: VoxelMask) -> "Reference":
+        """Fit on features (S, P, C) and confounds (S, k)."""
+        residuals, regression = residualised(features, confounds, mask)
+        return cls(fit_whitening(residuals, mask, shrinkage=_SHRINKAGE, diagonal=True), regression)
+
+    def z(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """Signed z-scores of one subject's features (P, C) with its confounds (k,)."""
+        if self.regression is not None:
+            features = self.regression.residualise(features, confounds)
+        return self.whitening.whiten(features)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedFit:
+    """Cross-fitting of the learned scorer.
+
+    Attributes
+    ----------
+    mask : VoxelMask
+    features : callable
+        Opens the channels (n, P, C) of the n controls with the given indices.
+    controls : EditedControls
+    inside : ndarray of bool, (S, P)
+        Brain mask of each control.
+    folds : sequence of ndarray of int
+    confounds : sequence of ndarray, (S, k)
+        Confounds of all controls, as learnt without each fold, and last on all controls.
+    references : sequence of Reference
+        Fitted without each fold, and last on all controls.
+    context : Context
+        Of the reference of all controls.
+    """
+
+    mask: VoxelMask
+    features: ReadFeatures
+    controls: EditedControls
+    inside: np.ndarray
+    folds: Sequence[np.ndarray]
+    confounds: Sequence[np.ndarray]
+    references: Sequence[Reference]
+    context: Context
+
+    @classmethod
+    def start(
+        cls,
+        mask: VoxelMask,
+        features: ReadFeatures,
+        controls: EditedControls,
+        inside: np.ndarray,
+        folds: Sequence[np.ndarray],
+        confounds: Sequence[np.ndarray],
+    ) -> "LearnedFit":
+        """Fit the references; the parameters are attributes of the class."""
+        everyone = np.arange(len(inside))
+        subsets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
+        references = [
+            Reference.fit(features(subset), values[subset], mask)
+            for subset, values in zip(subsets, confounds, strict=True)
+        ]
+        context = Context.of(references[-1].whitening, mask)
+        return cls(mask, features, controls, inside, folds, confounds, references, context)
+
+    def fold_of(self, index: int) -> int:
+        """Fold to which a control belongs."""
+        return next(number for number, fold in enumerate(self.folds) if index in fold)
+
+    def sample(self, index: int, copy: int) -> Samples:
+        """Draw voxels of an edited copy of a control."""
+        fold = self.fold_of(index)
+        channels, drawn = self.controls.draw(index, copy)
+        features = self.mask.transform(channels).T.astype(np.float32)
+        z = self.references[fold].z(features, self.confounds[fold][index])
+        random = np.random.default_rng([self.controls.seed, index, copy, 1])
+        at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], z, random)
+        return Samples(self.context.compute(z, self.inside[index], at=at), families)
+
+    def samples(self, copies: int, jobs: int | None, step: Callable[[], None]) -> list[Samples]:
+        """Draw the voxels of all controls, one element per control."""
+        pairs = [(index, copy) for index in range(len(self.inside)) for copy in range(copies)]
+        drawn = []
+        with ThreadPoolExecutor(jobs) as pool:
+            for samples in pool.map(lambda pair: self.sample(*pair), pairs):
+                drawn.append(samples)
+                step()
+        return [Samples.joined(drawn[start : start + copies]) for start in range(0, len(drawn), copies)]
+
+    def networks(
+        self, samples: Sequence[Samples], steps: int, device: torch.device | str, step: Callable[[], None]
+    ) -> list[EditClassifier]:
+        """Train one network on the samples of the other folds, for each fold."""
+        trained = []
+        for number, fold in enumerate(self.folds):
+            others = Samples.joined([samples[index] for index in np.setdiff1d(np.arange(len(samples)), fold)])
+            trained.append(train_classifier(others, seed=self.controls.seed + number, steps=steps, device=device))
+            step()
+        return trained
+
+    def null(self, networks: Sequence[EditClassifier]) -> np.ndarray:
+        """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
+        scores = np.zeros(self.inside.shape, np.float32)
+        for fold, reference, confounds, network in zip(
+            self.folds, self.references, self.confounds, networks, strict=False
+        ):
+            for index in fold:
+                z = reference.z(self.features([index])[:, :][0], confounds[index])
+                logits = network.logits(self.context.compute(z, self.inside[index]))
+                scores[index] = np.where(self.inside[index], score_of(logits), 0)
+        return scores
+
+    def scorer(self, networks: Sequence[EditClassifier]) -> LearnedScorer:
+        """Scorer for unseen subjects."""
+        return LearnedScorer(self.references[-1].whitening, self.context, tuple(networks))

@@ -1,0 +1,139 @@
+"""Small network that tells edited voxels from unedited ones by their `Context`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..tensor_file import TensorFile
+
+_WIDTH = 96
+_VOXELS_AT_ONCE = 65_536
+_BATCH = 4096
+_LEARNING_RATE = 2e-3
+_WEIGHT_DECAY = 1e-3
+_SMALLEST_SD = 1e-3
+
+
+class EditClassifier(nn.Module):
+    """Network with two hidden layers; its logit is higher where a voxel is more likely edited.
+
+    Parameters
+    ----------
+    mean, sd : Tensor, (d,)
+        Mean and standard deviation of the inputs in training.
+    """
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, sd: torch.Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("sd", sd)
+        self.layers = nn.Sequential(
+            nn.Linear(len(mean), _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 1)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (n,) of inputs (n, d)."""
+        return self.layers((inputs - self.mean) / self.sd)[:, 0]
+
+    @torch.inference_mode()
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits (n,) float32 of inputs (n, d), computed in blocks."""
+        device = next(self.parameters()).device
+        blocks = (inputs[start : start + _VOXELS_AT_ONCE] for start in range(0, len(inputs), _VOXELS_AT_ONCE))
+        return np.concatenate([self(torch.from_numpy(block).to(device)).cpu().numpy() for block in blocks])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights and buffers, by name."""
+        return {name: value.cpu().numpy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def read(cls, file: TensorFile, prefix: str, size: int) -> "EditClassifier":
+        """Read the `arrays` of a network for inputs of a size d, whose names in the file start with a prefix.
+
+        Raises
+        ------
+        ValueError, KeyError
+            An array is missing or has another shape.
+        """
+        network = cls(torch.zeros(size), torch.ones(size))
+        state = {}
+        for name, value in network.state_dict().items():
+            state[name] = torch.from_numpy(file.array(f"{prefix}{name}", "float32", value.ndim))
+            if state[name].shape != value.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}")
+        network.load_state_dict(state)
+        return network.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Voxels to learn from.
+
+    Attributes
+    ----------
+    inputs : ndarray, (n, d), float32
+    families : ndarray of int8, (n,)
+        Index in `FAMILIES` of the edit at the voxel; -1 in unedited tissue and in shams.
+    """
+
+    inputs: np.ndarray
+    families: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Join the samples of several subjects."""
+        return cls(np.concatenate([part.inputs for part in parts]), np.concatenate([part.families for part in parts]))
+
+    def batches(self, steps: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield random inputs and labels (1: edited), with equal numbers of edited and unedited voxels."""
+        inputs = torch.from_numpy(self.inputs)
+        groups = [torch.from_numpy(np.flatnonzero((self.families >= 0) == label)) for label in (False, True)]
+        labels = torch.repeat_interleave(torch.tensor([0.0, 1.0]), _BATCH // 2)
+        for _ in range(steps):
+            draws = [group[torch.randint(len(group), (_BATCH // 2,), generator=generator)] for group in groups]
+            yield inputs[torch.cat(draws)], labels
+
+
+def train_classifier(samples: Samples, *, seed: int, steps: int, device: torch.device | str = "cpu") -> EditClassifier:
+    """Train a network on edited and unedited voxels.
+
+    Parameters
+    ----------
+    samples : Samples
+    seed : int
+    steps : int
+        Training steps, of 4,096 voxels each.
+    device : str or torch.device
+    """
+    # MONAI takes seconds to import, and a model is applied without it.
+    from ignite.engine import Events
+    from monai.engines.trainer import SupervisedTrainer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inputs = torch.from_numpy(samples.inputs)
+        network = EditClassifier(inputs.mean(0), inputs.std(0).clamp(min=_SMALLEST_SD)).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
+    trainer = SupervisedTrainer(
+        device=torch.device(device),
+        max_epochs=1,
+        epoch_length=steps,
+        train_data_loader=samples.batches(steps, torch.Generator().manual_seed(seed)),
+        network=network,
+        optimizer=optimizer,
+        loss_function=nn.functional.binary_cross_entropy_with_logits,
+        prepare_batch=lambda batch, device, *_, **__: tuple(part.to(device) for part in batch),
+        decollate=False,
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
+    trainer.logger.setLevel(logging.CRITICAL)  # errors are reported once, where they are caught
+    trainer.run()
+    return network.eval()
