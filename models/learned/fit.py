@@ -140,9 +140,8 @@ class LearnedFit:
     def null(self, networks: Sequence[EditClassifier]) -> np.ndarray:
         """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
         scores = np.zeros(self.inside.shape, np.float32)
-        for fold, reference, confounds, network in zip(
-            self.folds, self.references, self.confounds, networks, strict=False
-        ):
+        without_fold = zip(self.folds, self.references[:-1], self.confounds[:-1], networks, strict=True)
+        for fold, reference, confounds, network in without_fold:
             for index in fold:
                 z = reference.z(self.features([index])[:, :][0], confounds[index])
                 logits = network.logits(self.context.compute(z, self.inside[index]))
