@@ -11,6 +11,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.user_paths import given_path
 from ...evaluation.metrics.clusters import Cluster, find_clusters
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
@@ -131,7 +132,7 @@ class AnomalyMap:
         UserError
             One of the files exists already.
         """
-        folder = Path(folder)
+        folder = given_path(folder, "folder")
         subject, session = parts_of_key(self.key)
         record = SubjectRecord(subject, "patient", {}, session_id=session)
         volumes = {path.name: volume for path, volume in self.volumes(OutputFolder(Path()), record).items()}
