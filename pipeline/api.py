@@ -262,7 +262,8 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
     from ..evaluation.scoring.score_folder import ScoreFolder
 
     with plain_errors():
-        return compare_scores([ScoreFolder.open(given_path(folder, "folder")) for folder in folders], seed=seed)
+        paths = [given_path(folder, "folder") for folder in folders]
+        return compare_scores([ScoreFolder.open(path) for path in paths], seed=seed)
 
 
 def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":

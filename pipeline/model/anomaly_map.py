@@ -1,5 +1,6 @@
 """The anomaly map of one scan: volumes, threshold, clusters, and how they are saved."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +138,7 @@ class AnomalyMap:
         record = SubjectRecord(subject, "patient", {}, session_id=session)
         volumes = {path.name: volume for path, volume in self.volumes(OutputFolder(Path()), record).items()}
         table = folder / f"{self.key}_clusters.csv"
-        if there := [name for name in (*volumes, table.name) if (folder / name).exists()]:
+        if there := [name for name in (*volumes, table.name) if os.path.lexists(folder / name)]:
             raise UserError(
                 f"{private(folder, 'the output folder')}: holds {there[0]}, expected a folder without maps of "
                 f"{self.key}. Choose another folder."
