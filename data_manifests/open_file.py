@@ -1,14 +1,16 @@
-"""Opening of user files, with clear errors for missing, unreadable and not yet fetched files.
+"""Opening of files, with clear errors for missing, unreadable and not yet fetched files.
 
 Datasets of datalad, git-annex and Git LFS contain links and pointers until their content is fetched. Such files are
 reported as not fetched.
 """
 
+import errno
 import hashlib
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import TextIO
 
 from .errors import UserError, private
 
@@ -69,6 +71,32 @@ def read_regular(path: Path, largest: int) -> bytes:
     if state.st_size > largest:
         raise ValueError(f"it has {state.st_size:,} bytes")
     return path.read_bytes()
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a regular file at its end; create it if it does not exist.
+
+    An existing file is never emptied, a link never followed, and a pipe never waited for.
+
+    Raises
+    ------
+    UserError
+        A link, a pipe or a folder.
+    OSError
+    """
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o666)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.fdopen(descriptor, "a", encoding="utf-8")
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+    raise UserError(
+        f"{private(path)}: is a link, a pipe or a folder, expected a regular file to write to. Move it away, or choose "
+        "another output folder."
+    )
 
 
 def pointer_in(start: bytes) -> tuple[str, str] | None:

@@ -14,6 +14,19 @@ NOT_FETCHED = (
 )
 
 
+def given_path(path: str | Path, what: str) -> Path:
+    """Return a path that a caller gives; an empty text does not mean the current folder.
+
+    Raises
+    ------
+    UserError
+        An empty text; `what` is the name of the argument.
+    """
+    if path == "":
+        raise UserError(f"{what}: found an empty path, expected a file or folder. Write '.' for the current folder.")
+    return Path(path)
+
+
 def reach(path: Path, expected: str) -> Path:
     """Check that a path exists, and return it.
 

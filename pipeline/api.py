@@ -13,12 +13,13 @@ from ..data_manifests.cohort.manifest import read_manifest
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import plain_errors
+from ..data_manifests.user_paths import given_path
 from .config.config import load_config, read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
 from .run import RunOptions, run_pipeline
 from .workflow.console import Console
 from .workflow.device import choose_device
-from .workflow.folders import make_folder
+from .workflow.replacement import claim
 from .workflow.runner import Run
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def read_cohort(path: str | Path) -> Manifest:
     (60, 12)
     """
     with plain_errors():
-        return read_manifest(Path(path))
+        return read_manifest(given_path(path, "path"))
 
 
 def fit(
@@ -106,14 +107,14 @@ def fit(
     from .model.anomaly_model import AnomalyModel
 
     with plain_errors():
-        path = None if isinstance(cohort, Manifest) else Path(cohort)
-        manifest = cohort if isinstance(cohort, Manifest) else read_manifest(Path(cohort))
+        path = None if isinstance(cohort, Manifest) else given_path(cohort, "cohort")
+        manifest = cohort if isinstance(cohort, Manifest) else read_manifest(given_path(cohort, "cohort"))
         options = RunOptions(
             manifest,
-            Path(out),
+            given_path(out, "out"),
             _UNTIL_FIT,
             cohort=path,
-            config=Path(config) if config is not None else None,
+            config=given_path(config, "config") if config is not None else None,
             preset=preset,
             settings=_as_overrides(settings),
             seed=seed,
@@ -156,7 +157,7 @@ def load_model(
     from .model.whole_model import require_whole_model
 
     with plain_errors():
-        model, overrides = OutputFolder(Path(folder)), _as_overrides(settings)
+        model, overrides = OutputFolder(given_path(folder, "folder")), _as_overrides(settings)
         fitted = require_whole_model(model)
         given = read_settings(saved=fitted, overrides=overrides)
         config = given.config
@@ -213,6 +214,10 @@ def evaluate(
     from .tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
 
     with plain_errors():
+        given = {"maps": maps, "masks": masks, "brain_masks": brain_masks, "cohort": cohort, "out": out}
+        for what, path in given.items():
+            if path is not None:
+                given_path(path, what)
         config = load_config(overrides=_as_overrides(settings), seed=seed)
         folders = MapFolders(
             str(maps),
@@ -257,7 +262,8 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
     from ..evaluation.scoring.score_folder import ScoreFolder
 
     with plain_errors():
-        return compare_scores([ScoreFolder.open(Path(folder)) for folder in folders], seed=seed)
+        paths = [given_path(folder, "folder") for folder in folders]
+        return compare_scores([ScoreFolder.open(path) for path in paths], seed=seed)
 
 
 def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":
@@ -278,5 +284,5 @@ def _as_overrides(settings: Settings) -> tuple[str, ...]:
 
 
 def _console(out: Path, verbose: bool) -> Console:
-    make_folder(out)
+    claim(out)
     return Console(OutputFolder(out).log, verbosity=0 if verbose else -1)

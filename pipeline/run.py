@@ -5,18 +5,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data_manifests.atomic_write import atomic_write
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
-from .config.config import GivenSettings, read_settings, require_settings_of_model, save_config
+from .config.config import GivenSettings, config_text, read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
 from .workflow.replacement import require_apart, require_own_place
-from .workflow.runner import Run, require_current, run_stages
+from .workflow.runner import Run, require_current, run_stages, save_own
 from .workflow.scratch import at_work_in
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
@@ -150,15 +149,11 @@ def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
         return
     path = run.out.config
     before = path.read_bytes() if path.is_file() else None
-    save_config(path, run.config)
+    save_own(run, path, config_text(run.config).encode())
     try:
         yield
     except UserError:
-        if before is not None:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(before)
-        else:
-            path.unlink(missing_ok=True)
+        save_own(run, path, before)
         raise
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ...data_manifests.atomic_write import atomic_write, delete_remains, temporary_name
+from ...data_manifests.atomic_write import atomic_write, make_temporary
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ..tensor_file import Tensor, read_header
@@ -45,9 +45,7 @@ class DetectorWriter:
 
     def __init__(self, path: Path, dimension: int, precision: str):
         self._tensors, self._json = _files(path)
-        self._tensors.parent.mkdir(parents=True, exist_ok=True)
-        delete_remains(self._tensors)
-        self._temporary = temporary_name(self._tensors)
+        self._temporary = make_temporary(self._tensors)
         self._dimension = dimension
         self._dtype = np.dtype(precision)
         self._rows = 0

@@ -61,23 +61,23 @@ def make_parser() -> argparse.ArgumentParser:
     _add_work(evaluate)
     evaluate.set_defaults(command="evaluate")
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
-    compare.add_argument("folders", type=Path, nargs="+", metavar="SCORES", help="folders written by `voxout evaluate`")
-    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
+    compare.add_argument("folders", type=_path, nargs="+", metavar="SCORES", help="folders of `voxout evaluate`")
+    compare.add_argument("--out", type=_path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
     compare.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
-    apply.add_argument("model", type=Path, metavar="MODEL", help="output folder of the earlier run")
+    apply.add_argument("model", type=_path, metavar="MODEL", help="output folder of the earlier run")
     _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)")
     apply.set_defaults(command="apply")
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = "Delete the prepared images, maps, pages and scores of subjects, but no input."
-    remove.add_argument("out", type=Path, metavar="OUT", help="output folder of a run")
+    remove.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
     remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
     remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)
     native = commands.add_parser("native", help="resample a volume from template space to a subject's native space")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
-    demo.add_argument("out", type=Path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
+    demo.add_argument("out", type=_path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
     _add_shared(demo)
     demo.set_defaults(command="demo")
     return parser
@@ -85,17 +85,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_native(parser: argparse.ArgumentParser) -> None:
     parser.description = "Resample a volume from MNI152 to the grid of a subject's own image, in one interpolation."
-    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of a run that prepared the subject")
+    parser.add_argument("folder", type=_path, metavar="OUT", help="output folder of a run that prepared the subject")
     parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
-    parser.add_argument("volume", type=Path, metavar="VOLUME", help="NIfTI file in template space, on any grid")
+    parser.add_argument("volume", type=_path, metavar="VOLUME", help="NIfTI file in template space, on any grid")
     parser.add_argument(
         "result",
-        type=Path,
+        type=_path,
         metavar="RESULT",
         help="NIfTI file to write; overwrites an earlier result of this command, but no other file",
     )
     parser.add_argument("--image", choices=MODALITIES, default="t1w", help="native space of which image (default: t1w)")
-    parser.add_argument("--like", type=Path, metavar="IMAGE", help="image that defines the grid (default: the T1w)")
+    parser.add_argument("--like", type=_path, metavar="IMAGE", help="image that defines the grid (default: the T1w)")
     parser.add_argument(
         "--labels",
         action="store_true",
@@ -109,8 +109,8 @@ def _add_cohort(
     parser: argparse.ArgumentParser, *, needed: bool = True, what: str = "manifest (CSV) or BIDS folder"
 ) -> None:
     number = None if needed else "?"
-    parser.add_argument("cohort", type=Path, nargs=number, metavar="COHORT", help=what)
-    parser.add_argument("out", type=Path, nargs=number, metavar="OUT", help="output folder")
+    parser.add_argument("cohort", type=_path, nargs=number, metavar="COHORT", help=what)
+    parser.add_argument("out", type=_path, nargs=number, metavar="OUT", help="output folder")
     _add_shared(parser)
 
 
@@ -121,14 +121,23 @@ def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
         return argparse.SUPPRESS if hidden else text
 
     parser.add_argument(
-        "--maps", required=not hidden, metavar="DIR", help=shown("anomaly maps (NIfTI), higher = more anomalous")
+        "--maps",
+        type=_path_text,
+        required=not hidden,
+        metavar="DIR",
+        help=shown("anomaly maps (NIfTI), higher = more anomalous"),
     )
-    parser.add_argument("--masks", metavar="DIR", help=shown("lesion masks, on the grids of the maps"))
-    parser.add_argument("--brain-masks", metavar="DIR", help=shown("brain masks; without them, all voxels are scored"))
+    parser.add_argument("--masks", type=_path_text, metavar="DIR", help=shown("lesion masks, on the grids of the maps"))
+    parser.add_argument(
+        "--brain-masks",
+        type=_path_text,
+        metavar="DIR",
+        help=shown("brain masks; without them, all voxels are scored"),
+    )
     parser.add_argument(
         "--cohort",
         dest="participants",
-        type=Path,
+        type=_path,
         metavar="CSV",
         help=shown("table with subject_id, group, site and age"),
     )
@@ -140,7 +149,7 @@ def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
         help=shown("healthy subjects, as ids or 'patterns*'; they set the threshold and need no lesion mask"),
     )
     parser.add_argument(
-        "--out", dest="scores", required=not hidden, type=Path, metavar="DIR", help=shown("folder for the scores")
+        "--out", dest="scores", required=not hidden, type=_path, metavar="DIR", help=shown("folder for the scores")
     )
 
 
@@ -157,7 +166,18 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
 
 def _named_path(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals else ("", Path(text))
+    return (name, _path(path)) if equals else ("", _path(text))
+
+
+def _path_text(text: str) -> str:
+    """Refuse an empty path, as of an unset variable of the shell, which would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("found an empty path, expected a file or folder (. is the current folder)")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_path_text(text))
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +193,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="YAML", help="file of settings; others keep their defaults")
+    parser.add_argument("--config", type=_path, metavar="YAML", help="file of settings; others keep their defaults")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; repeatable")
     parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same result")
 

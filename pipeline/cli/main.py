@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, private
+from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from .arguments import make_parser
-from .program import DONE, SOME_FAILED, make_folder, open_console, run_program
+from .program import DONE, SOME_FAILED, open_console, run_program
 
 if TYPE_CHECKING:
     from ..workflow.runner import Run
@@ -201,6 +202,7 @@ def _remove(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ..workflow.earlier_subjects import remove_subjects
     from ..workflow.lock import sole_user
+    from ..workflow.replacement import require_own_place
 
     out = OutputFolder(options.out)
     if not out.root.is_dir():
@@ -208,6 +210,7 @@ def _remove(options: argparse.Namespace) -> int:
             f"{private(options.out, 'the output folder')}: no such folder, expected the output folder of a run. Check "
             "the path."
         )
+    require_own_place(out.root)
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
     open_console(options, options.out).say(

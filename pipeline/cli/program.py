@@ -13,7 +13,6 @@ from pathlib import Path
 from ...data_manifests.caches import choose_caches
 from ...data_manifests.errors import UserError, for_terminal
 from ...data_manifests.machine import machine_trouble, path_trouble
-from ..workflow.folders import make_folder
 from ..workflow.interruption import Interrupted, interruptible
 
 DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
@@ -67,10 +66,11 @@ def open_console(options: argparse.Namespace, out: Path | None):
     """Open the console of a command, with the log of an output folder unless it is a dry run."""
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ..workflow.console import Console
+    from ..workflow.replacement import claim
 
     log = None
     if out is not None and not options.dry_run:
-        make_folder(out)
+        claim(out)
         log = OutputFolder(out).log
     options.console = console = Console(log, verbosity=-1 if options.quiet else int(options.verbose))
     for note in choose_caches().notes:
@@ -80,8 +80,8 @@ def open_console(options: argparse.Namespace, out: Path | None):
 
 def _report_interruption(options: argparse.Namespace, number: int) -> None:
     name = signal.Signals(number).name
-    # Ignore a closed terminal or a full disk.
-    with suppress(OSError):
+    # Ignore a closed terminal, a full disk or a log that became a link.
+    with suppress(OSError, UserError):
         if (console := getattr(options, "console", None)) is not None:
             console.log("interrupted", signal=name)
     with suppress(OSError):

@@ -122,7 +122,15 @@ def read_settings(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError([_sentence(problem) for problem in error.errors()]) from error
+        of_file, others = (current[0].values, current[1:]) if path is not None else ({}, current)
+
+        def where(problem: Any) -> str:
+            """Return the settings file, if the setting is from there."""
+            place = problem["loc"]
+            from_file = _names(of_file, place) and not any(_names(each.values, place) for each in others)
+            return f"{private(path)}: " if path is not None and from_file else ""
+
+        raise UserError([where(problem) + _sentence(problem) for problem in error.errors()]) from error
     notes = [*(saved.notes if saved is not None else ()), *(note for each in current for note in each.notes)]
     if removed := tuple(dict.fromkeys(name for each in current for name in each.removed)):
         are = "is no longer a setting" if len(removed) == 1 else "are no longer settings"
@@ -143,10 +151,15 @@ def load_config(
     return read_settings(path, preset=preset, overrides=overrides, seed=seed, seeds=seeds).config
 
 
+def config_text(config: Config) -> str:
+    """Return the resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
 def save_config(path: Path, config: Config) -> None:
     """Write the resolved configuration atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        temporary.write_text(config_text(config))
 
 
 def _read_preset(name: str) -> dict[str, Any]:
@@ -217,6 +230,17 @@ def _merge(values: dict[str, Any], more: dict[str, Any]) -> None:
             _merge(values[name], value)
         else:
             values[name] = value
+
+
+def _names(values: Any, place: Sequence[int | str]) -> bool:
+    """Whether nested values name the setting, or a part of it."""
+    for part in place:
+        if not isinstance(values, dict):
+            return True
+        if part not in values:
+            return False
+        values = values[part]
+    return bool(place)
 
 
 def _sentence(problem: Any) -> str:

@@ -1,5 +1,6 @@
 """The anomaly map of one scan: volumes, threshold, clusters, and how they are saved."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.user_paths import given_path
 from ...evaluation.metrics.clusters import Cluster, find_clusters
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
@@ -131,12 +133,12 @@ class AnomalyMap:
         UserError
             One of the files exists already.
         """
-        folder = Path(folder)
+        folder = given_path(folder, "folder")
         subject, session = parts_of_key(self.key)
         record = SubjectRecord(subject, "patient", {}, session_id=session)
         volumes = {path.name: volume for path, volume in self.volumes(OutputFolder(Path()), record).items()}
         table = folder / f"{self.key}_clusters.csv"
-        if there := [name for name in (*volumes, table.name) if (folder / name).exists()]:
+        if there := [name for name in (*volumes, table.name) if os.path.lexists(folder / name)]:
             raise UserError(
                 f"{private(folder, 'the output folder')}: holds {there[0]}, expected a folder without maps of "
                 f"{self.key}. Choose another folder."

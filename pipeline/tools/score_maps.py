@@ -27,7 +27,7 @@ from ..workflow.folders import make_folder
 from ..workflow.lock import sole_user
 from ..workflow.records import StageRecord, versions
 from ..workflow.replacement import Replacement, remove_building_folder
-from ..workflow.runner import write_failures
+from ..workflow.runner import failures_table
 
 _SWAPPED = "Are --maps and --masks swapped?"
 WHOLE_IMAGE, BRAIN = "whole image", "brain mask"
@@ -110,7 +110,8 @@ def score_folders(
         console.warn(f"note: {private(out, 'the output folder')} held earlier scores; they are replaced.")
     files.begin({}, goes_on=lambda before, now: False)
     scores, failures = _score_all(matched, settings, files.folder / SUBJECTS, console, jobs)
-    write_failures(files.folder / "failures.csv", failures)
+    if failures:
+        (files.folder / "failures.csv").write_bytes(failures_table(failures))
     if not scores:
         if StageRecord.read(files.record) is None:
             files.finish(StageRecord("score", {}, {}))

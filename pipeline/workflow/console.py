@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...data_manifests.errors import for_terminal, kept
+from ...data_manifests.open_file import open_to_append
 
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
@@ -37,11 +38,18 @@ class Console:
         JSON-lines file; appended to.
     verbosity : int
         -1: only results and errors; 0: one line per stage; 1: one line per subject.
+
+    Raises
+    ------
+    UserError
+        `log` is a link, a pipe or a folder.
     """
 
     def __init__(self, log: Path | None = None, verbosity: int = 0):
         self.verbosity = verbosity
         self._log = log
+        if log is not None:
+            open_to_append(log).close()  # refused before the work starts
         logger = logging.getLogger("voxout")
         logger.handlers = [_Forward(self)]
         logger.propagate = False
@@ -86,7 +94,7 @@ class Console:
         """Write a line to the log only."""
         if self._log is not None:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
-            with self._log.open("a", encoding="utf-8") as file:
+            with open_to_append(self._log) as file:
                 file.write(json.dumps(kept(line), default=str) + "\n")
 
 

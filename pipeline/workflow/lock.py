@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...data_manifests.errors import UserError, for_terminal, private
+from ...data_manifests.open_file import open_to_append
 
 
 def _to_stderr(text: str) -> None:
@@ -32,10 +33,10 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
     Raises
     ------
     UserError
-        Another process holds the lock, or the lock file cannot be written.
+        Another process holds the lock, or the lock file cannot be written or is not a regular file.
     """
     try:
-        file = (folder / ".lock").open("w")
+        file = open_to_append(folder / ".lock")
     except PermissionError as error:
         raise UserError(
             f"{private(folder, 'the output folder')}: its lock file cannot be written ({error.strerror}), since it "

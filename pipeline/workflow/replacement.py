@@ -1,7 +1,8 @@
 """Replacement of outputs: new files are built in a separate folder and moved to their places once complete.
 
 No other module of the pipeline deletes a file. A file belongs to voxout if a record lists it with its current size and
-hash. Any other file in an output folder is never deleted or overwritten.
+hash; a folder in which files are built, if it holds the record of their inputs; an output folder, if it holds a record.
+Any other file in an output folder is never deleted or overwritten.
 """
 
 import os
@@ -12,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import PARTS, OutputFolder
 from ...data_manifests.errors import UserError, private, some_of
 from ...data_manifests.typed_json import load_json
 from ...data_manifests.user_paths import real
 from ..config.config import comparable
+from .folders import make_folder
 from .records import StageRecord, evidence, write_json
 
 BUILDING = ".building"
@@ -24,12 +27,17 @@ SET_ASIDE = "set-aside"
 OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
     "config.yaml",
     "failures.csv",
+    "log.jsonl",
     "records",
+    ".lock",
+    ".scratch",
     BUILDING,
     SET_ASIDE,
 }
 """Names that voxout writes at the top of an output folder."""
-_INPUTS, _RECORD = ".inputs.json", ".record.json"
+_INPUTS, _RECORD, _DISCARDED = ".inputs.json", ".record.json", ".discarded"
+_RUN = "run"
+"""Name of the record of an output folder. It is written before anything else, and lists the files of `write_own`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Replacement:
         Raises
         ------
         UserError
-            Files that no record lists exist in the places of these.
+            Files that no record lists exist in the places of these, or in the folder in which they are built.
         """
         self.complete()
         if StageRecord.read(self.record) is None:
@@ -99,7 +107,14 @@ class Replacement:
         return going_on
 
     def complete(self) -> None:
-        """Move finished files to their places, if a call was killed while it did so."""
+        """Move finished files to their places, if a call was killed while it did so.
+
+        Raises
+        ------
+        UserError
+            The folder in which files are built is a link, or another program's.
+        """
+        self._require_own_folder()
         if StageRecord.read(self.folder / _RECORD) is not None:
             self._put_in_place()
 
@@ -107,7 +122,15 @@ class Replacement:
         """Delete folders of built files."""
         for path in folders:
             if path.is_relative_to(self.folder) and path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                if (path / _INPUTS).is_file():
+                    # After a kill, what is left is known to be ours, and not continued with.
+                    os.replace(path / _INPUTS, path / _DISCARDED)
+                for inner in sorted(path.iterdir(), key=lambda inner: inner.name == _DISCARDED):
+                    if inner.is_dir() and not inner.is_symlink():
+                        shutil.rmtree(inner)
+                    else:
+                        inner.unlink()
+                path.rmdir()
 
     def finish(self, record: StageRecord) -> StageRecord:
         """Move the files to their places, and add them to the record and write it.
@@ -130,6 +153,7 @@ class Replacement:
         assert new is not None  # both callers have checked it
         old = StageRecord.read(self.record)
         root = self.out.root
+        _require_inside(root, str(self.record.relative_to(root)))
         here = [name for name in new.outputs if (self.folder / name).is_file()]
         foreign = [
             name
@@ -152,6 +176,24 @@ class Replacement:
             os.replace(self.folder / name, root / name)
         new.write(self.record)
         self.discard(self.folder)
+
+    def _require_own_folder(self) -> None:
+        """Refuse a folder that this class did not make."""
+        root, folder = self.out.root, self.folder
+        if real(folder) != real(root) / BUILDING / self.name:
+            raise UserError(
+                f"{private(root, 'the output folder')}: {BUILDING} or {BUILDING}/{self.name} is a link, expected a "
+                "folder. Replace the link by a folder, or choose another output folder."
+            )
+        is_own = _read_inputs(folder / _INPUTS) is not None or (folder / _DISCARDED).is_file()
+        if os.path.lexists(folder) and not is_own:
+            # A call that was killed at its start leaves the temporary file of the record.
+            found = os.listdir(folder) if folder.is_dir() else [self.name]
+            if any(not name.endswith(f"-{_INPUTS}") for name in found):
+                raise UserError(
+                    f"{private(root, 'the output folder')}: voxout did not make {BUILDING}/{self.name}, in which "
+                    "files are built, expected no such folder. Move it away, or choose another output folder."
+                )
 
     def _require_free_places(self) -> None:
         taken = []
@@ -192,7 +234,7 @@ def remove_recorded(out: OutputFolder, record: StageRecord, *, keep: frozenset[s
         if record.owns(root, name):
             path.unlink()
         else:
-            os.replace(path, _free_name(root / SET_ASIDE / name))
+            _set_aside(root, name)
             set_aside.append(name)
         _remove_empty(path.parent, root)
     return set_aside
@@ -202,6 +244,61 @@ def remove_building_folder(out: OutputFolder) -> None:
     """Delete the folder in which outputs are built, if it is empty."""
     with suppress(OSError):
         (out.root / BUILDING).rmdir()
+
+
+def write_own(out: OutputFolder, path: Path, content: bytes | None) -> str | None:
+    """Write a file at the top of an output folder, such as ``failures.csv``, and list it in the folder's record.
+
+    Parameters
+    ----------
+    out : OutputFolder
+    path : Path
+    content : bytes or None
+        None: delete the file.
+
+    Returns
+    -------
+    str or None
+        Where an earlier file was moved to, if voxout did not write it or it was changed since.
+    """
+    root, name = out.root, str(path.relative_to(out.root))
+    before = StageRecord.read(out.record(_RUN)) or StageRecord(_RUN, {}, {})
+
+    def move_foreign() -> str | None:
+        return _set_aside(root, name) if os.path.lexists(path) and not before.owns(root, name) else None
+
+    if content is None:
+        moved = move_foreign()
+        path.unlink(missing_ok=True)
+    elif path.is_file() and not path.is_symlink() and path.read_bytes() == content:
+        moved = None
+    else:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+            moved = move_foreign()
+    found = evidence(root, [path] if content is not None else [])
+    others = {other: size for other, size in before.outputs.items() if other != name}
+    outputs = dict(sorted((others | found.sizes).items()))
+    record = replace(before, outputs=outputs, hashes={n: {**before.hashes, **found.hashes}[n] for n in outputs})
+    if record != before:
+        record.write(out.record(_RUN))
+    return moved
+
+
+def claim(out: Path) -> None:
+    """Create an output folder and its record, before anything else is written in it.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be used (see `make_folder`, `require_own_place`).
+    """
+    require_own_place(out)
+    make_folder(out)
+    record = OutputFolder(out).record(_RUN)
+    _require_inside(out, str(record.relative_to(out)))
+    if StageRecord.read(record) is None:
+        StageRecord(_RUN, {}, {}).write(record)
 
 
 def require_own_place(out: Path) -> None:
@@ -214,9 +311,8 @@ def require_own_place(out: Path) -> None:
     """
     if not out.is_dir() or any(StageRecord.read(file) for file in (out / "records").glob("*.json")):
         return
-    found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _is_empty(out / name))
-    # A run that stopped in its first stage leaves these, and its log.
-    if found and not (set(found) <= {"config.yaml", "failures.csv", BUILDING} and (out / "log.jsonl").is_file()):
+    found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _holds_nothing(out / name))
+    if found:
         raise UserError(
             f"{private(out, 'the output folder')}: holds {some_of(found)} and no record of voxout, expected an empty "
             "folder or one of an earlier run. Choose another output folder."
@@ -268,13 +364,17 @@ def _require_inside(root: Path, name: str) -> None:
         )
 
 
-def _free_name(path: Path) -> Path:
+def _set_aside(root: Path, name: str) -> str:
+    """Move a file to a free name in the folder ``set-aside``; return its new path, relative to the root."""
+    path = root / SET_ASIDE / name
+    _require_inside(root, f"{SET_ASIDE}/{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     free, number = path, 1
     while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{number}-{path.name}")
-    return free
+    os.replace(root / name, free)
+    return str(free.relative_to(root))
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
@@ -285,6 +385,11 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a path is an empty folder or an empty file, such as a lock."""
+    return _is_empty(path) or (path.is_file() and not path.is_symlink() and path.stat().st_size == 0)
 
 
 def _read_inputs(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Execution of stages in order: up-to-date stages are skipped, and an interrupted run is resumed."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import Failure, UserError, without_names
@@ -17,7 +17,7 @@ from ..config.diff import changes
 from .console import Console
 from .engine import Engine
 from .records import Meter, StageRecord, sizes, versions
-from .replacement import Replacement, remove_building_folder
+from .replacement import Replacement, remove_building_folder, write_own
 from .stage_titles import STAGE_TITLES
 
 
@@ -162,7 +162,8 @@ def run_stages(
                 )
                 raise
             finally:
-                write_failures(run.out.failures, (*all_failures(run.out), *among_chosen))
+                failures = (*all_failures(run.out), *among_chosen)
+                save_own(run, run.out.failures, failures_table(failures) if failures else None)
         for warning in stage.preflight(run):
             run.console.warn(
                 f"    warning: {warning}", kept=f"warning: {run.manifest.anonymous(warning)}", stage=stage.name
@@ -273,12 +274,17 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     return ()
 
 
-def write_failures(path: Path, failures: Collection[Failure]) -> None:
-    """Write ``failures.csv`` without private names; delete it if no subject failed."""
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["subject", "stage", "reason"])
-        writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
+def save_own(run: Run, path: Path, content: bytes | None) -> None:
+    """Write a file at the top of the output folder, or delete it, and tell where a changed one is kept."""
+    name, moved = path.name, write_own(run.out, path, content)
+    if moved is not None:
+        run.console.warn(f"note: {name} is not as voxout wrote it; it is kept as {moved}.")
+
+
+def failures_table(failures: Collection[Failure]) -> bytes:
+    """Return the content of ``failures.csv``, without private names."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["subject", "stage", "reason"])
+    writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
+    return table.getvalue().encode()

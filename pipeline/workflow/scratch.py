@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ...data_manifests.errors import UserError
+from ...data_manifests.errors import UserError, private
 from .interruption import closed_by
 from .lock import sole_user
 
@@ -67,7 +67,9 @@ def scratch_folder(out: Path, *, delete_remains: bool = False) -> Iterator[Path]
         with suppress(FileExistsError):
             home.mkdir(mode=0o700)
         if home.is_symlink() or not home.is_dir():
-            raise UserError(f"{home}: is a link or a file, expected a folder for temporary files. Move it away.")
+            raise UserError(
+                f"{private(home)}: is a link or a file, expected a folder for temporary files. Move it away."
+            )
         if delete_remains:
             _delete_remains(home)
         folder.mkdir(mode=0o700)

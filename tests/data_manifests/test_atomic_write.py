@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from voxout.data_manifests.atomic_write import atomic_write
+from voxout.data_manifests.errors import UserError
 
 
 def test_file_appears_when_complete(tmp_path):
@@ -37,3 +38,18 @@ def test_temporary_files_of_killed_processes_are_deleted(tmp_path):
         temporary.write_text("complete")
     assert not gone.exists()
     assert all(file.read_text() == "partial" for file in (alive, *others))
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    other, path = tmp_path / "thesis.txt", tmp_path / "table.csv"
+    other.write_text("precious")
+    link = tmp_path / f".{os.getpid()}-table.csv"
+    link.symlink_to(other)
+    with pytest.raises(UserError, match="is a link"), atomic_write(path):
+        pass
+    assert other.read_text() == "precious" and link.is_symlink() and not path.exists()
+    link.unlink()
+    path.symlink_to(other)
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert other.read_text() == "precious" and path.read_text() == "new" and not path.is_symlink()

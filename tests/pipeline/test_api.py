@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import voxout
 from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.images.volume import read_mask, read_volume
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.pipeline.cli.main import main
@@ -61,6 +62,26 @@ def test_every_public_name_exists():
     assert set(voxout.__all__) < set(dir(voxout)) and voxout.__version__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = voxout.nothing
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: voxout.read_cohort(""),
+        lambda: voxout.fit("", "out"),
+        lambda: voxout.fit(Manifest(()), ""),
+        lambda: voxout.fit(Manifest(()), "out", config=""),
+        lambda: voxout.load_model(""),
+        lambda: voxout.evaluate("maps", "", out="out"),
+        lambda: voxout.evaluate("maps", "masks", out=""),
+        lambda: voxout.compare("scores", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(voxout.UserError, match="found an empty path, expected a file or folder"):
+        call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_gives_the_maps_of_the_run(finished, model):

@@ -6,10 +6,10 @@ import os
 import pytest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import MachineError, UserError
-from voxout.pipeline.cli.program import make_folder
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.workflow.device import choose_device
 from voxout.pipeline.workflow.engine import _guarded
+from voxout.pipeline.workflow.folders import make_folder
 
 
 class _Subject:

@@ -188,6 +188,58 @@ def test_two_runs_cannot_use_one_folder(capsys, cohort, tmp_path):
     assert _run(capsys, "check", cohort, tmp_path)[0] == 0, "the folder is free again"
 
 
+def test_the_folder_of_another_program_stays_as_it_is(capsys, cohort, tmp_path):
+    theirs = {
+        "config.yaml": "model: unet\n",
+        "log.jsonl": '{"step": 1}\n',
+        "failures.csv": "patient,why\nP1,moved\n",
+        ".lock": "pid 4711",
+    }
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    code, messages = _run(capsys, "check", cohort, tmp_path, "--preset", "fast")
+    assert code == 2 and "holds .lock, config.yaml, failures.csv and 1 more and no record of voxout" in messages
+    code, messages = _run(capsys, "check", cohort, tmp_path)
+    assert code == 2 and f"{tmp_path}/config.yaml: Setting model is not known" in messages
+    assert _run(capsys, "remove", tmp_path, "sub-01")[0] == 2
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == theirs
+
+
+def test_an_annotated_table_of_failures_is_kept(capsys, cohort, tmp_path):
+    assert _run(capsys, "check", cohort, tmp_path)[0] == 0
+    (tmp_path / "failures.csv").write_text("subject,why\nP1,called the ward\n")
+    code, messages = _run(capsys, "check", cohort, tmp_path, "--seed", "5")
+    assert code == 0
+    assert "failures.csv is not as voxout wrote it; it is kept as set-aside/failures.csv" in messages
+    assert "called the ward" in (tmp_path / "set-aside" / "failures.csv").read_text()
+    assert {path.name for path in (tmp_path / "set-aside").iterdir()} == {"failures.csv"}
+
+
+EMPTY = [
+    ["check", "cohort.csv", ""],
+    ["check", "", "out"],
+    ["check", "cohort.csv", "out", "--config", ""],
+    ["report", "cohort.csv", "out", "--runs", "a="],
+    ["apply", "", "cohort.csv", "out"],
+    ["remove", "", "sub-01"],
+    ["native", "out", "sub-01", "atlas.nii", ""],
+    ["demo", ""],
+    ["compare", "a", "", "--out", "out"],
+    ["evaluate", "--maps", "maps", "--masks", "", "--out", "out"],
+    ["evaluate", "--maps", "maps", "--out", ""],
+]
+
+
+@pytest.mark.parametrize("words", EMPTY, ids=" ".join)
+def test_an_empty_path_is_not_the_current_folder(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "found an empty path, expected a file or folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("jobs", ["0", "-3", "two"])
 def test_jobs_is_at_least_one(capsys, cohort, tmp_path, jobs):
     with pytest.raises(SystemExit) as stopped:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.settings import Section
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.models.encoder.checkpoint import TRAINED_BY
@@ -46,6 +46,20 @@ def test_the_saved_configuration_is_the_configuration(tmp_path):
     config = load_config(preset="paper-1mm", overrides=["preprocessing.modalities=[t1w, flair]"])
     save_config(tmp_path / "config.yaml", config)
     assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_problem_names_the_file_that_it_is_in(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("model: unet\nmodels: {detector: {nu: 3}}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides=["models.detector.gamma=-1"])
+    messages = for_terminal("\n".join(caught.value.problems))
+    assert f"{path}: Setting model is not known. Did you mean models?" in messages
+    assert f"{path}: Setting models.detector.nu is 3" in messages
+    assert "\nSetting models.detector.gamma" in f"\n{messages}"
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides=["models.detector.nu=4", "model=1"])
+    assert str(path) not in for_terminal("\n".join(caught.value.problems))
 
 
 def test_all_problems_are_listed_with_the_nearest_name():

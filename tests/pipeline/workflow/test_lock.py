@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 
 import pytest
 from voxout.data_manifests.errors import UserError
@@ -11,6 +12,29 @@ from voxout.pipeline.workflow.lock import sole_user
 def test_a_second_run_is_refused(tmp_path):
     with sole_user(tmp_path), pytest.raises(UserError, match="another voxout process"), sole_user(tmp_path):
         pass
+
+
+def test_a_lock_file_is_never_emptied(tmp_path):
+    (tmp_path / ".lock").write_text("pid 4711 of another program")
+    with sole_user(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == "pid 4711 of another program"
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
+def test_a_lock_that_is_no_regular_file_is_refused(tmp_path, kind):
+    lock, thesis = tmp_path / ".lock", tmp_path / "thesis.txt"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to(thesis)
+    if kind == "link":
+        thesis.write_text("precious")
+    with pytest.raises(UserError, match=r"\.lock.*: is a link, a pipe or a folder"), sole_user(tmp_path):
+        pass
+    assert thesis.exists() == (kind == "link") and (kind != "link" or thesis.read_text() == "precious")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

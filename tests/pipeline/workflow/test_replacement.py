@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from voxout.data_manifests.errors import UserError
 from voxout.pipeline.workflow.records import StageRecord
 from voxout.pipeline.workflow.replacement import (
     Replacement,
+    claim,
     remove_recorded,
     require_apart,
     require_own_place,
+    write_own,
 )
 
 
@@ -217,6 +220,146 @@ def test_a_folder_with_foreign_files_of_the_same_names_is_refused(tmp_path):
         require_own_place(tmp_path)
     StageRecord("check", {}, {}).write(OutputFolder(tmp_path).record("check"))
     require_own_place(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl", "failures.csv", ".lock", ".building/check/scan.nii"])
+def test_a_folder_of_another_program_is_refused_and_stays_as_it_is(tmp_path, name):
+    (tmp_path / ".lock").touch()  # as of a folder in which nothing else was written
+    claim(tmp_path / "new")
+    require_own_place(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("theirs")
+    before = _contents(tmp_path)
+    with pytest.raises(UserError, match=f"holds {Path(name).parts[0]} and no record of voxout"):
+        claim(tmp_path)
+    assert _contents(tmp_path) == before and not (tmp_path / "records").exists()
+
+
+def test_a_claimed_folder_stays_ours_whatever_a_run_left_in_it(tmp_path):
+    out = tmp_path / "out"
+    claim(out)
+    for name in ("log.jsonl", "config.yaml", "failures.csv"):
+        (out / name).write_text("ours")
+    claim(out)
+
+
+def test_records_in_a_linked_folder_are_not_written(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "records").symlink_to(tmp_path / "lab")
+    StageRecord("check", {}, {}).write(tmp_path / "lab" / "check.json")
+    with pytest.raises(UserError, match="is a link that leads out of it"):
+        claim(tmp_path / "out")
+    with pytest.raises(UserError, match="is a link that leads out of it"):
+        _build(tmp_path / "out", {"detectors/a": "new"})
+    assert [path.name for path in (tmp_path / "lab").iterdir()] == ["check.json"]
+
+
+@pytest.mark.parametrize("link", [".building", ".building/fit"])
+def test_files_are_not_built_behind_a_link(tmp_path, link):
+    lab, out = tmp_path / "lab", tmp_path / "out"
+    record = StageRecord("fit", {}, {"fit/scan.nii": 4})
+    for folder in (lab, lab / "fit"):  # also where the other folder was made by voxout
+        folder.mkdir()
+        (folder / "scan.nii").write_text("scan")
+        (folder / ".inputs.json").write_text("{}")
+        record.write(folder / ".record.json")
+    before = _contents(lab)
+    (out / link).parent.mkdir(parents=True)
+    (out / link).symlink_to(lab)
+    for act in (_files(out).complete, lambda: _files(out).begin({"settings": 2})):
+        with pytest.raises(UserError, match="is a link, expected a folder"):
+            act()
+    assert _contents(lab) == before
+
+
+def test_a_building_folder_of_another_program_is_kept(tmp_path):
+    _build(tmp_path, {"detectors/a": "old"})
+    scan = tmp_path / ".building" / "fit" / "scan.nii"
+    scan.parent.mkdir(parents=True)
+    scan.write_text("theirs")
+    with pytest.raises(UserError, match=r"voxout did not make \.building/fit"):
+        _build(tmp_path, {"detectors/a": "new"})
+    assert _contents(tmp_path) == {"detectors/a": "old", ".building/fit/scan.nii": "theirs"}
+
+
+@pytest.mark.parametrize("last", range(8))
+def test_a_building_folder_is_ours_after_a_kill_at_any_step(tmp_path, monkeypatch, last):
+    """Killed while the folder is made and while it is deleted; what was half deleted is not continued with."""
+    steps = 0
+
+    def killed_at_last(act):
+        def step(*arguments, **options):
+            nonlocal steps
+            steps += 1
+            if steps > last:
+                raise KeyboardInterrupt
+            return act(*arguments, **options)
+
+        return step
+
+    def start(settings):
+        files = _files(tmp_path)
+        going_on = files.begin({"settings": settings})
+        files.built.detectors.mkdir(exist_ok=True)
+        for name in ("a", "b"):
+            (files.built.detectors / name).write_text(str(settings))
+            (files.folder / name).write_text(str(settings))
+        return going_on
+
+    if last % 2:
+        start(1)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        for place, name in ((os, "replace"), (Path, "unlink"), (Path, "rmdir"), (shutil, "rmtree")):
+            patch.setattr(place, name, killed_at_last(getattr(place, name)))
+        start(2)
+    files = _files(tmp_path)
+    if files.begin({"settings": 1}):
+        assert sorted(path.name for path in files.folder.iterdir()) == [".inputs.json", "a", "b", "detectors"]
+    assert start(1), "by now it is whole"
+
+
+def _annotated(out: OutputFolder) -> None:
+    out.failures.write_text("subject,why\nP1,called the ward\n")
+
+
+def test_a_table_that_a_user_changed_is_kept(tmp_path):
+    out = OutputFolder(tmp_path)
+    assert write_own(out, out.failures, b"one") is None and out.failures.read_bytes() == b"one"
+    assert write_own(out, out.failures, b"two") is None and out.failures.read_bytes() == b"two"
+    _annotated(out)
+    assert write_own(out, out.failures, b"three") == "set-aside/failures.csv"
+    assert out.failures.read_bytes() == b"three"
+    _annotated(out)
+    assert write_own(out, out.failures, None) == "set-aside/2-failures.csv"
+    kept = [path.read_text() for path in (tmp_path / "set-aside").iterdir()]
+    assert not out.failures.exists() and ["P1" in text for text in kept] == [True, True]
+
+
+def test_a_table_that_no_record_lists_is_kept(tmp_path):
+    """Of an earlier version, or of the user."""
+    out = OutputFolder(tmp_path)
+    out.failures.write_text("as voxout writes it")
+    assert write_own(out, out.failures, b"as voxout writes it") is None
+    assert write_own(out, out.failures, None) is None and not out.failures.exists()
+    assert write_own(out, out.failures, None) is None
+    _annotated(out)
+    assert write_own(out, out.failures, None) == "set-aside/failures.csv"
+    out.failures.symlink_to(tmp_path / "set-aside" / "failures.csv")
+    assert write_own(out, out.failures, b"new") == "set-aside/2-failures.csv"
+    assert "P1" in (tmp_path / "set-aside" / "failures.csv").read_text()
+    assert out.failures.read_bytes() == b"new" and not out.failures.is_symlink()
+
+
+def test_files_of_one_record_are_replaced_apart(tmp_path):
+    out = OutputFolder(tmp_path)
+    write_own(out, out.failures, b"ours")
+    _annotated(out)
+    write_own(out, out.config, b"seed: 1")
+    write_own(out, out.config, b"seed: 2")
+    assert write_own(out, out.failures, None) == "set-aside/failures.csv"
+    assert write_own(out, out.config, None) is None and not out.config.exists()
 
 
 def test_old_records_without_hashes_compare_sizes(tmp_path):
