@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...data_manifests.errors import for_terminal, kept
+from .standard_streams import write_line
 
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
@@ -49,12 +50,12 @@ class Console:
     def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
         """Print a line unless its level exceeds the verbosity, and log it (or `kept` instead) with `facts`."""
         if level <= self.verbosity:
-            _write(for_terminal(text))
+            write_line(for_terminal(text), sys.stdout)
         self.log(kept or text, **facts)
 
     def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
         """Print a line on standard error, also in a quiet run, and log it (or `kept` instead) with `facts`."""
-        tqdm.write(for_terminal(text), file=sys.stderr)
+        write_line(for_terminal(text), sys.stderr)
         self.log(kept or text, warning=True, **facts)
 
     @contextmanager
@@ -62,7 +63,7 @@ class Console:
         """Show the progress of a block; the total is given with each call."""
         if self.verbosity < 0:
             yield lambda done, total, *what: None
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             with tqdm(desc=label, unit=unit or "it", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
 
                 def move_bar(done: int, total: int, *what: object) -> None:
@@ -78,7 +79,7 @@ class Console:
                 nonlocal printed
                 if time.monotonic() - printed > 20 and done < total:
                     printed = time.monotonic()
-                    _write(f"  {label}: {done} of {total}")
+                    write_line(f"  {label}: {done} of {total}", sys.stdout)
 
             yield print_line
 
@@ -88,9 +89,3 @@ class Console:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(kept(line), default=str) + "\n")
-
-
-def _write(line: str) -> None:
-    """Write a line to standard output, above a progress bar."""
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()

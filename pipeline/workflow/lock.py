@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...data_manifests.errors import UserError, for_terminal, private
+from .standard_streams import write_line
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"voxout: {for_terminal(text)}\n")
+    write_line(f"voxout: {for_terminal(text)}", sys.stderr)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Execution of stages in order: up-to-date stages are skipped, and an interrupted run is resumed."""
 
-import csv
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
-from ...data_manifests.errors import Failure, UserError, without_names
+from ...data_manifests.csv_file import write_csv
+from ...data_manifests.errors import Failure, UserError, counted, without_names
 from ..config.config import Config
 from ..config.diff import changes
 from .console import Console
@@ -254,7 +253,8 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     for warning, kept in zip(work.warnings, warnings, strict=True):
         run.console.say(f"    warning: {warning}", kept=f"warning: {kept}", stage=stage.name)
     if work.left:
-        run.console.say(f"    {work.left} subjects are left for a later call", stage=stage.name)
+        are = "is" if work.left == 1 else "are"
+        run.console.say(f"    {counted(work.left, 'subject')} {are} left for a later call", stage=stage.name)
         return failed
     record = StageRecord(
         stage=stage.name,
@@ -278,7 +278,5 @@ def write_failures(path: Path, failures: Collection[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["subject", "stage", "reason"])
-        writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
+    rows = ([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
+    write_csv(path, ["subject", "stage", "reason"], rows)
