@@ -123,20 +123,17 @@ def check_manifest(
     broken = {problem.subject_key for problem in problems}
     good = tuple(record.key for record in manifest if record.key not in broken)
     controls = [record for record in manifest.controls if record.key in good]
+    number = counted(len(controls), "control")
     if len(controls) < fewest_controls:
         problems.append(
             Problem(
                 "",
-                f"{counted(len(controls), 'control')} can be used, expected at least {fewest_controls} ({ENOUGH_CONTROLS} or "
+                f"{number} can be used, expected at least {fewest_controls} ({ENOUGH_CONTROLS} or "
                 "more recommended). Add healthy scans, or fix the listed problems.",
             )
         )
     elif fewest_controls > 0 and len(controls) < ENOUGH_CONTROLS:
-        warnings.append(
-            Problem(
-                "", f"only {counted(len(controls), 'control')}: maps are more stable with {ENOUGH_CONTROLS} or more."
-            )
-        )
+        warnings.append(Problem("", f"only {number}: maps are more stable with {ENOUGH_CONTROLS} or more."))
     unmasked = [record.key for record in manifest.patients if record.lesion_mask is None]
     if unmasked:
         has, computed = ("has", "its map is") if len(unmasked) == 1 else ("have", "their maps are")

@@ -217,14 +217,14 @@ def _remove(options: argparse.Namespace) -> int:
         "or `voxout apply`.",
         level=-1,
     )
-    for held, where in (
-        (removed.in_patches, "patches/, which holds the brains of all controls"),
-        (removed.in_model, "the model (encoder/, detectors/), which was learned from all training controls"),
+    for keys, where in (
+        (removed.in_model, "patches/ and the model (encoder/, detectors/)"),
+        (removed.in_patches, "patches/"),
     ):
-        if held:
+        if keys:
             console.warn(
-                f"{some_of(held)}: still contained in {where}. Remove the subject from the cohort, then make it again "
-                "with `voxout run COHORT OUT`."
+                f"{some_of(keys)}: {where} were made of all controls and still hold its data. To make them without it, "
+                "take it out of the cohort and run `voxout run COHORT OUT`."
             )
     if removed.set_aside:
         console.warn(f"changed since voxout wrote them, and kept in set-aside/: {some_of(removed.set_aside)}")

@@ -71,14 +71,16 @@ class Removed:
         Of the removed subjects.
     set_aside : tuple of str
         Files that were changed since voxout wrote them: they are in the folder ``set-aside``.
-    in_patches, in_model : tuple of str
-        Subjects whose brain is still contained in ``patches``, and in the encoder and the detectors.
+    in_model : tuple of str
+        Training controls: ``patches``, the encoder and the detectors still hold their data.
+    in_patches : tuple of str
+        Held-out controls: ``patches`` still holds their data.
     """
 
     keys: tuple[str, ...]
     set_aside: tuple[str, ...]
-    in_patches: tuple[str, ...]
     in_model: tuple[str, ...]
+    in_patches: tuple[str, ...]
 
 
 def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
@@ -100,9 +102,10 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
         A subject has no outputs. Then nothing is removed.
     """
     subjects = {s.key: s for name in names for s in _of_name(out, name)}
-    trained_on = sorted(key for key in subjects if _own_files(out, "fit", key))
+    in_model = tuple(key for key in sorted(subjects) if _own_files(out, "fit", key))
     extracted = StageRecord.read(out.record("extract"))
-    set_aside = []
+    in_patches = tuple(key for key in sorted(subjects) if extracted and key in extracted.done and key not in in_model)
+    set_aside: list[str] = []
     for key, subject in sorted(subjects.items()):
         for path in _records(out, subject):
             set_aside += remove_with_record(out, path)
@@ -111,12 +114,7 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
                 keep = frozenset(record.outputs) - frozenset(_own_files(out, stage, key))
                 set_aside += remove_recorded(out, record, keep=keep)
         remove_unfinished(out, key)
-    return Removed(
-        tuple(sorted(subjects)),
-        tuple(set_aside),
-        tuple(key for key in sorted(subjects) if extracted is not None and key in extracted.done),
-        tuple(trained_on),
-    )
+    return Removed(tuple(sorted(subjects)), tuple(set_aside), in_model, in_patches)
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:

@@ -67,8 +67,7 @@ def work_by_subject(
         failed=outcome.failures,
         left=left,
         warnings=tuple(f"{key}: {warning}" for key, record in done.items() for warning in record.warnings),
-        summary=f"{len(done)} of {counted(len(inputs), 'subject')}"
-        + (f", {before} of them up to date" if before else ""),
+        summary=f"{len(done)} of {counted(len(inputs), 'subject')}" + f", {before} of them up to date" * (before > 0),
     )
 
 
