@@ -56,6 +56,15 @@ def open_file(path: Path, *, expected: str) -> BufferedReader:
     return file
 
 
+def is_readable(path: Path) -> bool:
+    """Whether the content of a file can be read on this machine now."""
+    try:
+        open_file(path, expected="a file").close()
+    except UserError:
+        return False
+    return True
+
+
 def read_regular(path: Path, largest: int) -> bytes:
     """Return the content of a regular file (no pipe or device) of at most `largest` bytes.
 

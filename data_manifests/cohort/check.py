@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from ..errors import UserError, private
+from ..errors import UserError, counted, private
 from ..images.volume import Grid, Volume, read_mask, read_volume
 from ..terms import BIDS_SUFFIX, Modality
 from .subject import Manifest, SubjectRecord
@@ -123,23 +123,22 @@ def check_manifest(
     broken = {problem.subject_key for problem in problems}
     good = tuple(record.key for record in manifest if record.key not in broken)
     controls = [record for record in manifest.controls if record.key in good]
+    number = counted(len(controls), "control")
     if len(controls) < fewest_controls:
         problems.append(
             Problem(
                 "",
-                f"{len(controls)} controls can be used, expected at least {fewest_controls} ({ENOUGH_CONTROLS} or "
+                f"{number} can be used, expected at least {fewest_controls} ({ENOUGH_CONTROLS} or "
                 "more recommended). Add healthy scans, or fix the listed problems.",
             )
         )
     elif fewest_controls > 0 and len(controls) < ENOUGH_CONTROLS:
-        warnings.append(
-            Problem("", f"only {len(controls)} controls: maps are more stable with {ENOUGH_CONTROLS} or more.")
-        )
+        warnings.append(Problem("", f"only {number}: maps are more stable with {ENOUGH_CONTROLS} or more."))
     unmasked = [record.key for record in manifest.patients if record.lesion_mask is None]
     if unmasked:
-        warnings.append(
-            Problem("", f"{len(unmasked)} patients have no lesion mask: their maps are computed but not scored.")
-        )
+        has, computed = ("has", "its map is") if len(unmasked) == 1 else ("have", "their maps are")
+        found = f"{counted(len(unmasked), 'patient')} {has} no lesion mask"
+        warnings.append(Problem("", f"{found}: {computed} computed but not scored."))
     return CheckResult(tuple(problems), tuple(warnings), good)
 
 

@@ -59,7 +59,7 @@ def _deviating_qform(
     voxel sizes are an error: the header is damaged, and one of the two forms may confuse left and right.
     """
     try:
-        qform = np.asarray(header.get_qform(), dtype=np.float64)
+        qform = np.asarray_chkfinite(header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
         raise _refused(
             path, "its qform is not a rotation, expected a rotation. Set qform_code to 0 if the sform is correct."

@@ -141,6 +141,14 @@ POINT_MEASURES = (
 """Names of `point_measures`, in the order of the tables."""
 
 
+def undefined_point_measures(known: Sequence[SubjectScores], point: OperatingPoint, draws: int) -> dict[str, Measure]:
+    """`point_measures` without a threshold, or without a subject whose truth is known."""
+    reasons = dict.fromkeys(POINT_MEASURES, point.why_none if known else NO_PATIENT)
+    if not known:
+        reasons["false_clusters_per_healthy_subject"] = NO_HEALTHY
+    return {name: Measure(np.nan, np.full(draws, np.nan), 0, 0, reason) for name, reason in reasons.items()}
+
+
 def sensitivity_by_volume(
     at: AtOperatingPoint, known: Sequence[SubjectScores], weights: np.ndarray
 ) -> list[dict[str, Measure]]:

@@ -1,6 +1,5 @@
 """Comparison of methods: paired differences on the same subjects and bootstrap samples."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.csv_file import write_csv
 from ...data_manifests.errors import UserError
 from ..metrics.bootstrap import Estimate
 from ..settings import EvaluationSettings
@@ -147,12 +147,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     content = {"about": about, "differences": [asdict(difference) for difference in comparison.differences]}
     with atomic_write(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_write(folder / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]])
-        for d in comparison.differences:
-            values = [getattr(d.difference, field) for field in FIELDS]
-            writer.writerow([d.metric, d.first, d.second, d.of_first.value, d.of_second.value, *values])
+    rows = (
+        [d.metric, d.first, d.second, d.of_first.value, d.of_second.value, *(getattr(d.difference, f) for f in FIELDS)]
+        for d in comparison.differences
+    )
+    header = ["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]]
+    write_csv(folder / "compare.csv", header, rows)
 
 
 def _differences(scored: dict[str, CohortScores]):

@@ -10,6 +10,8 @@ from .subject_scores import SubjectScores
 _SAME_SIZE = 1.1
 """Voxel volumes that differ by less than this ratio count as equal."""
 
+_FEW_SCORES = 256
+"""Maps with at most this many distinct scores in healthy tissue count as labels."""
 _INVERTED = "lesions have lower scores than healthy tissue"
 _LOWEST_AUROC = 0.3
 """A single map with a lower AUROC is worse than chance and probably inverted."""
@@ -54,11 +56,12 @@ def _threshold_warnings(scores: CohortScores, known: Sequence[SubjectScores]) ->
             f"the most common score ({background:.3g}) counts as background. The healthy maps have no more clusters "
             f"above it than allowed, so the threshold is the lowest score above the background, {threshold:.3g}."
         ]
-    if all(s.highest_score < threshold for s in known):
+    if all(s.highest_score < threshold for s in scores.subjects):
+        labels = all(len(s.histogram.healthy_scores) <= _FEW_SCORES for s in scores.subjects)
         return [
             f"the threshold ({threshold:.3g}), set on {scores.point.origin}, lies above every score: no voxel is "
-            "flagged and no lesion can be found. Maps with few distinct values, such as labels, may have no threshold "
-            "between them; score continuous maps."
+            "flagged and no lesion can be found."
+            + (" The maps have few distinct values, such as labels; score continuous maps." if labels else "")
         ]
     return []
 

@@ -17,12 +17,12 @@ from ..metrics.bootstrap import Estimate, Measure, resample_subjects
 from ..metrics.lesion_metrics import froc_curve
 from ..settings import EvaluationSettings
 from .cohort_measures import (
-    POINT_MEASURES,
     AtOperatingPoint,
     froc_measure,
     point_measures,
     sensitivity_by_volume,
     subject_measures,
+    undefined_point_measures,
 )
 from .operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
 from .subject_scores import SubjectScores
@@ -177,8 +177,8 @@ def score_cohort(
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
     voxels = voxel_measures(known, weights)
-    undefined = Measure(np.nan, np.full(settings.bootstrap_draws, np.nan), 0, 0, point.why_none)
-    measures = {**voxels.measures, "healthy_threshold": point.measure, **dict.fromkeys(POINT_MEASURES, undefined)}
+    measures = {**voxels.measures, "healthy_threshold": point.measure}
+    measures |= undefined_point_measures(known, point, settings.bootstrap_draws)
     if at is not None:
         measures |= point_measures(known, at, weights)
     measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)

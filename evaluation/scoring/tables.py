@@ -1,6 +1,5 @@
 """Output files of a cohort's metrics: ``scores.json`` and three tables, described in docs/scores.md."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.csv_file import write_csv
 from ..metrics.bootstrap import Estimate
 from .score_cohort import ORACLES, CohortScores, SubjectRow
 from .subject_scores import SubjectScores
@@ -130,11 +130,7 @@ def _lesion_lines(subject: SubjectScores, threshold: float | None) -> list[dict[
 def write_table(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
     """Write a CSV file atomically; the columns default to the keys of the first line."""
     columns = tuple(columns or lines[0])
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for line in lines:
-            writer.writerow([_cell(line[column]) for column in columns])
+    write_csv(path, columns, ([_cell(line[column]) for column in columns] for line in lines))
 
 
 def _cell(value: object) -> object:

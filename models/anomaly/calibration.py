@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage, special
 
 from ...data_manifests.cohort.subject import participant_of_key
-from ...data_manifests.errors import UserError
+from ...data_manifests.errors import UserError, counted
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
@@ -249,8 +249,8 @@ def require_enough_participants(train: Sequence[str]) -> None:
     participants = len({participant_of_key(key) for key in train})
     if participants < FEWEST_PARTICIPANTS:
         raise UserError(
-            f"{participants} training controls, expected at least {FEWEST_PARTICIPANTS} for cross-fitting. Add healthy "
-            "scans of other participants, or lower data_manifests.held_out_share."
+            f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for cross-fitting. "
+            "Add healthy scans of other participants, or lower data_manifests.held_out_share."
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...data_manifests.errors import UserError
+from ...data_manifests.errors import UserError, counted
 from ..settings import ModelSettings
 
 SUPPORT_SHARE = 0.5
@@ -107,7 +107,7 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
     guidance, limit, needed = settings.guidance, settings.training.controls_per_voxel, fewest_controls(settings)
     if min(n_train, limit) >= needed:
         return
-    found, remedy = f"{n_train} training controls", "Add controls"
+    found, remedy = counted(n_train, "training control"), "Add controls"
     if n_train > limit:
         found, remedy = f"models.training.controls_per_voxel = {limit}", "Raise it"
     raise UserError(

@@ -70,7 +70,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)")
     apply.set_defaults(command="apply")
     remove = commands.add_parser("remove", help="delete the results of some subjects")
-    remove.description = "Delete the prepared images, maps, pages and scores of subjects, but no input."
+    remove.description = (
+        "Delete the prepared images, latents, maps, pages and scores of subjects, but no input. What was made of all "
+        "controls together (patches, model) stays, and is named."
+    )
     remove.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
     remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
     remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)

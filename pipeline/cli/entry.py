@@ -25,6 +25,9 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 
 def start() -> None:
     """Run the command that the command line names, and end the process with its exit code."""
+    from ..workflow.standard_streams import open_closed_streams
+
+    open_closed_streams()
     from .main import main
 
     sys.exit(main())

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...data_manifests.errors import Failure, UserError, private
+from ...data_manifests.errors import Failure, UserError, counted, private, some_of
 from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
+from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .program import DONE, SOME_FAILED, open_console, run_program
 
@@ -47,7 +48,7 @@ def _score(options: argparse.Namespace) -> int:
             f"score: found {found}, expected COHORT and OUT. For maps of any other method, use `voxout evaluate` with "
             "--maps, --masks and --out, and put quotes around a path with *."
         )
-    print("note: `voxout score --maps` is now called `voxout evaluate --maps`.", file=sys.stderr)
+    write_line("note: `voxout score --maps` is now called `voxout evaluate --maps`.", sys.stderr)
     return _evaluate(options)
 
 
@@ -65,17 +66,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     matched = match_subjects(folders)
     require_own_folder(options.scores, folders)
     if options.dry_run:
-        console.say("\n".join([f"would score {len(matched.subjects)} subjects", *matched.notes]))
+        console.say("\n".join([f"would score {counted(len(matched.subjects), 'subject')}", *matched.notes]))
         return DONE
     scores, failures = score_into(
         matched, given.config.evaluation, options.scores, console, jobs=options.jobs, seed=given.config.seed
     )
     for line in score_lines(scores):
         console.say(line, level=-1)
-    counted = [s for s in scores.subjects if s.truth_known]
-    with_lesions, healthy = (sum(getattr(s, name) for s in counted) for name in ("has_lesions", "is_healthy"))
+    known = [s for s in scores.subjects if s.truth_known]
+    with_lesions, healthy = (sum(getattr(s, name) for s in known) for name in ("has_lesions", "is_healthy"))
     total = len(scores.subjects) + len(failures)
-    counts = f"scores of {len(counted)} of {total} subjects, {with_lesions} with lesions, {healthy} healthy"
+    counts = f"scores of {len(known)} of {counted(total, 'subject')}, {with_lesions} with lesions, {healthy} healthy"
     console.say(f"{counts}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
     if failures:
         console.warn(
@@ -105,16 +106,16 @@ def _compare(options: argparse.Namespace) -> int:
     for d in comparison.differences:
         if pair != (d.first, d.second):
             pair = d.first, d.second
-            print(f"{d.second} minus {d.first}, on {len(comparison.subjects)} subjects")
+            write_line(f"{d.second} minus {d.first}, on {counted(len(comparison.subjects), 'subject')}", sys.stdout)
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        print(f"  {label}: {both}{format_estimate(d.difference)}")
-    print(f"all scores: {options.out / 'compare.csv'}")
+        write_line(f"  {label}: {both}{format_estimate(d.difference)}", sys.stdout)
+    write_line(f"all scores: {options.out / 'compare.csv'}", sys.stdout)
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
         count = len(comparison.not_compared)
-        print(f"voxout: {count} subject(s) not compared, since not all folders have them: {names}", file=sys.stderr)
+        write_line(f"voxout: {count} subject(s) not compared, since not all folders have them: {names}", sys.stderr)
         return SOME_FAILED
     return DONE
 
@@ -134,7 +135,7 @@ def _native(options: argparse.Namespace) -> int:
     make_folder(options.result.parent)
     write = write_labels if options.labels else write_volume
     try:
-        print(write(options.result, volume, description=MARK))
+        write_line(str(write(options.result, volume, description=MARK)), sys.stdout)
     except FileNotFoundError as error:  # in a folder that exists but accepts no files, such as /proc
         raise UserError(f"{private(options.result)}: cannot be written there. Choose another folder.") from error
     return DONE
@@ -162,7 +163,7 @@ def _demo(options: argparse.Namespace) -> int:
     options.preset = options.preset or "demo"
     options.model = None
     if options.dry_run:
-        print(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it")
+        write_line(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it", sys.stdout)
         return DONE
     options.cohort = make_demo_cohort(options.out / "cohort", open_console(options, options.out / "run"))
     options.out = options.out / "run"
@@ -213,11 +214,23 @@ def _remove(options: argparse.Namespace) -> int:
     require_own_place(out.root)
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
-    open_console(options, options.out).say(
-        f"removed {', '.join(removed)}. The scores and the cohort page are updated by the next `voxout run` "
+    console = open_console(options, options.out)
+    console.say(
+        f"removed {', '.join(removed.keys)}. The scores and the cohort page are updated by the next `voxout run` "
         "or `voxout apply`.",
         level=-1,
     )
+    for keys, where in (
+        (removed.in_model, "patches/ and the model (encoder/, detectors/)"),
+        (removed.in_patches, "patches/"),
+    ):
+        if keys:
+            console.warn(
+                f"{some_of(keys)}: {where} were made of all controls and still hold its data. To make them without it, "
+                "take it out of the cohort and run `voxout run COHORT OUT`."
+            )
+    if removed.set_aside:
+        console.warn(f"changed since voxout wrote them, and kept in set-aside/: {some_of(removed.set_aside)}")
     return DONE
 
 

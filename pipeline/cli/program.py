@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import signal
 import sys
 import warnings
@@ -14,6 +13,7 @@ from ...data_manifests.caches import choose_caches
 from ...data_manifests.errors import UserError, for_terminal
 from ...data_manifests.machine import machine_trouble, path_trouble
 from ..workflow.interruption import Interrupted, interruptible
+from ..workflow.standard_streams import write_line
 
 DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
 
@@ -45,16 +45,15 @@ def run_program(command: Callable[[argparse.Namespace], int], options: argparse.
             return command(options)
     except UserError as error:
         for problem in error.problems:
-            print(f"voxout: {for_terminal(problem)}", file=sys.stderr)
+            write_line(f"voxout: {for_terminal(problem)}", sys.stderr)
         return USER_ERROR
     except BrokenPipeError:
-        _discard_closed_streams()
         return STDOUT_CLOSED
     except OSError as error:
         out = getattr(options, "scores", None) or getattr(options, "out", None)
         if (trouble := machine_trouble(error, out) or path_trouble(error)) is None:
             raise
-        print(f"voxout: {for_terminal(trouble)}", file=sys.stderr)
+        write_line(f"voxout: {for_terminal(trouble)}", sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
@@ -80,19 +79,7 @@ def open_console(options: argparse.Namespace, out: Path | None):
 
 def _report_interruption(options: argparse.Namespace, number: int) -> None:
     name = signal.Signals(number).name
-    # Ignore a closed terminal, a full disk or a log that became a link.
-    with suppress(OSError, UserError):
+    with suppress(OSError, UserError):  # a full disk, or a log that became a link
         if (console := getattr(options, "console", None)) is not None:
             console.log("interrupted", signal=name)
-    with suppress(OSError):
-        print(f"voxout: interrupted ({name}). Run the same command again to continue.", file=sys.stderr)
-    _discard_closed_streams()
-
-
-def _discard_closed_streams() -> None:
-    """Flush the output. If it was closed (as by `| head`), discard the rest, also at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    write_line(f"voxout: interrupted ({name}). Run the same command again to continue.", sys.stderr)

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from ...data_manifests.errors import Failure, UserError
-from ..workflow.records import fingerprint
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
+from ...data_manifests.errors import Failure, UserError, counted
+from ...data_manifests.open_file import is_readable
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     files_of,
@@ -29,6 +32,7 @@ def _check(run: Run) -> StageResult:
     from ...data_manifests.cohort.check import check_manifest
     from ...preprocessing.subject_inputs import refusals
 
+    _judge_replaced_scans(run)
     settings = run.config.preprocessing
     # An applied model comes with its controls.
     limits = {"fewest_controls": 0} if run.applies_a_model else {}
@@ -54,17 +58,47 @@ def _check(run: Run) -> StageResult:
     )
 
 
+def _judge_replaced_scans(run: Run) -> None:
+    """Warn of maps that a new scan with the same id will replace; refuse it where a model is applied.
+
+    The T1w of a cohort may be converted again. An applied model meets one scan after the other, and two people may have
+    the same id there.
+
+    Raises
+    ------
+    UserError
+    """
+    replaced = [subject.key for subject in run.manifest if _is_of_another_scan(subject, run.out)]
+    if replaced and run.applies_a_model:
+        raise UserError(
+            [
+                f"{key}: the output folder has a map of another scan with this id. If this is another person, give "
+                "another id or another output folder. To replace the map, first remove the subject: `voxout remove "
+                f"OUT {key}`."
+                for key in replaced
+            ]
+        )
+    for key in replaced:
+        run.console.warn(
+            f"warning: {key}: was mapped from another scan before; its map is replaced. If this is another person, "
+            "give another id."
+        )
+
+
+def _is_of_another_scan(subject: SubjectRecord, out: OutputFolder) -> bool:
+    mapped, prepared = StageRecord.read(out.map_record(subject)), StageRecord.read(out.subject_record(subject))
+    before = mapped and mapped.about.get("t1w", prepared and prepared.inputs.get("t1w"))
+    t1w = subject.images["t1w"]
+    return bool(before) and is_readable(t1w) and before != file_fingerprint(t1w)
+
+
 def _groups(run: Run) -> str:
     """Return the number of controls and patients, as text."""
-    text = _counted(len(run.manifest.controls), "control")
+    text = counted(len(run.manifest.controls), "control")
     if not run.applies_a_model:
         split = split_controls_of(run)
         text += f" ({len(split.train)} for training, {len(split.held_out)} held out)"
-    return f"{text} and {_counted(len(run.manifest.patients), 'patient')}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{text} and {counted(len(run.manifest.patients), 'patient')}"
 
 
 def _unmet_settings(run: Run) -> tuple[str, ...]:

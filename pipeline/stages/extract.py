@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...data_manifests.errors import UserError
+from ...data_manifests.errors import UserError, counted
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..workflow.records import fingerprint
@@ -45,7 +45,7 @@ def _extract(run: Run) -> StageResult:
     channels = Channels(scale, settings.derived_maps)
     voxels = covered(images[: len(train)], mask)
     store = VolumeStore.create(run.out.patches, images, mask.grid, voxels, channels)
-    summary = f"{len(train)} training controls, {len(held_out)} held out, {store.grid.size:,} voxels"
+    summary = f"{counted(len(train), 'training control')}, {len(held_out)} held out, {store.grid.size:,} voxels"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
         summary += f" ({left_out:,} left out: brain in fewer than half of the controls, or than four)"
     return StageResult(done=store.keys, summary=summary)

@@ -5,6 +5,7 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
+from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...models.anomaly.ensemble import Ensemble
 from ...models.anomaly.fit import fit_ensemble
@@ -51,8 +52,8 @@ def _fit(run: Run) -> StageResult:
     if "learned" in run.config.models.ensemble.scorers and "learned" not in scorers:
         participants = len({participant_of_key(key) for key in train})
         warnings.append(
-            f"the scorer `learned` is left out: {participants} training controls, expected at least "
-            f"{FEWEST_PARTICIPANTS} to learn from"
+            f"the scorer `learned` is left out: {counted(participants, 'training control')}, expected at "
+            f"least {FEWEST_PARTICIPANTS} to learn from"
         )
     return StageResult(warnings=tuple(warnings), summary=", ".join(scorers))
 

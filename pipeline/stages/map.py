@@ -11,6 +11,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.open_file import is_readable
 from ...evaluation.metrics.fdr import log_p, log_q
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
@@ -18,7 +19,7 @@ from ..model.model_files import read_trained_on, require_files_of_model
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
-from ..workflow.replacement import remove_recorded
+from ..workflow.replacement import remove_with_record
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     covariates_of,
@@ -40,26 +41,52 @@ def _map(run: Run) -> StageResult:
     mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
     if not mapped:
         raise UserError("map: found no patients and no held-out controls. Add patients to the manifest.")
-    _remove_maps_of_failed(run, mapped)
+    unreachable = _remove_maps_of_failed(run, mapped)
     known = _known_to_the_model(run)
     require_files_of_model(run.model)
     work = work_by_subject(
         run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
-    left_out = tuple(f"{key}: left out, since the model was trained on this scan" for key in sorted(known))
+    notes = [
+        f"{key}: its map shows too little, since the model was trained on this scan"
+        if key in mapped
+        else f"{key}: left out, since the model was trained on this scan"
+        for key in sorted(known & {*mapped, *(control.key for control in run.manifest.controls)})
+    ]
+    notes += [f"{key}: cannot be reached now; its map and page of an earlier call are kept" for key in unreachable]
     earlier = tuple(mapped_earlier(run))
     summary = work.summary + (f", and {len(earlier)} from earlier calls" if earlier else "")
-    return replace(work, warnings=work.warnings + left_out, done=work.done + earlier, summary=summary)
+    return replace(work, warnings=(*work.warnings, *notes), done=work.done + earlier, summary=summary)
 
 
-def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> None:
-    """Delete maps of an earlier scan if the new scan could not be prepared."""
+def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> list[str]:
+    """Delete maps of an earlier scan if the new scan could not be prepared.
+
+    Returns
+    -------
+    list of str
+        Keys of the subjects whose maps are kept, since a file of theirs is out of reach and the others are unchanged.
+    """
+    kept = []
     for subject in run.manifest:
-        for path in (run.out.map_record(subject), run.out.page_record(subject)):
-            record = StageRecord.read(path) if subject.key not in mapped else None
-            if record is not None:
-                remove_recorded(run.out, record)
-                path.unlink()
+        records = [run.out.map_record(subject), run.out.page_record(subject)]
+        if subject.key in mapped or not any(StageRecord.read(path) for path in records):
+            continue
+        if _is_out_of_reach(subject, run.out):
+            kept.append(subject.key)
+            continue
+        for path in records:
+            remove_with_record(run.out, path)
+    return kept
+
+
+def _is_out_of_reach(subject: SubjectRecord, out: OutputFolder) -> bool:
+    """Whether a file of a prepared subject cannot be read now (a drive is not mounted), and none has changed."""
+    prepared = StageRecord.read(out.subject_record(subject))
+    before = prepared.inputs if prepared else {}
+    readable = {column: path for column, path in subject.files.items() if is_readable(path)}
+    now = {column: file_fingerprint(path) for column, path in readable.items()}
+    return now.keys() != subject.files.keys() and all(before.get(column, own) == own for column, own in now.items())
 
 
 def _mapped(run: Run) -> dict[str, dict[str, Any]]:
@@ -72,11 +99,11 @@ def _mapped(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _known_to_the_model(run: Run) -> set[str]:
-    """Return the keys of the controls whose scan an applied model was trained on."""
+    """Return the keys of the subjects whose scan an applied model was trained on."""
     if not run.applies_a_model:
         return set()
     trained_on = read_trained_on(run.model)
-    return {s.key for s in run.manifest.controls if file_fingerprint(s.images["t1w"]) in trained_on}
+    return {s.key for s in run.manifest if file_fingerprint(s.images["t1w"]) in trained_on}
 
 
 def write_maps(

@@ -10,7 +10,7 @@ import yaml
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.errors import Failure
+from ...data_manifests.errors import Failure, counted, private
 from ...evaluation.report.cohort_page import (
     CohortReport,
     StageTime,
@@ -78,7 +78,9 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     write_cohort_report(run, scores, roles, reference_runs, work.failed)
     subjects = cohort_of(run)
     _gather_clusters(run.out, [subjects[key] for key in work.done])
-    summary = f"{len(work.done)} subject pages; open {run.out.report} in a browser"
+    # The page is moved to its place when the stage is finished.
+    page = private(OutputFolder(run.out.root).report, "the report")
+    summary = f"{counted(len(work.done), 'subject page')}; open {page} in a browser"
     return replace(work, summary=summary)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.errors import Failure, SubjectError, UserError, private
+from ...data_manifests.errors import Failure, SubjectError, UserError, counted, private
 from ...data_manifests.images.volume import Volume, read_mask, read_volume
 from ...evaluation.metrics.bootstrap import CONFIDENCE, Estimate
 from ...evaluation.scoring.metric_labels import METRICS, is_oracle
@@ -90,8 +90,8 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
         warnings=(*([warning] if warning else []), *scoring_warnings(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
-        summary=f"{sum(s.has_lesions for s in scores)} patients with lesions, "
-        f"{sum(s.is_healthy for s in scores)} healthy scans",
+        summary=f"{counted(sum(s.has_lesions for s in scores), 'patient')} with lesions, "
+        f"{counted(sum(s.is_healthy for s in scores), 'healthy scan')}",
     )
 
 
@@ -118,8 +118,8 @@ def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPo
     if run.config.evaluation.recalibrate:
         if healthy < ENOUGH_HEALTHY:
             raise UserError(
-                f"evaluation.recalibrate: found {healthy} healthy scans with a map, expected at least "
-                f"{ENOUGH_HEALTHY}. Add healthy scans, or remove the setting: {own}."
+                f"evaluation.recalibrate: found {counted(healthy, 'healthy scan')} with a map, expected at "
+                f"least {ENOUGH_HEALTHY}. Add healthy scans, or remove the setting: {own}."
             )
         return None, f"the threshold was set on {healthy} healthy scans of this cohort; {own}"
     if stored is not None and holds:

@@ -26,7 +26,7 @@ from ..workflow.engine import usable_cores
 from ..workflow.folders import make_folder
 from ..workflow.lock import sole_user
 from ..workflow.records import StageRecord, versions
-from ..workflow.replacement import Replacement, remove_building_folder
+from ..workflow.replacement import EVALUATE, Replacement, remove_building_folder
 from ..workflow.runner import failures_table
 
 _SWAPPED = "Are --maps and --masks swapped?"
@@ -105,7 +105,7 @@ def score_folders(
     """
     for note in matched.notes:
         console.warn(f"note: {note}")
-    files = Replacement(OutputFolder(out), "score", (), OutputFolder(out).record("score"))
+    files = Replacement(OutputFolder(out), EVALUATE, (), OutputFolder(out).record(EVALUATE))
     if (out / "scores.json").exists():
         console.warn(f"note: {private(out, 'the output folder')} held earlier scores; they are replaced.")
     files.begin({}, goes_on=lambda before, now: False)
@@ -114,7 +114,7 @@ def score_folders(
         (files.folder / "failures.csv").write_bytes(failures_table(failures))
     if not scores:
         if StageRecord.read(files.record) is None:
-            files.finish(StageRecord("score", {}, {}))
+            files.finish(StageRecord(EVALUATE, {}, {}))
         files.discard(files.folder)
         swapped = any(failure.reason.endswith(_SWAPPED) for failure in failures)
         advice = _SWAPPED if swapped else "See the reasons above and correct the first."
@@ -126,7 +126,7 @@ def score_folders(
     for warning in scoring_warnings(cohort):
         console.warn(f"note: {warning}")
     write_scores(files.folder, cohort, left_out=failed)
-    files.finish(StageRecord("score", {}, {}, done=tuple(s.key for s in scores), versions=versions()))
+    files.finish(StageRecord(EVALUATE, {}, {}, done=tuple(s.key for s in scores), versions=versions()))
     remove_building_folder(files.out)
     return cohort, tuple(failures)
 
@@ -168,7 +168,7 @@ def _warn_of_lost_controls(matched: MatchedMaps, failed: Sequence[str], console:
 
 
 def require_own_folder(out: Path, folders: MapFolders) -> None:
-    """Refuse an output folder that holds other files, since they would be overwritten.
+    """Refuse an output folder with files that `voxout evaluate` did not write, such as that of a run.
 
     Raises
     ------
@@ -181,13 +181,13 @@ def require_own_folder(out: Path, folders: MapFolders) -> None:
             f"--out {private(out, 'the output folder')}: is a folder of maps or masks, expected another folder. Choose "
             "another one."
         )
-    if not out.is_dir() or StageRecord.read(OutputFolder(out).record("score")) is not None:
+    if not out.is_dir() or StageRecord.read(OutputFolder(out).record(EVALUATE)) is not None:
         return
     others = [path.name for path in out.iterdir() if not path.name.startswith(".")]
     if others:
         raise UserError(
-            f"--out {private(out, 'the output folder')}: holds other files ({some_of(map(private, sorted(others)))}) "
-            "and no record of scores, expected a new folder or one of earlier scores. Choose another one."
+            f"--out {private(out, 'the output folder')}: holds other files ({some_of(map(private, sorted(others)))}), "
+            "expected a new folder or one that `voxout evaluate` made. Choose another one."
         )
 
 

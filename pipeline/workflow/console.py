@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ...data_manifests.errors import for_terminal, kept
 from ...data_manifests.open_file import open_to_append
+from .standard_streams import write_line
 
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
@@ -57,12 +58,12 @@ class Console:
     def say(self, text: str, *, level: int = 0, kept: str | None = None, **facts: object) -> None:
         """Print a line unless its level exceeds the verbosity, and log it (or `kept` instead) with `facts`."""
         if level <= self.verbosity:
-            _write(for_terminal(text))
+            write_line(for_terminal(text), sys.stdout)
         self.log(kept or text, **facts)
 
     def warn(self, text: str, *, kept: str | None = None, **facts: object) -> None:
         """Print a line on standard error, also in a quiet run, and log it (or `kept` instead) with `facts`."""
-        tqdm.write(for_terminal(text), file=sys.stderr)
+        write_line(for_terminal(text), sys.stderr)
         self.log(kept or text, warning=True, **facts)
 
     @contextmanager
@@ -70,7 +71,7 @@ class Console:
         """Show the progress of a block; the total is given with each call."""
         if self.verbosity < 0:
             yield lambda done, total, *what: None
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             with tqdm(desc=label, unit=unit or "it", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
 
                 def move_bar(done: int, total: int, *what: object) -> None:
@@ -86,7 +87,7 @@ class Console:
                 nonlocal printed
                 if time.monotonic() - printed > 20 and done < total:
                     printed = time.monotonic()
-                    _write(f"  {label}: {done} of {total}")
+                    write_line(f"  {label}: {done} of {total}", sys.stdout)
 
             yield print_line
 
@@ -96,9 +97,3 @@ class Console:
             line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": text, **facts}
             with open_to_append(self._log) as file:
                 file.write(json.dumps(kept(line), default=str) + "\n")
-
-
-def _write(line: str) -> None:
-    """Write a line to standard output, above a progress bar."""
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()

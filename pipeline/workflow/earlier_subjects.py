@@ -4,20 +4,23 @@ Their maps, pages and table rows stay until `voxout remove` deletes them.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
-from .records import StageRecord
-from .replacement import remove_recorded
+from .records import StageRecord, file_fingerprint
+from .replacement import remove_recorded, remove_unfinished, remove_with_record
 
 _DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
 
 
 def about_subject(subject: SubjectRecord) -> dict[str, Any]:
     """Return what a map's record keeps of its subject: no path, since a path may contain a name."""
-    return {name: getattr(subject, name) for name in _DESCRIBED}
+    described = {name: getattr(subject, name) for name in _DESCRIBED}
+    return described | {"t1w": file_fingerprint(subject.images["t1w"])}
 
 
 def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, Any]) -> dict[str, SubjectRecord]:
@@ -58,8 +61,30 @@ def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, 
     return found
 
 
-def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
-    """Delete the prepared images, maps, pages and scores of subjects.
+@dataclass(frozen=True)
+class Removed:
+    """What `remove_subjects` has done.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Of the removed subjects.
+    set_aside : tuple of str
+        Files that were changed since voxout wrote them: they are in the folder ``set-aside``.
+    in_model : tuple of str
+        Training controls: ``patches``, the encoder and the detectors still hold their data.
+    in_patches : tuple of str
+        Held-out controls: ``patches`` still holds their data.
+    """
+
+    keys: tuple[str, ...]
+    set_aside: tuple[str, ...]
+    in_model: tuple[str, ...]
+    in_patches: tuple[str, ...]
+
+
+def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
+    """Delete the files that were made of single subjects: prepared images, latents, maps, pages, scores.
 
     Parameters
     ----------
@@ -69,8 +94,7 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
 
     Returns
     -------
-    list of str
-        Keys of the removed subjects.
+    Removed
 
     Raises
     ------
@@ -78,14 +102,19 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> list[str]:
         A subject has no outputs. Then nothing is removed.
     """
     subjects = {s.key: s for name in names for s in _of_name(out, name)}
-    for subject in subjects.values():
+    in_model = tuple(key for key in sorted(subjects) if _own_files(out, "fit", key))
+    extracted = StageRecord.read(out.record("extract"))
+    in_patches = tuple(key for key in sorted(subjects) if extracted and key in extracted.done and key not in in_model)
+    set_aside: list[str] = []
+    for key, subject in sorted(subjects.items()):
         for path in _records(out, subject):
-            record = StageRecord.read(path)
-            if record is not None:
-                remove_recorded(out, record)
-                path.unlink()
-        _remove_scores(out, subject.key)
-    return sorted(subjects)
+            set_aside += remove_with_record(out, path)
+        for stage in ("fit", "score"):
+            if (record := StageRecord.read(out.record(stage))) is not None:
+                keep = frozenset(record.outputs) - frozenset(_own_files(out, stage, key))
+                set_aside += remove_recorded(out, record, keep=keep)
+        remove_unfinished(out, key)
+    return Removed(tuple(sorted(subjects)), tuple(set_aside), in_model, in_patches)
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
@@ -108,8 +137,7 @@ def _records(out: OutputFolder, subject: SubjectRecord) -> list[Any]:
     return [out.page_record(subject), out.map_record(subject), out.subject_record(subject)]
 
 
-def _remove_scores(out: OutputFolder, key: str) -> None:
-    record = StageRecord.read(out.record("score"))
-    name = str(out.subject_scores(key).relative_to(out.root))
-    if record is not None and name in record.outputs:
-        remove_recorded(out, record, keep=frozenset(record.outputs) - {name})
+def _own_files(out: OutputFolder, stage: str, key: str) -> list[str]:
+    """Return the files of one subject among those that a stage wrote, such as its latents."""
+    record = StageRecord.read(out.record(stage))
+    return [name for name in (record.outputs if record else ()) if PurePosixPath(name).stem == key]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ...data_manifests.errors import UserError, for_terminal, private
 from ...data_manifests.open_file import open_to_append
+from .standard_streams import write_line
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"voxout: {for_terminal(text)}\n")
+    write_line(f"voxout: {for_terminal(text)}", sys.stderr)
 
 
 @contextmanager

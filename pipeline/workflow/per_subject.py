@@ -7,7 +7,7 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.errors import Failure, UserError
+from ...data_manifests.errors import Failure, UserError, counted
 from .records import Meter, StageRecord, versions
 from .replacement import Replacement
 from .runner import Run, StageResult
@@ -67,7 +67,7 @@ def work_by_subject(
         failed=outcome.failures,
         left=left,
         warnings=tuple(f"{key}: {warning}" for key, record in done.items() for warning in record.warnings),
-        summary=f"{len(done)} of {len(inputs)} subjects" + (f", {before} of them up to date" if before else ""),
+        summary=f"{len(done)} of {counted(len(inputs), 'subject')}" + f", {before} of them up to date" * (before > 0),
     )
 
 

@@ -22,6 +22,8 @@ from ..config.config import comparable
 from .folders import make_folder
 from .records import StageRecord, evidence, write_json
 
+EVALUATE = "evaluate"
+"""Name of the record by which a folder of `voxout evaluate` is told apart from that of a run."""
 BUILDING = ".building"
 SET_ASIDE = "set-aside"
 OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
@@ -240,6 +242,36 @@ def remove_recorded(out: OutputFolder, record: StageRecord, *, keep: frozenset[s
     return set_aside
 
 
+def remove_with_record(out: OutputFolder, path: Path) -> list[str]:
+    """Delete the record at a path with the files that it lists, and folders that become empty.
+
+    Returns
+    -------
+    list of str
+        See `remove_recorded`. Empty if there is no record.
+    """
+    record = StageRecord.read(path)
+    if record is None:
+        return []
+    set_aside = remove_recorded(out, record)
+    path.unlink()
+    _remove_empty(path.parent, out.root)
+    return set_aside
+
+
+def remove_unfinished(out: OutputFolder, key: str) -> None:
+    """Delete what interrupted calls built of one subject."""
+    building = out.root / BUILDING
+    if building.is_symlink():
+        return
+    for path in sorted(building.rglob("*")):
+        if path.is_dir() and not path.is_symlink() and path.name.endswith(f"-{key}"):
+            shutil.rmtree(path)
+        elif path.stem == key and (path.is_symlink() or path.is_file()):
+            path.unlink()
+    remove_building_folder(out)
+
+
 def remove_building_folder(out: OutputFolder) -> None:
     """Delete the folder in which outputs are built, if it is empty."""
     with suppress(OSError):
@@ -307,8 +339,13 @@ def require_own_place(out: Path) -> None:
     Raises
     ------
     UserError
-        The folder holds files of the same names, and no record of a run.
+        The folder holds files of the same names and no record of a run, or was made by `voxout evaluate`.
     """
+    if StageRecord.read(OutputFolder(out).record(EVALUATE)) is not None:
+        raise UserError(
+            f"{private(out, 'the output folder')}: was made by `voxout evaluate`, expected a new folder or one of a "
+            "run. Choose another output folder."
+        )
     if not out.is_dir() or any(StageRecord.read(file) for file in (out / "records").glob("*.json")):
         return
     found = sorted(name for name in OWN_NAMES if os.path.lexists(out / name) and not _holds_nothing(out / name))

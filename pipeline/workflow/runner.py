@@ -1,7 +1,5 @@
 """Execution of stages in order: up-to-date stages are skipped, and an interrupted run is resumed."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +9,8 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
-from ...data_manifests.errors import Failure, UserError, without_names
+from ...data_manifests.csv_file import csv_table
+from ...data_manifests.errors import Failure, UserError, counted, without_names
 from ..config.config import Config
 from ..config.diff import changes
 from .console import Console
@@ -255,7 +254,8 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     for warning, kept in zip(work.warnings, warnings, strict=True):
         run.console.say(f"    warning: {warning}", kept=f"warning: {kept}", stage=stage.name)
     if work.left:
-        run.console.say(f"    {work.left} subjects are left for a later call", stage=stage.name)
+        are = "is" if work.left == 1 else "are"
+        run.console.say(f"    {counted(work.left, 'subject')} {are} left for a later call", stage=stage.name)
         return failed
     record = StageRecord(
         stage=stage.name,
@@ -283,8 +283,5 @@ def save_own(run: Run, path: Path, content: bytes | None) -> None:
 
 def failures_table(failures: Collection[Failure]) -> bytes:
     """Return the content of ``failures.csv``, without private names."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(["subject", "stage", "reason"])
-    writer.writerows([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
-    return table.getvalue().encode()
+    rows = ([failure.key, failure.stage, without_names(failure.reason)] for failure in failures)
+    return csv_table(["subject", "stage", "reason"], rows)

@@ -45,7 +45,21 @@ def test_marks_in_a_name_and_truncated_messages_reveal_no_name():
 
 
 _PLACES = {"path", "folder", "out", "root", "file", "saved", "dataset", "run", "place"}
-_SENTENCES = {"UserError", "SubjectError", "MachineError", "_refused", "say", "warn", "problem", "append"}
+_SENTENCES = {
+    "StageResult",
+    "UserError",
+    "SubjectError",
+    "MachineError",
+    "_refused",
+    "say",
+    "warn",
+    "problem",
+    "append",
+}
+
+
+def _last_name(value: ast.expr) -> str | None:
+    return getattr(value, "id", None) or getattr(value, "attr", None)
 
 
 def _is_place(value: ast.expr) -> bool:
@@ -53,19 +67,20 @@ def _is_place(value: ast.expr) -> bool:
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
         return _is_place(value.left)
     if isinstance(value, ast.Attribute):
+        if _last_name(value.value) == "out":
+            return True
         return value.attr in _PLACES or (value.attr in ("name", "parent") and _is_place(value.value))
     return isinstance(value, ast.Name) and value.id in _PLACES
 
 
 def _unmarked_places(file: Path) -> list[str]:
     found = []
-    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        name = (
-            getattr(call.func, "id", None) or getattr(call.func, "attr", None) if isinstance(call, ast.Call) else None
-        )
-        if name not in _SENTENCES:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        is_sentence = isinstance(node, ast.Call) and _last_name(node.func) in _SENTENCES
+        is_summary = isinstance(node, ast.Assign) and [_last_name(target) for target in node.targets] == ["summary"]
+        if not (is_sentence or is_summary):
             continue
-        for part in ast.walk(call):
+        for part in ast.walk(node):
             if isinstance(part, ast.FormattedValue) and _is_place(part.value):
                 found.append(f"{file.name}:{part.lineno}: {{{ast.unparse(part.value)}}}")
     return found

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from voxout.data_manifests.images.volume import Grid, Volume
-from voxout.evaluation.scoring.operating_point import LOWEST_DETECTION, OWN_CUT
+from voxout.evaluation.scoring.operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
 from voxout.evaluation.scoring.sanity_checks import scoring_warnings
 from voxout.evaluation.scoring.score_cohort import score_cohort
 from voxout.evaluation.scoring.score_subject import score_map
@@ -107,6 +107,10 @@ def test_a_threshold_above_all_scores_gives_a_warning():
     assert value(scores, "lesion_sensitivity") == 0
     note, *_ = scoring_warnings(scores)
     assert "lies above every score: no voxel is flagged and no lesion can be found" in note
+    assert "few distinct values, such as labels" in note
+    faint = score_cohort(scored(lambda z: z), SETTINGS, point=OperatingPoint.fixed_by_maps(99, "a model", 0, 40))
+    note, *_ = scoring_warnings(faint)
+    assert "lies above every score" in note and "labels" not in note
 
 
 def test_continuous_maps_have_no_background():

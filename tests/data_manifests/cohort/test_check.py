@@ -233,7 +233,7 @@ def test_inverted_lesion_mask(cohort):
 def test_patients_without_lesion_mask_are_counted(cohort):
     result = check(changed(cohort, "sub-24", lesion_mask=None))
     assert [(w.subject_key, w.sentence) for w in result.warnings] == [
-        ("", "1 patients have no lesion mask: their maps are computed but not scored.")
+        ("", "1 patient has no lesion mask: its map is computed but not scored.")
     ]
     assert len(result.good) == 26
 

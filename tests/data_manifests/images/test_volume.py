@@ -223,6 +223,11 @@ def test_invalid_form_codes(tmp_path, codes):
         read_volume(with_header(tmp_path, **codes))
 
 
+def test_a_qform_of_nan_is_no_rotation(tmp_path):
+    with pytest.raises(UserError, match="qform is not a rotation, expected a rotation"):
+        read_volume(with_header(tmp_path, qoffset_x=np.nan, qform_code=1, sform_code=1))
+
+
 def test_forms_with_opposite_left_and_right(tmp_path):
     image = scan()
     image.set_sform(AFFINE @ np.diag([-1.0, 1, 1, 1]), code=1)

@@ -5,6 +5,7 @@ from sklearn import metrics
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.volume import Grid, Volume
 from voxout.evaluation.metrics.lesion_metrics import FROC_RATES
+from voxout.evaluation.scoring.sanity_checks import scoring_warnings
 from voxout.evaluation.scoring.score_cohort import score_cohort
 from voxout.evaluation.scoring.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
@@ -311,6 +312,12 @@ def test_a_stored_threshold_is_used_for_a_cohort_without_healthy_scans(tmp_path)
     found = sum(s.lesions_found_at(first.threshold) for s in patients)
     assert sensitivity.value == pytest.approx(found / sum(len(s.lesions) for s in patients))
     assert scores.estimates["false_clusters_per_healthy_subject"].reason_undefined == "no healthy scan in this cohort"
+    unknown = score_cohort([make(20, lesion_mask=False)[0]], SETTINGS, point=stored.point)
+    assert unknown.threshold == first.threshold < unknown.subjects[0].highest_score
+    assert scoring_warnings(unknown) == []
+    reasons = {name: estimate.reason_undefined for name, estimate in unknown.estimates.items()}
+    assert reasons["dice_at_healthy_threshold"] == "no subject with lesions in its lesion mask"
+    assert reasons["false_clusters_per_healthy_subject"] == "no healthy scan in this cohort"
     # The uncertainty of the stored threshold is kept.
     ours, theirs = scores.estimates["healthy_threshold"], first.estimates["healthy_threshold"]
     assert (ours.value, ours.ci_low, ours.ci_high) == (theirs.value, theirs.ci_low, theirs.ci_high)

@@ -268,6 +268,22 @@ def test_a_dry_demo_writes_nothing(capsys, tmp_path):
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_the_work_is_done_with_a_closed_stream(cohort, tmp_path, closed):
+    command = f"{sys.executable} -m voxout.pipeline.cli check {cohort} {tmp_path}/out --preset fast {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "records" / "check.json").is_file()
+
+
+def test_a_full_stdout_is_not_taken_for_the_output_folder(tmp_path):
+    command = f"{sys.executable} -m voxout.pipeline.cli demo {tmp_path}/out --dry-run > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("voxout: standard output: cannot be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_closed_stdout_gives_no_traceback(tmp_path):
     # As in `voxout ... | head -1`.
     command = [sys.executable, "-m", "voxout.pipeline.cli", "demo", str(tmp_path / "out"), "--dry-run"]

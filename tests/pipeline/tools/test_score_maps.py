@@ -7,12 +7,14 @@ import unicodedata
 import numpy as np
 import pytest
 from sklearn import metrics
+from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.tools.score_maps import MapFolders, match_subjects, score_folders
 from voxout.pipeline.workflow.console import Console
+from voxout.pipeline.workflow.records import StageRecord, sizes
 
 GRID = Grid((16, 17, 18), np.diag([2.0, 2.0, 2.0, 1.0]))
 FAST = ["--set", "evaluation.bootstrap_draws=50", "--set", "evaluation.false_clusters=2"]
@@ -294,7 +296,8 @@ def test_a_folder_with_other_files_is_refused(maps, capsys):
     (mine / "T1.nii").write_bytes(b"mine")
     assert maps.score(out="study") == 2
     assert (
-        "study: holds other files (subjects) and no record of scores, expected a new folder" in capsys.readouterr().err
+        "study: holds other files (subjects), expected a new folder or one that `voxout evaluate` made"
+        in capsys.readouterr().err
     )
     assert (mine / "T1.nii").read_bytes() == b"mine" and not (maps.root / "study" / ".lock").exists()
     assert maps.score(out="maps") == 2
@@ -303,6 +306,29 @@ def test_a_folder_with_other_files_is_refused(maps, capsys):
     (maps.root / "out" / "subjects" / "notes.txt").write_text("mine")
     assert maps.score() == 0
     assert (maps.root / "out" / "subjects" / "notes.txt").read_text() == "mine"
+
+
+def test_the_folder_of_a_run_is_no_place_for_scores(maps, capsys):
+    """Its own scores and the threshold of its model would be replaced."""
+    run = OutputFolder(maps.root / "run")
+    run.scores.mkdir(parents=True)
+    run.operating_point.parent.mkdir()
+    for path in (run.scores / "scores.json", run.operating_point):
+        path.write_text("{}")
+    outputs = sizes(run.root, [run.scores, run.operating_point])
+    StageRecord("score", {}, outputs).write(run.record("score"))
+    assert maps.score(out="run") == 2
+    assert "run: holds other files (records, scores), expected a new folder" in capsys.readouterr().err
+    assert all((run.root / name).is_file() for name in outputs)
+
+
+def test_an_id_is_no_formula_in_a_table(tmp_path):
+    maps = Maps(tmp_path, ids=("h1", "h2", "=HYPERLINK(1)", "-5"))
+    maps.map_path("-5").unlink()
+    assert maps.score() == 3
+    assert {row["subject"] for row in maps.table("scores.csv")} == {"h1", "h2", "'=HYPERLINK(1)"}
+    assert [row["subject"] for row in maps.table("failures.csv")] == ["-5"]
+    assert maps.table("lesions.csv")[0]["subject"] == "'=HYPERLINK(1)"
 
 
 def test_the_bootstrap_draws_sessions_of_a_participant_together(tmp_path):

@@ -362,6 +362,12 @@ def test_files_of_one_record_are_replaced_apart(tmp_path):
     assert write_own(out, out.config, None) is None and not out.config.exists()
 
 
+def test_a_folder_of_evaluate_is_no_place_for_a_run(tmp_path):
+    StageRecord("evaluate", {}, {}).write(OutputFolder(tmp_path).record("evaluate"))
+    with pytest.raises(UserError, match="was made by `voxout evaluate`, expected a new folder"):
+        require_own_place(tmp_path)
+
+
 def test_old_records_without_hashes_compare_sizes(tmp_path):
     (tmp_path / "a").write_text("abc")
     old = {"stage": "fit", "inputs": {}, "outputs": {"a": 3}, "done": [], "failed": [], "warnings": []}
