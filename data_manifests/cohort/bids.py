@@ -15,7 +15,7 @@ from .bids_groups import check_groups
 from .bids_masks import Masks, find_masks
 from .bids_names import BidsName, SessionId
 from .bids_participants import TABLE, Participant, Participants, read_participants
-from .subject import Manifest, SubjectRecord
+from .subject import Manifest, SubjectRecord, differing_in_case
 from .table_cells import clean_label, quoted
 
 _Scans = dict[Modality, list[BidsName]]
@@ -69,6 +69,10 @@ def read_bids(folder: Path) -> Manifest:
     problems = [
         *table.problems,
         *chosen.problems,
+        *(
+            f"{name} and {other} differ only in case, expected unique ids. Rename the folder of one of them."
+            for _, name, _, other in differing_in_case(chosen.records)
+        ),
         *check_groups(
             folder,
             table,

@@ -75,9 +75,8 @@ def read_participants(folder: Path) -> Participants:
         if any(map(str.strip, cells[len(header) :])):
             row.problem(f"found {len(cells)} cells, expected {len(header)}. Separate cells by one tab.")
         subject_id = (row.text("participant_id") or "").removeprefix("sub-")
-        if not subject_id:
-            row.problem("participant_id is empty. Fill it in.")
-        elif subject_id in participants:
+        row.require("participant_id", "sub-")
+        if subject_id and subject_id in participants:
             row.problem(f"sub-{subject_id} is listed twice, expected unique ids. Delete one row.")
         participants[subject_id] = Participant(
             group=row.word("group", GROUPS),

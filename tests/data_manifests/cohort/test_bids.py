@@ -201,3 +201,12 @@ def test_lesion_masks_on_the_flair_grid(shared_data):
     manifest = read_bids(shared_data / "wmh_unaligned")
     assert [(r.group, r.mask_of) for r in manifest] == [("patient", "flair")] * 3
     assert all(r.lesion_mask.name.endswith("_space-FLAIR_label-WMH_mask.nii.gz") for r in manifest)
+
+
+@pytest.mark.parametrize("other", ["sub-A1/anat/sub-A1_T1w.nii.gz", "sub-A1/ses-2/anat/sub-A1_ses-2_T1w.nii.gz"])
+def test_labels_that_differ_only_in_case(dataset, other):
+    rows = "participant_id\tgroup\nsub-a1\tcontrol\nsub-A1\tpatient\n"
+    root = dataset("sub-a1/anat/sub-a1_T1w.nii.gz", other, participants=rows)
+    assert problems_of(root) == (
+        "sub-a1 and sub-A1 differ only in case, expected unique ids. Rename the folder of one of them.",
+    )
