@@ -14,9 +14,7 @@ def _ascending(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
-Bands = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=20), AfterValidator(_ascending)
-]
+Bands = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=20), AfterValidator(_ascending)]
 """Boundaries of bands, ascending."""
 
 

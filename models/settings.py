@@ -168,7 +168,9 @@ class EnsembleSettings(Section):
     covariates: tuple[CovariateName, ...] = ()
     """Columns of the manifest whose linear effect is regressed out of every feature (docs/maps.md#age-sex-and-site);
     the slopes are fitted on the training controls."""
-    brain_components: Annotated[int, Field(ge=0, le=1000, validation_alias=renamed("brain_components", "patterns"))] = 10
+    brain_components: Annotated[int, Field(ge=0, le=1000, validation_alias=renamed("brain_components", "patterns"))] = (
+        10
+    )
     """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
     feature in the same way (docs/maps.md#whole-brain-components); at most one per five participants of the smallest
     training set of the cross-fitting. 0: none."""

@@ -240,8 +240,8 @@ def _check_same_voxels(
             problems.append(
                 Problem(
                     record.key,
-                    f"{record.key}: {name} of a {record.group} has the same voxels as a scan of {some_of(others)} in the "
-                    "other group, expected each scan in one group. Correct the file or the group.",
+                    f"{record.key}: {name} of a {record.group} has the same voxels as a scan of {some_of(others)} in "
+                    "the other group, expected each scan in one group. Correct the file or the group.",
                 )
             )
         elif record.key != first.key:

@@ -207,8 +207,8 @@ def _check_across_rows(records: Mapping[int, SubjectRecord]) -> list[str]:
     """Check consistency across rows: unique subjects, one group and split per participant, unique scans."""
     rows = list(records)
     problems = [
-        f"row {rows[later]}: {name} and {other} in row {rows[first]} differ only in case, expected unique ids. Write the "
-        "id of one participant in one way, and give another participant another id."
+        f"row {rows[later]}: {name} and {other} in row {rows[first]} differ only in case, expected unique ids. Write "
+        "the id of a participant in one way only."
         for later, name, first, other in differing_in_case(records.values())
     ]
     names: dict[str, int] = {}
@@ -218,8 +218,8 @@ def _check_across_rows(records: Mapping[int, SubjectRecord]) -> list[str]:
         first = names.setdefault(record.key, number)
         if first != number:
             problems.append(
-                f"row {number}: {record.key} is also in row {first}, expected unique ids. Number the sessions in column "
-                "session_id."
+                f"row {number}: {record.key} is also in row {first}, expected unique ids. Number the sessions in "
+                "column session_id."
             )
         earlier = records[participants.setdefault(record.subject_id, number)]
         if earlier.group != record.group:

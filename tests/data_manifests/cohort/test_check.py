@@ -244,8 +244,8 @@ def test_scan_without_orientation(cohort):
     saved(path, head(3), qform=0, sform=0)
     manifest = changed(cohort, "sub-03", brain_mask=None)
     assert messages(check(manifest).warnings) == [
-        "sub-03: 03_T1w.nii has no orientation (the form codes, or goodRASFlag of MGZ, are 0): 24x26x22 voxels of 8x8x8 "
-        "mm, LAS are assumed. Check left and right and the voxel size in its map."
+        "sub-03: 03_T1w.nii has no orientation (the form codes, or goodRASFlag of MGZ, are 0): 24x26x22 voxels of "
+        "8x8x8 mm, LAS are assumed. Check left and right and the voxel size in its map."
     ]
 
 
@@ -276,8 +276,8 @@ def test_same_scan_in_both_groups(cohort, tmp_path):
     saved(cohort["sub-09"].images["t1w"], head(4))
     result = check(changed(cohort, "sub-24", images={"t1w": link}))
     assert messages(result.problems) == [
-        f"{key}: {name} of a {group} has the same voxels as a scan of {others} in the other group, expected each scan in "
-        "one group. Correct the file or the group."
+        f"{key}: {name} of a {group} has the same voxels as a scan of {others} in the other group, expected each scan "
+        "in one group. Correct the file or the group."
         for key, name, group, others in (
             ("sub-04", "04_T1w.nii", "control", "sub-24"),
             ("sub-09", "09_T1w.nii", "control", "sub-24"),
@@ -294,7 +294,7 @@ def test_mgz_without_orientation(cohort, tmp_path):
     path.write_bytes(content[:28] + b"\0\0" + content[30:])  # goodRASFlag
     result = check(changed(cohort, "sub-03", images={"t1w": path}, brain_mask=None))
     (warning,) = messages(result.warnings)
-    assert warning.startswith("sub-03: scan.mgh has no orientation") and "24x26x22 voxels of 1x1x1 mm, LIA" in warning
+    assert warning.startswith("sub-03: scan.mgh has no orientation") and "24x26x22 voxels of 1x1x1 mm, LSP" in warning
 
 
 # -- the cohort ------------------------------------------------------------------------------------------------------
