@@ -12,18 +12,22 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from .decimal_text import decimal
+
 
 class Section(BaseModel):
-    """Section of the configuration. It is frozen, and unknown setting names are errors.
+    """Section of the configuration. It is frozen; unknown setting names and numbers that are not finite are errors.
 
     Old names of renamed settings are accepted through ``validation_alias`` (see `renamed`), old values through
     `OldValues`, and settings that have become constants through `removed`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     removed: ClassVar[Mapping[str, Any]] = {}
     """Names that are no longer settings, and the constant that is used; no other value is accepted for them."""
@@ -37,6 +41,18 @@ class Section(BaseModel):
     @classmethod
     def _drop_removed(cls, values: Any) -> Any:
         return cls.without_removed(values) if isinstance(values, dict) else values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic converts to a number although a person would not read it as one."""
+        is_switch = cls.model_fields[str(info.field_name)].annotation is bool
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, bool) and not is_switch:
+                raise ValueError("no truth value (YAML reads yes, no, on and off as true and false)")
+            if isinstance(item, str) and "_" in item and decimal(item.replace("_", "")) is not None:
+                raise ValueError("a number without underscores")
+        return value
 
 
 def _equal(value: Any, constant: Any) -> bool:

@@ -47,14 +47,14 @@ def _as_tuple(lengths: object) -> object:
     return lengths if isinstance(lengths, (list, tuple)) else (lengths,)
 
 
-Length = Annotated[float, Field(gt=0)]
+Length = Annotated[float, Field(gt=0, le=100)]
 Plane = Literal["axial", "coronal", "sagittal", "volume"]
 
 
 class EncoderSettings(Section):
     """Settings of the patch auto-encoder."""
 
-    patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (6.0,)
+    patch_size_mm: Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=8)] = (6.0,)
     """Edge of the patch, or of several patches encoded into one latent, as in `[6, 10]`; each is converted to the
     nearest odd number of voxels, at least 3. A patch of 30 mm is too large for a lesion of 1 ml."""
     planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("volume",)
@@ -62,7 +62,7 @@ class EncoderSettings(Section):
     encoded into one latent."""
     channels: Literal["modalities", "all"] = "all"
     """Input channels: the modalities, or the modalities and their derived maps."""
-    latent_size: Annotated[int, Field(ge=1, validation_alias=renamed("latent_size", "code_size"))] = 16
+    latent_size: Annotated[int, Field(ge=1, le=1024, validation_alias=renamed("latent_size", "code_size"))] = 16
     """Number of latent dimensions."""
     width: Literal["paper", "wide"] = "wide"
     """Filters before the latent. `paper`: 3, 4, 12 as published for 15 voxels; `wide`: more filters, same depth."""
@@ -94,24 +94,24 @@ class GuidanceSettings(Section):
 class TrainingSettings(Section):
     """Settings of the training loop."""
 
-    pretraining_steps: Annotated[int, Field(ge=1)] = 3000
+    pretraining_steps: Annotated[int, Field(ge=1, le=10**7)] = 3000
     """Steps on patches of mixed voxels, reconstruction only."""
-    guided_steps: Annotated[int, Field(ge=0)] = 600
+    guided_steps: Annotated[int, Field(ge=0, le=10**7)] = 600
     """Steps on co-located batches with the guidance loss."""
-    patches_per_step: Annotated[int, Field(ge=2)] = 1024
+    patches_per_step: Annotated[int, Field(ge=2, le=10**6)] = 1024
     """Patches in a pre-training step."""
     controls_per_voxel: Annotated[
-        int, Field(ge=3, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
+        int, Field(ge=3, le=10_000, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
     ] = 96
     """Controls drawn at each of the 32 voxels of a guided step; fewer where fewer have brain at nearly all of these
     voxels."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Peak learning rate of pre-training."""
-    guided_learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    guided_learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Peak learning rate of the guided steps."""
     siamese_weight: Annotated[float, Field(ge=0)] = 0.0
     """(experimental) kappa, the weight of 1 - cos between co-located latents."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Annotated[int, Field(ge=1, le=10**7)] = 500
     """Steps between checkpoints, from which an interrupted training resumes."""
 
     removed: ClassVar = {"voxels_per_step": 32, "locations_per_step": 32}
@@ -168,14 +168,16 @@ class EnsembleSettings(Section):
     covariates: tuple[CovariateName, ...] = ()
     """Columns of the manifest whose linear effect is regressed out of every feature (docs/maps.md#age-sex-and-site);
     the slopes are fitted on the training controls."""
-    brain_components: Annotated[int, Field(ge=0, validation_alias=renamed("brain_components", "patterns"))] = 10
+    brain_components: Annotated[int, Field(ge=0, le=1000, validation_alias=renamed("brain_components", "patterns"))] = (
+        10
+    )
     """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
     feature in the same way (docs/maps.md#whole-brain-components); at most one per five participants of the smallest
     training set of the cross-fitting. 0: none."""
     p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
-    smoothing_mm: Annotated[float, Field(ge=0)] = 2.0
+    smoothing_mm: Annotated[float, Field(ge=0, le=50)] = 2.0
     """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
@@ -202,9 +204,9 @@ class LearnedSettings(Section):
     families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = get_args(FamilyName)
     """Kinds of edits: `foreign`: tissue of another control; `shift`: brighter or darker; `constant`: one intensity;
     `blur`; `sharpen`; `noise`; `warp`: random displacement; `pinch`: shrinkage or growth."""
-    copies: Annotated[int, Field(ge=1)] = 2
+    copies: Annotated[int, Field(ge=1, le=1000)] = 2
     """Edited copies of each control, with eight edits each."""
-    steps: Annotated[int, Field(ge=1)] = 2000
+    steps: Annotated[int, Field(ge=1, le=10**7)] = 2000
     """Training steps of each of the networks, one per fold of the controls."""
 
     _families_once = field_validator("families")(_each_once)

@@ -70,7 +70,7 @@ class BiasFieldSettings(Section):
 
     enabled: bool = True
     """Whether the bias field is corrected, by N4."""
-    working_spacing_mm: Annotated[float, Field(gt=0)] = 4.0
+    working_spacing_mm: Annotated[float, Field(gt=0, le=20)] = 4.0
     """Spacing of the grid on which the smooth field is estimated; it is applied at full resolution."""
 
     removed: ClassVar = {"spline_mm": 200.0, "levels": 3, "tolerance": 1e-3}

@@ -15,10 +15,11 @@ from .bids_groups import check_groups
 from .bids_masks import Masks, find_masks
 from .bids_names import BidsName, SessionId
 from .bids_participants import TABLE, Participant, Participants, read_participants
-from .subject import Manifest, SubjectRecord
+from .subject import Manifest, SubjectRecord, differing_in_case
 from .table_cells import clean_label, quoted
 
 _Scans = dict[Modality, list[BidsName]]
+_MISPLACED = "files not used because their names give another subject or session than their folders"
 
 
 def read_bids(folder: Path) -> Manifest:
@@ -29,13 +30,15 @@ def read_bids(folder: Path) -> Manifest:
     `site`). Masks are ``*_desc-brain_mask`` and ``*_label-lesion_mask`` (or ``label-WMH``, ``_roi``, ``_dseg``)
     anywhere under ``derivatives`` or in the folders of the scans, including linked folders. Masks must be in the space
     of the T1w; lesion masks may also be in the space of the FLAIR (``space-FLAIR``). A mask without a session belongs
-    to the only session. Output folders of voxout are not searched.
+    to the only session. Files whose names give another subject or session than their folders are not used. Output
+    folders of voxout are not searched.
 
     Participants without a group are patients if they have a lesion mask. Otherwise they are controls, unless the
-    dataset contains signs of further patients: a row of the table without a folder, a column such as `diagnosis`, a
-    file that is named as a lesion but cannot be used, or a folder that cannot be searched. These are errors. Everything
-    that is not used is listed in the notes of the manifest; scans that cannot be reached stay in the manifest and fail
-    when they are read.
+    dataset contains signs of further patients: a row of the table without a folder, a column such as `diagnosis` in
+    ``participants.tsv``, in ``phenotype`` or in a table of sessions, an id such as ``patient01``, a file that is named
+    as a lesion, or a mask of an unknown structure, that cannot be used, or a folder that cannot be searched. These are
+    errors. Everything that is not used is listed in the notes of the manifest; scans that cannot be reached stay in the
+    manifest and fail when they are read.
 
     Parameters
     ----------
@@ -55,12 +58,13 @@ def read_bids(folder: Path) -> Manifest:
         reported at once.
     """
     folder = folder.absolute()
-    scans, unreached = _find_scans(folder)
+    scans, unreached, misplaced = _find_scans(folder)
     table = read_participants(folder)
     if not any("t1w" in found for found in scans.values()):
         raise UserError([
             f"{private(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. Use the root "
             "of the dataset, or list the scans in a CSV.",
+            *([f"{_MISPLACED}: {_files(folder, misplaced)}. Rename or move them."] if misplaced else []),
             *table.problems,
         ])  # fmt: skip
     masks = find_masks(folder, [participant for participant, found in scans.items() if found])
@@ -69,6 +73,10 @@ def read_bids(folder: Path) -> Manifest:
     problems = [
         *table.problems,
         *chosen.problems,
+        *(
+            f"{name} and {other} differ only in case, expected unique ids. Rename the folder of one of them."
+            for _, name, _, other in differing_in_case(chosen.records)
+        ),
         *check_groups(
             folder,
             table,
@@ -80,7 +88,13 @@ def read_bids(folder: Path) -> Manifest:
     ]
     if problems:
         raise UserError(problems)
-    return Manifest(tuple(chosen.records), tuple(_notes(table, masks, chosen, unreached, without_scans)))
+    notes = _notes(table, masks, chosen, unreached, without_scans)
+    if misplaced := [*misplaced, *masks.misplaced]:
+        notes.append(f"{_MISPLACED}: {_files(folder, misplaced)}.")
+    if masks.skipped:
+        skipped = some_of(private(path.relative_to(folder)) for path in masks.skipped)
+        notes.append(f"output folders of voxout, in which no masks are searched: {skipped}.")
+    return Manifest(tuple(chosen.records), tuple(notes))
 
 
 @dataclass
@@ -182,19 +196,27 @@ def _notes(
     return notes
 
 
+def _files(folder: Path, names: Sequence[BidsName]) -> str:
+    return some_of(private(name.path.relative_to(folder)) for name in names)
+
+
 def _key(participant: SessionId) -> str:
     return f"sub-{participant[0]}" + (f"_ses-{participant[1]}" if participant[1] else "")
 
 
 # -- scans -----------------------------------------------------------------------------------------------------------
-def _find_scans(folder: Path) -> tuple[dict[SessionId, _Scans], dict[SessionId, str]]:
-    """Return the scans of all participants, and the participants whose folder cannot be read with the reason.
+def _find_scans(folder: Path) -> tuple[dict[SessionId, _Scans], dict[SessionId, str], list[BidsName]]:
+    """Return the scans of all participants.
+
+    Also return the participants whose folder cannot be read with the reason, and the scans whose names contradict their
+    folders.
 
     A participant whose folder cannot be read gets a T1w of the default name. Reading it fails later, for this
     participant only.
     """
     scans: dict[SessionId, _Scans] = {}
     unreached: dict[SessionId, str] = {}
+    misplaced: list[BidsName] = []
 
     def names_in(place: Path, participant: SessionId) -> list[str]:
         try:
@@ -215,6 +237,9 @@ def _find_scans(folder: Path) -> tuple[dict[SessionId, _Scans], dict[SessionId, 
         found = [
             BidsName.from_path(place / n) for n in names if n.endswith((".nii", ".nii.gz")) and not n.startswith(".")
         ]
+        found = [name for name in found if name.suffix in BIDS_SUFFIX.values()]
+        misplaced.extend(name for name in found if name.is_misplaced(folder))
+        found = [name for name in found if not name.is_misplaced(folder)]
         scans.setdefault(
             participant, {m: of for m in MODALITIES if (of := [n for n in found if n.suffix == BIDS_SUFFIX[m]])}
         )
@@ -238,4 +263,4 @@ def _find_scans(folder: Path) -> tuple[dict[SessionId, _Scans], dict[SessionId, 
             scans.setdefault(participant, {})
         if not sessions:
             scans.setdefault((label, None), {})
-    return scans, unreached
+    return scans, unreached, misplaced

@@ -1,14 +1,22 @@
 """Check whether participants without a group may be treated as controls: only without signs of further patients."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import private
+from ..errors import private, some_of
 from .bids_masks import Masks
 from .bids_names import BidsName, likely_matches
-from .bids_participants import TABLE, Participants
+from .bids_participants import TABLE, Participants, group_hints_of
 from .table_cells import quoted
 
+_PATIENT = re.compile(
+    "patient|lesion|tumou?r|stroke|infarct|glioma|epilep|sclero|metasta|disease|alzheimer|parkinson|dement|wmh",
+    re.IGNORECASE,
+)
+_PATIENT_WORDS = {"pat", "pats", "case", "ms", "rrms", "ppms", "spms", "cis", "gbm", "hgg", "lgg", "fcd", "tle", "tbi"}
+_PATIENT_WORDS |= {"ad", "mci", "ftd", "pd", "als", "hd", "mdd", "scz", "asd", "adhd"}
+_CONTROL_WORDS = {"c", "con", "ctl", "ctr", "ctrl", "control", "controls", "hc", "hv", "nc", "healthy"}
 _FIX = f"Write control or patient for each participant in column group of {TABLE}."
 
 
@@ -44,6 +52,8 @@ def check_groups(
         return []
     return [
         *_by_table(table, with_scans, without_scans, unknown),
+        *_by_other_tables(folder, unknown),
+        *_by_ids(unknown, with_scans),
         *_by_files(folder, masks, with_scans, unknown),
         *_by_folders(folder, masks, unknown, unreached),
     ]
@@ -78,11 +88,38 @@ def _by_table(
     return problems
 
 
+def _by_other_tables(folder: Path, unknown: Sequence[str]) -> list[str]:
+    hints = group_hints_of(folder)
+    if not hints:
+        return []
+    return [f"{some_of(hints)}: may contain the group, so the groups of {_listed(unknown)} are unknown. {_FIX}"]
+
+
+def _by_ids(unknown: Sequence[str], with_scans: Sequence[str]) -> list[str]:
+    with_controls = any(_CONTROL_WORDS & _words_of(label) for label in with_scans)
+    signs = _PATIENT_WORDS | ({"p", "pt"} if with_controls else set())
+    hints = [label for label in unknown if _PATIENT.search(label) or signs & _words_of(label)]
+    if not hints:
+        return []
+    return [
+        f"{_listed(hints)}: the id speaks of a patient, but there is no group, so the groups of {_listed(unknown)} are "
+        f"unknown. {_FIX}"
+    ]
+
+
+def _words_of(label: str) -> set[str]:
+    """Return the words of an id in lower case, as ``ms`` of ``SiteMS07``."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", label)}
+
+
 def _by_files(folder: Path, masks: Masks, with_scans: Sequence[str], unknown: Sequence[str]) -> list[str]:
     found = []
-    for name in (*masks.possible_lesions, *(n for n in (*masks.other_space, *masks.unmatched) if n.is_lesion)):
+    for name in (
+        *masks.possible_lesions,
+        *(n for n in (*masks.other_space, *masks.unmatched, *masks.misplaced) if n.is_lesion),
+    ):
         label = name.participant[0]
-        if label in with_scans and label not in unknown:
+        if label in with_scans and label not in unknown and name not in masks.misplaced:
             continue
         shown = private(name.path.relative_to(folder))
         found.append(f"{shown} of sub-{label}" if label in unknown else f"{shown}{_owner(name, with_scans)}")

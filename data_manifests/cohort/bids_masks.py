@@ -1,19 +1,21 @@
 """Brain and lesion masks of a BIDS dataset, and possible lesion images that cannot be used."""
 
-import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, private
+from ..open_file import read_regular
 from ..typed_json import load_json
 from .bids_names import BidsName, SessionId, is_image
 from .folder_search import search
 
 _OTHER_SCANS = ("func", "dwi", "perf")
-_LONGEST_LINE = 2**20
+_SECTIONS = (b"data_manifests", b"preprocessing", b"models", b"evaluation")
+_LARGEST_SETTINGS = 2**20
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,14 @@ class Masks:
     unmatched : list of BidsName
         Masks of participants or sessions without a scan, or without a session where there are several.
     possible_lesions : list of BidsName
-        Images whose name or folder suggests a lesion, but which are not named as BIDS lesion masks.
+        Images whose name or folder suggests a lesion, or masks of an unknown structure, which are not named as BIDS
+        lesion masks.
     unsearched : mapping from Path to str
         Folders that could not be searched, and the reason.
+    misplaced : list of BidsName
+        Masks whose name gives another participant or session than the folders that they lie in.
+    skipped : tuple of Path
+        Output folders of voxout, which are not searched.
     """
 
     brains: Mapping[SessionId, list[BidsName]]
@@ -40,6 +47,8 @@ class Masks:
     unmatched: list[BidsName]
     possible_lesions: list[BidsName]
     unsearched: Mapping[Path, str]
+    misplaced: list[BidsName]
+    skipped: tuple[Path, ...]
 
     @property
     def with_lesion_mask(self) -> set[str]:
@@ -69,20 +78,24 @@ def find_masks(folder: Path, with_scans: Sequence[SessionId]) -> Masks:
             "Move the run to a subfolder such as derivatives/voxout, so that its masks are not confused with yours."
         )
     found = search(folder, skip=_written_by_voxout)
-    brains, lesions, other_space, unmatched, possible_lesions = defaultdict(list), defaultdict(list), [], [], []
+    brains, lesions = defaultdict(list), defaultdict(list)
+    other_space, unmatched, possible_lesions, misplaced = [], [], [], []
     for path in filter(is_image, found.files):
         name = BidsName.from_path(path)
+        of_other_scan = path.parent.name in _OTHER_SCANS
+        top = path.relative_to(folder).parts[0]
         if not name.is_lesion and not name.is_brain:
-            if name.mentions_lesion or name.in_lesion_folder(folder):
+            unknown = name.is_unknown_mask and not of_other_scan and top.startswith(("derivatives", "sub-"))
+            if unknown or name.mentions_lesion or name.in_lesion_folder(folder):
                 possible_lesions.append(name)
             continue
         # Masks of functional and diffusion runs are also named desc-brain_mask.
-        of_other_scan = path.parent.name in _OTHER_SCANS
-        top = path.relative_to(folder).parts[0]
         if name.is_brain and not name.is_lesion and (of_other_scan or not top.startswith(("derivatives", "sub-"))):
             continue
         participant = _session_of(name, with_scans)
-        if name.drawn_on is None or of_other_scan or (name.drawn_on != "t1w" and not name.is_lesion):
+        if name.is_misplaced(folder):
+            misplaced.append(name)
+        elif name.drawn_on is None or of_other_scan or (name.drawn_on != "t1w" and not name.is_lesion):
             other_space.append(name)
         elif participant not in with_scans or not top.startswith(("derivatives", "sub-")):
             unmatched.append(name)
@@ -90,7 +103,16 @@ def find_masks(folder: Path, with_scans: Sequence[SessionId]) -> Masks:
             (lesions if name.is_lesion else brains)[participant].append(name)
     for names in (*brains.values(), *lesions.values()):
         names.sort(key=lambda n: (n.drawn_on != "t1w", n.path.parents[1], n.suffix != "mask", n.rank))
-    return Masks(dict(brains), dict(lesions), other_space, unmatched, possible_lesions, found.unsearched)
+    return Masks(
+        dict(brains),
+        dict(lesions),
+        other_space,
+        unmatched,
+        possible_lesions,
+        found.unsearched,
+        misplaced,
+        found.skipped,
+    )
 
 
 def _session_of(name: BidsName, with_scans: Sequence[SessionId]) -> SessionId:
@@ -101,19 +123,25 @@ def _session_of(name: BidsName, with_scans: Sequence[SessionId]) -> SessionId:
 
 
 def _written_by_voxout(folder: Path) -> bool:
-    """Whether a folder contains the log or records of a voxout run; names that other programs use do not count."""
-    if {"time", "message"} <= _object_in(folder / "log.jsonl").keys():
-        return True
-    if not os.path.isfile(folder / "config.yaml"):
-        return False
-    return any("stage" in _object_in(record) for record in (folder / "records").glob("*.json"))
-
-
-def _object_in(path: Path) -> dict:
-    """Return the JSON object in a file (of a ``.jsonl`` file, in its first line), or an empty dict if there is none."""
+    """Whether a folder holds the settings or a record of a voxout run; other files may be those of other programs."""
     try:
-        with path.open(encoding="utf-8") as file:
-            value = json.loads(file.readline(_LONGEST_LINE)) if path.suffix == ".jsonl" else load_json(path)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        settings = read_regular(folder / "config.yaml", _LARGEST_SETTINGS)
+    except (OSError, ValueError):
+        settings = b""
+    if all(re.search(rb"^%s:" % section, settings, re.MULTILINE) for section in _SECTIONS):
+        return True
+    try:
+        records = os.listdir(folder / "records")
+    except OSError:
+        return False
+    return any(_is_our_record(folder / "records" / name) for name in records if name.endswith(".json"))
+
+
+def _is_our_record(path: Path) -> bool:
+    """Whether a JSON file is the record of a stage, with the versions of packages."""
+    try:
+        value = load_json(path)
+    except (OSError, ValueError):
+        return False
+    versions = value.get("versions") if isinstance(value, dict) and "stage" in value else None
+    return isinstance(versions, dict) and "voxout" in versions

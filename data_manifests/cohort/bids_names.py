@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..terms import Modality
+from ..terms import BIDS_SUFFIX, Modality
 
 SessionId = tuple[str, str | None]
 """Subject label and session label (None without sessions)."""
@@ -17,7 +17,21 @@ _LESION = re.compile(
     r"|gtv|fcd|abnormal",
     re.IGNORECASE,
 )
+_ONLY_HINTS = re.compile(
+    r"bleed|h(a?e)?morrhag|plaque|wml|wmsa|sclero|epilep|gliosis|dysplas|heterotop|cavernom|angioma|malform|cyst|necro"
+    r"|contusion|abscess|aneurysm|penumbra|patholog|injur|scar|disease",
+    re.IGNORECASE,
+)
+_ANATOMY = re.compile(
+    r"brain|head|skull|scalp|face|tissue|matter|csf|gm|wm|gr[ae]y|white|cort|ribbon|seg$|aparc|parc|atlas|cerebell|thalam"
+    r"|hippocamp|amygdal|putamen|caudate|pallid|accumbens|striat|ventric|icv|tiv|intracran|bone|eye|fov|air|backgr"
+    r"|pial|spin|cord|hemi|stem|basal|fast|bet|synth|pve",
+    re.IGNORECASE,
+)
 _IMAGE = re.compile(r"\.(nii|mgz|mgh|img|mha|mhd|nrrd|mif)(\.gz)?$", re.IGNORECASE)
+_DRAWN = ("seg", "segmentation", "label", "labels")
+_SCANS = (*BIDS_SUFFIX.values(), "T2w", "PDw")
+_PLACE = re.compile("(sub|ses)-.")
 _UNRELATED_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run", "space", "res", "from", "to")
 
 
@@ -68,7 +82,23 @@ class BidsName:
     def mentions_lesion(self) -> bool:
         """Whether any part of the name suggests a lesion, for masks and other images."""
         labels = [label for entity, label in self.entities.items() if entity not in _UNRELATED_ENTITIES]
-        return self.is_lesion or _LESION.search(" ".join([*labels, *self.words, self.suffix])) is not None
+        name = " ".join([*labels, *self.words, self.suffix])
+        return self.is_lesion or any(pattern.search(name) for pattern in (_LESION, _ONLY_HINTS))
+
+    @property
+    def is_unknown_mask(self) -> bool:
+        """Whether this is a mask of something other than the brain's anatomy: it may be one of a lesion."""
+        labels = [self.entities.get("label", "")]
+        if self.suffix in (*_DRAWN, "mask", "roi"):
+            labels += [self.entities.get("desc", ""), *(word for word in self.words if word not in _SCANS)]
+        elif self.suffix not in ("dseg", "probseg"):
+            return False
+        return _ANATOMY.search(" ".join(labels)) is None and (any(labels) or self.suffix in _DRAWN)
+
+    def is_misplaced(self, root: Path) -> bool:
+        """Whether the name gives another subject or session than the folders below the root that the file lies in."""
+        given = dict(part.split("-", 1) for part in self.path.relative_to(root).parts[:-1] if _PLACE.match(part))
+        return any(self.entities.get(entity, label) != label for entity, label in given.items())
 
     def in_lesion_folder(self, root: Path) -> bool:
         """Whether this is a mask other than a brain mask in a folder whose name suggests lesions."""

@@ -10,13 +10,19 @@ from pathlib import Path
 from ..errors import UserError, private
 from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, SPLITS, Group, Split
-from .table_cells import Cells, quoted
+from .table_cells import MISSING, Cells, quoted
 
 TABLE = "participants.tsv"
-_ANYWHERE = re.compile(r"diagnos|patient|disease|disorder|patholog|cohort|lesion|healthy|clinical|phenotype")
+_ANYWHERE = re.compile(r"diagnos|patient|disease|disorder|patholog|cohort|lesion|healthy|clinical|phenotype|subtype")
+_DISEASE = re.compile(
+    r"tumou?r|epilep|seizure|stroke|infarct|sclero|gliom|glio?blast|metasta|bleed|ha?emorrhag|dement|alzheimer|parkinson"
+    r"|symptom|syndrome|relaps|severity|surgery|treatment|therapy|onset|edss|nihss|(^|_)(idh|mgmt|who)(_|$)"
+)
+_NONE = {"no", "none", "0", "false", "n", "never", "negative"}
 _AS_A_WORD = {"dx", "condition", "control", "controls", "case", "cases", "hc", "icd", "icd10", "diag", "arm"}
 _LAST_WORD = {"group", "groups", "grp", "status", "type", "class", "category"}
 _UNRELATED_WORDS = {"age", "blood", "marital", "smoking", "scanner", "scan", "sequence", "handedness", "employment"}
+_UNRELATED_WORDS |= {"school", "education"}
 _CELLS = {"patient", "patients", "control", "controls", "healthy", "healthy control", "hc", "case", "kontrolle", "hv"}
 
 
@@ -75,9 +81,8 @@ def read_participants(folder: Path) -> Participants:
         if any(map(str.strip, cells[len(header) :])):
             row.problem(f"found {len(cells)} cells, expected {len(header)}. Separate cells by one tab.")
         subject_id = (row.text("participant_id") or "").removeprefix("sub-")
-        if not subject_id:
-            row.problem("participant_id is empty. Fill it in.")
-        elif subject_id in participants:
+        row.require("participant_id", "sub-")
+        if subject_id and subject_id in participants:
             row.problem(f"sub-{subject_id} is listed twice, expected unique ids. Delete one row.")
         participants[subject_id] = Participant(
             group=row.word("group", GROUPS),
@@ -87,7 +92,7 @@ def read_participants(folder: Path) -> Participants:
             split=row.word("split", SPLITS),
         )
         problems += row.problems
-    columns = {name: [cells[n].strip() for _, cells in rows if n < len(cells)] for n, name in enumerate(header)}
+    columns = _columns(header, rows)
     return Participants(
         participants=participants,
         has_group="group" in header,
@@ -96,7 +101,54 @@ def read_participants(folder: Path) -> Participants:
     )
 
 
+def group_hints_of(folder: Path) -> list[str]:
+    """Return the columns and tables that may contain the group, besides ``participants.tsv``.
+
+    These are the tables in ``phenotype`` and those of the sessions, ``sessions.tsv`` and ``*_sessions.tsv``.
+    """
+    subjects = [folder / name for name in _names_in(folder) if name.startswith("sub-")]
+    tables = [folder / "phenotype" / name for name in _names_in(folder / "phenotype")]
+    tables += [place / name for place in (folder, *subjects) for name in _names_in(place) if "sessions" in name]
+    hints: dict[str, None] = {}
+    for path in (path for path in tables if path.name.endswith(".tsv")):
+        shown = private(path.relative_to(folder))
+        try:
+            header, rows = _rows(path)
+        except UserError:
+            hints[f"{shown} (not readable)"] = None
+            continue
+        if path.parent.name == "phenotype" and _may_contain_groups(path.stem.lower(), ["?"]):
+            hints[shown] = None
+            continue
+        for name, cells in _columns(header, rows).items():
+            if (name == "group" and any(cells)) or _may_contain_groups(name, cells):
+                hints[f"column {quoted(name)} of {shown}"] = None
+    return list(hints)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _columns(header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> dict[str, list[str]]:
+    return {name: [cells[n].strip() for _, cells in rows if n < len(cells)] for n, name in enumerate(header)}
+
+
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header and rows of ``participants.tsv``."""
+    header, rows = _rows(path)
+    if "participant_id" not in header:
+        raise UserError(f"{private(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{private(path)}: column {quoted(twice[0])} occurs twice. Delete or rename one.")
+    return header, rows
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header in lower case and the numbered non-empty rows."""
     content = table_bytes(path)
     try:
@@ -105,13 +157,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(
             f"{private(path)}: not readable, expected a tab-separated table in UTF-8. Save it again."
         ) from error
-    header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
-    if "participant_id" not in header:
-        raise UserError(f"{private(path)}: column participant_id is missing, expected tab-separated columns. Add it.")
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise UserError(f"{private(path)}: column {quoted(twice[0])} occurs twice. Delete or rename one.")
-    return header, lines[1:]
+    return [cell.strip().lower() for cell in lines[0][1]] if lines else [], lines[1:]
 
 
 def _may_contain_groups(name: str, cells: Sequence[str]) -> bool:
@@ -119,6 +165,10 @@ def _may_contain_groups(name: str, cells: Sequence[str]) -> bool:
     if name in ("participant_id", "group", "age", "sex", "site", "split") or not any(cells):
         return False
     words = re.findall(r"[a-z0-9]+", name)
+    if not _NONE.issuperset(cell.lower() for cell in cells if cell.lower() not in MISSING) and (
+        _DISEASE.search(name) or words[:1] == ["ms"] or ("grade" in words and _UNRELATED_WORDS.isdisjoint(words))
+    ):
+        return True
     return (
         _ANYWHERE.search(name) is not None
         or not _AS_A_WORD.isdisjoint(words)

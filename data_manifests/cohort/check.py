@@ -5,6 +5,7 @@ stops the run.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from ..errors import UserError, counted, private
+from ..errors import UserError, counted, private, some_of
 from ..images.volume import Grid, Volume, read_mask, read_volume
 from ..terms import BIDS_SUFFIX, Modality
 from .subject import Manifest, SubjectRecord
@@ -112,14 +113,16 @@ def check_manifest(
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []
-    scans: dict[bytes, str] = {}
+    same: dict[bytes, list[tuple[SubjectRecord, str]]] = defaultdict(list)
     for number, record in enumerate(manifest, start=1):
         findings = _Findings(record)
-        _check_subject(record, modalities, judge, findings, scans)
+        _check_subject(record, modalities, judge, findings, same)
         problems += findings.problems
         warnings += findings.warnings
         if progress:
             progress(number, len(manifest), record.key)
+    for scans in same.values():
+        _check_same_voxels(scans, problems, warnings)
     broken = {problem.subject_key for problem in problems}
     good = tuple(record.key for record in manifest if record.key not in broken)
     controls = [record for record in manifest.controls if record.key in good]
@@ -191,7 +194,7 @@ def _check_subject(
     modalities: Sequence[Modality],
     judge: ScanCheck | None,
     findings: _Findings,
-    scans: dict[bytes, str],
+    same: dict[bytes, list[tuple[SubjectRecord, str]]],
 ) -> None:
     for sentence in missing_images(record, modalities):
         findings.problem(sentence)
@@ -203,8 +206,8 @@ def _check_subject(
         read[modality] = volume
         if volume.grid.qform_code == volume.grid.sform_code == 0:
             findings.warning(
-                f"{private(path.name)} has no orientation (both form codes are 0): {volume.grid.orientation} is "
-                "assumed. Check left and right in its map."
+                f"{private(path.name)} has no orientation (the form codes, or goodRASFlag of MGZ, are 0): "
+                f"{volume.grid} are assumed. Check left and right and the voxel size in its map."
             )
         if volume.grid.qform is not None:
             findings.warning(
@@ -215,9 +218,7 @@ def _check_subject(
                 f"the header of {private(path.name)} gives the unit {volume.grid.unit}, but its values are "
                 "millimetres: millimetres are assumed."
             )
-        twin = scans.setdefault(hashlib.blake2b(volume.voxels.tobytes()).digest(), record.key)
-        if twin != record.key:
-            findings.warning(f"{private(path.name)} has the same voxels as a scan of {twin}. Keep one of the two.")
+        same[hashlib.blake2b(volume.voxels.tobytes()).digest()].append((record, private(path.name)))
     brain = findings.read(read_mask, record.brain_mask) if record.brain_mask else None
     fits = brain is not None and _has_grid_of(brain, read.get("t1w"), "brain mask", "t1w", findings)
     for sentence in judge(record, read, brain if fits else None) if judge else ():
@@ -225,6 +226,26 @@ def _check_subject(
     lesion = findings.read(read_mask, record.lesion_mask) if record.lesion_mask else None
     if lesion is not None:
         _check_lesion_mask(record, lesion, brain, read.get(record.mask_of), findings)
+
+
+def _check_same_voxels(
+    scans: Sequence[tuple[SubjectRecord, str]], problems: list[Problem], warnings: list[Problem]
+) -> None:
+    """Add a problem for each subject whose scan is also one of the other group; within a group, add warnings."""
+    first, _ = scans[0]
+    for record, name in scans:
+        others = list(dict.fromkeys(other.key for other, _ in scans if other.group != record.group))
+        if others:
+            problems.append(
+                Problem(
+                    record.key,
+                    f"{record.key}: {name} of a {record.group} has the same voxels as a scan of {some_of(others)} in "
+                    "the other group, expected each scan in one group. Correct the file or the group.",
+                )
+            )
+        elif record.key != first.key:
+            sentence = f"{name} has the same voxels as a scan of {first.key}. Keep one of the two."
+            warnings.append(Problem(record.key, f"{record.key}: {sentence}"))
 
 
 def _has_grid_of(mask: Volume, scan: Volume | None, name: str, of: Modality, findings: _Findings) -> bool:

@@ -25,10 +25,13 @@ class Search:
         Sorted. Broken links are included if they are named like a file; reading them fails later.
     unsearched : mapping from Path to str
         Folders (and broken links that may be folders) that could not be searched, and the reason.
+    skipped : tuple of Path
+        Folders that were not searched because of `skip`.
     """
 
     files: tuple[Path, ...]
     unsearched: dict[Path, str]
+    skipped: tuple[Path, ...] = ()
 
 
 def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool] = lambda folder: False) -> Search:
@@ -48,6 +51,7 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
     """
     files: list[Path] = []
     unsearched: dict[Path, str] = {}
+    skipped: list[Path] = []
     seen: set[tuple[int, int]] = set()
     folders, links = deque([root]), deque[Path]()
     while folders or links:
@@ -75,11 +79,14 @@ def search(root: Path, *, depth: int | None = None, skip: Callable[[Path], bool]
                 continue
             if stat.S_ISREG(mode):
                 files.append(path)
-            elif stat.S_ISDIR(mode) and not name.startswith(".") and not skip(path):
+            elif stat.S_ISDIR(mode) and not name.startswith("."):
+                if skip(path):
+                    skipped.append(path)
+                    continue
                 if depth is not None and len(path.relative_to(root).parts) >= depth:
                     continue
                 (links if path.is_symlink() else folders).append(path)
-    return Search(tuple(sorted(files)), unsearched)
+    return Search(tuple(sorted(files)), unsearched, tuple(sorted(skipped)))
 
 
 def _links_to_file(path: Path) -> bool:

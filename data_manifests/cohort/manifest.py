@@ -18,7 +18,7 @@ from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, MODALITIES, SPLITS
 from ..user_paths import file_in, reach
 from .bids import read_bids
-from .subject import Manifest, SubjectRecord
+from .subject import Manifest, SubjectRecord, differing_in_case
 from .table_cells import Cells, quoted
 
 REQUIRED = ("subject_id", "group", "t1w")
@@ -182,8 +182,7 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
     if row.text(mask_of) is None and row.text("t1w"):
         row.problem(f"mask_of is {mask_of}, but column {mask_of} is empty. Fill it in.")
     for name in REQUIRED:
-        if row.text(name) is None:
-            row.problem(f"{name} is empty. Fill it in.")
+        row.require(name)
     if group == "patient" and split == "train":
         row.problem("a patient has split train, but only controls are used for training. Leave the cell empty.")
     if row.problems or subject_id is None or group is None:
@@ -206,19 +205,21 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
 
 def _check_across_rows(records: Mapping[int, SubjectRecord]) -> list[str]:
     """Check consistency across rows: unique subjects, one group and split per participant, unique scans."""
-    problems: list[str] = []
+    rows = list(records)
+    problems = [
+        f"row {rows[later]}: {name} and {other} in row {rows[first]} differ only in case, expected unique ids. Write "
+        "the id of a participant in one way only."
+        for later, name, first, other in differing_in_case(records.values())
+    ]
     names: dict[str, int] = {}
     participants: dict[str, int] = {}
     scans: dict[Path, int] = {}
     for number, record in records.items():
-        first = names.setdefault(record.key.lower(), number)
+        first = names.setdefault(record.key, number)
         if first != number:
-            same = records[first].key == record.key
-            conflict = (
-                f"is also in row {first}" if same else f"and {records[first].key} in row {first} differ only in case"
-            )
             problems.append(
-                f"row {number}: {record.key} {conflict}, expected unique ids. Number the sessions in column session_id."
+                f"row {number}: {record.key} is also in row {first}, expected unique ids. Number the sessions in "
+                "column session_id."
             )
         earlier = records[participants.setdefault(record.subject_id, number)]
         if earlier.group != record.group:

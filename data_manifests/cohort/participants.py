@@ -48,9 +48,8 @@ def read_participant_table(path: Path) -> Mapping[str, Person]:
         cells = Cells(dict(zip(header, texts, strict=False)), f"row {number}")
         subject, session = cells.text("subject_id"), cells.text("session_id")
         participant = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
-        if subject is None:
-            cells.problem("subject_id is empty. Fill it in.")
-        else:
+        cells.require("subject_id")
+        if subject is not None:
             name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")
             if name in participants:
                 cells.problem(f"{quoted(subject)} is also in row {rows_of[name]}, expected unique ids. Delete one row.")

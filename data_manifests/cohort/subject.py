@@ -1,7 +1,7 @@
 """Records of the manifest: scanning sessions and the cohort."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,23 @@ class SubjectRecord:
         others = ("brain_mask", self.brain_mask), ("lesion_mask", self.lesion_mask)
         others = *others, ("template_transform", self.template_transform)
         return named | {column: path for column, path in others if path}
+
+
+def differing_in_case(records: Iterable[SubjectRecord]) -> Iterator[tuple[int, str, int, str]]:
+    """Yield names of participants or sessions that differ only in case, which file systems that ignore it mix up.
+
+    Yields
+    ------
+    later, name, first, other : int, str, int, str
+        Positions of the two records, and their names; one pair per record at most.
+    """
+    spellings: dict[str, tuple[int, str]] = {}
+    for number, record in enumerate(records):
+        for name in (f"sub-{record.subject_id}", record.key):
+            first, other = spellings.setdefault(name.lower(), (number, name))
+            if other != name:
+                yield number, name, first, other
+                break
 
 
 @dataclass(frozen=True)

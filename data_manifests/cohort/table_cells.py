@@ -1,12 +1,11 @@
 """Parsing of the cells of a participant table, with error messages for invalid cells."""
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from ..errors import printable
+from ..decimal_text import decimal
 
 Word = TypeVar("Word", bound=str)
 
@@ -21,7 +20,7 @@ _DAY_MONTH_YEAR = re.compile(
 )
 _WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1,4})?")  # 1-Mar, Mar-01, 1. Mrz 21
 _NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
-_MISSING = {"", "n/a", "na", "nan", "none", "null"}
+MISSING = {"", "n/a", "na", "nan", "none", "null"}
 _OLDEST_YEARS = 120
 _LONGEST_LABEL = 64
 """Limit of labels, because file names contain several labels and must not exceed 255 bytes."""
@@ -49,8 +48,9 @@ def _is_month(label: str) -> bool:
 
 
 def quoted(cell: str, longest: int = 60) -> str:
-    """Return a cell for a message: printable and truncated to `longest` characters."""
-    return printable(cell if len(cell) <= longest else f"{cell[:longest]}...")
+    """Return a cell for a message: truncated to `longest` characters, invisible ones shown as ``<U+200B>``."""
+    cell = cell if len(cell) <= longest else f"{cell[:longest]}..."
+    return "".join(letter if letter.isprintable() else f"<U+{ord(letter):04X}>" for letter in cell)
 
 
 class Cells:
@@ -70,7 +70,8 @@ class Cells:
 
     def __init__(self, cells: Mapping[str, str], where: str):
         stripped = {name: cell.strip() for name, cell in cells.items()}
-        self._cells = {name: cell for name, cell in stripped.items() if cell.lower() not in _MISSING}
+        self._cells = {name: cell for name, cell in stripped.items() if cell.lower() not in MISSING}
+        self._missing = {name: cell for name, cell in stripped.items() if cell and name not in self._cells}
         self.where = where
         self.problems: list[str] = []
 
@@ -81,6 +82,16 @@ class Cells:
     def text(self, name: str) -> str | None:
         """Text of a cell; None if it is missing."""
         return self._cells.get(name)
+
+    def require(self, name: str, prefix: str = "") -> None:
+        """Add a problem if a cell is missing or only a prefix."""
+        if name in self._missing:
+            self.problem(
+                f"{name} is {quoted(self._missing[name])}, which stands for a missing value, also in quotation marks. "
+                "Write another value."
+            )
+        elif self._cells.get(name, prefix) == prefix:
+            self.problem(f"{name} is empty. Fill it in.")
 
     def label(self, name: str, prefix: str) -> str | None:
         """BIDS label, with or without its prefix."""
@@ -121,13 +132,11 @@ class Cells:
         found = self.text(name)
         if found is None:
             return None
-        try:
-            age = float(found.removesuffix("+").replace(",", "."))
-        except ValueError:
-            age = math.nan
-        if not 0 <= age <= _OLDEST_YEARS:
+        age = decimal(found.removesuffix("+").replace(",", "."))
+        if age is None or not 0 <= age <= _OLDEST_YEARS:
             # The cell is not quoted because it may contain a birth date.
             self.problem(
                 f"{name} is not a number of years from 0 to {_OLDEST_YEARS}. Write it as 38.5, or leave it empty."
             )
+            return None
         return age

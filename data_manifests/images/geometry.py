@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
@@ -42,6 +43,9 @@ def checked_grid(image: SpatialImage, path: Path) -> Grid:
             "Correct the voxel sizes in its header (metres instead of millimetres?).",
         )
     header = image.header
+    if isinstance(header, MGHHeader):
+        code = int(header["goodRASFlag"] != 0)
+        return Grid(shape, affine, code, code)
     if not isinstance(header, Nifti1Header):
         return Grid(shape, affine)
     check_pixdim(header, affine, path)

@@ -16,7 +16,8 @@ class Grid:
     affine : ndarray, (4, 4)
         Voxel indices to RAS+ millimetres.
     qform_code, sform_code : int
-        Kept so that a map written for a scan has the codes of the scan.
+        Kept so that a map written for a scan has the codes of the scan. Both are 0 for an image without orientation,
+        also for an MGZ file whose flag says so.
     qform : ndarray, (4, 4), or None
         The file's qform if it is rotated or shifted relative to its sform (which is then `affine`), so that a map
         written for the scan has it too. Usually None.

@@ -294,9 +294,13 @@ def _image_in(stream: BufferedIOBase, path: Path) -> SpatialImage:
     try:
         stream.seek(0)
         with LoggingOutputSuppressor():
-            return image_class.from_file_map({"image": FileHolder(path.name, stream)}, mmap=False)
+            image = image_class.from_file_map({"image": FileHolder(path.name, stream)}, mmap=False)
     except _READ_FAILURES as error:
         raise _damaged(path) from error
+    if isinstance(image, MGHImage):
+        # nibabel sets the flag to 1 after replacing a geometry that is not valid.
+        image.header["goodRASFlag"] = int.from_bytes(block[28:30], "big", signed=True)
+    return image
 
 
 def _refused(path: Path, sentence: str) -> UserError:

@@ -73,6 +73,8 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
         Fewer than two folders, a folder named twice, different settings, masks or truths, or no common subjects.
     """
     names = tuple(_names(folders))
+    if seed < 0:
+        raise UserError(f"compare: found seed {seed}, expected 0 or more. Choose another seed.")
     if len(folders) < 2:
         raise UserError("compare: found one folder of scores, expected at least two. Name another folder.")
     _require_same_scoring(names, folders)

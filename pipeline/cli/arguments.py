@@ -1,6 +1,7 @@
 """Arguments of the command line. Imports no heavy library, so that `--help` is fast."""
 
 import argparse
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -61,9 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_work(evaluate)
     evaluate.set_defaults(command="evaluate")
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
-    compare.add_argument("folders", type=_path, nargs="+", metavar="SCORES", help="folders of `voxout evaluate`")
+    compare.add_argument("folders", type=_path, nargs="+", metavar="SCORES", help="folders written by `voxout evaluate`")
     compare.add_argument("--out", type=_path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
-    compare.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap")
+    compare.add_argument("--seed", type=whole_number, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument("model", type=_path, metavar="MODEL", help="output folder of the earlier run")
@@ -198,7 +199,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=_path, metavar="YAML", help="file of settings; others keep their defaults")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting; repeatable")
-    parser.add_argument("--seed", type=int, help="random seed; the same seed gives the same result")
+    parser.add_argument("--seed", type=whole_number, help="random seed; the same seed gives the same result")
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
@@ -210,8 +211,15 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
 
 
+def whole_number(text: str) -> int:
+    """Parse an integer of at most 18 digits; `int` also accepts ``1_0`` and digits of other scripts."""
+    if not re.fullmatch("-?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"found {text}, expected an integer of at most 18 digits")
+    return int(text)
+
+
 def at_least_one(text: str) -> int:
     """Parse an integer of at least 1."""
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected an integer of at least 1")
     return int(text)

@@ -5,6 +5,7 @@ never part of the configuration, so that the same configuration gives the same r
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,8 +15,10 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.decimal_text import decimal
 from ...data_manifests.errors import UserError, private, some_of
 from ...data_manifests.settings import DataSettings, Section, with_current_names, without_other_values
 from ...evaluation.settings import EvaluationSettings
@@ -32,7 +35,7 @@ _MAX_DEPTH = 20
 class Config(Section):
     """All settings that determine the result of a run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=10**18)] = 0
     """Random seed; the same seed gives the same result."""
     data_manifests: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
@@ -165,7 +168,7 @@ def save_config(path: Path, config: Config) -> None:
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise UserError(f'Preset "{name}" is not known. Choose one of: {", ".join(preset_names())}.')
-    return yaml.safe_load(resources.files(presets).joinpath(f"{name}.yaml").read_text()) or {}
+    return yaml.load(resources.files(presets).joinpath(f"{name}.yaml").read_text(), _Loader) or {}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -193,12 +196,47 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader without references, by which a short text can expand to one of unlimited size."""
+    """YAML loader that reads what a person reads.
+
+    Numbers are decimal, as in YAML 1.2: 010 is ten, 1e-3 is a number, and 1:30, 0x10 and 1_000 are text. A name occurs
+    once in its section. There are no references, by which a short text can expand to one of unlimited size.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise ComposerError(None, None, "references (*name) are not supported", self.peek_event().start_mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, yaml.Node] = {}
+        for name in (name for name, _ in node.value if isinstance(name, yaml.ScalarNode)):
+            if first.setdefault(name.value, name) is not name:
+                lines = first[name.value].start_mark.line + 1, name.start_mark.line + 1
+                raise ConstructorError(None, None, f"{name.value} is in line {lines[0]} and {lines[1]}, expected once")
+        return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        text = str(self.construct_scalar(node))
+        if re.fullmatch("[-+]?[0-9]+", text):
+            return int(text)
+        if (number := decimal(text)) is None and not text.lower().endswith((".inf", ".nan")):
+            raise ConstructorError(None, None, f"{text} is no decimal number", node.start_mark)
+        return float(text.lower().replace(".", "")) if number is None else number
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag not in (_INT, _FLOAT)]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile("[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"(?:[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+for tag in (_INT, _FLOAT):
+    _Loader.add_constructor(tag, _Loader.construct_number)
 
 
 def _parsed_yaml(text: str, where: str, advice: str) -> Any:

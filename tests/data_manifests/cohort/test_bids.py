@@ -201,3 +201,52 @@ def test_lesion_masks_on_the_flair_grid(shared_data):
     manifest = read_bids(shared_data / "wmh_unaligned")
     assert [(r.group, r.mask_of) for r in manifest] == [("patient", "flair")] * 3
     assert all(r.lesion_mask.name.endswith("_space-FLAIR_label-WMH_mask.nii.gz") for r in manifest)
+
+
+@pytest.mark.parametrize("other", ["sub-A1/anat/sub-A1_T1w.nii.gz", "sub-A1/ses-2/anat/sub-A1_ses-2_T1w.nii.gz"])
+def test_labels_that_differ_only_in_case(dataset, other):
+    rows = "participant_id\tgroup\nsub-a1\tcontrol\nsub-A1\tpatient\n"
+    root = dataset("sub-a1/anat/sub-a1_T1w.nii.gz", other, participants=rows)
+    assert problems_of(root) == (
+        "sub-a1 and sub-A1 differ only in case, expected unique ids. Rename the folder of one of them.",
+    )
+
+
+def test_scan_in_the_folder_of_another_subject_is_not_used(dataset):
+    """Regression: the scan of control006 in the folder of patient001 was used as that of patient001."""
+    root = dataset(
+        "sub-patient001/anat/sub-control006_T1w.nii.gz",
+        "sub-patient001/anat/sub-patient001_T1w.nii.gz",
+        "sub-02/ses-1/anat/sub-02_ses-2_T1w.nii.gz",
+        "derivatives/m/sub-patient001/anat/sub-02_desc-brain_mask.nii.gz",
+        participants="participant_id\tgroup\nsub-patient001\tpatient\nsub-02\tcontrol\n",
+    )
+    manifest = read_bids(root)
+    (record,) = manifest
+    assert record.images["t1w"].name == "sub-patient001_T1w.nii.gz" and record.brain_mask is None
+    assert notes_of(manifest) == (
+        "left out, no T1w: sub-02_ses-1.",
+        "files not used because their names give another subject or session than their folders: "
+        "sub-02/ses-1/anat/sub-02_ses-2_T1w.nii.gz, sub-patient001/anat/sub-control006_T1w.nii.gz, "
+        "derivatives/m/sub-patient001/anat/sub-02_desc-brain_mask.nii.gz.",
+    )
+
+
+def test_misplaced_files_are_named_if_they_are_all_there_is(dataset):
+    first, second = problems_of(dataset("sub-01/anat/sub-02_T1w.nii.gz"))
+    assert "no T1w found" in first and "sub-01/anat/sub-02_T1w.nii.gz. Rename or move them." in second
+
+
+def test_misplaced_lesion_mask_leaves_the_groups_unknown(dataset):
+    root = dataset(
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "derivatives/m/sub-01/anat/sub-02_label-lesion_mask.nii.gz",
+    )
+    (problem,) = problems_of(root)
+    assert "a possible lesion image cannot be used" in problem and "which of sub-01, sub-02 are patients" in problem
+
+
+def test_dataset_below_a_folder_with_the_name_of_a_subject(dataset):
+    root = dataset("sub-study/sub-01/anat/sub-01_T1w.nii.gz") / "sub-study"
+    assert [r.key for r in read_bids(root)] == ["sub-01"]

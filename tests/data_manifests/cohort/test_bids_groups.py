@@ -1,11 +1,12 @@
 """BIDS datasets: when participants without a group may be treated as controls."""
 
-import json
 from pathlib import Path
 
 import pytest
 from voxout.data_manifests.cohort.bids import read_bids
 from voxout.data_manifests.errors import UserError, for_terminal
+from voxout.pipeline.config.config import Config, save_config
+from voxout.pipeline.workflow.records import StageRecord, versions
 
 from ..as_another import folder_of_another
 
@@ -109,7 +110,12 @@ def test_group_column_is_recognised_by_its_cells(tmp_path):
 
 def test_unrelated_columns(tmp_path):
     header = "participant_id\tage\tage_group\tmarital_status\tscanner_type\thandedness\tempty_diagnosis"
-    root = table(scans(tmp_path), header, *(f"sub-{s}\t40\t30-50\tsingle\tPrisma\tright\t" for s in IDS))
+    header += "\teducation_years\tschool_grade\tbmi\tte_ms\treaction_time_ms\tepilepsy\tstroke\tms\tethnicity\tmmse"
+    row = "40\t30-50\tsingle\tPrisma\tright\t\t12\t5\t22.1\t3.1\t300\tno\tn/a\t0\tx\t30"
+    root = table(scans(tmp_path), header, *(f"sub-{s}\t{row}" for s in IDS))
+    (root / "phenotype").mkdir()
+    (root / "phenotype" / "questionnaire.tsv").write_text("participant_id\tsleep\tseizures\nsub-001\t8\tno\n")
+    (root / "sub-001" / "sub-001_sessions.tsv").write_text("session_id\tacq_time\nses-1\t2020-01-01T00:00:00\n")
     assert set(groups(root).values()) == {"control"}
 
 
@@ -141,6 +147,46 @@ def test_rows_with_more_cells_than_columns(tmp_path):
         "participants.tsv row 2: found 3 cells, expected 2. Separate cells by one tab.",
         "participants.tsv row 4: participant_id is empty. Fill it in.",
     )
+
+
+@pytest.mark.parametrize("column", ["tumor_grade", "ms_subtype", "edss", "epilepsy", "Tumour", "stroke", "MS"])
+def test_columns_about_a_disease(tmp_path, column):
+    root = table(scans(tmp_path), f"participant_id\t{column}", *(f"sub-{s}\t{'n/a' if s < '005' else 2}" for s in IDS))
+    (problem,) = problems_of(root)
+    assert f"column {column.lower()} may contain the group, but there is no column group" in problem
+
+
+@pytest.mark.parametrize(
+    ("file", "header", "hint"),
+    [
+        ("phenotype/diagnosis.tsv", "participant_id\tcode", "phenotype/diagnosis.tsv"),
+        ("phenotype/clinic.tsv", "participant_id\tgroup", "column group of phenotype/clinic.tsv"),
+        ("sub-006/sub-006_sessions.tsv", "session_id\tdiagnosis", "column diagnosis of sub-006/sub-006_sessions.tsv"),
+        ("sessions.tsv", "participant_id\tedss", "column edss of sessions.tsv"),
+    ],
+)
+def test_other_tables_may_contain_the_group(tmp_path, file, header, hint):
+    path = put(scans(tmp_path), file) / file
+    path.write_text(f"{header}\nsub-006\tX1\n")
+    (problem,) = problems_of(tmp_path)
+    assert problem.startswith(f"{hint}: may contain the group, so the groups of sub-001")
+    rows = [f"sub-{s}\t{'patient' if s == '006' else 'control'}" for s in IDS]
+    assert groups(table(tmp_path, "participant_id\tgroup", *rows))["006"] == "patient"
+
+
+@pytest.mark.parametrize("label", ["patient001", "PAT01", "ms07", "SiteMS07", "tumour3", "stroke01", "lesion2", "GBM5"])
+def test_ids_that_speak_of_patients(tmp_path, label):
+    (problem,) = problems_of(scans(tmp_path, ["001", label]))
+    assert problem.startswith(f"sub-{label}: the id speaks of a patient, but there is no group")
+    assert "sub-001" in problem and problem.endswith("in column group of participants.tsv.")
+
+
+def test_ids_of_plain_cohorts(tmp_path):
+    labels = ["control01", "IXI002", "pilot1", "P01", "OAS30001", "Adam1", "msmall", "CC110033", "NDARAA306NT2", "CON5"]
+    labels.remove("P01")
+    assert set(groups(scans(tmp_path, labels)).values()) == {"control"}
+    assert set(groups(scans(tmp_path / "p", ["P01", "P02"])).values()) == {"control"}
+    assert problems_of(scans(tmp_path / "c", ["P01", "C01"]))[0].startswith("sub-P01: the id speaks of a patient")
 
 
 # -- masks -----------------------------------------------------------------------------------------------------------
@@ -186,6 +232,12 @@ def test_mask_that_was_not_fetched_stays_in_the_manifest(tmp_path):
         ("sourcedata/sub-006/WMH.mgz", "of sub-006"),
         ("derivatives/manual/sub-6/anat/sub-6_label-lesion_mask.nii.gz", "(likely of sub-006)"),
         ("derivatives/lesions/006.nii.gz", "(likely of sub-006)"),
+        ("derivatives/m/sub-006/anat/sub-006_desc-bleed_mask.nii.gz", "of sub-006"),
+        ("derivatives/m/sub-006/anat/sub-006_desc-finding_mask.nii.gz", "of sub-006"),
+        ("derivatives/m/sub-006/anat/sub-006_plaque.nii.gz", "of sub-006"),
+        ("derivatives/m/sub-006/anat/sub-006_T1w_label.nii.gz", "of sub-006"),
+        ("derivatives/m/sub-006/sub-006_label-X_dseg.nii.gz", "of sub-006"),
+        ("sub-006/anat/sub-006_seg.nii.gz", "of sub-006"),
         ("derivatives/m/sub-077/anat/sub-077_label-WMH_mask.nii.gz", "(of a participant without scans)"),
     ],
 )
@@ -203,9 +255,13 @@ def test_lesion_mask_of_a_dwi_scan_is_not_used_but_makes_a_patient(tmp_path):
 
 
 def test_subject_and_task_labels_are_not_signs_of_lesions(tmp_path):
-    root = put(scans(tmp_path, ["stroke01", "wmh2"]), "sub-wmh2/func/sub-wmh2_task-stroke_bold.nii.gz")
-    put(root, "derivatives/fs/sub-wmh2/anat/sub-wmh2_dseg.nii.gz", "derivatives/fs/sub-wmh2/anat/x_lesion.json")
-    assert set(groups(root).values()) == {"control"}
+    """Whose ids are signs of patients, but no file of theirs is the image of a lesion."""
+    root = put(scans(tmp_path, ["stroke01", "01"]), "sub-01/func/sub-01_task-stroke_bold.nii.gz")
+    put(root, "derivatives/fs/sub-stroke01/anat/sub-stroke01_dseg.nii.gz", "derivatives/fs/x_lesion.json")
+    (problem,) = problems_of(root)
+    assert problem.startswith("sub-stroke01: the id speaks of a patient, but there is no group")
+    (root / "sub-stroke01").rename(tmp_path / "elsewhere")
+    assert groups(root) == {"01": "control"}
 
 
 def test_masks_without_a_session(tmp_path):
@@ -221,36 +277,51 @@ def test_masks_without_a_session(tmp_path):
     )
 
 
+def test_masks_of_the_anatomy_are_no_signs_of_patients(tmp_path):
+    names = ["label-GM_probseg", "dseg", "desc-aseg_dseg", "desc-aparcaseg_dseg", "desc-ribbon_mask", "T1w_brain_mask"]
+    names += ["T1w_brain_seg", "label-WM_mask", "label-CSF_mask", "hemi-L_desc-cortex_mask", "space-T1w_mask", "mask"]
+    root = put(scans(tmp_path), *(f"derivatives/fmriprep/sub-001/anat/sub-001_{name}.nii.gz" for name in names))
+    put(root, "derivatives/fs/sub-001/mri/aparc+aseg.mgz", "derivatives/fs/sub-001/mri/wm.seg.mgz")
+    put(root, "derivatives/x/sub-001/func/sub-001_task-rest_desc-motor_mask.nii.gz")
+    assert set(groups(root).values()) == {"control"}
+
+
 # -- outputs of voxout ----------------------------------------------------------------------------------------------
 def run_of_voxout(out: Path, how: str) -> None:
+    """Write the outputs of a run that ended in its first stage (no record), or whose settings were deleted."""
     put(
         out,
         "prepared/sub-006/anat/sub-006_label-lesion_mask.nii.gz",
         "prepared/sub-001/anat/sub-001_desc-brain_mask.nii",
     )
-    if how == "log":
-        (out / "log.jsonl").write_text(json.dumps({"time": "2026-01-01", "message": "voxout"}) + "\n{")
+    if how == "settings":
+        save_config(out / "config.yaml", Config())
     else:
-        (out / "records").mkdir()
-        (out / "records" / "prepare.json").write_text('{\n "stage": "prepare"\n}')
-        (out / "config.yaml").write_text("seed: 0")
+        StageRecord("prepare", {}, {}, versions=versions()).write(out / "records" / "prepare.json")
 
 
-@pytest.mark.parametrize("how", ["log", "records"])
+@pytest.mark.parametrize("how", ["settings", "records"])
 def test_masks_of_a_voxout_run_are_ignored(tmp_path, how):
     run_of_voxout(scans(tmp_path) / "derivatives" / "voxout", how)
-    assert all((r.group, r.lesion_mask, r.brain_mask) == ("control", None, None) for r in read_bids(tmp_path))
+    manifest = read_bids(tmp_path)
+    assert all((r.group, r.lesion_mask, r.brain_mask) == ("control", None, None) for r in manifest)
+    note = "output folders of voxout, in which no masks are searched: derivatives/voxout."
+    assert note in map(for_terminal, manifest.notes)
 
 
-@pytest.mark.parametrize("how", ["log", "records"])
+@pytest.mark.parametrize("how", ["settings", "records"])
 def test_run_directly_in_derivatives_is_an_error(tmp_path, how):
     run_of_voxout(put(scans(tmp_path), MASK) / "derivatives", how)
     assert "derivatives: is the output folder of a run" in problems_of(tmp_path)[0]
 
 
 def test_folder_of_another_program_is_searched(tmp_path):
+    """Regression: a pipeline's own log with the keys of ours hid its lesion masks."""
     root = put(scans(tmp_path), MASK, "derivatives/manual/config.yaml", "derivatives/manual/records/a.json")
-    (root / "derivatives/manual/log.jsonl").write_text('{"level": "info"}\n')
+    (root / "derivatives/manual/log.jsonl").write_text('{"time": "2026-01-01", "message": "segmented"}\n')
+    assert groups(root)["006"] == "patient"
+    (root / "derivatives/manual/config.yaml").write_text("models: 1\npreprocessing: 2\n")
+    (root / "derivatives/manual/records/a.json").write_text('{"stage": "prepare", "versions": {"nibabel": "5"}}')
     assert groups(root)["006"] == "patient"
 
 

@@ -244,8 +244,8 @@ def test_scan_without_orientation(cohort):
     saved(path, head(3), qform=0, sform=0)
     manifest = changed(cohort, "sub-03", brain_mask=None)
     assert messages(check(manifest).warnings) == [
-        "sub-03: 03_T1w.nii has no orientation (both form codes are 0): LAS is assumed. Check left and right in its "
-        "map."
+        "sub-03: 03_T1w.nii has no orientation (the form codes, or goodRASFlag of MGZ, are 0): 24x26x22 voxels of "
+        "8x8x8 mm, LAS are assumed. Check left and right and the voxel size in its map."
     ]
 
 
@@ -267,6 +267,34 @@ def test_same_scan_for_two_subjects(cohort):
     assert messages(check(cohort).warnings) == [
         "sub-09: 09_T1w.nii has the same voxels as a scan of sub-04. Keep one of the two."
     ]
+
+
+def test_same_scan_in_both_groups(cohort, tmp_path):
+    """Regression: a scan was a control and, through a link, a patient, with a warning only."""
+    link = tmp_path / "link.nii"
+    link.symlink_to(cohort["sub-04"].images["t1w"])
+    saved(cohort["sub-09"].images["t1w"], head(4))
+    result = check(changed(cohort, "sub-24", images={"t1w": link}))
+    assert messages(result.problems) == [
+        f"{key}: {name} of a {group} has the same voxels as a scan of {others} in the other group, expected each scan "
+        "in one group. Correct the file or the group."
+        for key, name, group, others in (
+            ("sub-04", "04_T1w.nii", "control", "sub-24"),
+            ("sub-09", "09_T1w.nii", "control", "sub-24"),
+            ("sub-24", "link.nii", "patient", "sub-04, sub-09"),
+        )
+    ]
+    assert not {"sub-04", "sub-09", "sub-24"} & set(result.good)
+
+
+def test_mgz_without_orientation(cohort, tmp_path):
+    path = tmp_path / "scan.mgh"
+    nib.save(nib.MGHImage(head(3).astype(np.float32), AFFINE), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:28] + b"\0\0" + content[30:])  # goodRASFlag
+    result = check(changed(cohort, "sub-03", images={"t1w": path}, brain_mask=None))
+    (warning,) = messages(result.warnings)
+    assert warning.startswith("sub-03: scan.mgh has no orientation") and "24x26x22 voxels of 1x1x1 mm, LSP" in warning
 
 
 # -- the cohort ------------------------------------------------------------------------------------------------------

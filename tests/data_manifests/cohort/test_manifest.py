@@ -168,8 +168,18 @@ def test_unknown_columns_are_noted(tmp_path):
         ),
         (
             ["a1,,control,a.nii,", "A1,,control,b.nii,"],
-            "row 3: sub-A1 and sub-a1 in row 2 differ only in case, expected unique ids. "
-            "Number the sessions in column session_id.",
+            "row 3: sub-A1 and sub-a1 in row 2 differ only in case, expected unique ids. Write the id of a participant "
+            "in one way only.",
+        ),
+        (
+            ["a,1,control,a.nii,", "A,2,patient,b.nii,"],
+            "row 3: sub-A and sub-a in row 2 differ only in case, expected unique ids. Write the id of a participant "
+            "in one way only.",
+        ),
+        (
+            ["a,x,control,a.nii,", "a,X,control,b.nii,"],
+            "row 3: sub-a_ses-X and sub-a_ses-x in row 2 differ only in case, expected unique ids. Write the id of a "
+            "participant in one way only.",
         ),
     ],
 )

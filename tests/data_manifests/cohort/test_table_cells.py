@@ -90,3 +90,27 @@ def test_ids_that_are_no_dates(cell, written):
     row = Cells({"subject_id": cell}, "row 2")
     row.label("subject_id", "sub-")
     assert row.problems[0].endswith(f"Write {written}.")
+
+
+@pytest.mark.parametrize("cell", ["1_0", "٤٥", "1e", "0x20", "4 5", "nan+", "Infinity"])
+def test_ages_that_only_a_program_reads_as_a_number(cell):
+    row = Cells({"age": cell}, "row 2")
+    assert row.age() is None
+    assert len(row.problems) == 1
+
+
+@pytest.mark.parametrize("cell", ["NA", "null", "None"])
+def test_a_required_cell_with_a_word_for_missing_values(cell):
+    row = Cells({"subject_id": cell, "t1w": ""}, "row 2")
+    row.require("subject_id")
+    row.require("t1w")
+    assert row.problems == [
+        f"row 2: subject_id is {cell}, which stands for a missing value, also in quotation marks. Write another value.",
+        "row 2: t1w is empty. Fill it in.",
+    ]
+
+
+def test_invisible_characters_are_shown():
+    row = Cells({"group": "control\u200b"}, "row 2")
+    assert row.word("group", GROUPS) is None
+    assert row.problems[0].startswith("row 2: group control<U+200B> is unknown, expected control or patient.")

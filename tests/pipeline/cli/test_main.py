@@ -254,6 +254,15 @@ def test_a_negative_seed_is_refused_at_once(capsys, cohort, tmp_path):
     assert "Setting seed is -1, expected greater than or equal to 0." in messages
 
 
+@pytest.mark.parametrize("number", ["1_0", "٤٥", "1e3", "9" * 19])
+@pytest.mark.parametrize("option", ["--seed", "--jobs", "--seeds"])
+def test_numbers_that_only_a_program_reads_are_refused(capsys, cohort, tmp_path, option, number):
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(cohort), str(tmp_path), f"{option}={number}"])
+    assert stopped.value.code == 2
+    assert f"found {number}, expected an integer" in capsys.readouterr().err
+
+
 def test_a_refused_setting_is_not_saved(capsys, cohort, tmp_path):
     assert _run(capsys, "check", cohort, tmp_path)[0] == 0
     code, messages = _run(capsys, "check", cohort, tmp_path, "--set", "preprocessing.modalities=[t1w,flair]")

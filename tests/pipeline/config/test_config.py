@@ -238,3 +238,42 @@ def test_a_saved_file_may_hold_another_value_of_what_is_no_longer_a_setting(tmp_
     assert changed == ["models.detector.shrinkage was 0.05, is no longer a setting"]
     with pytest.raises(UserError, match="no longer a setting"):
         read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: {detector: {nu: 0.3}}\nseed: 1\nmodels: {ensemble: {members: 2}}\n", "models is in line 1 and 3"),
+        ("models:\n  detector:\n    nu: 0.3\n    nu: 0.2\n", "nu is in line 3 and 4, expected once"),
+        ("{seed: 1, 'seed': 2}", "seed is in line 1 and 1"),
+        ("seed: !!int 1_0", "1_0 is no decimal number"),
+        ("seed: !!float 1:30", "1:30 is no decimal number"),
+    ],
+)
+def test_what_yaml_reads_in_another_way_than_a_person_is_refused(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_numbers_are_decimal():
+    assert load_config(overrides=["seed=010"]).seed == 10
+    assert load_config(overrides=["models.detector.nu=1e-2"]).models.detector.nu == 0.01
+    assert load_config(overrides=["models.detector.gamma=1e-2"]).models.detector.gamma == 0.01
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("preprocessing.spacing_mm=yes", "preprocessing.spacing_mm=1:30", "preprocessing.spacing_mm=0x2"),
+        *("preprocessing.spacing_mm=1_0e-1", "models.ensemble.members=1_0", "models.detector.gamma=on", "seed=off"),
+        *("seed='1_0'", "models.encoder.patch_size_mm=[6, yes]", "evaluation.age_bands=[1_0]"),
+        *("evaluation.false_clusters=.inf", "evaluation.smallest_cluster_mm3=.inf", "evaluation.age_bands=[.inf]"),
+        *("evaluation.lesion_bands_ml=[1, .inf]", "models.ensemble.smoothing_mm=.inf", "models.detector.gamma=.nan"),
+        *("models.training.learning_rate=1e999", "evaluation.bootstrap_draws=1000000000000"),
+        *("models.encoder.latent_size=1000000000000", f"seed={2**200}", "models.learned.steps=1000000000000"),
+    ],
+)
+def test_numbers_that_are_none_or_size_too_much_are_refused(override):
+    name = override.partition("=")[0]
+    assert all(problem.startswith(f"Setting {name}") for problem in _problems(override))
