@@ -1,4 +1,4 @@
-"""Ablation study on real scans with painted lesions: scorers, guidance, ensemble, calibration.
+"""Ablation study on real scans with simulated lesions: scorers, guidance, ensemble, calibration.
 
     python benchmarks/method.py --data ../shared/data --out /tmp/method [--seeds 3] [--part validate]
 
@@ -105,7 +105,7 @@ OWN_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "texture": ("noise",),
     "swelling": ("pinch", "warp"),
 }
-"""Families of edits that resemble a kind of painted lesion."""
+"""Families of edits that resemble a kind of simulated lesion."""
 
 
 def _without(families: Sequence[str]) -> Fit:
