@@ -224,7 +224,7 @@ class ScorerOutput:
     Attributes
     ----------
     null : ndarray, (S, P)
-        Of the training controls, cross-fitted.
+        Of the training controls, cross-validated.
     test : mapping from key to ndarray, (P,)
         Of the test subjects.
     """
@@ -301,7 +301,7 @@ class Study:
 
     # -- evaluation ----------------------------------------------------------------------------------------------
     def scorer_output(self, fit: str, scorer: str, seed: int, settings: EnsembleSettings) -> ScorerOutput:
-        """Smoothed -log10 p of the training controls (cross-fitted) and of the test subjects."""
+        """Smoothed -log10 p of the training controls (cross-validated) and of the test subjects."""
         seed = seed if FITS[fit].is_random else 0
         key = (fit, scorer, seed, settings.smoothing_mm)
         if key not in self.cache:
