@@ -178,7 +178,7 @@ def _groups(run: Path, data: Path, out: Path, jobs: int) -> tuple[list[PreparedI
     parts = {"IXI, held out": held_out}
     parts |= {
         name: [r for r in cohort.patients if r.site == site]
-        for name, site in (("IXI, painted lesions", "painted"), ("MS (expert masks)", "Ljubljana"))
+        for name, site in (("IXI, simulated lesions", "painted"), ("MS (expert masks)", "Ljubljana"))
     }
     groups = [Group(name, [(r, folder) for r in records]) for name, records in parts.items()]
     records = []

@@ -1,4 +1,4 @@
-"""Ablation study on real scans with painted lesions: scorers, guidance, ensemble, calibration.
+"""Ablation study on real scans with simulated lesions: scorers, guidance, ensemble, calibration.
 
     python benchmarks/method.py --data ../shared/data --out /tmp/method [--seeds 3] [--part validate]
 
@@ -105,7 +105,7 @@ OWN_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "texture": ("noise",),
     "swelling": ("pinch", "warp"),
 }
-"""Families of edits that resemble a kind of painted lesion."""
+"""Families of edits that resemble a kind of simulated lesion."""
 
 
 def _without(families: Sequence[str]) -> Fit:
@@ -224,7 +224,7 @@ class ScorerOutput:
     Attributes
     ----------
     null : ndarray, (S, P)
-        Of the training controls, cross-fitted.
+        Of the training controls, cross-validated.
     test : mapping from key to ndarray, (P,)
         Of the test subjects.
     """
@@ -301,7 +301,7 @@ class Study:
 
     # -- evaluation ----------------------------------------------------------------------------------------------
     def scorer_output(self, fit: str, scorer: str, seed: int, settings: EnsembleSettings) -> ScorerOutput:
-        """Smoothed -log10 p of the training controls (cross-fitted) and of the test subjects."""
+        """Smoothed -log10 p of the training controls (cross-validated) and of the test subjects."""
         seed = seed if FITS[fit].is_random else 0
         key = (fit, scorer, seed, settings.smoothing_mm)
         if key not in self.cache:

@@ -1,4 +1,4 @@
-"""Cohort for the evaluation of the method: 80 healthy IXI scans, 20 of them with painted lesions of five kinds.
+"""Cohort for the evaluation of the method: 80 healthy IXI scans, 20 of them with simulated lesions of five kinds.
 
     python benchmarks/method_cohort.py --data ../shared/data --out /tmp/method/cohort
 

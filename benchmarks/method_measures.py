@@ -1,4 +1,4 @@
-"""Detection metrics of anomaly maps for each kind of painted lesion, with bootstrap intervals over subjects.
+"""Detection metrics of anomaly maps for each kind of simulated lesion, with bootstrap intervals over subjects.
 
 Maps are arrays over the voxels of a `VoxelMask`, in template or native space; in template space, only the truth is
 resampled. Healthy voxels are those of the painted scans outside lesions, and all voxels of the healthy scans. For one

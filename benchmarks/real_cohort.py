@@ -113,7 +113,7 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
         f"Real cohort, {time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, voxout {StageRecord.read(out.record('map')).versions['voxout']}",
         "",
-        "| metric (in native space, inside the brain) | painted lesions | MS patients, T1w only |",
+        "| metric (in native space, inside the brain) | simulated lesions | MS patients, T1w only |",
         "|---|---|---|",
     ]
     cohorts = {site: score_cohort([*healthy, *subjects], settings) for site, subjects in parts.items()}
@@ -122,7 +122,7 @@ def results_table(manifest: Path, out: OutputFolder, painting_s: float, total_s:
     lesions = [len(s.lesions) for s in parts["painted"]]
     lines += [
         "",
-        f"{len(healthy)} healthy held-out scans, {len(lesions)} painted scans with {sum(lesions)} lesions, "
+        f"{len(healthy)} healthy held-out scans, {len(lesions)} scans with {sum(lesions)} simulated lesions, "
         f"{len(parts['Ljubljana'])} MS patients; bootstrap intervals over subjects.",
         "",
         "| stage | wall time | peak memory |",

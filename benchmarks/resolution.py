@@ -2,7 +2,7 @@
 
     python benchmarks/resolution.py --data ../shared/data --out /tmp/resolution
 
-24 skull-stripped scans of 0.87 x 0.87 x 1 mm: 16 for training, 8 with ten painted lesions each (five kinds, as in
+24 skull-stripped scans of 0.87 x 0.87 x 1 mm: 16 for training, 8 with ten simulated lesions each (five kinds, as in
 `method_cohort`, painted in native space); in addition two patients with multiple sclerosis, also 1 mm, T1w only. The
 pipeline runs through the command line, once with each preset, and the maps are evaluated in native space. A second call
 resumes an interrupted benchmark. The tables are printed and saved as OUT/table.md.

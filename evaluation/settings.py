@@ -28,7 +28,7 @@ class EvaluationSettings(Section):
     smallest_cluster_mm3: Annotated[float, Field(ge=0, le=1e7)] = 30.0
     """Smaller components of a thresholded map are not counted as detections."""
     false_clusters: Annotated[float, Field(gt=0, le=10_000)] = 1.0
-    """Operating point: the mean number of false clusters allowed per healthy brain."""
+    """Operating point: false-positive clusters allowed per healthy brain, on average."""
     recalibrate: bool = False
     """For `voxout apply`: set the threshold on the healthy scans of the new cohort (at least 20) instead of using the
     model's threshold."""

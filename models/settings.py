@@ -77,7 +77,8 @@ class GuidanceSettings(Section):
     """Settings of the one-class SVMs that guide training."""
 
     weight: Annotated[float, Field(ge=0)] = 1e-4
-    """lambda, the weight of the guidance loss, on the scale of its authors; 0: a plain auto-encoder."""
+    """lambda, the weight of the guidance loss, on the scale of its authors; 0: a plain auto-encoder. What guidance adds
+    was measured in docs/method.md#conclusions."""
     largest_mse_ratio: Annotated[float, Field(gt=1)] = 2.0
     """Ratio of the reconstruction error to that after pre-training, above which lambda is halved (checked every 50
     steps): a detector cannot find what the latents do not encode. The first co-located batches alone raise the error
@@ -86,7 +87,8 @@ class GuidanceSettings(Section):
     """nu of these one-class SVMs. They are fitted on m controls, half of those of a voxel, and need nu * m >= 1."""
     gamma: Gamma = "scale"
     """Coefficient of their RBF kernel: a number, `scale` (1/(d variance)), `auto` (1/d), or per dimension, as
-    `0.1/d`."""
+    `0.1/d`. On handwritten digits `scale` is worse than a fixed number; on brains the two were not compared at the
+    default weight (docs/method.md#gamma-of-the-guidance)."""
 
     removed: ClassVar = {"support_share": 0.5, "expander_only_share": 0.5, "freeze_norm": True}
 
@@ -97,7 +99,7 @@ class TrainingSettings(Section):
     pretraining_steps: Annotated[int, Field(ge=1, le=10**7)] = 3000
     """Steps on patches of mixed voxels, reconstruction only."""
     guided_steps: Annotated[int, Field(ge=0, le=10**7)] = 600
-    """Steps on co-located batches with the guidance loss."""
+    """Steps on co-located batches (patches of many controls at the same voxels) with the guidance loss."""
     patches_per_step: Annotated[int, Field(ge=2, le=10**6)] = 1024
     """Patches in a pre-training step."""
     controls_per_voxel: Annotated[
@@ -161,10 +163,11 @@ class EnsembleSettings(Section):
     )
     """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;
     `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`:
-    modalities and derived maps; or the name of one derived map. Their calibrated maps are combined (docs/maps.md)."""
+    modalities and derived maps; `learned`: a network trained on synthetic edits of the controls; or the name of one
+    derived map. Their calibrated maps are combined (docs/maps.md)."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
     """Number of encoders, trained one after the other with `seed`, `seed` + 1, ...; the map is the mean over them
-    (docs/maps.md#several-encoders). `--seeds 3` sets it, too."""
+    (docs/maps.md#several-encoders). `--seeds 3` does the same."""
     covariates: tuple[CovariateName, ...] = ()
     """Columns of the manifest whose linear effect is regressed out of every feature (docs/maps.md#age-sex-and-site);
     the slopes are fitted on the training controls."""
@@ -173,7 +176,7 @@ class EnsembleSettings(Section):
     )
     """Principal components of the controls' whole brains (wide ventricles, for example) that are regressed out of every
     feature in the same way (docs/maps.md#whole-brain-components); at most one per five participants of the smallest
-    training set of the cross-fitting. 0: none."""
+    training set of the cross-validation. 0: none."""
     p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""

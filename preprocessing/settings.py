@@ -80,7 +80,8 @@ class RegistrationSettings(Section):
     """Settings of the registration to the template."""
 
     transform: Literal["syn", "affine", "none"] = "syn"
-    """`syn`: affine, then a diffeomorphism; `affine`; `none`: the images are already in the template's space."""
+    """`syn`: affine, then a diffeomorphism; `affine`; `none`: the images are already in the space of the template,
+    MNI152NLin2009aSym."""
     working_spacing_mm: Annotated[float, Field(ge=1, le=5)] = 2.0
     """Spacing of the grid on which the registration runs; 1 mm does not improve the overlap."""
     stiffness: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -151,8 +152,8 @@ class PreprocessingSettings(Section):
     spacing_mm: Annotated[float, Field(ge=0.5, le=5)] = 2.0
     """Edge length of the template grid's voxels."""
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)] = ("t1w",)
-    """Modalities, in the order of the channels, as in `[t1w, flair]`. The T1w is always used for brain extraction and
-    registration."""
+    """Modalities, in the order of the channels, as in `[t1w, flair]`: column `flair` is used only if it is listed here.
+    The T1w is always used for brain extraction and registration."""
     derived_maps: tuple[DerivedMapName, ...] = ("junction", "extension", "detail", "fineness")
     """Maps computed from every modality, appended as channels (docs/derived-maps.md). A change does not repeat the
     preparation."""

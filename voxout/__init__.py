@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .data_manifests.errors import UserError as UserError
     from .data_manifests.images.volume import Volume as Volume
     from .data_manifests.images.volume import read_volume as read_volume
+    from .evaluation.scoring.compare import Comparison as Comparison
+    from .evaluation.scoring.score_cohort import CohortScores as CohortScores
     from .models.encoder.dense_inference import encode_densely as encode_densely
     from .models.encoder.network import PatchEncoder as PatchEncoder
     from .pipeline.api import compare as compare
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _HOME = {
     "AnomalyMap": "pipeline.model.anomaly_map",
     "AnomalyModel": "pipeline.model.anomaly_model",
+    "CohortScores": "evaluation.scoring.score_cohort",
+    "Comparison": "evaluation.scoring.compare",
     "Manifest": "data_manifests.cohort.subject",
     "PatchEncoder": "models.encoder.network",
     "SubjectRecord": "data_manifests.cohort.subject",
@@ -52,6 +56,8 @@ _MODULES = ("metrics", "ocsvm")
 __all__ = [
     "AnomalyMap",
     "AnomalyModel",
+    "CohortScores",
+    "Comparison",
     "Manifest",
     "PatchEncoder",
     "SubjectRecord",

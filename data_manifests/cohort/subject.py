@@ -101,6 +101,9 @@ class Manifest:
     notes: tuple[str, ...] = field(default=())
     """Messages about unused files and columns, for the terminal (may contain file names)."""
 
+    def __repr__(self) -> str:
+        return f"Manifest(controls={len(self.controls)}, patients={len(self.patients)})"
+
     def __len__(self) -> int:
         return len(self.records)
 

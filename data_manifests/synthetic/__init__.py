@@ -1,1 +1,1 @@
-"""Synthetic heads and painted lesions with known ground truth."""
+"""Synthetic heads and simulated lesions with known ground truth."""

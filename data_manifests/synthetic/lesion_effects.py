@@ -1,4 +1,4 @@
-"""Effects of painted lesions on a scan: intensity shift, blur, texture, and swelling or thinning.
+"""Effects of simulated lesions on a scan: intensity shift, blur, texture, and swelling or thinning.
 
 Intensity shifts favour methods based on intensities. Focal cortical dysplasia often keeps the intensity but blurs the
 border between grey and white matter or thickens the cortex (Blumcke et al., Epilepsia 52, 2011). Methods for small

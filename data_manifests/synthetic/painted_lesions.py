@@ -1,4 +1,4 @@
-"""Painting of lesions with soft edges into healthy scans, with known position, size, contrast and lesion mask."""
+"""Simulation of lesions with soft edges in healthy scans, with known position, size, contrast and lesion mask."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ _BLUR_REACH = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """Scan with a painted lesion.
+    """Scan with a simulated lesion.
 
     Attributes
     ----------

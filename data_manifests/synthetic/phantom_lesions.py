@@ -14,7 +14,7 @@ _CLEARANCE_MM = 25.0
 
 @dataclass(frozen=True)
 class PhantomLesion:
-    """Painted lesion of a phantom.
+    """Simulated lesion of a phantom.
 
     Attributes
     ----------

@@ -40,16 +40,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of methods on their common subjects.
+    """Comparison of methods on their common subjects, returned by `compare`.
 
     Attributes
     ----------
     names : tuple of str
+        Of the methods.
     subjects : tuple of str
         Compared subjects.
     not_compared : mapping from each other subject to the names of the methods that scored it
     differences : tuple of Difference
-        One per metric and pair of methods, in the given order.
+        One per metric and pair of methods, in the given order: `metric`, `first`, `second`, and the estimates
+        `of_first`, `of_second` and `difference` (second minus first).
     settings : EvaluationSettings
     """
 
@@ -58,6 +60,9 @@ class Comparison:
     not_compared: dict[str, tuple[str, ...]]
     differences: tuple[Difference, ...]
     settings: EvaluationSettings
+
+    def __repr__(self) -> str:
+        return f"Comparison(names={list(self.names)}, subjects={len(self.subjects)})"
 
 
 def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:

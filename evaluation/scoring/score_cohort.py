@@ -79,7 +79,7 @@ class Stratum:
 
 @dataclass(frozen=True, eq=False)
 class CohortScores:
-    """Metrics of a cohort.
+    """Metrics of a cohort, returned by `evaluate`.
 
     Attributes
     ----------
@@ -88,14 +88,18 @@ class CohortScores:
     strata : tuple of Stratum
         Metrics by site, age band and lesion volume.
     point : OperatingPoint
+        Threshold set on healthy scans, with its uncertainty.
     subjects : tuple of SubjectScores
+        Histograms and curves of each subject.
     rows : tuple of SubjectRow
-        One per subject, in the same order.
+        Metrics of each subject, in the same order.
     counts : RankCounts
         Counts of all voxels pooled, for the ROC and precision-recall curves.
     each : RankCounts
         One row of counts per subject with known truth, on coarser bins, for the bootstrap.
     froc : tuple of ndarray, (rates, sensitivities), or None
+        FROC curve: false-positive clusters per subject, and lesion-wise sensitivity.
+    settings : EvaluationSettings
     space, mask : str
         Space in which maps and masks were compared, and name of the evaluation mask.
     """
@@ -112,9 +116,13 @@ class CohortScores:
     space: str
     mask: str
 
+    def __repr__(self) -> str:
+        threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
+        return f"CohortScores(subjects={len(self.rows)}, space={self.space!r}, threshold={threshold})"
+
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Return the metrics with their intervals; names as in ``scores.json``."""
+        """Metrics with 95 % bootstrap intervals, by their names in ``scores.json``."""
         return {name: measure.estimate() for name, measure in self.measures.items()}
 
     @property

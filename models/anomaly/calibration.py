@@ -1,7 +1,7 @@
 """Calibration of anomaly scores to -log10 p, against the scores of healthy controls.
 
-Detectors give low scores to the controls they were fitted on. The null scores therefore come from cross-fitting: each
-control is scored by a detector fitted without it. Calibration has two steps:
+Detectors give low scores to the controls they were fitted on. The null scores therefore come from cross-validation:
+each control is scored by a detector fitted without it. Calibration has two steps:
 
 1. *Scale.* Scores are divided by the root mean square of the null scores at the voxel, pooled over neighbours: where
    healthy brains vary much, a high score means little. In the scale that divides a null score, the control's own fold
@@ -26,7 +26,7 @@ from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
 FOLDS = 5
-"""Folds of the controls for cross-fitting; with fewer participants, one is left out at a time."""
+"""Folds of the controls for cross-validation; with fewer participants, one is left out at a time."""
 _POOLING_MM = 3.0
 """Standard deviation of the Gaussian over which the scale of the null is pooled."""
 _POOLING_CONTROLS = 12.5
@@ -234,7 +234,7 @@ def z_from_neg_log10_p(neg_log10_p: np.ndarray) -> np.ndarray:
 
 
 def require_enough_participants(train: Sequence[str]) -> None:
-    """Check that there are enough participants for cross-fitting.
+    """Check that there are enough participants for cross-validation.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def require_enough_participants(train: Sequence[str]) -> None:
     participants = len({participant_of_key(key) for key in train})
     if participants < FEWEST_PARTICIPANTS:
         raise UserError(
-            f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for cross-fitting. "
+            f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for cross-validation. "
             "Add healthy scans of other participants, or lower data_manifests.held_out_share."
         )
 

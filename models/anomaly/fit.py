@@ -1,4 +1,4 @@
-"""Fitting of an anomaly model: features, scorers, cross-fitted null scores and calibrations.
+"""Fitting of an anomaly model: features, scorers, cross-validated null scores and calibrations.
 
 Each control is scored by scorers fitted on the other folds. All folds share the encoder: training it again for each
 fold would cost as much as everything else together. The calibration row of `benchmarks/method.py` measures the effect
@@ -123,7 +123,7 @@ def fit_ensemble(
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """Cross-fitting of scorers on the features of controls, which may be on disk or in memory.
+    """Cross-validation of scorers on the features of controls, which may be on disk or in memory.
 
     Attributes
     ----------

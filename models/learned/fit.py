@@ -1,4 +1,4 @@
-"""Training of the learned scorer, cross-fitted: each control is scored by a network that has not seen it.
+"""Training of the learned scorer, cross-validated: each control is scored by a network that has not seen it.
 
 The z-scores of a control are those from a mean and standard deviation of the other folds, in training as in the null,
 since the z-scores of controls that a mean was fitted on are too low.
@@ -54,7 +54,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class LearnedFit:
-    """Cross-fitting of the learned scorer.
+    """Cross-validation of the learned scorer.
 
     Attributes
     ----------

@@ -44,7 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
         stage.set_defaults(command="run", stages=(name,), model=None)
         _add_cohort(stage, needed=name != "score")
         if name == "score":
-            stage.description = "Score the maps of a run. For maps of any other method, see `voxout evaluate`."
+            stage.description = (
+                "Score the maps of a run against the lesion masks; COHORT and OUT as for `voxout run`. For maps of any "
+                "other method, see `voxout evaluate`."
+            )
             _add_maps(stage, hidden=True)
             stage.set_defaults(command="score")
         if name in ("prepare", "map"):
@@ -62,13 +65,24 @@ def make_parser() -> argparse.ArgumentParser:
     _add_work(evaluate)
     evaluate.set_defaults(command="evaluate")
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
-    compare.add_argument("folders", type=_path, nargs="+", metavar="SCORES", help="folders written by `voxout evaluate`")
+    compare.description = (
+        "Score two or more methods again on the subjects they have in common, and print the differences (second minus "
+        "first) of all metrics with 95 % intervals from a bootstrap over the same subjects."
+    )
+    compare.add_argument(
+        "folders", type=_path, nargs="+", metavar="SCORES", help="folders of `voxout evaluate` or runs"
+    )
     compare.add_argument("--out", type=_path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
     compare.add_argument("--seed", type=whole_number, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument("model", type=_path, metavar="MODEL", help="output folder of the earlier run")
-    _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)")
+    apply.description = (
+        "Map new subjects with the model of an earlier run, with its settings and its threshold. Only settings of the "
+        "section evaluation can be changed, such as evaluation.recalibrate: set the threshold on healthy scans of the "
+        "new cohort, for instance of another scanner."
+    )
+    _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)", fits=False)
     apply.set_defaults(command="apply")
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = (
@@ -88,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_native(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Resample a volume from MNI152 to the grid of a subject's own image, in one interpolation."
+    parser.description = "Resample a volume from MNI152NLin2009aSym to the grid of a subject's own image, once."
     parser.add_argument("folder", type=_path, metavar="OUT", help="output folder of a run that prepared the subject")
     parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
     parser.add_argument("volume", type=_path, metavar="VOLUME", help="NIfTI file in template space, on any grid")
@@ -110,12 +124,16 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cohort(
-    parser: argparse.ArgumentParser, *, needed: bool = True, what: str = "manifest (CSV) or BIDS folder"
+    parser: argparse.ArgumentParser,
+    *,
+    needed: bool = True,
+    what: str = "manifest (CSV) or BIDS folder",
+    fits: bool = True,
 ) -> None:
     number = None if needed else "?"
     parser.add_argument("cohort", type=_path, nargs=number, metavar="COHORT", help=what)
     parser.add_argument("out", type=_path, nargs=number, metavar="OUT", help="output folder")
-    _add_shared(parser)
+    _add_shared(parser, fits=fits)
 
 
 def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
@@ -184,13 +202,18 @@ def _path(text: str) -> Path:
     return Path(_path_text(text))
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
+def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
+    """Add the options of all stages; those of the fit are hidden for a command that applies a fitted model."""
+
+    def shown(text: str) -> str:
+        return text if fits else argparse.SUPPRESS
+
     parser.add_argument(
-        "--preset", metavar="NAME", help="predefined settings: default, fast, fine-1mm, paper-1mm or demo"
+        "--preset", metavar="NAME", help=shown("predefined settings: default, fast, fine-1mm, paper-1mm or demo")
     )
     _add_settings(parser)
     parser.add_argument(
-        "--seeds", type=at_least_one, metavar="N", help="train N encoders with N seeds; the map is their mean"
+        "--seeds", type=at_least_one, metavar="N", help=shown("train N encoders with N seeds; the map is their mean")
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
     _add_work(parser)

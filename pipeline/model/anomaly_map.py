@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AnomalyMap:
-    """The anomaly map of one scan.
+    """The anomaly map of one scan, returned by `AnomalyModel.predict`.
 
     Attributes
     ----------
     key : str
-        Of the subject, such as ``sub-01``.
+        BIDS name of the subject: ``sub-`` and its `subject_id`, with ``_ses-`` and its session if there is one.
     z_map : Volume
         On the grid of the T1w. Standard deviations of a normal distribution, higher = more anomalous: a healthy voxel
         exceeds 3.09 once in a thousand. 0 where there is no score.
     coverage : Volume of bool
         The voxels with a score.
     template_z_map, template_coverage : Volume
-        The same on the template grid (MNI152).
+        The same on the template grid (MNI152NLin2009aSym).
     ensemble_sd : Volume or None
-        Standard deviation over the encoders of an ensemble, on the grid of the T1w; None for one encoder.
+        Standard deviation over the encoders of an ensemble, on the grid of the T1w (saved as
+        ``desc-spread_zmap``); None for one encoder.
     threshold : float or None
-        The model's: at it, a training control shows `evaluation.false_clusters` clusters on average. None if the model
-        has none.
+        The model's `AnomalyModel.threshold`; None if it has none.
     warnings : tuple of str
+        From the preparation of the scan and from the covariates.
     """
 
     key: str
@@ -58,12 +59,17 @@ class AnomalyMap:
     _why_no_threshold: str
     _transform: TemplateTransform
 
+    def __repr__(self) -> str:
+        threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
+        return f"AnomalyMap(key={self.key!r}, shape={self.z_map.voxels.shape}, threshold={threshold})"
+
     @cached_property
     def clusters(self) -> "pd.DataFrame":
         """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster.
 
         The columns are those of the cluster tables of a run: volume in mm3, peak and mean score, p-value (share of
-        healthy brains with a cluster at least as large), the peak in MNI space, side, nearest named region, tissue.
+        the model's controls and this brain with a cluster at least as large; the smallest possible is 1 / (1 + number
+        of controls)), the peak in MNI space in mm, side, nearest named region, tissue.
 
         Raises
         ------

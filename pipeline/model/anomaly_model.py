@@ -37,17 +37,20 @@ BRAIN_MASK = "brain_mask.nii.gz"
 
 @dataclass(frozen=True, eq=False)
 class AnomalyModel:
-    """A fitted model of normal anatomy.
+    """A fitted model of normal anatomy, returned by `fit` and `load_model`.
 
     Attributes
     ----------
     config : Config
-        The settings it was fitted with.
+        The settings it was fitted with; ``config.models.ensemble.scorers`` names its scorers.
     mask : VoxelMask
         The voxels of the template that it scores.
     source : FeatureSource
+        Computes the features of a prepared brain at each voxel: standardised intensities, derived maps, latents.
     ensemble : Ensemble
+        Calibrated scorers, and their combination to one z-score per voxel.
     operating_point : StoredPoint or None
+        `threshold`, the settings it was set with, and the largest cluster of each control, for p-values.
     why_no_threshold : str
         Why `operating_point` is None.
     """
@@ -58,6 +61,13 @@ class AnomalyModel:
     ensemble: Ensemble
     operating_point: StoredPoint | None = None
     why_no_threshold: str = "it was loaded without one"
+
+    def __repr__(self) -> str:
+        threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
+        return (
+            f"AnomalyModel(scorers={list(self.config.models.ensemble.scorers)}, "
+            f"spacing_mm={self.config.preprocessing.spacing_mm:g}, voxels={self.mask.size}, threshold={threshold})"
+        )
 
     @classmethod
     def load(cls, model: OutputFolder, config: Config, device: str) -> "AnomalyModel":
@@ -107,7 +117,11 @@ class AnomalyModel:
 
     @property
     def threshold(self) -> float | None:
-        """The score above which a cluster is suspicious; None if the model has none."""
+        """Threshold set on healthy scans, as a z-score; None if the model has none.
+
+        In cross-validation the training controls have on average `evaluation.false_clusters` false-positive clusters at
+        it (``healthy_threshold`` in ``scores.json``).
+        """
         return self.operating_point.threshold if self.operating_point is not None else None
 
     def map_prepared(self, subject: SubjectRecord, out: OutputFolder, *, jobs: int | None = None) -> AnomalyMap:
@@ -177,10 +191,11 @@ class AnomalyModel:
         flair, brain_mask : str, Path, Volume, nibabel image or MONAI MetaTensor, optional
             The FLAIR, if the model uses it; a brain mask on the grid of the T1w.
         subject_id : str, optional
-            Letters and digits; names the outputs. See `single_scan`.
+            Letters and digits, without ``sub-``; names the outputs. By default the id of a BIDS name
+            (``sub-01_..._T1w.nii.gz``), otherwise ``scan`` and eight digits of the hash of the file.
         site, sex : str, optional
         age : float, optional
-            Years. Used only if the model regresses them out.
+            Years. Like `site` and `sex`, used only if the model regresses it out.
         jobs : int, optional
             Threads for scoring; one per core by default.
 

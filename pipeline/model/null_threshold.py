@@ -1,4 +1,4 @@
-"""Threshold of a model: set on its training controls, each scored by cross-fitting.
+"""Threshold of a model: set on its training controls, each scored by cross-validation.
 
 Neither patients nor held-out controls are used, so that held-out controls can validate the threshold.
 """

@@ -2,8 +2,8 @@
 
 STAGE_TITLES: dict[str, str] = {
     "check": "check all scans of the cohort and list all problems",
-    "prepare": "extract, bias-correct, register and normalise every brain",
-    "extract": "stack the controls on one grid",
+    "prepare": "skull-strip, bias-correct, register and normalise every scan",
+    "extract": "standardise the intensities and gather the controls in one array",
     "train": "train the patch encoder, guided by a one-class SVM",
     "fit": "fit and calibrate the scorers on the training controls",
     "map": "write anomaly maps of patients and held-out controls",

@@ -2,7 +2,12 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.evaluation.scoring.metric_labels import METRICS
 from voxout.evaluation.scoring.score_cohort import ORACLES
 from voxout.evaluation.scoring.tables import FIELDS
@@ -15,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 SCORES = (ROOT / "docs" / "scores.md").read_text()
 README = (ROOT / "README.md").read_text()
+BEFORE = (ROOT / "docs" / "before-you-start.md").read_text()
 
 
 def test_the_page_of_the_settings_is_current():
@@ -60,3 +66,17 @@ def test_every_path_of_the_architecture_exists():
     paths = re.findall(r"`([a-z_]+/[a-z_/]+(?:\.py)?)/?`", text)
     assert len(paths) > 15
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_plot_with_nilearn_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    random = np.random.default_rng(0)
+    grid = Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]))
+    write_volume(Path("patient_T1w.nii.gz"), Volume(random.random(grid.size_vox, np.float32), grid))
+    z_map = Volume(random.normal(size=grid.size_vox).astype(np.float32), grid)
+    names: dict[str, object] = {"result": SimpleNamespace(z_map=z_map, threshold=3.0)}
+    (code,) = re.findall(r"^```python\n(.*?)^```", BEFORE, flags=re.MULTILINE | re.DOTALL)
+    exec(code, names)
+    assert isinstance(names["z_map"], nib.nifti1.Nifti1Image)
+    assert Path("patient_map.png").stat().st_size > 0 and Path("patient_map.html").stat().st_size > 0

@@ -217,7 +217,7 @@ def test_few_controls_are_left_out_one_at_a_time(store, tmp_path):
     ensemble = fit_ensemble(store, TRAIN[:3], FeatureSource(CHANNELS), SETTINGS, tmp_path, seed=0, jobs=1)
     assert np.isfinite(_z(ensemble, store, UNSEEN[0])).all()
     with pytest.raises(
-        UserError, match="2 training controls, expected at least 3 for cross-fitting. Add healthy scans"
+        UserError, match="2 training controls, expected at least 3 for cross-validation. Add healthy scans"
     ):
         fit_ensemble(store, TRAIN[:2], FeatureSource(CHANNELS), SETTINGS, tmp_path, seed=0)
 
