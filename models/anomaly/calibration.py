@@ -249,8 +249,8 @@ def require_enough_participants(train: Sequence[str]) -> None:
     participants = len({participant_of_key(key) for key in train})
     if participants < FEWEST_PARTICIPANTS:
         raise UserError(
-            f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for cross-validation. "
-            "Add healthy scans of other participants, or lower data_manifests.held_out_share."
+            f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for "
+            "cross-validation. Add healthy scans of other participants, or lower data_manifests.held_out_share."
         )
 
 
