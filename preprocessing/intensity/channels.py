@@ -78,7 +78,7 @@ class Channels:
         """
         return self.with_derived(self.scale.read(subject, grid), subject.read_brain_mask(grid))
 
-    def with_derived(self, images: Sequence[np.ndarray], brain_mask: Volume) -> np.ndarray:
+    def with_derived(self, images: Sequence[np.ndarray] | np.ndarray, brain_mask: Volume) -> np.ndarray:
         """Append the derived maps to standardised images.
 
         Parameters
