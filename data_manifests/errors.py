@@ -121,6 +121,11 @@ def some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in ``"1 patient"`` and ``"2 patients"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Raise user errors of the block without the marks around names, as a caller in Python reads them."""
