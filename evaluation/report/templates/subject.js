@@ -62,10 +62,25 @@
     const viewer = new Niivue({
       isRadiologicalConvention: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "", backColor: [0, 0, 0, 1],
       crosshairColor: [0.55, 1, 0.7, 0.9], crosshairWidth: 0.7, crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: true, multiplanarShowRender: 0, fontColor: [0.9, 0.92, 0.95, 1],
-      // Letters lie beside the slices, so that the crosshair and the letters of the next slice do not cross them.
-      showAllOrientationMarkers: true, tileMargin: -1,
+      // NiiVue's letters lie where the crosshair crosses them; `label` draws others.
+      isOrientationTextVisible: false, multiplanarPadPixels: 14,
     });
     await viewer.attachToCanvas(canvas, false);
+    // Letters in the upper corners of the slices, as in the pictures.
+    const edges = [["R", "L"], ["R", "L"], ["P", "A"]];
+    const label = () => {
+      const pixels = canvas.width / canvas.clientWidth;
+      const slices = viewer.screenSlices.filter((slice) => slice.axCorSag < edges.length);
+      byId("letters").replaceChildren(...slices.flatMap(({ leftTopWidthHeight: [left, top, width], axCorSag }) => edges[axCorSag].map((text, end) => {
+        const letter = document.createElement("span");
+        letter.textContent = text;
+        letter.style.left = (left + end * width) / pixels + "px";
+        letter.style.top = top / pixels + "px";
+        return letter;
+      })));
+    };
+    const drawScene = viewer.drawScene.bind(viewer);
+    viewer.drawScene = () => { drawScene(); label(); };
     const levels = about.red.map((_, i) => Math.round(i * 255 / (about.red.length - 1)));
     viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: about.alpha, I: levels });
     const [red, green, blue] = about.lesionColour;
