@@ -13,6 +13,8 @@ from .curves import Curve
 from .plot import MOST_POINTS, Plot, Theme, averaged, plain_log_ticks, thinned
 
 MOST_SITES = 12
+_BELOW_ZERO = -0.03
+"""Lower end of an axis on which marks just above 0 must not coincide with the axis itself."""
 
 
 def roc_plot(scores: CohortScores, curve: Curve) -> Plot:
@@ -40,7 +42,8 @@ def precision_recall_plot(scores: CohortScores, curve: Curve) -> Plot:
         axes.axhline(chance, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)), label=f"chance {chance:.2g}")
         _band(axes, theme, curve)
         axes.plot(recall, precision, color=theme.blue, linewidth=2, label=f"average precision {estimate.value:.3f}")
-        axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.01))
+        # Chance lies just above 0.
+        axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(_BELOW_ZERO, 1.01))
         _legend_above(axes)
 
     alt = f"Precision-recall curve, all voxels; average precision {_value_text(estimate)}, prevalence {chance:.2g}."
@@ -184,9 +187,9 @@ def subject_plot(scores: CohortScores) -> Plot:
 
     def draw(axes: Axes, theme: Theme) -> None:
         axes.scatter(volumes, values, s=26, color=theme.blue, alpha=0.85, linewidths=0, label="subject")
-        axes.scatter(volumes, chance, s=26, color=theme.muted, marker="_", label="prevalence (chance)")
+        axes.scatter(volumes, chance, s=90, color=theme.orange, marker="_", linewidths=2, label="prevalence (chance)")
         plain_log_ticks(axes)
-        axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(0, 1.01))
+        axes.set(xlabel="Lesion volume of the subject (ml)", ylabel="Average precision", ylim=(_BELOW_ZERO, 1.01))
         _legend_above(axes)
 
     alt = (

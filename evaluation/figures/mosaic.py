@@ -32,7 +32,7 @@ def subject_mosaic(head: Head, plane: Plane = "axial", *, scan_row: bool = True)
     slices = _slices(head, plane)
     pairs = [head.tile(plane, index, TILE_HEIGHT_PX) for index, _ in slices]
     tiles = [np.concatenate(pair) if scan_row else pair[1] for pair in pairs]
-    captions = [f"{_height(head, plane, index)}{note}" for index, note in slices]
+    captions = [f"{_position(plane, head.height_mm(plane, index))}{note}" for index, note in slices]
     alt = f"{len(tiles)} {plane} slices, " + (
         "the scan above and the anomaly map over it below" if scan_row else "the anomaly map over the scan"
     )
@@ -55,8 +55,9 @@ def point_picture(head: Head, point_mm: np.ndarray) -> tuple[np.ndarray, str]:
         place = head.place_in_tile(plane, index)
         pair = head.tile(plane, int(index[NORMAL[plane]]), TILE_HEIGHT_PX)
         tiles.append(np.concatenate([_crossed(tile, place) for tile in pair]))
-        captions.append(f"{plane}, {_height(head, plane, int(index[NORMAL[plane]]))}")
-    x, y, z = (f"{mm:.0f}" for mm in point_mm)
+        # The position of the point, as in the tables, not that of the nearest slice.
+        captions.append(f"{plane}, {_position(plane, point_mm[NORMAL[plane]])}")
+    x, y, z = (round(float(mm)) for mm in point_mm)
     alt = f"axial, coronal and sagittal slice through {x}, {y}, {z} mm, the scan above and the map over it below"
     return _lettered(tiles, PLANES, captions), alt
 
@@ -79,12 +80,12 @@ def webp(picture: np.ndarray, most_bytes: int) -> bytes:
         del steps[: min(needed, len(steps) - 1)]
 
 
-def _height(head: Head, plane: Plane, index: int) -> str:
-    return f"{'xyz'[NORMAL[plane]]} {head.height_mm(plane, index):.0f} mm"
+def _position(plane: Plane, mm: float) -> str:
+    return f"{'xyz'[NORMAL[plane]]} {round(float(mm))} mm"
 
 
 def _slices(head: Head, plane: Plane) -> list[tuple[int, str]]:
-    """Seven positions along the normal of the plane: lesion, brightest map, highest score; the others evenly spaced."""
+    """Seven positions along the normal: most lesion, most colour and highest score; the others evenly spaced."""
     axis = NORMAL[plane]
     within = tuple(other for other in range(3) if other != axis)
     min_gap = max(1, round(4 / head.spacing_mm[axis]))
@@ -99,7 +100,7 @@ def _slices(head: Head, plane: Plane) -> list[tuple[int, str]]:
         add(int(lesion.argmax()), ", most lesion")
     bright = head.scale.share(head.scores).sum(axis=within)
     if bright.any():
-        add(int(bright.argmax()), ", brightest map")
+        add(int(bright.argmax()), ", most colour")
     add(int(head.scores.max(axis=within).argmax()), ", highest score")
     places = np.flatnonzero(head.brain.any(axis=within))
     positions = np.quantile(places, [0.2, 0.34, 0.48, 0.62, 0.76, 0.9, 0.27, 0.55, 0.7, 0.41, 0.83])

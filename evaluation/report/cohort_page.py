@@ -26,6 +26,7 @@ from .report_inputs import (
     SubjectImages,
     TrainingCurve,
 )
+from .widespread import widespread_share, widespread_warning
 
 __all__ = [
     "CohortReport",
@@ -76,6 +77,7 @@ def write_report(
         plot.save(figures_folder or path.parent / "figures")
     subjects = sorted(report.subjects, key=parts.reading_order)
     maps, map_warnings = _map_section(report, subjects, progress)
+    headlines = parts.headlines(report.scores)
     table = quality_table(report.subjects, {failure.key: failure.reason for failure in report.failures})
     quality, quality_warnings = _quality_section(table)
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
@@ -91,14 +93,16 @@ def write_report(
         styles=("report.css",),
         scripts=("report.js", "cohort.js"),
         report=report,
-        headlines=parts.headlines(report.scores),
+        headlines=headlines,
+        measured=any(headline.estimate.value is not None for headline in headlines),
         metrics=parts.metric_rows(report.scores),
         metric_warnings=metric_warnings,
         plots=[parts.embedded(plot) for plot in plots],
-        strata=parts.stratum_lines(report.scores),
-        stratum_labels=[METRICS[name].label for name in parts.STRATUM_METRICS],
+        strata=parts.stratum_tables(report.scores),
+        threshold_notes=parts.threshold_notes(report),
         counts=parts.cohort_counts(report),
         lines=lines,
+        with_truth=any(line.subject.scores is not None and line.subject.scores.truth_known for line in lines),
         rows=rows,
         runs=runs,
         compared=[(n, METRICS[n].label, is_oracle(n)) for n in COMPARED if any(n in r.estimates for r in runs)],
@@ -118,13 +122,19 @@ def _map_section(
     with_map = [subject for subject in subjects if subject.images is not None]
     with_scan = len(with_map) <= MOST_WITH_SCAN
     most_bytes = min(60_000, MOSAIC_BYTES // max(len(with_map), 1))
+    threshold = parts.threshold_of(report)
     pictures: dict[str, tuple[str, str]] = {}
+    flagged: dict[str, float] = {}
     warnings = []
     for subject in progress(with_map) if progress else with_map:
         try:
             assert subject.images is not None and scale is not None
-            picture, alt = subject_mosaic(parts.head_of(subject.images(), scale), scan_row=with_scan)
+            head = parts.head_of(subject.images(), scale)
+            picture, alt = subject_mosaic(head, scan_row=with_scan)
             pictures[subject.key] = picture_uri(picture, most_bytes), f"{subject.key}: {alt}."
+            # Without a threshold, the colours start at a percentile of all scores.
+            if threshold is not None and (share := widespread_share(head)) is not None:
+                flagged[subject.key] = share
         except UserError as error:
             warnings.append(f"No picture of {subject.key}: {error}")
     shown = [subject for subject in with_map if subject.key in pictures]
@@ -136,7 +146,8 @@ def _map_section(
         "typical": typical,
         "typical_caption": typical_caption,
         "scale": scale,
-        "threshold": parts.threshold_of(report),
+        "threshold": threshold,
+        "widespread": widespread_warning(flagged),
         "bar": picture_uri(colour_bar(scale), 10_000) if scale else None,
     }, warnings
 

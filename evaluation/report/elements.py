@@ -49,15 +49,6 @@ def reading_order(subject: ReportSubject) -> tuple[bool, bool]:
     return subject.group != "patient", subject.scores is None
 
 
-@dataclass(frozen=True)
-class StratumLine:
-    """Metrics of one stratum of the cohort; None if a metric does not apply."""
-
-    by: str
-    name: str
-    estimates: Sequence[Estimate | None]
-
-
 STRATUM_METRICS = (
     "auroc_per_subject_mean",
     "average_precision_per_subject_mean",
@@ -67,20 +58,42 @@ STRATUM_METRICS = (
 )
 
 
-def stratum_lines(scores: CohortScores | None) -> list[StratumLine]:
-    """One line per stratum, for kinds with more than one stratum."""
+@dataclass(frozen=True)
+class StratumTable:
+    """Metrics of the strata of one kind that are defined for at least one of them.
+
+    Attributes
+    ----------
+    by : str
+        Kind of the strata, for example "age".
+    labels : tuple of str
+        Labels of the metrics.
+    lines : tuple of (name, estimates)
+        One estimate per label; None if a metric does not apply.
+    """
+
+    by: str
+    labels: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[Estimate | None, ...]], ...]
+
+
+def stratum_tables(scores: CohortScores | None) -> list[StratumTable]:
+    """One table per kind of strata with more than one stratum; strata without any metric are left out."""
     if scores is None:
         return []
-    kinds = Counter(stratum.by for stratum in scores.strata)
-    return [
-        StratumLine(
-            stratum.by,
-            stratum.name,
-            [stratum.measures[n].estimate() if n in stratum.measures else None for n in STRATUM_METRICS],
-        )
-        for stratum in scores.strata
-        if kinds[stratum.by] > 1
-    ]
+    tables = []
+    for by in dict.fromkeys(stratum.by for stratum in scores.strata):
+        estimates = {
+            stratum.name: {n: stratum.measures[n].estimate() for n in STRATUM_METRICS if n in stratum.measures}
+            for stratum in scores.strata
+            if stratum.by == by
+        }
+        defined = {name: own for name, own in estimates.items() if any(e.value is not None for e in own.values())}
+        metrics = [n for n in STRATUM_METRICS if any(n in own and own[n].value is not None for own in defined.values())]
+        if len(estimates) > 1 and defined:
+            lines = tuple((name, tuple(own.get(n) for n in metrics)) for name, own in defined.items())
+            tables.append(StratumTable(by, tuple(METRICS[n].label for n in metrics), lines))
+    return tables
 
 
 def score_plots(scores: CohortScores, subjects: Sequence[ReportSubject]) -> list[Plot]:
@@ -326,10 +339,33 @@ def cohort_counts(report: CohortReport) -> list[tuple[str, str]]:
         role = subject.role or subject.group
         roles[role] = roles.get(role, 0) + 1
     counts = [(f"{role}s" if number != 1 else role, str(number)) for role, number in roles.items()]
-    if report.scores:
+    if report.scores and any(s.truth_known for s in report.scores.subjects):
         counts.append(("lesions in masks", str(sum(len(s.lesions) for s in report.scores.subjects))))
     counts.append(("failed", str(len({failure.key for failure in report.failures}))))
     return counts
+
+
+def threshold_notes(report: CohortReport) -> list[str]:
+    """Explain what is counted at the threshold, for the tables of clusters and flagged volume."""
+    scores = report.scores
+    if scores is None or scores.threshold is None:
+        return []
+    settings = scores.settings
+    smallest, allowed = number_text(settings.smallest_cluster_mm3), settings.false_clusters
+    notes = []
+    if settings.smallest_cluster_mm3 > 0:
+        notes.append(
+            f"The flagged volume counts every voxel at or above the threshold, also in groups smaller than {smallest} "
+            "mm³, which are no clusters: a scan may have a flagged volume and no cluster."
+        )
+    false = scores.estimates["false_clusters_per_subject"].value
+    if false is not None and false > allowed:
+        notes.append(
+            f"Patients have {number_text(false)} false clusters on average, more than the {number_text(allowed)} that "
+            "the threshold allows: the limit is set on healthy brains. In patients, a cluster beside the lesion mask "
+            "counts as false even where the lesion displaces or changes the tissue, or the mask is incomplete."
+        )
+    return notes
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.errors import counted
 from ..figures.mosaic import webp
 from ..figures.plot import DARK, LIGHT, Plot
 from ..metrics.bootstrap import Estimate
@@ -142,5 +143,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number_text, "seconds": duration_text, "estimate": estimate_text}
+    environment.filters |= {
+        "number": number_text,
+        "seconds": duration_text,
+        "estimate": estimate_text,
+        "counted": counted,
+    }
     return environment

@@ -227,7 +227,10 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Time and memory used by a stage; `skipped` if its earlier result was up to date."""
+    """Time and memory used by a stage; `skipped` if its earlier result was up to date.
+
+    `of_model` marks the stages of the applied model, which this run did not repeat.
+    """
 
     stage: str
     wall_s: float
@@ -235,6 +238,7 @@ class StageTime:
     done: int | None = None
     failed: int = 0
     skipped: bool = False
+    of_model: bool = False
 
 
 @dataclass(frozen=True, eq=False)

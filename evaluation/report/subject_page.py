@@ -20,6 +20,7 @@ from .elements import head_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .report_inputs import SubjectReport
 from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
+from .widespread import widespread_share, widespread_warning
 
 MOST_LISTED = 200
 MOST_PICTURES = 12
@@ -93,6 +94,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     lesions = _lesion_lines(report)
     places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
     volumes = ViewerVolumes.from_head(head)
+    share = widespread_share(head)
     write_page(
         path,
         "subject.html",
@@ -104,6 +106,8 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
         lines=lines[:MOST_LISTED],
         lesions=lesions,
         found=len(lines),
+        smallest_p=_smallest_p(report),
+        widespread=None if share is None else widespread_warning({subject.key: share}),
         mosaics=[_mosaic(head, plane, subject.key) for plane in PLANES],
         quality_picture=_quality_picture(report),
         bar=picture_uri(colour_bar(report.scale), 10_000),
@@ -144,6 +148,12 @@ def _lesion_lines(report: SubjectReport) -> list[LesionLine]:
     ]
 
 
+def _smallest_p(report: SubjectReport) -> tuple[int, float] | None:
+    """Return the number of healthy brains and the smallest p-value that they allow; None without healthy brains."""
+    healthy = len(report.threshold.largest_healthy_mm3)
+    return (healthy, 1 / (1 + healthy)) if healthy else None
+
+
 def _mosaic(head: Head, plane: Plane, key: str) -> tuple[str, str, str]:
     """Title, picture and alternative text of the slices of one plane."""
     picture, alt = subject_mosaic(head, plane)
@@ -180,6 +190,7 @@ def _about(
         "step": volumes.step,
         "sliderTop": highest,
         "threshold": report.threshold.value,
+        "native": report.space == "native",
         "spacing": head.spacing_mm.tolist(),
         "red": ramp[:, 0].tolist(),
         "green": ramp[:, 1].tolist(),

@@ -65,21 +65,23 @@ METRICS: dict[str, MetricLabel] = {
         "healthy subjects",
     ),
     "lesion_sensitivity": MetricLabel(
-        "Lesions found", "Fraction of lesions touched by a cluster at the threshold set on healthy scans.", "lesions"
+        "Lesions found (sensitivity)",
+        "Fraction of lesions touched by a cluster at the threshold set on healthy scans.",
+        "lesions",
     ),
     "lesion_precision": MetricLabel(
-        "Clusters on lesions",
+        "Clusters on lesions (precision)",
         "Fraction of the clusters in subjects with lesions that touch a lesion, at that threshold.",
         "subjects with lesions",
     ),
-    "lesion_f1": MetricLabel("Lesion F1", "Harmonic mean of lesions found and clusters on lesions.", "lesions"),
+    "lesion_f1": MetricLabel("Lesion F1", "Harmonic mean of this sensitivity and precision.", "lesions"),
     "lesion_sensitivity_iou10": MetricLabel(
-        "Lesions matched, IoU 0.1 or more",
+        "Lesions matched, IoU 0.1 or more (sensitivity)",
         "Fraction of lesions matched one to one with a cluster with an IoU of at least 0.1.",
         "lesions",
     ),
     "lesion_precision_iou10": MetricLabel(
-        "Clusters matched, IoU 0.1 or more",
+        "Clusters matched, IoU 0.1 or more (precision)",
         "Fraction of the clusters in subjects with lesions matched one to one with a lesion, by the same criterion.",
         "subjects with lesions",
     ),
@@ -87,7 +89,8 @@ METRICS: dict[str, MetricLabel] = {
         "Lesion F1, IoU 0.1 or more", "Harmonic mean of lesions and clusters matched.", "lesions"
     ),
     "false_clusters_per_subject": MetricLabel(
-        "False clusters per patient", "Clusters that touch no lesion, at that threshold, in subjects with lesions."
+        "False clusters per patient (false positives)",
+        "Clusters that touch no lesion, at that threshold, in subjects with lesions.",
     ),
     "false_clusters_per_healthy_subject": MetricLabel(
         "False clusters per healthy subject",

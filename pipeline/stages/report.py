@@ -115,11 +115,7 @@ def write_cohort_report(
     needs_encoder = run.config.models.ensemble.needs_encoder
     stages = [name for name in STAGE_TITLES if name != "train" or needs_encoder]
     records = {name: StageRecord.read(run.out.record(name)) for name in stages}
-    trained = {name: StageRecord.read(run.model.record(name)) for name in stages} | {
-        name: record for name, record in records.items() if record is not None
-    }
     by_key = {scored.key: scored for scored in scores.subjects}
-    done = [record for record in trained.values() if record is not None]
     write_report(
         run.out.report,
         CohortReport(
@@ -134,16 +130,37 @@ def write_cohort_report(
             runs=reference_runs,
             summary=run_summary(run.config),
             training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
-            stages=[
-                StageTime(r.stage, r.wall_s, r.peak_memory_mb, done=len(r.done) or None, failed=len(r.failed))
-                for r in done
-            ],
+            stages=stage_times(records, {name: StageRecord.read(run.model.record(name)) for name in stages}),
             failures=[*all_failures(run.out), *without_page],
             warnings=[warning for record in records.values() if record is not None for warning in record.warnings],
             settings_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
-            versions=next((record.versions for record in done if record.versions), {}),
+            versions=next((record.versions for record in records.values() if record and record.versions), {}),
         ),
     )
+
+
+def stage_times(own: Mapping[str, StageRecord | None], of_model: Mapping[str, StageRecord | None]) -> list[StageTime]:
+    """Return the times of the stages of a run and, for an applied model, of those that only its own run has done.
+
+    Parameters
+    ----------
+    own, of_model : mapping from the name of a stage to its record, or None
+        Of the run and of the model; the same records if the run has fitted its own model.
+    """
+    # The time of the stage report is known only after its page is written.
+    records = {name: own[name] or of_model[name] for name in own if name != "report"}
+    return [
+        StageTime(
+            record.stage,
+            record.wall_s,
+            record.peak_memory_mb,
+            done=len(record.done) or None,
+            failed=len(record.failed),
+            of_model=own[name] is None,
+        )
+        for name, record in records.items()
+        if record is not None
+    ]
 
 
 STAGE = Stage(

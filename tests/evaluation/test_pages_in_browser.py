@@ -71,6 +71,26 @@ def test_the_viewer_shows_the_patients_right_on_the_left(page, tmp_path):
         assert_no_messages_or_requests(browser, page)
 
 
+def test_letters_do_not_overlap_and_the_slider_starts_without_a_remark(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        open_page(browser, page)
+        letters = browser.run("[...document.querySelectorAll('#letters span')].map((s) => [s.textContent,"
+                              " s.getBoundingClientRect().left, s.getBoundingClientRect().right])")  # fmt: skip
+        assert [text for text, _, _ in letters] == ["R", "L", "R", "L", "P", "A"]
+        ends = [end for _, *both in letters for end in both]
+        assert ends == sorted(ends)
+        assert browser.run("document.getElementById('threshold-value').textContent") == "2.00"
+
+
+def test_a_hint_stands_above_tables_wider_than_the_window(page, tmp_path):
+    shown = "[...document.querySelectorAll('.hint')].some((hint) => hint.checkVisibility())"
+    for width, is_cut in ((420, True), (1300, False)):
+        with Browser(tmp_path / str(width), width=width, webgl=False) as browser:
+            browser.open(page)
+            browser.wait_for("document.documentElement.dataset.viewer")
+            assert browser.run(shown) is is_cut
+
+
 def test_click_and_enter_on_a_row_move_the_crosshair(page, tmp_path):
     with Browser(tmp_path) as browser:
         open_page(browser, page)

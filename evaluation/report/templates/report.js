@@ -1,5 +1,5 @@
 "use strict";
-// Common to all pages: dark and light theme, sortable tables, expanded sections for printing.
+// Common to all pages: dark and light theme, sortable tables, hints at hidden columns, expanded sections for printing.
 (() => {
   const root = document.documentElement;
   const theme = document.getElementById("theme");
@@ -36,6 +36,14 @@
     });
   };
   document.querySelectorAll("table.sortable").forEach(makeSortable);
+
+  for (const box of document.querySelectorAll(".scroll")) {
+    const hint = document.createElement("p");
+    hint.className = "hint";
+    hint.textContent = "More columns: scroll the table sideways →";
+    box.before(hint);
+    new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; }).observe(box);
+  }
 
   addEventListener("beforeprint", () => { for (const folded of document.querySelectorAll("details:not(.unprinted)")) folded.open = true; });
 })();

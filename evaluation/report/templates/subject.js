@@ -62,9 +62,25 @@
     const viewer = new Niivue({
       isRadiologicalConvention: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "", backColor: [0, 0, 0, 1],
       crosshairColor: [0.55, 1, 0.7, 0.9], crosshairWidth: 0.7, crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: true, multiplanarShowRender: 0, fontColor: [0.9, 0.92, 0.95, 1],
-      showAllOrientationMarkers: true,
+      // NiiVue's letters lie where the crosshair crosses them; `label` draws others.
+      isOrientationTextVisible: false, multiplanarPadPixels: 14,
     });
     await viewer.attachToCanvas(canvas, false);
+    // Letters in the upper corners of the slices, as in the pictures.
+    const edges = [["R", "L"], ["R", "L"], ["P", "A"]];
+    const label = () => {
+      const pixels = canvas.width / canvas.clientWidth;
+      const slices = viewer.screenSlices.filter((slice) => slice.axCorSag < edges.length);
+      byId("letters").replaceChildren(...slices.flatMap(({ leftTopWidthHeight: [left, top, width], axCorSag }) => edges[axCorSag].map((text, end) => {
+        const letter = document.createElement("span");
+        letter.textContent = text;
+        letter.style.left = (left + end * width) / pixels + "px";
+        letter.style.top = top / pixels + "px";
+        return letter;
+      })));
+    };
+    const drawScene = viewer.drawScene.bind(viewer);
+    viewer.drawScene = () => { drawScene(); label(); };
     const levels = about.red.map((_, i) => Math.round(i * 255 / (about.red.length - 1)));
     viewer.addColormap("voxout", { R: about.red, G: about.green, B: about.blue, A: about.alpha, I: levels });
     const [red, green, blue] = about.lesionColour;
@@ -89,7 +105,9 @@
     threshold.min = about.floor + smallest;
     threshold.max = about.sliderTop;
     const draw = () => {
-      const value = Number(threshold.value);
+      // The browser rounds the value of a slider: equal digits mean the threshold itself.
+      const chosen = Number(threshold.value);
+      const value = chosen.toPrecision(3) === about.threshold.toPrecision(3) ? about.threshold : chosen;
       map.cal_min = stored(value);
       map.cal_max = Math.max(about.high - about.floor, map.cal_min + smallest);
       viewer.updateGLVolume();
@@ -111,7 +129,7 @@
       const [x, y, z] = here;
       const score = place.values[1] ? place.values[1].value : 0;
       const side = Math.abs(x) < 1 ? "midline" : x < 0 ? "left" : "right";
-      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) : "score below " + about.floor.toPrecision(3) + " or no score");
+      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) + (about.native ? " on the template grid" : "") : "score below " + about.floor.toPrecision(3) + " or no score");
     };
     goTo = (mm) => {
       viewer.scene.crosshairPos = viewer.mm2frac(mm);

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from voxout.data_manifests.errors import Failure, SubjectError
+from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume
 from voxout.evaluation.metrics.bootstrap import Estimate
 from voxout.evaluation.report.cohort_page import (
@@ -19,7 +20,7 @@ from voxout.evaluation.report.cohort_page import (
     TrainingCurve,
     write_report,
 )
-from voxout.evaluation.report.elements import quality_lines
+from voxout.evaluation.report.elements import quality_lines, threshold_notes
 from voxout.evaluation.report.html import duration_text, number_text
 from voxout.evaluation.report.report_inputs import QualityNumber
 from voxout.evaluation.scoring.metric_labels import METRICS
@@ -194,13 +195,19 @@ def test_patients_come_first_and_unscored_controls_last(written):
 def test_strata_with_several_groups_are_shown(written):
     report, _, page = written
     section = re.search(r'<section id="strata">(.*?)</section>', page.text, flags=re.DOTALL)[1]
-    rows = re.findall(r'<tr><td>(.*?)</td><th scope="row">(.*?)</th>', section)
-    kinds = {by for by, _ in rows}
-    assert "lesion volume" in kinds and "site" not in kinds, "a single site is the complete cohort"
-    several = [s for s in report.scores.strata if s.by == "lesion volume"]
-    found = several[0].measures["lesion_sensitivity"]
-    assert len(several) == sum(by == "lesion volume" for by, _ in rows)
-    assert f"n = {found.n}" in section or found.n == 0
+    names = re.findall(r'<tr><th scope="row">(.*?)</th>', section)
+    assert "By lesion volume" in section and "By site" not in section, "a single site is the complete cohort"
+    volumes = [s for s in report.scores.strata if s.by == "lesion volume"]
+    defined = [s.name for s in volumes if s.measures["lesion_sensitivity"].n]
+    assert 0 < len(defined) < len(volumes)
+    assert names[-len(defined) :] == defined, "bands without lesions are left out"
+    table = section.split("By lesion volume")[1]
+    assert "sensitivity" in table and "AUROC" not in table and "–" not in table
+
+
+def test_nothing_is_loaded_lazily_since_it_would_be_missing_in_print(written):
+    _, _, page = written
+    assert all("loading" not in image for image in page.images)
 
 
 def test_figures_are_written(written):
@@ -270,6 +277,50 @@ def test_a_cohort_of_healthy_scans_has_a_page_without_curves(tmp_path):
     report = CohortReport("t", datetime(2026, 1, 1), subjects, score_cohort(scores, SETTINGS))
     page = Page(write_report(tmp_path / "index.html", report).read_text())
     assert "not defined" in page.text and "plot-roc" not in page.ids and "plot-score-distributions" in page.ids
+
+
+def without_truth(share):
+    """Report of one map without a lesion mask, flagged in this share of both hemispheres."""
+    images = images_of(4, False)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 1 - np.array(GRID.size_vox)
+    grid = Grid(GRID.size_vox, affine)
+    voxels = np.zeros(GRID.size_vox, np.float32)
+    voxels[:, :, : round(share * GRID.size_vox[2])] = 9.0
+    map = Volume(voxels, grid)
+    inside = map.with_voxels(np.ones(GRID.size_vox, bool))
+    scored = score_map("sub-1", map, inside, None, None, SETTINGS)
+    shown = SubjectImages(map.with_voxels(np.abs(images.scan.voxels)), map, inside, inside)
+    subject = ReportSubject("sub-1", "patient", scores=scored, images=lambda: shown)
+    model = [StageTime("fit", 26.0, of_model=True), StageTime("map", 10.0, done=1)]
+    return CohortReport("t", datetime(2026, 1, 1), [subject], score_cohort([scored], SETTINGS), 3.0, stages=model)
+
+
+def test_maps_come_first_without_lesion_masks(tmp_path, written):
+    page = Page(write_report(tmp_path / "index.html", without_truth(0.05)).read_text())
+    assert page.ids.index("maps") < page.ids.index("metrics") and 'class="big' not in page.text
+    assert "lesions in masks" not in page.text and "AP</th>" not in page.text and ">Clusters</th>" in page.text
+    with_truth = written[2].ids
+    assert with_truth.index("maps") > with_truth.index("metrics")
+
+
+def test_stages_of_the_model_are_named_as_such(tmp_path):
+    text = write_report(tmp_path / "index.html", without_truth(0.05)).read_text()
+    assert re.search(r"fit</th><td>run of the model</td>.*map</th><td>this run</td>", text)
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.05, False), (0.3, True)])
+def test_a_map_above_the_threshold_everywhere_is_warned_about(tmp_path, share, warned):
+    text = write_report(tmp_path / "index.html", without_truth(share)).read_text()
+    assert ("in both hemispheres" in text) == warned
+
+
+def test_threshold_notes_explain_clusters_of_patients_and_small_groups(written):
+    report, _, _ = written
+    notes = threshold_notes(report)
+    assert "a scan may have a flagged volume and no cluster" in notes[0]
+    false = report.scores.estimates["false_clusters_per_subject"].value
+    assert (len(notes) == 2) == (false > report.scores.settings.false_clusters)
 
 
 @pytest.mark.slow

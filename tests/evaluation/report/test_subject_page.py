@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from voxout.data_manifests.errors import UserError
+from voxout.evaluation.figures import mosaic
 from voxout.evaluation.figures.colour_scale import ColourScale
 from voxout.evaluation.metrics.fdr import Discovery
-from voxout.evaluation.report.elements import colour_scale_of, threshold_of
+from voxout.evaluation.report.elements import colour_scale_of, head_of, threshold_of
 from voxout.evaluation.report.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
 from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.report.viewer.volumes import niivue_source
@@ -99,6 +100,16 @@ def test_clusters_have_p_values_with_healthy_brains(tmp_path):
     _, page, rows = written(tmp_path, threshold=known)
     assert float(rows[0]["p_value"]) == pytest.approx(0.75)
     assert "p-value" in page.text and "0.75" in rows_of(page)[0]
+    _, page, _ = written(tmp_path, threshold=Threshold(plain.value, plain.origin, (0.0, 1.0, 2.0)))
+    assert "1/4 " in rows_of(page)[0] and "1/4 is the smallest possible with 3 controls" in page.text
+
+
+def test_pictures_and_table_name_the_same_position(tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr(mosaic, "_lettered", lambda tiles, planes, found: captions.append(found) or tiles[0])
+    of = phantom_report(tmp_path)
+    mosaic.point_picture(head_of(of.subject.images(), of.scale), np.array([-23.2, 40.9, -0.3]))
+    assert captions == [["axial, z 0 mm", "coronal, y 41 mm", "sagittal, x -23 mm"]]
 
 
 def test_peaks_are_listed_in_template_space(tmp_path):
