@@ -96,7 +96,7 @@ def chosen_voxels(
         Families, see `Samples`.
     """
     index, labels = [], []
-    names = list(FAMILIES)
+    names: list[str] = list(FAMILIES)
     for number, family in enumerate(drawn.families, 1):
         voxels = np.flatnonzero((numbers == number) & inside)
         voxels = random.choice(voxels, min(_VOXELS_OF_EDIT, len(voxels)), replace=False)
