@@ -39,7 +39,8 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Gamma = Annotated[float | str, AfterValidator(_checked_gamma)]
+# An infinite number is refused with the sentence of `resolve_gamma`.
+Gamma = Annotated[Annotated[float, Field(allow_inf_nan=True)] | str, AfterValidator(_checked_gamma)]
 """Coefficient of the RBF kernel: a number, "scale" (1/(d*variance)), "auto" (1/d), or per dimension ("0.1/d")."""
 
 
@@ -103,7 +104,7 @@ class TrainingSettings(Section):
     patches_per_step: Annotated[int, Field(ge=2, le=10**6)] = 1024
     """Patches in a pre-training step."""
     controls_per_voxel: Annotated[
-        int, Field(ge=3, le=10_000, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
+        int, Field(ge=3, le=10**6, validation_alias=renamed("controls_per_voxel", "controls_per_location"))
     ] = 96
     """Controls drawn at each of the 32 voxels of a guided step; fewer where fewer have brain at nearly all of these
     voxels."""

@@ -190,6 +190,8 @@ def random_blob(random: np.random.Generator, volume_ml: float, spacing_mm: np.nd
     distance = np.linalg.norm(np.tensordot(turn * stretch[:, None] / np.cbrt(stretch.prod()), places, 1), axis=0)
     bumps = ndimage.gaussian_filter(random.standard_normal(distance.shape), 0.5 * radius_mm / spacing_mm)
     field = 0.35 * bumps / max(bumps.std(), 1e-6) - distance / radius_mm
+    inner = (slice(1, -1),) * 3
+    field = np.pad(field[inner], 1, constant_values=-np.inf)  # nothing at the border of the box
     count = max(1, round(volume_ml * 1000 / float(np.prod(spacing_mm))))
     level = np.partition(field.ravel(), -count)[-count]
     softness = random.uniform(0.05, 0.4)

@@ -593,7 +593,7 @@ def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(fi
     assert all(page.name in index for page in pages.glob("*.html"))
     result = _apply(model, table, out, "--set", "evaluation.recalibrate=true")
     assert result.returncode == 2
-    assert "found 1 healthy scans with a map, expected at least 20" in result.stderr
+    assert "found 1 healthy scan with a map, expected at least 20" in result.stderr
     assert all(page.is_file() for page in pages.glob("*.html")) and (out / "scores" / "scores.json").is_file()
 
 

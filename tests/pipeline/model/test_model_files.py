@@ -250,7 +250,7 @@ def write(name, text):
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"../step-0')), "tensors"),
         (edit_text("encoder/checkpoint.json", lambda t: t.replace('"step-0', '"/etc/step-0')), "tensors"),
         (
-            edit_text("encoder/checkpoint.json", lambda t: t.replace('"latent_size": 4', '"latent_size": 900000000')),
+            edit_text("encoder/checkpoint.json", lambda t: t.replace('"latent_size": 4', '"latent_size": 900')),
             "shape",
         ),
         (write("detectors/channels.json", '{"scale": {}, "derived": []}'), "channels.json"),
