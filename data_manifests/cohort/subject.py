@@ -17,6 +17,11 @@ def participant_of_key(key: str) -> str:
     return key.partition("_ses-")[0]
 
 
+def count_participants(keys: Iterable[str]) -> int:
+    """Return the number of participants with these keys; several sessions of one count once."""
+    return len({participant_of_key(key) for key in keys})
+
+
 def parts_of_key(key: str) -> tuple[str, str | None]:
     """Return the subject id and the session id of a key; its prefix ``sub-`` is optional."""
     subject, _, session = key.removeprefix("sub-").partition("_ses-")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, special
 
-from ...data_manifests.cohort.subject import participant_of_key
+from ...data_manifests.cohort.subject import count_participants
 from ...data_manifests.errors import UserError, counted
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
@@ -246,7 +246,7 @@ def require_enough_participants(train: Sequence[str]) -> None:
     UserError
         Fewer than `FEWEST_PARTICIPANTS` participants.
     """
-    participants = len({participant_of_key(key) for key in train})
+    participants = count_participants(train)
     if participants < FEWEST_PARTICIPANTS:
         raise UserError(
             f"{counted(participants, 'training control')}, expected at least {FEWEST_PARTICIPANTS} for "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
+from ...data_manifests.cohort.subject import SubjectRecord, count_participants, participant_of_key
 from ...data_manifests.errors import UserError
 from ...preprocessing.patches.volume_store import VolumeStore
 from ...preprocessing.patches.voxel_mask import VoxelMask
@@ -287,7 +287,7 @@ class _StoredControls:
         settings = self.settings.ensemble
         covariates = Covariates.learn(settings.covariates, participants)
         values = np.array([covariates.values(participant) for participant in participants]).reshape(len(self.keys), -1)
-        n_participants = [len({participant_of_key(self.keys[index]) for index in subset}) for subset in subsets]
+        n_participants = [count_participants(self.keys[index] for index in subset) for subset in subsets]
         size = affordable(settings.brain_components, min(n_participants))
         if size == 0:
             return Confounds(covariates), [values] * len(subsets)
@@ -318,7 +318,7 @@ def _affordable(specs: Mapping[str, ScorerSpec], train: Sequence[str]) -> dict[s
     UserError
         No scorer is left.
     """
-    participants = len({participant_of_key(key) for key in train})
+    participants = count_participants(train)
     enough = participants >= FEWEST_PARTICIPANTS
     left = {name: spec for name, spec in specs.items() if enough or spec.scorer != "learned"}
     if not left:

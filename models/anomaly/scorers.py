@@ -12,14 +12,12 @@ import numpy as np
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..features.whitening import WhitenedLatents, Whitening, fit_whitening, load_whitening
+from ..features.whitening import SHRINKAGE, WhitenedLatents, Whitening, fit_whitening, load_whitening
 from ..ocsvm.detector_arrays import Precision
 from ..ocsvm.voxelwise import DetectorField, fit_detectors
 from ..settings import DetectorSettings, ScoreName, resolve_gamma
 
 _FIELD, _WHITENING = "field", "whitening.safetensors"
-_SHRINKAGE = 0.01
-"""Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
 _PRECISION: Precision = "float16"
 """Data type of the stored support vectors; it moves a score by at most 0.4 % of the spread of the scores."""
 _SMALLEST_KERNEL_SUM = 1e-12
@@ -55,7 +53,7 @@ class Mahalanobis:
     @classmethod
     def fit(cls, features, mask: VoxelMask, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
         """Fit on the controls' features (S, P, d)."""
-        return cls(fit_whitening(features, mask, shrinkage=_SHRINKAGE), direction)
+        return cls(fit_whitening(features, mask, shrinkage=SHRINKAGE), direction)
 
     def score(self, features: np.ndarray, *, inside: np.ndarray | None = None, jobs: int | None = None) -> np.ndarray:
         """Return the distances of features (P, d), or the signed z-scores of one side, (P,) float32."""
@@ -103,7 +101,7 @@ class OneClassSvms:
         whitening = None
         if settings.latent_scaling != "raw":
             diagonal = settings.latent_scaling == "standardised"
-            whitening = fit_whitening(features, mask, shrinkage=_SHRINKAGE, diagonal=diagonal)
+            whitening = fit_whitening(features, mask, shrinkage=SHRINKAGE, diagonal=diagonal)
             features = WhitenedLatents(features, whitening)
         gamma = resolve_gamma(settings.gamma, features.shape[2])
         field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=_PRECISION)

@@ -22,6 +22,8 @@ from .feature_store import LatentStore
 
 _FLOOR = 1e-4
 """Added to every eigenvalue, as a share of the mean variance in the brain."""
+SHRINKAGE = 0.01
+"""Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
 _NUMBERS_AT_ONCE = 32_000_000
 _VOXELS_AT_ONCE = 32_768
 

@@ -17,7 +17,7 @@ _EDITS = 8
 _FLUID_PERCENTILE = 3.0
 _VOXELS_OF_EDIT = 80
 _UNEDITED_VOXELS = 4000
-"""Unedited voxels of a copy: about as many as edited ones, times the voxels that are easy."""
+"""Unedited voxels of a copy, see `chosen_voxels`."""
 _LARGEST_Z = 8.0
 
 

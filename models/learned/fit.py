@@ -14,7 +14,7 @@ import torch
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression, residualised
 from ..features.feature_store import ReadFeatures
-from ..features.whitening import Whitening, fit_whitening
+from ..features.whitening import SHRINKAGE, Whitening, fit_whitening
 from .context import Context
 from .edited_controls import EditedControls, chosen_voxels
 from .network import EditClassifier, Samples, train_classifier
@@ -22,7 +22,6 @@ from .scorer import LearnedScorer, score_of
 
 FEWEST_PARTICIPANTS = 20
 """With fewer participants to learn from, the scorer is left out."""
-_SHRINKAGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ class Reference:
     def fit(cls, features, confounds: np.ndarray, mask: VoxelMask) -> "Reference":
         """Fit on features (S, P, C) and confounds (S, k)."""
         residuals, regression = residualised(features, confounds, mask)
-        return cls(fit_whitening(residuals, mask, shrinkage=_SHRINKAGE, diagonal=True), regression)
+        return cls(fit_whitening(residuals, mask, shrinkage=SHRINKAGE, diagonal=True), regression)
 
     def z(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
         """Signed z-scores of one subject's features (P, C) with its confounds (k,)."""

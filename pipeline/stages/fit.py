@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import SubjectRecord, participant_of_key
+from ...data_manifests.cohort.subject import SubjectRecord, count_participants
 from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...models.anomaly.ensemble import Ensemble
@@ -50,7 +50,7 @@ def _fit(run: Run) -> StageResult:
     scorers = [scorer.name for scorer in ensemble.scorers]
     warnings = [f"{c.key}: {text}" for c in controls for text in ensemble.confounds.covariates.warnings(c)]
     if "learned" in run.config.models.ensemble.scorers and "learned" not in scorers:
-        participants = len({participant_of_key(key) for key in train})
+        participants = count_participants(train)
         warnings.append(
             f"the scorer `learned` is left out: {counted(participants, 'training control')}, expected at "
             f"least {FEWEST_PARTICIPANTS} to learn from"

@@ -23,7 +23,7 @@ from .folders import make_folder
 from .records import StageRecord, evidence, write_json
 
 EVALUATE = "evaluate"
-"""Name of the record by which a folder of `voxout evaluate` is told apart from that of a run."""
+"""Name of the record in a folder of `voxout evaluate`; the folder of a run has none of this name."""
 BUILDING = ".building"
 SET_ASIDE = "set-aside"
 OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {

@@ -97,7 +97,7 @@ def test_features_are_whitened_before_scoring():
 
 
 def test_mahalanobis_is_the_distance_under_the_pooled_covariance(monkeypatch):
-    monkeypatch.setattr(scorers, "_SHRINKAGE", 0.0)
+    monkeypatch.setattr(scorers, "SHRINKAGE", 0.0)
     scorer = Mahalanobis.fit(CONTROLS, GRID, DetectorSettings())
     features = CONTROLS[1] * 2
     scores = scorer.score(features)
