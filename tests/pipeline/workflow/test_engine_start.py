@@ -1,5 +1,7 @@
 """A cluster that cannot start, or is interrupted during its start, gives a message and leaves no process."""
 
+import asyncio
+import gc
 import os
 import re
 import resource
@@ -114,9 +116,20 @@ def test_the_wait_for_workers_is_limited(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(local_cluster, "START_LIMIT_S", 3.0)
+    before = _workers_of(os.getpid())  # those of other tests' engines
     with pytest.raises(MachineError, match="none was ready after 3 s"):
         local_cluster.LocalCluster(2)
-    assert _workers_of(os.getpid()) == []
+    assert _workers_of(os.getpid()) == before
+
+
+def test_a_connection_given_up_by_the_closed_cluster_is_not_logged(caplog):
+    cluster = local_cluster.LocalCluster(1)
+    given_up = asyncio.Future(loop=cluster.client.loop.asyncio_loop)
+    cluster.close()
+    given_up.set_exception(TimeoutError("Timeout"))
+    del given_up
+    gc.collect()
+    assert caplog.records == []
 
 
 def _unshared(*options):
