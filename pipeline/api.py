@@ -19,7 +19,7 @@ from .config.own_commands import require_own_commands, with_commands_of
 from .run import RunOptions, run_pipeline
 from .workflow.console import Console
 from .workflow.device import choose_device
-from .workflow.replacement import claim
+from .workflow.ownership import claim
 from .workflow.runner import Run
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from .stages.order import STAGES
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
-from .workflow.replacement import require_apart, require_own_place
+from .workflow.ownership import require_apart, require_own_place
 from .workflow.runner import Run, require_current, run_stages, save_own
 from .workflow.scratch import at_work_in
 

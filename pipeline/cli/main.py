@@ -93,7 +93,8 @@ def _compare(options: argparse.Namespace) -> int:
     from ...evaluation.scoring.score_folder import ScoreFolder
     from ..stages.score import format_estimate
     from ..workflow.records import StageRecord
-    from ..workflow.replacement import Replacement, remove_building_folder
+    from ..workflow.removal import remove_building_folder
+    from ..workflow.replacement import Replacement
 
     comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
     make_folder(options.out)
@@ -158,6 +159,7 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from ..workflow.scratch import at_work_in
     from .demo import make_demo_cohort
 
     options.preset = options.preset or "demo"
@@ -165,8 +167,10 @@ def _demo(options: argparse.Namespace) -> int:
     if options.dry_run:
         write_line(f"would make a synthetic cohort in {options.out / 'cohort'} and run all stages on it", sys.stdout)
         return DONE
-    options.cohort = make_demo_cohort(options.out / "cohort", open_console(options, options.out / "run"))
-    options.out = options.out / "run"
+    cohort, options.out = options.out / "cohort", options.out / "run"
+    console = open_console(options, options.out)
+    with at_work_in(options.out) as scratch:
+        options.cohort = make_demo_cohort(cohort, scratch, console)
     return _run_on_cohort(options, tuple(STAGE_TITLES))
 
 
@@ -203,7 +207,7 @@ def _remove(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ..workflow.earlier_subjects import remove_subjects
     from ..workflow.lock import sole_user
-    from ..workflow.replacement import require_own_place
+    from ..workflow.ownership import require_own_place
 
     out = OutputFolder(options.out)
     if not out.root.is_dir():

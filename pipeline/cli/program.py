@@ -65,7 +65,7 @@ def open_console(options: argparse.Namespace, out: Path | None):
     """Open the console of a command, with the log of an output folder unless it is a dry run."""
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ..workflow.console import Console
-    from ..workflow.replacement import claim
+    from ..workflow.ownership import claim
 
     log = None
     if out is not None and not options.dry_run:

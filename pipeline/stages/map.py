@@ -19,7 +19,7 @@ from ..model.model_files import read_trained_on, require_files_of_model
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
-from ..workflow.replacement import remove_with_record
+from ..workflow.removal import remove_with_record
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
     covariates_of,

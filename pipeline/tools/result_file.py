@@ -11,7 +11,7 @@ from pathlib import Path
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import read_description
-from ..workflow.replacement import OWN_NAMES
+from ..workflow.ownership import OWN_NAMES
 
 MARK = "voxout native"
 """Description in the header of every result, by which earlier results are recognised."""

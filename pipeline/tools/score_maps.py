@@ -25,8 +25,10 @@ from ..workflow.console import Console
 from ..workflow.engine import usable_cores
 from ..workflow.folders import make_folder
 from ..workflow.lock import sole_user
+from ..workflow.ownership import EVALUATE
 from ..workflow.records import StageRecord, versions
-from ..workflow.replacement import EVALUATE, Replacement, remove_building_folder
+from ..workflow.removal import remove_building_folder
+from ..workflow.replacement import Replacement
 from ..workflow.runner import failures_table
 
 _SWAPPED = "Are --maps and --masks swapped?"

@@ -12,7 +12,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from .records import StageRecord, file_fingerprint
-from .replacement import remove_recorded, remove_unfinished, remove_with_record
+from .removal import remove_recorded, remove_unfinished, remove_with_record
 
 _DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
 

@@ -15,8 +15,10 @@ from ..config.config import Config
 from ..config.diff import changes
 from .console import Console
 from .engine import Engine
+from .ownership import write_own
 from .records import Meter, StageRecord, sizes, versions
-from .replacement import Replacement, remove_building_folder, write_own
+from .removal import remove_building_folder
+from .replacement import Replacement
 from .stage_titles import STAGE_TITLES
 
 

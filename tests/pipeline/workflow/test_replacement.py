@@ -12,15 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import UserError
+from voxout.pipeline.workflow.ownership import claim, require_apart, require_own_place, write_own
 from voxout.pipeline.workflow.records import StageRecord
-from voxout.pipeline.workflow.replacement import (
-    Replacement,
-    claim,
-    remove_recorded,
-    require_apart,
-    require_own_place,
-    write_own,
-)
+from voxout.pipeline.workflow.removal import remove_recorded
+from voxout.pipeline.workflow.replacement import Replacement
 
 
 def _files(out: Path) -> Replacement:
