@@ -13,6 +13,8 @@ from ..data_manifests.images.grid import Grid
 from ..data_manifests.images.volume import Volume, read_mask, read_volume
 from ..data_manifests.terms import Modality
 
+FORMAT = 2
+"""Increased whenever the same scan and settings give other prepared images, which repeats the preparation."""
 _FEWEST = 4
 
 

@@ -111,8 +111,8 @@ class IntensitySettings(Section):
     method: Annotated[IntensityMethod, BeforeValidator(OldValues({"landmarks": "nyul"}))] = "nyul"
     """Standardisation (docs/intensity.md). `nyul`: match the deciles of the training controls (Nyul histogram
     standardisation); `z_score`: median and median absolute deviation; `white_matter`: the white-matter peak;
-    `percentiles`: only the scaling of the prepared images, in which the percentiles 0.5 and 99.5 are 0 and 1. A change
-    does not repeat the preparation."""
+    `percentiles`: only the scaling of the prepared images, in which the percentiles 0.5 and 99.5 are 0 and 0.8. A
+    change does not repeat the preparation."""
 
     removed: ClassVar = {"low_percent": 0.5, "high_percent": 99.5}
 

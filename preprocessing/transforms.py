@@ -216,7 +216,7 @@ class RegisterToTemplated(_Step, InvertibleTransform):
 
 
 class ScaleBrainIntensityd(_Step):
-    """Map two percentiles of the brain's intensities to 0 and 1, and set the rest to 0; see `normalise`.
+    """Scale the brain's intensities to [0, 1] by two percentiles, and set the rest to 0; see `normalise`.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ class CrossFit:
         fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, self.folds, self.confounds)
         settings = self.settings.learned
         samples = fit.samples(settings.copies, self.jobs, self.step)
-        networks = fit.networks(samples, settings.steps, self.device, self.step)
+        networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
         return fit.scorer(networks), fit.references[-1].regression, fit.null(networks)
 
     def fit_scorer(

@@ -18,7 +18,7 @@ _FLUID_PERCENTILE = 3.0
 _VOXELS_OF_EDIT = 80
 _UNEDITED_VOXELS = 4000
 """Unedited voxels of a copy, see `chosen_voxels`."""
-_LARGEST_Z = 8.0
+_LARGEST = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +72,12 @@ def tissue_of(image: np.ndarray, brain_mask: Volume) -> Tissue:
 
 
 def chosen_voxels(
-    drawn: Edited, numbers: np.ndarray, inside: np.ndarray, z: np.ndarray, random: np.random.Generator
+    drawn: Edited, numbers: np.ndarray, inside: np.ndarray, deviations: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose voxels of an edited control to learn from.
 
     Each edit and each sham contributes the same number of voxels. Half of the other voxels are drawn in proportion to
-    the squared length of their z-scores: unedited tissue that looks unusual is the hardest to tell from edits.
+    the squared length of their deviations: unedited tissue that looks unusual is the hardest to tell from edits.
 
     Parameters
     ----------
@@ -85,7 +85,8 @@ def chosen_voxels(
     numbers : ndarray of int, (P,)
         Number of the edit of each voxel, see `Edited`.
     inside : ndarray of bool, (P,)
-    z : ndarray, (P, C)
+    deviations : ndarray, (P, C + 1)
+        See `Norm.deviations`.
     random : Generator
 
     Returns
@@ -103,7 +104,7 @@ def chosen_voxels(
         index.append(voxels)
         labels.append(np.full(len(voxels), -1 if family == SHAM else names.index(family), np.int8))
     unedited = np.flatnonzero((numbers == 0) & inside)
-    share = (np.clip(z[unedited], -_LARGEST_Z, _LARGEST_Z) ** 2).sum(axis=1, dtype=np.float64) + 1e-6
+    share = (np.clip(deviations[unedited], -_LARGEST, _LARGEST) ** 2).sum(axis=1, dtype=np.float64) + 1e-6
     for weights in (None, share / share.sum()):
         index.append(random.choice(unedited, min(_UNEDITED_VOXELS // 2, len(unedited)), replace=False, p=weights))
         labels.append(np.full(len(index[-1]), -1, np.int8))

@@ -1,7 +1,7 @@
 """Training of the learned scorer, cross-validated: each control is scored by a network that has not seen it.
 
-The z-scores of a control are those from a mean and standard deviation of the other folds, in training as in the null,
-since the z-scores of controls that a mean was fitted on are too low.
+The deviations of a control are those from the mean and covariance of the other folds, in training as in the null, since
+the deviations of controls that a mean was fitted on are too small.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...data_manifests.threads import one_torch_thread
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression, residualised
 from ..features.feature_store import ReadFeatures
-from ..features.whitening import SHRINKAGE, Whitening, fit_whitening
+from ..features.whitening import SHRINKAGE, fit_whitening
 from .context import Context
 from .edited_controls import EditedControls, chosen_voxels
 from .network import EditClassifier, Samples, train_classifier
+from .norm import Norm
 from .scorer import LearnedScorer, score_of
 
 FEWEST_PARTICIPANTS = 20
@@ -26,29 +28,28 @@ FEWEST_PARTICIPANTS = 20
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Mean and standard deviation of some of the controls, confounds regressed out.
+    """Mean and covariance of some of the controls, confounds regressed out.
 
     Attributes
     ----------
-    whitening : Whitening
-        Diagonal.
+    norm : Norm
     regression : ConfoundRegression or None
     """
 
-    whitening: Whitening
+    norm: Norm
     regression: ConfoundRegression | None
 
     @classmethod
     def fit(cls, features, confounds: np.ndarray, mask: VoxelMask) -> "Reference":
         """Fit on features (S, P, C) and confounds (S, k)."""
         residuals, regression = residualised(features, confounds, mask)
-        return cls(fit_whitening(residuals, mask, shrinkage=SHRINKAGE, diagonal=True), regression)
+        return cls(Norm(fit_whitening(residuals, mask, shrinkage=SHRINKAGE)), regression)
 
-    def z(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
-        """Signed z-scores of one subject's features (P, C) with its confounds (k,)."""
+    def deviations(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """`Norm.deviations` of one subject's features (P, C) with its confounds (k,)."""
         if self.regression is not None:
             features = self.regression.residualise(features, confounds)
-        return self.whitening.whiten(features)
+        return self.norm.deviations(features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class LearnedFit:
             Reference.fit(features(subset), values[subset], mask)
             for subset, values in zip(subsets, confounds, strict=True)
         ]
-        context = Context.of(references[-1].whitening, mask)
+        context = Context(mask, references[-1].norm)
         return cls(mask, features, controls, inside, folds, confounds, references, context)
 
     def fold_of(self, index: int) -> int:
@@ -110,10 +111,10 @@ class LearnedFit:
         fold = self.fold_of(index)
         channels, drawn = self.controls.draw(index, copy)
         features = self.mask.transform(channels).T.astype(np.float32)
-        z = self.references[fold].z(features, self.confounds[fold][index])
+        deviations = self.references[fold].deviations(features, self.confounds[fold][index])
         random = np.random.default_rng([self.controls.seed, index, copy, 1])
-        at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], z, random)
-        return Samples(self.context.compute(z, self.inside[index], at=at), families)
+        at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], deviations, random)
+        return Samples(self.context.compute(deviations, self.inside[index], at=at), families)
 
     def samples(self, copies: int, jobs: int | None, step: Callable[[], None]) -> list[Samples]:
         """Draw the voxels of all controls, one element per control."""
@@ -125,28 +126,44 @@ class LearnedFit:
                 step()
         return [Samples.joined(drawn[start : start + copies]) for start in range(0, len(drawn), copies)]
 
+    def inputs(self, index: int) -> np.ndarray:
+        """Compute the inputs (P, d) of an unedited control, from the reference without its fold."""
+        fold = self.fold_of(index)
+        channels = self.features([index])[:, :][0]
+        deviations = self.references[fold].deviations(channels, self.confounds[fold][index])
+        return self.context.compute(deviations, self.inside[index])
+
     def networks(
-        self, samples: Sequence[Samples], steps: int, device: torch.device | str, step: Callable[[], None]
+        self,
+        samples: Sequence[Samples],
+        steps: int,
+        device: torch.device | str,
+        jobs: int | None,
+        step: Callable[[], None],
     ) -> list[EditClassifier]:
         """Train one network on the samples of the other folds, for each fold."""
-        trained = []
-        for number, fold in enumerate(self.folds):
-            others = Samples.joined([samples[index] for index in np.setdiff1d(np.arange(len(samples)), fold)])
-            trained.append(train_classifier(others, seed=self.controls.seed + number, steps=steps, device=device))
-            step()
-        return trained
+
+        def trained(number: int) -> EditClassifier:
+            others = np.setdiff1d(np.arange(len(samples)), self.folds[number])
+            joined = Samples.joined([samples[index] for index in others])
+            return train_classifier(joined, seed=self.controls.seed + number, steps=steps, device=device)
+
+        networks = []
+        # The networks are too small for several threads each.
+        with one_torch_thread(), ThreadPoolExecutor(jobs) as pool:
+            for network in pool.map(trained, range(len(self.folds))):
+                networks.append(network)
+                step()
+        return networks
 
     def null(self, networks: Sequence[EditClassifier]) -> np.ndarray:
         """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
         scores = np.zeros(self.inside.shape, np.float32)
-        without_fold = zip(self.folds, self.references[:-1], self.confounds[:-1], networks, strict=True)
-        for fold, reference, confounds, network in without_fold:
-            for index in fold:
-                z = reference.z(self.features([index])[:, :][0], confounds[index])
-                logits = network.logits(self.context.compute(z, self.inside[index]))
-                scores[index] = np.where(self.inside[index], score_of(logits), 0)
+        for index, brain in enumerate(self.inside):
+            logits = networks[self.fold_of(index)].logits(self.inputs(index))
+            scores[index] = np.where(brain, score_of(logits), 0)
         return scores
 
     def scorer(self, networks: Sequence[EditClassifier]) -> LearnedScorer:
         """Scorer for unseen subjects."""
-        return LearnedScorer(self.references[-1].whitening, self.context, tuple(networks))
+        return LearnedScorer(self.context, tuple(networks))

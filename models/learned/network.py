@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from ..tensor_file import TensorFile
 
@@ -34,9 +35,20 @@ class EditClassifier(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("sd", sd)
-        self.layers = nn.Sequential(
-            nn.Linear(len(mean), _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 1)
-        )
+        # Without the random weights of PyTorch: networks are trained in threads, which share its random numbers.
+        layers = [skip_init(nn.Linear, n, m) for n, m in ((len(mean), _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 1))]
+        self.layers = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+
+    @classmethod
+    def initial(cls, samples: "Samples", generator: torch.Generator) -> "EditClassifier":
+        """Create a network with random weights, for the inputs of some samples."""
+        inputs = torch.from_numpy(samples.inputs)
+        network = cls(inputs.mean(0), inputs.std(0).clamp(min=_SMALLEST_SD))
+        for layer in network.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+        return network
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits (n,) of inputs (n, d)."""
@@ -116,17 +128,15 @@ def train_classifier(samples: Samples, *, seed: int, steps: int, device: torch.d
     from ignite.engine import Events
     from monai.engines.trainer import SupervisedTrainer
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inputs = torch.from_numpy(samples.inputs)
-        network = EditClassifier(inputs.mean(0), inputs.std(0).clamp(min=_SMALLEST_SD)).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    network = EditClassifier.initial(samples, generator).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
     trainer = SupervisedTrainer(
         device=torch.device(device),
         max_epochs=1,
         epoch_length=steps,
-        train_data_loader=samples.batches(steps, torch.Generator().manual_seed(seed)),
+        train_data_loader=samples.batches(steps, generator),
         network=network,
         optimizer=optimizer,
         loss_function=nn.functional.binary_cross_entropy_with_logits,

@@ -8,39 +8,37 @@ import numpy as np
 from scipy import special
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..features.whitening import Whitening, load_whitening
+from ..features.whitening import load_whitening
 from ..tensor_file import opened_tensors, write_tensors
 from .context import Context
 from .network import EditClassifier
+from .norm import Norm
 
 _WHITENING, _NETWORKS = "whitening.safetensors", "networks.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedScorer:
-    """How likely each voxel is edited, from the z-scores of all channels and their `Context`.
+    """How likely each voxel is edited, from the deviations of all channels and their `Context`.
 
     Attributes
     ----------
-    whitening : Whitening
-        Diagonal: it converts the channels to z-scores.
     context : Context
     networks : tuple of EditClassifier
         One per fold of the controls; their logits are averaged.
     """
 
-    whitening: Whitening
     context: Context
     networks: Sequence[EditClassifier]
 
     def score(self, features: np.ndarray, *, inside: np.ndarray, jobs: int | None = None) -> np.ndarray:
         """Score the channels (P, C) of one subject, (P,) float32; higher = more anomalous."""
-        inputs = self.context.compute(self.whitening.whiten(features), inside)
+        inputs = self.context.compute(self.context.norm.deviations(features), inside)
         return score_of(np.mean([network.logits(inputs) for network in self.networks], axis=0))
 
     def save(self, folder: Path) -> None:
         """Write the whitening and the networks to a folder."""
-        self.whitening.save(folder / _WHITENING)
+        self.context.norm.whitening.save(folder / _WHITENING)
         arrays = {
             f"{number}.{name}": value
             for number, network in enumerate(self.networks)
@@ -57,14 +55,13 @@ class LearnedScorer:
         UserError
             A file is missing, damaged, or was fitted on another brain mask.
         """
-        whitening = load_whitening(folder / _WHITENING, mask)
-        context = Context.of(whitening, mask)
+        context = Context(mask, Norm(load_whitening(folder / _WHITENING, mask)))
         with opened_tensors(folder / _NETWORKS, "networks of the learned scorer") as file:
             networks = [
                 EditClassifier.read(file, f"{number}.", context.size)
                 for number in range(round(file.number("networks")))
             ]
-        return cls(whitening, context, networks)
+        return cls(context, networks)
 
 
 def score_of(logits: np.ndarray) -> np.ndarray:

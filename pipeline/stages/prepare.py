@@ -5,6 +5,7 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
+from ...preprocessing.prepared_images import FORMAT
 from ..config.config import Config
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, fingerprint
@@ -30,7 +31,8 @@ def _prepare(run: Run) -> StageResult:
 def _settings_of_prepare(run: Run) -> dict[str, Any]:
     settings = settings_of(run, "preprocessing", "seed")
     # The intensity scale and the derived maps need the cohort and come later; a prepared scan needs its subject only.
-    return {name: value for name, value in settings.items() if name.removeprefix("settings.") not in CHANNEL_SETTINGS}
+    own = {name: value for name, value in settings.items() if name.removeprefix("settings.") not in CHANNEL_SETTINGS}
+    return own | {"the format of prepared images": FORMAT}
 
 
 def prepare_in_worker(

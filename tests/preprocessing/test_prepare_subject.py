@@ -64,7 +64,7 @@ def test_prepare_writes_all_files(subject, out):
     image = read_volume(out.prepared_image(subject, "t1w"))
     mask = read_mask(out.prepared_brain_mask(subject))
     assert image.grid.same_as(GRID) and mask.grid.same_as(GRID)
-    assert image.voxels.min() == 0 and image.voxels.max() == pytest.approx(1)
+    assert image.voxels.min() == 0 and 0.8 < image.voxels.max() <= 1
     assert (image.voxels[~mask.voxels] == 0).all()
     native = read_mask(out.native_brain_mask(subject))
     assert native.grid.same_as(read_grid(subject.images["t1w"]))

@@ -19,7 +19,7 @@ def test_the_network_of_a_fold_has_not_seen_its_controls():
     fit = LearnedFit(None, None, controls, np.ones((6, 1), bool), FOLDS, [], [], None)
     samples = [samples_of(seed) for seed in range(6)]
     changed = [samples_of(seed + 10) if seed in FOLDS[1] else one for seed, one in enumerate(samples)]
-    before, after = (fit.networks(each, 4, "cpu", lambda: None) for each in (samples, changed))
+    before, after = (fit.networks(each, 4, "cpu", 2, lambda: None) for each in (samples, changed))
     weights = [[network.arrays()["layers.0.weight"] for network in networks] for networks in (before, after)]
     assert [np.array_equal(*pair) for pair in zip(*weights, strict=True)] == [False, True, False]
 

@@ -19,7 +19,7 @@ def test_scaling_of_a_small_image():
     grid = Grid((5, 1, 1), np.eye(4))
     image = Volume(np.array([10, 20, 30, 50, 9000], np.float32).reshape(5, 1, 1), grid)
     found = normalise(image, Volume(mask, grid))
-    assert found.voxels.ravel() == pytest.approx([0, 9.85 / 39.55, 19.85 / 39.55, 1, 0])
+    assert found.voxels.ravel() == pytest.approx([0, 0.8 * 9.85 / 39.55, 0.8 * 19.85 / 39.55, 0.8 * 39.85 / 39.55, 0])
 
 
 @given(scale=st.floats(1e-3, 1e4), shift=st.floats(0, 1e3))
@@ -34,7 +34,16 @@ def test_voxels_outside_the_brain_are_ignored_and_zero():
     found = normalise(bright_outside, MASK).voxels
     assert np.array_equal(found, normalise(IMAGE, MASK).voxels)
     assert (found[~MASK.voxels] == 0).all()
-    assert found[MASK.voxels].min() == 0 and found[MASK.voxels].max() == 1
+    assert found[MASK.voxels].min() == 0 and 0.8 < found[MASK.voxels].max() < 1
+
+
+def test_a_lesion_brighter_than_all_other_tissue_stays_brighter():
+    grid = Grid((20, 20, 20), np.eye(4))
+    image = RANDOM.normal(100, 10, grid.size_vox).astype(np.float32)
+    image[2, 2, 2], image[3, 3, 3], image[4, 4, 4] = 130, 135, 1000
+    found = normalise(Volume(image, grid), Volume(np.ones(grid.size_vox, bool), grid)).voxels
+    assert 0.8 < found[2, 2, 2] < found[3, 3, 3] < 1
+    assert found[4, 4, 4] == 1
 
 
 def test_errors_for_an_empty_mask_and_a_constant_brain():
