@@ -161,6 +161,7 @@ class EnsembleSettings(Section):
         "derived_features",
         "intensity",
         "extension",
+        "learned",
     )
     """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;
     `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`:
