@@ -22,6 +22,7 @@ from voxout.data_manifests.images.volume import read_grid, read_mask, read_volum
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.evaluation.report.html import number_text
 from voxout.pipeline.config.config import load_config
+from voxout.pipeline.model.whole_model import FORMAT
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.patches.volume_store import VolumeStore
@@ -384,7 +385,7 @@ def test_a_model_of_another_version_is_refused_and_fitted_again(finished, cohort
     out.record("fit").write_text(json.dumps(record))
     result = _apply(out.root, new_cohort, tmp_path / "applied")
     assert result.returncode == 2
-    assert "its model was fitted by another version of voxout (format 1, expected 4)" in result.stderr
+    assert f"its model was fitted by another version of voxout (format 1, expected {FORMAT})" in result.stderr
     assert not (tmp_path / "applied" / "prepared").exists(), "refused before any output"
     result = _voxout("run", cohort, out.root, "--dry-run")
     assert "fit: would run, because the format of models is new" in result.stdout
