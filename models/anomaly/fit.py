@@ -196,7 +196,7 @@ class CrossFit:
         settings = self.settings.learned
         samples = fit.samples(settings.copies, self.jobs, self.step)
         networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
-        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks)
+        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
 
     def fit_scorer(
         self, spec: ScorerSpec, features: ReadFeatures, subset: np.ndarray, confounds: np.ndarray

@@ -156,13 +156,15 @@ class LearnedFit:
                 step()
         return networks
 
-    def null(self, networks: Sequence[EditClassifier]) -> np.ndarray:
+    def null(self, networks: Sequence[EditClassifier], jobs: int | None) -> np.ndarray:
         """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
-        scores = np.zeros(self.inside.shape, np.float32)
-        for index, brain in enumerate(self.inside):
+
+        def scored(index: int) -> np.ndarray:
             logits = networks[self.fold_of(index)].logits(self.inputs(index))
-            scores[index] = np.where(brain, score_of(logits), 0)
-        return scores
+            return np.where(self.inside[index], score_of(logits), 0)
+
+        with one_torch_thread(), ThreadPoolExecutor(jobs) as pool:
+            return np.stack(list(pool.map(scored, range(len(self.inside)))))
 
     def scorer(self, networks: Sequence[EditClassifier]) -> LearnedScorer:
         """Scorer for unseen subjects."""
