@@ -151,6 +151,7 @@ METHODS: Mapping[str, Parts] = {
     "learned": (_LEARNED,),
     "ensemble": _ALL,
     "ensemble with learned": (*_ALL, _LEARNED),
+    "ensemble with learned, without OC-SVM": (_DERIVED, _ZPOOL, _EXTENSION, _LEARNED),
     **{
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
@@ -363,7 +364,7 @@ class Study:
         figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else unsmoothed)) for n, p in methods.items()}
         figures |= {f"{n}, smoothed": self.evaluated(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
         every = [*figures.values()]
-        for name in ("learned", "ensemble with learned"):
+        for name in ("learned", "ensemble with learned", "ensemble with learned, without OC-SVM"):
             every.append(self.left_out(name))
         text = [table(every, "all"), table(every, "dark")]
         text += [overview(every, figure) for figure in _FIGURES]
