@@ -26,8 +26,8 @@ class Context:
 
     For each deviation: its value, the same smoothed at three scales, its root mean square at the two finer scales
     (texture has no mean), and the differences from the mirrored voxel of the value, the finest smoothing and the finest
-    root mean square. For each voxel, in addition: mean and standard deviation of the controls,
-    tissue probabilities of the template, and depth below the surface of the brain.
+    root mean square. For each voxel, in addition: mean and standard deviation of the controls, tissue probabilities of
+    the template, and depth below the surface of the brain.
 
     Attributes
     ----------

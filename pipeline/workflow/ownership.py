@@ -1,7 +1,8 @@
 """What belongs to voxout in an output folder.
 
 A file belongs to voxout if a record lists it with its current size and hash; an output folder, if it holds a record.
-Any other file in an output folder is never deleted or overwritten: it is moved to the folder ``set-aside``.
+Any other file in an output folder is never deleted or overwritten: where it is in the way, it is moved to the folder
+``set-aside``, or voxout stops and says so.
 """
 
 import os
