@@ -91,6 +91,10 @@ class Browser:
             assert time.monotonic() < end, f"waited {seconds} s for {condition}; console: {self.console}"
             time.sleep(0.1)
 
+    def wait_for_drawing(self) -> None:
+        """Wait until changes are laid out and drawn, which is one frame later."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+
     def click(self, selector: str) -> None:
         """Click on the centre of an element."""
         self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
@@ -126,8 +130,7 @@ class Browser:
             options["clip"] = {
                 "x": x + scrolled[0], "y": y + scrolled[1], "width": width, "height": height, "scale": 1
             }  # fmt: skip
-        # Changes are drawn one frame later.
-        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+        self.wait_for_drawing()
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=whole, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))

@@ -88,6 +88,7 @@ def test_a_hint_stands_above_tables_wider_than_the_window(page, tmp_path):
         with Browser(tmp_path / str(width), width=width, webgl=False) as browser:
             browser.open(page)
             browser.wait_for("document.documentElement.dataset.viewer")
+            browser.wait_for_drawing()
             assert browser.run(shown) is is_cut
 
 

@@ -40,6 +40,7 @@
   for (const box of document.querySelectorAll(".scroll")) {
     const hint = document.createElement("p");
     hint.className = "hint";
+    hint.hidden = true; // Until the table is laid out, nobody knows; a hint that comes and goes disturbs.
     hint.textContent = "More columns: scroll the table sideways →";
     box.before(hint);
     new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; }).observe(box);
