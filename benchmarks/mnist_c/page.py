@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.errors import Failure
-from voxout.evaluation.report.elements import embedded
+from voxout.evaluation.report.embedded_plots import embedded
 from voxout.evaluation.report.html import write_page
 from voxout.pipeline.workflow.records import versions
 

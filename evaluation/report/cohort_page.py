@@ -16,9 +16,12 @@ from ..scoring.metric_labels import METRICS, is_oracle
 from ..scoring.reference_results import COMPARED, RunScores
 from ..scoring.sanity_checks import scoring_warnings
 from ..scoring.tables import write_table
-from . import elements as parts
+from .cohort_tables import TableLine, reading_order, run_table, runs_of, stratum_tables, subject_table, table_line
+from .embedded_plots import embedded, score_plots, training_plots
+from .headlines import cohort_counts, headlines, metric_rows, threshold_notes
 from .html import picture_file_uri, picture_uri, write_page
-from .qc_table import QualityTable, quality_table
+from .map_pictures import colour_scale_of, head_of, threshold_of, typical_patient
+from .qc_table import QualityTable, quality_lines, quality_table
 from .report_inputs import (
     CohortReport,
     ReportSubject,
@@ -71,18 +74,18 @@ def write_report(
     Path
         Path of the page.
     """
-    plots = parts.score_plots(report.scores, report.subjects) if report.scores else []
-    training = parts.training_plots(report.training)
+    plots = score_plots(report.scores, report.subjects) if report.scores else []
+    training = training_plots(report.training)
     for plot in plots + training:
         plot.save(figures_folder or path.parent / "figures")
-    subjects = sorted(report.subjects, key=parts.reading_order)
+    subjects = sorted(report.subjects, key=reading_order)
     maps, map_warnings = _map_section(report, subjects, progress)
-    headlines = parts.headlines(report.scores)
+    main_metrics = headlines(report.scores)
     table = quality_table(report.subjects, {failure.key: failure.reason for failure in report.failures})
     quality, quality_warnings = _quality_section(table)
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
-    lines = [parts.table_line(subject, rows.get(subject.key)) for subject in subjects]
-    runs = parts.runs_of(report)
+    lines = [table_line(subject, rows.get(subject.key)) for subject in subjects]
+    runs = runs_of(report)
     _write_tables(tables_folder or path.parent / "tables", lines, table, runs)
     # Warnings about metrics are shown with the metrics.
     metric_warnings = scoring_warnings(report.scores) if report.scores else []
@@ -93,21 +96,21 @@ def write_report(
         styles=("report.css",),
         scripts=("report.js", "cohort.js"),
         report=report,
-        headlines=headlines,
-        measured=any(headline.estimate.value is not None for headline in headlines),
-        metrics=parts.metric_rows(report.scores),
+        headlines=main_metrics,
+        measured=any(headline.estimate.value is not None for headline in main_metrics),
+        metrics=metric_rows(report.scores),
         metric_warnings=metric_warnings,
-        plots=[parts.embedded(plot) for plot in plots],
-        strata=parts.stratum_tables(report.scores),
-        threshold_notes=parts.threshold_notes(report),
-        counts=parts.cohort_counts(report),
+        plots=[embedded(plot) for plot in plots],
+        strata=stratum_tables(report.scores),
+        threshold_notes=threshold_notes(report),
+        counts=cohort_counts(report),
         lines=lines,
         with_truth=any(line.subject.scores is not None and line.subject.scores.truth_known for line in lines),
         rows=rows,
         runs=runs,
         compared=[(n, METRICS[n].label, is_oracle(n)) for n in COMPARED if any(n in r.estimates for r in runs)],
-        training=[parts.embedded(plot) for plot in training],
-        quality_lines=parts.quality_lines(report.subjects),
+        training=[embedded(plot) for plot in training],
+        quality_lines=quality_lines(report.subjects),
         warnings=[*warnings, *map_warnings, *quality_warnings],
         **maps,
         **quality,
@@ -118,18 +121,18 @@ def _map_section(
     report: CohortReport, subjects: Sequence[ReportSubject], progress: Callable[[Iterable], Iterable] | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Template variables of the maps, and warnings about maps that cannot be shown."""
-    scale = parts.colour_scale_of(report)
+    scale = colour_scale_of(report)
     with_map = [subject for subject in subjects if subject.images is not None]
     with_scan = len(with_map) <= MOST_WITH_SCAN
     most_bytes = min(60_000, MOSAIC_BYTES // max(len(with_map), 1))
-    threshold = parts.threshold_of(report)
+    threshold = threshold_of(report)
     pictures: dict[str, tuple[str, str]] = {}
     flagged: dict[str, float] = {}
     warnings = []
     for subject in progress(with_map) if progress else with_map:
         try:
             assert subject.images is not None and scale is not None
-            head = parts.head_of(subject.images(), scale)
+            head = head_of(subject.images(), scale)
             picture, alt = subject_mosaic(head, scan_row=with_scan)
             pictures[subject.key] = picture_uri(picture, most_bytes), f"{subject.key}: {alt}."
             # Without a threshold, the colours start at a percentile of all scores.
@@ -138,7 +141,7 @@ def _map_section(
         except UserError as error:
             warnings.append(f"No picture of {subject.key}: {error}")
     shown = [subject for subject in with_map if subject.key in pictures]
-    typical, typical_caption = parts.typical_patient(shown) or (None, "")
+    typical, typical_caption = typical_patient(shown) or (None, "")
     return {
         "pictures": pictures,
         "shown": shown,
@@ -173,11 +176,9 @@ def _quality_section(table: QualityTable) -> tuple[dict[str, Any], list[str]]:
     }, warnings
 
 
-def _write_tables(
-    folder: Path, lines: Sequence[parts.TableLine], quality: QualityTable, runs: Sequence[RunScores]
-) -> None:
+def _write_tables(folder: Path, lines: Sequence[TableLine], quality: QualityTable, runs: Sequence[RunScores]) -> None:
     if lines:
-        write_table(folder / "subjects.csv", parts.subject_table(lines))
+        write_table(folder / "subjects.csv", subject_table(lines))
         write_table(folder / "quality.csv", quality.as_lines())
     if runs:
-        write_table(folder / "runs.csv", parts.run_table(runs))
+        write_table(folder / "runs.csv", run_table(runs))

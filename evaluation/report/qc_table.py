@@ -1,5 +1,6 @@
-"""Quality-control table of the preprocessing, one row per subject, outliers first."""
+"""Quality-control tables of the preprocessing: one row per subject, outliers first, and one row per site."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,31 @@ def quality_table(subjects: Sequence[ReportSubject], failed: Mapping[str, str]) 
         rows.append(QualityRow(subject, verdict, reasons, own, distance, furthest))
     rows.sort(key=lambda row: (_ORDER.index(row.verdict), -(row.distance or 0), row.subject.key))
     return QualityTable(columns, tuple(rows))
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """Summary of the preprocessing quality at one site."""
+
+    site: str
+    subjects: int
+    verdicts: Mapping[str, int]
+    brain_ml: float | None
+    smallest_ml: float | None
+    largest_ml: float | None
+
+
+def quality_lines(subjects: Sequence[ReportSubject]) -> list[QualityLine]:
+    """Summarise the quality of each site, in alphabetical order."""
+    lines = []
+    for site in sorted({subject.site or "" for subject in subjects}):
+        here = [s for s in subjects if (s.site or "") == site]
+        counts = Counter(subject.quality_verdict or "not prepared" for subject in here)
+        verdicts = {verdict: counts[verdict] for verdict in ("pass", "warn", "fail", "not prepared")}
+        volumes = [s.brain_volume_ml for s in here if s.brain_volume_ml is not None]
+        summary = (float(np.mean(volumes)), min(volumes), max(volumes)) if volumes else (None, None, None)
+        lines.append(QualityLine(site or "site not given", len(here), verdicts, *summary))
+    return lines
 
 
 def _distances(values: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, place_of
 from .cluster_table import COLUMNS, cluster_row
-from .elements import head_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
+from .map_pictures import head_of
 from .report_inputs import SubjectReport
 from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
 from .widespread import widespread_share, widespread_warning

@@ -20,8 +20,9 @@ from voxout.evaluation.report.cohort_page import (
     TrainingCurve,
     write_report,
 )
-from voxout.evaluation.report.elements import quality_lines, threshold_notes
+from voxout.evaluation.report.headlines import threshold_notes
 from voxout.evaluation.report.html import duration_text, number_text
+from voxout.evaluation.report.qc_table import quality_lines
 from voxout.evaluation.report.report_inputs import QualityNumber
 from voxout.evaluation.scoring.metric_labels import METRICS
 from voxout.evaluation.scoring.reference_results import RunScores

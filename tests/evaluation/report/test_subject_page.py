@@ -15,7 +15,7 @@ from voxout.data_manifests.errors import UserError
 from voxout.evaluation.figures import mosaic
 from voxout.evaluation.figures.colour_scale import ColourScale
 from voxout.evaluation.metrics.fdr import Discovery
-from voxout.evaluation.report.elements import colour_scale_of, head_of, threshold_of
+from voxout.evaluation.report.map_pictures import colour_scale_of, head_of, threshold_of
 from voxout.evaluation.report.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
 from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.report.viewer.volumes import niivue_source
