@@ -14,16 +14,23 @@ NOT_FETCHED = (
 )
 
 
-def given_path(path: str | Path, what: str) -> Path:
-    """Return a path that a caller gives; an empty text does not mean the current folder.
+def given_path(path: str | Path, what: str = "") -> Path:
+    """Return a path that a caller gives; an empty text, as of an unset variable, does not mean the current folder.
+
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        Name of the argument, for the error message; empty if the caller adds it.
 
     Raises
     ------
     UserError
-        An empty text; `what` is the name of the argument.
+        An empty text.
     """
     if path == "":
-        raise UserError(f"{what}: found an empty path, expected a file or folder. Write '.' for the current folder.")
+        sentence = "found an empty path, expected a file or folder. Write '.' for the current folder."
+        raise UserError(f"{what}: {sentence}" if what else sentence)
     return Path(path)
 
 

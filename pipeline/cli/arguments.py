@@ -5,7 +5,9 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+from ...data_manifests.errors import UserError
 from ...data_manifests.terms import MODALITIES
+from ...data_manifests.user_paths import given_path
 from ..workflow.stage_titles import STAGE_TITLES
 
 _EXAMPLES = """\
@@ -191,15 +193,17 @@ def _named_path(text: str) -> tuple[str, Path]:
     return (name, _path(path)) if equals else ("", _path(text))
 
 
-def _path_text(text: str) -> str:
-    """Refuse an empty path, as of an unset variable of the shell, which would mean the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("found an empty path, expected a file or folder (. is the current folder)")
-    return text
-
-
 def _path(text: str) -> Path:
-    return Path(_path_text(text))
+    try:
+        return given_path(text)
+    except UserError as error:  # argparse adds the name of the argument
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _path_text(text: str) -> str:
+    """Return a path as it is written: it may contain ``{id}``, and ``~/`` is not ``~``."""
+    _path(text)
+    return text
 
 
 def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:

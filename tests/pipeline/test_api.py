@@ -79,7 +79,7 @@ def test_every_public_name_exists():
 )
 def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(voxout.UserError, match="found an empty path, expected a file or folder"):
+    with pytest.raises(voxout.UserError, match=r"^\w+: found an empty path, expected a file or folder\."):
         call()
     assert not list(tmp_path.iterdir())
 

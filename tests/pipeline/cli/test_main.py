@@ -215,6 +215,7 @@ def test_an_annotated_table_of_failures_is_kept(capsys, cohort, tmp_path):
     assert {path.name for path in (tmp_path / "set-aside").iterdir()} == {"failures.csv"}
 
 
+EMPTY_PATH = ": found an empty path, expected a file or folder. Write '.' for the current folder.\n"
 EMPTY = [
     ["check", "cohort.csv", ""],
     ["check", "", "out"],
@@ -236,7 +237,7 @@ def test_an_empty_path_is_not_the_current_folder(capsys, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
-    assert "found an empty path, expected a file or folder" in capsys.readouterr().err
+    assert EMPTY_PATH in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
