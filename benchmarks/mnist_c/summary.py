@@ -17,7 +17,7 @@ from .results import Result
 
 ALL = "mean"
 """Name for the mean over the conditions of a unit."""
-CONFIDENCE, DRAWS = 0.95, 2000
+DRAWS = 2000
 METRICS = {"auroc": "AUROC", "average_precision": "Average precision"}
 _WHY_NONE = "no result"
 
@@ -182,7 +182,7 @@ class Summary:
 
     def _mean(self, values: np.ndarray) -> Estimate:
         known: Sequence[float | None] = [None if np.isnan(value) else float(value) for value in values]
-        return mean_over_subjects(known, self._weights, why_none=_WHY_NONE).estimate(CONFIDENCE)
+        return mean_over_subjects(known, self._weights, why_none=_WHY_NONE).estimate()
 
     def figures(self) -> pd.DataFrame:
         """Table in long format: one row per (protocol, line, condition, metric)."""

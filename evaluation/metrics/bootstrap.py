@@ -74,11 +74,11 @@ class Measure:
     subjects: int
     why_none: str
 
-    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
+    def estimate(self) -> Estimate:
         """Return the value with its percentile bootstrap interval."""
         if not np.isfinite(self.value):
             return Estimate.undefined(self.why_none)
-        low, high = percentile_interval(self.draws, confidence) if self.subjects >= FEWEST_SUBJECTS else (None, None)
+        low, high = percentile_interval(self.draws) if self.subjects >= FEWEST_SUBJECTS else (None, None)
         return Estimate(float(self.value), self.n, low, high)
 
     def minus(self, other: "Measure") -> "Measure":
@@ -125,13 +125,13 @@ def resample_subjects(
     return weights
 
 
-def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
-    """Percentile interval of the finite draws; (None, None) if fewer than half of the draws are finite."""
+def percentile_interval(draws: np.ndarray) -> tuple[float | None, float | None]:
+    """Interval with `CONFIDENCE` of the finite draws; (None, None) if fewer than half of the draws are finite."""
     draws = np.asarray(draws, dtype=np.float64)
     finite = draws[np.isfinite(draws)]
     if 2 * len(finite) < max(len(draws), 1):
         return None, None
-    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

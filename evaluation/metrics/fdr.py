@@ -31,10 +31,10 @@ class Discovery:
     threshold: float | None
 
     @classmethod
-    def from_z(cls, z: np.ndarray, rate: float = FALSE_DISCOVERY_RATE) -> "Discovery":
-        """Find the threshold for the z-scores (N,) of one brain."""
-        survive = log_q(z) >= -np.log10(rate)
-        return cls(rate, float(z[survive].min()) if survive.any() else None)
+    def from_z(cls, z: np.ndarray) -> "Discovery":
+        """Find the threshold at `FALSE_DISCOVERY_RATE` for the z-scores (N,) of one brain."""
+        survive = log_q(z) >= -np.log10(FALSE_DISCOVERY_RATE)
+        return cls(FALSE_DISCOVERY_RATE, float(z[survive].min()) if survive.any() else None)
 
 
 def log_p(z: np.ndarray) -> np.ndarray:

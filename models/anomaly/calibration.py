@@ -125,9 +125,6 @@ def calibrate(
     inside: np.ndarray,
     folds: Sequence[np.ndarray],
     mask: VoxelMask,
-    *,
-    pooling_mm: float = _POOLING_MM,
-    shrinkage: float | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls.
 
@@ -140,10 +137,6 @@ def calibrate(
     folds : sequence of ndarray of int
         Indices of the controls of each fold; at least two folds.
     mask : VoxelMask
-    pooling_mm : float
-        Standard deviation of the Gaussian over which the scale is pooled.
-    shrinkage : float in [0, 1], optional
-        Weight of the whole brain's scale in the scale of each voxel; by default that of `pooling_shrinkage`.
 
     Returns
     -------
@@ -167,16 +160,15 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
-    sigma_vox = pooling_mm / mask.grid.spacing_mm
+    shrinkage = pooling_shrinkage(len(null))
     values = np.empty(null.shape, np.float32)
     for fold in folds:
         own_total, own_count = _sums_of_squares(null[fold], inside[fold])
         removed = 1 - _OWN_FOLD_WEIGHT
-        scale = _pooled_scale(total - removed * own_total, count - removed * own_count, mask, sigma_vox, shrinkage)
+        scale = _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
         values[fold] = null[fold] / scale
     table = _tail_table(values, inside)
-    calibration = Calibration(_pooled_scale(total, count, mask, sigma_vox, shrinkage), *table, mask.mask_hash)
+    calibration = Calibration(_pooled_scale(total, count, mask, shrinkage), *table, mask.mask_hash)
     for row in values:
         row[:] = calibration._neg_log10_p_of_scaled(row)
     return calibration, values
@@ -196,11 +188,10 @@ def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray
     return total, count
 
 
-def _pooled_scale(
-    total: np.ndarray, count: np.ndarray, mask: VoxelMask, sigma_vox: np.ndarray, shrinkage: float
-) -> np.ndarray:
+def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinkage: float) -> np.ndarray:
     """Root mean square at each voxel, pooled over neighbours and shrunk towards the whole brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
+    sigma_vox = _POOLING_MM / mask.grid.spacing_mm
     smooth_total, smooth_count = (
         mask.transform(ndimage.gaussian_filter(mask.inverse_transform(part), sigma_vox)) for part in (total, count)
     )

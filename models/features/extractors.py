@@ -148,9 +148,8 @@ class PatchFeatures:
         rows: Sequence[int],
         *,
         seed: int,
-        size: int = _COMPONENTS,
     ) -> "PatchFeatures":
-        """Learn the components from controls.
+        """Learn the first `_COMPONENTS` components from controls.
 
         Parameters
         ----------
@@ -160,8 +159,6 @@ class PatchFeatures:
         rows : sequence of int
             Indices of the channels.
         seed : int
-        size : int
-            Number of components, at most 27 per channel.
         """
         width = 27 * len(rows)
         random = np.random.default_rng(seed)
@@ -173,7 +170,7 @@ class PatchFeatures:
             total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
         mean = total / count
         _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
-        return cls(mask, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :size], np.float32))
+        return cls(mask, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :_COMPONENTS], np.float32))
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, atomically."""

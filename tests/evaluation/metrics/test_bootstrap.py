@@ -27,7 +27,7 @@ def test_resampling_keeps_the_composition_of_the_cohort():
 def test_the_interval_of_a_mean_matches_the_normal_approximation():
     values = np.random.default_rng(0).normal(5, 2, size=80)
     weights = resample_subjects(["a"] * 80, 4000, seed=0)
-    mean = mean_over_subjects(list(values), weights, why_none="-").estimate(0.95)
+    mean = mean_over_subjects(list(values), weights, why_none="-").estimate()
     half = 1.96 * values.std() / np.sqrt(80)
     assert mean.value == pytest.approx(values.mean())
     assert mean.ci_low == pytest.approx(values.mean() - half, abs=0.08)
@@ -37,17 +37,17 @@ def test_the_interval_of_a_mean_matches_the_normal_approximation():
 
 def test_subjects_with_undefined_values_are_excluded():
     weights = resample_subjects(["a"] * 5, 50, seed=0)
-    mean = mean_over_subjects([1.0, None, 2.0, None, 3.0], weights, why_none="-").estimate(0.9)
+    mean = mean_over_subjects([1.0, None, 2.0, None, 3.0], weights, why_none="-").estimate()
     assert (mean.value, mean.n) == (2.0, 3)
     assert 1 <= mean.ci_low <= 2 <= mean.ci_high <= 3
-    nothing = mean_over_subjects([None] * 5, weights, why_none="no subject has a lesion").estimate(0.9)
+    nothing = mean_over_subjects([None] * 5, weights, why_none="no subject has a lesion").estimate()
     assert nothing.reason_undefined == "no subject has a lesion"
 
 
 def test_no_interval_from_two_subjects_or_mostly_undefined_draws():
     weights = resample_subjects(["a"] * 2, 50, seed=0)
-    assert mean_over_subjects([1.0, 2.0], weights, why_none="-").estimate(0.9).ci_low is None
-    assert percentile_interval(np.array([1.0, np.nan, np.nan]), 0.9) == (None, None)
+    assert mean_over_subjects([1.0, 2.0], weights, why_none="-").estimate().ci_low is None
+    assert percentile_interval(np.array([1.0, np.nan, np.nan])) == (None, None)
 
 
 def test_a_paired_difference_has_a_narrower_interval():
@@ -56,9 +56,9 @@ def test_a_paired_difference_has_a_narrower_interval():
     weights = resample_subjects(["a"] * 40, 800, seed=0)
     one = mean_over_subjects(list(ability), weights, why_none="-")
     other = mean_over_subjects(list(ability - 0.03 + random.normal(0, 0.01, size=40)), weights, why_none="-")
-    difference = one.minus(other).estimate(0.95)
+    difference = one.minus(other).estimate()
     assert difference.value == pytest.approx(0.03, abs=0.01)
     assert 0 < difference.ci_low < difference.ci_high < 0.05
-    assert one.estimate(0.95).ci_low < other.value, "unpaired intervals overlap"
+    assert one.estimate().ci_low < other.value, "unpaired intervals overlap"
     nothing = mean_over_subjects([None] * 40, weights, why_none="no subject has a lesion")
-    assert one.minus(nothing).estimate(0.95).reason_undefined == "no subject has a lesion"
+    assert one.minus(nothing).estimate().reason_undefined == "no subject has a lesion"

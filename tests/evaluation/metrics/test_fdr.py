@@ -28,10 +28,10 @@ def test_q_is_invariant_to_splitting_voxels(z, pieces):
 
 
 @settings(deadline=None)
-@given(SCORES, st.floats(0.001, 0.5))
-def test_the_threshold_is_the_lowest_score_that_survives(z, rate):
-    found = Discovery.from_z(z, rate)
-    survive = log_q(z) >= -np.log10(rate)
+@given(SCORES)
+def test_the_threshold_is_the_lowest_score_that_survives(z):
+    found = Discovery.from_z(z)
+    survive = log_q(z) >= -np.log10(0.05)
     if found.threshold is None:
         assert not survive.any()
     else:
@@ -42,18 +42,19 @@ def test_known_p_values():
     """Four p-values, .01, .02, .03 and .5: q is .04, .04, .04, .5."""
     z = stats.norm.isf([0.5, 0.03, 0.01, 0.02])
     np.testing.assert_allclose(10 ** -log_q(z), [0.5, 0.04, 0.04, 0.04])
-    assert Discovery.from_z(z, 0.05).threshold == pytest.approx(stats.norm.isf(0.03))
-    assert Discovery.from_z(z, 0.03) == Discovery(0.03, None)
+    assert Discovery.from_z(z).threshold == pytest.approx(stats.norm.isf(0.03))
+    # With .04 in place of .03, the lowest q is .053.
+    assert Discovery.from_z(stats.norm.isf([0.5, 0.04, 0.02, 0.03])) == Discovery(0.05, None)
 
 
 def test_the_false_discovery_rate_is_controlled():
     random = np.random.default_rng(0)
-    called = [Discovery.from_z(random.normal(size=2000), 0.05).threshold is not None for _ in range(400)]
+    called = [Discovery.from_z(random.normal(size=2000)).threshold is not None for _ in range(400)]
     assert np.mean(called) == pytest.approx(0.05, abs=0.035)
     shares = []
     for _ in range(100):
         z = random.normal(size=2000)
         z[:100] += 4
-        found = z >= Discovery.from_z(z, 0.05).threshold
+        found = z >= Discovery.from_z(z).threshold
         shares.append(found[100:].sum() / found.sum())
     assert np.mean(shares) == pytest.approx(0.05 * 0.95, abs=0.01)

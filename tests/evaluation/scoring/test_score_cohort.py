@@ -285,11 +285,11 @@ def test_metrics_of_a_stratum_agree_with_those_of_its_subjects():
     assert lyon["lesion_sensitivity"].value == pytest.approx(found / sum(len(s.lesions) for s in with_lesions))
     assert [name for by, name in strata if by == "age"] == ["below 40 years", "40 to 60 years", "60 to 75 years",
                                                             "75 years and more"]  # fmt: skip
-    assert strata["age", "below 40 years"].measures["auroc"].estimate(0.95).reason_undefined, "only healthy subjects"
+    assert strata["age", "below 40 years"].measures["auroc"].estimate().reason_undefined, "only healthy subjects"
     volumes = [stratum.measures["lesion_sensitivity"] for (by, _), stratum in strata.items() if by == "lesion volume"]
     in_mm3 = [les.volume_mm3 for s in placed for les in s.lesions]
     assert [m.n for m in volumes] == [sum(v < 100 for v in in_mm3), sum(v >= 100 for v in in_mm3), 0, 0]
-    assert "no lesion of this volume" in volumes[3].estimate(0.95).reason_undefined
+    assert "no lesion of this volume" in volumes[3].estimate().reason_undefined
     assert not [by for by, _ in ((s.by, s.name) for s in score_cohort(made, SETTINGS).strata) if by != "lesion volume"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import ndimage, stats
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly.calibration import (
@@ -23,14 +23,14 @@ def _null(seed, subjects=30):
     return np.abs(np.random.default_rng(seed).normal(size=(subjects, GRID.size)))
 
 
-def _with_null(null, inside=None, folds=5, **changed):
+def _with_null(null, inside=None, folds=5):
     inside = np.ones(null.shape, bool) if inside is None else inside
     parts = folds_of([f"sub-{number}" for number in range(len(null))], folds, seed=0)
-    return calibrate(null, inside, parts, GRID, **({"pooling_mm": 4.0, "shrinkage": 0.2} | changed))
+    return calibrate(null, inside, parts, GRID)
 
 
-def _calibrated(null, inside=None, **changed):
-    return _with_null(null, inside, **changed)[0]
+def _calibrated(null, inside=None):
+    return _with_null(null, inside)[0]
 
 
 def test_unseen_scores_are_calibrated():
@@ -46,14 +46,22 @@ def test_unseen_scores_are_calibrated():
 def test_the_own_fold_has_half_weight_in_the_scale():
     """Against a direct computation for each fold."""
     null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9
-    calibration, neg_log10_p = _with_null(null, inside, folds=3, pooling_mm=0.0, shrinkage=0.2)
-    for fold in folds_of([f"sub-{number}" for number in range(7)], 3, seed=0):
+    calibration, neg_log10_p = _with_null(null, inside, folds=3)
+
+    def scale_without_half_of(fold):
         weights = np.where(np.isin(np.arange(7), fold), 0.5, 1.0)[:, None] * inside
         brain = (weights * null**2).sum() / weights.sum()
-        own = (weights * null**2).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-9)
-        expected = replace(calibration, scale=np.sqrt(0.8 * own + 0.2 * brain)).neg_log10_p(null[fold])
-        covered = inside.any(axis=0)
-        np.testing.assert_allclose(neg_log10_p[fold][:, covered], expected[:, covered], rtol=1e-4, atol=1e-4)
+        # Pooled over 3 mm, which are 1.5 voxels.
+        squares, brains = (
+            ndimage.gaussian_filter(part.sum(axis=0).reshape(20, 20, 20), 1.5).ravel()
+            for part in (weights * null**2, weights)
+        )
+        return np.sqrt((7 * squares / brains + 12.5 * brain) / 19.5)
+
+    np.testing.assert_allclose(calibration.scale, scale_without_half_of([]), rtol=1e-5)
+    for fold in folds_of([f"sub-{number}" for number in range(7)], 3, seed=0):
+        expected = replace(calibration, scale=scale_without_half_of(fold)).neg_log10_p(null[fold])
+        np.testing.assert_allclose(neg_log10_p[fold], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_null_maps_are_calibrated():
@@ -68,32 +76,34 @@ def test_voxels_without_other_controls_use_the_scale_of_the_brain():
     null, inside = _null(0, subjects=3), np.ones((3, GRID.size), bool)
     alone = GRID.locations[:, 0] < 10
     inside[1:, alone] = False
-    _, neg_log10_p = _with_null(null, inside, pooling_mm=1.0, shrinkage=0.0)
+    _, neg_log10_p = _with_null(null, inside)
     assert neg_log10_p[0][alone].max() < 8 and np.isfinite(neg_log10_p).all()
+    inside[0, alone] = False
+    nobody_near = GRID.locations[:, 0] < 3
+    np.testing.assert_allclose(
+        _calibrated(null, inside).scale[nobody_near], np.sqrt((null[inside] ** 2).mean()), rtol=1e-5
+    )
 
 
 def test_the_tail_is_extrapolated_as_fitted():
     """For exponential scores, -log10 p is the score times log10(e)."""
     null = np.random.default_rng(0).exponential(size=(30, GRID.size))
-    calibration = _calibrated(null, pooling_mm=0.0, shrinkage=1.0)
-    scores = np.array([2.0, 5.0, 20.0, 50.0])
-    found = calibration.neg_log10_p(np.append(scores, np.zeros(GRID.size - 4)))[:4]
-    np.testing.assert_allclose(found, scores * np.log10(np.e), rtol=0.08)
+    calibration = _calibrated(null)
+    scores = np.array([[2.0], [5.0], [20.0], [50.0]])
+    found = calibration.neg_log10_p(np.broadcast_to(scores, (4, GRID.size))).mean(axis=1)
+    np.testing.assert_allclose(found, scores[:, 0] * np.log10(np.e), rtol=0.08)
 
 
 def test_the_whole_brain_counts_less_with_more_controls():
     weights = [pooling_shrinkage(controls) for controls in (4, 12, 50, 500)]
     assert weights == pytest.approx([12.5 / 16.5, 12.5 / 24.5, 0.2, 12.5 / 512.5])
-    null, inside = _null(0, subjects=9), np.ones((9, GRID.size), bool)
-    folds = folds_of([f"sub-{number}" for number in range(9)], 5, seed=0)
-    plain, named = (calibrate(null, inside, folds, GRID, **more)[0] for more in ({}, {"shrinkage": 12.5 / 21.5}))
-    np.testing.assert_array_equal(plain.scale, named.scale)
 
 
 def test_scores_count_less_where_healthy_brains_vary_more():
     variable = np.arange(GRID.size) < GRID.size // 2
-    null = _null(0) * np.where(variable, 5.0, 1.0)
-    neg_log10_p = _calibrated(null, pooling_mm=2.0, shrinkage=0.0).neg_log10_p(np.full(GRID.size, 4.0))
+    # With this many controls, the scale of the whole brain counts little.
+    null = _null(0, subjects=200) * np.where(variable, 5.0, 1.0)
+    neg_log10_p = _calibrated(null).neg_log10_p(np.full(GRID.size, 5.0))
     assert neg_log10_p[variable].mean() < 1 < 3 < neg_log10_p[~variable].mean()
 
 

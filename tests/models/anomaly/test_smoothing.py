@@ -42,7 +42,7 @@ def test_smoothed_values_are_calibrated_and_favour_groups_of_voxels():
 
     null = np.stack([smoothed(brain(), EVERYWHERE, GRID, 3.0) for _ in range(20)])
     folds = folds_of([f"sub-{number}" for number in range(20)], 5, seed=0)
-    scale, _ = calibrate(null, np.ones(null.shape, bool), folds, GRID, pooling_mm=4.0, shrinkage=0.2)
+    scale, _ = calibrate(null, np.ones(null.shape, bool), folds, GRID)
     smoothing = Smoothing(GRID, 3.0, scale)
     unseen = np.concatenate([smoothing.neg_log10_p(brain(), EVERYWHERE) for _ in range(20)])
     for neg_log10_p in (1.0, 1.5):  # For higher values, too few samples are independent.

@@ -44,18 +44,18 @@ def test_components_of_patches_are_those_of_scikit_learn():
     controls = [RANDOM.random((3, *MASK.shape), dtype=np.float32) * scale for scale in (1.0, 0.5, 2.0)]
     brains = [EVERYWHERE, RANDOM.random(GRID.size) < 0.7, EVERYWHERE]
     # The mask has fewer voxels than samples, so all are used.
-    found = PatchFeatures.learn(zip(controls, brains, strict=True), GRID, (0, 2), size=5, seed=0)
+    found = PatchFeatures.learn(zip(controls, brains, strict=True), GRID, (0, 2), seed=0)
     patches = np.concatenate(
         [_naive_patches(control[[0, 2]])[brain] for control, brain in zip(controls, brains, strict=True)]
     )
-    oracle = PCA(5).fit(patches)
+    oracle = PCA(8).fit(patches)
     agreement = np.abs(np.einsum("ij,ji->i", oracle.components_, found.components))
     np.testing.assert_allclose(agreement, 1, atol=1e-3)
     np.testing.assert_allclose(found.compute(CHANNELS), _naive_patches(CHANNELS[[0, 2]]) @ found.components, atol=1e-4)
 
 
 def test_components_are_saved_and_loaded(tmp_path):
-    features = PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (1,), size=3, seed=0)
+    features = PatchFeatures.learn([(CHANNELS, EVERYWHERE)], GRID, (1,), seed=0)
     loaded = PatchFeatures.load(features.save(tmp_path / "components.safetensors"), GRID)
     np.testing.assert_array_equal(loaded.compute(CHANNELS), features.compute(CHANNELS))
     with pytest.raises(UserError, match="holds no components of patches .*Run the stage fit again"):
