@@ -127,16 +127,16 @@ class Cells:
         )
         return None
 
-    def age(self, name: str = "age") -> float | None:
+    def age(self) -> float | None:
         """Age in years. A decimal comma and ``89+`` (from de-identified tables) are accepted."""
-        found = self.text(name)
+        found = self.text("age")
         if found is None:
             return None
         age = decimal(found.removesuffix("+").replace(",", "."))
         if age is None or not 0 <= age <= _OLDEST_YEARS:
             # The cell is not quoted because it may contain a birth date.
             self.problem(
-                f"{name} is not a number of years from 0 to {_OLDEST_YEARS}. Write it as 38.5, or leave it empty."
+                f"age is not a number of years from 0 to {_OLDEST_YEARS}. Write it as 38.5, or leave it empty."
             )
             return None
         return age

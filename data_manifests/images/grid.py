@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import aff2axcodes
 
+SAME_WITHIN_MM = 1e-2
+"""Largest distance between corresponding corners of two grids that count as the same."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -48,11 +51,11 @@ class Grid:
         """Axis codes of the stored orientation, such as ``"RAS"``."""
         return "".join(aff2axcodes(self.affine))
 
-    def same_as(self, other: "Grid", tolerance_mm: float = 1e-2) -> bool:
-        """Whether the sizes are equal and no corner differs by more than the tolerance."""
+    def same_as(self, other: "Grid") -> bool:
+        """Whether the sizes are equal and no corner differs by more than `SAME_WITHIN_MM`."""
         if self.size_vox != other.size_vox:
             return False
-        return max_corner_distance_mm(self.affine, other.affine, self.size_vox) <= tolerance_mm
+        return max_corner_distance_mm(self.affine, other.affine, self.size_vox) <= SAME_WITHIN_MM
 
     def apart_in_words(self, other: "Grid") -> str:
         """Distance to a grid of the same size, as text for a message; empty if the sizes differ."""

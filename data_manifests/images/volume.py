@@ -28,7 +28,7 @@ from ..atomic_write import atomic_write
 from ..errors import UserError, private
 from ..open_file import open_file
 from .geometry import checked_grid
-from .grid import Grid, max_corner_distance_mm
+from .grid import SAME_WITHIN_MM, Grid, max_corner_distance_mm
 from .metatensor import as_metatensor, from_metatensor
 from .nifti_header import ScanNifti1, ScanNifti2, check_header, check_size
 
@@ -244,7 +244,7 @@ def _fresh_image(volume: Volume, stored: np.dtype) -> Nifti1Image:
     image.header.set_xyzt_units("mm")
     image.set_qform(grid.affine if grid.qform is None else grid.qform, code=grid.qform_code)
     image.set_sform(grid.affine, code=grid.sform_code)
-    if max_corner_distance_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > 1e-2:
+    if max_corner_distance_mm(np.asarray(image.header.get_best_affine()), grid.affine, grid.size_vox) > SAME_WITHIN_MM:
         # The codes are from a file without an sform, but this affine can only be stored in an sform.
         image.set_sform(grid.affine, code=1)
     return image

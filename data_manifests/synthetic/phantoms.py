@@ -27,6 +27,7 @@ _ROLES: tuple[tuple[str, Group, Split | None], ...] = (
     ("heldout", "control", "held_out"),
     ("patient", "patient", None),
 )
+_SMALL_SPACING_MM = 4.0
 
 
 def make_cohort(
@@ -78,13 +79,12 @@ def small_cohort(
     patients: int = 2,
     seed: int = 0,
     modalities: Sequence[Modality] = ("t1w",),
-    spacing_mm: float = 4.0,
 ) -> Path:
     """Write a cohort of coarse skull-stripped brains for quick tests; the manifest lists their brain masks.
 
     Parameters and return value are those of `make_cohort`.
     """
-    return _write_cohort(folder, (controls, held_out, patients), spacing_mm, seed, modalities, None, skull=False)
+    return _write_cohort(folder, (controls, held_out, patients), _SMALL_SPACING_MM, seed, modalities, None, skull=False)
 
 
 def small_asymmetric_phantom(size_vox: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Volume:

@@ -13,6 +13,7 @@ LESION_COLOUR = (0.0, 0.9, 1.0)
 # Perceptually uniform and safe for any colour vision. The darkest part is not used: it would look like a shadow.
 _COLOURS = matplotlib.colormaps["inferno"]
 _DARKEST = 0.25
+_BAR_WIDTH_PX, _BAR_HEIGHT_PX = 220, 14
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def opacity(share: np.ndarray) -> np.ndarray:
     return 0.65 + 0.25 * np.clip(share / 0.25, 0, 1)
 
 
-def colour_bar(scale: ColourScale, width_px: int = 220, height_px: int = 14) -> np.ndarray:
+def colour_bar(scale: ColourScale) -> np.ndarray:
     """Colour bar over mid-grey, from low to high: (H, W, 3) uint8."""
-    scores = np.broadcast_to(np.linspace(scale.low, scale.high, width_px), (height_px, width_px))
+    scores = np.broadcast_to(np.linspace(scale.low, scale.high, _BAR_WIDTH_PX), (_BAR_HEIGHT_PX, _BAR_WIDTH_PX))
     return (scale.paint(np.full(scores.shape, 0.35), scores) * 255).round().astype(np.uint8)

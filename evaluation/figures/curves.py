@@ -15,6 +15,8 @@ GRID = np.linspace(0, 1, 201)
 PRO_GRID = np.linspace(0, 0.3, 201)
 FROC_GRID = np.geomspace(0.125, 16, 120)
 _DRAWS_AT_ONCE = 64
+_SEED = 0
+"""Seed of the bootstrap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class CohortCurves:
     froc: Curve | None
 
 
-def cohort_curves(scores: CohortScores, *, seed: int = 0) -> CohortCurves:
+def cohort_curves(scores: CohortScores) -> CohortCurves:
     """Compute all curves of a cohort.
 
     Bootstrap samples draw subjects with replacement, separately with and without lesions, as for the metrics.
@@ -56,12 +58,10 @@ def cohort_curves(scores: CohortScores, *, seed: int = 0) -> CohortCurves:
     Parameters
     ----------
     scores : CohortScores
-    seed : int
-        Seed of the bootstrap.
     """
     known = [s for s in scores.subjects if s.truth_known]
     settings = scores.settings
-    weights = bootstrap_weights(known, settings.bootstrap_draws, seed)[1:]
+    weights = bootstrap_weights(known, settings.bootstrap_draws, _SEED)[1:]
     with_lesions = sum(s.has_lesions for s in known)
 
     def band(at: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:

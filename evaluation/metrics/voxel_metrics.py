@@ -20,6 +20,8 @@ from . import kernels
 from .bootstrap import Estimate
 
 KEPT_ONE_BY_ONE = 2**17
+AUPIMO_FPR = 1e-5, 1e-4
+"""False-positive rates over which AUPIMO averages."""
 NO_LESION_VOXEL = "no lesion voxel in the evaluation mask"
 ONLY_LESION_VOXELS = "no healthy voxel in the evaluation mask"
 
@@ -208,14 +210,15 @@ def false_positive_rates(healthy: np.ndarray) -> np.ndarray:
     return _ratio(flagged, flagged[..., :1])
 
 
-def aupimo_credit(fpr: np.ndarray, low: float = 1e-5, high: float = 1e-4) -> np.ndarray:
+def aupimo_credit(fpr: np.ndarray) -> np.ndarray:
     """Contribution (0 to 1) to AUPIMO of a lesion voxel that is flagged from this false-positive rate on.
 
-    AUPIMO (Bertoldo et al., BMVC 2024) is the recall of one scan averaged over log FPR from `low` to `high`, where the
+    AUPIMO (Bertoldo et al., BMVC 2024) is the recall of one scan averaged over log FPR within `AUPIMO_FPR`, where the
     FPR is the mean over healthy scans only. Since a voxel is recalled at every FPR above its own, the average over
     thresholds equals an average over voxels: the mean of ``log(high / fpr) / log(high / low)`` with the FPR clipped to
     the limits.
     """
+    low, high = AUPIMO_FPR
     return np.log(high / np.clip(fpr, low, high)) / np.log(high / low)
 
 

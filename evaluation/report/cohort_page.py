@@ -3,7 +3,7 @@
 The images of the subjects are loaded one after the other, so that only one subject's volumes are in memory at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +47,14 @@ MOST_WITH_SCAN = 60
 """Scans are shown above the maps for at most this many subjects."""
 
 
-def write_report(
-    path: Path,
-    report: CohortReport,
-    *,
-    figures_folder: Path | None = None,
-    tables_folder: Path | None = None,
-    progress: Callable[[Iterable], Iterable] | None = None,
-) -> Path:
-    """Write the page atomically, with its figures (SVG, PNG) and tables (CSV) as separate files.
+def write_report(path: Path, report: CohortReport) -> Path:
+    """Write the page atomically, with ``figures`` (SVG, PNG) and ``tables`` (CSV) in folders next to it.
 
     Parameters
     ----------
     path : Path
         Path of the HTML file.
     report : CohortReport
-    figures_folder : Path, optional
-        Folder ``figures`` next to the page by default.
-    tables_folder : Path, optional
-        Folder ``tables`` next to the page by default.
-    progress : callable, optional
-        Wrapper of the iteration over the subjects, for example ``tqdm``.
 
     Returns
     -------
@@ -77,16 +64,16 @@ def write_report(
     plots = score_plots(report.scores, report.subjects) if report.scores else []
     training = training_plots(report.training)
     for plot in plots + training:
-        plot.save(figures_folder or path.parent / "figures")
+        plot.save(path.parent / "figures")
     subjects = sorted(report.subjects, key=reading_order)
-    maps, map_warnings = _map_section(report, subjects, progress)
+    maps, map_warnings = _map_section(report, subjects)
     main_metrics = headlines(report.scores)
     table = quality_table(report.subjects, {failure.key: failure.reason for failure in report.failures})
     quality, quality_warnings = _quality_section(table)
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
     lines = [table_line(subject, rows.get(subject.key)) for subject in subjects]
     runs = runs_of(report)
-    _write_tables(tables_folder or path.parent / "tables", lines, table, runs)
+    _write_tables(path.parent / "tables", lines, table, runs)
     # Warnings about metrics are shown with the metrics.
     metric_warnings = scoring_warnings(report.scores) if report.scores else []
     warnings = [warning for warning in report.warnings if warning not in metric_warnings]
@@ -117,9 +104,7 @@ def write_report(
     )
 
 
-def _map_section(
-    report: CohortReport, subjects: Sequence[ReportSubject], progress: Callable[[Iterable], Iterable] | None
-) -> tuple[dict[str, Any], list[str]]:
+def _map_section(report: CohortReport, subjects: Sequence[ReportSubject]) -> tuple[dict[str, Any], list[str]]:
     """Template variables of the maps, and warnings about maps that cannot be shown."""
     scale = colour_scale_of(report)
     with_map = [subject for subject in subjects if subject.images is not None]
@@ -129,7 +114,7 @@ def _map_section(
     pictures: dict[str, tuple[str, str]] = {}
     flagged: dict[str, float] = {}
     warnings = []
-    for subject in progress(with_map) if progress else with_map:
+    for subject in with_map:
         try:
             assert subject.images is not None and scale is not None
             head = head_of(subject.images(), scale)

@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,19 +12,14 @@ from ...data_manifests.open_file import open_to_append
 from .standard_streams import write_line
 
 
-def _to_stderr(text: str) -> None:
-    write_line(f"voxout: {for_terminal(text)}", sys.stderr)
-
-
 @contextmanager
-def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterator[bool]:
+def sole_user(folder: Path) -> Iterator[bool]:
     """Lock an output folder, since two runs at once would use each other's unfinished files.
 
     Parameters
     ----------
     folder : Path
-    warn : callable
-        Called with a message if the file system does not support locks; the run continues without one.
+        If its file system does not support locks, a warning is printed and the run continues without one.
 
     Yields
     ------
@@ -55,8 +50,9 @@ def sole_user(folder: Path, warn: Callable[[str], None] = _to_stderr) -> Iterato
                     "it, or choose another output folder."
                 ) from error
             held = False
-            warn(
+            warning = (
                 f"{private(folder, 'the output folder')}: its file system does not support locks "
                 f"({error.strerror}). Start only one run at a time in this folder."
             )
+            write_line(f"voxout: {for_terminal(warning)}", sys.stderr)
         yield held

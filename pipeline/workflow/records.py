@@ -10,7 +10,7 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,8 @@ from ...data_manifests.typed_json import load_json
 from ..config.config import comparable
 
 _PACKAGES = ("voxout", "torch", "monai", "antspyx", "SimpleITK", "nibabel", "numpy", "numba", "deepbet")
+_SAMPLED_EVERY_S = 0.25
+"""Interval between two measurements of the memory in use."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,9 @@ class Meter:
     whole life of the process.
     """
 
-    def __init__(self, *, every_s: float = 0.25, memory_mb: Callable[[], float] | None = None):
+    def __init__(self):
         self.wall_s = 0.0
         self.peak_memory_mb = 0.0
-        self._every_s = every_s
-        self._memory_mb = memory_mb or _tree_memory_mb
         self._stop = threading.Event()
 
     def __enter__(self) -> "Meter":
@@ -191,8 +191,8 @@ class Meter:
 
     def _sample(self) -> None:
         while True:
-            self.peak_memory_mb = max(self.peak_memory_mb, self._memory_mb())
-            if self._stop.wait(self._every_s):
+            self.peak_memory_mb = max(self.peak_memory_mb, _tree_memory_mb())
+            if self._stop.wait(_SAMPLED_EVERY_S):
                 return
 
 

@@ -21,7 +21,10 @@ def test_same_as():
     tilted = rotation_matrix(0.5, axis=2) @ AFFINE
     assert grid.same_as(Grid(SIZE, AFFINE + 1e-4))
     assert not grid.same_as(Grid(SIZE, tilted))
-    assert grid.same_as(Grid(SIZE, tilted), tolerance_mm=1)
+    for shift_mm, same in ((0.009, True), (0.011, False)):
+        moved = AFFINE.copy()
+        moved[1, 3] += shift_mm
+        assert grid.same_as(Grid(SIZE, moved)) == same
     assert not grid.same_as(Grid((5, 6, 8), AFFINE))
 
 

@@ -36,7 +36,7 @@ def test_the_pro_curve_is_the_mean_recall_of_lesions(cohort):
 
 def test_bands_agree_with_explicit_resampling(cohort):
     scores, made = cohort
-    curves = cohort_curves(scores, seed=0)
+    curves = cohort_curves(scores)
     subjects = [s for s, _, _ in made]
     weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s in subjects], SETTINGS.bootstrap_draws, 0)[1:]
     roc, froc = [], []

@@ -12,6 +12,7 @@ from voxout.data_manifests.errors import Failure, SubjectError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume
 from voxout.evaluation.metrics.bootstrap import Estimate
+from voxout.evaluation.report import cohort_page
 from voxout.evaluation.report.cohort_page import (
     CohortReport,
     ReportSubject,
@@ -246,23 +247,18 @@ def test_quality_is_counted_per_site():
     assert (nowhere.site, nowhere.verdicts["fail"]) == ("site not given", 1)
 
 
-def test_one_subject_in_memory_at_a_time(written, tmp_path):
+def test_one_subject_in_memory_at_a_time(written, tmp_path, monkeypatch):
     report, _, _ = written
-    asked = []
+    seen = []
     subjects = [
-        ReportSubject(s.key, s.group, images=lambda s=s: asked.append(s.key) or s.images()) for s in report.subjects[:3]
+        ReportSubject(s.key, s.group, images=lambda s=s: seen.append(s.key) or s.images()) for s in report.subjects[:3]
     ]
     bare = CohortReport("t", report.created, subjects, scores=None)
-    seen = []
-
-    def progress(items):
-        for item in items:
-            seen.append((item.key, len(asked)))
-            yield item
-
-    page = Page(write_report(tmp_path / "index.html", bare, progress=progress).read_text())
+    draw = cohort_page.subject_mosaic
+    monkeypatch.setattr(cohort_page, "subject_mosaic", lambda *head, **how: seen.append("drawn") or draw(*head, **how))
+    page = Page(write_report(tmp_path / "index.html", bare).read_text())
     # Without scores every map is read once for the common scale, then once more to be drawn.
-    assert seen == [("sub-00", 3), ("sub-01", 4), ("sub-02", 5)]
+    assert seen == ["sub-00", "sub-01", "sub-02", "sub-00", "drawn", "sub-01", "drawn", "sub-02", "drawn"]
     assert "No metrics: no map could be scored" in page.text
     assert sum("axial slices" in image["alt"] for image in page.images) == 3
 

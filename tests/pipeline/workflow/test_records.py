@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import Failure
 from voxout.pipeline.config.diff import changes, flat_settings
+from voxout.pipeline.workflow import records
 from voxout.pipeline.workflow.records import Meter, StageRecord, file_fingerprint, fingerprint, sizes
 
 
@@ -92,10 +93,11 @@ def test_a_files_fingerprint_follows_its_content(tmp_path):
     assert file_fingerprint(copy) == first
 
 
-def test_the_meter_measures_time_and_memory():
-    with Meter(every_s=0.02) as before:
+def test_the_meter_measures_time_and_memory(monkeypatch):
+    monkeypatch.setattr(records, "_SAMPLED_EVERY_S", 0.02)
+    with Meter() as before:
         time.sleep(0.1)
-    with Meter(every_s=0.02) as meter:
+    with Meter() as meter:
         block = np.ones(30_000_000)
         time.sleep(0.15)
     assert meter.wall_s >= 0.15
