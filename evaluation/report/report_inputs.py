@@ -227,7 +227,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Time and memory used by a stage; `skipped` if its earlier result was up to date.
+    """Time and memory used by a stage.
 
     `of_model` marks the stages of the applied model, which this run did not repeat.
     """
@@ -237,7 +237,6 @@ class StageTime:
     peak_memory_mb: float | None = None
     done: int | None = None
     failed: int = 0
-    skipped: bool = False
     of_model: bool = False
 
 
