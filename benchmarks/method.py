@@ -33,6 +33,7 @@ from voxout.models.anomaly.calibration import FOLDS, Calibration, calibrate, fol
 from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
+from voxout.models.anomaly.surroundings import divisor, expected_level, level
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
@@ -178,6 +179,10 @@ SMOOTHED = (
     "OgAE, Mahalanobis",
 )
 """Single scorers that are also evaluated with smoothing, as in the ensemble."""
+ISOLATED = ("ensemble", "ensemble with learned")
+"""Combinations that are also evaluated without a comparison with the surroundings."""
+_ISOLATED = {"surroundings_mm": 0.0}
+_ALONE = {"smoothing_mm": 0.0, **_ISOLATED}
 _ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
@@ -190,6 +195,7 @@ DIFFERENCES = (
     ("OgAE, OC-SVM", "derived features, Mahalanobis"),
     ("OgAE, OC-SVM, smoothed", "derived features, Mahalanobis, smoothed"),
     *(("ensemble", name) for name in _ENSEMBLES[1:]),
+    *((name, f"{name}, without surroundings") for name in ISOLATED),
     ("ensemble", "zpool, smoothed"),
     ("ensemble", "zpool"),
 )
@@ -269,8 +275,8 @@ class Study:
         """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
         fit = FITS[name]
         folder = self.out / "fits" / (f"{name}-{seed}" if fit.is_random else name)
-        # Smoothing is applied in the evaluation.
-        ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, "smoothing_mm": 0}
+        # Smoothing and the comparison with the surroundings are applied in the evaluation.
+        ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, **_ALONE}
         settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
         done, identity = folder / "done.json", self.identity(fit, settings)
         if done.exists() and done.read_text() == identity:
@@ -335,9 +341,20 @@ class Study:
         )
         scale, null = self.calibrated(null, seed)
         subjects = (*self.test.subjects, *self.test.patients)
-        return z_from_neg_log10_p(null), {
-            s.key: scale.z(combined([one.test[s.key] for one in each], s.inside, settings.p_norm)) for s in subjects
+        values = {
+            s.key: scale.neg_log10_p(combined([one.test[s.key] for one in each], s.inside, settings.p_norm))
+            for s in subjects
         }
+        if settings.surroundings_mm > 0:
+            levels = partial(level, mask=self.mask, sigma_mm=settings.surroundings_mm)
+            own = np.stack([levels(row, brain) for row, brain in zip(null, self.inside, strict=True)])
+            expected = expected_level(own, self.inside)
+            scale, null = self.calibrated(null / divisor(own, expected), seed)
+            values = {
+                s.key: scale.neg_log10_p(values[s.key] / divisor(levels(values[s.key], s.inside), expected))
+                for s in subjects
+            }
+        return z_from_neg_log10_p(null), {key: z_from_neg_log10_p(value) for key, value in values.items()}
 
     def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
         """Metrics of a method, averaged over seeds if they matter; `ensemble`: changes to the settings."""
@@ -349,27 +366,31 @@ class Study:
 
     def left_out(self, name: str) -> MethodFigures:
         """Metrics for each kind of lesion without its own families of edits; for all kinds, the mean over the kinds."""
-        smoothing = {} if "ensemble" in name else {"smoothing_mm": 0.0}
+        changes = {} if "ensemble" in name else _ALONE
         methods = {}
         for kind, families in OWN_FAMILIES.items():
             fit = f"learned without {' and '.join(families)}"
             parts = tuple((fit, scorer) if scorer == "learned" else (other, scorer) for other, scorer in METHODS[name])
-            methods[kind] = self.evaluated(f"{name}, without {' and '.join(families)}", parts, **smoothing)
+            methods[kind] = self.evaluated(f"{name}, without {' and '.join(families)}", parts, **changes)
         return joined_by_kind(methods, f"{name}, own families left out")
 
     def tables(self) -> str:
         methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
         # The ensemble is smoothed; single scorers are compared without and with smoothing.
-        unsmoothed = {"smoothing_mm": 0.0}
-        figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else unsmoothed)) for n, p in methods.items()}
-        figures |= {f"{n}, smoothed": self.evaluated(f"{n}, smoothed", METHODS[n]) for n in SMOOTHED}
+        figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else _ALONE)) for n, p in methods.items()}
+        for name in SMOOTHED:
+            figures[f"{name}, smoothed"] = self.evaluated(f"{name}, smoothed", METHODS[name], **_ISOLATED)
+        for name in ISOLATED:
+            figures[f"{name}, without surroundings"] = self.evaluated(
+                f"{name}, without surroundings", METHODS[name], **_ISOLATED
+            )
         every = [*figures.values()]
         for name in ("learned", "ensemble with learned", "ensemble with learned, without OC-SVM"):
             every.append(self.left_out(name))
         text = [table(every, "all"), table(every, "dark")]
         text += [overview(every, figure) for figure in _FIGURES]
         differences = [figures[one].minus(figures[other]) for one, other in DIFFERENCES]
-        text += [overview(differences, figure) for figure in ("average_precision", "auroc_fpr30")]
+        text += [overview(differences, figure) for figure in _FIGURES]
         return "\n".join([*text, self.calibration_table()])
 
     def calibration_table(self) -> str:

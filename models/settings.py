@@ -184,6 +184,10 @@ class EnsembleSettings(Section):
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
     smoothing_mm: Annotated[float, Field(ge=0, le=50)] = 2.0
     """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
+    surroundings_mm: Annotated[float, Field(ge=0, le=200)] = 16.0
+    """Standard deviation of the Gaussian over which the combined -log10 p of a head is compared with that of the
+    controls: where a whole part of a brain looks unusual, a voxel there counts less
+    (docs/maps.md#combination). 0: no comparison."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
 

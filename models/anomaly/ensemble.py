@@ -4,6 +4,8 @@ The -log10 p of the scorers are combined by a p-norm. Its limits are the sum (Fi
 which all scorers agree, and the maximum (Tippett's method), which favours voxels that a single scorer finds. The
 scorers are not independent, so the combination is calibrated again, on controls scored by scorers fitted without them.
 
+The combined values are then compared with their surroundings (`surroundings`).
+
 With several encoders, each encoder is one member of the ensemble. A member combines the scorers on its latents and the
 scorers that need no encoder. The map is the mean over the members, and the null is computed in the same way.
 """
@@ -22,9 +24,11 @@ from ..features.source import FeatureSource
 from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
 from .calibrated_scorer import CalibratedScorer
-from .calibration import Calibration
+from .calibration import Calibration, z_from_neg_log10_p
+from .surroundings import Surroundings
 
 _CALIBRATION = "combined.safetensors"
+_SURROUNDINGS, _COMPARED = "surroundings.safetensors", "compared.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,8 @@ class Ensemble:
         See `EnsembleSettings`.
     confounds : Confounds
         Confounds regressed out of the features.
+    surroundings : Surroundings or None
+        Comparison of the combined -log10 p with their surroundings; None: none.
     """
 
     mask: VoxelMask
@@ -67,6 +73,7 @@ class Ensemble:
     calibration: Calibration
     p_norm: float
     confounds: Confounds = field(default_factory=Confounds)
+    surroundings: Surroundings | None = None
 
     def predict(
         self,
@@ -98,11 +105,15 @@ class Ensemble:
         neg_log10_ps = [scorer.neg_log10_p(channels, inside, confounds, jobs=jobs) for scorer in self.scorers]
         members = [scorer.member for scorer in self.scorers]
         by_member = combined_by_member(neg_log10_ps, members, inside, self.p_norm)
-        z = np.where(inside, self.calibration.z(by_member.mean(axis=0)), 0).astype(np.float32)
-        if len(by_member) == 1:
+        one = len(by_member) == 1
+        values = self.calibration.neg_log10_p(by_member if one else np.stack([by_member.mean(axis=0), *by_member]))
+        if self.surroundings is not None:
+            divided = values / self.surroundings.divisor(values[0], inside)
+            values = self.surroundings.calibration.neg_log10_p(divided)
+        z, *z_of_members = np.where(inside, z_from_neg_log10_p(values), 0).astype(np.float32)
+        if one:
             return Prediction(z, inside)
-        ensemble_sd = self.calibration.z(by_member).std(axis=0, ddof=1)
-        return Prediction(z, inside, np.where(inside, ensemble_sd, 0).astype(np.float32))
+        return Prediction(z, inside, np.std(z_of_members, axis=0, ddof=1))
 
     def save(self, folder: Path) -> None:
         """Write each scorer to a subfolder with its name, and the calibration of the combination."""
@@ -110,6 +121,9 @@ class Ensemble:
             scorer.save(folder / scorer.name)
         self.calibration.save(folder / _CALIBRATION)
         self.confounds.save(folder)
+        if self.surroundings is not None:
+            self.surroundings.save(folder / _SURROUNDINGS)
+            self.surroundings.calibration.save(folder / _COMPARED)
 
     @classmethod
     def load(cls, folder: Path, mask: VoxelMask, source: FeatureSource, settings: ModelSettings) -> "Ensemble":
@@ -120,12 +134,16 @@ class Ensemble:
         UserError
             A part is missing, damaged, or was fitted on another brain mask.
         """
-        calibration = Calibration.load(folder / _CALIBRATION)
-        if calibration.mask_hash != mask.mask_hash or len(calibration.scale) != mask.size:
+        sigma_mm, surroundings = settings.ensemble.surroundings_mm, None
+        names = [_CALIBRATION, _COMPARED] if sigma_mm > 0 else [_CALIBRATION]
+        calibrations = [Calibration.load(folder / name) for name in names]
+        if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in calibrations):
             raise UserError(
                 f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
                 "the model. Fit the model again."
             )
+        if sigma_mm > 0:
+            surroundings = Surroundings.load(folder / _SURROUNDINGS, mask, sigma_mm, calibrations[1])
         # Few controls allow no learned scorer, see `fit_ensemble`.
         specs = {
             name: spec
@@ -137,7 +155,7 @@ class Ensemble:
             CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)
             for name, spec in specs.items()
         )
-        return cls(mask, scorers, calibration, settings.ensemble.p_norm, confounds)
+        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings)
 
 
 def combined_by_member(

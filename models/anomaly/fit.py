@@ -34,6 +34,7 @@ from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough
 from .ensemble import Ensemble, combined_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing, smoothed
+from .surroundings import Surroundings, divisor, expected_level, level
 
 NULL = "null"
 """Name of the folder of null maps in the scratch folder."""
@@ -116,9 +117,12 @@ def fit_ensemble(
         del null  # Free memory before the next scorer.
     nulls = [controls.reader(f"{NULL}/{scorer.name}") for scorer in scorers]
     calibration, null = fit.combine([scorer.member for scorer in scorers], nulls)
+    surroundings = None
+    if settings.ensemble.surroundings_mm > 0:
+        surroundings, null = fit.compare_with_surroundings(null)
     z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(null, controls.inside, strict=True))
     controls.write_null(NULL, z)
-    return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds)
+    return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +222,18 @@ class CrossFit:
             by_member = combined_by_member(neg_log10_ps, members, brain, self.settings.ensemble.p_norm)
             values[index] = by_member.mean(axis=0)
         return self.calibrate(values)
+
+    def compare_with_surroundings(self, null: np.ndarray) -> tuple[Surroundings, np.ndarray]:
+        """Compare the -log10 p of the null (S, P) with their surroundings; also return the result, (S, P)."""
+        sigma_mm = self.settings.ensemble.surroundings_mm
+        levels = np.empty_like(null)
+        for index, (row, brain) in enumerate(zip(null, self.inside, strict=True)):
+            levels[index] = level(row, brain, self.mask, sigma_mm)
+        expected = expected_level(levels, self.inside)
+        for row, own in zip(null, levels, strict=True):
+            row /= divisor(own, expected)
+        calibration, null = self.calibrate(null)
+        return Surroundings(self.mask, sigma_mm, expected, calibration), null
 
     def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
         """Fit a calibration to null scores (S, P)."""

@@ -13,7 +13,7 @@ from ..config.config import GivenSettings, read_settings
 from ..workflow.records import StageRecord
 from .model_files import read_trained_on, require_files_of_model, require_inside
 
-FORMAT = 5
+FORMAT = 6
 """Format of the files of a fitted model. A model of another format has to be fitted again."""
 MODEL_FORMAT = "the format of models"
 """Name of the format among the inputs of the stage fit."""

@@ -143,6 +143,10 @@ def scale_calibration(model):
     )
 
 
+def double_surroundings(model):
+    edit_tensors(model / "detectors" / "surroundings.safetensors", lambda name, a: 2 * a)
+
+
 def reverse_knots(model):
     path = model / "detectors" / "intensity" / "calibration.safetensors"
     edit_tensors(path, lambda name, a: a[::-1] if name == "knots" else a)
@@ -160,6 +164,7 @@ CHANGES = {
     "encoder/step-000005.safetensors": zero_encoder,
     "detectors/ocsvm/field/detectors.safetensors": move_detectors,
     "detectors/combined.safetensors": scale_calibration,
+    "detectors/surroundings.safetensors": double_surroundings,
     "detectors/intensity/calibration.safetensors": reverse_knots,
     "encoder/checkpoint.json": edit_text("encoder/checkpoint.json", lambda t: t.replace("t1w", "t2w")),
     "detectors/channels.json": edit_text("detectors/channels.json", lambda t: t.replace("1.0", "0.5")),
