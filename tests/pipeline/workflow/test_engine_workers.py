@@ -51,7 +51,10 @@ def _map_and_disturb(engine, disturb, *, calls=6, seconds=1.0):
     return outcome, messages
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGSEGV))],
+)
 def test_a_worker_that_is_killed(engine, number, capfd):
     outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], number))
     assert len(outcome.results) == 6 and outcome.failures == ()
@@ -118,6 +121,7 @@ def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
     assert set(outcome.results.values()) == {"done"} and messages == []
 
 
+@pytest.mark.slow
 def test_a_suspended_machine_continues():
     """All processes are suspended for longer than the limit of a stopped worker; no worker is replaced."""
     program = Path(__file__).with_name("engine_program.py")
