@@ -193,6 +193,7 @@ def test_workers_end_with_the_process_that_started_them():
         assert program.stderr is not None and program.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_workers_ignore_interruptions():
     with subprocess.Popen(_command(2, 2, 4), stdout=subprocess.PIPE, text=True) as program:
         workers = _wait_for(lambda: len(found := _workers_of(program.pid)) == 2 and found)

@@ -64,6 +64,7 @@ def test_a_worker_that_is_killed(engine, number, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped(engine, monkeypatch, capfd):
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 5.0)
     outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
@@ -93,6 +94,7 @@ def _check_number_of_workers(engine):
     assert len(_processes(engine)) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
     """Registration may hold Python's lock for minutes, without heartbeats or answers."""
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 3.0)

@@ -124,7 +124,7 @@ def test_template_registration_is_the_fallback(head, brain, network, monkeypatch
     )
 
 
-@pytest.mark.parametrize("better", ["upright", "scan"])
+@pytest.mark.parametrize("better", ["upright", pytest.param("scan", marks=pytest.mark.slow)])
 def test_better_mask_of_a_tilted_head_is_used(better, kit, monkeypatch):
     head, brain, _ = head_model(kit, 28.0)
     poor = brain.with_voxels(np.asarray(ndimage.binary_dilation(brain.voxels)))

@@ -98,6 +98,7 @@ def lesioned(kit, warped):
     return image.with_voxels(np.where(ball.voxels, 0.05, image.voxels).astype(np.float32)), ball
 
 
+@pytest.mark.slow
 def test_excluded_lesion_does_not_change_the_warp(lesioned, warped):
     image, ball = lesioned
     healthy = warped[1]
