@@ -148,10 +148,11 @@ def test_a_chosen_subject_that_fails_is_reported(capsys, own_cohort, tmp_path):
     assert "sub-control002,prepare" in (tmp_path / "out" / "failures.csv").read_text()
 
 
-def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, own_cohort, tmp_path):
-    rows = list(csv.DictReader(own_cohort.open()))
-    (own_cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
-    code, messages = _run(capsys, "check", own_cohort, tmp_path / "out")
+def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=0, seed=1)
+    rows = list(csv.DictReader(cohort.open()))
+    (cohort.parent / rows[0]["t1w"]).write_bytes(b"no scan")
+    code, messages = _run(capsys, "check", cohort, tmp_path / "out")
     assert code == 3
     assert "FAILED sub-control001" in messages
     failures = list(csv.DictReader((tmp_path / "out" / "failures.csv").open()))
