@@ -74,6 +74,11 @@ class Browser:
         os.close(self._to)
 
     def open(self, page: Path) -> None:
+        """Open a page anew, and forget the messages and requests of the one before."""
+        self._call("Page.navigate", url="about:blank")
+        self.wait_for("location.href === 'about:blank' && document.readyState === 'complete'")
+        self.console.clear()
+        self.requests.clear()
         self._call("Page.navigate", url=page.as_uri())
         self.wait_for("document.readyState === 'complete'")
 

@@ -1,9 +1,13 @@
-"""Script of `test_bombs`: read a file with limited memory, and print the duration and the error message.
+"""Script of `test_bombs`: read files with limited memory, and print the CPU time and the error message of each reader.
 
-``python read_with_little_memory.py FILE BYTES READER...``
+Each line of standard input is a JSON list: file, bytes, readers. Each file is read in a process of its own, a copy of
+this one, whose exit code ends the answer.
 """
 
+import json
+import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,13 +39,24 @@ READERS: dict[str, Callable[[Path], object]] = {
     "StageRecord.read": StageRecord.read,
 }
 
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
-for name in sys.argv[3:]:
-    began = time.monotonic()
-    try:
-        found = READERS[name](Path(sys.argv[1]))
-        message = "" if found is None else f"accepted: {type(found).__name__}"
-    except (UserError, ValueError) as error:
-        message = for_terminal(str(error))
-    print(f"{time.monotonic() - began:.1f} {message[:400]}")
+
+def read(path: Path, room_bytes: int, names: list[str]) -> None:
+    signal.alarm(300)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + room_bytes,) * 2)
+    for name in names:
+        began = time.process_time()
+        try:
+            found = READERS[name](path)
+            message = "" if found is None else f"accepted: {type(found).__name__}"
+        except (UserError, ValueError) as error:
+            message = for_terminal(str(error))
+        print(f"{time.process_time() - began:.1f} {message[:400]}")
+
+
+for line in sys.stdin:
+    file, room, *readers = json.loads(line)
+    if os.fork() == 0:
+        read(Path(file), room, readers)
+        break
+    print("exit", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)

@@ -23,17 +23,18 @@ SETTINGS = {
     "preprocessing.registration.transform": "affine",
     "preprocessing.registration.working_spacing_mm": 4.0,
     "preprocessing.registration.smallest_similarity": 0.2,
-    "preprocessing.bias_field.working_spacing_mm": 8.0,
+    "preprocessing.bias_field.working_spacing_mm": 16.0,
+    "models.ensemble.scorers": "[patches, extension]",
     "evaluation.bootstrap_draws": 50,
 }
 AS_ARGUMENTS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(warm_workers, tmp_path_factory):
     """A cohort, and the output folder of a complete `voxout run` on it."""
     folder = tmp_path_factory.mktemp("finished")
-    cohort = small_cohort(folder / "cohort", controls=6, held_out=1, patients=2, seed=5)
+    cohort = small_cohort(folder / "cohort", controls=4, held_out=1, patients=2, seed=5)
     out = folder / "out"
     assert main(["run", str(cohort), str(out), "--preset", "fast", "--device", "cpu", "-q", *AS_ARGUMENTS]) == 0
     return cohort, out
@@ -242,6 +243,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert float(names["result"].z_map.voxels.max()) > 3
 
 
+@pytest.mark.slow
 def test_the_examples_with_monai_run(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("out").symlink_to(finished[1])

@@ -180,6 +180,7 @@ def _reasons(out: Path) -> dict[str, str]:
         return {row["subject"].removeprefix("sub-"): row["reason"] for row in csv.DictReader(file)}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_name_in_folders_files_tables_and_headers_is_in_no_output(lab, tmp_path, capsys):
     out = tmp_path / NAME / "out"
     assert main(["check", str(lab), str(out), *QUICK]) == 3

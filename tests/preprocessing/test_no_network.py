@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from voxout.data_manifests.synthetic.phantoms import make_cohort
 
 PREPARE = """
@@ -28,6 +29,7 @@ print(prepare_subject(subject, settings, OutputFolder(Path(sys.argv[2])), seed=1
 """
 
 
+@pytest.mark.slow
 def test_prepare_without_network(tmp_path):
     """Sockets are blocked; a separate network namespace is used if the system allows it."""
     cohort = make_cohort(tmp_path / "head", controls=1, held_out=0, patients=0, spacing_mm=3.0)

@@ -32,15 +32,27 @@ FAST = PreprocessingSettings(
 GRID = load_template(4.0).grid
 
 
-@pytest.fixture
-def subject(tmp_path, kit) -> SubjectRecord:
+def make_subject(folder: Path, kit) -> SubjectRecord:
     """A skull-stripped brain with a dark lesion on the left, stored as PSR, with a lesion mask."""
     image, truth = kit.small_brain("PSR")
     lesion = kit.ball(image.grid, (truth @ [-30, -50, 25, 1])[:3], 9)
     voxels = (1000 * np.where(lesion, 0.1, 1) * image.voxels).astype(np.float32)
-    t1w = write_volume(tmp_path / "in" / "t1w.nii.gz", Volume(voxels, image.grid))
-    mask = write_volume(tmp_path / "in" / "lesion.nii.gz", Volume(lesion, image.grid))
+    t1w = write_volume(folder / "in" / "t1w.nii.gz", Volume(voxels, image.grid))
+    mask = write_volume(folder / "in" / "lesion.nii.gz", Volume(lesion, image.grid))
     return SubjectRecord("01", "patient", {"t1w": t1w}, session_id="2", lesion_mask=mask)
+
+
+@pytest.fixture
+def subject(tmp_path, kit) -> SubjectRecord:
+    return make_subject(tmp_path, kit)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, kit) -> tuple[SubjectRecord, OutputFolder, Quality]:
+    """A subject, its prepared files and their quality, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    subject, out = make_subject(folder, kit), OutputFolder(folder / "out")
+    return subject, out, prepare_subject(subject, FAST, out, seed=1)
 
 
 @pytest.fixture
@@ -58,8 +70,8 @@ def with_flair(subject: SubjectRecord, change: np.ndarray, size=None) -> Subject
     return replace(subject, images={**subject.images, "flair": path})
 
 
-def test_prepare_writes_all_files(subject, out):
-    quality = prepare_subject(subject, FAST, out, seed=1)
+def test_prepare_writes_all_files(prepared):
+    subject, out, quality = prepared
     assert quality.verdict != "fail" and quality == Quality.load(out.quality(subject))
     image = read_volume(out.prepared_image(subject, "t1w"))
     mask = read_mask(out.prepared_brain_mask(subject))
@@ -75,8 +87,8 @@ def test_prepare_writes_all_files(subject, out):
     assert left_behind == []
 
 
-def test_lesion_keeps_its_position_and_side(subject, out, kit):
-    prepare_subject(subject, FAST, out, seed=1)
+def test_lesion_keeps_its_position_and_side(prepared, kit):
+    subject, out, _ = prepared
     lesion = read_mask(out.prepared_lesion_mask(subject))
     assert kit.millimetres(GRID)[lesion.voxels].mean(0) == pytest.approx([-30, -50, 25], abs=3)
     image = read_volume(out.prepared_image(subject, "t1w")).voxels
@@ -88,10 +100,10 @@ def test_lesion_keeps_its_position_and_side(subject, out, kit):
     assert kit.dice(back.voxels, read_mask(subject.lesion_mask).voxels) > 0.75
 
 
-def test_prepare_is_reproducible(subject, tmp_path):
-    folders = [OutputFolder(tmp_path / name) for name in ("one", "two")]
-    for folder in folders:
-        prepare_subject(subject, FAST, folder, seed=1)
+def test_prepare_is_reproducible(prepared, tmp_path):
+    subject, first, _ = prepared
+    folders = [first, OutputFolder(tmp_path)]
+    prepare_subject(subject, FAST, folders[1], seed=1)
     files = [sorted(p.relative_to(f.root) for p in f.root.rglob("*.*") if p.is_file()) for f in folders]
     assert files[0] == files[1] and len(files[0]) == 8
     for name in files[0]:
@@ -127,16 +139,16 @@ def test_lesion_mask_of_the_flair(subject, out, kit):
     assert kit.dice(back.voxels, moved.voxels) > 0.7, "from the template to the FLAIR in one step"
 
 
-def test_user_transform_replaces_registration(subject, out, kit):
+def test_user_transform_replaces_registration(prepared, tmp_path):
     """With an affine written by ITK, no registration runs."""
-    prepare_subject(subject, FAST, out, seed=1)
+    subject, out, _ = prepared
     found = TemplateTransform.load(out.transform_folder(subject))
-    path = subject.lesion_mask.with_name("to_template.tfm")
+    path = tmp_path / "to_template.tfm"
     shifted = found.affine.copy()
     shifted[:3, 3] += [3, 0, 0]
     sitk.WriteTransform(itk_affine(shifted), str(path))
     given = replace(subject, template_transform=path)
-    second = OutputFolder(out.root / "second")
+    second = OutputFolder(tmp_path / "second")
     prepare_subject(given, FAST, second, seed=1)
     assert TemplateTransform.load(second.transform_folder(given)).affine == pytest.approx(shifted, abs=1e-6)
 
@@ -166,6 +178,7 @@ def test_flair_with_partial_coverage_warns(subject, out):
     assert (flair[brain] > 0).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_unrelated_flair_warns(subject, out, kit):
     both = with_flair(subject, kit.turned(0.0, (2, 2, 2)))
     flair = read_volume(both.images["flair"])

@@ -113,8 +113,18 @@ def test_a_dark_spot_stands_out_of_the_map(fitted, store):
     assert z[inside].mean() > np.quantile(z[~inside], 0.999)
 
 
-@pytest.mark.parametrize("scorers", [["intensity"], ["patches"], ["ocsvm"]])
-@pytest.mark.parametrize("n_truncated", [1, 8])
+@pytest.mark.parametrize(
+    ("scorers", "n_truncated"),
+    [
+        (["intensity"], 8),
+        (["patches"], 1),
+        (["ocsvm"], 8),
+        *(
+            pytest.param([name], n, marks=pytest.mark.slow)
+            for name, n in (("intensity", 1), ("patches", 8), ("ocsvm", 1))
+        ),
+    ],
+)
 def test_truncated_controls_do_not_hide_lesions(store, tmp_path, scorers, n_truncated):
     """Background taken for dark tissue would hide dark lesions, and the edge would raise the tail everywhere."""
     truncated = replace(store, volumes=store.volumes.copy(), inside=np.array(store.inside))

@@ -100,6 +100,7 @@ def test_a_loaded_model_predicts_the_same_map(fitted, store, tmp_path):
         Ensemble.load(tmp_path, MASK, FeatureSource(CHANNELS), settings)
 
 
+@pytest.mark.slow
 def test_the_map_does_not_depend_on_the_number_of_threads(store, tmp_path):
     maps = []
     for jobs in (1, 2):

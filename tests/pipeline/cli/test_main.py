@@ -1,4 +1,5 @@
 import csv
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,12 @@ def cohort(tmp_path_factory):
     return small_cohort(tmp_path_factory.mktemp("cohort"), controls=4, patients=1, seed=1)
 
 
+@pytest.fixture
+def own_cohort(cohort, tmp_path):
+    """A copy of the cohort, to be changed."""
+    return shutil.copytree(cohort.parent, tmp_path / "cohort") / cohort.name
+
+
 def _run(capsys, *arguments) -> tuple[int, str]:
     code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
@@ -51,31 +58,28 @@ def test_check_warns_of_too_few_controls_for_training(capsys, cohort, tmp_path):
     assert "train will stop" not in messages("--set", "models.training.guided_steps=0")
 
 
-def test_check_warns_of_too_few_controls_for_cross_fitting(capsys, tmp_path):
-    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
-    manifest = read_manifest(cohort)
+def test_check_warns_of_too_few_controls_for_cross_fitting(capsys, own_cohort, tmp_path):
+    manifest = read_manifest(own_cohort)
     split = ["held_out", "held_out", "train", "train"]
     records = [replace(record, split=side) for record, side in zip(manifest.controls, split, strict=True)]
-    write_manifest(cohort, Manifest((*records, *manifest.patients)))
-    messages = _run(capsys, "check", cohort, tmp_path / "out", "--preset", "fast")[1]
+    write_manifest(own_cohort, Manifest((*records, *manifest.patients)))
+    messages = _run(capsys, "check", own_cohort, tmp_path / "out", "--preset", "fast")[1]
     assert "warning: fit will stop: 2 training controls, expected at least 3" in messages
 
 
-def test_check_lists_problems_of_settings_and_scans_together(capsys, tmp_path):
-    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
-    read_manifest(cohort).controls[2].images["t1w"].write_bytes(b"no scan")
-    code, messages = _run(capsys, "check", cohort, tmp_path / "out", "--set", "models.ensemble.covariates=[site]")
+def test_check_lists_problems_of_settings_and_scans_together(capsys, own_cohort, tmp_path):
+    read_manifest(own_cohort).controls[2].images["t1w"].write_bytes(b"no scan")
+    code, messages = _run(capsys, "check", own_cohort, tmp_path / "out", "--set", "models.ensemble.covariates=[site]")
     assert code == 2
     assert "models.ensemble.covariates names site" in messages and "control003" in messages
 
 
-def test_a_problem_of_all_subjects_is_listed_once(capsys, tmp_path):
-    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=1, seed=1)
-    bare = [replace(record, brain_mask=None) for record in read_manifest(cohort)]
+def test_a_problem_of_all_subjects_is_listed_once(capsys, own_cohort, tmp_path):
+    bare = [replace(record, brain_mask=None) for record in read_manifest(own_cohort)]
     bare[1].images["t1w"].write_bytes(b"no scan")
-    write_manifest(cohort, Manifest(tuple(bare)))
+    write_manifest(own_cohort, Manifest(tuple(bare)))
     given = ("--set", "preprocessing.brain_extraction.method=given")
-    code, messages = _run(capsys, "check", cohort, tmp_path / "out", *given)
+    code, messages = _run(capsys, "check", own_cohort, tmp_path / "out", *given)
     assert code == 2
     assert "voxout: all 5 subjects: no brain mask is given, but brain_extraction.method requires one;" in messages
     assert messages.count("no brain mask is given") == 1
@@ -117,6 +121,7 @@ def test_an_unknown_subject_is_named(capsys, cohort, tmp_path):
     assert "nobody is not in the cohort" in messages
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_only_chosen_subjects_are_prepared(capsys, cohort, tmp_path):
     assert _run(capsys, "check", cohort, tmp_path, *QUICK)[0] == 0
     code, messages = _run(capsys, "prepare", cohort, tmp_path, "--jobs", "1", "--subjects", "sub-control002")
@@ -128,18 +133,18 @@ def test_only_chosen_subjects_are_prepared(capsys, cohort, tmp_path):
     assert "extract needs the stage prepare, which has not run" in messages
 
 
-def test_a_chosen_subject_that_fails_is_reported(capsys, tmp_path):
-    cohort = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1)
-    rows = list(csv.DictReader(cohort.open()))
-    path = cohort.parent / rows[1]["t1w"]
+@pytest.mark.usefixtures("warm_workers")
+def test_a_chosen_subject_that_fails_is_reported(capsys, own_cohort, tmp_path):
+    rows = list(csv.DictReader(own_cohort.open()))
+    path = own_cohort.parent / rows[1]["t1w"]
     head = read_volume(path)
     noise = np.random.default_rng(0).random(head.voxels.shape, dtype=np.float32)
     write_volume(path, head.with_voxels(1000 * noise))
-    assert _run(capsys, "check", cohort, tmp_path / "out", *QUICK)[0] == 0
+    assert _run(capsys, "check", own_cohort, tmp_path / "out", *QUICK)[0] == 0
     chosen = ["--jobs", "1", "--subjects", "control001,control002"]
-    code, messages = _run(capsys, "prepare", cohort, tmp_path / "out", *chosen)
+    code, messages = _run(capsys, "prepare", own_cohort, tmp_path / "out", *chosen)
     assert code == 3, messages
-    assert "FAILED sub-control002: " in messages and "2 subjects are left for a later call" in messages
+    assert "FAILED sub-control002: " in messages and "3 subjects are left for a later call" in messages
     assert "sub-control002,prepare" in (tmp_path / "out" / "failures.csv").read_text()
 
 

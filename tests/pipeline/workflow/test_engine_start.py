@@ -87,8 +87,10 @@ def test_a_soft_limit_is_raised():
     "program",
     [
         "sys.exit('no library')",
-        "os.kill(os.getpid(), 9)",
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (40_000_000,) * 2)",
+        pytest.param("os.kill(os.getpid(), 9)", marks=pytest.mark.slow),
+        pytest.param(
+            "import resource; resource.setrlimit(resource.RLIMIT_AS, (40_000_000,) * 2)", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_workers_that_exit_at_once_are_retried_and_then_reported(tmp_path, program):
@@ -159,7 +161,9 @@ def test_a_worker_killed_while_the_cluster_starts_is_replaced():
     assert out.splitlines()[-1] == "4 done, 0 failed" and err == ""
 
 
-@pytest.mark.parametrize("after_s", [0.6, 1.2, 1.6, 2.0, 2.5, 3.5])
+@pytest.mark.parametrize(
+    "after_s", [0.6, 1.6, 2.5, *(pytest.param(s, marks=pytest.mark.slow) for s in (1.2, 2.0, 3.5))]
+)
 def test_an_interruption_during_the_start_leaves_no_process(tmp_path, after_s):
     """Ctrl-C goes to all processes of the terminal; workers ignore it."""
     with subprocess.Popen(
@@ -189,6 +193,7 @@ def test_workers_end_with_the_process_that_started_them():
         assert program.stderr is not None and program.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_workers_ignore_interruptions():
     with subprocess.Popen(_command(2, 2, 4), stdout=subprocess.PIPE, text=True) as program:
         workers = _wait_for(lambda: len(found := _workers_of(program.pid)) == 2 and found)

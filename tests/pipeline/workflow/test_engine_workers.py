@@ -51,7 +51,10 @@ def _map_and_disturb(engine, disturb, *, calls=6, seconds=1.0):
     return outcome, messages
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGSEGV))],
+)
 def test_a_worker_that_is_killed(engine, number, capfd):
     outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], number))
     assert len(outcome.results) == 6 and outcome.failures == ()
@@ -61,6 +64,7 @@ def test_a_worker_that_is_killed(engine, number, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped(engine, monkeypatch, capfd):
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 5.0)
     outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
@@ -90,6 +94,7 @@ def _check_number_of_workers(engine):
     assert len(_processes(engine)) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
     """Registration may hold Python's lock for minutes, without heartbeats or answers."""
     monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 3.0)
@@ -118,6 +123,7 @@ def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
     assert set(outcome.results.values()) == {"done"} and messages == []
 
 
+@pytest.mark.slow
 def test_a_suspended_machine_continues():
     """All processes are suspended for longer than the limit of a stopped worker; no worker is replaced."""
     program = Path(__file__).with_name("engine_program.py")

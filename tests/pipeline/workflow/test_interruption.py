@@ -123,7 +123,10 @@ def _no_temporary_files(folder: Path) -> bool:
     return not (folder / ".scratch").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_resources_are_closed_after_a_signal(tmp_path, number):
     with _started("wait", tmp_path) as run:
         assert run.end(number) == (128 + number, "closing\nclosed\ninterrupted\n")
@@ -136,7 +139,14 @@ def test_a_second_signal_has_no_effect(tmp_path):
         assert _no_temporary_files(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["compute_without_end", "ignore_interruptions", "interrupted_while_deleting"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "compute_without_end",
+        pytest.param("ignore_interruptions", marks=pytest.mark.slow),
+        pytest.param("interrupted_while_deleting", marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, what):
     with _started(what, tmp_path) as run:
         code, messages = run.end(signal.SIGTERM)
@@ -145,7 +155,7 @@ def test_a_process_that_does_not_react_is_killed_with_its_children(tmp_path, wha
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("closed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_signal_during_the_start_prints_one_line(tmp_path, number, closed):
     """Regression: in the first half second, during imports, Ctrl-C printed a traceback, and SIGTERM nothing."""
     program = tmp_path / "slow.py"
@@ -220,14 +230,8 @@ def _prepare(cohort: Path, out: Path, **options) -> _Started:
     return run
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_sites_program_ends_with_the_run_that_started_it(cohort, tmp_path, number, code):
     out = tmp_path / "out"
     with _prepare(cohort, out, stderr=subprocess.PIPE) as run:

@@ -124,7 +124,7 @@ def test_template_registration_is_the_fallback(head, brain, network, monkeypatch
     )
 
 
-@pytest.mark.parametrize("better", ["upright", "scan"])
+@pytest.mark.parametrize("better", ["upright", pytest.param("scan", marks=pytest.mark.slow)])
 def test_better_mask_of_a_tilted_head_is_used(better, kit, monkeypatch):
     head, brain, _ = head_model(kit, 28.0)
     poor = brain.with_voxels(np.asarray(ndimage.binary_dilation(brain.voxels)))
@@ -205,6 +205,7 @@ def test_deepbet_ignores_axis_directions(head, brain, kit):
     assert np.array_equal(backends.deepbet(tilted).voxels, found.voxels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["IXI012"])
 def test_deepbet_on_a_real_head(name, real, kit):
     t1w = canonical(read_volume(real("ixi", f"sub-{name}", "anat", f"sub-{name}_T1w.nii.gz")))
@@ -217,7 +218,13 @@ def test_deepbet_on_a_real_head(name, real, kit):
 
 
 @pytest.mark.parametrize(
-    ("cohort", "subject"), [("ms", "sub-ms07"), ("ms", "sub-ms26"), ("mdd1mm", "sub-02"), ("mdd1mm", "sub-08")]
+    ("cohort", "subject"),
+    [
+        ("ms", "sub-ms07"),
+        ("ms", "sub-ms26"),
+        pytest.param("mdd1mm", "sub-02", marks=pytest.mark.slow),
+        pytest.param("mdd1mm", "sub-08", marks=pytest.mark.slow),
+    ],
 )
 def test_real_stripped_scans(cohort, subject, real):
     t1w = canonical(read_volume(real(cohort, subject, "anat", f"{subject}_T1w.nii.gz")))

@@ -60,7 +60,9 @@ def test_timeout_ends_all_processes(mark, tmp_path):
     assert (tmp_path / "started").exists() and marked(mark) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_death_of_the_caller_ends_all_processes(mark, tmp_path, number):
     script = f"""
         from voxout.preprocessing.brain_extraction.site_program import run_program

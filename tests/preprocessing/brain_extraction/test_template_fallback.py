@@ -5,10 +5,18 @@ from voxout.data_manifests.images.volume import Grid, Volume, read_mask, read_vo
 from voxout.preprocessing.brain_extraction.template_fallback import mask_from_template
 from voxout.preprocessing.registration.resampling import canonical
 
+from .test_extract import head_model
 
-@pytest.mark.parametrize(
-    ("cohort", "name"), [("ixi", "sub-IXI033"), pytest.param("wmh", "sub-w01", marks=pytest.mark.slow)]
-)
+
+def test_mask_of_a_simulated_head(kit):
+    head, brain, _ = head_model(kit, 8.0)
+    found = mask_from_template(head, seed=1)
+    assert found.grid is head.grid
+    assert kit.dice(found.voxels, brain.voxels) > 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cohort", "name"), [("ixi", "sub-IXI033"), ("wmh", "sub-w01")])
 def test_mask_of_a_real_head(cohort, name, real, kit):
     t1w = canonical(read_volume(real(cohort, name, "anat", f"{name}_T1w.nii.gz")))
     reference = real(cohort, "derivatives", "reference", name, "anat", f"{name}_desc-brain_mask.nii.gz")

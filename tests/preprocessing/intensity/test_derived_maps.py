@@ -128,6 +128,7 @@ def blurred_template() -> Volume:
     return fine.t1w.with_voxels(smooth.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_maps_agree_at_1_and_2_mm(blurred_template):
     """Sizes are in millimetres; the difference is half a voxel of smoothing."""
     fine, coarse = load_template(1.0), load_template(2.0)
