@@ -26,7 +26,7 @@ def test_a_plausible_edit_is_detected(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="the threshold was changed or damaged, expected the file that score wrote"):
+    with pytest.raises(UserError, match="the threshold was changed or damaged, expected the file that map wrote"):
         StoredPoint.load(path)
 
 
