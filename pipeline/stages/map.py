@@ -151,9 +151,9 @@ def write_maps(
     If only the threshold has changed, the maps are not computed again.
     """
     context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD])
+    earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:
-        earlier = StageRecord.read(out.map_record(subject))
         if earlier is not None and _is_same_map(earlier, inputs, out.root):
             _write_again(earlier, out, context)
             return earlier.warnings

@@ -177,7 +177,7 @@ class TemplateTransform:
         Parameters
         ----------
         to_template, to_native : Path
-            Files that end in .h5; about 50 MB in all with a warp, since ITK stores displacements in 64 bits.
+            Files that end in .h5; about 56 MB in all with a warp, since ITK stores displacements in 64 bits.
         from_t1w : SimpleITK.Transform, optional
             As in `to_template`, for an image in another space.
         """
