@@ -11,13 +11,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """With one of these at its beginning, a spreadsheet program takes a text for a formula and runs it."""
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], *, separator: str = ",") -> None:
     """Write a `csv_table` atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(csv_table(header, rows))
+        temporary.write_bytes(csv_table(header, rows, separator=separator))
 
 
-def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, separator: str = ",") -> bytes:
     """Return a CSV table in UTF-8; a text that would be run as a formula gets an apostrophe in front.
 
     Parameters
@@ -25,9 +25,10 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     header : sequence of str
     rows : iterable of sequences
         Text, numbers, also formatted ones (``"-0.5"``), and None for an empty cell.
+    separator : str
     """
     table = io.StringIO(newline="")
-    writer = csv.writer(table)
+    writer = csv.writer(table, delimiter=separator, lineterminator="\n" if separator == "\t" else "\r\n")
     writer.writerow(header)
     writer.writerows([_as_text(cell) for cell in row] for row in rows)
     return table.getvalue().encode()

@@ -267,14 +267,13 @@ def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
 
 
 def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":
-    """Set the threshold on the training controls, as the stage score does."""
-    from ..evaluation.scoring.operating_point import StoredPoint
+    """Set the threshold on the training controls, as the stage map does."""
     from .model.null_threshold import null_threshold
 
     point = null_threshold(run)
     if point is None or not math.isfinite(point.threshold):
         return model
-    return replace(model, operating_point=StoredPoint.from_point(point, run.config.evaluation, ""), why_no_threshold="")
+    return replace(model, operating_point=point, why_no_threshold="")
 
 
 def _as_overrides(settings: Settings) -> tuple[str, ...]:

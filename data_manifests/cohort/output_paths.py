@@ -21,8 +21,12 @@ PARTS = {
     "figures": "report/figures",
     "tables": "report/tables",
     "pages": "report/subjects",
+    "cluster_maps": "maps",
 }
-"""Outputs that are built as a unit, with their paths in an output folder."""
+"""Outputs that are built as a unit, with their paths in an output folder.
+
+The clusters lie beside the maps, but are built with the pages, which know the threshold of the cohort.
+"""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,12 @@ class OutputFolder:
         stem = map.name.removesuffix("zmap.nii.gz")
         return map.with_name(f"{stem}logpmap.nii.gz"), map.with_name(f"{stem}logqmap.nii.gz")
 
+    def cluster_labels(self, subject: SubjectRecord, space: str) -> Path:
+        """Numbered suprathreshold clusters, on the grid of the subject's T1w or, for "template", of the template."""
+        folder = self.part("cluster_maps") / _session_folder(subject) / "anat"
+        name = "orig" if space == "native" else TEMPLATE_SPACE
+        return folder / f"{subject.key}_space-{name}_desc-clusters_dseg.nii.gz"
+
     def native_coverage(self, subject: SubjectRecord) -> Path:
         """Mask of the voxels of the native map that have a score."""
         return self._map(subject, "space-orig_desc-coverage_mask.nii.gz")
@@ -253,6 +263,11 @@ class OutputFolder:
     def page_record(self, subject: SubjectRecord) -> Path:
         """Path of the record of one session's page."""
         return self.subject_pages / f"{subject.key}.json"
+
+
+def beside(image: Path, suffix: str) -> Path:
+    """Return the path of the file that describes an image: the same name with another suffix, such as ".json"."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + suffix)
 
 
 def _session_folder(subject: SubjectRecord) -> Path:

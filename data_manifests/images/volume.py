@@ -209,13 +209,35 @@ def read_mask(path: Path) -> Volume:
     return Volume(inside, grid)
 
 
-def write_volume(path: Path, volume: Volume, *, description: str = "") -> Path:
+def write_volume(
+    path: Path,
+    volume: Volume,
+    *,
+    description: str = "",
+    intent: str = "none",
+    shown: tuple[float, float] | None = None,
+) -> Path:
     """Write a NIfTI file atomically.
 
     The header is new and contains only the geometry, so no free text of the input is copied. Booleans are stored as
     uint8, float64 and float16 as float32, 64-bit integers in 32 bits if they fit.
+
+    Parameters
+    ----------
+    path : Path
+    volume : Volume
+    description : str
+        At most 80 characters.
+    intent : str
+        Name of a NIfTI intent, such as "z score" (see `nibabel.nifti1.intent_codes`).
+    shown : tuple of float, (2,), optional
+        Range of values that viewers show at first (`cal_min` and `cal_max`).
     """
-    return _write(path, _fresh_image(volume, _stored_type(volume.voxels)), description)
+    image = _fresh_image(volume, _stored_type(volume.voxels))
+    image.header.set_intent(intent)
+    if shown is not None:
+        image.header["cal_min"], image.header["cal_max"] = shown
+    return _write(path, image, description)
 
 
 def write_labels(path: Path, labels: Volume, *, description: str = "") -> Path:

@@ -49,7 +49,27 @@ def find_clusters(
     lesion_mask: Volume | None = None,
     largest_healthy_mm3: Sequence[float] = (),
 ) -> tuple[Cluster, ...]:
-    """List the clusters of a thresholded map.
+    """List the clusters of a thresholded map; see `label_clusters`."""
+    return label_clusters(
+        map,
+        threshold,
+        inside,
+        smallest_mm3=smallest_mm3,
+        lesion_mask=lesion_mask,
+        largest_healthy_mm3=largest_healthy_mm3,
+    )[0]
+
+
+def label_clusters(
+    map: Volume,
+    threshold: float,
+    inside: Volume,
+    *,
+    smallest_mm3: float = 0.0,
+    lesion_mask: Volume | None = None,
+    largest_healthy_mm3: Sequence[float] = (),
+) -> tuple[tuple[Cluster, ...], Volume]:
+    """List and number the clusters of a thresholded map.
 
     The clusters are the same as those counted by `lesion_metrics.cluster_curve`, so a subject's page and the cohort
     table agree.
@@ -70,13 +90,16 @@ def find_clusters(
 
     Returns
     -------
-    tuple of Cluster
+    clusters : tuple of Cluster
+        Highest peak first.
+    labels : Volume of int32
+        Rank of the cluster at each of its voxels; 0 elsewhere.
     """
     flagged = inside.voxels.astype(bool) & (map.voxels >= np.float32(threshold))
     components = find_lesions(map.with_voxels(flagged), smallest_mm3=smallest_mm3)
     numbers = np.arange(1, len(components.lesions) + 1)
     if not len(numbers):
-        return ()
+        return (), map.with_voxels(components.labels)
 
     def per_cluster(measure, voxels: np.ndarray) -> np.ndarray:
         return np.asarray(measure(voxels, components.labels, numbers), dtype=np.float64)
@@ -88,7 +111,9 @@ def find_clusters(
     shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
     healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
     order = np.argsort(-peaks, kind="stable")
-    return tuple(
+    rank_of = np.zeros(len(numbers) + 1, np.int32)
+    rank_of[order + 1] = numbers
+    clusters = tuple(
         Cluster(
             rank=rank,
             volume_mm3=components.lesions[i].volume_mm3,
@@ -100,6 +125,7 @@ def find_clusters(
         )
         for rank, i in enumerate(order, start=1)
     )
+    return clusters, map.with_voxels(rank_of[components.labels])
 
 
 def _share_as_large(volume_mm3: float, healthy_mm3: np.ndarray) -> float:

@@ -1,7 +1,9 @@
 """Suspicious clusters as a table: one row per cluster, its peak in MNI space, and what lies there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from ...data_manifests.csv_file import write_csv
 from ..metrics.clusters import Cluster
 from .anatomy import Place
 
@@ -28,3 +30,35 @@ def cluster_row(key: str, cluster: Cluster, mni_mm: Sequence[float], place: Plac
         place.side, place.region, place.tissue, cluster.in_lesion,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def where(row: Mapping[str, object]) -> str:
+    """Return the place of a cluster in words, from its row or that of a CSV table: "left precuneus"."""
+    return f"{row['side']} {row['region'] or row['tissue']}"
+
+
+def label_table(path: Path, clusters: Sequence[Cluster], rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write the table of an image of numbered clusters, with the columns that BIDS asks for.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .tsv.
+    clusters : sequence of Cluster
+    rows : sequence of mapping
+        Of each cluster (see `cluster_row`). The columns subject, rank and in_lesion_mask are left out; `x_mm`, `y_mm`
+        and `z_mm` are the peak in the space of the image.
+    """
+    columns = [name for name in COLUMNS if name not in ("subject", "rank", "in_lesion_mask")]
+    lines = (
+        [cluster.rank, where(row), *(f"{mm:.7g}" for mm in cluster.peak_mm), *(_cell(row[name]) for name in columns)]
+        for cluster, row in zip(clusters, rows, strict=True)
+    )
+    write_csv(path, ("index", "name", "x_mm", "y_mm", "z_mm", *columns), lines, separator="\t")
+    return path
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return "n/a"
+    return f"{value:.7g}" if isinstance(value, float) else value

@@ -8,10 +8,11 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from ...data_manifests.errors import UserError
+from ...data_manifests.images.volume import Volume
 from ..figures.colour_scale import LESION_COLOUR, colour_bar, colours_of, opacity
 from ..figures.mosaic import point_picture, subject_mosaic
 from ..figures.slices import PLANES, Head, Plane
-from ..metrics.clusters import Cluster, find_clusters
+from ..metrics.clusters import Cluster, label_clusters
 from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, place_of
@@ -57,7 +58,25 @@ class LesionLine:
     found: bool
 
 
-def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> list[Path]:
+@dataclass(frozen=True, eq=False)
+class FoundClusters:
+    """Clusters of one subject's map.
+
+    Attributes
+    ----------
+    clusters : tuple of Cluster
+    labels : Volume
+        As returned by `label_clusters`.
+    rows : list of dict
+        Of each cluster, with its place in MNI space (see `cluster_row`).
+    """
+
+    clusters: tuple[Cluster, ...]
+    labels: Volume
+    rows: list[dict[str, object]]
+
+
+def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> FoundClusters:
     """Write the page of a subject and a table of its clusters.
 
     Parameters
@@ -70,8 +89,8 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
 
     Returns
     -------
-    list of Path
-        The page and the CSV file.
+    FoundClusters
+        Those of the page.
 
     Raises
     ------
@@ -82,7 +101,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     if subject.images is None:
         raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for this subject.")
     head = head_of(subject.images(), report.scale)
-    clusters = find_clusters(
+    clusters, labels = label_clusters(
         report.scored.map,
         report.threshold.value,
         report.scored.inside,
@@ -118,7 +137,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> lis
     )
     rows = [cluster_row(subject.key, line.cluster, line.mni_mm, line.place) for line in lines]
     write_table(table, rows, columns=COLUMNS)
-    return [path, table]
+    return FoundClusters(clusters, labels, rows)
 
 
 def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> list[ClusterLine]:

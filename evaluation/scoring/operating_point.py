@@ -190,11 +190,11 @@ class StoredPoint:
         """
         if not path.exists():
             return None
-        advice = "Run the stage score of the model's training cohort again."
+        advice = "Run the stage map of the model's training cohort again."
         found = read_json(path, _Stored, "an operating point", advice)
         if found.sha256 != found.content_sha256():
             raise UserError(
-                f"{private(path)}: the threshold was changed or damaged, expected the file that score wrote. {advice}"
+                f"{private(path)}: the threshold was changed or damaged, expected the file that map wrote. {advice}"
             )
         threshold = np.nan if found.threshold is None else found.threshold
         return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)

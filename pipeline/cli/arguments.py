@@ -104,13 +104,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_native(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Resample a volume from MNI152NLin2009aSym to the grid of a subject's own image, once."
+    parser.description = (
+        "Resample a volume from MNI152NLin2009aSym to the grid of a subject's own image, once; or, with --transforms, "
+        "write the subject's transforms for other tools."
+    )
     parser.add_argument("folder", type=_path, metavar="OUT", help="output folder of a run that prepared the subject")
     parser.add_argument("subject", metavar="ID", help="sub-01, or sub-01_ses-2")
-    parser.add_argument("volume", type=_path, metavar="VOLUME", help="NIfTI file in template space, on any grid")
+    parser.add_argument(
+        "volume", type=_path, nargs="?", metavar="VOLUME", help="NIfTI file in template space, on any grid"
+    )
     parser.add_argument(
         "result",
         type=_path,
+        nargs="?",
         metavar="RESULT",
         help="NIfTI file to write; overwrites an earlier result of this command, but no other file",
     )
@@ -121,6 +127,13 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for atlases and masks: labels are whole numbers and keep their data type and value; atlases are "
         "resampled by nearest neighbours, masks keep their volume",
+    )
+    parser.add_argument(
+        "--transforms",
+        type=_path,
+        metavar="FOLDER",
+        help="instead of VOLUME and RESULT: write the transforms between the image and the template as composite ITK "
+        "files (.h5), for ANTs and other tools",
     )
     parser.set_defaults(command="native")
 

@@ -19,6 +19,9 @@ from .program import DONE, SOME_FAILED, open_console, run_program
 if TYPE_CHECKING:
     from ..workflow.runner import Run
 
+_MOST_FINDINGS = 10
+"""Patients whose findings are printed at the end of a command."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -125,9 +128,19 @@ def _native(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.images.volume import write_labels, write_volume
     from ..tools.result_file import MARK, require_result_place
-    from ..tools.to_native import bring_to_native
+    from ..tools.to_native import bring_to_native, write_transforms
 
     out = OutputFolder(options.folder)
+    given = [value for value in (options.volume, options.result) if value is not None]
+    if len(given) != (0 if options.transforms else 2):
+        found = f"--transforms and {counted(len(given), 'path')}" if options.transforms else counted(len(given), "path")
+        raise UserError(
+            f"voxout native: found {found} after the id, expected VOLUME and RESULT, or --transforms FOLDER."
+        )
+    if options.transforms:
+        for path in write_transforms(out, options.subject, options.transforms, image=options.image):
+            write_line(str(path), sys.stdout)
+        return DONE
     inputs = {"VOLUME": options.volume} | ({"the image named by --like": options.like} if options.like else {})
     require_result_place(options.result, out, inputs)
     volume = bring_to_native(
@@ -240,11 +253,21 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
+        from ..stages.findings import finding_lines
         from ..stages.score import load_scores, score_lines
 
-        for line in score_lines(load_scores(run)):
+        scores = load_scores(run)
+        # Without a lesion mask or a healthy scan, all scores are undefined.
+        for line in score_lines(scores) if any(scored.truth_known for scored in scores.subjects) else ():
             run.console.say(line, level=-1)
         run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
+        found = finding_lines(run, scores)
+        for line in found[:_MOST_FINDINGS]:
+            # Not in the log, which `voxout remove` leaves.
+            write_line(line, sys.stdout)
+        if len(found) > _MOST_FINDINGS:
+            more = f"and {len(found) - _MOST_FINDINGS} more: see {private(run.out.report, 'the report')}"
+            run.console.say(more, level=-1)
     if failures:
         shown = private(run.out.failures, "failures.csv")
         run.console.warn(f"{len(failures)} subject(s) failed; see {shown} for the reasons.")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.output_paths import OutputFolder, beside
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
-from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.images.volume import Volume
 from ...data_manifests.user_paths import given_path
-from ...evaluation.metrics.clusters import Cluster, find_clusters
+from ...evaluation.metrics.clusters import Cluster, label_clusters
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
+from .map_files import MapContext, write_clusters, write_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,7 @@ class AnomalyMap:
     _operating_point: StoredPoint | None
     _why_no_threshold: str
     _transform: TemplateTransform
+    _model: str = ""
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -78,23 +80,29 @@ class AnomalyMap:
         """
         import pandas as pd
 
+        from ...evaluation.report.cluster_table import COLUMNS
+
+        return pd.DataFrame(self._rows, columns=list(COLUMNS)).drop(columns=["subject", "in_lesion_mask"])
+
+    @cached_property
+    def _rows(self) -> list[dict[str, object]]:
         from ...evaluation.report.anatomy import place_of
-        from ...evaluation.report.cluster_table import COLUMNS, cluster_row
+        from ...evaluation.report.cluster_table import cluster_row
         from ...preprocessing.registration.template import load_template
 
         config = self._config
         template = load_template(config.preprocessing.spacing_mm)
-        found = self._found()
+        found, _ = self._found
         peaks = np.array([cluster.peak_mm for cluster in found]).reshape(-1, 3)
         if config.evaluation.space == "native" and len(peaks):
             peaks = self._transform.points_to_template(peaks)
-        rows = [
+        return [
             cluster_row(self.key, cluster, [float(mm) for mm in peak], place_of(peak, template.grey, template.white))
             for cluster, peak in zip(found, peaks, strict=True)
         ]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).drop(columns=["subject", "in_lesion_mask"])
 
-    def _found(self) -> tuple[Cluster, ...]:
+    @cached_property
+    def _found(self) -> tuple[tuple[Cluster, ...], Volume]:
         if self.threshold is None or self._operating_point is None:
             raise UserError(
                 f"{self.key}: the model has no threshold ({self._why_no_threshold}), expected one. Score the "
@@ -102,7 +110,7 @@ class AnomalyMap:
             )
         evaluation = self._config.evaluation
         native = evaluation.space == "native"
-        return find_clusters(
+        return label_clusters(
             self.z_map if native else self.template_z_map,
             self.threshold,
             self.coverage if native else self.template_coverage,
@@ -123,7 +131,10 @@ class AnomalyMap:
         return volumes
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the maps as NIfTI files and, if the model has a threshold, the clusters as ``<key>_clusters.csv``.
+        """Write the maps as NIfTI files, each with a JSON file that says what it holds.
+
+        If the model has a threshold, the clusters are written as well: numbered, as an image with a table
+        (``<key>_..._desc-clusters_dseg``), and as ``<key>_clusters.csv``.
 
         Parameters
         ----------
@@ -142,16 +153,24 @@ class AnomalyMap:
         folder = given_path(folder, "folder")
         subject, session = parts_of_key(self.key)
         record = SubjectRecord(subject, "patient", {}, session_id=session)
-        volumes = {path.name: volume for path, volume in self.volumes(OutputFolder(Path()), record).items()}
+        names = OutputFolder(Path())
+        volumes = {path.name: volume for path, volume in self.volumes(names, record).items()}
+        labels = folder / names.cluster_labels(record, self._config.evaluation.space).name
         table = folder / f"{self.key}_clusters.csv"
-        if there := [name for name in (*volumes, table.name) if os.path.lexists(folder / name)]:
+        images = [Path(name) for name in (*volumes, labels.name)]
+        all_names = [*map(str, images), *(beside(image, ".json").name for image in images)]
+        all_names += [beside(labels, ".tsv").name, table.name]
+        if there := [name for name in all_names if os.path.lexists(folder / name)]:
             raise UserError(
                 f"{private(folder, 'the output folder')}: holds {there[0]}, expected a folder without maps of "
                 f"{self.key}. Choose another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        written = [write_volume(folder / name, volume) for name, volume in volumes.items()]
+        context = MapContext.of_model(self._config, self._model, self.threshold)
+        written = [path for name, volume in volumes.items() for path in write_map(folder / name, volume, context)]
         if self.threshold is not None:
+            clusters, numbered = self._found
+            written += write_clusters(labels, numbered, clusters, self._rows, context)
             self.clusters.to_csv(table, index=False)
             written.append(table)
         return written

@@ -53,6 +53,8 @@ class AnomalyModel:
         `threshold`, the settings it was set with, and the largest cluster of each control, for p-values.
     why_no_threshold : str
         Why `operating_point` is None.
+    identity : str
+        Of the fit; the JSON files of the maps name it.
     """
 
     config: Config
@@ -61,6 +63,7 @@ class AnomalyModel:
     ensemble: Ensemble
     operating_point: StoredPoint | None = None
     why_no_threshold: str = "it was loaded without one"
+    identity: str = ""
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -97,7 +100,7 @@ class AnomalyModel:
                 "model again."
             )
         ensemble = Ensemble.load(model.detectors, mask, source, config.models)
-        return cls(config, mask, source, ensemble)
+        return cls(config, mask, source, ensemble, identity=fit_identity(model))
 
     def with_stored_threshold(self, model: OutputFolder) -> "AnomalyModel":
         """Return the model with the threshold that is stored with it, if it applies to these settings.
@@ -108,7 +111,7 @@ class AnomalyModel:
             The stored threshold is damaged.
         """
         point = StoredPoint.load(model.operating_point)
-        why = "its cohort was not scored yet"
+        why = "its cohort was not mapped yet"
         if point is not None:
             why = point.unfit_because(self.config.evaluation, fit_identity(model)) or ""
             if not why and not math.isfinite(point.threshold):
@@ -168,6 +171,7 @@ class AnomalyModel:
             _operating_point=self.operating_point,
             _why_no_threshold=self.why_no_threshold,
             _transform=transform,
+            _model=self.identity,
         )
 
     def predict(

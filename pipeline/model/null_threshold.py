@@ -13,19 +13,20 @@ from ...data_manifests.images.volume import Volume
 from ...evaluation.metrics.bootstrap import resample_subjects
 from ...evaluation.metrics.components import find_lesions
 from ...evaluation.metrics.lesion_metrics import cluster_curve
-from ...evaluation.scoring.operating_point import OperatingPoint
+from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from ...models.anomaly.fit import NULL
 from ...models.features.feature_store import LatentStore
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..workflow.runner import Run
+from ..workflow.stage_inputs import fit_identity
 
 
-def null_threshold(run: Run) -> OperatingPoint | None:
+def null_threshold(run: Run) -> StoredPoint | None:
     """Set the threshold on the clusters in the null maps of all training controls, on the template grid.
 
     Returns
     -------
-    OperatingPoint or None
+    StoredPoint or None
         None if the null maps were deleted.
     """
     settings, folder = run.config.evaluation, run.out.latents / NULL
@@ -52,4 +53,5 @@ def null_threshold(run: Run) -> OperatingPoint | None:
     point = OperatingPoint.set_on(false_cluster_thresholds, settings.false_clusters, weights, participants)
     flagged = (find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions for z in maps())
     # Components are sorted, the largest first.
-    return replace(point, largest_mm3=tuple(found[0].volume_mm3 if found else 0.0 for found in flagged))
+    point = replace(point, largest_mm3=tuple(found[0].volume_mm3 if found else 0.0 for found in flagged))
+    return StoredPoint.from_point(point, settings, fit_identity(run.out))

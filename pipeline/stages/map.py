@@ -1,8 +1,9 @@
-"""The stage map: anomaly maps of patients and held-out controls."""
+"""The stage map: the threshold of the model, and anomaly maps of patients and held-out controls."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError
-from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.images.volume import Volume, read_map, read_mask
 from ...data_manifests.open_file import is_readable
 from ...evaluation.metrics.fdr import log_p, log_q
+from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
+from ..model.map_files import MapContext, write_map
 from ..model.model_files import read_trained_on, require_files_of_model
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
@@ -26,24 +29,37 @@ from ..workflow.stage_inputs import (
     fit_identity,
     mapped_earlier,
     prepared_of,
+    settings_of,
     settings_of_map,
     split_of,
 )
+
+_THRESHOLD = "the threshold"
+"""Name of the threshold among the inputs of a map: the files, not the scores, depend on it."""
+_SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
 
 
 def _map_inputs(run: Run) -> dict[str, Any]:
     named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
     named |= {f"mapped before {key}": subject.group for key, subject in mapped_earlier(run).items()}
+    if run.applies_a_model:
+        named[_THRESHOLD] = _valid_threshold(run)
+    else:
+        named |= settings_of(run, *(f"evaluation.{name}" for name in _SETTINGS_OF_THRESHOLD), "seed")
     return named | settings_of_map(run)
 
 
 def _map(run: Run) -> StageResult:
-    mapped = {key: own | settings_of_map(run) for key, own in _mapped(run).items()}
+    mapped = _mapped(run)
     if not mapped:
         raise UserError("map: found no patients and no held-out controls. Add patients to the manifest.")
     unreachable = _remove_maps_of_failed(run, mapped)
     known = _known_to_the_model(run)
     require_files_of_model(run.model)
+    if not run.applies_a_model and (own := _null_threshold(run)) is not None:
+        own.save(run.out.operating_point)
+    for_all = settings_of_map(run) | {_THRESHOLD: _valid_threshold(run)}
+    mapped = {key: own | for_all for key, own in mapped.items()}
     work = work_by_subject(
         run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
@@ -57,6 +73,22 @@ def _map(run: Run) -> StageResult:
     earlier = tuple(mapped_earlier(run))
     summary = work.summary + (f", and {len(earlier)} from earlier calls" if earlier else "")
     return replace(work, warnings=(*work.warnings, *notes), done=work.done + earlier, summary=summary)
+
+
+def _null_threshold(run: Run) -> StoredPoint | None:
+    from ..model.null_threshold import null_threshold
+
+    return null_threshold(run)
+
+
+def _valid_threshold(run: Run) -> float | None:
+    """Return the stored threshold of the model; None if it has none for these settings, or the cohort sets another."""
+    if run.applies_a_model and run.config.evaluation.recalibrate:
+        return None
+    point = StoredPoint.load(run.model.operating_point)
+    if point is None or point.unfit_because(run.config.evaluation, fit_identity(run.model)) is not None:
+        return None
+    return point.threshold if math.isfinite(point.threshold) else None
 
 
 def _remove_maps_of_failed(run: Run, mapped: Collection[str]) -> list[str]:
@@ -114,16 +146,40 @@ def write_maps(
     model: OutputFolder,
     device: str,
 ) -> StageRecord:
-    """Write the anomaly maps of one prepared subject, on the template grid and in native space."""
+    """Write the anomaly maps of one prepared subject, on the template grid and in native space.
+
+    If only the threshold has changed, the maps are not computed again.
+    """
+    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD])
+    earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:
-        return map_subject(subject, config, out, model, device)
+        if earlier is not None and _is_same_map(earlier, inputs, out.root):
+            _write_again(earlier, out, context)
+            return earlier.warnings
+        return map_subject(subject, config, out, model, device, context)
 
     return cached("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))
 
 
+def _is_same_map(earlier: StageRecord, inputs: Mapping[str, Any], root: Path) -> bool:
+    """Whether the maps of a record are unchanged, and its inputs but for the threshold are these."""
+    before, now = (
+        {name: value for name, value in every.items() if name != _THRESHOLD}
+        for every in (earlier.comparable_inputs, inputs)
+    )
+    return not earlier.failed and before == now and all(earlier.owns(root, name) for name in earlier.outputs)
+
+
+def _write_again(earlier: StageRecord, out: OutputFolder, context: MapContext) -> None:
+    """Write the maps of a record with another threshold in their headers and JSON files."""
+    for name in (name for name in earlier.outputs if name.endswith(".nii.gz")):
+        read = read_mask if name.endswith("_mask.nii.gz") else read_map
+        write_map(out.maps / PurePosixPath(name).relative_to("maps"), read(out.root / name), context)
+
+
 def map_subject(
-    subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str
+    subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str, context: MapContext
 ) -> tuple[str, ...]:
     """Score one subject at every voxel of the mask, and write its maps.
 
@@ -142,19 +198,19 @@ def map_subject(
     """
     found = model_of_process(model.root, fit_identity(model), config, device).map_prepared(subject, out, jobs=1)
     for path, volume in found.volumes(out, subject).items():
-        write_volume(path, volume)
+        write_map(path, volume, context)
     if config.evaluation.p_maps:
-        _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage)
-        _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage)
+        _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage, context)
+        _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage, context)
     return found.warnings
 
 
-def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume) -> None:
+def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume, context: MapContext) -> None:
     """Write -log10 p and -log10 q of a z-map; 0 outside its coverage."""
     for path, minus_log10 in zip(paths, (log_p, log_q), strict=True):
         values = np.zeros(covered.voxels.shape, np.float32)
         values[covered.voxels] = minus_log10(z.voxels[covered.voxels])
-        write_volume(path, z.with_voxels(values))
+        write_map(path, z.with_voxels(values), context)
 
 
-STAGE = Stage("map", _map_inputs, _map, needs=("prepare", "fit"), retry_failed=True)
+STAGE = Stage("map", _map_inputs, _map, ("operating_point",), needs=("prepare", "fit"), retry_failed=True)

@@ -24,6 +24,7 @@ from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versi
 from ..workflow.runner import Run, Stage, StageResult, all_failures
 from ..workflow.stage_inputs import (
     cohort_of,
+    fit_identity,
     record_of,
     roles_of,
 )
@@ -71,7 +72,7 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     # Read first, so that an unreadable run stops the stage early.
     reference_runs = [read_run(path, name or None) for name, path in run.reference_runs]
     scores = load_scores(run)
-    shared = Shared.from_scores(scores, roles, versions())
+    shared = Shared.from_scores(scores, roles, versions(), fit_identity(run.model))
     work = work_by_subject(
         run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -23,6 +22,7 @@ from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
+from ..model.map_files import MapContext, write_clusters
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
 from .score import maps_and_masks, prepared_lesions
@@ -40,38 +40,37 @@ class Shared:
     threshold : Threshold
     roles : mapping from subject key to its role, such as "held-out control"
     versions : mapping of str to str
+    model : str
+        Identity of the fit of the model.
     """
 
     threshold: Threshold
     roles: Mapping[str, str]
     versions: Mapping[str, str]
+    model: str
 
     @classmethod
-    def from_scores(cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str]) -> "Shared":
+    def from_scores(
+        cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: str
+    ) -> "Shared":
         """Collect the inputs, with the threshold of the cohort's z-maps."""
-        return cls(Threshold.of_z_maps(scores), roles, versions)
+        return cls(Threshold.of_z_maps(scores), roles, versions, model)
 
 
 def write_page(
     subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: Shared
 ) -> StageRecord:
-    """Write the page of a subject from its maps, scores and quality; runs in a worker."""
+    """Write the page of a subject from its maps, scores and quality, and its clusters; runs in a worker."""
 
     def work(out: OutputFolder) -> Sequence[str]:
         _write_page(subject, config, out, shared)
         return ()
 
-    return cached("report", subject, out.page_record(subject), inputs, out, ("pages",), work)
+    return cached("report", subject, out.page_record(subject), inputs, out, ("pages", "cluster_maps"), work)
 
 
-def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> list[Path]:
-    """Write one subject's page and the table of its clusters.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
+def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> None:
+    """Write one subject's page and the table of its clusters, and the numbered clusters beside its maps."""
     from ...preprocessing.registration.template import load_template
     from ...preprocessing.registration.template_transform import TemplateTransform
 
@@ -102,7 +101,9 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
-    return write_subject_page(page, report, table=out.subject_clusters(subject))
+    found = write_subject_page(page, report, table=out.subject_clusters(subject))
+    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin)
+    write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 
 
 def report_subject(

@@ -50,8 +50,7 @@ def _score_inputs(run: Run) -> dict[str, Any]:
         record = StageRecord.read(run.out.map_record(subject))
         about = [subject.group, subject.site, subject.age, subject.sex, files_of(subject), record and record.identity]
         identities[f"map and truth of {subject.key}"] = fingerprint(about)
-    if run.applies_a_model:
-        identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
+    identities["the model's threshold"] = file_fingerprint(run.model.operating_point)
     return identities | settings_of(run, "evaluation", "seed")
 
 
@@ -62,8 +61,6 @@ def _score(run: Run) -> StageResult:
 
 def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResult:
     """Score every map against its lesion mask (controls have none); write the tables and the counts per subject."""
-    from ..model.null_threshold import null_threshold
-
     settings = run.config.evaluation
     scores: list[SubjectScores] = []
     failed: list[Failure] = []
@@ -81,8 +78,6 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
             failed.append(Failure(key, "score", f"{key}: {error}"))
     if not scores:
         raise UserError([failure.reason for failure in failed])
-    if not run.applies_a_model and (own := null_threshold(run)) is not None:
-        StoredPoint.from_point(own, settings, fit_identity(run.model)).save(run.out.operating_point)
     point, warning = _model_point(run, scores)
     cohort = score_cohort(scores, settings, seed=run.config.seed, point=point)
     write_scores(run.out.scores, cohort, left_out=[failure.key for failure in failed])
@@ -185,4 +180,4 @@ def prepared_lesions(subject: SubjectRecord, out: OutputFolder) -> Volume | None
     return read_mask(path) if subject.lesion_mask and path.is_file() else None
 
 
-STAGE = Stage("score", _score_inputs, _score, ("scores", "operating_point"), needs=("map",))
+STAGE = Stage("score", _score_inputs, _score, ("scores",), needs=("map",))

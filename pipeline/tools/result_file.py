@@ -37,15 +37,20 @@ def require_result_place(result: Path, out: OutputFolder, inputs: Mapping[str, P
     for what, path in inputs.items():
         if _same(result, path):
             raise UserError(f"{private(result)}: is {what} itself, expected a new file. Choose another name.")
-    if _is_in_run(result, out.root):
-        raise UserError(
-            f"{private(result)}: lies in a folder of the run's own files, expected another folder. Choose "
-            "another folder."
-        )
+    require_outside_run(result, out.root)
     if os.path.lexists(result) and not _is_earlier_result(result):
         raise UserError(
             f"{private(result)}: exists and is not an earlier result of `voxout native`, expected a new name. "
             "Choose another name, or move the file away."
+        )
+
+
+def require_outside_run(result: Path, root: Path) -> None:
+    """Refuse a result in one of the folders that a run writes to."""
+    if _is_in_run(result, root):
+        raise UserError(
+            f"{private(result)}: lies in a folder of the run's own files, expected another folder. Choose "
+            "another folder."
         )
 
 

@@ -141,7 +141,10 @@ class Replacement:
         foreign = [
             name
             for name in here
-            if os.path.lexists(root / name) and not _is_listed(name, old) and not new.owns(root, name)
+            if os.path.lexists(root / name)
+            and not _is_listed(name, old)
+            and not new.owns(root, name)
+            and not self._is_of_another_stage(name)
         ]
         if foreign:
             raise UserError(
@@ -152,6 +155,8 @@ class Replacement:
         if old is not None:
             # Files without a hash, such as those of a subject, have a record of their own.
             others = frozenset(old.outputs) - frozenset(old.hashes)
+            # A version before this one may have written a file in another stage, which now lists it.
+            others |= {name for record in self._other_records() for name in record.hashes}
             remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here) | others)
         for name in here:
             require_inside(root, name)
@@ -159,6 +164,14 @@ class Replacement:
             os.replace(self.folder / name, root / name)
         new.write(self.record)
         self.discard(self.folder)
+
+    def _other_records(self) -> list[StageRecord]:
+        """Return the records of all other stages."""
+        paths = (path for path in sorted((self.out.root / "records").glob("*.json")) if path != self.record)
+        return [record for path in paths if (record := StageRecord.read(path)) is not None]
+
+    def _is_of_another_stage(self, name: str) -> bool:
+        return any(name in record.hashes and record.owns(self.out.root, name) for record in self._other_records())
 
     def _require_own_folder(self) -> None:
         """Refuse a folder that this class did not make."""
@@ -182,10 +195,11 @@ class Replacement:
         taken = []
         for part in self.parts:
             folder = self.out.root / PARTS[part]
-            if part in ("prepared", "maps", "pages"):  # shared by all subjects
+            if part in ("prepared", "maps", "pages", "cluster_maps"):  # shared by all subjects
                 continue
             files = folder.rglob("*") if folder.is_dir() else [folder]
             taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
+        taken = [name for name in taken if not self._is_of_another_stage(name)]
         if taken:
             raise UserError(
                 f"{private(self.out.root, 'the output folder')}: holds {some_of(sorted(taken))}, which no record of "

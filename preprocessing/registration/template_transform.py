@@ -82,10 +82,7 @@ class TemplateTransform:
         from_t1w : SimpleITK.Transform, optional
             Maps points of the T1w to points of `volume` (LPS mm), for an image in another space; see `align_to_t1w`.
         """
-        transform = self._template_to_native()
-        if from_t1w is not None:
-            transform = sitk.CompositeTransform([from_t1w, transform])
-        return resample(volume, template_grid, transform, interpolation)
+        return resample(volume, template_grid, self._template_to_native(from_t1w), interpolation)
 
     def scan_to_template(
         self, scan: Volume, brain_mask: Volume, template_grid: Grid, *, from_t1w: sitk.Transform | None = None
@@ -134,10 +131,7 @@ class TemplateTransform:
         from_t1w : SimpleITK.Transform, optional
             Maps points of the T1w to points of that image (LPS mm).
         """
-        transform = self._native_to_template()
-        if from_t1w is not None:
-            transform = sitk.CompositeTransform([transform, from_t1w.GetInverse()])
-        return resample(volume, native_grid, transform, interpolation)
+        return resample(volume, native_grid, self._native_to_template(from_t1w), interpolation)
 
     def scores_to_native(self, values: Volume, mask: Volume, native_grid: Grid) -> tuple[Volume, Volume]:
         """Resample a map that is defined inside a mask to native space, without the influence of values outside.
@@ -173,6 +167,28 @@ class TemplateTransform:
         transform = self._native_to_template()
         moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
         return np.array(moved).reshape(-1, 3) @ LPS
+
+    def write_itk(self, to_template: Path, to_native: Path, *, from_t1w: sitk.Transform | None = None) -> None:
+        """Write both directions as composite ITK transforms, for ANTs and other tools that use ITK.
+
+        ``antsApplyTransforms -t`` resamples an image to the template with the first file, and an image of the template
+        to the subject with the second. Points are mapped the other way: by the first file from the template.
+
+        Parameters
+        ----------
+        to_template, to_native : Path
+            Files that end in .h5; about 56 MB in all with a warp, since ITK stores displacements in 64 bits.
+        from_t1w : SimpleITK.Transform, optional
+            As in `to_template`, for an image in another space.
+        """
+        for path, transform in (
+            (to_template, self._template_to_native(from_t1w)),
+            (to_native, self._native_to_template(from_t1w)),
+        ):
+            composite = sitk.CompositeTransform([transform])
+            composite.FlattenTransform()  # a file holds no composite within another
+            with atomic_write(path) as temporary:
+                sitk.WriteTransform(composite, str(temporary))
 
     @classmethod
     def from_affine(cls, affine: np.ndarray) -> "TemplateTransform":
@@ -226,16 +242,18 @@ class TemplateTransform:
                 "prepared folder and run prepare again."
             ) from error
 
-    def _template_to_native(self) -> sitk.Transform:
-        affine = itk_affine(self.affine)
-        # A composite transform applies the last transform first.
-        return affine if self.warp is None else sitk.CompositeTransform([affine, self._itk_warp(self.warp)])
+    def _template_to_native(self, from_t1w: sitk.Transform | None = None) -> sitk.Transform:
+        transform: sitk.Transform = itk_affine(self.affine)
+        if self.warp is not None:
+            # A composite transform applies the last transform first.
+            transform = sitk.CompositeTransform([transform, self._itk_warp(self.warp)])
+        return transform if from_t1w is None else sitk.CompositeTransform([from_t1w, transform])
 
-    def _native_to_template(self) -> sitk.Transform:
-        affine = itk_affine(np.linalg.inv(self.affine))
-        if self.inverse_warp is None:
-            return affine
-        return sitk.CompositeTransform([self._itk_warp(self.inverse_warp), affine])
+    def _native_to_template(self, from_t1w: sitk.Transform | None = None) -> sitk.Transform:
+        transform: sitk.Transform = itk_affine(np.linalg.inv(self.affine))
+        if self.inverse_warp is not None:
+            transform = sitk.CompositeTransform([self._itk_warp(self.inverse_warp), transform])
+        return transform if from_t1w is None else sitk.CompositeTransform([transform, from_t1w.GetInverse()])
 
     def _itk_warp(self, warp: np.ndarray) -> sitk.Transform:
         assert self.warp_grid is not None

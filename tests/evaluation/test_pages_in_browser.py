@@ -25,7 +25,8 @@ CHOSEN = "document.querySelector('#clusters [aria-current]').dataset.place"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("subject ü")
-    path, _ = write_subject_page(folder / "sub-01.html", phantom_report(folder), table=folder / "clusters.csv")
+    path = folder / "sub-01.html"
+    write_subject_page(path, phantom_report(folder), table=folder / "clusters.csv")
     return path
 
 
@@ -165,9 +166,8 @@ def test_a_map_without_clusters_is_grey_until_the_threshold_is_lowered(browser, 
     images = replace(report.subject.images(), lesion_mask=None)
     # All scores of the map are below the threshold.
     changes = {"subject": replace(report.subject, images=lambda: images), "threshold": Threshold(7.0, "by hand")}
-    path, _ = write_subject_page(
-        tmp_path / "sub-01.html", phantom_report(tmp_path, **changes), table=tmp_path / "clusters.csv"
-    )
+    path = tmp_path / "sub-01.html"
+    write_subject_page(path, phantom_report(tmp_path, **changes), table=tmp_path / "clusters.csv")
     open_page(browser, path)
     assert browser.run("document.getElementById('threshold-value').textContent") == "7.00"
 

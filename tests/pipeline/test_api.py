@@ -1,8 +1,10 @@
 """The library: fit, load, predict, evaluate and compare from Python, with the results and messages of the commands."""
 
+import csv
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import voxout
-from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.output_paths import OutputFolder, beside
 from voxout.data_manifests.cohort.subject import Manifest
-from voxout.data_manifests.images.volume import read_mask, read_volume
+from voxout.data_manifests.images.volume import read_map, read_mask, read_volume
 from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.evaluation.scoring.operating_point import StoredPoint
 from voxout.pipeline.cli.main import main
+from voxout.pipeline.workflow.records import StageRecord
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -85,6 +89,54 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, call):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_map_says_what_it_is_and_opens_at_the_threshold(finished):
+    cohort, out = voxout.read_cohort(finished[0]), OutputFolder(finished[1])
+    stored = StoredPoint.load(out.operating_point)
+    for path in out.maps.rglob("*.nii.gz"):
+        about = json.loads(beside(path, ".json").read_text())
+        assert about["Threshold"] == stored.threshold and about["Template"] == "MNI152NLin2009aSym"
+        assert about["Space"] in path.name and about["Model"]["Fit"] == stored.model
+        assert str(finished[0].parent) not in json.dumps(about)
+        header = nib.nifti1.load(path).header
+        if "desc-anomaly_zmap" in path.name:
+            assert header.get_intent()[0] == "z score" and header["cal_min"] == np.float32(stored.threshold)
+    for patient in cohort.patients:
+        z, labels = read_map(out.native_map(patient)), read_map(out.cluster_labels(patient, "native"))
+        with beside(out.cluster_labels(patient, "native"), ".tsv").open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert len(rows) == labels.voxels.max() == len(out.subject_clusters(patient).read_text().splitlines()) - 1
+        assert (z.voxels[labels.voxels > 0] >= np.float32(stored.threshold)).all()
+        for row in rows:
+            index = np.linalg.inv(z.affine) @ [*(float(row[name]) for name in ("x_mm", "y_mm", "z_mm")), 1]
+            peak = tuple(np.rint(index[:3]).astype(int))
+            assert labels.voxels[peak] == int(row["index"])
+            assert z.voxels[peak] == pytest.approx(float(row["peak_score"]), rel=1e-5)
+        page, maps = (StageRecord.read(record(patient)) for record in (out.page_record, out.map_record))
+        listed = {*page.outputs, *maps.outputs}
+        files = {str(path.relative_to(out.root)) for path in out.map_folder(patient).iterdir()}
+        assert files <= listed, "`voxout remove` deletes what the records list"
+    assert "records/operating_point.json" in StageRecord.read(out.record("map")).hashes
+
+
+def test_another_threshold_changes_the_headers_and_not_the_voxels(finished, tmp_path, capsys):
+    """Nothing is scored again, and only the files that name the threshold are new."""
+    out = OutputFolder(tmp_path / "copy")
+    shutil.copytree(finished[1], out.root)
+    patient = voxout.read_cohort(finished[0]).patients[0]
+    before = read_map(out.native_map(patient)).voxels
+    command = ["run", str(finished[0]), str(out.root), "--device", "cpu", "--set", "evaluation.false_clusters=4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voxout.pipeline.model.anomaly_model.AnomalyModel.load", None)
+        assert main([*command, "--jobs", "1"]) == 0
+    threshold = StoredPoint.load(out.operating_point).threshold
+    assert threshold < StoredPoint.load(OutputFolder(finished[1]).operating_point).threshold
+    stored = nib.nifti1.load(out.native_map(patient))
+    assert stored.header["cal_min"] == np.float32(threshold)
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), before)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert all(re.match(rf"sub-\S+: (\d+ clusters? above|nothing above) {threshold:.2f}", line) for line in last)
+
+
 def test_predict_gives_the_maps_of_the_run(finished, model):
     """One way from a scan to its map, whether a command or a notebook asks."""
     cohort, out = voxout.read_cohort(finished[0]), OutputFolder(finished[1])
@@ -142,6 +194,10 @@ def test_maps_are_saved_once(finished, model, tmp_path):
     result = model.predict(voxout.read_cohort(finished[0]).patients[0])
     written = result.save(tmp_path / "map")
     assert all(path.is_file() for path in written) and written[-1].name == f"{result.key}_clusters.csv"
+    assert {path.name for path in written} == {path.name for path in (tmp_path / "map").iterdir()}
+    assert [path.name for path in written if "_dseg" in path.name]
+    about = json.loads(beside(written[0], ".json").read_text())
+    assert about["Threshold"] == result.threshold and about["Model"]["Fit"] == model.identity != ""
     stored = nib.nifti1.load(written[0])
     np.testing.assert_array_equal(np.asarray(stored.dataobj), result.z_map.voxels)
     with pytest.raises(voxout.UserError, match="expected a folder without maps of sub-"):

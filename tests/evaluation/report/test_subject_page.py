@@ -29,7 +29,8 @@ from .test_cohort_page import Page
 
 def written(folder, **changes):
     report = phantom_report(folder, **changes)
-    page, table = write_subject_page(folder / "sub-01.html", report, table=folder / "sub-01_clusters.csv")
+    page, table = folder / "sub-01.html", folder / "sub-01_clusters.csv"
+    write_subject_page(page, report, table=table)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return page, Page(page.read_text(encoding="utf-8")), rows

@@ -26,7 +26,7 @@ def test_a_plausible_edit_is_detected(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="the threshold was changed or damaged, expected the file that score wrote"):
+    with pytest.raises(UserError, match="the threshold was changed or damaged, expected the file that map wrote"):
         StoredPoint.load(path)
 
 
@@ -53,5 +53,5 @@ def test_an_invalid_edit_raises_a_user_error(tmp_path, change):
     path = tmp_path / "point.json"
     POINT.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=r"point.json\W: .*, expected an operating point. Run the stage score"):
+    with pytest.raises(UserError, match=r"point.json\W: .*, expected an operating point. Run the stage map"):
         StoredPoint.load(path)

@@ -6,6 +6,7 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.cohort.output_paths import OutputFolder
@@ -13,7 +14,7 @@ from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.images.volume import Grid, Volume, read_grid, read_volume, write_labels, write_volume
 from voxout.pipeline.cli.main import main
 from voxout.preprocessing.registration.coregistration import Alignment
-from voxout.preprocessing.registration.resampling import itk_affine
+from voxout.preprocessing.registration.resampling import itk_affine, ras_affine
 from voxout.preprocessing.registration.template import load_template
 from voxout.preprocessing.registration.template_transform import TemplateTransform
 
@@ -91,6 +92,30 @@ def test_error_messages(out, region, tmp_path, capsys):
     assert "expected a name that ends in .nii or .nii.gz" in messages(out.root, "01_ses-2", region, tmp_path / "r.mgz")
     assert "no such file" in messages(out.root, "01_ses-2", tmp_path / "none.nii.gz", result)
     assert not result.exists()
+
+
+@pytest.mark.parametrize(("image", "name", "move"), [("t1w", "T1w", np.eye(4)), ("flair", "FLAIR", TO_FLAIR)])
+def test_transforms_for_other_tools(out, tmp_path, capsys, image, name, move):
+    folder = tmp_path / "new"
+    command = ["native", str(out.root), "sub-01_ses-2", "--transforms", str(folder), "--image", image]
+    assert main(command) == 0
+    there, back = (folder / f"sub-01_ses-2_from-{ends}_mode-image_xfm.h5" for ends in (
+        f"{name}_to-MNI152NLin2009aSym", f"MNI152NLin2009aSym_to-{name}"
+    ))  # fmt: skip
+    assert capsys.readouterr().out == f"{there}\n{back}\n"
+    np.testing.assert_allclose(ras_affine(sitk.ReadTransform(str(there))), move @ MOVE, atol=1e-9)
+    np.testing.assert_allclose(ras_affine(sitk.ReadTransform(str(back))), np.linalg.inv(move @ MOVE), atol=1e-9)
+    before = there.read_bytes()
+    assert main(command) == 2 and "exists, expected a new file" in capsys.readouterr().err
+    assert there.read_bytes() == before
+    assert main([*command[:4], str(out.root / "prepared" / "x")]) == 2
+    assert "lies in a folder of the run's own files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["a.nii"], ["a.nii", "b.nii", "--transforms", "folder"]])
+def test_a_volume_needs_a_result_and_transforms_need_none(out, capsys, more):
+    assert main(["native", str(out.root), "sub-01_ses-2", *more]) == 2
+    assert "expected VOLUME and RESULT, or --transforms FOLDER" in capsys.readouterr().err
 
 
 def test_a_mask_keeps_its_volume(out, tmp_path):

@@ -1,0 +1,151 @@
+"""Files of maps: images that viewers open at the threshold, each with a JSON file that says what it holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...data_manifests.cohort.output_paths import TEMPLATE_SPACE, beside
+from ...data_manifests.images.volume import Volume, write_volume
+from ...evaluation.metrics.clusters import Cluster
+from ...evaluation.report.cluster_table import label_table
+from ..config.config import Config
+from ..workflow.records import versions, write_json
+
+_KINDS = {
+    "anomaly_zmap": (
+        "Anomaly score, higher = more anomalous: the deviation from healthy brains at this voxel. One healthy voxel in "
+        "a thousand exceeds 3.09. 0 where there is no score; see desc-coverage_mask.",
+        "standard deviations of a normal distribution (z)",
+        "z score",
+    ),
+    "spread_zmap": (
+        "Standard deviation of the anomaly score over the encoders of the ensemble.",
+        "standard deviations of a normal distribution (z)",
+        "none",
+    ),
+    "anomaly_logpmap": (
+        "-log10 of the p-value of the voxel, not corrected for multiple comparisons; 0 where there is no score.",
+        "-log10(p)",
+        "log10 p value",
+    ),
+    "anomaly_logqmap": (
+        "-log10 of the q-value of the voxel (Benjamini and Hochberg), corrected for the number of voxels of the brain; "
+        "0 where there is no score.",
+        "-log10(q)",
+        "none",
+    ),
+    "coverage_mask": ("1 at the voxels with a score, 0 elsewhere.", "none", "none"),
+    "clusters_dseg": (
+        "Number of the cluster that the voxel belongs to, as in the table of the same name (.tsv); 1 has the highest "
+        "peak. 0 outside clusters. Clusters are 26-connected voxels at or above the threshold.",
+        "none",
+        "label",
+    ),
+}
+"""Description, unit and NIfTI intent by the last part of a file's name."""
+
+
+@dataclass(frozen=True)
+class MapContext:
+    """What the JSON files of one subject's maps say beside what each map holds.
+
+    Attributes
+    ----------
+    config : Config
+    model : str
+        Identity of the fit of the model.
+    threshold : float or None
+        None if none is valid for the maps.
+    origin : str
+        How the threshold was set.
+    """
+
+    config: Config
+    model: str
+    threshold: float | None
+    origin: str = ""
+
+    @classmethod
+    def of_model(cls, config: Config, model: str, threshold: float | None) -> "MapContext":
+        """Return the context of maps with the model's own threshold."""
+        allowed = config.evaluation.false_clusters
+        origin = (
+            f"the model's training controls, which have on average at most {allowed:g} false-positive "
+            f"cluster{'s' if allowed != 1 else ''} in cross-validation"
+            if threshold is not None
+            else "none: the model has no threshold for these settings, or the cohort sets it after mapping"
+        )
+        return cls(config, model, threshold, origin)
+
+
+def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
+    """Write a map and its JSON file, whose content follows from the name of the map.
+
+    z-maps get the threshold and twice its value as the range that viewers show at first.
+
+    Returns
+    -------
+    list of Path
+        The map and the JSON file.
+    """
+    from ...evaluation.figures.colour_scale import ColourScale
+
+    kind = path.name.removesuffix(".nii.gz").rsplit("desc-", 1)[1]
+    description, unit, intent = _KINDS[kind]
+    shown = None
+    if kind == "anomaly_zmap" and context.threshold is not None:
+        scale = ColourScale.at(context.threshold)
+        shown = scale.low, scale.high
+    write_volume(path, volume, intent=intent, shown=shown)
+    sidecar = beside(path, ".json")
+    write_json(sidecar, {"Description": description, "Units": unit} | _about(path, context))
+    return [path, sidecar]
+
+
+def write_clusters(
+    path: Path,
+    labels: Volume,
+    clusters: Sequence[Cluster],
+    rows: Sequence[dict[str, object]],
+    context: MapContext,
+) -> list[Path]:
+    """Write the numbered clusters, their JSON file and their table.
+
+    Parameters
+    ----------
+    path : Path
+        Of the image.
+    labels, clusters
+        As returned by `label_clusters`.
+    rows : sequence of dict
+        Of each cluster (see `cluster_row`).
+    context : MapContext
+
+    Returns
+    -------
+    list of Path
+        Image, JSON file and table.
+    """
+    return [*write_map(path, labels, context), label_table(beside(path, ".tsv"), clusters, rows)]
+
+
+def _about(path: Path, context: MapContext) -> dict[str, Any]:
+    config, installed = context.config, versions()
+    native = "space-orig" in path.name
+    return {
+        "Threshold": context.threshold,
+        "ThresholdSetOn": context.origin,
+        "SmallestClusterMm3": config.evaluation.smallest_cluster_mm3,
+        "Space": "orig" if native else TEMPLATE_SPACE,
+        "SpatialReference": "the grid of the subject's own T1w" if native else f"{TEMPLATE_SPACE} (MNI152, RAS mm)",
+        "Template": TEMPLATE_SPACE,
+        "TemplateSpacingMm": config.preprocessing.spacing_mm,
+        "Model": {
+            "Fit": context.model,
+            "Scorers": list(config.models.ensemble.scorers),
+            "Modalities": list(config.preprocessing.modalities),
+        },
+        "GeneratedBy": [{"Name": "voxout", "Version": installed["voxout"]}],
+        "Versions": installed,
+    }

@@ -1,0 +1,50 @@
+"""The findings of each patient at the end of `voxout apply` and `voxout run`."""
+
+import pytest
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.pipeline.cli import main as cli
+from voxout.pipeline.stages import findings, score
+from voxout.pipeline.stages.findings import describe
+from voxout.pipeline.workflow.console import Console
+
+
+def row(ml, peak, side="left", region="precuneus"):
+    return {"volume_mm3": str(1000 * ml), "peak_score": str(peak), "side": side, "region": region, "tissue": "fluid"}
+
+
+def test_clusters_are_told_with_volume_peak_and_place():
+    found = [row(1.234, 6.81), row(0.0456, 4.0, "right", "")]
+    assert describe(found, 3.5912, 6.81, 30) == (
+        "2 clusters above 3.59: 1.2 ml, peak 6.8, left precuneus; 0.046 ml, peak 4.0, right fluid"
+    )
+    assert describe(found[:1], 3.5912, 6.81, 30) == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+
+
+def test_of_many_clusters_the_highest_are_told():
+    assert describe([row(12.34, 6)] * 5, 3.6, 6, 30).endswith("left precuneus; and 2 more")
+
+
+def test_nothing_found_and_only_small_spots():
+    assert describe([], 3.59, 3.1, 30) == "nothing above 3.59 (highest 3.10)"
+    assert describe([], 3.59, 4.2, 30) == "no cluster of 30 mm³ above 3.59 (highest 4.20)"
+
+
+@pytest.mark.parametrize(("patients", "more"), [(10, ""), (13, "and 3 more: see ")])
+def test_at_most_ten_patients_are_told_and_none_in_the_log(tmp_path, monkeypatch, capsys, patients, more):
+    class Done:
+        console, manifest = Console(tmp_path / "log.jsonl"), Manifest((SubjectRecord("1", "patient", {}),))
+
+        class out:
+            report = tmp_path / "report" / "index.html"
+
+    class Scores:
+        subjects = ()
+
+    monkeypatch.setattr(score, "load_scores", lambda run: Scores)
+    monkeypatch.setattr(findings, "finding_lines", lambda run, scores: [f"sub-{n}: nothing" for n in range(patients)])
+    assert cli._closing(Done, ["report"], (), False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"report: {Done.out.report}", "scores that are all undefined are left out"
+    assert [line for line in lines if line.startswith("sub-")] == [f"sub-{n}: nothing" for n in range(10)]
+    assert lines[-1] == (f"{more}{Done.out.report}" if more else "sub-9: nothing")
+    assert "sub-" not in (tmp_path / "log.jsonl").read_text()
