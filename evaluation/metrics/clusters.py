@@ -1,13 +1,16 @@
 """Suprathreshold clusters of one subject's anomaly map, highest peak first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
 
 from ...data_manifests.images.volume import Volume
 from .components import find_lesions
+
+MOST_VOXELS = 1000
+"""Voxels of a cluster whose positions are kept."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Cluster:
     p_value : float or None
         Family-wise p-value: the fraction of brains, among the healthy ones and this one, with a cluster at least as
         large anywhere at this threshold. None without healthy brains.
+    voxels_mm : array, (N, 3)
+        Positions of its voxels, in RAS+ mm of the map's space: all, or `MOST_VOXELS` evenly spread ones.
     """
 
     rank: int
@@ -38,6 +43,7 @@ class Cluster:
     peak_mm: tuple[float, float, float]
     in_lesion: float | None = None
     p_value: float | None = None
+    voxels_mm: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)), compare=False, repr=False)
 
 
 def find_clusters(
@@ -110,6 +116,7 @@ def label_clusters(
     peaks_mm = peak_index @ map.affine[:3, :3].T + map.affine[:3, 3]
     shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
     healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
+    boxes = ndimage.find_objects(components.labels)
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)
     rank_of[order + 1] = numbers
@@ -122,10 +129,18 @@ def label_clusters(
             peak_mm=_triple(peaks_mm[i]),
             in_lesion=None if shares is None else float(shares[i]),
             p_value=_share_as_large(components.lesions[i].volume_mm3, healthy) if len(healthy) else None,
+            voxels_mm=_positions(components.labels[boxes[i]] == i + 1, boxes[i], map.affine),
         )
         for rank, i in enumerate(order, start=1)
     )
     return clusters, map.with_voxels(rank_of[components.labels])
+
+
+def _positions(cluster: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:
+    index = np.argwhere(cluster) + [part.start for part in box]
+    if len(index) > MOST_VOXELS:
+        index = index[np.linspace(0, len(index) - 1, MOST_VOXELS).round().astype(int)]
+    return index @ affine[:3, :3].T + affine[:3, 3]
 
 
 def _share_as_large(volume_mm3: float, healthy_mm3: np.ndarray) -> float:

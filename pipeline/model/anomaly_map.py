@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...data_manifests.cohort.output_paths import OutputFolder, beside
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
@@ -71,7 +69,8 @@ class AnomalyMap:
 
         The columns are those of the cluster tables of a run: volume in mm3, peak and mean score, p-value (share of
         the model's controls and this brain with a cluster at least as large; the smallest possible is 1 / (1 + number
-        of controls)), the peak in MNI space in mm, side, nearest named region, tissue.
+        of controls)), the peak in MNI space in mm, side, region, tissue and lobe at the peak, and the share of the
+        cluster in each region.
 
         Raises
         ------
@@ -86,19 +85,18 @@ class AnomalyMap:
 
     @cached_property
     def _rows(self) -> list[dict[str, object]]:
-        from ...evaluation.report.anatomy import place_of
+        from ...evaluation.report.anatomy import places_of
         from ...evaluation.report.cluster_table import cluster_row
         from ...preprocessing.registration.template import load_template
 
         config = self._config
         template = load_template(config.preprocessing.spacing_mm)
         found, _ = self._found
-        peaks = np.array([cluster.peak_mm for cluster in found]).reshape(-1, 3)
-        if config.evaluation.space == "native" and len(peaks):
-            peaks = self._transform.points_to_template(peaks)
+        native = config.evaluation.space == "native"
+        to_template = self._transform.points_to_template if native else lambda points: points
+        places = places_of(found, to_template, template.grey, template.white)
         return [
-            cluster_row(self.key, cluster, [float(mm) for mm in peak], place_of(peak, template.grey, template.white))
-            for cluster, peak in zip(found, peaks, strict=True)
+            cluster_row(self.key, cluster, peak, place) for cluster, (peak, place) in zip(found, places, strict=True)
         ]
 
     @cached_property

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume
-from voxout.evaluation.metrics.clusters import find_clusters
+from voxout.evaluation.metrics.clusters import MOST_VOXELS, find_clusters
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve
 
 GRID = Grid((12, 12, 12), np.array([[-2.0, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]]))
@@ -36,6 +36,14 @@ def test_two_clusters_by_hand():
     assert (first.p_value, second.p_value) == (pytest.approx(3 / 5), pytest.approx(1 / 5))
     assert (second.rank, second.peak_score, second.volume_mm3) == (2, 2.0, pytest.approx(36))
     assert second.in_lesion == pytest.approx(2 / 3)
+    assert first.voxels_mm == pytest.approx(np.array([[6, -16, 11], [4, -16, 11]]))
+
+
+def test_large_clusters_keep_evenly_spread_positions():
+    (found,) = find_clusters(volume(np.ones(GRID.size_vox, np.float32)), 1.0, everywhere())
+    assert len(np.unique(found.voxels_mm, axis=0)) == MOST_VOXELS < 12**3
+    middle = GRID.affine[:3, :3] @ [5.5, 5.5, 5.5] + GRID.affine[:3, 3]
+    assert found.voxels_mm.mean(axis=0) == pytest.approx(middle, abs=0.3)
 
 
 def test_small_clusters_and_voxels_outside_the_mask_are_ignored():

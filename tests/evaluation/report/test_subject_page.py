@@ -62,6 +62,9 @@ def test_clusters_are_listed_by_peak_with_location_and_overlap(tmp_path):
     assert (first["side"], second["side"]) == ("right", "left")
     assert (first["in_lesion_mask"], second["in_lesion_mask"]) == ("0", "1")
     assert float(first["peak_score"]) == 6.0 and first["p_value"] == ""
+    assert (first["lobe"], second["lobe"]) == ("frontal lobe", "temporal lobe")
+    assert first["regions"].startswith("inferior frontal gyrus, triangular part 32 %; ")
+    assert first["regions"] in page.text
     listed = rows_of(page)
     assert len(listed) == 2 and "right" in listed[0] and "100 %" in listed[1]
     assert "p-value" not in page.text
