@@ -187,7 +187,7 @@ class EnsembleSettings(Section):
     surroundings_mm: Annotated[float, Field(ge=0, le=200)] = 16.0
     """Standard deviation of the Gaussian over which the combined -log10 p of a head is compared with that of the
     controls: where a whole part of a brain looks unusual, a voxel there counts less
-    (docs/maps.md#combination). 0: no comparison."""
+    (docs/maps.md#surroundings). 0: no comparison."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
 
