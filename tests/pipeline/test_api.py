@@ -147,12 +147,13 @@ def test_predict_gives_the_maps_of_the_run(finished, model):
         np.testing.assert_array_equal(result.coverage.voxels, read_mask(out.native_coverage(patient)).voxels)
         of_run = read_volume(out.template_map(patient)).voxels
         np.testing.assert_allclose(result.template_z_map.voxels, of_run, atol=1e-5)
-        table = out.subject_clusters(patient).read_text().splitlines()
-        assert len(result.clusters) == len(table) - 1
-        if len(table) > 1:
-            row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
-            assert result.clusters.peak_score[0] == pytest.approx(float(row["peak_score"]), rel=1e-4)
-            assert result.clusters.x_mni_mm[0] == pytest.approx(float(row["x_mni_mm"]), abs=0.06)
+        with out.subject_clusters(patient).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(result.clusters) == len(rows)
+        for (_, found), row in zip(result.clusters.iterrows(), rows, strict=True):
+            assert found.peak_score == pytest.approx(float(row["peak_score"]), rel=1e-4)
+            assert found.x_mni_mm == pytest.approx(float(row["x_mni_mm"]), abs=0.06)
+            assert found.region == row["region"]
     assert result.threshold == json.loads((out.scores / "scores.json").read_text())["healthy_threshold"]["value"]
 
 

@@ -309,8 +309,11 @@ def test_the_map_of_an_ensemble_is_the_mean_over_its_members(ensemble, store):
         scorer.neg_log10_p(volume, np.ones(GRID.size, bool), jobs=1) for scorer in ensemble.scorers
     )
     members = [np.hypot(own.astype(float), shared) for own in (first, second)]  # p-norm 2, no smoothing
-    np.testing.assert_allclose(prediction.z, ensemble.calibration.z(np.mean(members, axis=0)), atol=1e-5)
-    sd = np.abs(ensemble.calibration.z(members[0]) - ensemble.calibration.z(members[1])) / np.sqrt(2)
+    mean, *members = (ensemble.calibration.neg_log10_p(v) for v in (np.mean(members, axis=0), *members))
+    divisor = ensemble.surroundings.divisor(mean, np.ones(GRID.size, bool))  # that of the mean, for every member
+    mean, *members = (ensemble.surroundings.calibration.z(v / divisor) for v in (mean, *members))
+    np.testing.assert_allclose(prediction.z, mean, atol=1e-5)
+    sd = np.abs(members[0] - members[1]) / np.sqrt(2)
     np.testing.assert_allclose(prediction.ensemble_sd, sd, atol=1e-5)
     assert prediction.ensemble_sd.mean() > 0.05
 
