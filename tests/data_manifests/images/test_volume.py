@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from voxout.data_manifests.errors import UserError, for_terminal
-from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.grid import SAME_WITHIN_MM, Grid, max_corner_distance_mm
 from voxout.data_manifests.images.volume import (
     Volume,
     nifti_bytes,
@@ -455,6 +455,7 @@ def test_affine_that_needs_an_sform_gets_one(tmp_path):
     shift=st.tuples(*[st.floats(-200, 200)] * 3),
     codes=st.sampled_from([(1, 1), (1, 0), (0, 1), (3, 4)]),
 )
+@example(angles=(0.0, 0.0625, 0.0), mm=(1.0, 1.0, 2.0), flip=-1, shift=(0.0, 0.0, 0.0), codes=(1, 0))
 def test_any_rigid_geometry_round_trips(tmp_path, angles, mm, flip, shift, codes):
     affine = np.eye(4)
     for axis, degrees in enumerate(angles):
@@ -464,7 +465,11 @@ def test_any_rigid_geometry_round_trips(tmp_path, angles, mm, flip, shift, codes
     grid = Grid(SIZE, affine, *codes)
     again = read_grid(write_volume(tmp_path / "map.nii", Volume(VOXELS, grid)))
     assert again.same_as(grid)
-    assert (again.qform_code, again.sform_code) == codes
+    # In 32 bits, some quaternions near half a turn are too coarse; then the geometry is in an sform as well.
+    header = nib.Nifti1Header()
+    header.set_qform(affine, 1)
+    is_exact = max_corner_distance_mm(header.get_qform(), affine, SIZE) <= SAME_WITHIN_MM
+    assert (again.qform_code, again.sform_code) == (codes if is_exact or codes[1] else (codes[0], 1))
     np.testing.assert_allclose(again.spacing_mm, mm, rtol=1e-4)
     assert again.voxel_volume_mm3 == pytest.approx(np.prod(mm), rel=1e-4)
 
