@@ -141,12 +141,9 @@ class Replacement:
         foreign = [
             name
             for name in here
-            if os.path.lexists(root / name)
-            and not _is_listed(name, old)
-            and not new.owns(root, name)
-            and not self._is_of_another_stage(name)
+            if os.path.lexists(root / name) and not _is_listed(name, old) and not new.owns(root, name)
         ]
-        if foreign:
+        if foreign := self._without_those_of_other_stages(foreign):
             raise UserError(
                 f"{private(root, 'the output folder')}: voxout did not write {some_of(foreign)}, which is in the place "
                 "of a result, expected no such file. Move it away and run the same command again; computed results "
@@ -155,8 +152,9 @@ class Replacement:
         if old is not None:
             # Files without a hash, such as those of a subject, have a record of their own.
             others = frozenset(old.outputs) - frozenset(old.hashes)
-            # A version before this one may have written a file in another stage, which now lists it.
-            others |= {name for record in self._other_records() for name in record.hashes}
+            if not frozenset(old.outputs) <= frozenset(new.outputs):
+                # A version before this one may have written a file in another stage, which now lists it.
+                others |= {name for record in self._other_records() for name in record.hashes}
             remove_recorded(self.out, old, keep=frozenset(new.outputs) - frozenset(here) | others)
         for name in here:
             require_inside(root, name)
@@ -170,8 +168,9 @@ class Replacement:
         paths = (path for path in sorted((self.out.root / "records").glob("*.json")) if path != self.record)
         return [record for path in paths if (record := StageRecord.read(path)) is not None]
 
-    def _is_of_another_stage(self, name: str) -> bool:
-        return any(name in record.hashes and record.owns(self.out.root, name) for record in self._other_records())
+    def _without_those_of_other_stages(self, names: Sequence[str]) -> list[str]:
+        records = self._other_records() if names else []
+        return [n for n in names if not any(n in record.hashes and record.owns(self.out.root, n) for record in records)]
 
     def _require_own_folder(self) -> None:
         """Refuse a folder that this class did not make."""
@@ -199,8 +198,7 @@ class Replacement:
                 continue
             files = folder.rglob("*") if folder.is_dir() else [folder]
             taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
-        taken = [name for name in taken if not self._is_of_another_stage(name)]
-        if taken:
+        if taken := self._without_those_of_other_stages(taken):
             raise UserError(
                 f"{private(self.out.root, 'the output folder')}: holds {some_of(sorted(taken))}, which no record of "
                 "voxout lists, expected no such files. Move these files away, or choose another output folder."
