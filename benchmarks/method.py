@@ -33,7 +33,7 @@ from voxout.models.anomaly.calibration import FOLDS, Calibration, calibrate, fol
 from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
-from voxout.models.anomaly.surroundings import divisor, expected_level, level
+from voxout.models.anomaly.surroundings import Surroundings
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
@@ -346,12 +346,12 @@ class Study:
             for s in subjects
         }
         if settings.surroundings_mm > 0:
-            levels = partial(level, mask=self.mask, sigma_mm=settings.surroundings_mm)
-            own = np.stack([levels(row, brain) for row, brain in zip(null, self.inside, strict=True)])
-            expected = expected_level(own, self.inside)
-            scale, null = self.calibrated(null / divisor(own, expected), seed)
+            calibrated = partial(self.calibrated, seed=seed)
+            surroundings, null = Surroundings.fit(null, self.inside, self.mask, settings.surroundings_mm, calibrated)
             values = {
-                s.key: scale.neg_log10_p(values[s.key] / divisor(levels(values[s.key], s.inside), expected))
+                s.key: surroundings.calibration.neg_log10_p(
+                    values[s.key] / surroundings.divisor(values[s.key], s.inside)
+                )
                 for s in subjects
             }
         return z_from_neg_log10_p(null), {key: z_from_neg_log10_p(value) for key, value in values.items()}

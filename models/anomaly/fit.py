@@ -34,7 +34,7 @@ from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough
 from .ensemble import Ensemble, combined_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing, smoothed
-from .surroundings import Surroundings, divisor, expected_level, level
+from .surroundings import Surroundings
 
 NULL = "null"
 """Name of the folder of null maps in the scratch folder."""
@@ -226,14 +226,7 @@ class CrossFit:
     def compare_with_surroundings(self, null: np.ndarray) -> tuple[Surroundings, np.ndarray]:
         """Compare the -log10 p of the null (S, P) with their surroundings; also return the result, (S, P)."""
         sigma_mm = self.settings.ensemble.surroundings_mm
-        levels = np.empty_like(null)
-        for index, (row, brain) in enumerate(zip(null, self.inside, strict=True)):
-            levels[index] = level(row, brain, self.mask, sigma_mm)
-        expected = expected_level(levels, self.inside)
-        for row, own in zip(null, levels, strict=True):
-            row /= divisor(own, expected)
-        calibration, null = self.calibrate(null)
-        return Surroundings(self.mask, sigma_mm, expected, calibration), null
+        return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate)
 
     def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
         """Fit a calibration to null scores (S, P)."""

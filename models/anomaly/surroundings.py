@@ -6,7 +6,7 @@ the square root of the head's own level, the mean over the surroundings, relativ
 lesion hardly changes the level of its surroundings, and high values count no more than p = 0.1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,43 @@ class Surroundings:
     sigma_mm: float
     expected: np.ndarray
     calibration: Calibration
+
+    @classmethod
+    def fit(
+        cls,
+        null: np.ndarray,
+        inside: np.ndarray,
+        mask: VoxelMask,
+        sigma_mm: float,
+        calibrate: Callable[[np.ndarray], tuple[Calibration, np.ndarray]],
+    ) -> tuple["Surroundings", np.ndarray]:
+        """Fit to the controls' combined -log10 p.
+
+        Parameters
+        ----------
+        null : ndarray, (S, P)
+            Overwritten.
+        inside : ndarray of bool, (S, P)
+            Brain mask of each control.
+        mask : VoxelMask
+        sigma_mm : float
+        calibrate : callable
+            Calibration of null scores (S, P), and their -log10 p.
+
+        Returns
+        -------
+        Surroundings
+        ndarray, (S, P)
+            -log10 p of the controls after the comparison.
+        """
+        levels = np.empty_like(null)
+        for index, (row, brain) in enumerate(zip(null, inside, strict=True)):
+            levels[index] = level(row, brain, mask, sigma_mm)
+        expected = expected_level(levels, inside)
+        for row, own in zip(null, levels, strict=True):
+            row /= divisor(own, expected)
+        calibration, compared = calibrate(null)
+        return cls(mask, sigma_mm, expected, calibration), compared
 
     def divisor(self, neg_log10_p: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Divisor (P,) of the -log10 p of one subject, to be divided before `calibration`."""
