@@ -230,7 +230,10 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
     )
     _add_settings(parser)
     parser.add_argument(
-        "--seeds", type=at_least_one, metavar="N", help=shown("train N encoders with N seeds; the map is their mean")
+        "--seeds",
+        type=at_least_one,
+        metavar="N",
+        help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
     _add_work(parser)
