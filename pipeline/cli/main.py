@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, counted, private, some_of
@@ -92,6 +93,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...evaluation.scoring.compare import compare, write_comparison
+    from ...evaluation.scoring.in_words import in_words, p_text
     from ...evaluation.scoring.metric_labels import METRICS, is_oracle
     from ...evaluation.scoring.score_folder import ScoreFolder
     from ..stages.score import format_estimate
@@ -114,7 +116,11 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        write_line(f"  {label}: {both}{format_estimate(d.difference)}", sys.stdout)
+        p = f", {p_text(d.p_value)}" if d.p_value is not None else ""
+        write_line(f"  {label}: {both}{format_estimate(d.difference)}{p}", sys.stdout)
+    for first, second in combinations(comparison.names, 2):
+        for sentence in in_words(comparison, first, second):
+            write_line(sentence, sys.stdout)
     write_line(f"all scores: {options.out / 'compare.csv'}", sys.stdout)
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
