@@ -60,6 +60,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ..config.config import read_settings
     from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
+    from ..tools.score_page import PAGE
 
     preset = getattr(options, "preset", None)  # `voxout score` has it
     given = read_settings(options.config, preset=preset, overrides=options.set, seed=options.seed)
@@ -82,6 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     total = len(scores.subjects) + len(failures)
     counts = f"scores of {len(known)} of {counted(total, 'subject')}, {with_lesions} with lesions, {healthy} healthy"
     console.say(f"{counts}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
+    console.say(f"report: {private(options.scores / PAGE, 'the report')}", level=-1)
     if failures:
         console.warn(
             f"{len(failures)} subject(s) left out of all scores; "
