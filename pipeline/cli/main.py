@@ -132,6 +132,13 @@ def _compare(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from .plan import print_plan
+
+    print_plan(options)
+    return DONE
+
+
 def _native(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.images.volume import write_labels, write_volume
@@ -221,6 +228,11 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
         ),
         lambda: open_console(options, options.out),
     )
+    if not run.applies_a_model and (options.dry_run or names == ("check",)):
+        from .plan import closing_lines
+
+        for line in closing_lines(run):
+            run.console.say(line)
     return _closing(run, names, failures, options.dry_run)
 
 
@@ -285,6 +297,7 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
 
 _COMMANDS = {
     "run": _run,
+    "plan": _plan,
     "score": _score,
     "evaluate": _evaluate,
     "compare": _compare,
