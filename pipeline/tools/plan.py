@@ -17,6 +17,7 @@ from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import UserError, counted
 from ...data_manifests.images.volume import read_grid
 from ...models.settings import FEWEST_TO_LEARN_FROM
+from ...preprocessing.patches.voxel_mask import patch_size_vox
 from ..config.config import Config
 from ..workflow.console import duration
 from . import plan_figures as measured
@@ -237,7 +238,7 @@ class _Work:
         """Voxels of all patches that are encoded into one latent."""
         encoder, voxels = self.models.encoder, 0
         for size_mm in encoder.patch_size_mm:
-            edge = max(3, 2 * round((size_mm / self.spacing_mm - 1) / 2) + 1)
+            edge = max(3, patch_size_vox(size_mm, self.spacing_mm))
             voxels += sum(edge ** (3 if plane == "volume" else 2) for plane in encoder.planes)
         return voxels
 
