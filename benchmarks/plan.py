@@ -2,10 +2,12 @@
 
     python benchmarks/plan.py OUT [OUT ...] [--jobs 2] [--slowness 1]
     python benchmarks/plan.py --fit OUT [--controls 12]
+    python benchmarks/plan.py --table
 
 The first form compares `voxout plan` with the records of finished runs, each with the jobs that it had; wall times of
 a machine that did other work at the same time are too long. The second measures the CPU seconds of each scorer's fit
-on the prepared controls of a run, for `FIT_US` of `pipeline/tools/plan_figures.py`; run it with OMP_NUM_THREADS=1.
+on the prepared controls of a run, for `FIT_US` of `pipeline/tools/plan_figures.py`; run it with OMP_NUM_THREADS=1. The
+third prints the table of docs/before-you-start.md.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from voxout.models.encoder.training import train_encoder
 from voxout.models.features.source import FeatureSource
 from voxout.pipeline.config.config import Config, load_config
 from voxout.pipeline.tools.plan import Heads, disk_bytes, peak_gb, plan_run, size_text, total_s
+from voxout.pipeline.workflow.console import duration
 from voxout.pipeline.workflow.records import StageRecord
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.patches.volume_store import VolumeStore
@@ -36,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--voxel-mm3", type=float, default=8.0, help="voxel volume of the scans")
     parser.add_argument("--fit", type=Path)
     parser.add_argument("--controls", type=int, default=12)
+    parser.add_argument("--table", action="store_true")
     options = parser.parse_args(arguments)
     for run in options.runs:
         print(compared(OutputFolder(run), options.jobs, options.slowness, options.voxel_mm3))
+    if options.table:
+        print(by_heads())
     if options.fit:
         measure_fit(OutputFolder(options.fit), options.controls)
 
@@ -70,6 +76,22 @@ def compared(out: OutputFolder, jobs: int, slowness: float, voxel_mm3: float) ->
         f"{_sizes(disk_bytes(stages), sum(sizes.values()))} |"
     )
     return "\n".join([*lines, ""])
+
+
+def by_heads() -> str:
+    """Return foretold runs by preset, number of heads and jobs, on a machine as fast as that of the measurements."""
+    lines = ["| preset | controls, patients | 2 jobs | 8 jobs | memory, 2 / 8 jobs | disk |", "|---" * 6 + "|"]
+    for preset in ("fast", "default", "fine-1mm"):
+        config = load_config(preset=preset)
+        for controls, patients in ((20, 5), (60, 20), (100, 50)):
+            heads = Heads.counted(controls, patients, 0.2)
+            two, eight = (plan_run(heads, config, jobs=n, cores=n) for n in (2, 8))
+            times = " | ".join(duration(total_s(stages)) for stages in (two, eight))
+            lines.append(
+                f"| `{preset}` | {controls}, {patients} | {times} | {peak_gb(two):.1f} / {peak_gb(eight):.1f} GB | "
+                f"{size_text(disk_bytes(two))} |"
+            )
+    return "\n".join(lines)
 
 
 def _heads(records: dict[str, StageRecord | None], config: Config, voxel_mm3: float) -> Heads:

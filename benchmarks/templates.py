@@ -42,9 +42,10 @@ def main() -> None:
             found = register_to_template(brain, mask, template, settings, seed=REGISTRATION_SEED)
             moved[transform] = found.points_to_template(points) - points
         offset = ", ".join(f"{mm:+.1f}" for mm in moved["affine"].mean(axis=0))
+        ml = mask.voxels.sum() * mask.grid.spacing_mm.prod() / 1000
         print(
-            f"| {name} | {mask.voxels.sum() * mask.grid.spacing_mm.prod() / 1000:.0f} | {_dice(mask, fine.brain_mask):.3f} | "
-            f"{offset} | {_distances(moved['affine'])} | {_distances(moved['syn'])} |",
+            f"| {name} | {ml:.0f} | {_dice(mask, fine.brain_mask):.3f} | {offset} | {_distances(moved['affine'])} | "
+            f"{_distances(moved['syn'])} |",
             flush=True,
         )
 

@@ -30,10 +30,10 @@ FIT_US = {
     "derived_features": 4.2,
     "patches": 6.1,
     "derived map": 2.4,
-    "learned": 66.0,
+    "learned": 48.0,
 }
-"""Per scorer, training control and voxel, with its cross-validation. Fit, measured; `learned` from 14 min for 50
-controls and 22 maps at 2 mm (docs/before-you-start.md)."""
+"""Per scorer, training control and voxel, with its cross-validation. Fit, measured; `learned` lies between 36 with
+20 controls, measured alike, and 66 of a run with 50 controls and 22 maps (docs/before-you-start.md)."""
 ENCODE_US = 0.117
 """More with latents, per voxel of a patch: fits of 602 s with 15 controls at 1 mm, 5 x 5 x 5 voxels
 (docs/method.md#at-1-mm), and of 219 s with 60 at 2 mm, 3 x 3 x 3 voxels (docs/method.md#cost)."""
