@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
+from scipy.ndimage import binary_fill_holes
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.images.volume import read_mask, read_volume
@@ -91,7 +92,7 @@ def _heads(axes: Axes, theme: Theme, run: _Run) -> None:
         picture = head[::-1].T
         x, y = (2 - n) * step, (2 - n) * step
         shown = np.zeros((*picture.shape, 4))
-        shown[..., :3], shown[..., 3] = picture[..., None] * 1.1, picture > 0.02
+        shown[..., :3], shown[..., 3] = picture[..., None] * 1.1, binary_fill_holes(picture > 0.02)
         axes.imshow(shown.clip(0, 1), origin="lower", extent=(x, x + width, y, y + height), zorder=n)
         column, row = width - 1 - run.peak[0], run.peak[1]
         axes.plot(x + column + 0.5, y + row + 0.5, "s", ms=5, mfc="none", mec=theme.orange, mew=1.5, zorder=n + 0.5)
@@ -138,7 +139,7 @@ def _map(axes: Axes, theme: Theme, run: _Run) -> None:
     """The patient's slice with the map from 3.09 on."""
     scan, z = run.slice(run.scan), run.slice(run.z)
     shown = np.zeros((*scan.shape, 4))
-    shown[..., :3], shown[..., 3] = scan[..., None] * 1.1, scan > 0.02
+    shown[..., :3], shown[..., 3] = scan[..., None] * 1.1, binary_fill_holes(scan > 0.02)
     axes.imshow(shown.clip(0, 1), origin="lower")
     axes.imshow(np.where(z > 3.09, z, np.nan), origin="lower", cmap="inferno", vmin=2, vmax=10)
     column, row = scan.shape[1] - 1 - run.peak[0], run.peak[1]
