@@ -1,7 +1,7 @@
 """Foretold against measured time, memory and disk space of runs.
 
     python benchmarks/plan.py OUT [OUT ...] [--jobs 2] [--slowness 1]
-    python benchmarks/plan.py --fit OUT [--controls 12]
+    python benchmarks/plan.py --fit OUT [--controls 20]
     python benchmarks/plan.py --table
 
 The first form compares `voxout plan` with the records of finished runs, each with the jobs that it had; wall times of
@@ -20,6 +20,7 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.models.anomaly.fit import fit_ensemble
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.source import FeatureSource
+from voxout.models.settings import FEWEST_TO_LEARN_FROM
 from voxout.pipeline.config.config import Config, load_config
 from voxout.pipeline.tools.plan import Heads, disk_bytes, peak_gb, plan_run, size_text, total_s
 from voxout.pipeline.workflow.console import duration
@@ -27,7 +28,8 @@ from voxout.pipeline.workflow.records import StageRecord
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.patches.volume_store import VolumeStore
 
-SCORERS = ("intensity", "derived_features", "extension", "patches", "ocsvm")
+SCORERS = ("intensity", "derived_features", "extension", "patches", "learned", "ocsvm")
+TOGETHER = ("ocsvm", "derived_features", "intensity", "extension")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slowness", type=float, default=1.0)
     parser.add_argument("--voxel-mm3", type=float, default=8.0, help="voxel volume of the scans")
     parser.add_argument("--fit", type=Path)
-    parser.add_argument("--controls", type=int, default=12)
+    parser.add_argument("--controls", type=int, default=20)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args(arguments)
     for run in options.runs:
@@ -120,20 +122,23 @@ def measure_fit(out: OutputFolder, controls: int) -> None:
     few_steps = ["models.training.pretraining_steps=60", "models.training.guided_steps=0"]
     channels = Channels.load(out.patches)
     with tempfile.TemporaryDirectory() as folder:
-        for scorer in SCORERS:
-            models = load_config(out.config, overrides=[f"models.ensemble.scorers=[{scorer}]", *few_steps]).models
+        for scorers in (*((name,) for name in SCORERS), TOGETHER):
+            if "learned" in scorers and len(keys) < FEWEST_TO_LEARN_FROM:
+                continue
+            named = ",".join(scorers)
+            models = load_config(out.config, overrides=[f"models.ensemble.scorers=[{named}]", *few_steps]).models
             encoders = ()
-            if scorer == "ocsvm":
+            if "ocsvm" in scorers:
                 began = time.process_time()
                 encoder = train_encoder(store, models, Path(folder) / "encoder", train=keys, held_out=[], seed=0)
                 print(f"train, 60 steps: {time.process_time() - began:.1f} s")
                 encoders = (encoder,)
             source = FeatureSource(channels, encoders)
             began = time.process_time()
-            fit_ensemble(store, keys, source, models, Path(folder) / scorer, seed=0, jobs=1)
+            fit_ensemble(store, keys, source, models, Path(folder) / named, seed=0, jobs=1)
             seconds = time.process_time() - began
             each = seconds / len(keys) / store.grid.size * 1e6
-            print(f"{scorer}: {seconds:.1f} s, {each:.2f} µs per control and voxel", flush=True)
+            print(f"{named}: {seconds:.1f} s, {each:.2f} µs per control and voxel", flush=True)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
     work = _Work(heads, config)
     workers = max(1, min(jobs, cores, heads.total))
     threads = max(1, min(jobs, cores))
+    serial = measured.FIT_SERIAL
     base = measured.MAIN_GB + workers * measured.WORKER_GB
 
     def by_head(seconds: float, number: int) -> float:
@@ -135,7 +136,12 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
         stages.append(StagePlan("train", work.training_s / max(1, cores) * slowness, base + 0.3))
     return [
         *stages,
-        StagePlan("fit", work.fit_s / threads * slowness, base + fit_gb, work.latents_bytes + work.detectors_bytes),
+        StagePlan(
+            "fit",
+            work.fit_s * (serial + (1 - serial) / threads) * slowness,
+            base + fit_gb,
+            work.latents_bytes + work.detectors_bytes,
+        ),
         StagePlan("map", by_head(map_s, heads.mapped), base + voxels * 300 / 1e9 * workers, work.maps_bytes),
         StagePlan(
             "score",

@@ -1,7 +1,7 @@
 """Measured figures that `plan` computes with, each with its source.
 
 Times are CPU seconds of one hardware thread of an AMD EPYC, both threads of a core busy, on which `machine_speed`
-takes `PROBE_S`. "Fit, measured" is `python benchmarks/plan.py --fit OUT` on 12 prepared heads at 2 mm.
+takes `PROBE_S`. "Fit, measured" is `python benchmarks/plan.py --fit OUT` on 20 prepared heads at 2 mm.
 """
 
 PROBE_S = 0.106
@@ -24,19 +24,22 @@ TRAIN_STEP_MS_PER_VOXEL = 1.4
 """Per step of 1024 patches and voxel of a patch: 35 ms with 27 voxels (docs/method.md#cost), 0.21 to 0.26 s with 125
 (docs/method.md#at-1-mm, and 120 steps on 7 controls)."""
 FIT_US = {
-    "ocsvm": 19.0,
-    "mahalanobis": 13.0,
-    "intensity": 2.5,
-    "derived_features": 4.2,
-    "patches": 6.1,
-    "derived map": 2.4,
+    "ocsvm": 11.5,
+    "mahalanobis": 8.0,
+    "intensity": 1.8,
+    "derived_features": 3.4,
+    "patches": 5.0,
+    "derived map": 1.8,
     "learned": 48.0,
 }
-"""Per scorer, training control and voxel, with its cross-validation. Fit, measured; `learned` lies between 36 with
-20 controls, measured alike, and 66 of a run with 50 controls and 22 maps (docs/before-you-start.md)."""
-ENCODE_US = 0.117
-"""More with latents, per voxel of a patch: fits of 602 s with 15 controls at 1 mm, 5 x 5 x 5 voxels
-(docs/method.md#at-1-mm), and of 219 s with 60 at 2 mm, 3 x 3 x 3 voxels (docs/method.md#cost)."""
+"""Per scorer, training control and voxel, with its cross-validation. 97 s for the four scorers of the default without
+`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned` lies between 36 with 20
+controls, measured alike, and 66 of a run with 50 controls and 22 maps (docs/before-you-start.md)."""
+ENCODE_US = 0.078
+"""More with latents, per voxel of a patch: patches have 27 voxels in the default, 125 at 1 mm."""
+FIT_SERIAL = 0.51
+"""Share of the fit that runs on one thread: with two, 219 s with 60 controls at 2 mm (docs/method.md#cost), 602 s with
+15 controls at 1 mm (docs/method.md#at-1-mm)."""
 MAP_S, MAP_US = 0.6, 8.5
 """Per scan, and per voxel: 2.6 s at 2 mm, 16 s at 1 mm (docs/method.md#cost, #at-1-mm)."""
 MAP_LEARNED_US = 12.7
