@@ -40,6 +40,16 @@ def test_another_seed_draws_another_split_and_prepares_nothing_anew(run):
     assert outdated is not None and "held-out controls" in outdated.reason
 
 
+def test_scans_prepared_with_seed_0_of_before_stay_up_to_date(run):
+    """Their records hold the seed of the run as an input."""
+    before = STAGES["prepare"].inputs(run)
+    assert before["settings.seed"] == 0
+    other = replace(run, config=load_config(seed=7))
+    StageRecord("prepare", {**before, "settings.seed": 7}, {}, done=()).write(run.out.record("prepare"))
+    outdated = why_outdated(STAGES["prepare"], other)
+    assert outdated is not None and "seed" in outdated.reason, "with another seed, they are prepared once more"
+
+
 def test_with_a_given_split_the_patches_are_kept_too(run):
     split = ["train", "held_out"] * 5
     given = [replace(record, split=one) for record, one in zip(run.manifest, split, strict=True)]
