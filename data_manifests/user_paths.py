@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import unicodedata
 from pathlib import Path
 
 from .errors import UserError, private
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, on all common file systems
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NOT_FETCHED = (
     "a link (pointer) to content that is not on this machine, expected the content. Fetch it (datalad get, "
     "git lfs pull)."
@@ -80,15 +82,21 @@ def at_home(text: str) -> Path:
 
 
 def file_in(folder: Path, text: str) -> Path:
-    """Return the path in a table cell, relative to a folder; accents match in any Unicode form.
+    r"""Return the path in a table cell, relative to a folder; accents match in any Unicode form.
 
-    The file may be missing: the path is then returned as written.
+    The file may be missing: the path is then returned as written. ``\`` separates folders, as in tables from Windows,
+    where such a file exists and none with ``\`` in its name.
 
     Raises
     ------
     UserError
-        Not a valid file name, or a home folder that does not exist.
+        Not a valid file name, a home folder that does not exist, or a drive of Windows.
     """
+    if _DRIVE.match(text) and not os.path.lexists(folder / text):
+        raise UserError(
+            f"{private(text[:60])}: is a path of Windows, expected one of this machine. Write it relative to the "
+            f"table; in WSL, drive {text[0].upper()}: is /mnt/{text[0].lower()}."
+        )
     if "\0" in text or any(_bytes(part) > _LONGEST_NAME for part in text.split("/")):
         raise UserError(
             f"{private(text[:30])}...: a name has over {_LONGEST_NAME} bytes or a NUL character, expected a valid file "
@@ -100,7 +108,10 @@ def file_in(folder: Path, text: str) -> Path:
         raise UserError(
             f"{private(text[:30])}...: the path has over {_LONGEST_PATH} bytes, expected fewer. Correct the cell."
         )
-    return path if os.path.lexists(path) else _stored_path(path)
+    for spelling in (path, Path(str(path).replace("\\", "/"))):
+        if os.path.lexists(stored := _stored_path(spelling)):
+            return stored
+    return path
 
 
 def tidy(path: Path) -> Path:
@@ -120,6 +131,8 @@ def _bytes(path: Path | str) -> int:
 
 def _stored_path(path: Path) -> Path:
     """Return the existing path with another spelling of the same names, or the path unchanged."""
+    if os.path.lexists(path):
+        return path
     found = Path(path.anchor)
     for part in path.parts[1:]:
         spelling = next((s for s in _spellings(part) if os.path.lexists(found / s)), None)

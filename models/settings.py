@@ -120,6 +120,8 @@ class TrainingSettings(Section):
     removed: ClassVar = {"voxels_per_step": 32, "locations_per_step": 32}
 
 
+FEWEST_TO_LEARN_FROM = 20
+"""With fewer training participants, the scorer `learned` is left out."""
 ScoreName = Literal["distance", "decision", "log_ratio"]
 
 

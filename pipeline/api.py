@@ -231,7 +231,9 @@ def evaluate(
         place = Path(temporary.name if temporary is not None else str(out))
         require_own_folder(place, folders)
         console = Console(None, verbosity=0 if verbose else -1)
-        scores, _ = score_into(matched, config.evaluation, place, console, jobs=jobs, seed=config.seed)
+        scores, _ = score_into(
+            matched, config.evaluation, place, console, jobs=jobs, seed=config.seed, page=out is not None
+        )
         if temporary is not None:
             # The curves of the subjects stay in files, which live as long as the scores.
             weakref.finalize(scores, temporary.cleanup)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
-from .config.config import GivenSettings, config_text, read_settings, require_settings_of_model
+from .config.config import Config, GivenSettings, config_text, read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
@@ -101,7 +101,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     require_apart(options.out, _inputs(options), dataset)
     chosen = _chosen(options.manifest, options.subjects)
     console = open_console()
-    for note in given.notes:
+    for note in (*given.notes, *_without_effect(given.config)):
         console.warn(f"note: {note}")
     if resumes:
         console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
@@ -121,6 +121,17 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
             require_current(STAGES[options.stages[0]], STAGES, run)
         with _saved_settings(run, dry_run=options.dry_run):
             return run, run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
+
+
+def _without_effect(config: Config) -> tuple[str, ...]:
+    """Return notes about settings that change nothing beside the others."""
+    ensemble = config.models.ensemble
+    if ensemble.members == 1 or ensemble.needs_encoder:
+        return ()
+    return (
+        f"{ensemble.members} seeds give the same map as one here: no scorer uses an encoder "
+        f"({', '.join(ensemble.scorers)}), and only encoders are trained once per seed",
+    )
 
 
 def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> GivenSettings:

@@ -28,7 +28,7 @@ from .registration.resampling import canonical, reoriented_like, resample
 from .registration.template import load_template
 from .registration.template_transform import TemplateTransform
 from .registration.user_transform import read_transform
-from .settings import PreprocessingSettings
+from .settings import REGISTRATION_SEED, PreprocessingSettings
 from .subject_inputs import needed_images, refusals, require_intensities
 
 _LARGE_SHIFT_MM = 20.0
@@ -36,7 +36,7 @@ _LEAST_INFORMATION = 0.12
 
 
 def prepare_subject(
-    subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, *, seed: int
+    subject: SubjectRecord, settings: PreprocessingSettings, out: OutputFolder, *, seed: int = REGISTRATION_SEED
 ) -> Quality:
     """Prepare one subject and write its files to the paths of `OutputFolder`.
 

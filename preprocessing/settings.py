@@ -9,6 +9,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..data_manifests.settings import OldValues, Section
 from ..data_manifests.terms import Modality
 
+REGISTRATION_SEED = 0
+"""Seed of every registration. It only chooses the voxels that the metric samples, so it is no setting: a run with
+another seed has the same prepared images, and differs in what is random by design (the split, the training)."""
+
 
 class BrainExtractionSettings(Section):
     """Settings of the brain extraction."""
@@ -18,8 +22,8 @@ class BrainExtractionSettings(Section):
     deepbet, then deepbet on an upright copy if the head is tilted or the mask is not plausible, then template
     registration if that mask is not plausible either. For scans on which deepbet fails, such as those with much
     pathology: `hdbet`, [HD-BET](https://github.com/MIC-DKFZ/HD-BET), an optional extra (`pip install
-    'voxout[hdbet]'`, one minute more per scan), and `command`, a program of the site. `none`: every scan is assumed to
-    be skull-stripped."""
+    '.[hdbet]'` in your clone of voxout, one minute more per scan), and `command`, a program of the site. `none`: every
+    scan is assumed to be skull-stripped."""
     command: str = ""
     """Command line for method `command`, with {image} and {mask} for the NIfTI files to read and to write, as in
     `mri_synthstrip -i {image} -m {mask}`. Double the braces that the program itself needs. Weights are read from where

@@ -5,7 +5,6 @@ usable is checked in `check`.
 """
 
 import csv
-import difflib
 import io
 import os
 import re
@@ -18,23 +17,21 @@ from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, MODALITIES, SPLITS
 from ..user_paths import file_in, reach
 from .bids import read_bids
+from .manifest_header import COLUMNS, PATHS, REQUIRED, read_header
 from .subject import Manifest, SubjectRecord, differing_in_case
-from .table_cells import Cells, quoted
+from .table_cells import Cells
 
-REQUIRED = ("subject_id", "group", "t1w")
-PATHS = (*MODALITIES, "brain_mask", "lesion_mask", "template_transform")
-COLUMNS = ("subject_id", "session_id", "group", *PATHS, "mask_of", "site", "age", "sex", "split")
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t ]*(\r\n|\n|\r|$)', re.IGNORECASE)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a CSV of scans, or a BIDS folder.
+    r"""Read a CSV of scans, or a BIDS folder.
 
     The CSV may be separated by commas, semicolons or tabs, and encoded as UTF-8 (with or without a byte-order mark),
     UTF-16 or Windows-1252, as written by spreadsheet programs. The columns `subject_id`, `group` (control or patient)
     and `t1w` are required. The columns `session_id`, `flair`, `brain_mask`, `lesion_mask`, `mask_of` (t1w or flair: the
     image that the lesion mask was drawn on), `template_transform`, `site`, `age` (years), `sex` and `split` (train or
-    held_out, for controls) are optional. Paths are absolute or relative to the CSV.
+    held_out, for controls) are optional. Paths are absolute or relative to the CSV; ``\`` of Windows is read as ``/``.
 
     Parameters
     ----------
@@ -54,32 +51,29 @@ def read_manifest(path: Path) -> Manifest:
     reach(path, "a manifest (CSV) or a BIDS dataset")
     if path.is_dir():
         return read_bids(path)
-    header, rows = read_table(path)
-    problems, notes = _check_header(header, path)
-    if problems:
-        raise UserError(problems)
+    names, rows = read_table(path)
+    header = read_header(names)
+    here = private(path.name, "the manifest")
+    problems = [f"{here}: {problem}" for problem in header.problems]
     records: dict[int, SubjectRecord] = {}
     for number, cells in rows:
-        if len(cells) > len(header):
+        if len(cells) > len(header.columns):
             problems.append(
-                f"row {number}: found {len(cells)} cells, expected {len(header)}. Put values that contain the "
+                f"row {number}: found {len(cells)} cells, expected {len(header.columns)}. Put values that contain the "
                 "separator in quotation marks."
             )
             continue
-        row = Cells(dict(zip(header, cells, strict=False)), f"row {number}")
-        record = _record(row, path.parent)
+        row = Cells(dict(zip(header.columns, cells, strict=False)), f"row {number}")
+        record = _record(row, path.parent, header.columns)
         problems += row.problems
         if record is not None:
             records[number] = record
     if not rows:
-        problems.append(
-            f"{private(path.name, 'the manifest')}: contains no subjects, expected one row per subject. Add them below "
-            "the header."
-        )
+        problems.append(f"{here}: contains no subjects, expected one row per subject. Add them below the header.")
     problems += _check_across_rows(records)
     if problems:
         raise UserError(problems)
-    return Manifest(tuple(records.values()), tuple(notes))
+    return Manifest(tuple(records.values()), (f"{here}: {header.note}",) if header.note else ())
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Path:
@@ -148,32 +142,8 @@ def _decoded(content: bytes, path: Path) -> str:
     )
 
 
-def _check_header(header: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
-    """Return problems and notes of the header."""
-    problems, notes = [], []
-    for name in sorted({name for name in header if header.count(name) > 1}):
-        problems.append(
-            f"{private(path.name, 'the manifest')}: column {quoted(name) or 'without a name'} occurs twice. Delete "
-            "or rename one."
-        )
-    unknown = [name for name in header if name and name not in COLUMNS]
-    for name in (name for name in COLUMNS if name not in header):
-        similar = difflib.get_close_matches(name, unknown, n=1, cutoff=0.75)
-        if similar:
-            unknown.remove(similar[0])
-            problems.append(
-                f"{private(path.name, 'the manifest')}: found column {quoted(similar[0])}, expected {name}. Rename it."
-            )
-        elif name in REQUIRED:
-            found = quoted(", ".join(n for n in header if n), 300)
-            problems.append(f"{private(path.name, 'the manifest')}: column {name} is missing (found: {found}). Add it.")
-    if unknown:
-        notes.append(f"{private(path.name, 'the manifest')}: unused columns: {quoted(', '.join(unknown), 300)}.")
-    return problems, notes
-
-
-def _record(row: Cells, folder: Path) -> SubjectRecord | None:
-    """Return the row as a record, or None if it has problems."""
+def _record(row: Cells, folder: Path, columns: Sequence[str]) -> SubjectRecord | None:
+    """Return the row as a record, or None if it has problems or a required column is missing."""
     subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
     files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
@@ -181,11 +151,11 @@ def _record(row: Cells, folder: Path) -> SubjectRecord | None:
     mask_of = row.word("mask_of", MODALITIES) or "t1w"
     if row.text(mask_of) is None and row.text("t1w"):
         row.problem(f"mask_of is {mask_of}, but column {mask_of} is empty. Fill it in.")
-    for name in REQUIRED:
+    for name in (name for name in REQUIRED if name in columns):
         row.require(name)
     if group == "patient" and split == "train":
         row.problem("a patient has split train, but only controls are used for training. Leave the cell empty.")
-    if row.problems or subject_id is None or group is None:
+    if row.problems or subject_id is None or group is None or "t1w" not in files:
         return None
     return SubjectRecord(
         subject_id=subject_id,

@@ -20,7 +20,7 @@ _DAY_MONTH_YEAR = re.compile(
 )
 _WITH_MONTH = re.compile(r"(?:\d{1,4}\.?[-/. ])?([^\W\d_]{3,10})\.?(?:[-/. ]\d{1,4})?")  # 1-Mar, Mar-01, 1. Mrz 21
 _NUMBER = re.compile(r"(\d+)[.,](\d*)(?:[eE]\+?\d+)?|\d+[eE]\+\d+")
-MISSING = {"", "n/a", "na", "nan", "none", "null"}
+MISSING = {"", "-", "--", "\N{EN DASH}", "\N{EM DASH}", "n/a", "na", "nan", "none", "null"}
 _OLDEST_YEARS = 120
 _LONGEST_LABEL = 64
 """Limit of labels, because file names contain several labels and must not exceed 255 bytes."""
@@ -59,7 +59,7 @@ class Cells:
     Parameters
     ----------
     cells : mapping from column to text
-        Columns in lower case. Empty cells and ``n/a`` count as missing.
+        Columns in lower case. Empty cells, ``n/a`` and a dash count as missing.
     where : str
         Beginning of the messages, such as ``"row 4"``.
 

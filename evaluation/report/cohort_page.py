@@ -73,7 +73,7 @@ def write_report(path: Path, report: CohortReport) -> Path:
     rows = {row.key: row for row in report.scores.rows} if report.scores else {}
     lines = [table_line(subject, rows.get(subject.key)) for subject in subjects]
     runs = runs_of(report)
-    _write_tables(path.parent / "tables", lines, table, runs)
+    _write_tables(path.parent / "tables", lines, table if report.prepared else None, runs)
     # Warnings about metrics are shown with the metrics.
     metric_warnings = scoring_warnings(report.scores) if report.scores else []
     warnings = [warning for warning in report.warnings if warning not in metric_warnings]
@@ -161,9 +161,12 @@ def _quality_section(table: QualityTable) -> tuple[dict[str, Any], list[str]]:
     }, warnings
 
 
-def _write_tables(folder: Path, lines: Sequence[TableLine], quality: QualityTable, runs: Sequence[RunScores]) -> None:
+def _write_tables(
+    folder: Path, lines: Sequence[TableLine], quality: QualityTable | None, runs: Sequence[RunScores]
+) -> None:
     if lines:
         write_table(folder / "subjects.csv", subject_table(lines))
+    if lines and quality is not None:
         write_table(folder / "quality.csv", quality.as_lines())
     if runs:
         write_table(folder / "runs.csv", run_table(runs))

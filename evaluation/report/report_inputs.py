@@ -20,6 +20,13 @@ FIXED_Z = 3.09
 """Default threshold if none is set on healthy scans; 1 in 1000 voxels of a healthy brain lies above it."""
 
 
+LEAD = (
+    "Voxout models the normal appearance of every voxel from healthy brains and marks voxels of a new scan that "
+    "deviate from it. No lesion labels are needed for this; lesion masks are used only to evaluate the maps. Higher "
+    "scores mean more unusual tissue, which is not necessarily pathological."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class SubjectImages:
     """Volumes of one subject, all on one grid (template or native).
@@ -262,6 +269,10 @@ class CohortReport:
         Complete configuration, shown in a collapsed section.
     versions : mapping of str to str
         Versions of voxout and its dependencies.
+    lead : str
+        First sentences of the page.
+    prepared : bool
+        Whether voxout prepared the scans; otherwise the page has no preprocessing quality.
     """
 
     title: str
@@ -277,3 +288,5 @@ class CohortReport:
     warnings: Sequence[str] = ()
     settings_text: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    lead: str = LEAD
+    prepared: bool = True

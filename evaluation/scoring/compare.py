@@ -11,6 +11,7 @@ from ...data_manifests.csv_file import write_csv
 from ...data_manifests.errors import UserError
 from ..metrics.bootstrap import Estimate
 from ..settings import EvaluationSettings
+from .paired_test import paired_p_values
 from .score_cohort import ORACLES, CohortScores, score_cohort
 from .score_folder import ScoreFolder
 from .subject_scores import SubjectScores
@@ -28,6 +29,8 @@ class Difference:
     ----------
     metric, first, second : str
     of_first, of_second, difference : Estimate
+    p_value : float or None
+        Two-sided, from random signs of the subjects' differences (see `paired_test`); None for pooled metrics.
     """
 
     metric: str
@@ -36,6 +39,7 @@ class Difference:
     of_first: Estimate
     of_second: Estimate
     difference: Estimate
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Comparison:
         Compared subjects.
     not_compared : mapping from each other subject to the names of the methods that scored it
     differences : tuple of Difference
-        One per metric and pair of methods, in the given order: `metric`, `first`, `second`, and the estimates
-        `of_first`, `of_second` and `difference` (second minus first).
+        One per metric and pair of methods, in the given order: `metric`, `first`, `second`, the estimates `of_first`,
+        `of_second` and `difference` (second minus first), and, for metrics that add up over subjects, `p_value`.
     settings : EvaluationSettings
     """
 
@@ -108,7 +112,7 @@ def compare(folders: Sequence[ScoreFolder], *, seed: int = 0) -> Comparison:
             key: tuple(n for n, subjects in zip(names, by_key, strict=True) if key in subjects)
             for key in sorted(set().union(*by_key) - set(common))
         },
-        differences=tuple(_differences(scored)),
+        differences=tuple(_differences(scored, seed)),
         settings=first.settings,
     )
 
@@ -155,15 +159,18 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     with atomic_write(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     rows = (
-        [d.metric, d.first, d.second, d.of_first.value, d.of_second.value, *(getattr(d.difference, f) for f in FIELDS)]
+        [d.metric, d.first, d.second, d.of_first.value, d.of_second.value]
+        + [getattr(d.difference, field) for field in FIELDS]
+        + [d.p_value]
         for d in comparison.differences
     )
-    header = ["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:]]
+    header = ["metric", "first", "second", "of_first", "of_second", "difference", *FIELDS[1:], "p_value"]
     write_csv(folder / "compare.csv", header, rows)
 
 
-def _differences(scored: dict[str, CohortScores]):
+def _differences(scored: dict[str, CohortScores], seed: int):
     for (first, one), (second, other) in combinations(scored.items(), 2):
+        p_values = paired_p_values(one, other, seed=seed)
         for metric, measure in one.measures.items():
             if metric in NOT_COMPARED:
                 continue
@@ -175,6 +182,7 @@ def _differences(scored: dict[str, CohortScores]):
                 measure.estimate(),
                 other.measures[metric].estimate(),
                 difference.estimate(),
+                p_values.get(metric),
             )
 
 

@@ -26,9 +26,9 @@ from ..features.feature_store import LatentStore, ReadFeatures
 from ..features.source import FeatureSource, ScorerSpec
 from ..features.truncated_fov import away_from_truncation
 from ..learned.edited_controls import EditedControls
-from ..learned.fit import FEWEST_PARTICIPANTS, LearnedFit
+from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
-from ..settings import ModelSettings
+from ..settings import FEWEST_TO_LEARN_FROM, ModelSettings
 from .calibrated_scorer import CalibratedScorer
 from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
 from .ensemble import Ensemble, combined_by_member
@@ -328,11 +328,11 @@ def _affordable(specs: Mapping[str, ScorerSpec], train: Sequence[str]) -> dict[s
         No scorer is left.
     """
     participants = count_participants(train)
-    enough = participants >= FEWEST_PARTICIPANTS
+    enough = participants >= FEWEST_TO_LEARN_FROM
     left = {name: spec for name, spec in specs.items() if enough or spec.scorer != "learned"}
     if not left:
         raise UserError(
-            f"{participants} training controls, expected at least {FEWEST_PARTICIPANTS} for the scorer `learned`. Add "
+            f"{participants} training controls, expected at least {FEWEST_TO_LEARN_FROM} for the scorer `learned`. Add "
             "healthy scans of other participants, or other scorers to models.ensemble.scorers."
         )
     return left

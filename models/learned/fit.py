@@ -22,9 +22,6 @@ from .network import EditClassifier, Samples, train_classifier
 from .norm import Norm
 from .scorer import LearnedScorer, score_of
 
-FEWEST_PARTICIPANTS = 20
-"""With fewer participants to learn from, the scorer is left out."""
-
 
 @dataclass(frozen=True, eq=False)
 class Reference:

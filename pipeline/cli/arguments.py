@@ -14,6 +14,7 @@ _EXAMPLES = """\
 examples:
   voxout demo                            run all stages on a synthetic cohort, no input needed
   voxout check cohort.csv out            check the input data
+  voxout plan cohort.csv                 foretell time, memory and disk space
   voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
@@ -66,6 +67,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(evaluate)
     _add_work(evaluate)
     evaluate.set_defaults(command="evaluate")
+    plan = commands.add_parser("plan", help="foretell time, memory and disk space of a run")
+    plan.description = (
+        "Foretell time, memory and disk space of a run on this machine, stage by stage, without doing anything: for a "
+        "cohort, or for numbers of heads."
+    )
+    plan.add_argument("cohort", type=_path, nargs="?", metavar="COHORT", help="manifest (CSV) or BIDS folder")
+    plan.add_argument("--controls", type=at_least_one, metavar="N", help="instead of COHORT: number of controls")
+    plan.add_argument("--patients", type=whole_number, default=0, metavar="N", help="and of patients (default: 0)")
+    plan.add_argument("--spacing", type=float, metavar="MM", help="resolution: sets preprocessing.spacing_mm")
+    plan.add_argument("--preset", metavar="NAME", help="predefined settings, as for `voxout run`")
+    _add_settings(plan)
+    plan.add_argument("--seeds", type=at_least_one, metavar="N", help="number of encoders")
+    plan.add_argument("--jobs", type=at_least_one, metavar="N", help="subjects processed in parallel")
+    plan.set_defaults(command="plan", quiet=False, verbose=False, dry_run=True)
     compare = commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects")
     compare.description = (
         "Score two or more methods again on the subjects they have in common, and print the differences (second minus "
@@ -230,7 +245,10 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
     )
     _add_settings(parser)
     parser.add_argument(
-        "--seeds", type=at_least_one, metavar="N", help=shown("train N encoders with N seeds; the map is their mean")
+        "--seeds",
+        type=at_least_one,
+        metavar="N",
+        help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
     _add_work(parser)

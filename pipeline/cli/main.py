@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, counted, private, some_of
@@ -59,6 +60,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ..config.config import read_settings
     from ..stages.score import score_lines
     from ..tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
+    from ..tools.score_page import PAGE
 
     preset = getattr(options, "preset", None)  # `voxout score` has it
     given = read_settings(options.config, preset=preset, overrides=options.set, seed=options.seed)
@@ -81,6 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     total = len(scores.subjects) + len(failures)
     counts = f"scores of {len(known)} of {counted(total, 'subject')}, {with_lesions} with lesions, {healthy} healthy"
     console.say(f"{counts}: {private(options.scores / 'scores.json', 'scores.json')}", level=-1)
+    console.say(f"report: {private(options.scores / PAGE, 'the report')}", level=-1)
     if failures:
         console.warn(
             f"{len(failures)} subject(s) left out of all scores; "
@@ -92,6 +95,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...evaluation.scoring.compare import compare, write_comparison
+    from ...evaluation.scoring.in_words import in_words, p_text
     from ...evaluation.scoring.metric_labels import METRICS, is_oracle
     from ...evaluation.scoring.score_folder import ScoreFolder
     from ..stages.score import format_estimate
@@ -114,13 +118,24 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        write_line(f"  {label}: {both}{format_estimate(d.difference)}", sys.stdout)
+        p = f", {p_text(d.p_value)}" if d.p_value is not None else ""
+        write_line(f"  {label}: {both}{format_estimate(d.difference)}{p}", sys.stdout)
+    for first, second in combinations(comparison.names, 2):
+        for sentence in in_words(comparison, first, second):
+            write_line(sentence, sys.stdout)
     write_line(f"all scores: {options.out / 'compare.csv'}", sys.stdout)
     if comparison.not_compared:
         names = ", ".join(comparison.not_compared)
         count = len(comparison.not_compared)
         write_line(f"voxout: {count} subject(s) not compared, since not all folders have them: {names}", sys.stderr)
         return SOME_FAILED
+    return DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from .plan import print_plan
+
+    print_plan(options)
     return DONE
 
 
@@ -213,6 +228,11 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
         ),
         lambda: open_console(options, options.out),
     )
+    if not run.applies_a_model and (options.dry_run or names == ("check",)):
+        from .plan import closing_lines
+
+        for line in closing_lines(run):
+            run.console.say(line)
     return _closing(run, names, failures, options.dry_run)
 
 
@@ -277,6 +297,7 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
 
 _COMMANDS = {
     "run": _run,
+    "plan": _plan,
     "score": _score,
     "evaluate": _evaluate,
     "compare": _compare,

@@ -4,7 +4,6 @@ The resolved configuration is saved with the run. Paths, devices and the number 
 never part of the configuration, so that the same configuration gives the same result on another machine.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
 from . import presets
 from .diff import changes, flat_settings
+from .unknown_names import section_at, sentence_of
 
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
@@ -36,7 +36,8 @@ class Config(Section):
     """All settings that determine the result of a run."""
 
     seed: Annotated[int, Field(ge=0, le=10**18)] = 0
-    """Random seed; the same seed gives the same result."""
+    """Random seed of split, training and intervals; the same seed gives the same result. A change does not repeat the
+    preparation."""
     data_manifests: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     models: ModelSettings = ModelSettings()
@@ -133,7 +134,7 @@ def read_settings(
             from_file = _names(of_file, place) and not any(_names(each.values, place) for each in others)
             return f"{private(path)}: " if path is not None and from_file else ""
 
-        raise UserError([where(problem) + _sentence(problem) for problem in error.errors()]) from error
+        raise UserError([where(problem) + sentence_of(Config, problem) for problem in error.errors()]) from error
     notes = [*(saved.notes if saved is not None else ()), *(note for each in current for note in each.notes)]
     if removed := tuple(dict.fromkeys(name for each in current for name in each.removed)):
         are = "is no longer a setting" if len(removed) == 1 else "are no longer settings"
@@ -281,45 +282,13 @@ def _names(values: Any, place: Sequence[int | str]) -> bool:
     return bool(place)
 
 
-def _sentence(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    name = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        section = _section_at(location[:-1]) or Config
-        if location[-1] in section.removed:
-            return (
-                f"{name} is no longer a setting: found {problem['input']!r}, expected "
-                f"{section.removed[location[-1]]!r}, which is always used. Remove it."
-            )
-        known = list(section.model_fields)
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if near:
-            return f"Setting {name} is not known. Did you mean {'.'.join([*location[:-1], near[0]])}?"
-        return f"Setting {name} is not known. Use one of: {', '.join(known)}."
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        # Settings that contradict each other: the message names them.
-        return f"{name}: {message}." if name else f"{message}."
-    return f"Setting {name} is {problem['input']!r}, expected {message.removeprefix('a valid ')}."
-
-
-def _section_at(location: Sequence[str]) -> type[Section] | None:
-    section: type[Section] = Config
-    for part in location:
-        field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            return None
-        section = field.annotation
-    return section
-
-
 def comparable(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded inputs of a stage without names that are no longer settings and had the value now used."""
 
     def is_removed(name: str, value: Any) -> bool:
         kind, _, setting = name.partition(".")
         *sections, last = setting.split(".")
-        section = _section_at(sections) if kind == "settings" else None
+        section = section_at(Config, sections) if kind == "settings" else None
         return section is not None and not section.without_removed({last: value})
 
     return {name: value for name, value in inputs.items() if not is_removed(name, value)}

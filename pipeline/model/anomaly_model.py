@@ -238,7 +238,7 @@ class AnomalyModel:
                     sex=sex,
                 )
             out = OutputFolder(Path(folder))
-            quality = prepare_subject(subject, self.config.preprocessing, out, seed=self.config.seed)
+            quality = prepare_subject(subject, self.config.preprocessing, out)
             found = self.map_prepared(subject, out, jobs=jobs)
             return replace(found, warnings=(*quality.reasons, *found.warnings))
 

@@ -44,7 +44,8 @@ def _extract(run: Run) -> StageResult:
     scale = IntensityScale.learn(settings.intensity.method, settings.modalities, images[: len(train)], mask.grid)
     channels = Channels(scale, settings.derived_maps)
     voxels = covered(images[: len(train)], mask)
-    store = VolumeStore.create(run.out.patches, images, mask.grid, voxels, channels)
+    with run.console.progress("extract", "scan") as progress:
+        store = VolumeStore.create(run.out.patches, images, mask.grid, voxels, channels, progress)
     summary = f"{counted(len(train), 'training control')}, {len(held_out)} held out, {store.grid.size:,} voxels"
     if left_out := int(mask.voxels.sum()) - store.grid.size:
         summary += f" ({left_out:,} left out: brain in fewer than half of the controls, or than four)"

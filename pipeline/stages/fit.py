@@ -9,7 +9,7 @@ from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...models.anomaly.ensemble import Ensemble
 from ...models.anomaly.fit import fit_ensemble
-from ...models.learned.fit import FEWEST_PARTICIPANTS
+from ...models.settings import FEWEST_TO_LEARN_FROM
 from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..config.config import Config, save_config
@@ -53,7 +53,7 @@ def _fit(run: Run) -> StageResult:
         participants = count_participants(train)
         warnings.append(
             f"the scorer `learned` is left out: {counted(participants, 'training control')}, expected at "
-            f"least {FEWEST_PARTICIPANTS} to learn from"
+            f"least {FEWEST_TO_LEARN_FROM} to learn from"
         )
     return StageResult(warnings=tuple(warnings), summary=", ".join(scorers))
 

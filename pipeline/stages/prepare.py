@@ -6,6 +6,7 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...preprocessing.prepared_images import FORMAT
+from ...preprocessing.settings import REGISTRATION_SEED
 from ..config.config import Config
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, fingerprint
@@ -29,10 +30,11 @@ def _prepare(run: Run) -> StageResult:
 
 
 def _settings_of_prepare(run: Run) -> dict[str, Any]:
-    settings = settings_of(run, "preprocessing", "seed")
+    settings = settings_of(run, "preprocessing")
     # The intensity scale and the derived maps need the cohort and come later; a prepared scan needs its subject only.
     own = {name: value for name, value in settings.items() if name.removeprefix("settings.") not in CHANNEL_SETTINGS}
-    return own | {"the format of prepared images": FORMAT}
+    # Under the name that it had while it was the seed of the run, so that scans prepared with seed 0 stay up to date.
+    return own | {"the format of prepared images": FORMAT, "settings.seed": REGISTRATION_SEED}
 
 
 def prepare_in_worker(
@@ -43,7 +45,7 @@ def prepare_in_worker(
     def work(out: OutputFolder) -> Sequence[str]:
         from ...preprocessing.prepare_subject import prepare_subject
 
-        return prepare_subject(subject, config.preprocessing, out, seed=config.seed).reasons
+        return prepare_subject(subject, config.preprocessing, out).reasons
 
     path = out.subject_record(subject)
     return cached("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)

@@ -30,6 +30,7 @@ from ..workflow.records import StageRecord, versions
 from ..workflow.removal import remove_building_folder
 from ..workflow.replacement import Replacement
 from ..workflow.runner import failures_table
+from .score_page import write_score_page
 
 _SWAPPED = "Are --maps and --masks swapped?"
 WHOLE_IMAGE, BRAIN = "whole image", "brain mask"
@@ -88,17 +89,25 @@ def score_into(
     *,
     jobs: int | None = None,
     seed: int = 0,
+    page: bool = True,
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
     """Create the output folder, hold it, and score every map; see `score_folders`."""
     make_folder(out)
     with sole_user(out):
-        return score_folders(matched, settings, out, console, jobs=jobs or usable_cores(), seed=seed)
+        return score_folders(matched, settings, out, console, jobs=jobs or usable_cores(), seed=seed, page=page)
 
 
 def score_folders(
-    matched: MatchedMaps, settings: EvaluationSettings, out: Path, console: Console, *, jobs: int, seed: int = 0
+    matched: MatchedMaps,
+    settings: EvaluationSettings,
+    out: Path,
+    console: Console,
+    *,
+    jobs: int,
+    seed: int = 0,
+    page: bool = True,
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
-    """Score every map, `jobs` at once; write the tables, the counts per subject, and the failures.
+    """Score every map, `jobs` at once; write the tables, the counts per subject, the failures and the `page`.
 
     Raises
     ------
@@ -128,6 +137,8 @@ def score_folders(
     for warning in scoring_warnings(cohort):
         console.warn(f"note: {warning}")
     write_scores(files.folder, cohort, left_out=failed)
+    if page:
+        write_score_page(files.folder, cohort, failures, matched.notes)
     files.finish(StageRecord(EVALUATE, {}, {}, done=tuple(s.key for s in scores), versions=versions()))
     remove_building_folder(files.out)
     return cohort, tuple(failures)

@@ -15,8 +15,20 @@ from ...data_manifests.errors import for_terminal, kept
 from ...data_manifests.open_file import open_to_append
 from .standard_streams import write_line
 
+_LINE_EVERY_S = 20
 Progress = Callable[..., None]
 """Called as ``progress(done, total, *what)``."""
+
+
+def duration(seconds: float) -> str:
+    """Format an estimated duration, with two digits at most."""
+    if seconds < 55:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = seconds / 60
+    if minutes < 55:
+        return f"{minutes:.0f} min"
+    hours, rest = divmod(round(minutes / 5) * 5, 60)
+    return f"{hours} h {rest:02} min" if hours < 10 else f"{hours + rest / 60:.0f} h"
 
 
 class _Forward(logging.Handler):
@@ -68,7 +80,7 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Progress]:
-        """Show the progress of a block; the total is given with each call."""
+        """Show the progress of a block, with the time left; the total is given with each call."""
         if self.verbosity < 0:
             yield lambda done, total, *what: None
         elif sys.stderr is not None and sys.stderr.isatty():
@@ -81,13 +93,20 @@ class Console:
 
                 yield move_bar
         else:
-            printed = time.monotonic()
+            printed = began = time.monotonic()
+            before: int | None = None
 
             def print_line(done: int, total: int, *what: object) -> None:
-                nonlocal printed
-                if time.monotonic() - printed > 20 and done < total:
-                    printed = time.monotonic()
-                    write_line(f"  {label}: {done} of {total}", sys.stdout)
+                nonlocal printed, began, before
+                now = time.monotonic()
+                if before is None:  # an interrupted training goes on at a later step
+                    began, before = (began, 0) if done <= 1 else (now, done)
+                if now - printed > _LINE_EVERY_S and done < total:
+                    printed = now
+                    left = (now - began) * (total - done) / (done - before) if done > before else None
+                    about = f", about {duration(left)} left" if left is not None else ""
+                    units = f" {unit}s" if unit else ""
+                    write_line(f"  {label}: {done} of {total}{units}{about}", sys.stdout)
 
             yield print_line
 

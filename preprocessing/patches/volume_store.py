@@ -4,7 +4,7 @@ Patches are cut on the fly: they overlap, and storing them would multiply the di
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class VolumeStore:
         template_grid: Grid,
         brain_mask: np.ndarray,
         channels: Channels,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> "VolumeStore":
         """Write the channels of all subjects and the definition of the channels to a folder.
 
@@ -74,6 +75,8 @@ class VolumeStore:
         template_grid : Grid
         brain_mask : ndarray of bool, (X, Y, Z)
         channels : Channels
+        progress : callable
+            Called with (subjects done, total).
 
         Raises
         ------
@@ -98,6 +101,7 @@ class VolumeStore:
             for row, subject in enumerate(subjects):
                 volumes[row] = channels.read(subject, template_grid)
                 inside[row] = subject.read_brain_mask(template_grid).voxels
+                progress(row + 1, len(subjects))
             volumes.flush()
             inside.flush()
         with atomic_write(folder / _MASK) as temporary:

@@ -179,5 +179,5 @@ def test_missing_program_is_reported_first():
 
 def test_missing_hdbet_is_reported_first(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="HD-BET is not installed; install voxout"):
+    with pytest.raises(UserError, match="HD-BET is not installed; in your clone"):
         require_method(BrainExtractionSettings(method="hdbet"))

@@ -136,17 +136,66 @@ def test_messages_contain_no_birth_date(tmp_path):
     [
         ("subject,group,t1w", "found column subject, expected subject_id. Rename it."),
         ("subject_id,group,t1w,lesionmask", "found column lesionmask, expected lesion_mask. Rename it."),
-        ("subject_id,group,mprage", "column t1w is missing (found: subject_id, group, mprage). Add it."),
+        ("subject_id,group,age", "column t1w is missing (found: subject_id, group, age). Add it."),
+        ("subject_id,group,mprage", "found column mprage, expected t1w. Rename it."),
+        (
+            "subject_id,Diagnosis,t1w",
+            "found column diagnosis, expected group, with control or patient in every row. Rename it.",
+        ),
         ("subject_id,group,t1w,t1w", "column t1w occurs twice. Delete or rename one."),
     ],
 )
 def test_invalid_columns(tmp_path, header, problem):
-    assert problems_of(written(tmp_path, header + "\n01,control,a.nii,b.nii\n")) == (f"cohort.csv: {problem}",)
+    row = ",".join(["01", "control", "40" if "age" in header else "a.nii", "b.nii"][: header.count(",") + 1])
+    assert problems_of(written(tmp_path, f"{header}\n{row}\n")) == (f"cohort.csv: {problem}",)
 
 
-def test_unknown_columns_are_noted(tmp_path):
-    manifest = read_manifest(written(tmp_path, "subject_id,group,t1w,handedness\n01,control,a.nii,left\n"))
-    assert tuple(map(for_terminal, manifest.notes)) == ("cohort.csv: unused columns: handedness.",)
+def test_problems_of_the_header_and_of_the_rows_in_one_round(tmp_path):
+    text = "participant_id,Diagnosis,t1,t1,lesionmask,age\n01,FCD,a.nii,a.nii,b.nii,forty\n,HC,,c.nii,,38\n"
+    assert problems_of(written(tmp_path, text)) == (
+        "cohort.csv: column t1 occurs twice. Delete or rename one.",
+        "cohort.csv: found column t1, expected t1w. Rename it.",
+        "cohort.csv: found column lesionmask, expected lesion_mask. Rename it.",
+        "cohort.csv: found column participant_id, expected subject_id. Rename it.",
+        "cohort.csv: found column diagnosis, expected group, with control or patient in every row. Rename it.",
+        "row 2: age is not a number of years from 0 to 120. Write it as 38.5, or leave it empty.",
+        "row 3: t1w is empty. Fill it in.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "note"),
+    [
+        ("handedness", "not used: handedness"),
+        ("Mask", "not used: mask (did you mean lesion_mask?)"),
+        ("Diagnosis", "not used: diagnosis"),  # there is a column group
+    ],
+)
+def test_unknown_columns_are_noted(tmp_path, column, note):
+    manifest = read_manifest(written(tmp_path, f"subject_id,group,t1w,{column}\n01,control,a.nii,left\n"))
+    assert tuple(map(for_terminal, manifest.notes)) == (f"cohort.csv: {note}",)
+
+
+@pytest.mark.parametrize("dash", ["-", "--", "\N{EN DASH}", "\N{EM DASH}"])
+def test_a_dash_is_an_empty_cell(tmp_path, dash):
+    text = f"subject_id,group,t1w,age,site,lesion_mask\n01,patient,a.nii,{dash},{dash},{dash}\n"
+    (record,) = read_manifest(written(tmp_path, text))
+    assert (record.age, record.site, record.lesion_mask) == (None, None, None)
+
+
+def test_paths_of_windows(tmp_path):
+    (tmp_path / "scans" / "sub-01").mkdir(parents=True)
+    (tmp_path / "scans" / "sub-01" / "a.nii").touch()
+    (tmp_path / "odd\\name.nii").touch()  # here, a file may be named so
+    rows = "01,control,scans\\sub-01\\a.nii\n02,control,odd\\name.nii\n"
+    first, second = read_manifest(written(tmp_path, f"subject_id,group,t1w\n{rows}"))
+    assert first.images["t1w"] == tmp_path / "scans" / "sub-01" / "a.nii"
+    assert second.images["t1w"] == tmp_path / "odd\\name.nii"
+    (problem,) = problems_of(written(tmp_path, "subject_id,group,t1w\n01,control,D:\\data\\a.nii\n"))
+    assert problem == (
+        r"row 2: t1w D:\data\a.nii: is a path of Windows, expected one of this machine. Write it relative to the "
+        "table; in WSL, drive D: is /mnt/d."
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_labels():
         ("sub-a_1", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write a1."),
         ("../x", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write x."),
         ("Müller", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Write Mller."),
-        ("--", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Choose another id."),
+        ("-+", "contains characters that BIDS forbids, expected letters (A-Z) and digits. Choose another id."),
         ("sub-", "is only a prefix, expected a label after it. Complete it."),
     ],
 )

@@ -41,6 +41,7 @@ def _run(capsys, *arguments) -> tuple[int, str]:
 
 def test_check_of_a_valid_cohort_succeeds(capsys, cohort, tmp_path):
     code, messages = _run(capsys, "check", cohort, tmp_path)
+    assert messages.count("a run takes about ") == 1
     assert code == 0
     assert "5 of 5 subjects passed" in messages
     assert not (tmp_path / "failures.csv").exists()
@@ -161,6 +162,7 @@ def test_a_broken_scan_is_listed_and_the_exit_code_is_3(capsys, tmp_path):
 
 def test_a_dry_run_writes_nothing(capsys, cohort, tmp_path):
     code, messages = _run(capsys, "run", cohort, tmp_path / "out", "--dry-run")
+    assert "a run takes about " in messages and " GB of memory and " in messages
     assert code == 0
     assert "check: would run, it has not run yet" in messages
     assert not (tmp_path / "out").exists()

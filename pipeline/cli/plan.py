@@ -1,0 +1,64 @@
+"""`voxout plan`, and the line about a run that `voxout check` and ``--dry-run`` print."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...data_manifests.cohort.manifest import read_manifest
+from ...data_manifests.errors import UserError, counted
+from ..config.config import read_settings
+from ..tools.machine_speed import slowness
+from ..tools.plan import Heads, closing_line, plan_run, shortages, table_lines
+from ..workflow.engine import usable_cores
+from ..workflow.runner import Run
+from ..workflow.standard_streams import write_line
+
+
+def print_plan(options: argparse.Namespace) -> None:
+    """Print the plan of a run as a table.
+
+    Raises
+    ------
+    UserError
+        Neither a cohort nor a number of controls, or both; a cohort or settings that cannot be used.
+    """
+    if (options.cohort is None) == (options.controls is None):
+        found = "both" if options.cohort is not None else "neither"
+        raise UserError(f"plan: found {found}, expected COHORT or --controls. Give one of them.")
+    given = [*options.set, *([f"preprocessing.spacing_mm={options.spacing}"] if options.spacing is not None else [])]
+    settings = read_settings(
+        options.config, preset=options.preset, overrides=given, seed=options.seed, seeds=options.seeds
+    )
+    config, cores = settings.config, usable_cores()
+    if options.cohort is not None:
+        heads = Heads.of_cohort(read_manifest(options.cohort), config)
+    elif options.patients < 0 or options.controls < 2:
+        raise UserError(
+            f"plan: found {counted(options.controls, 'control')} and {options.patients} patients, expected at least 2 "
+            "controls and no negative number."
+        )
+    else:
+        heads = Heads.counted(options.controls, options.patients, config.data_manifests.held_out_share)
+    jobs, slow = options.jobs or cores, slowness()
+    stages = plan_run(heads, config, jobs=jobs, cores=cores, slowness=slow)
+    lines = [
+        f"{counted(heads.train, 'training control')}, {heads.held_out} held out, {counted(heads.patients, 'patient')}; "
+        f"{config.preprocessing.spacing_mm:g} mm; {counted(jobs, 'job')} on {counted(cores, 'core')}, each "
+        f"{slow:.1f} times as slow as those of the measurements",
+        *table_lines(stages),
+        "Without a GPU. Measured figures: docs/before-you-start.md#time-memory-and-gpu",
+        *(f"warning: {shortage}" for shortage in shortages(stages, Path())),
+    ]
+    for line in lines:
+        write_line(line, sys.stdout)
+
+
+def closing_lines(run: Run) -> list[str]:
+    """Return the plan of a run in a line, and warnings of what this machine lacks."""
+    try:
+        heads, jobs = Heads.of_cohort(run.manifest, run.config), run.engine.jobs
+    except UserError:  # the stage check says what is wrong with them
+        return []
+    stages = plan_run(heads, run.config, jobs=jobs, cores=usable_cores(), slowness=slowness())
+    warnings = [f"warning: {shortage}" for shortage in shortages(stages, run.out.root)]
+    return [f"{closing_line(stages, jobs)} (by stage: `voxout plan`)", *warnings]

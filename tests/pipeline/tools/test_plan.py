@@ -1,0 +1,141 @@
+"""The plan of a run: sizes against exact shapes, times against measured ones, laws, and the command."""
+
+import numpy as np
+import pytest
+from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.models.settings import FEWEST_TO_LEARN_FROM
+from voxout.pipeline.cli.main import main
+from voxout.pipeline.config.config import load_config
+from voxout.pipeline.tools import plan, plan_figures
+from voxout.pipeline.tools.machine_speed import probe_s, slowness
+from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text
+from voxout.pipeline.workflow.console import duration
+
+WITHOUT_LEARNED = ["models.ensemble.scorers=[ocsvm,derived_features,intensity,extension]"]
+GOAL = 1.5
+
+
+def stages_of(heads, config, jobs=2, cores=2, slow=1.0):
+    return {stage.stage: stage for stage in plan_run(heads, config, jobs=jobs, cores=cores, slowness=slow)}
+
+
+@pytest.mark.parametrize(
+    ("preset", "heads", "measured_s"),
+    [
+        # docs/method.md#cost
+        ("default", Heads(60, 0, 20, 8.0), {"extract": 15, "train": 63, "fit": 219, "map": 26, "score": 16}),
+        # docs/method.md#at-1-mm, nothing else running
+        ("fine-1mm", Heads(15, 0, 2), {"fit": 602}),
+        ("fine-1mm", Heads(60, 0, 2), {"fit": 42 * 60}),
+    ],
+)
+def test_times_agree_with_measured_ones(preset, heads, measured_s):
+    stages = stages_of(heads, load_config(preset=preset, overrides=WITHOUT_LEARNED))
+    for name, seconds in measured_s.items():
+        assert seconds / GOAL < stages[name].wall_s < seconds * GOAL, name
+
+
+def test_memory_agrees_with_measured_peaks():
+    config = load_config(preset="fine-1mm")
+    for controls, measured_gb in ((15, 5.2), (60, 6.0)):
+        assert stages_of(Heads(controls, 0, 2), config)["fit"].memory_gb == pytest.approx(measured_gb, rel=0.2)
+
+
+def test_sizes_agree_with_a_run_at_3_mm():
+    """The demo's cohort: 14 training controls, 3 held out, 4 patients; bytes of its folders."""
+    heads, config = Heads(14, 3, 4, 8.0), load_config(preset="demo")
+    stages, work = stages_of(heads, config), plan._Work(heads, config)
+    assert stages["prepare"].disk_bytes == pytest.approx(51_622_712, rel=0.15)
+    assert stages["extract"].disk_bytes == pytest.approx(64_849_779, rel=0.01)
+    assert work.latents_bytes == pytest.approx(54_687_695, rel=0.01)
+    assert work.detectors_bytes == pytest.approx(55_733_592, rel=0.02)
+    assert sum(stage.disk_bytes for stage in stages.values()) == pytest.approx(257e6, rel=0.1)
+
+
+@pytest.mark.parametrize("spacing", [5.0, 3.0])
+def test_the_template_is_as_large_as_said(spacing):
+    from voxout.preprocessing.registration.template import load_template
+
+    mask = load_template(spacing).brain_mask
+    work = plan._Work(Heads(20, 5, 0), load_config(overrides=[f"preprocessing.spacing_mm={spacing}"]))
+    assert work.voxels == pytest.approx(mask.voxels.sum(), rel=0.02)
+    assert work.grid_voxels == pytest.approx(np.prod(mask.grid.size_vox), rel=0.05)
+
+
+def test_more_work_takes_longer_and_more_jobs_shorten_it():
+    config = load_config()
+    few, many = stages_of(Heads(20, 5, 5), config), stages_of(Heads(40, 10, 10), config)
+    fast = stages_of(Heads(20, 5, 5), config, jobs=4, cores=4)
+    slow = stages_of(Heads(20, 5, 5), config, slow=2.0)
+    fine = stages_of(Heads(20, 5, 5), load_config(preset="fine-1mm"))
+    for name in few:
+        assert many[name].wall_s >= few[name].wall_s >= fast[name].wall_s, name
+        assert slow[name].wall_s == pytest.approx(2 * few[name].wall_s), name
+        assert many[name].disk_bytes >= few[name].disk_bytes, name
+    assert fine["extract"].disk_bytes == pytest.approx(8 * few["extract"].disk_bytes, rel=0.001)
+    assert fast["prepare"].memory_gb > few["prepare"].memory_gb
+    # More jobs than cores help nobody.
+    assert stages_of(Heads(20, 5, 5), config, jobs=9, cores=2)["prepare"] == few["prepare"]
+
+
+def test_what_is_not_used_costs_nothing():
+    heads = Heads(FEWEST_TO_LEARN_FROM, 5, 5)
+    assert "train" not in stages_of(heads, load_config(preset="fast"))
+    few = Heads(FEWEST_TO_LEARN_FROM - 1, 5, 5)
+    with_learned, without = (stages_of(few, load_config(overrides=o)) for o in ([], WITHOUT_LEARNED))
+    assert with_learned == without, "too few controls to learn from"
+    assert stages_of(heads, load_config())["fit"].wall_s > 2 * with_learned["fit"].wall_s
+    one, three = (stages_of(heads, load_config(seeds=n)) for n in (1, 3))
+    assert three["train"].wall_s == pytest.approx(3 * one["train"].wall_s)
+
+
+def test_the_probe_is_short_and_repeatable():
+    first, second = probe_s(), probe_s()
+    assert first < 2 and 0.4 < first / second < 2.5
+    assert 0.2 <= slowness() <= 5
+
+
+def test_shortages(tmp_path, monkeypatch):
+    stages = plan_run(Heads(20, 5, 5), load_config(), jobs=2, cores=2)
+    assert shortages(stages, tmp_path / "not" / "there") == []
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**6}))
+    monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 10**9}))
+    disk, memory = shortages(stages, tmp_path)
+    assert disk.startswith("the disk has 1 MB free, and the run needs about 1.")
+    assert memory.startswith("the machine has 1.0 GB of memory, and prepare needs about 3.")
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("voxout.pipeline.cli.plan.slowness", lambda: 1.0)
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    assert main(["plan", str(cohort), "--spacing", "3", "--jobs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 patient; 3 mm; 1 job on" in lines[0]
+    assert [line.split()[0] for line in lines[1:10]] == [
+        *("check", "prepare", "extract", "train", "fit", "map", "score", "report", "all")
+    ]
+    assert main(["plan", "--controls", "60", "--patients", "10", "--preset", "fast", "--jobs", "8"]) == 0
+    assert capsys.readouterr().out.startswith("48 training controls, 12 held out, 10 patients; 2 mm; 8 jobs on")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort"], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "found neither, expected COHORT or --controls"),
+        (["x.csv", "--controls", "3"], "found both"),
+        (["--controls", "1"], "found 1 control and 0 patients"),
+        (["--controls", "9", "--spacing", "9"], "Setting preprocessing.spacing_mm is 9.0"),
+    ],
+)
+def test_commands_that_cannot_be_planned(capsys, arguments, problem):
+    assert main(["plan", *arguments]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_text():
+    assert [duration(s) for s in (0.2, 42, 90, 3000, 3900, 40_000)] == [
+        *("1 s", "42 s", "2 min", "50 min", "1 h 05 min", "11 h")
+    ]
+    assert [size_text(n) for n in (4e5, 3.4e8, 2.25e9)] == ["0 MB", "340 MB", "2.2 GB"]
+    assert plan_figures.PROBE_S > 0
