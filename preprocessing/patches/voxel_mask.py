@@ -71,7 +71,8 @@ class VoxelMask:
         affine = self.grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ low
         box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
-        return VoxelMask(Grid(tuple(int(size) for size in high - low), affine), self.brain_mask[box])
+        brain_mask = self.brain_mask[box]
+        return VoxelMask(Grid(brain_mask.shape, affine), brain_mask)
 
     def blurred(self, values: np.ndarray, sigma_mm: float, truncate: float = 4.0) -> np.ndarray:
         """Blur values (..., P) with a Gaussian, (..., P); outside the mask they count as 0.
