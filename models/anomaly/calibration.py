@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import special
 
 from ...data_manifests.cohort.subject import count_participants
 from ...data_manifests.errors import UserError, counted
@@ -191,10 +191,7 @@ def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray
 def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinkage: float) -> np.ndarray:
     """Root mean square at each voxel, pooled over neighbours and shrunk towards the whole brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
-    sigma_vox = _POOLING_MM / mask.grid.spacing_mm
-    smooth_total, smooth_count = (
-        mask.transform(ndimage.gaussian_filter(mask.inverse_transform(part), sigma_vox)) for part in (total, count)
-    )
+    smooth_total, smooth_count = mask.blurred(np.stack([total, count]), _POOLING_MM)
     # Where no control has brain nearby, use the scale of the whole brain.
     own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)
     return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_SMALLEST_SCALE).astype(np.float32)

@@ -7,7 +7,6 @@ that neighbouring voxels of one scorer support each other before the other score
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from .calibration import Calibration
@@ -30,13 +29,9 @@ def smoothed(values: np.ndarray, inside: np.ndarray, grid: VoxelMask, sigma_mm: 
     ndarray, (P,), float32
         Weighted means over the voxels inside the brain; 0 outside.
     """
-    sigma_vox = sigma_mm / grid.grid.spacing_mm
-
-    def blurred(part: np.ndarray) -> np.ndarray:
-        return grid.transform(ndimage.gaussian_filter(grid.inverse_transform(part.astype(np.float32)), sigma_vox))
-
-    weights = np.maximum(blurred(inside), 1e-6)
-    return np.where(inside, blurred(np.where(inside, values, 0)) / weights, 0).astype(np.float32)
+    weights = np.maximum(grid.blurred(inside.astype(np.float32), sigma_mm), 1e-6)
+    values = np.where(inside, values, 0).astype(np.float32)
+    return np.where(inside, grid.blurred(values, sigma_mm) / weights, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import LatentStore
 from ..features.whitening import sum_over_neighbours
+from ..ocsvm.blocks import as_floats, read_block
 from ..tensor_file import opened_tensors, write_tensors
 
 _RIDGE = 5.0
@@ -39,11 +41,13 @@ class ConfoundRegression:
 
     def residualise_block(self, features: np.ndarray, confounds: np.ndarray, start: int = 0) -> np.ndarray:
         """Regress the confounds (S, k) of subjects out of their features (S, n, d) at the voxels from `start`."""
-        residuals = features.astype(np.float32)
+        residuals = features.astype(np.float32, order="C")
         for a in range(0, residuals.shape[1], _VOXELS_AT_ONCE):
             block = slice(a, min(a + _VOXELS_AT_ONCE, residuals.shape[1]))
-            slopes = self.slopes[:, start + block.start : start + block.stop].astype(np.float32)
-            residuals[:, block] -= np.tensordot(confounds.astype(np.float32), slopes, axes=1)
+            slopes = as_floats(self.slopes[:, start + block.start : start + block.stop])
+            # The product is subtracted in place; `view` never copies.
+            flat = torch.from_numpy(residuals[:, block]).view(len(residuals), -1)
+            flat.addmm_(torch.from_numpy(confounds.astype(np.float32)), torch.from_numpy(slopes).flatten(1), alpha=-1)
         return residuals
 
     @classmethod
@@ -65,7 +69,7 @@ class ConfoundRegression:
         slopes = np.empty((size, n_voxels, dimension), np.float32)
         for a in range(0, n_voxels, _VOXELS_AT_ONCE):
             b = min(a + _VOXELS_AT_ONCE, n_voxels)
-            features = np.asarray(latents[:, a:b], np.float32)
+            features = read_block(latents, a, b)
             slopes[:, a:b] = np.tensordot(weights, features, axes=1)
             incomplete = np.flatnonzero(np.isnan(features[..., 0]).any(axis=0))
             slopes[:, a + incomplete] = _slopes_with_missing(features[:, incomplete], centred)

@@ -16,6 +16,7 @@ from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import SubjectError, UserError, private
 from ...data_manifests.typed_json import Content, read_json
 from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..ocsvm.blocks import as_floats
 
 _INDEX = "latents.json"
 
@@ -126,14 +127,14 @@ class LatentStore:
         out = np.empty((len(self.keys), max(0, stop - start), self.latent_size), np.float32)
         for row, key in enumerate(self.keys):
             # Mapped again for each block, so that the pages read are released.
-            out[row] = self._memory_map(key)[start:stop]
+            out[row] = as_floats(self._memory_map(key)[start:stop])
         return out
 
     def subject(self, key: str) -> np.ndarray:
         """Read the latents of one subject in the folder, (P, d) float32."""
         if not self._path(key).exists():
             raise UserError(f"{private(self.folder)}: holds no latents of {key}. Encode this subject first.")
-        return self._memory_map(key).astype(np.float32)
+        return as_floats(self._memory_map(key))
 
     def write(self, key: str, latents: np.ndarray, available: np.ndarray | None = None) -> Path:
         """Write the latents (P, d) of one subject, atomically.

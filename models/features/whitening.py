@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..ocsvm.dual import named
+from ..ocsvm.blocks import as_floats, in_order
+from ..ocsvm.dual import named, thread_count
 from ..tensor_file import opened_tensors, write_tensors
+from . import kernels
 from .feature_store import LatentStore
 
 _FLOOR = 1e-4
@@ -26,6 +27,8 @@ SHRINKAGE = 0.01
 """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
 _NUMBERS_AT_ONCE = 32_000_000
 _VOXELS_AT_ONCE = 32_768
+_BLOCK_NUMBERS = 500_000
+"""Values that fit into the cache of a core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +83,14 @@ class Whitening:
         stop = len(self.mean) if stop is None else stop
         if latents.shape[-2:] != (stop - start, self.mean.shape[1]):
             raise ValueError(f"latents {latents.shape} do not end in {(stop - start, self.mean.shape[1])}")
-        out = np.empty(latents.shape, np.float32)
+        values = np.ascontiguousarray(latents, np.float32).reshape(-1, stop - start, self.mean.shape[1])
+        out = np.empty(values.shape, np.float32)
         for a in range(start, stop, _VOXELS_AT_ONCE):
             b = min(a + _VOXELS_AT_ONCE, stop)
-            block = slice(a - start, b - start)
-            centred = np.asarray(latents[..., block, :], np.float32) - self.mean[a:b]
-            flat = torch.from_numpy(centred.reshape(-1, b - a, centred.shape[-1])).permute(1, 2, 0)
-            white = torch.from_numpy(self.factor(a, b)) @ flat
-            out[..., block, :] = white.permute(2, 0, 1).numpy().reshape(centred.shape)
-        return out
+            factors = as_floats(self.packed[a:b])
+            factors /= np.float32(self.unit)
+            kernels.whiten(values, a - start, np.ascontiguousarray(self.mean[a:b]), factors, out)
+        return out.reshape(latents.shape)
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, atomically."""
@@ -153,7 +155,12 @@ class WhitenedLatents:
 
 
 def fit_whitening(
-    latents: LatentStore | np.ndarray, mask: VoxelMask, *, shrinkage: float, diagonal: bool = False
+    latents: LatentStore | np.ndarray,
+    mask: VoxelMask,
+    *,
+    shrinkage: float,
+    diagonal: bool = False,
+    jobs: int | None = None,
 ) -> Whitening:
     """Estimate means and pooled covariances from the controls' features.
 
@@ -168,6 +175,8 @@ def fit_whitening(
         variance of the voxel, since it would otherwise dominate in white matter, which varies little.
     diagonal : bool
         Ignore the covariances: each feature is divided by its standard deviation.
+    jobs : int, optional
+        Number of threads; one per core by default.
 
     Returns
     -------
@@ -190,8 +199,8 @@ def fit_whitening(
     rows, columns = np.tril_indices(dimension)
     pooled = np.empty((n_voxels, len(rows)), np.float32)
     for slab in _slabs(mask, len(rows) + dimension):
-        slab_mean, slab_pooled = _pooled_moments(latents, mask, slab, rows, columns)
-        mean[slab.start : slab.stop], pooled[slab.start : slab.stop] = slab_mean, slab_pooled
+        inner = slice(slab.start, slab.stop)
+        mean[inner], pooled[inner] = _pooled_moments(latents, mask, slab, thread_count(jobs))
     on_diagonal = np.flatnonzero(rows == columns)
     brain = pooled.mean(axis=0, dtype=np.float64)
     variance = brain[on_diagonal].mean()
@@ -201,20 +210,20 @@ def fit_whitening(
             "or train the encoder again."
         )
     unit = 2.0 ** round(float(np.log2(variance)) / 2)
-    floor = _FLOOR * variance * np.eye(dimension)
     packed = np.empty(pooled.shape, np.float16)
-    for a in range(0, n_voxels, _VOXELS_AT_ONCE):
-        b = min(a + _VOXELS_AT_ONCE, n_voxels)
-        own = pooled[a:b].astype(np.float64)
+
+    def invert(start: int, stop: int) -> None:
+        own = pooled[start:stop].astype(np.float64)
         scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / variance
-        covariance = np.empty((b - a, dimension, dimension))
-        covariance[:, rows, columns] = (1 - shrinkage) * own + shrinkage * scale * brain
-        covariance[:, columns, rows] = covariance[:, rows, columns]
+        covariance = (1 - shrinkage) * own + shrinkage * scale * brain
         if diagonal:
-            covariance *= np.eye(dimension)
-        cholesky = torch.linalg.cholesky(torch.from_numpy(covariance + floor))
-        inverse = torch.linalg.solve_triangular(cholesky, torch.eye(dimension, dtype=torch.float64), upper=False)
-        packed[a:b] = inverse.numpy()[:, rows, columns] * unit
+            covariance *= rows == columns
+        factors = np.empty(covariance.shape, np.float32)
+        kernels.inverse_factors(covariance, _FLOOR * variance, factors)
+        packed[start:stop] = factors * np.float32(unit)
+
+    for _ in in_order(invert, n_voxels, _VOXELS_AT_ONCE, thread_count(jobs)):
+        pass
     return Whitening(mean, packed, unit, mask.mask_hash)
 
 
@@ -241,43 +250,38 @@ def _slabs(mask: VoxelMask, numbers_per_voxel: int) -> list[_Slab]:
     return slabs
 
 
-def _pooled_moments(latents, mask: VoxelMask, slab: _Slab, rows: np.ndarray, columns: np.ndarray):
+def _pooled_moments(latents, mask: VoxelMask, slab: _Slab, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """Means (n, d), and pooled second moments about them, (n, d(d+1)/2), of one slab."""
     x = mask.locations[:, 0]
     # Include one more plane on either side, for the neighbours.
     first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
-    block = torch.from_numpy(np.asarray(latents[:, first:last], dtype=np.float32)).permute(1, 2, 0)
-    # The first feature shows whether a subject is missing; checking all features would double the run time.
-    missing = torch.isnan(block[:, :1])
-    incomplete = bool(missing.any())
-    if incomplete:
-        block = block.masked_fill(missing, 0)
-    if not bool(torch.isfinite(block).all()):
+    n_subjects, _, dimension = latents.shape
+    n, size = last - first, dimension * (dimension + 1) // 2
+    means, within = np.empty((n, dimension), np.float32), np.empty((n, size), np.float32)
+    count = np.empty(n, np.int64)
+
+    def fill(start: int, stop: int) -> None:
+        block = as_floats(np.asarray(latents[:, first + start : first + stop], np.float32))
+        kernels.moments(block, means[start:stop], within[start:stop], count[start:stop])
+
+    for _ in in_order(fill, n, max(_BLOCK_NUMBERS // (n_subjects * dimension), 1), threads):
+        pass
+    if (count < 0).any():
         raise UserError("Whitening: features are not finite, expected finite values. Encode the subjects again.")
-    count = block.shape[2] - missing.sum(dim=2)
-    if bool((count < 2).any()):
-        too_few = first + np.flatnonzero((count < 2).numpy())
+    if (count < 2).any():
         raise UserError(
-            f"Whitening: fewer than 2 controls have features at {named(too_few)}, expected at least 2. Remove these "
-            "voxels from the mask."
+            f"Whitening: fewer than 2 controls have features at {named(first + np.flatnonzero(count < 2))}, expected "
+            "at least 2. Remove these voxels from the mask."
         )
-    means = block.sum(dim=2) / count
     # Relative to a common centre, for precision where the mean is far from 0.
-    centre = means.mean(dim=0)
-    block, local = block - means[:, :, None], (means - centre).numpy()
-    if incomplete:
-        block.masked_fill_(missing, 0)
-    within = (block @ block.transpose(1, 2)).numpy()[:, rows, columns]
-    freedom = (count - 1).numpy().astype(np.float32)
-    moments = np.concatenate([within + freedom * local[:, rows] * local[:, columns], freedom * local, freedom], axis=1)
+    local = means - means.mean(axis=0, dtype=np.float64).astype(np.float32)
+    summed = np.empty((n, size + dimension + 1), np.float32)
+    kernels.about_centre(within, local, (count - 1).astype(np.float32), summed)
+    summed = sum_over_neighbours(summed, mask.locations[first:last])
+    pooled = np.empty((n, size), np.float32)
+    kernels.about_own_mean(summed, local, pooled)
     inner = slice(slab.start - first, slab.stop - first)
-    summed = sum_over_neighbours(moments, mask.locations[first:last])[inner]
-    second, neighbours = np.split(summed[:, :-1] / summed[:, -1:], [len(rows)], axis=1)
-    own = local[inner]
-    # With means over the neighbours u, weighted by the number of controls minus one:
-    # mean_u (m_u - m_v)(m_u - m_v)' = mean_u m_u m_u' - m_v (mean_u m_u)' - (mean_u m_u) m_v' + m_v m_v'
-    cross = own[:, rows] * neighbours[:, columns] + neighbours[:, rows] * own[:, columns]
-    return means.numpy()[inner], second - cross + own[:, rows] * own[:, columns]
+    return means[inner], pooled[inner]
 
 
 def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
@@ -293,15 +297,12 @@ def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     -------
     ndarray, (n, k), float32
     """
-    low = voxels.min(axis=0) - 1
-    size = voxels.max(axis=0) - low + 2
+    low = voxels.min(axis=0)
+    x, y, z = (int(size) for size in voxels.max(axis=0) - low + 1)
+    k = values.shape[1]
+    box = np.zeros((x, y, z, k), np.float32)
     index = tuple((voxels - low).T)
-    box = np.zeros((*size, values.shape[1]), np.float32)
     box[index] = values
-    for axis in range(3):
-        lines = np.moveaxis(box, axis, 0)
-        summed = lines.copy()
-        summed[1:] += lines[:-1]
-        summed[:-1] += lines[1:]
-        box = np.moveaxis(summed, 0, axis)
+    for shape in ((1, x, y * z * k), (x, y, z * k), (x * y, z, k)):
+        kernels.sum_of_three(box.reshape(shape))
     return box[index]

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from ...preprocessing.convolution import convolved, gaussian_kernel
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ...preprocessing.registration.template import load_template
 from .norm import Norm
@@ -14,6 +15,8 @@ SCALES_MM = (2.0, 4.0, 8.0)
 """Standard deviations of the Gaussians that smooth the deviations."""
 _ENERGIES = 2
 """Scales, from the finest, at which the root mean square is taken."""
+_TRUNCATE = 3.0
+"""Standard deviations at which the Gaussians are truncated."""
 _LARGEST = 10.0
 _DEEPEST_MM = 20.0
 _SMALLEST_SHARE = 1e-3
@@ -70,32 +73,38 @@ class Context:
         -------
         ndarray, (P or len(at), d), float32
         """
+        box = self.mask.cropped
         values = np.where(inside[:, None], np.clip(deviations, -_LARGEST, _LARGEST), 0).astype(np.float32)
-        weights = self.mask.inverse_transform(inside.astype(np.float32))
-        sigmas_vox = [sigma_mm / self.mask.grid.spacing_mm for sigma_mm in SCALES_MM]
-        shares = [np.maximum(_blurred(weights, sigma), _SMALLEST_SHARE) for sigma in sigmas_vox]
-        columns = []
+        weights = box.inverse_transform(inside.astype(np.float32))
+        kernels = [
+            [gaussian_kernel(sigma_vox, _TRUNCATE) for sigma_vox in sigma_mm / box.grid.spacing_mm]
+            for sigma_mm in SCALES_MM
+        ]
+        shares = [np.maximum(convolved(weights, kernel), _SMALLEST_SHARE) for kernel in kernels]
+        index, place = box.flat_index[at], self.place[at]
+        # Filled column by column, so that the columns are contiguous.
+        inputs = np.empty((self.size, len(index)), np.float32).T
+        column = 0
         for value in values.T:
-            volume = self.mask.inverse_transform(value)
-            smooth = [_blurred(volume, sigma) / share for sigma, share in zip(sigmas_vox, shares, strict=True)]
+            volume = box.inverse_transform(value)
+            smooth = [convolved(volume, kernel) / share for kernel, share in zip(kernels, shares, strict=True)]
             squared = volume**2
             energies = [
-                np.sqrt(np.maximum(_blurred(squared, sigma) / share, 0))
-                for sigma, share in zip(sigmas_vox[:_ENERGIES], shares, strict=False)
+                np.sqrt(np.maximum(convolved(squared, kernel) / share, 0))
+                for kernel, share in zip(kernels[:_ENERGIES], shares, strict=False)
             ]
             differences = [part - self._mirrored(part) for part in (volume, smooth[0], energies[0])]
-            columns += [value[at], *(self.mask.transform(part)[at] for part in (*smooth, *energies, *differences))]
-        return np.column_stack([*columns, self.place[at]])
+            for part in (volume, *smooth, *energies, *differences):
+                np.take(part, index, out=inputs[:, column])
+                column += 1
+        inputs[:, column:] = place
+        return inputs
 
     def _mirrored(self, volume: np.ndarray) -> np.ndarray:
-        """Mirror a volume about x = 0 mm, the plane of symmetry of the template; 0 beyond the grid."""
-        affine = self.mask.grid.affine
+        """Mirror a volume about x = 0 mm, the plane of symmetry of the template; 0 beyond the box."""
+        affine = self.mask.cropped.grid.affine
         x = round(-2 * affine[0, 3] / affine[0, 0]) - np.arange(volume.shape[0])
         exists = (x >= 0) & (x < volume.shape[0])
         mirrored = np.zeros_like(volume)
         mirrored[exists] = volume[x[exists]]
         return mirrored
-
-
-def _blurred(volume: np.ndarray, sigma_vox: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_filter(volume, sigma_vox, mode="constant", truncate=3)

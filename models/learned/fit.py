@@ -111,7 +111,8 @@ class LearnedFit:
         deviations = self.references[fold].deviations(features, self.confounds[fold][index])
         random = np.random.default_rng([self.controls.seed, index, copy, 1])
         at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], deviations, random)
-        return Samples(self.context.compute(deviations, self.inside[index], at=at), families)
+        inputs = self.context.compute(deviations, self.inside[index], at=at)
+        return Samples(np.ascontiguousarray(inputs), families)
 
     def samples(self, copies: int, jobs: int | None, step: Callable[[], None]) -> list[Samples]:
         """Draw the voxels of all controls, one element per control."""

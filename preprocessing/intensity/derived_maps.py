@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.special import ive
 
 from ...data_manifests.images.volume import Volume
+from ..convolution import convolved
 from ..registration.template import load_template
 from ..settings import DerivedMapName
 
@@ -104,10 +105,8 @@ class Brain:
         return self.mean((values - self.mean(values, blur_mm)) ** 2, sigma_mm)
 
     def _blurred(self, values: np.ndarray, sigma_mm: float) -> np.ndarray:
-        blurred = np.where(self.inside, values, 0).astype(np.float32)
-        for axis, spacing_mm in enumerate(self.image.grid.spacing_mm):
-            blurred = ndimage.correlate1d(blurred, gaussian_weights(sigma_mm / spacing_mm), axis, mode="constant")
-        return blurred
+        kernels = [gaussian_weights(sigma_mm / spacing_mm) for spacing_mm in self.image.grid.spacing_mm]
+        return convolved(np.where(self.inside, values, 0).astype(np.float32), kernels)
 
 
 def gaussian_weights(sigma_vox: float) -> np.ndarray:

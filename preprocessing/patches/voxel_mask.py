@@ -8,6 +8,7 @@ import numpy as np
 
 from ...data_manifests.errors import UserError
 from ...data_manifests.images.grid import Grid
+from ..convolution import convolved, gaussian_kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,31 @@ class VoxelMask:
         content.update((np.round(self.grid.affine, 3) + 0.0).astype("<f8").tobytes())
         content.update(np.packbits(self.brain_mask).tobytes())
         return content.hexdigest()[:16]
+
+    @cached_property
+    def cropped(self) -> "VoxelMask":
+        """The same voxels in the same order, on the grid of their bounding box."""
+        low, high = self.locations.min(axis=0), self.locations.max(axis=0) + 1
+        affine = self.grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ low
+        box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+        brain_mask = self.brain_mask[box]
+        return VoxelMask(Grid(brain_mask.shape, affine), brain_mask)
+
+    def blurred(self, values: np.ndarray, sigma_mm: float, truncate: float = 4.0) -> np.ndarray:
+        """Blur values (..., P) with a Gaussian, (..., P); outside the mask they count as 0.
+
+        Parameters
+        ----------
+        values : ndarray, (..., P), float32 or float64
+        sigma_mm : float
+            Standard deviation of the Gaussian.
+        truncate : float
+            Number of standard deviations up to which it is computed.
+        """
+        box = self.cropped
+        kernels = [gaussian_kernel(sigma_vox, truncate) for sigma_vox in sigma_mm / box.grid.spacing_mm]
+        return box.transform(convolved(box.inverse_transform(values), kernels))
 
     def transform(self, volume: np.ndarray) -> np.ndarray:
         """Extract the values of the voxels in the mask: (..., X, Y, Z) to (..., P)."""

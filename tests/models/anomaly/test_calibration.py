@@ -53,7 +53,7 @@ def test_the_own_fold_has_half_weight_in_the_scale():
         brain = (weights * null**2).sum() / weights.sum()
         # Pooled over 3 mm, which are 1.5 voxels.
         squares, brains = (
-            ndimage.gaussian_filter(part.sum(axis=0).reshape(20, 20, 20), 1.5).ravel()
+            ndimage.gaussian_filter(part.sum(axis=0).reshape(20, 20, 20), 1.5, mode="constant").ravel()
             for part in (weights * null**2, weights)
         )
         return np.sqrt((7 * squares / brains + 12.5 * brain) / 19.5)

@@ -67,11 +67,11 @@ def learned_of(ensemble):
 
 
 def test_maps_of_unseen_controls_are_calibrated(fitted, store):
-    learned = learned_of(fitted[0])
-    own = np.concatenate(
-        [learned.neg_log10_p(store.volumes[row].astype(np.float32), BRAIN) for row in store.index(UNSEEN)]
-    )
-    assert (own > 2).mean() == pytest.approx(0.01, abs=0.006)
+    ensemble, learned = fitted[0], learned_of(fitted[0])
+    channels = [store.volumes[row].astype(np.float32) for row in store.index(UNSEEN)]
+    own = np.concatenate([learned.neg_log10_p(c, BRAIN, ensemble.confounds.values(c, BRAIN)) for c in channels])
+    # The mean of the networks varies less than the single networks of the null: fewer voxels than 0.01.
+    assert 0.001 < (own > 2).mean() < 0.016
     z = np.concatenate([z_of(fitted[0], store, key) for key in UNSEEN])
     assert (z > 2.3263).mean() == pytest.approx(0.01, abs=0.006)
 

@@ -71,6 +71,17 @@ def test_features_at_the_mean_of_the_confounds_do_not_change(covariates):
     np.testing.assert_array_equal(regression.residualise(latents[0], np.zeros(2)), latents[0])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_residuals_are_features_minus_slopes_times_confounds(order):
+    """Regression test: features whose columns are contiguous, as channels are, came back unchanged."""
+    latents, covariates = _latents(), _covariates()
+    slopes = np.random.default_rng(1).normal(size=(2, GRID.size, 3)).astype(np.float16)
+    features = np.asarray(latents[4], order=order)
+    expected = latents[4] - np.einsum("k,kpd->pd", covariates[4], slopes)
+    np.testing.assert_allclose(ConfoundRegression(slopes).residualise(features, covariates[4]), expected, atol=1e-5)
+    np.testing.assert_array_equal(features, latents[4])
+
+
 def test_a_store_is_residualised_like_its_subjects(tmp_path):
     covariates, keys = _covariates(4), [f"sub-{number}" for number in range(4)]
     store = LatentStore.create(tmp_path, GRID, 3)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.preprocessing.patches.voxel_mask import VoxelMask, patch_size_vox
@@ -88,3 +89,26 @@ def test_patch_size_is_odd_and_close(mm, spacing):
     size = patch_size_vox(mm, spacing)
     assert size % 2 == 1
     assert size == 1 or abs(size * spacing - mm) <= spacing * (1 + 1e-9)
+
+
+def test_the_cropped_mask_has_the_same_voxels_at_the_same_places():
+    mask = np.random.default_rng(0).random((9, 8, 7)) < 0.05
+    full = VoxelMask(Grid(mask.shape, np.array([[2.0, 0.5, 0, -3], [0, 3, 0, 4], [0, 0, -1, 5], [0, 0, 0, 1]])), mask)
+    box = full.cropped
+    assert box.size == full.size and (box.brain_mask.any(axis=(1, 2))[[0, -1]]).all()
+    places = [m.locations @ m.grid.affine[:3, :3].T + m.grid.affine[:3, 3] for m in (full, box)]
+    np.testing.assert_allclose(*places)
+    np.testing.assert_array_equal(box.transform(box.inverse_transform(np.arange(box.size))), np.arange(full.size))
+
+
+def test_blurred_agrees_with_a_gaussian_filter_of_the_volume():
+    random = np.random.default_rng(0)
+    mask = np.zeros((12, 11, 10), bool)
+    mask[2:9, 3:8, 1:9] = random.random((7, 5, 8)) < 0.7
+    grid = VoxelMask(Grid(mask.shape, np.diag([2.0, 3, 1, 1])), mask)
+    values = random.normal(size=(2, grid.size))
+    expected = [
+        grid.transform(ndimage.gaussian_filter(grid.inverse_transform(row), (1.5, 1, 3), mode="constant", truncate=2))
+        for row in values
+    ]
+    np.testing.assert_allclose(grid.blurred(values, 3.0, truncate=2), expected, atol=1e-12)
