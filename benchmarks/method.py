@@ -6,7 +6,7 @@ The cohort is that of `method_cohort`: 50 IXI scans for training, 10 healthy sca
 choice of settings (validate) and 10 for the reported results (test). Choose settings with ``--part validate``; use the
 test part for the table only. Intermediate results are saved in OUT, and a second call resumes: OUT/run holds the
 prepared scans, OUT/encoders the encoders, OUT/fits the -log10 p of the scorers. The tables are printed and saved as
-OUT/table-<part>.md.
+OUT/table-<part>.md. With all methods that takes hours; ``--methods zpool ensemble`` is a quick look.
 """
 
 import argparse
@@ -135,8 +135,9 @@ _OCSVM, _DERIVED, _PATCHES, _ZPOOL, _EXTENSION = (
     ("plain", "t1w_extension"),
 )
 _LEARNED = ("learned", "learned")
-_ALL = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
-_NAMES = ("OC-SVM", "derived features", "zpool", "extension")
+_UNLEARNED = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
+_ALL = (*_UNLEARNED, _LEARNED)
+_NAMES = ("OC-SVM", "derived features", "zpool", "extension", "learned")
 METHODS: Mapping[str, Parts] = {
     "zpool": (("plain, without components", "intensity"),),
     "zpool, components regressed out": (_ZPOOL,),
@@ -151,13 +152,11 @@ METHODS: Mapping[str, Parts] = {
     "OgAE, OC-SVM on raw latents, nu .03, gamma .01": (("OgAE raw", "ocsvm"),),
     "learned": (_LEARNED,),
     "ensemble": _ALL,
-    "ensemble with learned": (*_ALL, _LEARNED),
-    "ensemble with learned, without OC-SVM": (_DERIVED, _ZPOOL, _EXTENSION, _LEARNED),
     **{
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
     "ensemble with 3x3x3 patches": (*_ALL, _PATCHES),
-    "ensemble with 3x3x3 patches, without OC-SVM": (_DERIVED, _PATCHES, _ZPOOL, _EXTENSION),
+    "ensemble with 3x3x3 patches, without OC-SVM": (_PATCHES, *_ALL[1:]),
     "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
     "ensemble, Mahalanobis instead of OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
 }
@@ -166,7 +165,9 @@ SEARCHED: Mapping[str, Parts] = {
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
     "derived features, without components": (("plain, without components", "derived_features"),),
     "OgAE, OC-SVM, without components": (("OgAE, without components", "ocsvm"),),
-    "ensemble, without components": tuple((f"{fit}, without components", scorer) for fit, scorer in _ALL),
+    "ensemble without learned, without components": tuple(
+        (f"{fit}, without components", scorer) for fit, scorer in _UNLEARNED
+    ),
 }
 """Additional methods for the validation part only."""
 SMOOTHED = (
@@ -179,8 +180,10 @@ SMOOTHED = (
     "OgAE, Mahalanobis",
 )
 """Single scorers that are also evaluated with smoothing, as in the ensemble."""
-ISOLATED = ("ensemble", "ensemble with learned")
+ISOLATED = ("ensemble", "ensemble without learned")
 """Combinations that are also evaluated without a comparison with the surroundings."""
+LEFT_OUT = ("learned", "ensemble", "ensemble without OC-SVM")
+"""Methods that are also evaluated for each kind of lesion without the edits that resemble it."""
 _ISOLATED = {"surroundings_mm": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}
 _ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
@@ -208,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", choices=("validate", "test"), default="test")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="names of table rows; all by default")
     options = parser.parse_args(arguments)
     if not (options.data / "ixi").is_dir():
         print(f"skipped: no real scans at {options.data} (expected the folders ixi, ms and lesion_masks there)")
@@ -218,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = subprocess.run([*command, "--seed", str(SEED), "--jobs", str(options.jobs)], check=False).returncode
         if code not in (0, 3):
             return code
-    text = Study(options.out, options.seeds, options.part, options.jobs).tables()
+    text = Study(options.out, options.seeds, options.part, options.jobs).tables(options.methods)
     print(text)
     (options.out / f"table-{options.part}.md").write_text(text)
     return 0
@@ -374,24 +378,27 @@ class Study:
             methods[kind] = self.evaluated(f"{name}, without {' and '.join(families)}", parts, **changes)
         return joined_by_kind(methods, f"{name}, own families left out")
 
-    def tables(self) -> str:
+    def tables(self, names: Sequence[str] | None = None) -> str:
+        """Tables of the methods with these names; of all methods by default."""
         methods = {**METHODS, **(SEARCHED if self.part == "validate" else {})}
         # The ensemble is smoothed; single scorers are compared without and with smoothing.
-        figures = {n: self.evaluated(n, p, **({} if "ensemble" in n else _ALONE)) for n, p in methods.items()}
-        for name in SMOOTHED:
-            figures[f"{name}, smoothed"] = self.evaluated(f"{name}, smoothed", METHODS[name], **_ISOLATED)
-        for name in ISOLATED:
-            figures[f"{name}, without surroundings"] = self.evaluated(
-                f"{name}, without surroundings", METHODS[name], **_ISOLATED
-            )
+        rows = {n: partial(self.evaluated, n, p, **({} if "ensemble" in n else _ALONE)) for n, p in methods.items()}
+        for suffix, group in (("smoothed", SMOOTHED), ("without surroundings", ISOLATED)):
+            for name in group:
+                title = f"{name}, {suffix}"
+                rows[title] = partial(self.evaluated, title, METHODS[name], **_ISOLATED)
+        rows |= {f"{name}, own families left out": partial(self.left_out, name) for name in LEFT_OUT}
+        if unknown := set(names or ()) - rows.keys():
+            raise SystemExit(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(rows)}")
+        figures = {name: rows[name]() for name in names or rows}
         every = [*figures.values()]
-        for name in ("learned", "ensemble with learned", "ensemble with learned, without OC-SVM"):
-            every.append(self.left_out(name))
         text = [table(every, "all"), table(every, "dark")]
         text += [overview(every, figure) for figure in _FIGURES]
-        differences = [figures[one].minus(figures[other]) for one, other in DIFFERENCES]
-        text += [overview(differences, figure) for figure in _FIGURES]
-        return "\n".join([*text, self.calibration_table()])
+        pairs = [pair for pair in DIFFERENCES if figures.keys() >= set(pair)]
+        differences = [figures[one].minus(figures[other]) for one, other in pairs]
+        text += [overview(differences, figure) for figure in _FIGURES] if differences else []
+        text += [self.calibration_table()] if "ensemble" in figures else []
+        return "\n".join(text)
 
     def calibration_table(self) -> str:
         """Calibration of the ensemble on the held-out healthy scans, at the threshold of the training controls."""
