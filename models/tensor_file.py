@@ -28,6 +28,8 @@ DTYPES = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
     "U16": np.dtype("<u2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
     "I64": np.dtype("<i8"),
 }
 """Number types allowed in a model, by their safetensors names."""

@@ -137,7 +137,8 @@ def load_model(
     Parameters
     ----------
     folder : str or Path
-        Output folder of the run that fitted it, or a copy of its ``encoder``, ``detectors`` and ``records``.
+        Output folder of the run that fitted it, a copy of its ``encoder``, ``detectors`` and ``records``, or a packed
+        model (``voxout model pack``).
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     settings : mapping or sequence of str, optional
@@ -154,10 +155,12 @@ def load_model(
         No model, a damaged or changed one, or settings that differ from those it was fitted with.
     """
     from .model.anomaly_model import AnomalyModel
+    from .model.unpack import model_folder
     from .model.whole_model import require_whole_model
 
-    with plain_errors():
-        model, overrides = OutputFolder(given_path(folder, "folder")), _as_overrides(settings)
+    # What is loaded does not need the temporary folder of a packed model.
+    with plain_errors(), model_folder(given_path(folder, "folder")) as model:
+        overrides = _as_overrides(settings)
         fitted = require_whole_model(model)
         given = read_settings(saved=fitted, overrides=overrides)
         config = given.config

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
+from ..data_manifests.user_paths import real
 from .config.config import Config, GivenSettings, config_text, read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
@@ -16,7 +17,7 @@ from .workflow.device import choose_device
 from .workflow.engine import Engine
 from .workflow.ownership import require_apart, require_own_place
 from .workflow.runner import Run, require_current, run_stages, save_own
-from .workflow.scratch import at_work_in
+from .workflow.scratch import SCRATCH, at_work_in
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
 
@@ -172,7 +173,10 @@ def _inputs(options: RunOptions) -> dict[str, Path]:
     """All files that a run reads, by role."""
     files = {f"{record.key}, {column}": path for record in options.manifest for column, path in record.files.items()}
     files |= {"the manifest": options.cohort} if options.cohort else {}
-    return files | ({"the model": options.model} if options.model else {})
+    # A packed model is unpacked among the temporary files of the output folder.
+    if options.model is None or real(options.model).is_relative_to(real(options.out / SCRATCH)):
+        return files
+    return files | {"the model": options.model}
 
 
 def _chosen(manifest: Manifest, subjects: Sequence[str] | None) -> frozenset[str] | None:

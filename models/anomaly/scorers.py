@@ -111,6 +111,8 @@ class OneClassSvms:
         """Score features (P, d) as `score_by` says, (P,) float32; higher = more anomalous."""
         if self.whitening is not None:
             features = self.whitening.whiten(features)
+        # Merged support vectors have a coordinate more, see `merged`.
+        features = np.pad(features, ((0, 0), (0, self.field.dimension - features.shape[1])))
         decision = np.asarray(self.field.decision_function(features, jobs=jobs))
         if self.score_by == "decision":
             scores = -decision

@@ -59,6 +59,11 @@ class DetectorField:
         return len(self.arrays.n_support)
 
     @property
+    def dimension(self) -> int:
+        """Number of coordinates of a support vector (d)."""
+        return self.arrays.support_vectors.shape[1]
+
+    @property
     def n_support(self) -> np.ndarray:
         """Number of support vectors of each voxel, (P,)."""
         return np.asarray(self.arrays.n_support, dtype=np.int64)
@@ -109,7 +114,7 @@ class DetectorField:
         UserError
             Shapes do not match, or latents are not finite (names the voxels).
         """
-        dimension = self.arrays.support_vectors.shape[1]
+        dimension = self.dimension
         if tuple(latents.shape[-2:]) != (len(self), dimension) or len(latents.shape) not in (2, 3):
             raise UserError(
                 f"latents have the shape {tuple(latents.shape)}, expected ({len(self)}, {dimension}) for one subject "

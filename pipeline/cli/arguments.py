@@ -19,6 +19,7 @@ examples:
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
+  voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
 
@@ -93,7 +94,9 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--seed", type=whole_number, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
-    apply.add_argument("model", type=_path, metavar="MODEL", help="output folder of the earlier run")
+    apply.add_argument(
+        "model", type=_path, metavar="MODEL", help="output folder of the earlier run, or a packed model (.voxout)"
+    )
     apply.description = (
         "Map new subjects with the model of an earlier run, with its settings and its threshold. Only settings of the "
         "section evaluation can be changed, such as evaluation.recalibrate: set the threshold on healthy scans of the "
@@ -101,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)", fits=False)
     apply.set_defaults(command="apply")
+    _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = (
         "Delete the prepared images, latents, maps, pages and scores of subjects, but no input. What was made of all "
@@ -113,9 +117,25 @@ def make_parser() -> argparse.ArgumentParser:
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
     demo.add_argument("out", type=_path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
+    demo.add_argument("--keep-model", type=_path, metavar="FILE", help="pack the model into a new file *.voxout")
     _add_shared(demo)
     demo.set_defaults(command="demo")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Share a fitted model: one file without scans and ids (docs/sharing-models.md)."
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    pack = actions.add_parser("pack", help="write a model to one file")
+    pack.add_argument("folder", type=_path, metavar="OUT", help="output folder of the run that fitted it")
+    pack.add_argument("file", type=_path, metavar="FILE", help="file to write, *.voxout")
+    unpack = actions.add_parser("unpack", help="unpack a model into a folder")
+    unpack.add_argument("file", type=_path, metavar="FILE", help="packed model")
+    unpack.add_argument("folder", type=_path, metavar="FOLDER", help="new folder")
+    show = actions.add_parser("show", help="check a packed model and print its card")
+    show.add_argument("file", type=_path, metavar="FILE", help="packed model")
+    for action, name in ((pack, "pack"), (unpack, "unpack"), (show, "show")):
+        action.set_defaults(command="model", action=name)
 
 
 def _add_native(parser: argparse.ArgumentParser) -> None:

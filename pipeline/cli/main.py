@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, counted, private, some_of
@@ -173,17 +174,50 @@ def _native(options: argparse.Namespace) -> int:
 def _apply(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.user_paths import real
+    from ..model.pack_file import is_pack
+    from ..model.unpack import model_folder
     from ..model.whole_model import require_whole_model
     from ..stages.order import APPLIED
 
-    model = OutputFolder(options.model)
-    require_whole_model(model)
+    if is_pack(options.model):
+        with model_folder(options.model, None if options.dry_run else options.out) as model:
+            options.model = model.root
+            return _run_on_cohort(options, APPLIED)
+    require_whole_model(OutputFolder(options.model))
     if real(options.out).is_relative_to(real(options.model)):
         raise UserError(
             f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected a separate folder. "
             "Choose another output folder."
         )
     return _run_on_cohort(options, APPLIED)
+
+
+def _model(options: argparse.Namespace) -> int:
+    if options.action == "pack":
+        return _pack(options.folder, options.file)
+    from ..model.unpack import read_card, unpack
+
+    if options.action == "unpack":
+        write_line(str(unpack(options.file, options.folder).root), sys.stdout)
+    else:
+        write_line(read_card(options.file).rstrip(), sys.stdout)
+    return DONE
+
+
+def _pack(folder: Path, file: Path) -> int:
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...data_manifests.open_file import file_hash
+    from ..model.pack import pack
+
+    packed = pack(OutputFolder(folder), file)
+    for name, change in packed.changes.items():
+        moved = f"scores move by {change.typical:.1%} of their spread" if change else "change not measured"
+        merged = ", support vectors merged" if name in packed.merged else ""
+        write_line(f"  {name}: {moved}{merged}", sys.stdout)
+    size = file.stat().st_size
+    write_line(f"{file}: {size / 1e6:.1f} MB (the folder: {packed.before / 1e6:.1f} MB)", sys.stdout)
+    write_line(f"SHA-256: {file_hash(file)}", sys.stdout)
+    return DONE
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -199,7 +233,8 @@ def _demo(options: argparse.Namespace) -> int:
     console = open_console(options, options.out)
     with at_work_in(options.out) as scratch:
         options.cohort = make_demo_cohort(cohort, scratch, console)
-    return _run_on_cohort(options, tuple(STAGE_TITLES))
+    code = _run_on_cohort(options, tuple(STAGE_TITLES))
+    return _pack(options.out, options.keep_model) or code if options.keep_model else code
 
 
 def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
@@ -303,6 +338,7 @@ _COMMANDS = {
     "compare": _compare,
     "native": _native,
     "apply": _apply,
+    "model": _model,
     "remove": _remove,
     "demo": _demo,
 }

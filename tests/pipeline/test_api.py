@@ -327,3 +327,56 @@ def test_the_examples_of_docstrings_hold(module):
 
     result = doctest.testmod(getattr(voxout, module))
     assert result.attempted > 3 and result.failed == 0
+
+
+# -- packed models -----------------------------------------------------------------------------------------------------
+def test_apply_takes_a_packed_model_again_and_again(finished, tmp_path, capsys):
+    cohort, out = finished
+    packed, new = tmp_path / "model.voxout", tmp_path / "new"
+    assert main(["model", "pack", str(out), str(packed)]) == 0
+    scans = [patient.images["t1w"] for patient in voxout.read_cohort(cohort).patients]
+    for scan in scans:
+        assert main(["apply", str(packed), str(scan), str(new), "--device", "cpu", "-q"]) == 0
+        threshold = json.loads((new / "scores" / "scores.json").read_text())["healthy_threshold"]["value"]
+        assert f"above {threshold:.2f}" in capsys.readouterr().out
+    # The map of the first scan is kept, as with the folder of a model.
+    maps = sorted(new.glob("maps/sub-*/anat/*_space-orig_desc-anomaly_zmap.nii.gz"))
+    assert len(maps) == 2 and len(list((new / "report" / "subjects").glob("*.html"))) == 2
+    written = [path.stat().st_mtime_ns for path in maps]
+    assert main(["apply", str(packed), str(scans[1]), str(new), "--device", "cpu", "-q"]) == 0
+    assert [path.stat().st_mtime_ns for path in maps] == written
+    assert not (new / ".scratch").exists() and not list(new.rglob("*.safetensors"))
+    assert main(["apply", str(out), str(scans[1]), str(tmp_path / "by-folder"), "--device", "cpu", "-q"]) == 0
+    (own,) = tmp_path.glob("by-folder/maps/sub-*/anat/*_space-orig_desc-anomaly_zmap.nii.gz")
+    assert np.abs(read_map(own).voxels - read_map(maps[1]).voxels).max() < 0.05
+    thresholds = [json.loads((run / "scores" / "scores.json").read_text())["healthy_threshold"] for run in (out, new)]
+    assert thresholds[0]["value"] == thresholds[1]["value"]
+
+
+def test_a_dry_run_with_a_packed_model_writes_nothing(finished, tmp_path, capsys):
+    cohort, out = finished
+    assert main(["model", "pack", str(out), str(tmp_path / "model.voxout")]) == 0
+    capsys.readouterr()
+    assert main(["apply", str(tmp_path / "model.voxout"), str(cohort), str(tmp_path / "new"), "--dry-run"]) == 0
+    assert "check: would run" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["model.voxout"]
+
+
+def test_an_output_folder_holds_no_packed_model(finished, tmp_path, capsys):
+    cohort, out = finished
+    (tmp_path / "new").mkdir()
+    assert main(["model", "pack", str(out), str(tmp_path / "new" / "model.voxout")]) == 0
+    assert main(["apply", str(tmp_path / "new" / "model.voxout"), str(cohort), str(tmp_path / "new")]) == 2
+    assert "holds inputs (the model), expected a separate folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.voxout"]
+
+
+def test_a_packed_model_predicts_after_its_temporary_folder_is_gone(finished, model, tmp_path):
+    cohort, out = finished
+    assert main(["model", "pack", str(out), str(tmp_path / "model.voxout")]) == 0
+    packed = voxout.load_model(tmp_path / "model.voxout", device="cpu")
+    (tmp_path / "model.voxout").unlink()
+    scan = voxout.read_cohort(cohort).patients[0].images["t1w"]
+    first, second = model.predict(scan), packed.predict(scan)
+    assert np.abs(first.z_map.voxels - second.z_map.voxels).max() < 0.05
+    assert first.threshold == second.threshold

@@ -8,77 +8,26 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
-from scipy import ndimage
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import UserError
-from voxout.data_manifests.images.grid import Grid
-from voxout.data_manifests.images.volume import Volume, read_mask, write_volume
+from voxout.data_manifests.images.volume import read_mask
 from voxout.evaluation.scoring.operating_point import StoredPoint
 from voxout.models.anomaly.ensemble import Ensemble
-from voxout.models.anomaly.fit import fit_ensemble
-from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
-from voxout.models.encoder.patch_shape import PatchShape
+from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.features.source import FeatureSource
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.config import Config, load_config, save_config
 from voxout.pipeline.config.own_commands import COMMANDS
 from voxout.pipeline.model.model_files import require_files_of_model, write_model_record
 from voxout.pipeline.model.whole_model import FORMAT, MODEL_FORMAT, require_whole_model
-from voxout.pipeline.workflow.records import StageRecord, sizes, write_json
+from voxout.pipeline.workflow.records import StageRecord, sizes
 from voxout.preprocessing.intensity.channels import Channels
-from voxout.preprocessing.intensity.standardisation import IntensityScale
-from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
-SHAPE = (12, 12, 12)
-MASK = np.zeros(SHAPE, bool)
-MASK[2:-2, 2:-2, 2:-2] = True
-GRID = VoxelMask(Grid(SHAPE, np.diag([4.0, 4, 4, 1])), MASK)
-SETTINGS = {
-    "preprocessing": {"spacing_mm": 4.0, "modalities": ["t1w"]},
-    "models": {
-        "encoder": {"patch_size_mm": 12.0, "latent_size": 4},
-        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1},
-    },
-}
+from .small_model import GRID, SETTINGS
+
 COMMAND = "preprocessing.brain_extraction.command"
-
-
-@pytest.fixture(scope="session")
-def fitted(tmp_path_factory) -> Path:
-    """A model as written by fit: an untrained encoder, and scorers fitted to ten brains of noise."""
-    model = OutputFolder(tmp_path_factory.mktemp("fitted") / "model")
-    config, keys = Config.model_validate(SETTINGS), tuple(f"sub-{number:02}" for number in range(10))
-    random = np.random.default_rng(0)
-    noise = ndimage.gaussian_filter(random.normal(size=(10, 1, *SHAPE)), (0, 0, 1, 1, 1))
-    volumes = (0.5 + 0.1 * noise / noise.std()).clip(0, 1).astype(np.float16) * MASK
-    store = VolumeStore(None, keys, ("t1w",), GRID, volumes, np.broadcast_to(MASK, (10, *SHAPE)))
-    channels = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}))
-    origin = Origin(("t1w",), (PatchShape("volume", 3),), 4.0, GRID.mask_hash, "subjects", 0)
-    torch.manual_seed(0)
-    autoencoder = build_autoencoder(config.models, origin)
-    Checkpoint(autoencoder, {}, config.models, origin, 5, ()).save(model.encoder)
-    train = StageRecord("train", {}, sizes(model.root, [model.encoder]), started="then")
-    train.write(model.record("train"))
-    source = FeatureSource(channels, (Checkpoint.load(model.encoder),))
-    ensemble = fit_ensemble(store, keys, source, config.models, model.latents, seed=0, jobs=1)
-    ensemble.save(model.detectors)
-    channels.save(model.detectors)
-    write_volume(model.detectors / "brain_mask.nii.gz", Volume(MASK, GRID.grid))
-    save_config(model.fitted_config, config)
-    write_json(model.trained_on, ["0123456789abcdef"])
-    write_model_record(model, encoders=True)
-    inputs = {MODEL_FORMAT: FORMAT, "the encoder": train.identity}
-    StageRecord("fit", inputs, sizes(model.root, [model.detectors]), started="later").write(model.record("fit"))
-    shutil.rmtree(model.latents)
-    return model.root
-
-
-@pytest.fixture
-def model(fitted, tmp_path) -> Path:
-    return Path(shutil.copytree(fitted, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")
