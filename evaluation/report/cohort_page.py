@@ -61,7 +61,8 @@ def write_report(path: Path, report: CohortReport) -> Path:
     Path
         Path of the page.
     """
-    plots = score_plots(report.scores, report.subjects) if report.scores else []
+    with_truth = report.scores is not None and any(scored.truth_known for scored in report.scores.subjects)
+    plots = score_plots(report.scores, report.subjects) if report.scores and with_truth else []
     training = training_plots(report.training)
     for plot in plots + training:
         plot.save(path.parent / "figures")
@@ -75,7 +76,7 @@ def write_report(path: Path, report: CohortReport) -> Path:
     runs = runs_of(report)
     _write_tables(path.parent / "tables", lines, table if report.prepared else None, runs)
     # Warnings about metrics are shown with the metrics.
-    metric_warnings = scoring_warnings(report.scores) if report.scores else []
+    metric_warnings = scoring_warnings(report.scores) if report.scores and with_truth else []
     warnings = [warning for warning in report.warnings if warning not in metric_warnings]
     return write_page(
         path,
@@ -92,7 +93,7 @@ def write_report(path: Path, report: CohortReport) -> Path:
         threshold_notes=threshold_notes(report),
         counts=cohort_counts(report),
         lines=lines,
-        with_truth=any(line.subject.scores is not None and line.subject.scores.truth_known for line in lines),
+        with_truth=with_truth,
         rows=rows,
         runs=runs,
         compared=[(n, METRICS[n].label, is_oracle(n)) for n in COMPARED if any(n in r.estimates for r in runs)],

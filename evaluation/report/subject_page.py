@@ -17,6 +17,7 @@ from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, places_of
 from .cluster_table import COLUMNS, cluster_row
+from .findings import describe
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .map_pictures import head_of
 from .report_inputs import SubjectReport
@@ -110,6 +111,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         largest_healthy_mm3=report.threshold.largest_healthy_mm3,
     )
     lines = _lines(report, clusters, head)
+    rows = [cluster_row(subject.key, line.cluster, line.mni_mm, line.place) for line in lines]
     lesions = _lesion_lines(report)
     places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
     volumes = ViewerVolumes.from_head(head)
@@ -122,6 +124,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         later_scripts=(niivue_source(),),
         report=report,
         subject=subject,
+        headline=_headline(report, rows),
         lines=lines[:MOST_LISTED],
         lesions=lesions,
         found=len(lines),
@@ -135,9 +138,21 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         niivue=niivue_packed(),
         licence=niivue_licence(),
     )
-    rows = [cluster_row(subject.key, line.cluster, line.mni_mm, line.place) for line in lines]
     write_table(table, rows, columns=COLUMNS)
     return FoundClusters(clusters, labels, rows)
+
+
+def _headline(report: SubjectReport, rows: Sequence[dict[str, object]]) -> str:
+    """Return the findings in a sentence, as the terminal says them."""
+    scores = report.subject.scores
+    highest = scores.highest_score if scores is not None else _highest(report)
+    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3)
+    return text[0].upper() + text[1:]
+
+
+def _highest(report: SubjectReport) -> float:
+    inside = report.scored.map.voxels[report.scored.inside.voxels.astype(bool)]
+    return float(inside.max()) if inside.size else float("-inf")
 
 
 def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> list[ClusterLine]:

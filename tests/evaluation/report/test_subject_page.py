@@ -15,13 +15,15 @@ from voxout.data_manifests.errors import UserError
 from voxout.evaluation.figures import mosaic
 from voxout.evaluation.figures.colour_scale import ColourScale
 from voxout.evaluation.metrics.fdr import Discovery
+from voxout.evaluation.report.findings import describe
 from voxout.evaluation.report.map_pictures import colour_scale_of, head_of, threshold_of
 from voxout.evaluation.report.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
 from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.report.viewer.volumes import niivue_source
-from voxout.evaluation.scoring.score_cohort import score_cohort
+from voxout.evaluation.scoring.score_cohort import score_cohort, subject_row
+from voxout.evaluation.scoring.score_subject import score_map
 
-from ..phantom_report import LEFT_BACK, RIGHT_FRONT, phantom_report
+from ..phantom_report import LEFT_BACK, RIGHT_FRONT, SETTINGS, THRESHOLD, phantom_report
 from ..scoring.test_score_cohort import SETTINGS as COHORT_SETTINGS
 from ..scoring.test_score_cohort import make
 from .test_cohort_page import Page
@@ -91,10 +93,10 @@ def test_the_page_shows_the_false_discovery_rate_threshold(tmp_path):
         return html.unescape(re.sub(r"<[^>]+>", "", text))
 
     survives = page_text(Discovery(0.05, 4.4123))
-    assert "FDR 5 %score ≥ 4.41" in survives and "the voxels at or above 4.41 survive at 5 %." in survives
+    assert "the voxels at or above 4.41 survive at 5 %." in survives
     nothing = page_text(Discovery(0.01, None))
-    assert "FDR 1 %no voxel survives" in nothing and "at 1 % no voxel survives." in nothing
-    assert "alse discovery" not in page_text(None) and "FDR" not in page_text(None)
+    assert "at 1 % no voxel survives." in nothing
+    assert "alse discovery" not in page_text(None)
 
 
 def test_clusters_have_p_values_with_healthy_brains(tmp_path):
@@ -129,6 +131,34 @@ def test_a_map_without_clusters(tmp_path):
     _, page, rows = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
     assert rows == [] and "No cluster of at least 30 mm³ lies at or above 99" in page.text
     assert 'id="clusters"' not in page.text
+
+
+def test_the_page_starts_with_the_findings_as_the_terminal_tells_them(tmp_path):
+    _, page, rows = written(tmp_path)
+    headline = html.unescape(re.search(r'<p class="headline">(.*?)</p>', page.text)[1])
+    assert headline == describe(rows, THRESHOLD, 6.0, 30)
+    assert headline.startswith("2 clusters above 2.00: ") and "peak 6.0, right inferior frontal gyrus" in headline
+    assert page.text.index("headline") < page.text.index('class="verdict warn"') < page.text.index('id="map"')
+    _, page, _ = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
+    assert "Nothing above 99.00 (highest 6.00)" in page.text
+
+
+def test_a_subject_without_a_lesion_mask_has_no_evaluation(tmp_path):
+    report = phantom_report(tmp_path)
+    scored = replace(report.scored, lesion_mask=None)
+    scores = score_map("sub-01", scored.map, scored.inside, None, scored.inside, SETTINGS)
+    images = replace(report.subject.images(), lesion_mask=None)
+    subject = replace(report.subject, scores=scores, images=lambda: images)
+    row = subject_row(scores, THRESHOLD)
+    text = re.sub(
+        r"<(script|style)\b.*?</\1>",
+        "",
+        written(tmp_path, scored=scored, subject=subject, row=row)[1].text,
+        flags=re.DOTALL,
+    )
+    for absent in ("AUROC", "average precision", "Dice", "not defined", "esion mask", "false clusters"):
+        assert absent not in text, absent
+    assert "2 clusters above 2.00" in text
 
 
 def viewer_of(page):

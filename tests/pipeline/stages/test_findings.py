@@ -2,9 +2,9 @@
 
 import pytest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.evaluation.report.findings import describe
 from voxout.pipeline.cli import main as cli
 from voxout.pipeline.stages import findings, score
-from voxout.pipeline.stages.findings import describe
 from voxout.pipeline.workflow.console import Console
 
 
