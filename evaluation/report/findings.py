@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from ...data_manifests.errors import counted
-from .cluster_table import where
+from .cluster_table import count_clusters, where
 
 MOST_TOLD = 3
-"""Clusters of a sentence; the others are counted."""
+"""Findings of a sentence; the others are counted."""
 
 
 def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest: float, smallest_mm3: float) -> str:
@@ -15,7 +15,7 @@ def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest
     Parameters
     ----------
     clusters : sequence of mapping
-        Rows of the subject's cluster table (see `cluster_row`), highest peak first; read from a file, or as made.
+        All rows of the subject's cluster table (see `cluster_row`), highest peak first; read from a file, or as made.
     threshold : float
     highest : float
         Highest score of the map.
@@ -32,7 +32,11 @@ def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest
     ]
     if len(clusters) > MOST_TOLD:
         shown.append(f"and {len(clusters) - MOST_TOLD} more")
-    return f"{counted(len(clusters), 'cluster')} above {threshold:.2f}: {'; '.join(shown)}"
+    wholes = count_clusters(clusters)
+    found = f"{len(clusters)} findings in {counted(wholes, 'cluster')}"
+    return (
+        f"{counted(wholes, 'cluster') if wholes == len(clusters) else found} above {threshold:.2f}: {'; '.join(shown)}"
+    )
 
 
 def _ml(volume_ml: float) -> str:

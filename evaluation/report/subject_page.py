@@ -12,7 +12,8 @@ from ...data_manifests.images.volume import Volume
 from ..figures.colour_scale import LESION_COLOUR, colour_bar, colours_of, opacity
 from ..figures.mosaic import point_picture, subject_mosaic
 from ..figures.slices import PLANES, Head, Plane
-from ..metrics.clusters import Cluster, label_clusters
+from ..metrics.cluster_parts import label_findings
+from ..metrics.clusters import Cluster
 from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, places_of
@@ -61,13 +62,13 @@ class LesionLine:
 
 @dataclass(frozen=True, eq=False)
 class FoundClusters:
-    """Clusters of one subject's map.
+    """Clusters of one subject's map, split at their peaks.
 
     Attributes
     ----------
     clusters : tuple of Cluster
     labels : Volume
-        As returned by `label_clusters`.
+        As returned by `label_findings`.
     rows : list of dict
         Of each cluster, with its place in MNI space (see `cluster_row`).
     """
@@ -102,7 +103,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
     if subject.images is None:
         raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for this subject.")
     head = head_of(subject.images(), report.scale)
-    clusters, labels = label_clusters(
+    clusters, labels = label_findings(
         report.scored.map,
         report.threshold.value,
         report.scored.inside,

@@ -11,7 +11,8 @@ from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.user_paths import given_path
-from ...evaluation.metrics.clusters import Cluster, label_clusters
+from ...evaluation.metrics.cluster_parts import label_findings
+from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
@@ -65,7 +66,10 @@ class AnomalyMap:
 
     @cached_property
     def clusters(self) -> "pd.DataFrame":
-        """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster.
+        """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster or part of one.
+
+        A cluster with several distinct peaks is split at them: column `part_of` holds the ranks of all its parts, and
+        `p_value` and `cluster_mm3` are those of the whole cluster.
 
         The columns are those of the cluster tables of a run: volume in mm3, peak and mean score, p-value (share of
         the model's controls and this brain with a cluster at least as large; the smallest possible is 1 / (1 + number
@@ -108,7 +112,7 @@ class AnomalyMap:
             )
         evaluation = self._config.evaluation
         native = evaluation.space == "native"
-        return label_clusters(
+        return label_findings(
             self.z_map if native else self.template_z_map,
             self.threshold,
             self.coverage if native else self.template_coverage,

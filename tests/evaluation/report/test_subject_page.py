@@ -39,8 +39,7 @@ def written(folder, **changes):
 
 
 def rows_of(page):
-    body = re.search(r'id="clusters">.*?<tbody>(.*?)</tbody>', page.text, flags=re.DOTALL)[1]
-    return [re.sub(r"<[^>]+>", "|", row) for row in body.split("</tr>")[:-1]]
+    return [re.sub(r"<[^>]+>", "|", row) for row in rows_of_text(page.text).split("</tr>")[:-1]]
 
 
 def test_the_page_loads_no_external_files_and_runs_no_other_scripts(tmp_path):
@@ -116,6 +115,33 @@ def test_pictures_and_table_name_the_same_position(tmp_path, monkeypatch):
     of = phantom_report(tmp_path)
     mosaic.point_picture(head_of(of.subject.images(), of.scale), np.array([-23.2, 40.9, -0.3]))
     assert captions == [["axial, z 0 mm", "coronal, y 41 mm", "sagittal, x -23 mm"]]
+
+
+def test_a_cluster_with_two_peaks_is_two_findings_in_page_table_and_labels(tmp_path):
+    report = phantom_report(tmp_path)
+    scored = report.scored
+    joined = scored.map.voxels.copy()
+    # A bridge above the threshold joins both clusters of the phantom.
+    index = np.round(np.linalg.inv(scored.map.affine) @ np.array([[*RIGHT_FRONT, 1], [*LEFT_BACK, 1]]).T)[:3]
+    for place in np.linspace(index[:, 0], index[:, 1], 200).round().astype(int):
+        box = tuple(slice(p - 1, p + 2) for p in place)
+        joined[box] = np.maximum(joined[box], THRESHOLD + 0.1)
+    scored = replace(scored, map=scored.map.with_voxels(joined))
+    page, table = tmp_path / "sub-01.html", tmp_path / "clusters.csv"
+    found = write_subject_page(page, replace(report, scored=scored), table=table)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["part_of"] for row in rows] == ["1+2", "1+2"]
+    assert sum(float(row["volume_mm3"]) for row in rows) == pytest.approx(float(rows[0]["cluster_mm3"]), rel=1e-6)
+    for row in rows:
+        own = (found.labels.voxels == int(row["rank"])).sum() * 8
+        assert float(row["volume_mm3"]) == pytest.approx(own)
+    text = page.read_text(encoding="utf-8")
+    assert "2 findings in 1 cluster above 2.00" in text and "1 + 2 <" in rows_of_text(text)
+
+
+def rows_of_text(text):
+    return re.search(r'id="clusters">.*?<tbody>(.*?)</tbody>', text, flags=re.DOTALL)[1]
 
 
 def test_peaks_are_listed_in_template_space(tmp_path):
