@@ -71,7 +71,7 @@ def label_findings(
 
 
 def _parts(scores: np.ndarray, inside: np.ndarray, threshold: float, map: Volume, smallest_mm3: float) -> np.ndarray:
-    """Number the parts of one cluster from 1; all ones if it is not split."""
+    """Return the numbers of the parts of one cluster, from 1; all ones if it is not split."""
     height = np.where(inside, np.log(np.maximum(scores - np.float32(threshold), 0) + 1), 0).astype(np.float64)
     whole = inside.astype(np.int32)
     # A frame, so that a peak at the border of the box is seen as one.
