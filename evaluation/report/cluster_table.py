@@ -9,7 +9,7 @@ from .anatomy import Place
 
 COLUMNS = (
     "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "x_mni_mm", "y_mni_mm", "z_mni_mm", "side",
-    "region", "tissue", "in_lesion_mask", "lobe", "regions", "part_of", "cluster_mm3",
+    "region", "tissue", "in_lesion_mask", "lobe", "regions", "part_of", "cluster_mm3", "flags",
 )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def cluster_row(key: str, cluster: Cluster, mni_mm: Sequence[float], place: Plac
     values = (
         key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value, *mni_mm,
         place.side, place.region, place.tissue, cluster.in_lesion, place.lobe, place.shares_text, part_of(cluster),
-        cluster.whole_mm3,
+        cluster.whole_mm3, place.flags_text or None,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -28,6 +28,7 @@ def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest
         return f"no cluster of {smallest_mm3:g} mm³ above {threshold:.2f} (highest {highest:.2f})"
     shown = [
         f"{_ml(float(str(row['volume_mm3'])) / 1000)} ml, peak {float(str(row['peak_score'])):.1f}, {where(row)}"
+        + (f" ({str(row['flags']).replace(';', ',')})" if row.get("flags") else "")
         for row in clusters[:MOST_TOLD]
     ]
     if len(clusters) > MOST_TOLD:

@@ -179,6 +179,8 @@ class SubjectReport:
     smallest_cluster_mm3 : float
     grey, white : Volume
         Tissue probabilities of the template.
+    jacobian : Volume or None
+        Local volume change by the registration, in template space.
     row : SubjectRow or None
         Metrics of the subject at the operating point of the cohort.
     cohort_page : str or None
@@ -195,6 +197,7 @@ class SubjectReport:
     smallest_cluster_mm3: float
     grey: Volume
     white: Volume
+    jacobian: Volume | None = None
     discovery: Discovery | None = None
     row: SubjectRow | None = None
     cohort_page: str | None = None

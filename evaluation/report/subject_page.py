@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from ..scoring.tables import write_table
 from .anatomy import Place, places_of
 from .cluster_table import COLUMNS, cluster_row
 from .findings import describe
+from .flags import FLAGS, OnTemplate, flags_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .map_pictures import head_of
-from .report_inputs import SubjectReport
+from .report_inputs import SubjectImages, SubjectReport
 from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
 from .widespread import widespread_share, widespread_warning
 
@@ -102,7 +104,8 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
     subject = report.subject
     if subject.images is None:
         raise UserError(f"{subject.key}: has no anomaly map, expected one. Run the stage map for this subject.")
-    head = head_of(subject.images(), report.scale)
+    images = subject.images()
+    head = head_of(images, report.scale)
     clusters, labels = label_findings(
         report.scored.map,
         report.threshold.value,
@@ -111,7 +114,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         lesion_mask=report.scored.lesion_mask,
         largest_healthy_mm3=report.threshold.largest_healthy_mm3,
     )
-    lines = _lines(report, clusters, head)
+    lines = _lines(report, images, clusters, head)
     rows = [cluster_row(subject.key, line.cluster, line.mni_mm, line.place) for line in lines]
     lesions = _lesion_lines(report)
     places = [line.mni_mm for line in (*lines[:MOST_LISTED], *lesions)]
@@ -127,6 +130,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         subject=subject,
         headline=_headline(report, rows),
         lines=lines[:MOST_LISTED],
+        flags=[flag for flag in FLAGS if any(flag in line.place.flags for line in lines[:MOST_LISTED])],
         lesions=lesions,
         found=len(lines),
         smallest_p=_smallest_p(report),
@@ -156,9 +160,16 @@ def _highest(report: SubjectReport) -> float:
     return float(inside.max()) if inside.size else float("-inf")
 
 
-def _lines(report: SubjectReport, clusters: tuple[Cluster, ...], head: Head) -> list[ClusterLine]:
+def _lines(
+    report: SubjectReport, images: SubjectImages, clusters: tuple[Cluster, ...], head: Head
+) -> list[ClusterLine]:
     lines = []
-    places = places_of(clusters, report.scored.to_template, report.grey, report.white)
+    everywhere = images.map.with_voxels(np.ones(images.map.voxels.shape, bool))
+    covered = images.covered if images.covered is not None else everywhere
+    brain = images.brain_mask if images.brain_mask is not None else covered
+    on_template = OnTemplate(images.map, covered, brain, report.grey, report.white, report.jacobian)
+    flags = partial(flags_of, on_template=on_template, threshold=report.threshold.value)
+    places = places_of(clusters, report.scored.to_template, report.grey, report.white, flags)
     for cluster, (peak, place) in zip(clusters, places, strict=True):
         picture = alt = None
         if cluster.rank <= MOST_PICTURES:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,7 @@ class AnomalyMap:
     _why_no_threshold: str
     _transform: TemplateTransform
     _model: str = ""
+    _template_brain: Volume | None = None
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -91,6 +92,7 @@ class AnomalyMap:
     def _rows(self) -> list[dict[str, object]]:
         from ...evaluation.report.anatomy import places_of
         from ...evaluation.report.cluster_table import cluster_row
+        from ...evaluation.report.flags import OnTemplate, flags_of
         from ...preprocessing.registration.template import load_template
 
         config = self._config
@@ -98,7 +100,17 @@ class AnomalyMap:
         found, _ = self._found
         native = config.evaluation.space == "native"
         to_template = self._transform.points_to_template if native else lambda points: points
-        places = places_of(found, to_template, template.grey, template.white)
+        brain = self._template_brain if self._template_brain is not None else self.template_coverage
+        on_template = OnTemplate(
+            self.template_z_map,
+            self.template_coverage,
+            brain,
+            template.grey,
+            template.white,
+            self._transform.jacobian(),
+        )
+        flags = partial(flags_of, on_template=on_template, threshold=self.threshold)
+        places = places_of(found, to_template, template.grey, template.white, flags)
         return [
             cluster_row(self.key, cluster, peak, place) for cluster, (peak, place) in zip(found, places, strict=True)
         ]

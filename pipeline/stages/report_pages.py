@@ -77,7 +77,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
     scores = SubjectScores.load(out.subject_scores(subject.key))
     space = config.evaluation.space
     map, evaluation_mask, truth, covered = maps_and_masks(subject, out, space)
-    transform = TemplateTransform.load(out.transform_folder(subject)) if space == "native" else None
+    transform = TemplateTransform.load(out.transform_folder(subject))
     template = load_template(config.preprocessing.spacing_mm)
     page = out.subject_page(subject)
     report = SubjectReport(
@@ -86,7 +86,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         scored=ScoredMap(
             map,
             evaluation_mask.with_voxels(evaluation_mask.voxels & covered.voxels),
-            transform.points_to_template if transform else lambda points: points,
+            transform.points_to_template if space == "native" else lambda points: points,
             truth,
         ),
         space=space,
@@ -94,6 +94,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         grey=template.grey,
         white=template.white,
+        jacobian=transform.jacobian(),
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,

@@ -40,6 +40,15 @@ class JacobianRange:
     percentile_99: float
 
 
+def jacobian_of(warp: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return the Jacobian determinant of a warp, displacements (X, Y, Z, 3) in RAS mm on a RAS grid: (X, Y, Z)."""
+    # The axes of the grid are RAS, so differences along them are derivatives in x, y and z.
+    jacobian = np.empty((*warp.shape, 3))
+    for axis, spacing in enumerate(grid.spacing_mm):
+        jacobian[..., axis] = np.gradient(warp, spacing, axis=axis)
+    return np.linalg.det(jacobian + np.eye(3))
+
+
 @dataclass(frozen=True, eq=False)
 class TemplateTransform:
     """Transform between a subject and the template, in both directions.
@@ -241,6 +250,15 @@ class TemplateTransform:
                 f"{private(folder, 'its folder')}: holds no complete transform to the template. Delete the subject's "
                 "prepared folder and run prepare again."
             ) from error
+
+    def jacobian(self) -> Volume | None:
+        """Return the local volume change by the warp, without the affine, on `warp_grid`; None without a warp.
+
+        1 is no change, and below 1 the subject is smaller.
+        """
+        if self.warp is None or self.warp_grid is None:
+            return None
+        return Volume(jacobian_of(self.warp, self.warp_grid).astype(np.float32), self.warp_grid)
 
     def _template_to_native(self, from_t1w: sitk.Transform | None = None) -> sitk.Transform:
         transform: sitk.Transform = itk_affine(self.affine)

@@ -28,4 +28,5 @@ def test_clusters_have_a_region_and_shares(space):
         "left", "putamen", "deep grey matter", "grey matter",
     )  # fmt: skip
     assert row["regions"].startswith("putamen 83 %; insula 9 %")
-    assert list(found.columns)[-2:] == ["lobe", "regions"]
+    assert list(found.columns)[-5:] == ["lobe", "regions", "part_of", "cluster_mm3", "flags"]
+    assert row["part_of"] is None and row["flags"] is None

@@ -25,6 +25,11 @@ def test_parts_of_a_cluster_are_findings_of_one_cluster():
     assert describe(parts, 3.6, 6, 30).startswith("3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, ")
 
 
+def test_flags_follow_the_place():
+    flagged = [row(1, 6) | {"flags": "mirror-symmetric; at a ventricle"}]
+    assert describe(flagged, 3.6, 6, 30).endswith("left precuneus (mirror-symmetric, at a ventricle)")
+
+
 def test_of_many_clusters_the_highest_are_told():
     assert describe([row(12.34, 6)] * 5, 3.6, 6, 30).endswith("left precuneus; and 2 more")
 
