@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import label
 from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
@@ -75,7 +76,8 @@ def _parts(scores: np.ndarray, inside: np.ndarray, threshold: float, map: Volume
     height = np.where(inside, np.log(np.maximum(scores - np.float32(threshold), 0) + 1), 0).astype(np.float64)
     whole = inside.astype(np.int32)
     # A frame, so that a peak at the border of the box is seen as one.
-    maxima, many = ndimage.label(h_maxima(np.pad(height, 1), np.log(RISE), _NEIGHBOURS), _NEIGHBOURS)
+    maxima = label(h_maxima(np.pad(height, 1), np.log(RISE), _NEIGHBOURS), connectivity=3)
+    many = int(np.max(maxima))
     if many < 2:
         return whole
     maxima = maxima[1:-1, 1:-1, 1:-1]
@@ -85,7 +87,7 @@ def _parts(scores: np.ndarray, inside: np.ndarray, threshold: float, map: Volume
     while len(peaks) > 1:
         markers = np.zeros(inside.shape, np.int32)
         markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-        parts = watershed(-height, markers, connectivity=_NEIGHBOURS, mask=inside).astype(np.int32)
+        parts = watershed(-height, markers, connectivity=3, mask=inside).astype(np.int32)
         sizes = np.bincount(parts[inside], minlength=len(peaks) + 1)[1:]
         if sizes.min() >= smallest:
             return parts
@@ -117,6 +119,10 @@ def _with_wholes(
     with_wholes = []
     for finding, whole in zip(found, wholes, strict=True):
         parts = tuple(ranks_of[whole.rank])
-        split = {"parts": parts, "whole_mm3": whole.volume_mm3} if len(parts) > 1 else {}
-        with_wholes.append(replace(finding, p_value=whole.p_value, **split))
+        if len(parts) > 1:
+            own = replace(finding, p_value=whole.p_value, parts=parts, whole_mm3=whole.volume_mm3)
+        else:
+            # Of equal scores, the peak is that of the cluster.
+            own = replace(whole, rank=finding.rank, in_lesion=finding.in_lesion)
+        with_wholes.append(own)
     return tuple(with_wholes)

@@ -16,7 +16,16 @@ from ..scoring.metric_labels import METRICS, is_oracle
 from ..scoring.reference_results import COMPARED, RunScores
 from ..scoring.sanity_checks import scoring_warnings
 from ..scoring.tables import write_table
-from .cohort_tables import TableLine, reading_order, run_table, runs_of, stratum_tables, subject_table, table_line
+from .cohort_tables import (
+    TableLine,
+    columns_with_values,
+    reading_order,
+    run_table,
+    runs_of,
+    stratum_tables,
+    subject_table,
+    table_line,
+)
 from .embedded_plots import embedded, score_plots, training_plots
 from .headlines import cohort_counts, headlines, metric_rows, threshold_notes
 from .html import picture_file_uri, picture_uri, write_page
@@ -93,6 +102,7 @@ def write_report(path: Path, report: CohortReport) -> Path:
         threshold_notes=threshold_notes(report),
         counts=cohort_counts(report),
         lines=lines,
+        columns=columns_with_values(lines),
         with_truth=with_truth,
         rows=rows,
         runs=runs,

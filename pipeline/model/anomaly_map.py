@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...data_manifests.cohort.output_paths import OutputFolder, beside
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
@@ -109,10 +111,15 @@ class AnomalyMap:
             template.white,
             self._transform.jacobian(),
         )
+        assert self.threshold is not None  # otherwise nothing could be found
         flags = partial(flags_of, on_template=on_template, threshold=self.threshold)
         places = places_of(found, to_template, template.grey, template.white, flags)
+        in_scan = [cluster.peak_mm if native else peak for cluster, (peak, _) in zip(found, places, strict=True)]
+        if not native:
+            in_scan = [_triple(point) for point in self._transform.points_to_native(np.array(in_scan).reshape(-1, 3))]
         return [
-            cluster_row(self.key, cluster, peak, place) for cluster, (peak, place) in zip(found, places, strict=True)
+            cluster_row(self.key, cluster, peak, place, native_mm)
+            for cluster, (peak, place), native_mm in zip(found, places, in_scan, strict=True)
         ]
 
     @cached_property
@@ -188,3 +195,8 @@ class AnomalyMap:
             self.clusters.to_csv(table, index=False)
             written.append(table)
         return written
+
+
+def _triple(point: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(mm) for mm in point)
+    return x, y, z

@@ -1,7 +1,6 @@
 """What was found in each patient of a call, in one line, for the end of the command."""
 
-import csv
-
+from ...evaluation.report.cluster_table import read_clusters
 from ...evaluation.report.findings import describe
 from ...evaluation.report.report_inputs import Threshold
 from ...evaluation.scoring.score_cohort import CohortScores
@@ -16,8 +15,7 @@ def finding_lines(run: Run, scores: CohortScores) -> list[str]:
         table = run.out.subject_clusters(patient)
         if patient.key not in by_key or not table.is_file() or (run.chosen and patient.key not in run.chosen):
             continue
-        with table.open(newline="", encoding="utf-8") as file:
-            clusters = list(csv.DictReader(file))
+        clusters = read_clusters(table)
         smallest_mm3 = scores.settings.smallest_cluster_mm3
         lines.append(f"{patient.key}: {describe(clusters, threshold, by_key[patient.key].highest_score, smallest_mm3)}")
     return lines

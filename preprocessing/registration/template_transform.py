@@ -173,9 +173,11 @@ class TemplateTransform:
 
     def points_to_template(self, points_mm: np.ndarray) -> np.ndarray:
         """Map native points to template space: (N, 3) to (N, 3), both in RAS mm."""
-        transform = self._native_to_template()
-        moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
-        return np.array(moved).reshape(-1, 3) @ LPS
+        return _moved(points_mm, self._native_to_template())
+
+    def points_to_native(self, points_mm: np.ndarray) -> np.ndarray:
+        """Map points of template space to the subject: (N, 3) to (N, 3), both in RAS mm."""
+        return _moved(points_mm, self._template_to_native())
 
     def write_itk(self, to_template: Path, to_native: Path, *, from_t1w: sitk.Transform | None = None) -> None:
         """Write both directions as composite ITK transforms, for ANTs and other tools that use ITK.
@@ -286,3 +288,8 @@ def in_steps(displacements: np.ndarray) -> np.ndarray:
 def _to_steps(displacements: np.ndarray) -> np.ndarray:
     limit = np.iinfo(np.int16)
     return np.clip(np.round(displacements / WARP_STEP_MM), limit.min, limit.max).astype(np.int16)
+
+
+def _moved(points_mm: np.ndarray, transform: sitk.Transform) -> np.ndarray:
+    moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
+    return np.array(moved).reshape(-1, 3) @ LPS

@@ -104,4 +104,6 @@ def test_parts_are_disjoint_connected_and_together_the_cluster(seed, share, smal
         assert finding.volume_mm3 == pytest.approx(8.0 * own.sum()) and own.sum() >= max(smallest, 1)
         assert finding.peak_score == scores[own].max() and finding.p_value == whole.p_value
         assert finding.parts == (tuple(all_parts) if len(all_parts) > 1 else ())
+        if len(all_parts) == 1:
+            assert finding.peak_mm == whole.peak_mm
         assert finding.whole_mm3 == (whole.volume_mm3 if len(all_parts) > 1 else None)

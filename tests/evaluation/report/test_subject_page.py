@@ -11,17 +11,29 @@ from datetime import datetime
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
+from scipy.stats import norm
 from voxout.data_manifests.errors import UserError
+from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.volume import Volume
 from voxout.evaluation.figures import mosaic
 from voxout.evaluation.figures.colour_scale import ColourScale
 from voxout.evaluation.metrics.fdr import Discovery
 from voxout.evaluation.report.findings import describe
 from voxout.evaluation.report.map_pictures import colour_scale_of, head_of, threshold_of
-from voxout.evaluation.report.report_inputs import CohortReport, ReportSubject, ScoredMap, Threshold
+from voxout.evaluation.report.report_inputs import (
+    CohortReport,
+    OwnScan,
+    ReportSubject,
+    ScoredMap,
+    SubjectImages,
+    Threshold,
+)
 from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.report.viewer.volumes import niivue_source
 from voxout.evaluation.scoring.score_cohort import score_cohort, subject_row
 from voxout.evaluation.scoring.score_subject import score_map
+from voxout.preprocessing.registration.template import load_template
 
 from ..phantom_report import LEFT_BACK, RIGHT_FRONT, SETTINGS, THRESHOLD, phantom_report
 from ..scoring.test_score_cohort import SETTINGS as COHORT_SETTINGS
@@ -235,6 +247,52 @@ def test_a_cohort_without_a_threshold_uses_a_fixed_one(tmp_path):
     report = CohortReport("Cohort", datetime(2026, 3, 1), [], scores)
     assert threshold_of(report) is None and threshold_of(replace(report, threshold=3.09)) == 3.09
     assert colour_scale_of(replace(report, scores=with_healthy)) == ColourScale.at(with_healthy.threshold)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("modalities", "flagged"), [(1, 0.02), (2, 0.6)])
+def test_the_page_of_a_scan_at_1_mm_stays_below_6_mb(tmp_path, modalities, flagged):
+    """A noisy head of 256 x 256 x 160 voxels of 1 mm and a template at 1 mm; with two modalities, flagged nearly
+    everywhere."""
+    random = np.random.default_rng(0)
+    template = load_template(1.0)
+    z = ndimage.gaussian_filter(random.standard_normal(template.grid.size_vox), 1)
+    z = (z / z.std() + norm.isf(flagged) * -1 + THRESHOLD).astype(np.float32)
+
+    def noisy(image, sd):
+        return (image + sd * random.standard_normal(image.shape)).clip(0).astype(np.float32)
+
+    inside, on = template.brain_mask, template.grid
+    images = SubjectImages(
+        Volume(np.where(inside.voxels, noisy(template.t1w.voxels, 0.05), 0), on), Volume(z, on), inside, inside
+    )
+    grid = Grid((256, 256, 160), np.array([[0, 0, 1.0, -80], [-1, 0, 0, 140], [0, -1, 0, 140], [0, 0, 0, 1]]))
+    mm = np.moveaxis(np.indices(grid.size_vox), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    head = ((mm / [76, 105, 120]) ** 2).sum(axis=-1) < 1
+    at = np.round(mm - on.affine[:3, 3]).astype(int).clip(0, np.array(on.size_vox) - 1)
+    brain = inside.voxels[tuple(np.moveaxis(at, -1, 0))]
+    anatomy = np.where(brain, template.t1w.voxels[tuple(np.moveaxis(at, -1, 0))], 0.4 + 0.3 * np.sin(mm[..., 0] / 3))
+    scan = noisy(np.where(head, anatomy, 0.02), 0.05)
+    own_z = z[tuple(np.moveaxis(at, -1, 0))]
+    brain = Volume(brain, grid)
+    others = {"FLAIR": Volume(noisy(1 - scan, 0.05) * head, grid)} if modalities > 1 else {}
+    own = OwnScan(SubjectImages(Volume(scan, grid), Volume(own_z, grid), brain, brain, others=others), lambda p: p)
+    report = phantom_report(tmp_path)
+    path = tmp_path / "sub-01.html"
+    write_subject_page(
+        path,
+        replace(
+            report,
+            subject=replace(report.subject, scores=None, images=lambda: images),
+            scored=ScoredMap(own.images.map, brain, lambda p: p),
+            own_scan=own,
+            grey=template.grey,
+            white=template.white,
+        ),
+        table=tmp_path / "clusters.csv",
+    )
+    print(f"{path.stat().st_size / 1e6:.2f} MB")
+    assert path.stat().st_size < 6e6
 
 
 def test_a_subject_without_a_map(tmp_path):
