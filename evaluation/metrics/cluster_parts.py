@@ -76,7 +76,7 @@ def _parts(scores: np.ndarray, inside: np.ndarray, threshold: float, map: Volume
     height = np.where(inside, np.log(np.maximum(scores - np.float32(threshold), 0) + 1), 0).astype(np.float64)
     whole = inside.astype(np.int32)
     # A frame, so that a peak at the border of the box is seen as one.
-    maxima = label(h_maxima(np.pad(height, 1), np.log(RISE), _NEIGHBOURS), connectivity=3)
+    maxima = np.asarray(label(h_maxima(np.pad(height, 1), np.log(RISE), _NEIGHBOURS), connectivity=3))
     many = int(np.max(maxima))
     if many < 2:
         return whole
