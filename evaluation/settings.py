@@ -38,6 +38,8 @@ class EvaluationSettings(Section):
     """Boundaries of the lesion-volume bands, in ml."""
     age_bands: Bands = (40.0, 60.0, 75.0)
     """Boundaries of the age bands, in years."""
+    page_scan: Literal["head", "brain"] = "head"
+    """What a subject's page holds of the scan: all of it, with the face if the scan has one, or the brain alone."""
     bootstrap_draws: Annotated[int, Field(ge=20, le=100_000)] = 1000
     """Number of bootstrap samples for every interval; subjects are drawn with replacement."""
 

@@ -76,7 +76,7 @@ class Head:
         brain = usable if brain_mask is None else upright(brain_mask)[0].astype(bool)
         brain = brain if brain.any() else np.ones(grey.shape, bool)
         lesion = np.zeros(grey.shape, bool) if lesion_mask is None else upright(lesion_mask)[0].astype(bool)
-        black, white = np.percentile(grey[brain], [0.5, 99.7])
+        black, white = (float(value) for value in np.percentile(grey[brain], [0.5, 99.7]))
         grey = np.clip((grey - black) / max(white - black, 1e-12), 0, 1)
         # A value below the scale means "no colour", so interpolation at the border creates no colour.
         scores = np.where(usable & brain, scores, 2 * scale.low - scale.high)
@@ -93,9 +93,11 @@ class Head:
         return np.clip(np.round(index).astype(int), 0, np.array(self.grey.shape) - 1)
 
     def height_mm(self, plane: Plane, index: int) -> float:
-        """Position of a slice along the normal of the plane."""
+        """Position of a slice along the normal of the plane, at its centre."""
         axis = NORMAL[plane]
-        return float(self.affine[axis, axis] * index + self.affine[axis, 3])
+        centre = (np.array(self.grey.shape) - 1) / 2
+        centre[axis] = index
+        return float(self.affine[axis, :3] @ centre + self.affine[axis, 3])
 
     def tile(self, plane: Plane, index: int, height_px: int) -> tuple[np.ndarray, np.ndarray]:
         """Slice of the scan and of the map over it, with lesion outlines: two (height_px, W, 3) in [0, 1]."""

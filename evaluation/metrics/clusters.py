@@ -1,7 +1,7 @@
 """Suprathreshold clusters of one subject's anomaly map, highest peak first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -34,6 +34,11 @@ class Cluster:
         large anywhere at this threshold. None without healthy brains.
     voxels_mm : array, (N, 3)
         Positions of its voxels, in RAS+ mm of the map's space: all, or `MOST_VOXELS` evenly spread ones.
+    parts : tuple of int
+        If it is a part of a connected cluster (see `split_clusters`), the ranks of all parts, its own among them. Its
+        `p_value` is that of the whole cluster.
+    whole_mm3 : float or None
+        Volume of the whole cluster that it is a part of; None if it is no part.
     """
 
     rank: int
@@ -44,6 +49,8 @@ class Cluster:
     in_lesion: float | None = None
     p_value: float | None = None
     voxels_mm: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)), compare=False, repr=False)
+    parts: tuple[int, ...] = ()
+    whole_mm3: float | None = None
 
 
 def find_clusters(
@@ -103,37 +110,61 @@ def label_clusters(
     """
     flagged = inside.voxels.astype(bool) & (map.voxels >= np.float32(threshold))
     components = find_lesions(map.with_voxels(flagged), smallest_mm3=smallest_mm3)
-    numbers = np.arange(1, len(components.lesions) + 1)
+    clusters, labels = ranked(map, components.labels, lesion_mask)
+    healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
+    if len(healthy):
+        clusters = tuple(replace(c, p_value=_share_as_large(c.volume_mm3, healthy)) for c in clusters)
+    return clusters, map.with_voxels(labels)
+
+
+def ranked(
+    map: Volume, labels: np.ndarray, lesion_mask: Volume | None = None
+) -> tuple[tuple[Cluster, ...], np.ndarray]:
+    """Measure labelled sets of voxels, and number them from the highest peak down; without p-values.
+
+    Parameters
+    ----------
+    map : Volume
+    labels : ndarray of int, (X, Y, Z)
+        Numbers from 1 without gaps; 0 elsewhere. Of equal peaks, the lower number comes first.
+    lesion_mask : Volume of bool, optional
+
+    Returns
+    -------
+    clusters : tuple of Cluster
+    labels : ndarray of int32, (X, Y, Z)
+        Ranks.
+    """
+    boxes = ndimage.find_objects(labels)
+    numbers = np.arange(1, len(boxes) + 1)
     if not len(numbers):
-        return (), map.with_voxels(components.labels)
+        return (), labels.astype(np.int32)
 
     def per_cluster(measure, voxels: np.ndarray) -> np.ndarray:
-        return np.asarray(measure(voxels, components.labels, numbers), dtype=np.float64)
+        return np.asarray(measure(voxels, labels, numbers), dtype=np.float64)
 
     peaks = per_cluster(ndimage.maximum, map.voxels)
     means = per_cluster(ndimage.mean, map.voxels.astype(np.float64))
-    peak_index = np.array(ndimage.maximum_position(map.voxels, components.labels, numbers))
+    sizes = np.bincount(labels.ravel(), minlength=len(numbers) + 1)[1:]
+    peak_index = np.array(ndimage.maximum_position(map.voxels, labels, numbers))
     peaks_mm = peak_index @ map.affine[:3, :3].T + map.affine[:3, 3]
     shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
-    healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
-    boxes = ndimage.find_objects(components.labels)
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)
     rank_of[order + 1] = numbers
     clusters = tuple(
         Cluster(
             rank=rank,
-            volume_mm3=components.lesions[i].volume_mm3,
+            volume_mm3=float(sizes[i] * map.grid.voxel_volume_mm3),
             peak_score=float(peaks[i]),
             mean_score=float(means[i]),
             peak_mm=_triple(peaks_mm[i]),
             in_lesion=None if shares is None else float(shares[i]),
-            p_value=_share_as_large(components.lesions[i].volume_mm3, healthy) if len(healthy) else None,
-            voxels_mm=_positions(components.labels[boxes[i]] == i + 1, boxes[i], map.affine),
+            voxels_mm=_positions(labels[boxes[i]] == i + 1, boxes[i], map.affine),
         )
         for rank, i in enumerate(order, start=1)
     )
-    return clusters, map.with_voxels(rank_of[components.labels])
+    return clusters, rank_of[labels]
 
 
 def _positions(cluster: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:

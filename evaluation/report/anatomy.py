@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...data_manifests.images.volume import Volume
 from ..metrics.clusters import Cluster
 from .atlas import Region, load_atlas
+from .flags import Flag
 
 MIDLINE_MM = 3.0
 """Points closer to the mid-sagittal plane are labelled "midline"."""
@@ -30,6 +31,8 @@ class Place:
         At the peak; None if no region of the atlas is near.
     shares : tuple of (str, float)
         Fraction of the cluster's voxels in each region, largest first: at most `MOST_REGIONS`, then "others".
+    flags : tuple of Flag
+        Reasons to look twice.
     """
 
     side: str
@@ -37,6 +40,12 @@ class Place:
     region: str | None
     lobe: str | None
     shares: tuple[tuple[str, float], ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def flags_text(self) -> str:
+        """The flags in words: ``mirror-symmetric; at a ventricle``."""
+        return "; ".join(flag.text for flag in self.flags)
 
     @property
     def shares_text(self) -> str:
@@ -45,7 +54,11 @@ class Place:
 
 
 def places_of(
-    clusters: Sequence[Cluster], to_template: Callable[[np.ndarray], np.ndarray], grey: Volume, white: Volume
+    clusters: Sequence[Cluster],
+    to_template: Callable[[np.ndarray], np.ndarray],
+    grey: Volume,
+    white: Volume,
+    flags_of: Callable[[Sequence[np.ndarray]], Sequence[tuple[Flag, ...]]] | None = None,
 ) -> list[tuple[tuple[float, float, float], Place]]:
     """Return the peak of every cluster in MNI space, and its place.
 
@@ -56,17 +69,22 @@ def places_of(
         Transform of points from the space of the clusters to template space: (N, 3) to (N, 3), RAS+ mm.
     grey, white : Volume
         Tissue probabilities of the template, 0 to 1, on one grid.
+    flags_of : callable, optional
+        Flags of each cluster by its voxels in template space: `flags.flags_of` for one map.
     """
     if not clusters:
         return []
     # All points at once: a call has a cost of its own.
     points = to_template(np.concatenate([[cluster.peak_mm, *cluster.voxels_mm] for cluster in clusters]))
     starts = np.cumsum([1 + len(cluster.voxels_mm) for cluster in clusters])[:-1]
-    found = []
-    for peak, *voxels in np.split(points, starts):
+    found = np.split(points, starts)
+    flags = flags_of([own[1:] if len(own) > 1 else own for own in found]) if flags_of is not None else [()] * len(found)
+    places = []
+    for (peak, *voxels), own_flags in zip(found, flags, strict=True):
         x, y, z = (float(mm) for mm in peak)
-        found.append(((x, y, z), place_of(peak, grey, white, np.array(voxels).reshape(-1, 3))))
-    return found
+        place = place_of(peak, grey, white, np.array(voxels).reshape(-1, 3))
+        places.append(((x, y, z), replace(place, flags=own_flags)))
+    return places
 
 
 def place_of(point_mm: np.ndarray, grey: Volume, white: Volume, voxels_mm: np.ndarray | None = None) -> Place:

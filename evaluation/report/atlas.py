@@ -154,6 +154,10 @@ class Atlas:
             regions[i] = Region(f"{kind} white matter, {_ADJECTIVES[gyrus.lobe]}", gyrus.lobe)
         return regions
 
+    def mm_to_ventricle(self, points_mm: np.ndarray) -> np.ndarray:
+        """Return the distance of points, (N, 3) in RAS+ mm of MNI space, to the nearest ventricle, in mm."""
+        return self.ventricles.query(points_mm @ self.from_mm[:3, :3].T + self.from_mm[:3, 3])[0]
+
     def _labels_at(self, places: np.ndarray) -> np.ndarray:
         index = np.round(places).astype(int)
         inside = ((index >= 0) & (index < self.labels.shape)).all(axis=1)

@@ -1,5 +1,6 @@
-"""Suspicious clusters as a table: one row per cluster, its peak in MNI space, and what lies there."""
+"""Findings as a table: one row per cluster or part of one, its peak in MNI space, and what lies there."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,11 +10,18 @@ from .anatomy import Place
 
 COLUMNS = (
     "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "x_mni_mm", "y_mni_mm", "z_mni_mm", "side",
-    "region", "tissue", "in_lesion_mask", "lobe", "regions",
+    "region", "tissue", "in_lesion_mask", "lobe", "regions", "part_of", "cluster_mm3", "flags",
+    "x_native_mm", "y_native_mm", "z_native_mm",
 )  # fmt: skip
 
 
-def cluster_row(key: str, cluster: Cluster, mni_mm: Sequence[float], place: Place) -> dict[str, object]:
+def cluster_row(
+    key: str,
+    cluster: Cluster,
+    mni_mm: Sequence[float],
+    place: Place,
+    native_mm: Sequence[float] | None = None,
+) -> dict[str, object]:
     """Return one row, by column.
 
     Parameters
@@ -24,12 +32,32 @@ def cluster_row(key: str, cluster: Cluster, mni_mm: Sequence[float], place: Plac
     mni_mm : sequence of float, (3,)
         Its peak.
     place : Place
+    native_mm : sequence of float, (3,), optional
+        Its peak in the space of the scan.
     """
     values = (
         key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value, *mni_mm,
-        place.side, place.region, place.tissue, cluster.in_lesion, place.lobe, place.shares_text,
+        place.side, place.region, place.tissue, cluster.in_lesion, place.lobe, place.shares_text, part_of(cluster),
+        cluster.whole_mm3, place.flags_text or None, *(native_mm or (None, None, None)),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def read_clusters(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a subject's cluster table (CSV)."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def part_of(cluster: Cluster) -> str | None:
+    """Return the ranks of all parts of the connected cluster that it is a part of: "1+3"; None if it is no part."""
+    return "+".join(map(str, cluster.parts)) or None
+
+
+def count_clusters(rows: Sequence[Mapping[str, object]]) -> int:
+    """Return the number of connected clusters of which these are the findings."""
+    wholes = [row["part_of"] for row in rows if row.get("part_of")]
+    return len(rows) - len(wholes) + len(set(wholes))
 
 
 def where(row: Mapping[str, object]) -> str:

@@ -16,7 +16,16 @@ from ..scoring.metric_labels import METRICS, is_oracle
 from ..scoring.reference_results import COMPARED, RunScores
 from ..scoring.sanity_checks import scoring_warnings
 from ..scoring.tables import write_table
-from .cohort_tables import TableLine, reading_order, run_table, runs_of, stratum_tables, subject_table, table_line
+from .cohort_tables import (
+    TableLine,
+    columns_with_values,
+    reading_order,
+    run_table,
+    runs_of,
+    stratum_tables,
+    subject_table,
+    table_line,
+)
 from .embedded_plots import embedded, score_plots, training_plots
 from .headlines import cohort_counts, headlines, metric_rows, threshold_notes
 from .html import picture_file_uri, picture_uri, write_page
@@ -61,7 +70,8 @@ def write_report(path: Path, report: CohortReport) -> Path:
     Path
         Path of the page.
     """
-    plots = score_plots(report.scores, report.subjects) if report.scores else []
+    with_truth = report.scores is not None and any(scored.truth_known for scored in report.scores.subjects)
+    plots = score_plots(report.scores, report.subjects) if report.scores and with_truth else []
     training = training_plots(report.training)
     for plot in plots + training:
         plot.save(path.parent / "figures")
@@ -75,7 +85,7 @@ def write_report(path: Path, report: CohortReport) -> Path:
     runs = runs_of(report)
     _write_tables(path.parent / "tables", lines, table if report.prepared else None, runs)
     # Warnings about metrics are shown with the metrics.
-    metric_warnings = scoring_warnings(report.scores) if report.scores else []
+    metric_warnings = scoring_warnings(report.scores) if report.scores and with_truth else []
     warnings = [warning for warning in report.warnings if warning not in metric_warnings]
     return write_page(
         path,
@@ -92,7 +102,8 @@ def write_report(path: Path, report: CohortReport) -> Path:
         threshold_notes=threshold_notes(report),
         counts=cohort_counts(report),
         lines=lines,
-        with_truth=any(line.subject.scores is not None and line.subject.scores.truth_known for line in lines),
+        columns=columns_with_values(lines),
+        with_truth=with_truth,
         rows=rows,
         runs=runs,
         compared=[(n, METRICS[n].label, is_oracle(n)) for n in COMPARED if any(n in r.estimates for r in runs)],

@@ -30,6 +30,13 @@ class TableLine:
     best_dice: Estimate | None
     row: SubjectRow | None
 
+    @property
+    def clusters(self) -> int | None:
+        """Connected clusters at the threshold: those of the subject's page or, without one, those that were scored."""
+        if self.subject.findings is not None:
+            return self.subject.findings.clusters
+        return self.row.clusters if self.row is not None else None
+
 
 def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     """Collect the values of a subject for the table."""
@@ -39,6 +46,28 @@ def table_line(subject: ReportSubject, row: SubjectRow | None) -> TableLine:
     lesions = len(scores.lesions) if scores.truth_known and not scores.is_healthy else None
     volume = scores.lesion_volume_ml if lesions is not None else None
     return TableLine(subject, lesions, volume, scores.auroc, scores.average_precision, scores.best_dice, row)
+
+
+def columns_with_values(lines: Sequence[TableLine]) -> set[str]:
+    """Names of the columns of the table of subjects that hold a value in any row."""
+    values = {
+        "site": [line.subject.site for line in lines],
+        "age": [line.subject.age if line.subject.age is not None else line.subject.sex for line in lines],
+        "quality": [line.subject.quality_verdict for line in lines],
+        "brain": [line.subject.brain_volume_ml for line in lines],
+        "clusters": [line.clusters for line in lines],
+        "findings": [line.subject.findings for line in lines],
+        "highest": [line.subject.scores for line in lines],
+        "lesion": [line.lesion_ml for line in lines],
+        "found": [line.row and line.row.lesions_found for line in lines],
+        "auroc": [line.auroc and line.auroc.value for line in lines],
+        "ap": [line.average_precision and line.average_precision.value for line in lines],
+        "best_dice": [line.best_dice and line.best_dice.value for line in lines],
+        "dice": [line.row and line.row.dice for line in lines],
+        "false": [line.row and line.row.false_clusters for line in lines],
+        "flagged": [line.row and line.row.flagged_ml for line in lines],
+    }
+    return {name for name, column in values.items() if any(value is not None and value != "" for value in column)}
 
 
 def reading_order(subject: ReportSubject) -> tuple[bool, bool]:
@@ -68,6 +97,10 @@ def subject_table(lines: Sequence[TableLine]) -> list[dict[str, object]]:
             "lesions_found": line.row.lesions_found if line.row else None,
             "false_clusters": line.row.false_clusters if line.row else None,
             "flagged_ml": line.row.flagged_ml if line.row else None,
+            "clusters": line.clusters,
+            "findings": line.subject.findings.findings if line.subject.findings else None,
+            "clusters_ml": line.subject.findings.volume_ml if line.subject.findings else None,
+            "highest_score": line.subject.scores.highest_score if line.subject.scores else None,
             "page": line.subject.page,
         }
         for line in lines

@@ -74,9 +74,11 @@ def quality_table(subjects: Sequence[ReportSubject], failed: Mapping[str, str]) 
     Returns
     -------
     QualityTable
+        Without measures that no subject has.
         Ordered by verdict (fail, not prepared, warn, pass), then by descending distance from the cohort.
     """
-    columns = tuple({number.name: number.label for subject in subjects for number in subject.quality}.items())
+    numbers_of_all = (number for subject in subjects for number in subject.quality)
+    columns = tuple({number.name: number.label for number in numbers_of_all if number.value is not None}.items())
     values = np.full((len(subjects), len(columns)), np.nan)
     numbers: list[tuple[QualityNumber | None, ...]] = []
     for row, subject in enumerate(subjects):

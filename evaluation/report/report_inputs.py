@@ -12,6 +12,7 @@ from ...data_manifests.images.volume import Volume
 from ...data_manifests.terms import Group
 from ..figures.colour_scale import ColourScale
 from ..metrics.fdr import Discovery
+from ..scoring.control_summary import ControlSummary
 from ..scoring.reference_results import RunScores
 from ..scoring.score_cohort import CohortScores, SubjectRow
 from ..scoring.subject_scores import SubjectScores
@@ -37,6 +38,10 @@ class SubjectImages:
         `map`: higher = more anomalous.
     brain_mask, covered, lesion_mask : Volume of bool or None
         Evaluation mask, voxels of the map with a score, and lesion mask.
+    name : str
+        Modality of `scan`.
+    others : mapping from modality to Volume
+        Further scans in the same space, each on any grid.
     """
 
     scan: Volume
@@ -44,6 +49,27 @@ class SubjectImages:
     brain_mask: Volume | None = None
     covered: Volume | None = None
     lesion_mask: Volume | None = None
+    name: str = "T1w"
+    others: Mapping[str, Volume] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnScan:
+    """A subject's scan as it was given, on its own grid.
+
+    Attributes
+    ----------
+    images : SubjectImages
+        On the grid of the T1w. `others` are aligned with it.
+    from_template : callable
+        Transform of points from template space to the space of the T1w: (N, 3) to (N, 3), RAS+ mm.
+    whole_head : bool
+        Show the scan outside the brain, too.
+    """
+
+    images: SubjectImages
+    from_template: Callable[[np.ndarray], np.ndarray]
+    whole_head: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,15 @@ class QualityNumber:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What a subject's page lists: connected clusters, findings (clusters and parts of clusters) and their volume."""
+
+    clusters: int
+    findings: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
 class ReportSubject:
     """Row of the cohort table and, if there is a map, one picture.
 
@@ -91,6 +126,8 @@ class ReportSubject:
         Function that loads the volumes; None if there is no map.
     page : str or None
         Path of the subject page, relative to the cohort page.
+    findings : Findings or None
+        None without a page.
     """
 
     key: str
@@ -108,6 +145,7 @@ class ReportSubject:
     scores: SubjectScores | None = None
     images: Callable[[], SubjectImages] | None = None
     page: str | None = None
+    findings: Findings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +179,14 @@ class Threshold:
         Description of how it was set.
     largest_healthy_mm3 : tuple of float
         Volume of the largest cluster at the threshold in each healthy brain that it was set on; empty if unknown.
+    controls : ControlSummary or None
+        Of the model's training controls; None if unknown.
     """
 
     value: float
     origin: str
     largest_healthy_mm3: tuple[float, ...] = ()
+    controls: ControlSummary | None = None
 
     @classmethod
     def of_z_maps(cls, scores: CohortScores) -> "Threshold":
@@ -158,6 +199,7 @@ class Threshold:
             f"set on {scores.point.origin} only, with at most {allowed:g} such "
             f"cluster{'s' if allowed != 1 else ''} per healthy brain on average",
             scores.point.largest_mm3,
+            scores.point.controls,
         )
 
 
@@ -179,6 +221,10 @@ class SubjectReport:
     smallest_cluster_mm3 : float
     grey, white : Volume
         Tissue probabilities of the template.
+    own_scan : OwnScan or None
+        To show the map on; None if it cannot be read now. Then the page shows template space alone.
+    jacobian : Volume or None
+        Local volume change by the registration, in template space.
     row : SubjectRow or None
         Metrics of the subject at the operating point of the cohort.
     cohort_page : str or None
@@ -195,6 +241,8 @@ class SubjectReport:
     smallest_cluster_mm3: float
     grey: Volume
     white: Volume
+    own_scan: OwnScan | None = None
+    jacobian: Volume | None = None
     discovery: Discovery | None = None
     row: SubjectRow | None = None
     cohort_page: str | None = None

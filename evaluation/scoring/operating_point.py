@@ -16,6 +16,7 @@ from ...data_manifests.typed_json import Content, read_json
 from ..metrics.bootstrap import Measure
 from ..metrics.lesion_metrics import operating_threshold
 from ..settings import EvaluationSettings
+from .control_summary import ControlSummary, StoredSummary
 
 NO_HEALTHY = "no healthy scan was scored to set the threshold"
 NO_LIMIT = "the healthy brains have no more clusters than allowed even with every voxel flagged"
@@ -45,6 +46,8 @@ class OperatingPoint:
         Volume of the largest cluster of each of these scans at the threshold; empty if unknown.
     reason_missing : str
         Reason why the threshold is undefined, if other than missing healthy scans.
+    controls : ControlSummary or None
+        Of the training controls of a model; None for models fitted before it was stored.
     """
 
     threshold: float
@@ -54,6 +57,7 @@ class OperatingPoint:
     origin: str = "the healthy scans of this cohort"
     largest_mm3: tuple[float, ...] = ()
     reason_missing: str = ""
+    controls: ControlSummary | None = None
 
     @classmethod
     def set_on(
@@ -131,10 +135,11 @@ class _Stored(Content):
     settings: dict[str, float | str]
     model: str
     largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
+    controls: StoredSummary | None = None
 
     def content_sha256(self) -> str:
-        """Return the checksum of all fields except `sha256`."""
-        values = self.model_dump(exclude={"sha256"})
+        """Return the checksum of all fields except `sha256`; `controls`, which old files lack, only if it is there."""
+        values = self.model_dump(exclude={"sha256"} if self.controls is not None else {"sha256", "controls"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,7 +157,7 @@ class StoredPoint:
         Settings it depends on: `false_clusters`, `smallest_cluster_mm3` and `space`.
     model : str
         Identity of the model whose maps it was set on.
-    largest_mm3 : tuple of float
+    largest_mm3, controls
         As in `OperatingPoint`.
     """
 
@@ -162,12 +167,14 @@ class StoredPoint:
     settings: dict[str, object]
     model: str
     largest_mm3: tuple[float, ...] = ()
+    controls: ControlSummary | None = None
 
     @classmethod
     def from_point(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
         """Take over an operating point set on maps of this model; undefined bootstrap samples are left out."""
         draws = tuple(float(draw) for draw in point.draws if np.isfinite(draw))
-        return cls(point.threshold, draws, point.n_healthy, _relevant_settings(settings), model, point.largest_mm3)
+        relevant = _relevant_settings(settings)
+        return cls(point.threshold, draws, point.n_healthy, relevant, model, point.largest_mm3, point.controls)
 
     def save(self, path: Path) -> None:
         """Write the point and its checksum as JSON, atomically."""
@@ -197,7 +204,9 @@ class StoredPoint:
                 f"{private(path)}: the threshold was changed or damaged, expected the file that map wrote. {advice}"
             )
         threshold = np.nan if found.threshold is None else found.threshold
-        return cls(threshold, found.draws, found.n_healthy, dict(found.settings), found.model, found.largest_mm3)
+        controls = ControlSummary(**found.controls.model_dump()) if found.controls is not None else None
+        settings: dict[str, object] = dict(found.settings)
+        return cls(threshold, found.draws, found.n_healthy, settings, found.model, found.largest_mm3, controls)
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
         """Return the reason why it is not valid for maps of this model with these settings; None if it is valid."""
@@ -215,7 +224,13 @@ class StoredPoint:
         draws = np.array(self.draws, dtype=np.float32)
         none = np.zeros(0, np.float32)
         return OperatingPoint(
-            self.threshold, draws, none, self.n_healthy, "the model's training controls", self.largest_mm3
+            self.threshold,
+            draws,
+            none,
+            self.n_healthy,
+            "the model's training controls",
+            self.largest_mm3,
+            controls=self.controls,
         )
 
 

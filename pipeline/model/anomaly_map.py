@@ -2,16 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...data_manifests.cohort.output_paths import OutputFolder, beside
 from ...data_manifests.cohort.subject import SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.user_paths import given_path
-from ...evaluation.metrics.clusters import Cluster, label_clusters
+from ...evaluation.metrics.cluster_parts import label_findings
+from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
@@ -58,6 +61,7 @@ class AnomalyMap:
     _why_no_threshold: str
     _transform: TemplateTransform
     _model: str = ""
+    _template_brain: Volume | None = None
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -65,7 +69,10 @@ class AnomalyMap:
 
     @cached_property
     def clusters(self) -> "pd.DataFrame":
-        """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster.
+        """Clusters at or above the threshold, highest peak first: DataFrame, one row per cluster or part of one.
+
+        A cluster with several distinct peaks is split at them: column `part_of` holds the ranks of all its parts, and
+        `p_value` and `cluster_mm3` are those of the whole cluster.
 
         The columns are those of the cluster tables of a run: volume in mm3, peak and mean score, p-value (share of
         the model's controls and this brain with a cluster at least as large; the smallest possible is 1 / (1 + number
@@ -87,6 +94,7 @@ class AnomalyMap:
     def _rows(self) -> list[dict[str, object]]:
         from ...evaluation.report.anatomy import places_of
         from ...evaluation.report.cluster_table import cluster_row
+        from ...evaluation.report.flags import OnTemplate, flags_of
         from ...preprocessing.registration.template import load_template
 
         config = self._config
@@ -94,9 +102,24 @@ class AnomalyMap:
         found, _ = self._found
         native = config.evaluation.space == "native"
         to_template = self._transform.points_to_template if native else lambda points: points
-        places = places_of(found, to_template, template.grey, template.white)
+        brain = self._template_brain if self._template_brain is not None else self.template_coverage
+        on_template = OnTemplate(
+            self.template_z_map,
+            self.template_coverage,
+            brain,
+            template.grey,
+            template.white,
+            self._transform.jacobian(),
+        )
+        assert self.threshold is not None  # otherwise nothing could be found
+        flags = partial(flags_of, on_template=on_template, threshold=self.threshold)
+        places = places_of(found, to_template, template.grey, template.white, flags)
+        in_scan = [cluster.peak_mm if native else peak for cluster, (peak, _) in zip(found, places, strict=True)]
+        if not native:
+            in_scan = [_triple(point) for point in self._transform.points_to_native(np.array(in_scan).reshape(-1, 3))]
         return [
-            cluster_row(self.key, cluster, peak, place) for cluster, (peak, place) in zip(found, places, strict=True)
+            cluster_row(self.key, cluster, peak, place, native_mm)
+            for cluster, (peak, place), native_mm in zip(found, places, in_scan, strict=True)
         ]
 
     @cached_property
@@ -108,7 +131,7 @@ class AnomalyMap:
             )
         evaluation = self._config.evaluation
         native = evaluation.space == "native"
-        return label_clusters(
+        return label_findings(
             self.z_map if native else self.template_z_map,
             self.threshold,
             self.coverage if native else self.template_coverage,
@@ -172,3 +195,8 @@ class AnomalyMap:
             self.clusters.to_csv(table, index=False)
             written.append(table)
         return written
+
+
+def _triple(point: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(mm) for mm in point)
+    return x, y, z

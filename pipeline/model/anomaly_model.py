@@ -171,6 +171,7 @@ class AnomalyModel:
             _operating_point=self.operating_point,
             _why_no_threshold=self.why_no_threshold,
             _transform=transform,
+            _template_brain=brain,
             _model=self.identity,
         )
 

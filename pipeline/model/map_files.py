@@ -38,7 +38,8 @@ _KINDS = {
     "coverage_mask": ("1 at the voxels with a score, 0 elsewhere.", "none", "none"),
     "clusters_dseg": (
         "Number of the cluster that the voxel belongs to, as in the table of the same name (.tsv); 1 has the highest "
-        "peak. 0 outside clusters. Clusters are 26-connected voxels at or above the threshold.",
+        "peak. 0 outside clusters. Clusters are 26-connected voxels at or above the threshold; one with several "
+        "distinct peaks is split at them, and part_of of the table names its parts.",
         "none",
         "label",
     ),
@@ -117,7 +118,7 @@ def write_clusters(
     path : Path
         Of the image.
     labels, clusters
-        As returned by `label_clusters`.
+        As returned by `label_findings`.
     rows : sequence of dict
         Of each cluster (see `cluster_row`).
     context : MapContext

@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from ...data_manifests.cohort.subject import participant_of_key
-from ...data_manifests.images.volume import Volume
+from ...data_manifests.images.volume import Volume, read_grid
+from ...data_manifests.open_file import is_readable
 from ...evaluation.metrics.bootstrap import resample_subjects
 from ...evaluation.metrics.components import find_lesions
 from ...evaluation.metrics.lesion_metrics import cluster_curve
+from ...evaluation.scoring.control_summary import P001_Z, ControlSummary
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from ...models.anomaly.fit import NULL
 from ...models.features.feature_store import LatentStore
@@ -51,7 +53,17 @@ def null_threshold(run: Run) -> StoredPoint | None:
     participants = [participant_of_key(key) for key in train]
     weights = resample_subjects([""] * len(train), settings.bootstrap_draws, run.config.seed, participants)
     point = OperatingPoint.set_on(false_cluster_thresholds, settings.false_clusters, weights, participants)
-    flagged = (find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions for z in maps())
-    # Components are sorted, the largest first.
-    point = replace(point, largest_mm3=tuple(found[0].volume_mm3 if found else 0.0 for found in flagged))
+    largest, clusters, shares = [], [], []
+    for z in maps():
+        # Components are sorted, the largest first.
+        found = find_lesions(Volume(z >= np.float32(point.threshold), store.grid.grid)).lesions
+        largest.append(found[0].volume_mm3 if found else 0.0)
+        clusters.append(sum(cluster.voxels >= smallest for cluster in found))
+        shares.append(float((z[np.isfinite(z)] > P001_Z).mean()))
+    controls = [run.manifest[key] for key in train if key in {subject.key for subject in run.manifest}]
+    files = [path for path in (control.images["t1w"] for control in controls) if is_readable(path)]
+    summary = ControlSummary.of(
+        clusters, shares, [control.age for control in controls], [read_grid(path).spacing_mm for path in files]
+    )
+    point = replace(point, largest_mm3=tuple(largest), controls=summary)
     return StoredPoint.from_point(point, settings, fit_identity(run.out))

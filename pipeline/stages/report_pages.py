@@ -5,19 +5,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.images.volume import read_mask, read_volume
+from ...data_manifests.images.grid import Grid
+from ...data_manifests.images.volume import Volume, read_map, read_mask, read_volume
+from ...data_manifests.open_file import is_readable
+from ...data_manifests.terms import BIDS_SUFFIX
 from ...evaluation.metrics.fdr import Discovery
+from ...evaluation.report.cluster_table import count_clusters, read_clusters
 from ...evaluation.report.cohort_page import (
     ReportSubject,
     SubjectImages,
 )
-from ...evaluation.report.report_inputs import QualityNumber, ScoredMap, SubjectReport, Threshold
+from ...evaluation.report.report_inputs import Findings, OwnScan, QualityNumber, ScoredMap, SubjectReport, Threshold
 from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
@@ -29,6 +35,7 @@ from .score import maps_and_masks, prepared_lesions
 
 if TYPE_CHECKING:
     from ...preprocessing.quality.verdict import Quality
+    from ...preprocessing.registration.template_transform import TemplateTransform
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
     scores = SubjectScores.load(out.subject_scores(subject.key))
     space = config.evaluation.space
     map, evaluation_mask, truth, covered = maps_and_masks(subject, out, space)
-    transform = TemplateTransform.load(out.transform_folder(subject)) if space == "native" else None
+    transform = TemplateTransform.load(out.transform_folder(subject))
     template = load_template(config.preprocessing.spacing_mm)
     page = out.subject_page(subject)
     report = SubjectReport(
@@ -86,7 +93,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         scored=ScoredMap(
             map,
             evaluation_mask.with_voxels(evaluation_mask.voxels & covered.voxels),
-            transform.points_to_template if transform else lambda points: points,
+            transform.points_to_template if space == "native" else lambda points: points,
             truth,
         ),
         space=space,
@@ -94,6 +101,8 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         grey=template.grey,
         white=template.white,
+        own_scan=own_scan(subject, out, config, transform),
+        jacobian=transform.jacobian(),
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
@@ -131,7 +140,16 @@ def report_subject(
         scores=scores,
         images=partial(_images, subject, out, config) if scores is not None else None,
         page=f"{page.parent.name}/{page.name}" if page.is_file() else None,
+        findings=_findings(out.subject_clusters(subject)),
     )
+
+
+def _findings(table: Path) -> Findings | None:
+    """Count the findings of a subject's page by the table beside it; None without a table."""
+    if not table.is_file():
+        return None
+    rows = read_clusters(table)
+    return Findings(count_clusters(rows), len(rows), sum(float(row["volume_mm3"]) for row in rows) / 1000)
 
 
 def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
@@ -169,10 +187,53 @@ def run_summary(config: Config) -> dict[str, str]:
 
 def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> SubjectImages:
     # On the template grid, slices of different subjects show the same anatomy.
+    modalities = config.preprocessing.modalities
+    names = [BIDS_SUFFIX[modality] for modality in modalities]
+    scans = [read_volume(out.prepared_image(subject, modality)) for modality in modalities]
     return SubjectImages(
-        scan=read_volume(out.prepared_image(subject, config.preprocessing.modalities[0])),
+        scan=scans[0],
         map=read_volume(out.template_map(subject)),
         brain_mask=read_mask(out.prepared_brain_mask(subject)),
         covered=read_mask(out.template_coverage(subject)),
         lesion_mask=prepared_lesions(subject, out),
+        name=names[0],
+        others=dict(zip(names[1:], scans[1:], strict=True)),
     )
+
+
+def own_scan(
+    subject: SubjectRecord, out: OutputFolder, config: Config, transform: "TemplateTransform"
+) -> OwnScan | None:
+    """Read the subject's scans as they were given; None if the T1w cannot be read now, as from a drive that is gone."""
+    if not is_readable(subject.images["t1w"]):
+        return None
+    from ...preprocessing.registration.coregistration import UNMOVED, Alignment
+    from ...preprocessing.registration.resampling import ras_affine, resample
+
+    whole_head = config.evaluation.page_scan == "head"
+    brain = read_mask(out.native_brain_mask(subject))
+    scans: dict[str, Volume] = {}
+    for modality in dict.fromkeys(("t1w", *config.preprocessing.modalities)):
+        path = subject.images.get(modality)
+        if path is None or not is_readable(path):
+            continue
+        scan, to_scan = read_volume(path), UNMOVED.transform
+        if modality != "t1w":
+            to_scan = Alignment.load(out.alignment(subject, modality)).transform
+        if not whole_head:
+            inside = brain if modality == "t1w" else resample(brain, scan.grid, to_scan.GetInverse(), "linear")
+            scan = scan.with_voxels(np.where(inside.voxels, scan.voxels, 0))
+        # The scan is moved by its header, so that it is not interpolated.
+        moved = Grid(scan.grid.size_vox, np.linalg.inv(ras_affine(to_scan)) @ scan.affine)
+        scans[BIDS_SUFFIX[modality]] = scan if modality == "t1w" else Volume(scan.voxels, moved)
+    name, *others = scans
+    images = SubjectImages(
+        scan=scans[name],
+        map=read_map(out.native_map(subject)),
+        brain_mask=brain,
+        covered=read_mask(out.native_coverage(subject)),
+        lesion_mask=read_mask(out.native_lesion_mask(subject)) if subject.lesion_mask else None,
+        name=name,
+        others={other: scans[other] for other in others},
+    )
+    return OwnScan(images, transform.points_to_native, whole_head)

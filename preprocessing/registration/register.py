@@ -24,7 +24,7 @@ from ...data_manifests.images.volume import Grid, Volume
 from ..settings import RegistrationSettings
 from .resampling import LPS, coarsened, itk_geometry, resample
 from .template import Template
-from .template_transform import JacobianRange, TemplateTransform, in_steps
+from .template_transform import JacobianRange, TemplateTransform, in_steps, jacobian_of
 
 LESION_RIM_MM = 3.0
 """Margin around excluded lesions: tissue near a lesion is often abnormal, and gradients extend over its border."""
@@ -210,11 +210,6 @@ def _ants_affine(transform) -> np.ndarray:
 
 def jacobian_range(warp: np.ndarray, template: Template) -> JacobianRange:
     """Jacobian range of a warp on the template's grid, inside the template's brain."""
-    # The axes of the template grid are RAS, so differences along them are derivatives in x, y and z.
-    jacobian = np.empty((*warp.shape, 3))
-    for axis, spacing in enumerate(template.grid.spacing_mm):
-        jacobian[..., axis] = np.gradient(warp, spacing, axis=axis)
-    jacobian += np.eye(3)
-    inside = np.linalg.det(jacobian[template.brain_mask.voxels])
+    inside = jacobian_of(warp, template.grid)[template.brain_mask.voxels]
     low, high = np.percentile(inside, [1, 99])
     return JacobianRange(float(inside.min()), float(low), float(high))

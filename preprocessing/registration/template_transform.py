@@ -40,6 +40,15 @@ class JacobianRange:
     percentile_99: float
 
 
+def jacobian_of(warp: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return the Jacobian determinant of a warp, displacements (X, Y, Z, 3) in RAS mm on a RAS grid: (X, Y, Z)."""
+    # The axes of the grid are RAS, so differences along them are derivatives in x, y and z.
+    jacobian = np.empty((*warp.shape, 3))
+    for axis, spacing in enumerate(grid.spacing_mm):
+        jacobian[..., axis] = np.gradient(warp, spacing, axis=axis)
+    return np.linalg.det(jacobian + np.eye(3))
+
+
 @dataclass(frozen=True, eq=False)
 class TemplateTransform:
     """Transform between a subject and the template, in both directions.
@@ -164,9 +173,11 @@ class TemplateTransform:
 
     def points_to_template(self, points_mm: np.ndarray) -> np.ndarray:
         """Map native points to template space: (N, 3) to (N, 3), both in RAS mm."""
-        transform = self._native_to_template()
-        moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
-        return np.array(moved).reshape(-1, 3) @ LPS
+        return _moved(points_mm, self._native_to_template())
+
+    def points_to_native(self, points_mm: np.ndarray) -> np.ndarray:
+        """Map points of template space to the subject: (N, 3) to (N, 3), both in RAS mm."""
+        return _moved(points_mm, self._template_to_native())
 
     def write_itk(self, to_template: Path, to_native: Path, *, from_t1w: sitk.Transform | None = None) -> None:
         """Write both directions as composite ITK transforms, for ANTs and other tools that use ITK.
@@ -242,6 +253,15 @@ class TemplateTransform:
                 "prepared folder and run prepare again."
             ) from error
 
+    def jacobian(self) -> Volume | None:
+        """Return the local volume change by the warp, without the affine, on `warp_grid`; None without a warp.
+
+        1 is no change, and below 1 the subject is smaller.
+        """
+        if self.warp is None or self.warp_grid is None:
+            return None
+        return Volume(jacobian_of(self.warp, self.warp_grid).astype(np.float32), self.warp_grid)
+
     def _template_to_native(self, from_t1w: sitk.Transform | None = None) -> sitk.Transform:
         transform: sitk.Transform = itk_affine(self.affine)
         if self.warp is not None:
@@ -268,3 +288,8 @@ def in_steps(displacements: np.ndarray) -> np.ndarray:
 def _to_steps(displacements: np.ndarray) -> np.ndarray:
     limit = np.iinfo(np.int16)
     return np.clip(np.round(displacements / WARP_STEP_MM), limit.min, limit.max).astype(np.int16)
+
+
+def _moved(points_mm: np.ndarray, transform: sitk.Transform) -> np.ndarray:
+    moved = [transform.TransformPoint((np.asarray(point) @ LPS).tolist()) for point in points_mm]
+    return np.array(moved).reshape(-1, 3) @ LPS

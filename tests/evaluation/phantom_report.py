@@ -1,12 +1,20 @@
 """Asymmetric phantom subject for the tests of the subject page."""
 
+from dataclasses import replace
 from datetime import datetime
 
 import nibabel as nib
 import numpy as np
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume
-from voxout.evaluation.report.report_inputs import ReportSubject, ScoredMap, SubjectImages, SubjectReport, Threshold
+from voxout.evaluation.report.report_inputs import (
+    OwnScan,
+    ReportSubject,
+    ScoredMap,
+    SubjectImages,
+    SubjectReport,
+    Threshold,
+)
 from voxout.evaluation.scoring.score_cohort import subject_row
 from voxout.evaluation.scoring.score_subject import score_map
 from voxout.evaluation.settings import EvaluationSettings
@@ -47,6 +55,42 @@ def asymmetric_images(axcodes="LAS", *, peak=6.0):
     scores[around(RIGHT_FRONT, 2.1)] = peak
     lesion = around(LEFT_BACK, 12)
     return [reoriented(v, affine, axcodes) for v in (scan, scores.astype(np.float32), brain, lesion)]
+
+
+SPOT = (-22.0, 30.0, 16.0)
+"""Of `own_scan_report`, in template space: one voxel, bright in a dark surrounding, with the highest score."""
+
+
+def own_scan_report(folder, axcodes="LPI", *, others=False, space="native", **changes):
+    """The phantom with its own scan: tilted and moved, in any stored orientation, with a skull around the brain."""
+    plain = phantom_report(folder)
+    scan, map, brain, lesion = asymmetric_images(axcodes)
+    tilt = np.eye(4)
+    around_z, around_x = np.deg2rad([14, -9])
+    tilt[:2, :2] = [[np.cos(around_z), -np.sin(around_z)], [np.sin(around_z), np.cos(around_z)]]
+    about_x = np.eye(4)
+    about_x[1:3, 1:3] = [[np.cos(around_x), -np.sin(around_x)], [np.sin(around_x), np.cos(around_x)]]
+    tilt = about_x @ tilt
+    tilt[:3, 3] = [25, -40, 60]
+    at = tuple(np.round(np.linalg.inv(scan.affine) @ [*SPOT, 1]).astype(int)[:3])
+    around = tuple(slice(i - 5, i + 6) for i in at)
+    voxels, scores = scan.voxels.copy(), map.voxels.copy()
+    voxels[around], scores[around] = 60.0, 3.0
+    voxels[at], scores[at] = 250.0, 7.0
+    mm = np.moveaxis(np.indices(scan.grid.size_vox), 0, -1) @ scan.affine[:3, :3].T + scan.affine[:3, 3]
+    shell = (mm / [76, 96, 67]) ** 2
+    voxels[(shell.sum(axis=-1) < 1) & ~brain.voxels] = 120.0
+    grid = Grid(scan.grid.size_vox, tilt @ scan.affine)
+    scan, map, brain, lesion = (Volume(v, grid) for v in (voxels, scores, brain.voxels, lesion.voxels))
+    inverted = {"FLAIR": Volume((np.where(voxels > 0, 255 - voxels, 0)).astype(np.float32), grid)} if others else {}
+    own = OwnScan(
+        SubjectImages(scan, map, brain, brain, lesion, others=inverted), lambda p: p @ tilt[:3, :3].T + tilt[:3, 3]
+    )
+    back = np.linalg.inv(tilt)
+    scored = ScoredMap(map, brain, lambda p: p @ back[:3, :3].T + back[:3, 3], lesion)
+    if space == "template":
+        scored = plain.scored
+    return replace(plain, own_scan=own, scored=scored, space=space, **changes)
 
 
 def phantom_report(folder, **changes):

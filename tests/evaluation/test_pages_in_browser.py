@@ -13,7 +13,7 @@ from voxout.evaluation.report.subject_page import write_subject_page
 from voxout.evaluation.scoring.score_cohort import score_cohort
 
 from ..browser import Browser
-from .phantom_report import phantom_report
+from .phantom_report import own_scan_report, phantom_report
 from .report.test_cohort_page import images_of
 from .scoring.test_score_cohort import SETTINGS, make
 
@@ -141,8 +141,8 @@ def test_the_threshold_slider_hides_lower_scores(browser, page):
     browser.click("#clusters tbody tr:nth-child(2) td")
     at_two = coloured(browser.picture(ARTEFACTS / "threshold-2.png", "#canvas")).sum()
     left = [at_two]
-    # Both thresholds are above this cluster; the other cluster is in none of these planes.
-    for value in (3.5, 5.0):
+    # Both thresholds are above this cluster and most of the other, whose peak is in none of these planes.
+    for value in (4.6, 5.0):
         browser.run(f"(() => {{ const s = document.getElementById('threshold'); s.value = {value};"
                     " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
         left.append(coloured(browser.picture(ARTEFACTS / f"threshold-{value:g}.png", "#canvas")).sum())
@@ -183,6 +183,64 @@ def test_a_map_without_clusters_is_grey_until_the_threshold_is_lowered(browser, 
                 " document.getElementById('view').dispatchEvent(new Event('change')); })()")  # fmt: skip
     assert "below the threshold" in browser.run("document.getElementById('threshold-value').textContent")
     assert violet_to_yellow("quiet-lowered.png") > 100
+    assert_no_messages_or_requests(browser, path)
+
+
+@pytest.mark.parametrize("axcodes", ["LPI", "PIR"])
+def test_a_marked_voxel_of_a_tilted_scan_lies_under_the_crosshair(browser, tmp_path, axcodes):
+    report = own_scan_report(tmp_path, axcodes, others=axcodes == "LPI")
+    path = tmp_path / "sub-01.html"
+    found = write_subject_page(path, report, table=tmp_path / "clusters.csv")
+    open_page(browser, path)
+    cells = browser.run(
+        "[...document.querySelectorAll('#clusters tbody tr:nth-child(1) td')].map((c) => c.textContent)"
+    )
+    peak = found.rows[0]
+    for space in ("mni", "native"):
+        assert ", ".join(f"{peak[f'{axis}_{space}_mm']:.0f}" for axis in "xyz") in cells
+    # The score is that of the voxel under the crosshair, as the viewer reads it.
+    x, y, z = (f"{peak[f'{axis}_native_mm']:.0f}" for axis in "xyz")
+    assert browser.run(WHERE) == f"x {x}, y {y}, z {z} mm of the scan: score 7.00"
+
+    def spot_and_crosshair(name):
+        """Row and column of the bright voxel and of the crosshair, in an axial slice without the map."""
+        browser.run("(() => { const v = document.getElementById('view'), o = document.getElementById('opacity');"
+                    " v.value = '0'; v.dispatchEvent(new Event('change'));"
+                    " o.value = 0; o.dispatchEvent(new Event('input')); })()")  # fmt: skip
+        rgb = browser.picture(ARTEFACTS / f"{name}-{axcodes}.png", "#canvas").astype(int)
+        green = (rgb[..., 1] > rgb[..., 0] + 40) & (rgb[..., 1] > rgb[..., 2] + 20)
+        row, column = green.sum(axis=1).argmax(), green.sum(axis=0).argmax()
+        near = rgb[row - 12 : row + 13, column - 12 : column + 13].min(axis=2)
+        rows, columns = np.nonzero(near > near.max() - 30)
+        return (rows.mean() - 12, columns.mean() - 12), near
+
+    offset, near = spot_and_crosshair("tilted")
+    assert np.abs(offset).max() < 2.5 and near.max() > 200 and np.median(near) < 90
+    if axcodes == "LPI":
+        browser.run("(() => { const s = document.getElementById('scan'); s.value = '1';"
+                    " s.dispatchEvent(new Event('input')); })()")  # fmt: skip
+        _, dark = spot_and_crosshair("tilted-flair")
+        assert np.median(dark) > np.median(near) + 60, "the FLAIR is bright where the T1w is dark"
+    assert_no_messages_or_requests(browser, path)
+
+
+def test_the_template_view_is_one_click_away(browser, tmp_path):
+    path = tmp_path / "sub-01.html"
+    found = write_subject_page(path, own_scan_report(tmp_path), table=tmp_path / "clusters.csv")
+    open_page(browser, path)
+    browser.picture(ARTEFACTS / "own-scan.png")
+    for space in ("template", "own"):
+        browser.click("#space")
+        browser.wait_for(f"document.documentElement.dataset.space === '{space}'")
+        browser.picture(ARTEFACTS / f"space-{space}.png", "#viewer")
+        where, row = browser.run(WHERE), found.rows[0]
+        name = "mni" if space == "template" else "native"
+        assert where.startswith(f"x {row[f'x_{name}_mm']:.0f}") and ("MNI mm" in where) == (space == "template")
+        browser.click("#clusters tbody tr:nth-child(2) td")
+        row = found.rows[1]
+        assert browser.run(WHERE).startswith(f"x {row[f'x_{name}_mm']:.0f}")
+        browser.click("#clusters tbody tr:nth-child(1) td")
+    assert browser.run("document.getElementById('space').textContent") == "Template view"
     assert_no_messages_or_requests(browser, path)
 
 

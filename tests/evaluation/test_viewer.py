@@ -34,7 +34,7 @@ def head(axcodes="RAS", **more):
 @pytest.mark.parametrize("axcodes", ["RAS", "LAS", "PIR"])
 def test_all_volumes_have_the_same_positions_in_millimetres(axcodes):
     made = ViewerVolumes.from_head(head(axcodes))
-    scan, map, lesion = unpacked(made.scan), unpacked(made.map), unpacked(made.lesion)
+    scan, map, lesion = unpacked(made.scans[0].data), unpacked(made.map), unpacked(made.lesion)
     assert scan.get_data_dtype() == np.uint8 and map.get_data_dtype() == np.uint16
     assert scan.shape == map.shape == lesion.shape
     assert value_at(scan, (-36, 40, 0)) > 200 > value_at(scan, (36, 40, 0)) > 0

@@ -7,12 +7,13 @@
   const figures = [...document.querySelectorAll(".point")];
   const state = document.documentElement.dataset;
   let goTo = null;
+  let view = about.views[0];
 
   const choose = (row) => {
     for (const other of rows) other.removeAttribute("aria-current");
     row.setAttribute("aria-current", "true");
     for (const figure of figures) figure.classList.toggle("chosen", figure.dataset.place === row.dataset.place);
-    if (goTo) goTo(about.places[Number(row.dataset.place)]);
+    if (goTo) goTo(view.places[Number(row.dataset.place)]);
   };
   // After a user action, scroll the viewer into view.
   const chooseAndShow = (row) => {
@@ -86,19 +87,22 @@
     const [red, green, blue] = about.lesionColour;
     // Black without outline, since voxels are blended with their neighbours, including transparent ones.
     viewer.addColormap("voxout-lesion", { R: [0, red], G: [0, green], B: [0, blue], A: [0, 255], I: [0, 255] });
-    const add = async (id, name, colormap, low, high) => {
-      const image = await NVImage.new(await unpacked(id).arrayBuffer(), name + ".nii", colormap, 1, null, low, high);
-      viewer.addVolume(image);
-      return image;
-    };
-    await add("scan-data", "scan", "gray", 1, 255);
+    // Opaque also where it is black, so that a scan hides the first.
+    viewer.addColormap("voxout-scan", { R: [0, 255], G: [0, 255], B: [0, 255], A: [255, 255], I: [0, 255] });
+    const image = async (id, colormap, low, high) => NVImage.new(await unpacked(id).arrayBuffer(), id + ".nii", colormap, 1, null, low, high);
     // A stored value is at most one step above its score.
-    const stored = (score) => score - about.floor + about.step / 2;
-    const map = await add("map-data", "map", "voxout", stored(about.threshold), about.high - about.floor);
-    const lesion = byId("lesion-data") ? await add("lesion-data", "lesion", "voxout-lesion", 0, 1) : null;
-    // Colours of scores do not depend on the threshold; scores below it are transparent. In NiiVue 0.69 this is type 2
-    // for volumes, despite its name: type 1 only fades scores below the threshold.
-    map.colormapType = 2;
+    const stored = (score) => score - about.floor + view.step / 2;
+    // Volumes of a view: all its scans, the map, the outline of the lesion mask. They are unpacked when first shown.
+    const load = async (wanted) => {
+      if (wanted.images) return;
+      const scans = await Promise.all(wanted.scans.map((_, i) => image(`${wanted.space}-scan-${i}`, i ? "voxout-scan" : "gray", i ? 0 : 1, 255)));
+      const map = await image(wanted.space + "-map", "voxout", 0, 1);
+      // Colours of scores do not depend on the threshold; scores below it are transparent. In NiiVue 0.69 this is type
+      // 2 for volumes, despite its name: type 1 only fades scores below the threshold.
+      map.colormapType = 2;
+      const lesion = byId(wanted.space + "-lesion") ? await image(wanted.space + "-lesion", "voxout-lesion", 0, 1) : null;
+      wanted.images = { scans, map, lesion };
+    };
 
     const threshold = byId("threshold"), shown = byId("threshold-value");
     const smallest = (about.sliderTop - about.floor) / 500;
@@ -108,6 +112,7 @@
       // The browser rounds the value of a slider: equal digits mean the threshold itself.
       const chosen = Number(threshold.value);
       const value = chosen.toPrecision(3) === about.threshold.toPrecision(3) ? about.threshold : chosen;
+      const { map } = view.images;
       map.cal_min = stored(value);
       map.cal_max = Math.max(about.high - about.floor, map.cal_min + smallest);
       viewer.updateGLVolume();
@@ -118,21 +123,56 @@
     const reset = () => { threshold.value = about.threshold; draw(); };
     threshold.addEventListener("input", draw);
     byId("to-healthy").addEventListener("click", reset);
-    byId("opacity").addEventListener("input", (event) => viewer.setOpacity(1, Number(event.target.value)));
-    if (lesion) byId("lesion").addEventListener("change", (event) => viewer.setOpacity(2, event.target.checked ? 1 : 0));
-    byId("view").addEventListener("change", (event) => viewer.setSliceType(Number(event.target.value)));
+    const opacities = () => {
+      const { scans, map, lesion } = view.images, inSpace = byId("view").value === "4";
+      // The first scan defines the grid and stays below the others. In 3-D, these would be a black box.
+      const chosen = byId("scan") && !inSpace ? Number(byId("scan").value) : 0;
+      scans.forEach((scan, i) => { scan.opacity = i === 0 || i === chosen ? 1 : 0; });
+      map.opacity = Number(byId("opacity").value);
+      if (lesion) lesion.opacity = byId("lesion").checked ? 1 : 0;
+      viewer.updateGLVolume();
+    };
+    for (const id of ["opacity", "lesion", "scan"]) if (byId(id)) byId(id).addEventListener("input", opacities);
+    const show = async (wanted) => {
+      await load(wanted);
+      const before = Number(threshold.value);
+      view = wanted;
+      const { scans, map, lesion } = view.images;
+      viewer.volumes = [];
+      for (const volume of [...scans, map, ...(lesion ? [lesion] : [])]) viewer.addVolume(volume);
+      threshold.value = before;
+      opacities();
+      draw();
+      const chosen = rows.find((row) => row.getAttribute("aria-current"));
+      goTo(chosen ? view.places[Number(chosen.dataset.place)] : middle());
+    };
+    // The middle of the volume: the origin of a scanner's coordinates may lie outside of the head.
+    const middle = () => [...viewer.frac2mm([0.5, 0.5, 0.5], 0, true)].slice(0, 3);
+    if (byId("space")) byId("space").addEventListener("click", async (event) => {
+      const button = event.currentTarget;
+      button.disabled = true;
+      await show(about.views[view === about.views[0] ? 1 : 0]);
+      button.disabled = false;
+      button.focus();
+      button.textContent = view.space === "own" ? "Template view" : "Own scan";
+      button.setAttribute("aria-pressed", String(view.space === "template"));
+      state.space = view.space;
+    });
+    byId("view").addEventListener("change", (event) => { viewer.setSliceType(Number(event.target.value)); opacities(); });
     document.querySelector(".viewer-controls").addEventListener("submit", (event) => event.preventDefault());
 
     let here = [0, 0, 0];
     viewer.onLocationChange = (place) => {
       here = [...place.mm].slice(0, 3);
       const [x, y, z] = here;
-      const score = place.values[1] ? place.values[1].value : 0;
-      const side = Math.abs(x) < 1 ? "midline" : x < 0 ? "left" : "right";
-      byId("where").textContent = `x ${x.toFixed(0)} (${side}), y ${y.toFixed(0)}, z ${z.toFixed(0)} mm: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) + (about.native ? " on the template grid" : "") : "score below " + about.floor.toPrecision(3) + " or no score");
+      const value = place.values[view.scans.length], score = value ? value.value : 0;
+      // The midline of a scan need not be at 0.
+      const side = Math.abs(x) < 1 ? " (midline)" : x < 0 ? " (left)" : " (right)";
+      const elsewhere = (view.space === "own") === (about.scoredIn === "native") ? "" : view.space === "own" ? " on the scan's own grid" : " on the template grid";
+      byId("where").textContent = `x ${x.toFixed(0)}${view.space === "own" ? "" : side}, y ${y.toFixed(0)}, z ${z.toFixed(0)} ${view.space === "own" ? "mm of the scan" : "MNI mm"}: ` + (score > 0 ? "score " + (score + about.floor).toPrecision(3) + elsewhere : "score below " + about.floor.toPrecision(3) + " or no score");
     };
     goTo = (mm) => {
-      viewer.scene.crosshairPos = viewer.mm2frac(mm);
+      viewer.scene.crosshairPos = viewer.mm2frac(mm, 0, true);
       viewer.createOnLocationChange();
       viewer.drawScene();
     };
@@ -143,12 +183,12 @@
       const step = steps[event.key];
       if (!step) return;
       event.preventDefault();
-      goTo(here.map((mm, axis) => mm + step[axis] * about.spacing[axis]));
+      goTo(here.map((mm, axis) => mm + step[axis] * view.spacing[axis]));
     }, true);
     canvas.addEventListener("keyup", (event) => event.stopImmediatePropagation(), true);
-    reset();
-    const chosen = rows.find((row) => row.getAttribute("aria-current"));
-    goTo(chosen ? about.places[Number(chosen.dataset.place)] : [0, 0, 0]);
+    threshold.value = about.threshold;
+    await show(view);
+    state.space = view.space;
     byId("viewer-note").textContent = "Click into a plane to move the crosshair; drag with the right mouse button to change the contrast. Keyboard: arrow keys, Page Up and Page Down.";
     state.viewer = "ready";
   };

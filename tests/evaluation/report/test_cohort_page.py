@@ -2,6 +2,7 @@ import base64
 import csv
 import hashlib
 import re
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 
@@ -24,7 +25,7 @@ from voxout.evaluation.report.cohort_page import (
 from voxout.evaluation.report.headlines import threshold_notes
 from voxout.evaluation.report.html import duration_text, number_text
 from voxout.evaluation.report.qc_table import quality_lines
-from voxout.evaluation.report.report_inputs import QualityNumber
+from voxout.evaluation.report.report_inputs import Findings, QualityNumber
 from voxout.evaluation.scoring.metric_labels import METRICS
 from voxout.evaluation.scoring.reference_results import RunScores
 from voxout.evaluation.scoring.score_cohort import score_cohort
@@ -294,10 +295,39 @@ def without_truth(share):
 
 def test_maps_come_first_without_lesion_masks(tmp_path, written):
     page = Page(write_report(tmp_path / "index.html", without_truth(0.05)).read_text())
-    assert page.ids.index("maps") < page.ids.index("metrics") and 'class="big' not in page.text
-    assert "lesions in masks" not in page.text and "AP</th>" not in page.text and ">Clusters</th>" in page.text
+    assert page.ids.index("cohort") < page.ids.index("maps") and not {"metrics", "curves"} & set(page.ids)
+    for absent in ("AUROC", "Dice", "not defined", "not compared"):
+        assert absent not in page.text, absent
+    assert "lesions in masks" not in page.text and "AP</th>" not in page.text and ">Flagged, ml</th>" not in page.text
     with_truth = written[2].ids
     assert with_truth.index("maps") > with_truth.index("metrics")
+
+
+def columns_of(text, table):
+    pattern = rf'id="{table}">\s*<thead>(.*?)</thead>\s*<tbody>(.*?)</tbody>'
+    head, body = re.search(pattern, text, re.DOTALL).groups()
+    names = [re.sub(r"<[^>]+>", "", name).strip() for name in re.findall(r"<th\b.*?</th>", head, re.DOTALL)]
+    rows = [re.findall(r"<(?:td|th)\b[^>]*>(.*?)</(?:td|th)>", row, re.DOTALL) for row in body.split("</tr>")[:-1]]
+    assert all(len(row) == len(names) for row in rows)
+    return dict(zip(names, zip(*rows, strict=True), strict=True))
+
+
+def test_the_table_of_applied_patients_has_what_was_found_and_no_column_of_dashes(tmp_path):
+    report = without_truth(0.05)
+    (subject,) = report.subjects
+    found = replace(subject, age=44.0, quality_verdict="warn", findings=Findings(2, 3, 1.25))
+    nothing = ReportSubject("sub-2", "patient")
+    text = write_report(tmp_path / "index.html", replace(report, subjects=[found, nothing])).read_text()
+    columns = columns_of(text, "subjects")
+    assert list(columns) == [
+        "Subject", "Role", "Age, sex", "Quality", "Clusters", "Their volume, ml", "Highest score",
+    ]  # fmt: skip
+    assert columns["Their volume, ml"] == ("1.25", "–") and columns["Highest score"] == ("9", "–")
+    assert columns["Clusters"] == ("2", "–")
+    with (tmp_path / "tables" / "subjects.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["findings"], row["clusters_ml"], row["highest_score"]) == ("3", "1.25", "9")
+    assert all(set(column) != {"–"} for column in columns.values())
 
 
 def test_stages_of_the_model_are_named_as_such(tmp_path):

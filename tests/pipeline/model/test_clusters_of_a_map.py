@@ -28,4 +28,9 @@ def test_clusters_have_a_region_and_shares(space):
         "left", "putamen", "deep grey matter", "grey matter",
     )  # fmt: skip
     assert row["regions"].startswith("putamen 83 %; insula 9 %")
-    assert list(found.columns)[-2:] == ["lobe", "regions"]
+    assert list(found.columns)[-8:] == [
+        "lobe", "regions", "part_of", "cluster_mm3", "flags", "x_native_mm", "y_native_mm", "z_native_mm",
+    ]  # fmt: skip
+    for axis, shift in zip("xyz", move[:3, 3], strict=True):
+        assert row[f"{axis}_native_mm"] == pytest.approx(row[f"{axis}_mni_mm"] + shift)
+    assert row["part_of"] is None and row["flags"] is None

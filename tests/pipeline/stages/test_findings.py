@@ -2,9 +2,9 @@
 
 import pytest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.evaluation.report.findings import describe
 from voxout.pipeline.cli import main as cli
 from voxout.pipeline.stages import findings, score
-from voxout.pipeline.stages.findings import describe
 from voxout.pipeline.workflow.console import Console
 
 
@@ -18,6 +18,16 @@ def test_clusters_are_told_with_volume_peak_and_place():
         "2 clusters above 3.59: 1.2 ml, peak 6.8, left precuneus; 0.046 ml, peak 4.0, right fluid"
     )
     assert describe(found[:1], 3.5912, 6.81, 30) == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+
+
+def test_parts_of_a_cluster_are_findings_of_one_cluster():
+    parts = [row(1, 6) | {"part_of": "1+2"}, row(1, 5) | {"part_of": "1+2"}, row(1, 4) | {"part_of": ""}]
+    assert describe(parts, 3.6, 6, 30).startswith("3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, ")
+
+
+def test_flags_follow_the_place():
+    flagged = [row(1, 6) | {"flags": "mirror-symmetric; at a ventricle"}]
+    assert describe(flagged, 3.6, 6, 30).endswith("left precuneus (mirror-symmetric, at a ventricle)")
 
 
 def test_of_many_clusters_the_highest_are_told():

@@ -88,7 +88,7 @@ def test_maps_without_a_valid_threshold_have_no_range_and_say_so(tmp_path, patie
 
 
 class NoPlace:
-    side, region, tissue, lobe, shares_text = "left", None, "white matter", None, ""
+    side, region, tissue, lobe, shares_text, flags_text = "left", None, "white matter", None, "", ""
 
 
 def test_clusters_are_numbered_by_their_peak(tmp_path, patient, z):

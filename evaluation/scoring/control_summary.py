@@ -1,0 +1,73 @@
+"""What a model's training controls look like under the model: to say how a patient relates to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from ...data_manifests.typed_json import Content
+
+P001_Z = 3.09
+"""z-score that one healthy voxel in a thousand exceeds."""
+_AGE_STEP = 5
+"""Years; ages are rounded outwards, since the youngest and the oldest age are those of single persons."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StoredSummary(Content):
+    """The same in the file of the operating point."""
+
+    clusters: tuple[Annotated[int, Field(ge=0)], ...]
+    shares_above: tuple[Share, ...]
+    ages: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ControlSummary:
+    """Null maps of the training controls, in ascending order of each number.
+
+    Attributes
+    ----------
+    clusters : tuple of int
+        Number of clusters at the threshold of each control.
+    shares_above : tuple of float
+        Share of the voxels of each control above `P001_Z`.
+    ages : tuple of (float, float) or None
+        Range in years, rounded outwards to multiples of five; None if no age is known.
+    spacing_mm : tuple of (float, float) or None
+        Shortest and longest edge of a voxel in any scan.
+    """
+
+    clusters: tuple[int, ...]
+    shares_above: tuple[float, ...]
+    ages: tuple[float, float] | None = None
+    spacing_mm: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        clusters: Sequence[int],
+        shares_above: Sequence[float],
+        ages: Sequence[float | None],
+        spacings_mm: Sequence[np.ndarray],
+    ) -> "ControlSummary":
+        """Summarise controls; see the attributes. Unknown ages are left out."""
+        known = [age for age in ages if age is not None]
+        edges = [float(edge) for spacing in spacings_mm for edge in spacing]
+        return cls(
+            tuple(sorted(int(number) for number in clusters)),
+            # Digits that identify no map.
+            tuple(sorted(round(float(share), 5) for share in shares_above)),
+            (
+                float(floor(min(known) / _AGE_STEP) * _AGE_STEP),
+                float(ceil(max(known) / _AGE_STEP) * _AGE_STEP),
+            )
+            if known
+            else None,
+            (round(min(edges), 2), round(max(edges), 2)) if edges else None,
+        )
