@@ -5,7 +5,7 @@ Each subject has one float16 ``.npy`` file. Compression would save 6 % of the sp
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,9 @@ class LatentStore:
         Number of latent dimensions (d).
     mask_hash : str
         Hash of the `VoxelMask` to which the voxels belong.
+    offsets : dict from key to int
+        Where the values begin in the files read so far. Headers are read once, and not in several threads: Python
+        3.11 may fail to parse two of them at a time.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class LatentStore:
     n_locations: int
     latent_size: int
     mask_hash: str
+    offsets: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def create(cls, folder: Path, mask: VoxelMask, latent_size: int) -> "LatentStore":
@@ -155,7 +159,7 @@ class LatentStore:
         if latents.shape != self.shape[1:]:
             raise ValueError(f"latents {latents.shape}, expected {self.shape[1:]}")
         with np.errstate(over="ignore"):
-            stored = latents.astype(np.float16)
+            stored = latents.astype(np.float16, order="C")
         if available is not None:
             stored[~available] = 0
         if not np.isfinite(stored).all():
@@ -175,15 +179,20 @@ class LatentStore:
 
     def _memory_map(self, key: str) -> np.ndarray:
         try:
+            if key in self.offsets:
+                return np.memmap(self._path(key), np.float16, "r", self.offsets[key], self.shape[1:])
             latents = np.load(self._path(key), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
                 f"{private(self._path(key))}: not readable as latents ({error}). Encode the subject again."
             ) from error
-        if latents.shape != self.shape[1:]:
+        if latents.shape != self.shape[1:] or latents.dtype != np.float16:
             raise UserError(
-                f"{key}: its latents have shape {latents.shape}, expected {self.shape[1:]}. Encode the subject again."
+                f"{key}: its latents have shape {latents.shape}, {latents.dtype}, expected {self.shape[1:]}, float16. "
+                "Encode the subject again."
             )
+        if latents.flags.c_contiguous:
+            self.offsets[key] = latents.offset
         return latents
 
 

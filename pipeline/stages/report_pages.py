@@ -204,8 +204,11 @@ def _images(subject: SubjectRecord, out: OutputFolder, config: Config) -> Subjec
 def own_scan(
     subject: SubjectRecord, out: OutputFolder, config: Config, transform: "TemplateTransform"
 ) -> OwnScan | None:
-    """Read the subject's scans as they were given; None if the T1w cannot be read now, as from a drive that is gone."""
-    if not is_readable(subject.images["t1w"]):
+    """Read the subject's scans as they were given.
+
+    None if the T1w cannot be read now, as from a drive that is gone, or is not known, as of a subject of an earlier call.
+    """
+    if "t1w" not in subject.images or not is_readable(subject.images["t1w"]):
         return None
     from ...preprocessing.registration.coregistration import UNMOVED, Alignment
     from ...preprocessing.registration.resampling import ras_affine, resample

@@ -72,8 +72,20 @@ def test_missing_subjects_or_stores_are_refused(filled, tmp_path):
 def test_a_file_of_another_shape_is_refused(filled):
     folder, _ = filled
     np.save(folder / "b.npy", np.zeros((39, 4), np.float16))
-    with pytest.raises(UserError, match=r"b: its latents have shape \(39, 4\), expected \(40, 4\)"):
+    with pytest.raises(UserError, match=r"b: its latents have shape \(39, 4\), float16, expected \(40, 4\)"):
         LatentStore.open(folder, ("a", "b"))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_come_back_whatever_their_order_in_memory(filled, order):
+    """Also a file of before, in Fortran order, and when its header has been read already."""
+    folder, _ = filled
+    values = np.random.default_rng(3).normal(size=(40, 4)).astype(np.float16)
+    LatentStore.create(folder, mask_of(40), 4).write("written", np.asarray(values, order=order))
+    np.save(folder / "saved.npy", np.asarray(values, order=order))
+    store = LatentStore.open(folder, ("written", "saved"))
+    for _ in range(2):
+        np.testing.assert_array_equal(store[:, 5:9], np.stack([values[5:9]] * 2))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e5])
