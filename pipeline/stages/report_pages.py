@@ -206,7 +206,8 @@ def own_scan(
 ) -> OwnScan | None:
     """Read the subject's scans as they were given.
 
-    None if the T1w cannot be read now, as from a drive that is gone, or is not known, as of a subject of an earlier call.
+    None if the T1w cannot be read now, as from a drive that is gone, or is not known, as of a subject of an earlier
+    call.
     """
     if "t1w" not in subject.images or not is_readable(subject.images["t1w"]):
         return None
