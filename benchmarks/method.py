@@ -29,7 +29,7 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
-from voxout.models.anomaly.calibration import FOLDS, Calibration, calibrate, folds_of, z_from_neg_log10_p
+from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
 from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
@@ -38,7 +38,7 @@ from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
 from voxout.models.features.source import FeatureSource
-from voxout.models.settings import EnsembleSettings, LearnedSettings, ModelSettings
+from voxout.models.settings import FOLDS, EnsembleSettings, LearnedSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
 from voxout.preprocessing.patches.volume_store import VolumeStore

@@ -120,8 +120,15 @@ class TrainingSettings(Section):
     removed: ClassVar = {"voxels_per_step": 32, "locations_per_step": 32}
 
 
+# Constants that a plan of a run needs too, which is made without the libraries of the models.
 FEWEST_TO_LEARN_FROM = 20
 """With fewer training participants, the scorer `learned` is left out."""
+FOLDS = 5
+"""Folds of the controls for cross-validation; with fewer participants, one is left out at a time."""
+PARTICIPANTS_PER_COMPONENT = 5
+"""Fewest participants for each whole-brain component."""
+PATCH_COMPONENTS = 8
+"""Number of principal components of 3x3x3 voxels."""
 ScoreName = Literal["distance", "decision", "log_ratio"]
 
 

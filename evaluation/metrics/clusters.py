@@ -35,7 +35,7 @@ class Cluster:
     voxels_mm : array, (N, 3)
         Positions of its voxels, in RAS+ mm of the map's space: all, or `MOST_VOXELS` evenly spread ones.
     parts : tuple of int
-        If it is a part of a connected cluster (see `split_clusters`), the ranks of all parts, its own among them. Its
+        If it is a part of a connected cluster (see `cluster_parts`), the ranks of all parts, its own among them. Its
         `p_value` is that of the whole cluster.
     whole_mm3 : float or None
         Volume of the whole cluster that it is a part of; None if it is no part.

@@ -25,8 +25,6 @@ from ...data_manifests.errors import UserError, counted
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..tensor_file import opened_tensors, write_tensors
 
-FOLDS = 5
-"""Folds of the controls for cross-validation; with fewer participants, one is left out at a time."""
 _POOLING_MM = 3.0
 """Standard deviation of the Gaussian over which the scale of the null is pooled."""
 _POOLING_CONTROLS = 12.5

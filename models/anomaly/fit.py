@@ -28,9 +28,9 @@ from ..features.truncated_fov import away_from_truncation
 from ..learned.edited_controls import EditedControls
 from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
-from ..settings import FEWEST_TO_LEARN_FROM, ModelSettings
+from ..settings import FEWEST_TO_LEARN_FROM, FOLDS, ModelSettings
 from .calibrated_scorer import CalibratedScorer
-from .calibration import FOLDS, Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
+from .calibration import Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
 from .ensemble import Ensemble, combined_by_member
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing, smoothed

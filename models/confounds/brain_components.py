@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..features.extractors import Features
+from ..settings import PARTICIPANTS_PER_COMPONENT
 from ..tensor_file import opened_tensors, write_tensors
 
 _SAMPLED_VOXELS = 50_000
@@ -24,7 +25,6 @@ _HUBER_SD = 1.345
 _ITERATIONS = 5
 _SMALLEST_SD = 0.3
 """Floor of the standard deviation at a voxel, as a share of the brain's median."""
-_PARTICIPANTS_PER_COMPONENT = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class BrainComponents:
 
 def affordable(wanted: int, participants: int) -> int:
     """Return the number of components to learn: at most one per five participants, and at most `wanted`."""
-    return min(wanted, participants // _PARTICIPANTS_PER_COMPONENT)
+    return min(wanted, participants // PARTICIPANTS_PER_COMPONENT)
 
 
 def sampled(features: np.ndarray, inside: np.ndarray) -> np.ndarray:

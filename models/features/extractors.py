@@ -14,10 +14,9 @@ import torch
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..encoder.dense_inference import encode_densely
 from ..encoder.network import PatchEncoder
+from ..settings import PATCH_COMPONENTS
 from ..tensor_file import opened_tensors, write_tensors
 
-_COMPONENTS = 8
-"""Number of principal components of 3x3x3 voxels."""
 _SAMPLES = 20_000
 """Number of patches of each control from which the components are learnt."""
 _AT_ONCE = 100_000
@@ -149,7 +148,7 @@ class PatchFeatures:
         *,
         seed: int,
     ) -> "PatchFeatures":
-        """Learn the first `_COMPONENTS` components from controls.
+        """Learn the first `PATCH_COMPONENTS` components from controls.
 
         Parameters
         ----------
@@ -170,7 +169,7 @@ class PatchFeatures:
             total, products, count = total + patches.sum(0), products + patches.T @ patches, count + len(patches)
         mean = total / count
         _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
-        return cls(mask, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :_COMPONENTS], np.float32))
+        return cls(mask, tuple(rows), np.ascontiguousarray(vectors[:, ::-1][:, :PATCH_COMPONENTS], np.float32))
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, atomically."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..ocsvm.blocks import as_floats, in_order
+from ..ocsvm.blocks import as_floats, in_order, read_block
 from ..ocsvm.dual import named, thread_count
 from ..tensor_file import opened_tensors, write_tensors
 from . import kernels
@@ -261,7 +261,7 @@ def _pooled_moments(latents, mask: VoxelMask, slab: _Slab, threads: int) -> tupl
     count = np.empty(n, np.int64)
 
     def fill(start: int, stop: int) -> None:
-        block = as_floats(np.asarray(latents[:, first + start : first + stop], np.float32))
+        block = read_block(latents, first + start, first + stop).astype(np.float32, copy=False)
         kernels.moments(block, means[start:stop], within[start:stop], count[start:stop])
 
     for _ in in_order(fill, n, max(_BLOCK_NUMBERS // (n_subjects * dimension), 1), threads):

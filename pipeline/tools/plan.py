@@ -16,15 +16,11 @@ from ...data_manifests.cohort.splits import split_controls
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import UserError, counted
 from ...data_manifests.images.volume import read_grid
-from ...models.settings import FEWEST_TO_LEARN_FROM
+from ...models.settings import FEWEST_TO_LEARN_FROM, FOLDS, PARTICIPANTS_PER_COMPONENT, PATCH_COMPONENTS
 from ...preprocessing.patches.voxel_mask import patch_size_vox
 from ..config.config import Config
 from ..workflow.console import duration
 from . import plan_figures as measured
-
-_FOLDS = 5
-_PATCH_COMPONENTS = 8
-_PARTICIPANTS_PER_COMPONENT = 5
 
 
 @dataclass(frozen=True)
@@ -169,9 +165,9 @@ class _Work:
         enough = heads.train >= FEWEST_TO_LEARN_FROM
         self.scorers = [name for name in models.ensemble.scorers if name != "learned" or enough]
         self.members = models.ensemble.members
-        smallest_fold = heads.train - math.ceil(heads.train / _FOLDS)
+        smallest_fold = heads.train - math.ceil(heads.train / FOLDS)
         self.confounds = len(models.ensemble.covariates) + min(
-            models.ensemble.brain_components, smallest_fold // _PARTICIPANTS_PER_COMPONENT
+            models.ensemble.brain_components, smallest_fold // PARTICIPANTS_PER_COMPONENT
         )
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -194,7 +190,7 @@ class _Work:
         if scorer in ("ocsvm", "mahalanobis"):
             return "codes", self.models.encoder.latent_size, self.members
         if scorer == "patches":
-            return "patches", _PATCH_COMPONENTS, 1
+            return "patches", PATCH_COMPONENTS, 1
         if scorer == "intensity":
             return "modalities", self.modalities, 1
         if scorer in ("derived_features", "learned"):
