@@ -3,7 +3,9 @@
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -40,3 +42,23 @@ def release_pages(array: np.ndarray) -> None:
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def temporary_array(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """Create an array in a file of a folder that nobody can see and that is gone with the array.
+
+    Raises
+    ------
+    OSError
+        Not enough space.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as temporary:
+        return new_mapped_array(Path(temporary) / "array.npy", dtype, shape)
+
+
+def rows_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of an array, which may be changed; of a mapped one, only one row is in memory at a time."""
+    for row in array:
+        yield np.asarray(row)
+        release_pages(array)

@@ -22,7 +22,9 @@ from scipy import special
 
 from ...data_manifests.cohort.subject import count_participants
 from ...data_manifests.errors import UserError, counted
+from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..features.packed_masks import Masks
 from ..tensor_file import opened_tensors, write_tensors
 
 _POOLING_MM = 3.0
@@ -119,29 +121,28 @@ class Calibration:
 
 
 def calibrate(
-    null: np.ndarray,
-    inside: np.ndarray,
-    folds: Sequence[np.ndarray],
-    mask: VoxelMask,
+    null: np.ndarray, inside: Masks, folds: Sequence[np.ndarray], mask: VoxelMask, *, out: np.ndarray | None = None
 ) -> tuple[Calibration, np.ndarray]:
-    """Fit a calibration to the null scores of the controls.
+    """Fit a calibration to the null scores of the controls, which are read control by control.
 
     Parameters
     ----------
     null : ndarray, (S, P)
         Scores of each control from a detector fitted without it; may be memory-mapped.
-    inside : ndarray of bool, (S, P)
+    inside : (S, P) bool
         Brain mask of each control; voxels outside it are ignored.
     folds : sequence of ndarray of int
         Indices of the controls of each fold; at least two folds.
     mask : VoxelMask
+    out : ndarray, (S, P), float32, optional
+        Filled with -log10 p of the controls; may be `null` itself, or memory-mapped.
 
     Returns
     -------
     Calibration
         Calibration for unseen brains; its scale is that of all controls.
     ndarray, (S, P), float32
-        -log10 p of the controls, with half weight for a control's own fold in its scale.
+        -log10 p of the controls, with half weight for a control's own fold in its scale; `out` if given.
 
     Raises
     ------
@@ -150,7 +151,14 @@ def calibrate(
     """
     if null.shape != inside.shape or null.shape[1] != mask.size:
         raise ValueError(f"null {null.shape} and inside {inside.shape}, expected (subjects, {mask.size}) for both")
-    total, count = _sums_of_squares(null, inside)
+    fold_of = np.zeros(len(null), np.int64)
+    for number, fold in enumerate(folds):
+        fold_of[fold] = number
+    totals, counts = np.zeros((len(folds), mask.size)), np.zeros((len(folds), mask.size))
+    for own, row, brain in zip(fold_of, rows_of(null), inside, strict=True):
+        totals[own] += np.where(brain, np.square(row, dtype=np.float64), 0)
+        counts[own] += brain
+    total, count = totals.sum(axis=0), counts.sum(axis=0)
     if not np.isfinite(total.sum()):
         raise UserError("Calibration: the controls' scores are not finite, expected finite ones. Fit the model again.")
     if not total.sum() > 0:
@@ -158,32 +166,26 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage = pooling_shrinkage(len(null))
-    values = np.empty(null.shape, np.float32)
-    for fold in folds:
-        own_total, own_count = _sums_of_squares(null[fold], inside[fold])
-        removed = 1 - _OWN_FOLD_WEIGHT
-        scale = _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
-        values[fold] = null[fold] / scale
-    table = _tail_table(values, inside)
+    shrinkage, removed = pooling_shrinkage(len(null)), 1 - _OWN_FOLD_WEIGHT
+    scales = [
+        _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
+        for own_total, own_count in zip(totals, counts, strict=True)
+    ]
+    values = np.empty(null.shape, np.float32) if out is None else out
+    sample, step = [], slice(None, None, 1 + null.size // _VALUES_AT_ONCE)
+    for own, row, scaled, brain in zip(fold_of, rows_of(null), rows_of(values), inside, strict=True):
+        scaled[:] = row / scales[own]
+        sample.append(scaled[step][brain[step]])
+    table = _tail_table(np.concatenate(sample))
     calibration = Calibration(_pooled_scale(total, count, mask, shrinkage), *table, mask.mask_hash)
-    for row in values:
-        row[:] = calibration._neg_log10_p_of_scaled(row)
+    for scaled in rows_of(values):
+        scaled[:] = calibration._neg_log10_p_of_scaled(scaled)
     return calibration, values
 
 
 def pooling_shrinkage(controls: int) -> float:
     """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
     return _POOLING_CONTROLS / (_POOLING_CONTROLS + controls)
-
-
-def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of squared scores, and number of brains, at each voxel, (P,)."""
-    total, count = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
-    for row, brain in zip(scores, inside, strict=True):
-        total += np.where(brain, np.square(row, dtype=np.float64), 0)
-        count += brain
-    return total, count
 
 
 def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinkage: float) -> np.ndarray:
@@ -195,12 +197,9 @@ def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinka
     return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_SMALLEST_SCALE).astype(np.float32)
 
 
-def _tail_table(scaled: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Knots, -log10 p at the knots, and the slope beyond them, from scaled null scores (S, P)."""
-    step = slice(None, None, 1 + scaled.size // _VALUES_AT_ONCE)
-    pool = np.sort(
-        np.concatenate([row[step][brain[step]] for row, brain in zip(scaled, inside, strict=True)]).astype(np.float64)
-    )
+def _tail_table(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Knots, -log10 p at the knots, and the slope beyond them, from a sample of scaled null scores (n,)."""
+    pool = np.sort(scaled.astype(np.float64))
     # At least 50 values, for a stable fit.
     n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
     start = -np.log10(n_tail / len(pool))

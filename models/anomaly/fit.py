@@ -11,30 +11,25 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...data_manifests.cohort.subject import SubjectRecord, count_participants, participant_of_key
 from ...data_manifests.errors import UserError
+from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.volume_store import VolumeStore
-from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.brain_components import BrainComponents, affordable, sampled
 from ..confounds.confounds import WHOLE_BRAIN, Confounds
 from ..confounds.covariates import Covariates
-from ..confounds.regression import ConfoundRegression, residualised
 from ..features.extractors import Features, PatchFeatures
 from ..features.feature_store import LatentStore, ReadFeatures
+from ..features.packed_masks import Masks, PackedMasks
 from ..features.source import FeatureSource, ScorerSpec
+from ..features.subsets import Subsets
 from ..features.truncated_fov import away_from_truncation
 from ..learned.edited_controls import EditedControls
-from ..learned.fit import LearnedFit
-from ..learned.scorer import LearnedScorer
 from ..settings import FEWEST_TO_LEARN_FROM, FOLDS, ModelSettings
-from .calibrated_scorer import CalibratedScorer
-from .calibration import Calibration, calibrate, folds_of, require_enough_participants, z_from_neg_log10_p
-from .ensemble import Ensemble, combined_by_member
-from .scorers import Mahalanobis, OneClassSvms, Scorer
-from .smoothing import Smoothing, smoothed
-from .surroundings import Surroundings
+from .calibration import folds_of, require_enough_participants, z_from_neg_log10_p
+from .cross_fit import CrossFit
+from .ensemble import Ensemble
 
 NULL = "null"
 """Name of the folder of null maps in the scratch folder."""
@@ -92,10 +87,10 @@ def fit_ensemble(
     controls = _StoredControls(store, tuple(train), _brains(store, train, specs, source), source, settings, scratch)
     folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
     everyone = np.arange(len(train))
-    subsets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
-    confounds, values = controls.learn_confounds(subsets, named)
+    training_sets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
+    confounds, values = controls.learn_confounds(training_sets, named)
     # Features outside a control's brain are missing, except where too few controls would be left to fit on.
-    few = np.min([controls.inside[subset].sum(axis=0) for subset in subsets], axis=0) < _FEWEST_AT_A_VOXEL
+    few = _fewest(controls.inside, folds) < _FEWEST_AT_A_VOXEL
     feature_keys = {spec.feature_key for spec in specs.values()}
     edited_controls = EditedControls(store, tuple(train), source.channels, settings.learned.families, seed)
     n_fits = sum(
@@ -103,7 +98,8 @@ def fit_ensemble(
         for spec in specs.values()
     )
     step = _counted(progress, len(feature_keys) * len(train) + n_fits)
-    fit = CrossFit(store.grid, controls.inside, folds, values, settings, jobs, step, source.device, edited_controls)
+    subsets = Subsets(folds, values)
+    fit = CrossFit(store.grid, controls.inside, subsets, settings, jobs, step, source.device, edited_controls, scratch)
 
     extractors: dict[str, Features] = {}
     scorers = []
@@ -112,125 +108,17 @@ def fit_ensemble(
         if key not in extractors:
             extractors[key] = controls.write_features(spec, few, seed, step)
         scorer, null = fit.calibrated_scorer(name, spec, extractors[key], controls.reader(key))
-        controls.write_null(f"{NULL}/{name}", null)
+        controls.write_null(f"{NULL}/{name}", rows_of(null))
         scorers.append(scorer)
         del null  # Free memory before the next scorer.
     nulls = [controls.reader(f"{NULL}/{scorer.name}") for scorer in scorers]
     calibration, null = fit.combine([scorer.member for scorer in scorers], nulls)
     surroundings = None
     if settings.ensemble.surroundings_mm > 0:
-        surroundings, null = fit.compare_with_surroundings(null)
-    z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(null, controls.inside, strict=True))
+        surroundings = fit.compare_with_surroundings(null)
+    z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(rows_of(null), controls.inside, strict=True))
     controls.write_null(NULL, z)
     return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings)
-
-
-@dataclass(frozen=True, eq=False)
-class CrossFit:
-    """Cross-validation of scorers on the features of controls, which may be on disk or in memory.
-
-    Attributes
-    ----------
-    mask : VoxelMask
-    inside : ndarray of bool, (S, P)
-        Brain mask of each control, without voxels near a truncated field of view.
-    folds : sequence of ndarray of int
-        Indices of the controls of each fold.
-    confounds : sequence of ndarray, (S, k)
-        Confounds of all controls, as learnt without each fold, and last on all controls.
-    settings : ModelSettings
-    jobs : int or None
-        Number of threads; one per core if None.
-    step : callable
-        Called after each fit.
-    device : str or torch.device
-        Device on which networks are trained.
-    edited_controls : EditedControls or None
-        What the learned scorer learns from; None if there is no such scorer.
-    """
-
-    mask: VoxelMask
-    inside: np.ndarray
-    folds: Sequence[np.ndarray]
-    confounds: Sequence[np.ndarray]
-    settings: ModelSettings
-    jobs: int | None = None
-    step: Callable[[], None] = lambda: None
-    device: torch.device | str = "cpu"
-    edited_controls: EditedControls | None = None
-
-    def calibrated_scorer(
-        self, name: str, spec: ScorerSpec, extractor: Features, features: ReadFeatures
-    ) -> tuple[CalibratedScorer, np.ndarray]:
-        """Fit and calibrate one scorer; also return -log10 p of its null, (S, P)."""
-        if spec.scorer == "learned":
-            scorer, regression, scores = self.learned(features)
-        else:
-            scores = self.cross_fitted_scores(spec, features)
-            scorer, regression = self.fit_scorer(spec, features, np.arange(len(self.inside)), self.confounds[-1])
-        calibration, null = self.calibrate(scores)
-        sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
-        if sigma_mm > 0 and spec.is_smoothed:
-            for row, brain in zip(null, self.inside, strict=True):
-                row[:] = smoothed(row, brain, self.mask, sigma_mm)
-            smoothed_calibration, null = self.calibrate(null)
-            smoothing = Smoothing(self.mask, sigma_mm, smoothed_calibration)
-        return CalibratedScorer(name, extractor, scorer, calibration, smoothing, spec.member, regression), null
-
-    def cross_fitted_scores(self, spec: ScorerSpec, features: ReadFeatures) -> np.ndarray:
-        """Scores (S, P) of each control from a scorer fitted without its fold; 0 outside the control's brain."""
-        null = np.empty(self.inside.shape, np.float32)
-        for fold, confounds in zip(self.folds, self.confounds[:-1], strict=True):
-            others = np.setdiff1d(np.arange(len(self.inside)), fold)
-            scorer, regression = self.fit_scorer(spec, features, others, confounds)
-            for index in fold:
-                own = features([index])[:, :][0]
-                if regression is not None:
-                    own = regression.residualise(own, confounds[index])
-                brain = self.inside[index]
-                null[index] = np.where(brain, scorer.score(own, inside=brain, jobs=self.jobs), 0)
-            del scorer, regression  # Free memory before the next fold.
-        return null
-
-    def learned(self, features: ReadFeatures) -> tuple[LearnedScorer, ConfoundRegression | None, np.ndarray]:
-        """Train the learned scorer; also return the regression for its features, and its null scores (S, P)."""
-        if self.edited_controls is None:
-            raise ValueError("the learned scorer needs edited_controls")
-        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, self.folds, self.confounds)
-        settings = self.settings.learned
-        samples = fit.samples(settings.copies, self.jobs, self.step)
-        networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
-        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
-
-    def fit_scorer(
-        self, spec: ScorerSpec, features: ReadFeatures, subset: np.ndarray, confounds: np.ndarray
-    ) -> tuple[Scorer, ConfoundRegression | None]:
-        """Fit the confound regression on a subset of the controls, then the scorer on the residuals."""
-        residuals, regression = residualised(features(subset), confounds[subset], self.mask)
-        if spec.scorer == "ocsvm":
-            scorer: Scorer = OneClassSvms.fit(residuals, self.mask, self.settings.detector, jobs=self.jobs)
-        else:
-            scorer = Mahalanobis.fit(residuals, self.mask, self.settings.detector, spec.direction)
-        self.step()
-        return scorer, regression
-
-    def combine(self, members: Sequence[int | None], nulls: Sequence[ReadFeatures]) -> tuple[Calibration, np.ndarray]:
-        """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P)."""
-        values = np.empty(self.inside.shape, np.float32)
-        for index, brain in enumerate(self.inside):
-            neg_log10_ps = [null([index])[:, :][0, :, 0] for null in nulls]
-            by_member = combined_by_member(neg_log10_ps, members, brain, self.settings.ensemble.p_norm)
-            values[index] = by_member.mean(axis=0)
-        return self.calibrate(values)
-
-    def compare_with_surroundings(self, null: np.ndarray) -> tuple[Surroundings, np.ndarray]:
-        """Compare the -log10 p of the null (S, P) with their surroundings; also return the result, (S, P)."""
-        sigma_mm = self.settings.ensemble.surroundings_mm
-        return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate)
-
-    def calibrate(self, null: np.ndarray) -> tuple[Calibration, np.ndarray]:
-        """Fit a calibration to null scores (S, P)."""
-        return calibrate(null, self.inside, self.folds, self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +129,7 @@ class _StoredControls:
     ----------
     store : VolumeStore
     keys : tuple of str
-    inside : ndarray of bool, (S, P)
+    inside : PackedMasks, (S, P)
         Brain mask of each control, without voxels near a truncated field of view.
     source : FeatureSource
     settings : ModelSettings
@@ -251,7 +139,7 @@ class _StoredControls:
 
     store: VolumeStore
     keys: tuple[str, ...]
-    inside: np.ndarray
+    inside: PackedMasks
     source: FeatureSource
     settings: ModelSettings
     scratch: Path
@@ -312,11 +200,18 @@ class _StoredControls:
 
 def _brains(
     store: VolumeStore, keys: Sequence[str], specs: Mapping[str, ScorerSpec], source: FeatureSource
-) -> np.ndarray:
-    """Brain masks of the controls, (S, P) bool, without voxels near a truncated field of view."""
+) -> PackedMasks:
+    """Brain masks of the controls, (S, P), without voxels near a truncated field of view."""
     reach_vox = max(source.reach_vox(spec, store.grid) for spec in specs.values())
     brains = (store.grid.transform(np.asarray(store.inside[row])) for row in store.index(keys))
-    return np.stack([away_from_truncation(brain, store.grid, reach_vox) for brain in brains])
+    scored = (away_from_truncation(brain, store.grid, reach_vox) for brain in brains)
+    return PackedMasks.pack(scored, store.grid.size)
+
+
+def _fewest(inside: Masks, folds: Sequence[np.ndarray]) -> np.ndarray:
+    """Smallest number of controls with brain at each voxel when a fold is left out, (P,)."""
+    counts = np.stack([sum(inside[index].astype(np.int64) for index in fold) for fold in folds])
+    return (counts.sum(axis=0) - counts).min(axis=0)
 
 
 def _affordable(specs: Mapping[str, ScorerSpec], train: Sequence[str]) -> dict[str, ScorerSpec]:

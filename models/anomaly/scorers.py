@@ -3,7 +3,7 @@
 Scores are higher where a subject differs more from the controls. The sign of the decision function is inverted here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +12,13 @@ import numpy as np
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..features.whitening import SHRINKAGE, WhitenedLatents, Whitening, fit_whitening, load_whitening
-from ..ocsvm.detector_arrays import Precision
-from ..ocsvm.voxelwise import DetectorField, fit_detectors
-from ..settings import DetectorSettings, ScoreName, resolve_gamma
+from ..features.subsets import Subsets
+from ..features.whitening import Whitening, load_whitening
+from ..ocsvm.detector_arrays import DetectorArrays, GrowingArrays, Precision
+from ..ocsvm.kernel import checked_gamma
+from ..ocsvm.voxelwise import DetectorField, fit_detector_block
+from ..settings import DetectorSettings, ScoreName
+from .one_pass import OnePass
 
 _FIELD, _WHITENING = "field", "whitening.safetensors"
 _PRECISION: Precision = "float16"
@@ -51,16 +54,13 @@ class Mahalanobis:
     direction: Direction = "both"
 
     @classmethod
-    def fit(cls, features, mask: VoxelMask, settings: DetectorSettings, direction: Direction = "both") -> "Mahalanobis":
+    def fit(cls, features: np.ndarray, mask: VoxelMask, direction: Direction = "both") -> "Mahalanobis":
         """Fit on the controls' features (S, P, d)."""
-        return cls(fit_whitening(features, mask, shrinkage=SHRINKAGE), direction)
+        return _fitted_on_all(features, mask, DistanceParts(direction))
 
     def score(self, features: np.ndarray, *, inside: np.ndarray | None = None, jobs: int | None = None) -> np.ndarray:
         """Return the distances of features (P, d), or the signed z-scores of one side, (P,) float32."""
-        white = self.whitening.whiten(features)
-        if self.direction == "both":
-            return np.sqrt(np.einsum("pd,pd->p", white, white))
-        return white[:, 0] if self.direction == "higher" else -white[:, 0]
+        return _distances(self.whitening.whiten(features), self.direction)
 
     def save(self, folder: Path) -> None:
         """Write the whitening to a folder."""
@@ -96,16 +96,11 @@ class OneClassSvms:
     score_by: ScoreName
 
     @classmethod
-    def fit(cls, features, mask: VoxelMask, settings: DetectorSettings, *, jobs: int | None = None) -> "OneClassSvms":
+    def fit(
+        cls, features: np.ndarray, mask: VoxelMask, settings: DetectorSettings, *, jobs: int | None = None
+    ) -> "OneClassSvms":
         """Fit on the controls' features (S, P, d)."""
-        whitening = None
-        if settings.latent_scaling != "raw":
-            diagonal = settings.latent_scaling == "standardised"
-            whitening = fit_whitening(features, mask, shrinkage=SHRINKAGE, diagonal=diagonal)
-            features = WhitenedLatents(features, whitening)
-        gamma = resolve_gamma(settings.gamma, features.shape[2])
-        field = fit_detectors(features, nu=settings.nu, gamma=gamma, jobs=jobs, precision=_PRECISION)
-        return cls(field, whitening, settings.score)
+        return _fitted_on_all(features, mask, SvmParts(settings, features.shape[2]), jobs)
 
     def score(self, features: np.ndarray, *, inside: np.ndarray | None = None, jobs: int | None = None) -> np.ndarray:
         """Score features (P, d) as `score_by` says, (P,) float32; higher = more anomalous."""
@@ -113,15 +108,7 @@ class OneClassSvms:
             features = self.whitening.whiten(features)
         # Merged support vectors have a coordinate more, see `merged`.
         features = np.pad(features, ((0, 0), (0, self.field.dimension - features.shape[1])))
-        decision = np.asarray(self.field.decision_function(features, jobs=jobs))
-        if self.score_by == "decision":
-            scores = -decision
-        elif self.score_by == "distance":
-            # Computed from the kernel minus 1, for precision where a wide kernel is nearly constant.
-            scores = -(decision + self.field.arrays.centred_offset) / self.field.total_dual
-        else:
-            scores = -np.log(np.maximum(decision / self.field.offset + 1, _SMALLEST_KERNEL_SUM))
-        return scores.astype(np.float32)
+        return _svm_scores(self.field, features, self.score_by, jobs)
 
     def save(self, folder: Path) -> None:
         """Write the detectors and, if there is one, the whitening to a folder."""
@@ -143,6 +130,94 @@ class OneClassSvms:
         if len(field) != mask.size:
             raise _another_mask_error(folder)
         return cls(field, whitening, settings.score)
+
+
+# -- fit, block by block -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class DistanceParts:
+    """Parts of `Mahalanobis`, which consist of the whitening alone.
+
+    Attributes
+    ----------
+    direction : {"both", "higher", "lower"}
+    """
+
+    direction: Direction = "both"
+    whitened: bool = field(default=True, init=False)
+    diagonal: bool = field(default=False, init=False)
+
+    def fit(self, features: np.ndarray, first: int) -> None:
+        """Do nothing."""
+
+    def score(self, part: None, features: np.ndarray) -> np.ndarray:
+        """Score whitened features (S, n, d), (S, n) float32."""
+        return _distances(features, self.direction)
+
+    def add(self, part: None) -> None:
+        """Do nothing."""
+
+    def scorer(self, whitening: Whitening | None) -> Mahalanobis:
+        """Return the scorer of all voxels."""
+        if whitening is None:
+            raise ValueError("the Mahalanobis distance needs a whitening")
+        return Mahalanobis(whitening, self.direction)
+
+
+class SvmParts:
+    """Parts of `OneClassSvms`: detectors of blocks of voxels."""
+
+    def __init__(self, settings: DetectorSettings, dimension: int):
+        self.whitened = settings.latent_scaling != "raw"
+        self.diagonal = settings.latent_scaling == "standardised"
+        self._settings = settings
+        self._gamma = checked_gamma(settings.gamma, dimension)
+        self._precision: Precision = _PRECISION
+        self._growing = GrowingArrays(dimension, self._precision)
+
+    def fit(self, features: np.ndarray, first: int) -> DetectorField:
+        """Fit the detectors of n voxels on features (S, n, d)."""
+        arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first)
+        return self._field(arrays)
+
+    def score(self, part: DetectorField, features: np.ndarray) -> np.ndarray:
+        """Score features (S, n, d), (S, n) float32; NaN where they are missing."""
+        return _svm_scores(part, features, self._settings.score, 1)
+
+    def add(self, part: DetectorField) -> None:
+        """Keep the detectors of the next voxels."""
+        self._growing.add(part.arrays)
+
+    def scorer(self, whitening: Whitening | None) -> OneClassSvms:
+        """Return the scorer of all voxels."""
+        return OneClassSvms(self._field(self._growing.arrays()), whitening, self._settings.score)
+
+    def _field(self, arrays: DetectorArrays) -> DetectorField:
+        return DetectorField(arrays, float(self._settings.nu), self._gamma)
+
+
+def _fitted_on_all(features: np.ndarray, mask: VoxelMask, parts: DistanceParts | SvmParts, jobs: int | None = None):
+    everyone = Subsets.everyone(np.empty((len(features), 0)))
+    return OnePass(mask, everyone, jobs).fit(lambda controls: features[controls], parts)[0]
+
+
+def _distances(white: np.ndarray, direction: Direction) -> np.ndarray:
+    """Lengths of whitened features (..., d), or the signed z-scores of one side, (...) float32."""
+    if direction == "both":
+        return np.sqrt(np.einsum("...d,...d->...", white, white))
+    return white[..., 0] if direction == "higher" else -white[..., 0]
+
+
+def _svm_scores(field: DetectorField, features: np.ndarray, score_by: ScoreName, jobs: int | None) -> np.ndarray:
+    """Score features (..., P, d) in the space of the detectors, (..., P) float32."""
+    decision = np.asarray(field.decision_function(features, jobs=jobs))
+    if score_by == "decision":
+        scores = -decision
+    elif score_by == "distance":
+        # Computed from the kernel minus 1, for precision where a wide kernel is nearly constant.
+        scores = -(decision + field.arrays.centred_offset) / field.total_dual
+    else:
+        scores = -np.log(np.maximum(decision / field.offset + 1, _SMALLEST_KERNEL_SUM))
+    return scores.astype(np.float32)
 
 
 def _another_mask_error(folder: Path) -> UserError:

@@ -6,13 +6,15 @@ the square root of the head's own level, the mean over the surroundings, relativ
 lesion hardly changes the level of its surroundings, and high values count no more than p = 0.1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..features.packed_masks import Masks
 from ..tensor_file import opened_tensors, write_tensors
 from .calibration import Calibration
 from .smoothing import smoothed
@@ -48,38 +50,30 @@ class Surroundings:
     def fit(
         cls,
         null: np.ndarray,
-        inside: np.ndarray,
+        inside: Masks,
         mask: VoxelMask,
         sigma_mm: float,
-        calibrate: Callable[[np.ndarray], tuple[Calibration, np.ndarray]],
-    ) -> tuple["Surroundings", np.ndarray]:
+        calibrate: Callable[[np.ndarray], Calibration],
+    ) -> "Surroundings":
         """Fit to the controls' combined -log10 p.
 
         Parameters
         ----------
         null : ndarray, (S, P)
-            Overwritten.
-        inside : ndarray of bool, (S, P)
+            Overwritten with -log10 p after the comparison; may be memory-mapped.
+        inside : (S, P) bool
             Brain mask of each control.
         mask : VoxelMask
         sigma_mm : float
         calibrate : callable
-            Calibration of null scores (S, P), and their -log10 p.
-
-        Returns
-        -------
-        Surroundings
-        ndarray, (S, P)
-            -log10 p of the controls after the comparison.
+            Fits a calibration to null scores (S, P), and overwrites them with their -log10 p.
         """
-        levels = np.empty_like(null)
-        for index, (row, brain) in enumerate(zip(null, inside, strict=True)):
-            levels[index] = level(row, brain, mask, sigma_mm)
+        # The levels are computed twice, since those of all controls may not fit into memory.
+        levels = (level(row, brain, mask, sigma_mm) for row, brain in zip(rows_of(null), inside, strict=True))
         expected = expected_level(levels, inside)
-        for row, own in zip(null, levels, strict=True):
-            row /= divisor(own, expected)
-        calibration, compared = calibrate(null)
-        return cls(mask, sigma_mm, expected, calibration), compared
+        for row, brain in zip(rows_of(null), inside, strict=True):
+            row /= divisor(level(row, brain, mask, sigma_mm), expected)
+        return cls(mask, sigma_mm, expected, calibrate(null))
 
     def divisor(self, neg_log10_p: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Divisor (P,) of the -log10 p of one subject, to be divided before `calibration`."""
@@ -110,12 +104,13 @@ def level(neg_log10_p: np.ndarray, inside: np.ndarray, mask: VoxelMask, sigma_mm
     return smoothed(np.minimum(neg_log10_p, _HIGHEST), inside, mask, sigma_mm)
 
 
-def expected_level(levels: Sequence[np.ndarray] | np.ndarray, inside: np.ndarray) -> np.ndarray:
+def expected_level(levels: Iterable[np.ndarray], inside: Masks) -> np.ndarray:
     """Mean of the controls' levels (S, P) at each voxel, over those with brain there, (P,) float32."""
-    total = np.zeros(inside.shape[1])
-    for row in levels:
+    total, count = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
+    for row, brain in zip(levels, inside, strict=True):
         total += row
-    return (total / np.maximum(inside.sum(axis=0), 1)).astype(np.float32)
+        count += brain
+    return (total / np.maximum(count, 1)).astype(np.float32)
 
 
 def divisor(own: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ misalignment by one voxel is not scored as an anomaly.
 Controls whose features are NaN at a voxel are missing there and are ignored.
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +16,18 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..ocsvm.blocks import as_floats, in_order, read_block
-from ..ocsvm.dual import named, thread_count
+from ..ocsvm.blocks import as_floats
 from ..tensor_file import opened_tensors, write_tensors
 from . import kernels
 from .feature_store import LatentStore
+from .moments import SubsetMoments
+from .subsets import Subsets
 
 _FLOOR = 1e-4
 """Added to every eigenvalue, as a share of the mean variance in the brain."""
 SHRINKAGE = 0.01
 """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
-_NUMBERS_AT_ONCE = 32_000_000
 _VOXELS_AT_ONCE = 32_768
-_BLOCK_NUMBERS = 500_000
-"""Values that fit into the cache of a core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +51,16 @@ class Whitening:
     unit: float
     mask_hash: str
 
+    @classmethod
+    def empty(cls, n_voxels: int, dimension: int, unit: float, mask_hash: str) -> "Whitening":
+        """Return a whitening to be filled slab by slab."""
+        packed = np.empty((n_voxels, dimension * (dimension + 1) // 2), np.float16)
+        return cls(np.empty((n_voxels, dimension), np.float32), packed, unit, mask_hash)
+
+    def part(self, voxels: slice) -> "Whitening":
+        """Return the whitening of some of the voxels, without a copy."""
+        return Whitening(self.mean[voxels], self.packed[voxels], self.unit, self.mask_hash)
+
     def factor(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Unpack the inverse Cholesky factor of the covariance at the voxels ``start:stop``.
 
@@ -67,29 +76,27 @@ class Whitening:
         factor /= np.float32(self.unit)
         return factor
 
-    def whiten(self, latents: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Whiten the features of the voxels ``start:stop``.
+    def whiten(self, latents: np.ndarray) -> np.ndarray:
+        """Whiten the features of all voxels.
 
         Parameters
         ----------
-        latents : ndarray, (..., stop - start, d)
-        start, stop : int
+        latents : ndarray, (..., P, d)
 
         Returns
         -------
-        ndarray, (..., stop - start, d), float32
+        ndarray, (..., P, d), float32
             Features whose Euclidean distances are the Mahalanobis distances of `latents`.
         """
-        stop = len(self.mean) if stop is None else stop
-        if latents.shape[-2:] != (stop - start, self.mean.shape[1]):
-            raise ValueError(f"latents {latents.shape} do not end in {(stop - start, self.mean.shape[1])}")
-        values = np.ascontiguousarray(latents, np.float32).reshape(-1, stop - start, self.mean.shape[1])
+        if latents.shape[-2:] != self.mean.shape:
+            raise ValueError(f"latents {latents.shape} do not end in {self.mean.shape}")
+        values = np.ascontiguousarray(latents, np.float32).reshape(-1, *self.mean.shape)
         out = np.empty(values.shape, np.float32)
-        for a in range(start, stop, _VOXELS_AT_ONCE):
-            b = min(a + _VOXELS_AT_ONCE, stop)
-            factors = as_floats(self.packed[a:b])
+        for start in range(0, len(self.mean), _VOXELS_AT_ONCE):
+            voxels = slice(start, start + _VOXELS_AT_ONCE)
+            factors = as_floats(self.packed[voxels])
             factors /= np.float32(self.unit)
-            kernels.whiten(values, a - start, np.ascontiguousarray(self.mean[a:b]), factors, out)
+            kernels.whiten(values, start, np.ascontiguousarray(self.mean[voxels]), factors, out)
         return out.reshape(latents.shape)
 
     def save(self, path: Path) -> Path:
@@ -136,26 +143,89 @@ def load_whitening(path: Path, mask: VoxelMask) -> Whitening:
 
 
 @dataclass(frozen=True, eq=False)
-class WhitenedLatents:
-    """Latent store whose blocks are whitened as they are read."""
+class BrainCovariance:
+    """Covariance of the whole brain, by which those of single voxels are regularised.
 
-    latents: LatentStore | np.ndarray
-    whitening: Whitening
+    Attributes
+    ----------
+    packed : ndarray, (d(d+1)/2,), float64
+        Mean over the voxels of their packed covariances.
+    shrinkage : float in [0, 1]
+        Weight of the whole brain's covariance in that of each voxel. It is scaled to the variance of the voxel, since
+        it would otherwise dominate in white matter, which varies little.
+    diagonal : bool
+        Ignore the covariances: each feature is divided by its standard deviation.
+
+    Raises
+    ------
+    UserError
+        Features without variance.
+    """
+
+    packed: np.ndarray
+    shrinkage: float
+    diagonal: bool
+
+    def __post_init__(self):
+        if not self.variance > 0:
+            raise UserError(
+                "Whitening: the controls' features are identical, expected features that differ. Check the prepared "
+                "scans, or train the encoder again."
+            )
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(S, P, d)."""
-        subjects, voxels, size = self.latents.shape
-        return subjects, voxels, size
+    def _on_diagonal(self) -> np.ndarray:
+        """Which packed elements are on the diagonal, (d(d+1)/2,) bool."""
+        dimension = int((np.sqrt(8 * len(self.packed) + 1) - 1) / 2)
+        rows, columns = np.tril_indices(dimension)
+        return rows == columns
 
-    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        """``latents[:, a:b]``, (S, b - a, d) float32."""
-        start, stop, _ = index[1].indices(self.shape[1])
-        return self.whitening.whiten(self.latents[index], start, stop)
+    @property
+    def variance(self) -> float:
+        """Mean variance of the features."""
+        return float(self.packed[self._on_diagonal].mean())
+
+    @property
+    def unit(self) -> float:
+        """See `Whitening`."""
+        return 2.0 ** round(float(np.log2(self.variance)) / 2)
+
+    def factors(self, covariance: np.ndarray) -> np.ndarray:
+        """Inverse Cholesky factors of the regularised covariances of voxels, as in `Whitening.packed`.
+
+        Parameters
+        ----------
+        covariance : ndarray, (n, d(d+1)/2), float32
+
+        Returns
+        -------
+        ndarray, (n, d(d+1)/2), float16
+        """
+        own, on_diagonal = covariance.astype(np.float64), self._on_diagonal
+        scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / self.variance
+        regularised = (1 - self.shrinkage) * own + self.shrinkage * scale * self.packed
+        if self.diagonal:
+            regularised *= on_diagonal
+        factors = np.empty(regularised.shape, np.float32)
+        kernels.inverse_factors(regularised, _FLOOR * self.variance, factors)
+        return (factors * np.float32(self.unit)).astype(np.float16)
+
+
+def brain_covariances(moments: SubsetMoments, *, shrinkage: float, diagonal: bool = False) -> list[BrainCovariance]:
+    """Average the covariances of all voxels, for each subset of the controls.
+
+    Raises
+    ------
+    UserError
+        Features without variance; see also `SubsetMoments.slabs`.
+    """
+    summed = (slab.covariance.sum(axis=1, dtype=np.float64) for slab in moments.slabs())
+    total = functools.reduce(np.add, summed)
+    return [BrainCovariance(own, shrinkage, diagonal) for own in total / moments.mask.size]
 
 
 def fit_whitening(
-    latents: LatentStore | np.ndarray,
+    features: LatentStore | np.ndarray,
     mask: VoxelMask,
     *,
     shrinkage: float,
@@ -166,143 +236,25 @@ def fit_whitening(
 
     Parameters
     ----------
-    latents : (S, P, d)
-        Features of the controls; read in blocks, so that memory does not grow with S * P. All NaN at voxels where a
-        control is missing.
+    features : (S, P, d)
+        Features of the controls; read in blocks, so that memory does not grow with S. All NaN at voxels where a control
+        is missing.
     mask : VoxelMask
-    shrinkage : float in [0, 1]
-        Weight of the average covariance of the brain in the covariance of each voxel. The average is scaled to the
-        variance of the voxel, since it would otherwise dominate in white matter, which varies little.
-    diagonal : bool
-        Ignore the covariances: each feature is divided by its standard deviation.
+    shrinkage, diagonal
+        See `BrainCovariance`.
     jobs : int, optional
         Number of threads; one per core by default.
-
-    Returns
-    -------
-    Whitening
 
     Raises
     ------
     UserError
         Fewer than two controls in all or at a voxel, features of another mask, or features without variance.
     """
-    n_subjects, n_voxels, dimension = latents.shape
-    if n_subjects < 2:
-        raise UserError(f"Whitening: {n_subjects} control, expected at least 2. Add controls to the training split.")
-    if n_voxels != mask.size or getattr(latents, "mask_hash", mask.mask_hash) != mask.mask_hash:
-        raise UserError(
-            f"Whitening: the features belong to another mask ({n_voxels} voxels), expected that of the model "
-            f"({mask.size} voxels). Encode the subjects again."
-        )
-    mean = np.empty((n_voxels, dimension), np.float32)
-    rows, columns = np.tril_indices(dimension)
-    pooled = np.empty((n_voxels, len(rows)), np.float32)
-    for slab in _slabs(mask, len(rows) + dimension):
-        inner = slice(slab.start, slab.stop)
-        mean[inner], pooled[inner] = _pooled_moments(latents, mask, slab, thread_count(jobs))
-    on_diagonal = np.flatnonzero(rows == columns)
-    brain = pooled.mean(axis=0, dtype=np.float64)
-    variance = brain[on_diagonal].mean()
-    if not variance > 0:
-        raise UserError(
-            "Whitening: the controls' features are identical, expected features that differ. Check the prepared scans, "
-            "or train the encoder again."
-        )
-    unit = 2.0 ** round(float(np.log2(variance)) / 2)
-    packed = np.empty(pooled.shape, np.float16)
-
-    def invert(start: int, stop: int) -> None:
-        own = pooled[start:stop].astype(np.float64)
-        scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / variance
-        covariance = (1 - shrinkage) * own + shrinkage * scale * brain
-        if diagonal:
-            covariance *= rows == columns
-        factors = np.empty(covariance.shape, np.float32)
-        kernels.inverse_factors(covariance, _FLOOR * variance, factors)
-        packed[start:stop] = factors * np.float32(unit)
-
-    for _ in in_order(invert, n_voxels, _VOXELS_AT_ONCE, thread_count(jobs)):
-        pass
-    return Whitening(mean, packed, unit, mask.mask_hash)
-
-
-@dataclass(frozen=True)
-class _Slab:
-    """Planes ``x_low:x_high`` of the grid, which contain the voxels ``start:stop`` of the mask."""
-
-    x_low: int
-    x_high: int
-    start: int
-    stop: int
-
-
-def _slabs(mask: VoxelMask, numbers_per_voxel: int) -> list[_Slab]:
-    """Divide the grid into slabs that fit into memory."""
-    _, size_y, size_z = mask.grid.size_vox
-    thickness = max(1, _NUMBERS_AT_ONCE // (size_y * size_z * numbers_per_voxel) - 2)
-    x = mask.locations[:, 0]
-    slabs = []
-    for x_low in range(int(x[0]), int(x[-1]) + 1, thickness):
-        start, stop = np.searchsorted(x, [x_low, x_low + thickness])
-        if stop > start:
-            slabs.append(_Slab(x_low, x_low + thickness, int(start), int(stop)))
-    return slabs
-
-
-def _pooled_moments(latents, mask: VoxelMask, slab: _Slab, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means (n, d), and pooled second moments about them, (n, d(d+1)/2), of one slab."""
-    x = mask.locations[:, 0]
-    # Include one more plane on either side, for the neighbours.
-    first, last = np.searchsorted(x, [slab.x_low - 1, slab.x_high + 1])
-    n_subjects, _, dimension = latents.shape
-    n, size = last - first, dimension * (dimension + 1) // 2
-    means, within = np.empty((n, dimension), np.float32), np.empty((n, size), np.float32)
-    count = np.empty(n, np.int64)
-
-    def fill(start: int, stop: int) -> None:
-        block = read_block(latents, first + start, first + stop).astype(np.float32, copy=False)
-        kernels.moments(block, means[start:stop], within[start:stop], count[start:stop])
-
-    for _ in in_order(fill, n, max(_BLOCK_NUMBERS // (n_subjects * dimension), 1), threads):
-        pass
-    if (count < 0).any():
-        raise UserError("Whitening: features are not finite, expected finite values. Encode the subjects again.")
-    if (count < 2).any():
-        raise UserError(
-            f"Whitening: fewer than 2 controls have features at {named(first + np.flatnonzero(count < 2))}, expected "
-            "at least 2. Remove these voxels from the mask."
-        )
-    # Relative to a common centre, for precision where the mean is far from 0.
-    local = means - means.mean(axis=0, dtype=np.float64).astype(np.float32)
-    summed = np.empty((n, size + dimension + 1), np.float32)
-    kernels.about_centre(within, local, (count - 1).astype(np.float32), summed)
-    summed = sum_over_neighbours(summed, mask.locations[first:last])
-    pooled = np.empty((n, size), np.float32)
-    kernels.about_own_mean(summed, local, pooled)
-    inner = slice(slab.start - first, slab.stop - first)
-    return means[inner], pooled[inner]
-
-
-def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """Sum values over the 3x3x3 neighbourhood of each voxel, including the voxel itself.
-
-    Parameters
-    ----------
-    values : ndarray, (n, k)
-    voxels : ndarray of int, (n, 3)
-        Voxel indices; other voxels count as 0.
-
-    Returns
-    -------
-    ndarray, (n, k), float32
-    """
-    low = voxels.min(axis=0)
-    x, y, z = (int(size) for size in voxels.max(axis=0) - low + 1)
-    k = values.shape[1]
-    box = np.zeros((x, y, z, k), np.float32)
-    index = tuple((voxels - low).T)
-    box[index] = values
-    for shape in ((1, x, y * z * k), (x, y, z * k), (x * y, z, k)):
-        kernels.sum_of_three(box.reshape(shape))
-    return box[index]
+    n_subjects, n_voxels, dimension = features.shape
+    moments = SubsetMoments(features, mask, Subsets.everyone(np.empty((n_subjects, 0))), jobs)
+    (brain,) = brain_covariances(moments, shrinkage=shrinkage, diagonal=diagonal)
+    whitening = Whitening.empty(n_voxels, dimension, brain.unit, mask.mask_hash)
+    for slab in moments.slabs():
+        whitening.mean[slab.voxels] = slab.mean[0]
+        whitening.packed[slab.voxels] = brain.factors(slab.covariance[0])
+    return whitening

@@ -13,9 +13,11 @@ import torch
 
 from ...data_manifests.threads import one_torch_thread
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..confounds.regression import ConfoundRegression, residualised
+from ..confounds.regression import ConfoundRegression
+from ..confounds.residual_whitening import fit_residual_whitenings
 from ..features.feature_store import ReadFeatures
-from ..features.whitening import SHRINKAGE, fit_whitening
+from ..features.packed_masks import Masks
+from ..features.subsets import Subsets
 from .context import Context
 from .edited_controls import EditedControls, chosen_voxels
 from .network import EditClassifier, Samples, train_classifier
@@ -36,12 +38,6 @@ class Reference:
     norm: Norm
     regression: ConfoundRegression | None
 
-    @classmethod
-    def fit(cls, features, confounds: np.ndarray, mask: VoxelMask) -> "Reference":
-        """Fit on features (S, P, C) and confounds (S, k)."""
-        residuals, regression = residualised(features, confounds, mask)
-        return cls(Norm(fit_whitening(residuals, mask, shrinkage=SHRINKAGE)), regression)
-
     def deviations(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
         """`Norm.deviations` of one subject's features (P, C) with its confounds (k,)."""
         if self.regression is not None:
@@ -59,7 +55,7 @@ class LearnedFit:
     features : callable
         Opens the channels (n, P, C) of the n controls with the given indices.
     controls : EditedControls
-    inside : ndarray of bool, (S, P)
+    inside : (S, P) bool
         Brain mask of each control.
     folds : sequence of ndarray of int
     confounds : sequence of ndarray, (S, k)
@@ -73,7 +69,7 @@ class LearnedFit:
     mask: VoxelMask
     features: ReadFeatures
     controls: EditedControls
-    inside: np.ndarray
+    inside: Masks
     folds: Sequence[np.ndarray]
     confounds: Sequence[np.ndarray]
     references: Sequence[Reference]
@@ -85,17 +81,14 @@ class LearnedFit:
         mask: VoxelMask,
         features: ReadFeatures,
         controls: EditedControls,
-        inside: np.ndarray,
+        inside: Masks,
         folds: Sequence[np.ndarray],
         confounds: Sequence[np.ndarray],
     ) -> "LearnedFit":
         """Fit the references; the parameters are attributes of the class."""
-        everyone = np.arange(len(inside))
-        subsets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
-        references = [
-            Reference.fit(features(subset), values[subset], mask)
-            for subset, values in zip(subsets, confounds, strict=True)
-        ]
+        subsets = Subsets(folds, confounds)
+        fitted = fit_residual_whitenings(features(subsets.order), mask, subsets)
+        references = [Reference(Norm(whitening), regression) for whitening, regression in fitted]
         context = Context(mask, references[-1].norm)
         return cls(mask, features, controls, inside, folds, confounds, references, context)
 

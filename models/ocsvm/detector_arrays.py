@@ -1,6 +1,6 @@
 """Arrays of the fitted detectors, in their storage types."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -86,29 +86,24 @@ def coefficients(stored: np.ndarray) -> np.ndarray:
 class GrowingArrays:
     """Arrays that grow block by block; numpy's resize extends large arrays in place, without a copy."""
 
-    def __init__(self, dimension: int, precision: Precision, voxels: int):
-        self._vectors = np.empty((0, dimension), dtype=precision)
-        self._coef = np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32)
-        self._n_support = np.empty(voxels, dtype=np.uint16)
-        self._offset = np.empty(voxels)
-        self._gamma = np.empty(voxels)
-        self._n_fitted = np.empty(voxels, dtype=np.uint16)
-        self._done = 0
+    def __init__(self, dimension: int, precision: Precision):
+        self._arrays = DetectorArrays(
+            np.empty((0, dimension), dtype=precision),
+            np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32),
+            np.empty(0, dtype=np.uint16),
+            np.empty(0),
+            np.empty(0),
+            np.empty(0, dtype=np.uint16),
+        )
 
     def add(self, part: DetectorArrays) -> None:
         """Append the detectors of the next voxels."""
-        _append(self._vectors, part.support_vectors)
-        _append(self._coef, part.dual_coef)
-        here = slice(self._done, self._done + len(part.n_support))
-        self._n_support[here] = part.n_support
-        self._offset[here] = part.centred_offset
-        self._gamma[here] = part.gamma
-        self._n_fitted[here] = part.n_fitted
-        self._done = here.stop
+        for field in fields(part):
+            _append(getattr(self._arrays, field.name), getattr(part, field.name))
 
     def arrays(self) -> DetectorArrays:
         """Return the detectors of all voxels, without a copy."""
-        return DetectorArrays(self._vectors, self._coef, self._n_support, self._offset, self._gamma, self._n_fitted)
+        return self._arrays
 
 
 def _append(array: np.ndarray, more: np.ndarray) -> None:

@@ -216,7 +216,7 @@ def fit_detectors(
     kept: Precision = precision or ("float16" if half else "float32")
 
     def fit(start: int, stop: int) -> DetectorArrays:
-        return _fitted(read_block(latents, start, stop), nu, width, kept, start)
+        return fit_detector_block(read_block(latents, start, stop), nu, width, kept, start)
 
     def parts() -> Iterator[DetectorArrays]:
         per_block = _numbers_at_once(latents) // (subjects * dimension)
@@ -226,7 +226,7 @@ def fit_detectors(
             if progress is not None:
                 progress(stop, voxels)
 
-    growing = GrowingArrays(dimension, kept, voxels)
+    growing = GrowingArrays(dimension, kept)
     if out is None:
         for part in parts():
             growing.add(part)
@@ -239,8 +239,23 @@ def fit_detectors(
     return DetectorField.load(Path(out))
 
 
-def _fitted(block, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
-    """Fit a block whose first voxel has the index `first`."""
+def fit_detector_block(block, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
+    """Fit a one-class SVM at each of n voxels, the first of which has the index `first`.
+
+    Parameters
+    ----------
+    block : (S, n, d)
+        An array in float32 or float64, or a tensor of any float type. All NaN where a subject is missing.
+    nu : float
+    gamma : float or "scale"
+    precision : {"float16", "float32"}
+    first : int
+
+    Raises
+    ------
+    UserError
+        Latents are not finite, or all subjects are missing at a voxel (names the voxels).
+    """
     fitted = fit_block(block, nu, gamma)
     if (fitted.n_fitted < 0).any():
         raise _not_finite(first + np.flatnonzero(fitted.n_fitted < 0))

@@ -1,0 +1,148 @@
+"""Cross-validation of the scorers: a fit on all controls, null scores from fits without them, and calibration."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...data_manifests.images.memory_map import rows_of, temporary_array
+from ...preprocessing.patches.voxel_mask import VoxelMask
+from ..confounds.regression import ConfoundRegression
+from ..features.extractors import Features
+from ..features.feature_store import ReadFeatures
+from ..features.packed_masks import Masks
+from ..features.source import ScorerSpec
+from ..features.subsets import Subsets
+from ..learned.edited_controls import EditedControls
+from ..learned.fit import LearnedFit
+from ..learned.scorer import LearnedScorer
+from ..settings import ModelSettings
+from .calibrated_scorer import CalibratedScorer
+from .calibration import Calibration, calibrate
+from .ensemble import combined_by_member
+from .one_pass import OnePass, ScorerParts
+from .scorers import DistanceParts, Scorer, SvmParts
+from .smoothing import Smoothing, smoothed
+from .surroundings import Surroundings
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Cross-validation of scorers on the features of controls, which may be on disk or in memory.
+
+    Attributes
+    ----------
+    mask : VoxelMask
+    inside : (S, P) bool
+        Brain mask of each control, without voxels near a truncated field of view.
+    subsets : Subsets
+    settings : ModelSettings
+    jobs : int or None
+        Number of threads; one per core if None.
+    step : callable
+        Called after each fit.
+    device : str or torch.device
+        Device on which networks are trained.
+    edited_controls : EditedControls or None
+        What the learned scorer learns from; None if there is no such scorer.
+    scratch : Path or None
+        Folder for the scores of all controls, of which one is in memory at a time; None: all are in memory.
+    """
+
+    mask: VoxelMask
+    inside: Masks
+    subsets: Subsets
+    settings: ModelSettings
+    jobs: int | None = None
+    step: Callable[[], None] = lambda: None
+    device: torch.device | str = "cpu"
+    edited_controls: EditedControls | None = None
+    scratch: Path | None = None
+
+    def calibrated_scorer(
+        self, name: str, spec: ScorerSpec, extractor: Features, features: ReadFeatures
+    ) -> tuple[CalibratedScorer, np.ndarray]:
+        """Fit and calibrate one scorer; also return -log10 p of its null, (S, P)."""
+        scorer, regression, null = self.learned(features) if spec.scorer == "learned" else self.one_pass(spec, features)
+        calibration = self.calibrate(null)
+        sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
+        if sigma_mm > 0 and spec.is_smoothed:
+            for row, brain in zip(rows_of(null), self.inside, strict=True):
+                row[:] = smoothed(row, brain, self.mask, sigma_mm)
+            smoothing = Smoothing(self.mask, sigma_mm, self.calibrate(null))
+        return CalibratedScorer(name, extractor, scorer, calibration, smoothing, spec.member, regression), null
+
+    def one_pass(
+        self, spec: ScorerSpec, features: ReadFeatures
+    ) -> tuple[Scorer, ConfoundRegression | None, np.ndarray]:
+        """Fit a scorer; also return the regression for its features, and its null scores (S, P).
+
+        The null scores of a control are those of a scorer fitted without its fold; 0 where it has no features.
+        """
+        if spec.scorer == "ocsvm":
+            size = features(self.subsets.order[:1]).shape[2]
+            parts: ScorerParts = SvmParts(self.settings.detector, size)
+        else:
+            parts = DistanceParts(spec.direction)
+        scores = self._new_null()
+        steps = _Steps(self.step, len(self.subsets))
+        scorer, regression = OnePass(self.mask, self.subsets, self.jobs).fit(features, parts, scores, steps.reached)
+        return scorer, regression, scores
+
+    def learned(self, features: ReadFeatures) -> tuple[LearnedScorer, ConfoundRegression | None, np.ndarray]:
+        """Train the learned scorer; also return the regression for its features, and its null scores (S, P)."""
+        if self.edited_controls is None:
+            raise ValueError("the learned scorer needs edited_controls")
+        folds, confounds = self.subsets.folds, self.subsets.confounds
+        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, folds, confounds)
+        settings = self.settings.learned
+        samples = fit.samples(settings.copies, self.jobs, self.step)
+        networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
+        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
+
+    def combine(self, members: Sequence[int | None], nulls: Sequence[ReadFeatures]) -> tuple[Calibration, np.ndarray]:
+        """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P)."""
+        values = self._new_null()
+        for index, (row, brain) in enumerate(zip(rows_of(values), self.inside, strict=True)):
+            neg_log10_ps = [null([index])[:, :][0, :, 0] for null in nulls]
+            by_member = combined_by_member(neg_log10_ps, members, brain, self.settings.ensemble.p_norm)
+            row[:] = by_member.mean(axis=0)
+        return self.calibrate(values), values
+
+    def compare_with_surroundings(self, null: np.ndarray) -> Surroundings:
+        """Compare the -log10 p of the null (S, P) with their surroundings; they are overwritten with the result."""
+        sigma_mm = self.settings.ensemble.surroundings_mm
+        return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate)
+
+    def calibrate(self, null: np.ndarray) -> Calibration:
+        """Fit a calibration to null scores (S, P), which are overwritten with -log10 p."""
+        return calibrate(null, self.inside, self.subsets.folds, self.mask, out=null)[0]
+
+    def _new_null(self) -> np.ndarray:
+        """Return an array for null scores, (S, P) float32."""
+        if self.scratch is None:
+            return np.empty(self.inside.shape, np.float32)
+        return temporary_array(self.scratch, np.float32, self.inside.shape)
+
+
+class _Steps:
+    """Converts the progress within a fit to steps.
+
+    Parameters
+    ----------
+    step : callable
+        Called after each step.
+    total : int
+        Number of steps of the fit.
+    """
+
+    def __init__(self, step: Callable[[], None], total: int):
+        self._step, self._total, self._done = step, total, 0
+
+    def reached(self, done: int, total: int) -> None:
+        """Report a share of the fit as done."""
+        while (self._done + 1) * total <= done * self._total:
+            self._done += 1
+            self._step()

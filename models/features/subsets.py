@@ -1,0 +1,56 @@
+"""Subsets of the controls in a cross-validation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Subsets:
+    """Subsets of the controls on which a model is fitted: all controls without one fold, and last all of them.
+
+    Attributes
+    ----------
+    folds : sequence of ndarray of int
+        Indices of the controls of each fold, each control in one fold; none: all controls are the only subset.
+    confounds : sequence of ndarray, (S, k)
+        Confounds of all controls, as learnt on each subset.
+    """
+
+    folds: Sequence[np.ndarray]
+    confounds: Sequence[np.ndarray]
+
+    @classmethod
+    def everyone(cls, confounds: np.ndarray) -> "Subsets":
+        """Return the subset of all controls, with their confounds (S, k)."""
+        return cls((), (confounds,))
+
+    def __len__(self) -> int:
+        return len(self.confounds)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Controls ordered by fold, (S,)."""
+        return np.concatenate(self.folds) if self.folds else np.arange(len(self.confounds[0]))
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        """Fold f is ``order[segments[f]:segments[f + 1]]``; without folds, all controls are one segment."""
+        return np.cumsum([0, *(len(fold) for fold in self.folds)] if self.folds else [0, len(self.order)])
+
+    def place(self, subset: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places in `order` of the controls in a subset, and of the others."""
+        places = np.arange(len(self.order))
+        if subset == len(self.folds):
+            return places, places[:0]
+        first, last = self.segments[subset : subset + 2]
+        return np.delete(places, slice(first, last)), places[first:last]
+
+    @cached_property
+    def members(self) -> np.ndarray:
+        """Segments of which each subset consists, (R, G) bool."""
+        members = np.ones((len(self), len(self.segments) - 1), bool)
+        members[np.arange(len(self.folds)), np.arange(len(self.folds))] = False
+        return members
