@@ -337,6 +337,10 @@ class Study:
         folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
         return calibrate(null, self.inside, folds, self.mask)
 
+    def in_place(self, null: np.ndarray, seed: int) -> Calibration:
+        calibration, null[:] = self.calibrated(null, seed)
+        return calibration
+
     def z_maps(self, parts: Parts, seed: int, settings: EnsembleSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """z-maps of the training controls (null, (S, P)) and of the test subjects, computed as in `Ensemble`."""
         each = [self.scorer_output(fit, scorer, seed, settings) for fit, scorer in parts]
@@ -350,8 +354,8 @@ class Study:
             for s in subjects
         }
         if settings.surroundings_mm > 0:
-            calibrated = partial(self.calibrated, seed=seed)
-            surroundings, null = Surroundings.fit(null, self.inside, self.mask, settings.surroundings_mm, calibrated)
+            sigma_mm = settings.surroundings_mm
+            surroundings = Surroundings.fit(null, self.inside, self.mask, sigma_mm, partial(self.in_place, seed=seed))
             values = {
                 s.key: surroundings.calibration.neg_log10_p(
                     values[s.key] / surroundings.divisor(values[s.key], s.inside)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
+from voxout.data_manifests.images.memory_map import temporary_array
 from voxout.models.anomaly.calibration import (
     Calibration,
     calibrate,
@@ -14,6 +15,7 @@ from voxout.models.anomaly.calibration import (
     pooling_shrinkage,
     z_from_neg_log10_p,
 )
+from voxout.models.features.packed_masks import PackedMasks
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 GRID = VoxelMask(Grid((20, 20, 20), np.diag([2.0, 2, 2, 1])), np.ones((20, 20, 20), bool))
@@ -70,6 +72,19 @@ def test_the_null_maps_are_calibrated():
     for expected in (1.0, 2.0, 3.0):
         found = (neg_log10_p[inside] >= expected - 1e-4).mean()
         assert found == pytest.approx(10**-expected, rel=0.05, abs=3 / inside.sum())
+
+
+def test_scores_on_disk_are_calibrated_in_place(tmp_path):
+    null, folds = _null(0, subjects=7).astype(np.float32), [np.arange(3), np.arange(3, 7)]
+    inside = np.random.default_rng(1).random(null.shape) < 0.9
+    mapped = temporary_array(tmp_path, np.float32, null.shape)
+    mapped[:] = null
+    expected, in_memory = calibrate(null, inside, folds, GRID)
+    found, out = calibrate(mapped, PackedMasks.pack(inside, GRID.size), folds, GRID, out=mapped)
+    assert out is mapped
+    np.testing.assert_array_equal(out, in_memory)
+    for name in ("scale", "knots", "neg_log10_p_at", "slope"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_voxels_without_other_controls_use_the_scale_of_the_brain():

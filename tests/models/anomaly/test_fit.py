@@ -13,14 +13,16 @@ from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly import fit
+from voxout.models.anomaly.cross_fit import CrossFit
 from voxout.models.anomaly.ensemble import Ensemble, combined
-from voxout.models.anomaly.fit import CrossFit, fit_ensemble
+from voxout.models.anomaly.fit import fit_ensemble
 from voxout.models.anomaly.scorers import Mahalanobis
 from voxout.models.encoder.checkpoint import Checkpoint, Origin, build_autoencoder
 from voxout.models.encoder.patch_shape import PatchShape
 from voxout.models.features.extractors import VoxelFeatures
 from voxout.models.features.feature_store import LatentStore
 from voxout.models.features.source import SCORER_SPECS, FeatureSource
+from voxout.models.features.subsets import Subsets
 from voxout.models.settings import EnsembleSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
@@ -171,18 +173,21 @@ EVERYWHERE = np.ones((20, GRID.size), bool)
 FOLDS = [np.arange(first, 20, 5) for first in range(5)]
 
 
-def _in_memory(features, confounds):
+def _in_memory(features, confounds, **changes):
     """Cross-fit of features (20, P, d) without any file, and the function that gives them."""
-    return CrossFit(GRID, EVERYWHERE, FOLDS, [confounds] * 6, SETTINGS, jobs=1), lambda controls: features[controls]
+    fit = CrossFit(GRID, EVERYWHERE, Subsets(FOLDS, [confounds] * 6), SETTINGS, jobs=1, **changes)
+    return fit, lambda controls: features[controls]
 
 
 def test_features_in_memory_are_cross_fitted_and_calibrated():
     features = np.random.default_rng(0).normal(size=(20, GRID.size, 1)).astype(np.float32)
     fit, read = _in_memory(features, np.zeros((20, 0)))
-    scores = fit.cross_fitted_scores(INTENSITY, read)
+    _, _, scores = fit.one_pass(INTENSITY, read)
     for fold in FOLDS:
-        scorer = Mahalanobis.fit(np.delete(features, fold, axis=0), GRID, SETTINGS.detector)
-        np.testing.assert_array_equal(scores[fold], np.stack([scorer.score(own) for own in features[fold]]))
+        scorer = Mahalanobis.fit(np.delete(features, fold, axis=0), GRID)
+        # The standard deviations are stored with 11 bits.
+        expected = np.stack([scorer.score(own) for own in features[fold]])
+        np.testing.assert_allclose(scores[fold], expected, rtol=1e-3, atol=1e-4)
     scorer, null = fit.calibrated_scorer("intensity", INTENSITY, VoxelFeatures(GRID, (0,)), read)
     assert scorer.regression is None and scorer.smoothing is None
     unseen = np.random.default_rng(1).normal(size=(20, GRID.size, 1)).astype(np.float32)
@@ -192,14 +197,26 @@ def test_features_in_memory_are_cross_fitted_and_calibrated():
         assert (neg_log10_p > 2).mean() == pytest.approx(0.01, abs=0.003)
 
 
+def test_null_scores_on_disk_are_those_in_memory(tmp_path):
+    features = np.random.default_rng(0).normal(size=(20, GRID.size, 1)).astype(np.float32)
+    nulls = []
+    for changes in ({}, {"scratch": tmp_path}):
+        fit, read = _in_memory(features, np.zeros((20, 0)), **changes)
+        _, null = fit.calibrated_scorer("intensity", INTENSITY, VoxelFeatures(GRID, (0,)), read)
+        nulls += [null, fit.combine([None], [lambda controls, null=null: null[controls, :, None]])[1]]
+    np.testing.assert_array_equal(nulls[0], nulls[2])
+    np.testing.assert_array_equal(nulls[1], nulls[3])
+    assert isinstance(nulls[2], np.memmap) and not [*tmp_path.iterdir()]
+
+
 def test_confounds_of_features_in_memory_are_regressed_out():
     random = np.random.default_rng(0)
     confounds = random.normal(size=(20, 1))
     features = (random.normal(size=(20, GRID.size, 1)) + 3 * confounds[:, None]).astype(np.float32)
     (plain, read), (residualised, _) = _in_memory(features, confounds[:, :0]), _in_memory(features, confounds)
-    before, after = (fit.cross_fitted_scores(INTENSITY, read).mean(axis=1).std() for fit in (plain, residualised))
+    before, after = (fit.one_pass(INTENSITY, read)[2].mean(axis=1).std() for fit in (plain, residualised))
     assert after < 0.6 * before
-    _, regression = residualised.fit_scorer(INTENSITY, read, np.arange(20), confounds)
+    _, regression, _ = residualised.one_pass(INTENSITY, read)
     squares = ((confounds - confounds.mean()) ** 2).sum()
     assert regression.slopes.mean(dtype=float) == pytest.approx(3 * squares / (squares + 5), rel=0.01)  # ridge of 5
 

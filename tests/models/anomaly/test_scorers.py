@@ -6,7 +6,8 @@ from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly import scorers
 from voxout.models.anomaly.scorers import Mahalanobis, OneClassSvms
-from voxout.models.features.whitening import WhitenedLatents, fit_whitening
+from voxout.models.confounds import residual_whitening
+from voxout.models.features.whitening import fit_whitening
 from voxout.models.settings import DetectorSettings
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
@@ -91,14 +92,14 @@ def test_the_log_ratio_keeps_rising_far_from_the_controls():
 def test_features_are_whitened_before_scoring():
     svms = OneClassSvms.fit(CONTROLS, GRID, RAW.model_copy(update={"gamma": 0.5, "latent_scaling": "whitened"}))
     whitening = fit_whitening(CONTROLS, GRID, shrinkage=0.01)
-    raw = OneClassSvms.fit(WhitenedLatents(CONTROLS, whitening), GRID, RAW.model_copy(update={"gamma": 0.5}))
+    raw = OneClassSvms.fit(whitening.whiten(CONTROLS), GRID, RAW.model_copy(update={"gamma": 0.5}))
     features = CONTROLS[0] + 1
     np.testing.assert_allclose(svms.score(features), raw.score(whitening.whiten(features)), atol=1e-4)
 
 
 def test_mahalanobis_is_the_distance_under_the_pooled_covariance(monkeypatch):
-    monkeypatch.setattr(scorers, "SHRINKAGE", 0.0)
-    scorer = Mahalanobis.fit(CONTROLS, GRID, DetectorSettings())
+    monkeypatch.setattr(residual_whitening, "SHRINKAGE", 0.0)
+    scorer = Mahalanobis.fit(CONTROLS, GRID)
     features = CONTROLS[1] * 2
     scores = scorer.score(features)
     for v in range(GRID.size):
@@ -113,7 +114,7 @@ def test_mahalanobis_is_the_distance_under_the_pooled_covariance(monkeypatch):
 
 def test_one_sided_scores_are_signed_z_scores():
     one = CONTROLS[:, :, :1]
-    fitted = {d: Mahalanobis.fit(one, GRID, DetectorSettings(), d) for d in ("both", "higher", "lower")}
+    fitted = {d: Mahalanobis.fit(one, GRID, d) for d in ("both", "higher", "lower")}
     features = one.mean(0) + 2.0
     scores = {direction: scorer.score(features) for direction, scorer in fitted.items()}
     assert (scores["higher"] > 0).all()
@@ -123,7 +124,7 @@ def test_one_sided_scores_are_signed_z_scores():
 
 def test_saved_and_loaded(tmp_path):
     settings = DetectorSettings(nu=0.2)
-    svms, distance = OneClassSvms.fit(CONTROLS, GRID, settings), Mahalanobis.fit(CONTROLS, GRID, settings)
+    svms, distance = OneClassSvms.fit(CONTROLS, GRID, settings), Mahalanobis.fit(CONTROLS, GRID)
     svms.save(tmp_path / "a")
     distance.save(tmp_path / "b")
     features = _anomalous_at(3)

@@ -7,8 +7,9 @@ import pytest
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.models.anomaly.calibration import Calibration, folds_of
-from voxout.models.anomaly.fit import CrossFit
+from voxout.models.anomaly.cross_fit import CrossFit
 from voxout.models.anomaly.surroundings import Surroundings, divisor, expected_level, level
+from voxout.models.features.subsets import Subsets
 from voxout.models.settings import ModelSettings
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
@@ -65,9 +66,10 @@ def odd_heads():
     inside = np.ones(null.shape, bool)
     folds = folds_of([f"sub-{number}" for number in range(24)], 5, seed=0)
     settings = ModelSettings.model_validate({"ensemble": {"surroundings_mm": SIGMA_MM}})
-    fit = CrossFit(GRID, inside, folds, [np.zeros((24, 0))] * 6, settings)
-    _, before = fit.calibrate(null)
-    return before, *fit.compare_with_surroundings(before.copy())
+    fit = CrossFit(GRID, inside, Subsets(folds, [np.zeros((24, 0))] * 6), settings)
+    fit.calibrate(null)
+    before = null.copy()
+    return before, fit.compare_with_surroundings(null), null
 
 
 def test_odd_parts_of_a_head_count_less(odd_heads):

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.confounds.regression import ConfoundRegression, ResidualisedLatents
-from voxout.models.features.feature_store import LatentStore
+from voxout.models.confounds.regression import ConfoundRegression
+from voxout.models.features.moments import SubsetMoments
+from voxout.models.features.subsets import Subsets
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 MASK = np.zeros((6, 5, 4), bool)
@@ -23,6 +24,12 @@ def _covariates(subjects=12):
     return np.random.default_rng(7).normal((3.0, 0.0), size=(subjects, 2))
 
 
+def _fitted(latents, covariates, mask=GRID):
+    """Regression of features (S, P, d) on confounds (S, k)."""
+    slabs = SubsetMoments(latents, mask, Subsets.everyone(covariates), jobs=1).slabs()
+    return ConfoundRegression(np.concatenate([slab.slopes[0] for slab in slabs], axis=1))
+
+
 def test_slopes_are_ridge_regression_averaged_over_neighbours():
     """Against a regression voxel by voxel, with a ridge penalty of 5."""
     latents, covariates = _latents(), _covariates()
@@ -36,7 +43,7 @@ def test_slopes_are_ridge_regression_averaged_over_neighbours():
         own[np.abs(GRID.locations.astype(int) - voxel).max(axis=1) <= 1].mean(axis=0)
         for voxel in GRID.locations.astype(int)
     ]
-    slopes = ConfoundRegression.fit(latents, covariates, GRID).slopes.swapaxes(0, 1)
+    slopes = _fitted(latents, covariates).slopes.swapaxes(0, 1)
     np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-5)  # stored in half precision
 
 
@@ -44,10 +51,10 @@ def test_slopes_use_the_controls_that_are_available():
     latents, covariates = _latents(), _covariates()
     latents[:5, 3], latents[7, 3:9] = np.nan, np.nan
     isolated = VoxelMask(Grid((GRID.size * 2, 1, 1), np.eye(4)), (np.arange(GRID.size * 2) % 2 == 0)[:, None, None])
-    slopes = ConfoundRegression.fit(latents, covariates, isolated).slopes  # voxels without neighbours
+    slopes = _fitted(latents, covariates, isolated).slopes  # voxels without neighbours
     for voxel in range(GRID.size):
         available = np.isfinite(latents[:, voxel, 0])
-        alone = ConfoundRegression.fit(latents[available], covariates[available], isolated).slopes
+        alone = _fitted(latents[available], covariates[available], isolated).slopes
         np.testing.assert_allclose(slopes[:, voxel], alone[:, voxel], rtol=2e-3, atol=1e-5)
     residuals = ConfoundRegression(slopes).residualise(latents[7], covariates[7])
     assert np.isnan(residuals[3:9]).all() and np.isfinite(residuals[9:]).all()
@@ -58,7 +65,7 @@ def test_the_effect_of_a_covariate_is_regressed_out():
     covariates -= covariates.mean(axis=0)
     slopes = np.array([[1.0, 0.0, -2.0], [0.0, 0.5, 0.0]])
     features = latents + np.einsum("sk,kd->sd", covariates, slopes)[:, None].astype(np.float32)
-    regression = ConfoundRegression.fit(features, covariates, GRID)
+    regression = _fitted(features, covariates)
     np.testing.assert_allclose(regression.residualise(features[5], covariates[5]), latents[5], atol=0.15)
 
 
@@ -66,7 +73,7 @@ def test_the_effect_of_a_covariate_is_regressed_out():
 @given(st_np.arrays(float, (12, 2), elements=st.floats(-3, 3)))
 def test_features_at_the_mean_of_the_confounds_do_not_change(covariates):
     latents = _latents()
-    regression = ConfoundRegression.fit(latents, covariates, GRID)
+    regression = _fitted(latents, covariates)
     assert np.isfinite(regression.slopes).all()
     np.testing.assert_array_equal(regression.residualise(latents[0], np.zeros(2)), latents[0])
 
@@ -82,21 +89,8 @@ def test_residuals_are_features_minus_slopes_times_confounds(order):
     np.testing.assert_array_equal(features, latents[4])
 
 
-def test_a_store_is_residualised_like_its_subjects(tmp_path):
-    covariates, keys = _covariates(4), [f"sub-{number}" for number in range(4)]
-    store = LatentStore.create(tmp_path, GRID, 3)
-    for key, latents in zip(keys, _latents(subjects=4), strict=True):
-        store.write(key, latents)
-    store = LatentStore.open(tmp_path, keys, GRID)
-    regression = ConfoundRegression.fit(store, covariates, GRID)
-    residuals = ResidualisedLatents(store, regression, covariates)
-    each = [regression.residualise(store.subject(key), values) for key, values in zip(keys, covariates, strict=True)]
-    np.testing.assert_allclose(residuals[:, 3:9], np.stack(each)[:, 3:9], atol=1e-6)
-    assert (residuals.shape, residuals.mask_hash) == (store.shape, GRID.mask_hash)
-
-
 def test_saved_and_loaded_to_the_bit(tmp_path):
-    regression = ConfoundRegression.fit(_latents(), _covariates(), GRID)
+    regression = _fitted(_latents(), _covariates())
     path = regression.save(tmp_path / "covariates.safetensors")
     np.testing.assert_array_equal(ConfoundRegression.load(path).slopes, regression.slopes)
     path.write_bytes(b"")
