@@ -199,13 +199,13 @@ def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinka
 
 def _tail_table(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Knots, -log10 p at the knots, and the slope beyond them, from a sample of scaled null scores (n,)."""
-    pool = np.sort(scaled.astype(np.float64))
+    pool = np.sort(scaled)
     # At least 50 values, for a stable fit.
     n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
     start = -np.log10(n_tail / len(pool))
     neg_log10_p = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
     # k of n values are at least as high as the k-th highest.
-    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-neg_log10_p).astype(int) - 1).clip(0)]
+    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-neg_log10_p).astype(int) - 1).clip(0)].astype(np.float64)
     mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _SMALLEST_SCALE)
     # Where knots tie, keep the first, which has the smallest -log10 p.
     first = np.append(True, np.diff(knots) > 0)
