@@ -308,7 +308,7 @@ def read_real(run: Path) -> dict[str, np.ndarray]:
     start = len(np.load(files[0], mmap_mode="r")) // 2
     latents = np.stack([np.load(file, mmap_mode="r")[start : start + 3000] for file in files])
     whitening = Whitening.load(out.detectors / "ocsvm" / "whitening.safetensors")
-    whitened = np.stack([whitening.whiten(subject, start, start + latents.shape[1]) for subject in latents])
+    whitened = np.stack([whitening.part(slice(start, start + latents.shape[1])).whiten(subject) for subject in latents])
     return {"real": latents.astype(np.float64), "real, whitened": whitened.astype(np.float64)}
 
 
