@@ -6,7 +6,7 @@ one of another file: numba's disk cache only tracks changes of the file that def
 
 import numpy as np
 
-from .kernels import TILE, reordering
+from .kernels import reordering
 
 
 @reordering
@@ -27,8 +27,8 @@ def subset_moments(
         Group g are the subjects ``segments[g]`` to ``segments[g + 1]``.
     members : ndarray of bool, (R, G)
         Groups of each subset.
-    confounds : ndarray, (R, k, S), float32
-        Confounds of each subset, minus their mean over the subset; 0 for subjects that are not in it.
+    confounds : ndarray, (S, R * k), float32
+        Confounds of one subset after the other, minus their mean over the subset; 0 for subjects that are not in it.
     table : ndarray of int, (n,)
         Row of `confound_mean` and `products` that belongs to a voxel; 0 where nobody is missing.
     start : int
@@ -48,106 +48,110 @@ def subset_moments(
     """
     subjects, n, d = block.shape
     n_subsets, n_groups = members.shape
-    k = confounds.shape[1]
-    tile = np.empty((TILE, d, subjects), np.float32)
-    present = np.empty(subjects, np.float32)
-    centre, total = np.empty(d), np.empty(d)
-    own_count = np.empty(n_groups, np.int64)
-    own_mean, own_within = np.empty((n_groups, d)), np.empty((n_groups, d * (d + 1) // 2), np.float32)
-    for first in range(0, n, TILE):
-        tiled = min(TILE, n - first)
+    k = confounds.shape[1] // n_subsets
+    points, present = np.empty((subjects, d), np.float32), np.empty(subjects, np.float32)
+    centre, total, shift = np.empty(d), np.empty(d), np.empty(d, np.float32)
+    own_count, own_mean = np.empty(n_groups, np.int64), np.empty((n_groups, d))
+    # Inner loops run over whole rows, which vectorise, also where one triangle would do.
+    sums = np.empty((d, n_subsets * k), np.float32)
+    own_within, merged = np.empty((n_groups, d, d), np.float32), np.empty((d, d), np.float32)
+    for v in range(n):
+        p = start + v
+        # Deviations from the mean of all subjects, 0 for those that are missing.
+        m = 0
+        total[:] = 0
         for s in range(subjects):
-            for t in range(tiled):
+            present[s] = np.float32(0) if np.isnan(block[s, v, 0]) else np.float32(1)
+            if present[s] > 0:
+                m += 1
                 for i in range(d):
-                    tile[t, i, s] = block[s, first + t, i]
-        for t in range(tiled):
-            p, points = start + first + t, tile[t]
-            # Deviations from the mean of all subjects, 0 for those that are missing.
-            m = 0
-            for s in range(subjects):
-                present[s] = np.float32(0) if np.isnan(points[0, s]) else np.float32(1)
-                m += present[s] > 0
-            finite = True
+                    total[i] += block[s, v, i]
+        finite = True
+        for i in range(d):
+            finite &= np.isfinite(total[i])
+            shift[i] = total[i] / m if m > 0 else 0.0
+            centre[i] = shift[i]
+        if not finite:
+            count[:, p] = -1
+            continue
+        for s in range(subjects):
             for i in range(d):
+                points[s, i] = block[s, v, i] - shift[i] if present[s] > 0 else np.float32(0)
+        sums[:] = 0
+        for s in range(subjects):
+            for i in range(d):
+                value = points[s, i]
+                for c in range(n_subsets * k):
+                    sums[i, c] += value * confounds[s, c]
+        for r in range(n_subsets):
+            for c in range(k):
+                for i in range(d):
+                    cross[r, p, c, i] = sums[i, r * k + c]
+        for g in range(n_groups):
+            a, b = segments[g], segments[g + 1]
+            m = 0
+            total[:] = 0
+            for s in range(a, b):
+                m += present[s] > 0
+                for i in range(d):
+                    total[i] += points[s, i]
+            own_count[g] = m
+            for i in range(d):
+                shift[i] = total[i] / max(m, 1)
+                own_mean[g, i] = shift[i]
+            own = own_within[g]
+            own[:] = 0
+            for s in range(a, b):
+                for i in range(d):
+                    points[s, i] -= present[s] * shift[i]
+                for i in range(d):
+                    value = points[s, i]
+                    for j in range(d):
+                        own[i, j] += value * points[s, j]
+        for r in range(n_subsets):
+            m = 0
+            total[:] = 0
+            for g in range(n_groups):
+                if members[r, g]:
+                    m += own_count[g]
+                    for i in range(d):
+                        total[i] += own_count[g] * own_mean[g, i]
+            count[r, p] = m
+            for i in range(d):
+                total[i] /= max(m, 1)
+                mean[r, p, i] = centre[i] + total[i]
+            merged[:] = 0
+            for g in range(n_groups):
+                if members[r, g]:
+                    for i in range(d):
+                        shift[i] = own_mean[g, i] - total[i]
+                    for i in range(d):
+                        weighted = np.float32(own_count[g]) * shift[i]
+                        for j in range(d):
+                            merged[i, j] += own_within[g, i, j] + weighted * shift[j]
+            at = 0
+            for i in range(d):
+                for j in range(i + 1):
+                    within[r, p, at] = merged[i, j]
+                    at += 1
+            row = table[v]
+            if row == 0:
+                continue
+            for c in range(k):
                 summed = 0.0
                 for s in range(subjects):
-                    if present[s] > 0:
-                        summed += points[i, s]
-                finite &= np.isfinite(summed)
-                centre[i] = np.float32(summed / m) if m > 0 else 0.0
-                for s in range(subjects):
-                    points[i, s] = points[i, s] - np.float32(centre[i]) if present[s] > 0 else np.float32(0)
-            if not finite:
-                count[:, p] = -1
-                continue
-            for r in range(n_subsets):
-                for c in range(k):
-                    for i in range(d):
-                        product = np.float32(0)
-                        for s in range(subjects):
-                            product += confounds[r, c, s] * points[i, s]
-                        cross[r, p, c, i] = product
-            for g in range(n_groups):
-                a, b = segments[g], segments[g + 1]
-                m = 0
-                for s in range(a, b):
-                    m += present[s] > 0
-                own_count[g] = m
+                    summed += present[s] * confounds[s, r * k + c]
+                confound_mean[row, r, c] = summed / max(m, 1)
                 for i in range(d):
-                    summed = 0.0
-                    for s in range(a, b):
-                        summed += points[i, s]
-                    own_mean[g, i] = np.float32(summed / max(m, 1))
-                    for s in range(a, b):
-                        points[i, s] -= present[s] * np.float32(own_mean[g, i])
-                at = 0
-                for i in range(d):
-                    for j in range(i + 1):
-                        product = np.float32(0)
-                        for s in range(a, b):
-                            product += points[i, s] * points[j, s]
-                        own_within[g, at] = product
-                        at += 1
-            for r in range(n_subsets):
-                m = 0
-                total[:] = 0
-                for g in range(n_groups):
-                    if members[r, g]:
-                        m += own_count[g]
-                        for i in range(d):
-                            total[i] += own_count[g] * own_mean[g, i]
-                count[r, p] = m
-                for i in range(d):
-                    total[i] /= max(m, 1)
-                    mean[r, p, i] = centre[i] + total[i]
-                at = 0
-                for i in range(d):
-                    for j in range(i + 1):
-                        merged = 0.0
-                        for g in range(n_groups):
-                            if members[r, g]:
-                                between = (own_mean[g, i] - total[i]) * (own_mean[g, j] - total[j])
-                                merged += own_within[g, at] + own_count[g] * between
-                        within[r, p, at] = merged
-                        at += 1
-                row = table[first + t]
-                if row == 0:
-                    continue
-                for c in range(k):
+                    cross[r, p, c, i] -= summed * total[i]
+            at = 0
+            for c in range(k):
+                for e in range(c + 1):
                     summed = 0.0
                     for s in range(subjects):
-                        summed += present[s] * confounds[r, c, s]
-                    confound_mean[row, r, c] = summed / max(m, 1)
-                    for i in range(d):
-                        cross[r, p, c, i] -= summed * total[i]
-                at = 0
-                for c in range(k):
-                    for e in range(c + 1):
-                        product = np.float32(0)
-                        for s in range(subjects):
-                            product += present[s] * confounds[r, c, s] * confounds[r, e, s]
-                        products[row, r, at] = product - m * confound_mean[row, r, c] * confound_mean[row, r, e]
-                        at += 1
+                        summed += present[s] * confounds[s, r * k + c] * confounds[s, r * k + e]
+                    products[row, r, at] = summed - m * confound_mean[row, r, c] * confound_mean[row, r, e]
+                    at += 1
 
 
 @reordering
@@ -205,24 +209,28 @@ def residual_moments(slopes, cross, confound_mean, products, table, mean, within
     within : ndarray, (n, d(d+1)/2), float32
     """
     n, k, d = cross.shape
-    change = np.empty((k, d))
+    own, change, row_of = np.empty((k, d)), np.empty((k, d)), np.empty(d)
     for p in range(n):
         row = table[p]
         for c in range(k):
             for i in range(d):
-                mean[p, i] -= confound_mean[row, c] * slopes[c, p, i]
+                own[c, i] = slopes[c, p, i]
+                mean[p, i] -= confound_mean[row, c] * own[c, i]
                 change[c, i] = -cross[p, c, i]
+        for c in range(k):
             for e in range(k):
                 product = products[row, max(c, e) * (max(c, e) + 1) // 2 + min(c, e)]
                 for i in range(d):
-                    change[c, i] += product * slopes[e, p, i]
+                    change[c, i] += product * own[e, i]
         at = 0
         for i in range(d):
+            row_of[:] = 0
+            for c in range(k):
+                left, right = own[c, i], cross[p, c, i]
+                for j in range(d):
+                    row_of[j] += left * change[c, j] - right * own[c, j]
             for j in range(i + 1):
-                total = 0.0
-                for c in range(k):
-                    total += slopes[c, p, i] * change[c, j] - cross[p, c, i] * slopes[c, p, j]
-                within[p, at] += total
+                within[p, at] += row_of[j]
                 at += 1
 
 

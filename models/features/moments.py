@@ -144,37 +144,44 @@ class SubsetMoments:
         UserError
             Features that are not finite, or a voxel at which a subset has fewer than two controls.
         """
-        (n_subsets, k, _), d = self._confounds.shape, self.features.shape[2]
+        n_subsets, k, d = self._sizes
         slabs = slabs_of(self.mask, n_subsets * (d * (d + 1) // 2 + d + 2 * k * d))
         raw = (self._raw(slab) for slab in slabs)
         residual = (self._residual(*parts) for parts in with_neighbours(raw))
         return (self._pooled(*parts) for parts in with_neighbours(residual))
 
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Numbers of subsets (R), confounds (k) and features (d)."""
+        return len(self.subsets), self.subsets.confounds[0].shape[1], self.features.shape[2]
+
     @cached_property
     def _confounds(self) -> np.ndarray:
-        """Confounds of each subset in the order of the features, centred; 0 for other controls, (R, k, S) float32."""
-        confounds = np.zeros((len(self.subsets), self.subsets.confounds[0].shape[1], len(self.subsets.order)), "f4")
+        """Confounds in the order of the features, centred in each subset; see `moment_kernels.subset_moments`."""
+        n_subsets, k, _ = self._sizes
+        confounds = np.zeros((len(self.subsets.order), n_subsets, k), np.float32)
         for subset, values in enumerate(self.subsets.confounds):
             places, _ = self.subsets.place(subset)
             own = values[self.subsets.order[places]]
-            confounds[subset][:, places] = (own - own.mean(axis=0)).T
-        return confounds
+            confounds[places, subset] = own - own.mean(axis=0)
+        return confounds.reshape(len(confounds), n_subsets * k)
 
     @cached_property
     def _complete(self) -> tuple[np.ndarray, np.ndarray]:
         """Where no control is missing: means (R, k) and packed products (R, k(k+1)/2) of the confounds."""
-        places = (self.subsets.place(subset)[0] for subset in range(len(self.subsets)))
+        n_subsets, k, _ = self._sizes
+        places = (self.subsets.place(subset)[0] for subset in range(n_subsets))
         means = [
             values[self.subsets.order[own]].mean(axis=0)
             for values, own in zip(self.subsets.confounds, places, strict=True)
         ]
-        wide = self._confounds.astype(np.float64)
-        rows, columns = np.tril_indices(wide.shape[1])
-        return np.stack(means), (wide @ wide.swapaxes(1, 2))[:, rows, columns]
+        wide = self._confounds.astype(np.float64).reshape(-1, n_subsets, k).swapaxes(0, 1)
+        rows, columns = np.tril_indices(k)
+        return np.stack(means), (wide.swapaxes(1, 2) @ wide)[:, rows, columns]
 
     def _raw(self, slab: Slab) -> _Raw:
         """Sum over the controls."""
-        (n_subsets, k, n_subjects), d = self._confounds.shape, self.features.shape[2]
+        n_subsets, k, d = self._sizes
         means, products = self._complete
         count, table = np.empty((n_subsets, slab.size), np.int64), np.zeros(slab.size, np.int64)
         mean = np.empty((n_subsets, slab.size, d), np.float32)
@@ -205,7 +212,7 @@ class SubsetMoments:
 
         tables, begin = [(means[None], products[None])], 0
         threads = thread_count(self.jobs)
-        for stop, own in in_order(add, slab.size, max(_BLOCK_NUMBERS // (n_subjects * d), 1), threads):
+        for stop, own in in_order(add, slab.size, max(_BLOCK_NUMBERS // (len(self._confounds) * d), 1), threads):
             # The rows of a block follow those of the blocks before it.
             here = table[begin:stop]
             here[here > 0] += sum(len(part) for part, _ in tables) - 1
