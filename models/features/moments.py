@@ -175,7 +175,7 @@ class SubsetMoments:
             values[self.subsets.order[own]].mean(axis=0)
             for values, own in zip(self.subsets.confounds, places, strict=True)
         ]
-        wide = self._confounds.astype(np.float64).reshape(-1, n_subsets, k).swapaxes(0, 1)
+        wide = self._confounds.astype(np.float64).reshape(len(self._confounds), n_subsets, k).swapaxes(0, 1)
         rows, columns = np.tril_indices(k)
         return np.stack(means), (wide.swapaxes(1, 2) @ wide)[:, rows, columns]
 
