@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ...data_manifests.images.memory_map import release_pages
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..confounds.residual_whitening import CrossFittedWhitening, ResidualWhitening
@@ -115,6 +116,8 @@ class OnePass:
             for stop, part in in_order(block.fit, size, step, thread_count(self.jobs)):
                 parts.add(part)
                 progress(voxels.start + stop, n_voxels)
+            if scores is not None:
+                release_pages(scores)
         return parts.scorer(whole.whitening), whole.regression
 
 
