@@ -115,9 +115,9 @@ class OnePass:
             size, step = voxels.stop - voxels.start, max(_BLOCK_NUMBERS // (n_subjects * d), 1)
             for stop, part in in_order(block.fit, size, step, thread_count(self.jobs)):
                 parts.add(part)
+                if scores is not None:
+                    release_pages(scores)
                 progress(voxels.start + stop, n_voxels)
-            if scores is not None:
-                release_pages(scores)
         return parts.scorer(whole.whitening), whole.regression
 
 
