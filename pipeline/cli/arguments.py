@@ -271,6 +271,15 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
         help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
+    parser.add_argument(
+        "--cluster",
+        choices=("local", "slurm", "pbs", "lsf", "sge"),
+        default="local",
+        help="process subjects in jobs of this queueing system; settings: cluster (docs/servers.md)",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="process subjects with a running Dask scheduler, as tls://node7:8786"
+    )
     _add_work(parser)
 
 

@@ -257,6 +257,8 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
             seeds=options.seeds,
             device=options.device,
             jobs=options.jobs,
+            cluster=options.cluster,
+            scheduler=options.scheduler,
             subjects=getattr(options, "subjects", None),
             reference_runs=tuple(getattr(options, "runs", ())),
             dry_run=options.dry_run,

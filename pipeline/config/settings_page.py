@@ -15,7 +15,7 @@ from typing import Any
 
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.settings import Section
-from .config import Config
+from .config import AllSettings
 
 MARK = "<!-- From here on made from the docstrings of the settings by `make docs`. -->\n"
 _DOCS_LINK = re.compile(r"docs/([a-z-]+\.md)(#[a-z-]+)?")
@@ -24,7 +24,7 @@ _HEADER = "| setting | default | allowed | meaning |\n|---|---|---|---|\n"
 
 def current_page(page: str) -> str:
     """Return the page with current tables below its `MARK`."""
-    return page.partition(MARK)[0] + MARK + "".join(_tables(Config))
+    return page.partition(MARK)[0] + MARK + "".join(_tables(AllSettings))
 
 
 def _tables(section: type[Section], prefix: str = "") -> Iterator[str]:

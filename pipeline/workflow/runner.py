@@ -40,6 +40,8 @@ class Run:
     device : str
         A torch device.
     console : Console
+    device_of_workers : str or None
+        A torch device, or "auto", on the nodes of a cluster; None: `device`.
     reference_runs : tuple of (name, path)
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     """
@@ -52,6 +54,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
+    device_of_workers: str | None = None
     reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
