@@ -308,6 +308,13 @@ def _remove(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _status(options: argparse.Namespace) -> int:
+    from .status import print_status
+
+    print_status(options.out, as_table=options.table)
+    return DONE
+
+
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
         from ..stages.findings import finding_lines
@@ -342,5 +349,6 @@ _COMMANDS = {
     "apply": _apply,
     "model": _model,
     "remove": _remove,
+    "status": _status,
     "demo": _demo,
 }

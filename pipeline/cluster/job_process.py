@@ -1,8 +1,8 @@
 """Program of a job on a cluster, which keeps workers running until the job has to end.
 
 ``python -m voxout.pipeline.cluster.job_process SCHEDULER NAME FOLDER CORES DRAIN_AFTER_S``: address of the scheduler,
-name of the job, folder of the run's temporary files, with its keys, number of workers, and seconds after which it begins
-no more calls.
+name of the job, folder of the run's temporary files, with its keys, number of workers, and seconds after which it
+begins no more calls.
 
 A job leaves the queue before its time limit, when its workers have finished the calls that they are at, and when it has
 had no calls for some minutes.

@@ -14,8 +14,8 @@ _NAME = r"^[\w.@:+/,=-]*$"
 class ClusterSettings(Section):
     """Settings of the jobs that `--cluster` submits (docs/servers.md).
 
-    They do not change results, are never saved with a run and never read from a model: name them with every call, in the
-    file after `--config` or with `--set`.
+    They do not change results, are never saved with a run and never read from a model: name them with every call, in
+    the file after `--config` or with `--set`.
     """
 
     jobs: Annotated[int, Field(ge=1, le=1000)] = 4

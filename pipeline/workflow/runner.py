@@ -20,6 +20,7 @@ from .records import Meter, StageRecord, sizes, versions
 from .removal import remove_building_folder
 from .replacement import Replacement
 from .stage_titles import STAGE_TITLES
+from .status import status_of, status_table
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def run_stages(
             finally:
                 failures = (*all_failures(run.out), *among_chosen)
                 save_own(run, run.out.failures, failures_table(failures) if failures else None)
+                save_own(run, run.out.status, status_table(status_of(run.out)))
         for warning in stage.preflight(run):
             run.console.warn(
                 f"    warning: {warning}", kept=f"warning: {run.manifest.anonymous(warning)}", stage=stage.name

@@ -1,4 +1,4 @@
-"""A run on a real SLURM: jobs, refusals, deaths, time limits. Skipped where SLURM is not installed; `make test-slurm`."""
+"""Calls in jobs of a real SLURM: refusals, deaths, time limits. `make test-slurm` runs them, where it is installed."""
 
 import os
 import subprocess
