@@ -79,6 +79,11 @@ class OutputFolder:
         return self.root / "records" / "attempts" / stage
 
     @property
+    def requeue_script(self) -> Path:
+        """Script for SLURM that submits itself again until the run is done."""
+        return self.root / "requeue.sbatch"
+
+    @property
     def status(self) -> Path:
         """Table of the attempts at all subjects: state, time, memory, reason."""
         return self.root / "status.csv"

@@ -43,6 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run all stages, from scans to report")
     _add_cohort(run)
     _add_runs(run)
+    run.add_argument(
+        "--requeue",
+        action="store_true",
+        help="run nothing, but write a script for SLURM that submits itself again until the run is done",
+    )
     run.set_defaults(command="run", stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")

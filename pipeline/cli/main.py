@@ -33,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     options = parser.parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if getattr(options, "requeue", False):
+        from .requeue import write_script
+
+        write_script(options)
+        return DONE
     return _run_on_cohort(options, options.stages)
 
 

@@ -30,6 +30,8 @@ class _System:
     """Arguments of the class for partition, account, time and GPUs."""
     directives: Callable[[ClusterSettings], list[str]]
     """Directives that the class does not write."""
+    discard: tuple[str, ...] = ("-o /dev/null",)
+    """Directives by which the system keeps no output of a job."""
 
 
 def _common(settings: ClusterSettings, account: str) -> dict[str, Any]:
@@ -47,14 +49,15 @@ _SYSTEMS = {
         "sbatch",
         ("squeue", "-h", "-u", "USER", "-o", "%i %T (%r)"),
         lambda s: _common(s, "account") | {"job_mem": f"{s.memory_mb}M"},
-        lambda s: ["-o /dev/null", *([f"--gres=gpu:{s.gpus}"] if s.gpus else [])],
+        lambda s: [f"--gres=gpu:{s.gpus}"] if s.gpus else [],
     ),
     "pbs": _System(
         "PBSJob",
         "qsub",
         ("qstat", "-u", "USER"),
         lambda s: _common(s, "account") | {"resource_spec": _pbs_resources(s)},
-        lambda s: ["-j oe", "-o /dev/null"],
+        lambda s: [],
+        ("-j oe", "-o /dev/null"),
     ),
     "lsf": _System(
         "LSFJob",
@@ -62,14 +65,14 @@ _SYSTEMS = {
         ("bjobs", "-noheader", "-o", "jobid stat pend_reason"),
         # LSF counts hours and minutes.
         lambda s: _common(s, "project") | {"walltime": s.time.rpartition(":")[0], "mem": s.memory_mb * 2**20},
-        lambda s: ["-o /dev/null", *([f'-gpu "num={s.gpus}"'] if s.gpus else [])],
+        lambda s: [f'-gpu "num={s.gpus}"'] if s.gpus else [],
     ),
     "sge": _System(
         "SGEJob",
         "qsub",
         ("qstat", "-u", "USER"),
         lambda s: _common(s, "project"),
-        lambda s: ["-o /dev/null", *([f"-l gpu={s.gpus}"] if s.gpus else [])],
+        lambda s: [f"-l gpu={s.gpus}"] if s.gpus else [],
     ),
 }
 SYSTEMS = tuple(_SYSTEMS)
@@ -113,9 +116,20 @@ class Queue:
                 "cluster. Run `pip install '.[cluster]'` in your clone of voxout."
             ) from error
 
-    def script(self, name: str, lines: Sequence[str]) -> str:
-        """Return the script of a job: its directives, the prologue of the settings, and `lines`."""
-        return "\n".join([self._job(name).shebang, self._job(name).job_header, *self.settings.prologue, *lines, ""])
+    def script(self, name: str, lines: Sequence[str], directives: Sequence[str] | None = None) -> str:
+        """Return the script of a job.
+
+        Parameters
+        ----------
+        name : str
+            Name of the job.
+        lines : sequence of str
+            What it executes after the prologue of the settings.
+        directives : sequence of str, optional
+            Directives besides those of the settings; by default those that keep no output.
+        """
+        job = self._job(name, self._system.discard if directives is None else directives)
+        return "\n".join([job.shebang, job.job_header, *self.settings.prologue, *lines, ""])
 
     def submit(self, name: str, lines: Sequence[str]) -> str:
         """Submit a job and return its id.
@@ -169,7 +183,7 @@ class Queue:
         except (OSError, subprocess.TimeoutExpired):
             return
 
-    def _job(self, name: str) -> Any:
+    def _job(self, name: str, directives: Sequence[str] = ()) -> Any:
         import dask_jobqueue.lsf
         import dask_jobqueue.pbs
         import dask_jobqueue.sge
@@ -183,7 +197,7 @@ class Queue:
             cores=settings.cores,
             processes=1,
             memory=f"{settings.memory_mb}MiB",
-            job_extra_directives=[*self._system.directives(settings), *settings.directives],
+            job_extra_directives=[*directives, *self._system.directives(settings), *settings.directives],
             **self._system.options(settings),
         )
 

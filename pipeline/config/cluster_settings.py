@@ -22,13 +22,13 @@ class ClusterSettings(Section):
     """Largest number of jobs in the queue at the same time."""
     cores: Annotated[int, Field(ge=1, le=256)] = 1
     """Cores of a job: it processes as many subjects at the same time."""
-    memory_gb: Annotated[float, Field(ge=1, le=10_000)] = 8.0
-    """Memory of a job, for all its subjects together."""
+    memory_gb: Annotated[float, Field(ge=1, le=10_000)] = 4.0
+    """Memory of a job, for all its subjects together; 4 GB for each core are plenty without HD-BET."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of a job, which its subjects share: with as many cores as GPUs, each has one of its own."""
     time: str = "4:00:00"
     """Time limit of a job, as hours:minutes:seconds. A job that ends is followed by another."""
-    drain_minutes: Annotated[float, Field(gt=0)] = 30.0
+    drain_minutes: Annotated[float, Field(gt=0)] = 15.0
     """Time before the end of a job at which it begins no more subjects. It has to be longer than a subject takes."""
     partition: Annotated[str, Field(pattern=_NAME)] = ""
     """Partition (SLURM) or queue (PBS, LSF, SGE); empty: the default one."""
