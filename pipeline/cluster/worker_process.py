@@ -22,6 +22,7 @@ READY = b"ready\n"
 LEFT = 64
 """Exit code of a worker that has left since it was asked to, or had no calls."""
 _LOOK_S = 0.5
+_CONNECT_LIMIT_S = 30
 
 
 def main(scheduler: str, name: str, folder: str, keys: str, idle_s: str, parent: str) -> None:
@@ -54,6 +55,8 @@ async def _work(scheduler: str, name: str, folder: str, keys: int, idle_s: float
         protocol="tls://",
         host=address_towards(scheduler),
         local_directory=folder,
+        # On a node, it would try for ever to reach the scheduler of a run that was killed.
+        death_timeout=_CONNECT_LIMIT_S if math.isfinite(idle_s) else None,
     ) as worker:
         asked = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)

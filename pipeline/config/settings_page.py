@@ -47,9 +47,12 @@ def _tables(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 def _field_docstrings(section: type[Section]) -> dict[str, str]:
     """Return the docstring below each field, on one line."""
+    found = {}
+    for base in section.__bases__:  # a section may extend another one
+        if issubclass(base, Section) and base is not Section:
+            found |= _field_docstrings(base)
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             found[field.target.id] = " ".join(ast.literal_eval(below.value).split())
