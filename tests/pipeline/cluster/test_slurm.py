@@ -1,13 +1,16 @@
 """Calls in jobs of a real SLURM: refusals, deaths, time limits. `make test-slurm` runs them, where it is installed."""
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import MachineError, UserError, for_terminal
+from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.pipeline.cluster import queue_cluster
 from voxout.pipeline.cluster.queue_cluster import QueueCluster
 from voxout.pipeline.cluster.queue_systems import Queue
@@ -183,3 +186,58 @@ def test_each_worker_has_a_gpu_of_its_own():
     with _engine(jobs=1, cores=2, gpus=2) as engine:
         outcome = engine.map(task, [(s,) for s in _subjects(4)], stage="map")
     assert set(outcome.results.values()) == {"0", "1"}
+
+
+PROGRAM = """
+import sys
+from voxout.data_manifests.cohort.subject import SubjectRecord
+from voxout.pipeline.cluster.queue_cluster import QueueCluster
+from voxout.pipeline.cluster.queue_systems import Queue
+from voxout.pipeline.config.cluster_settings import ClusterSettings
+from voxout.pipeline.workflow.engine import Engine
+from voxout.pipeline.workflow.interruption import Interrupted, interruptible
+
+def sleep(subject):
+    import time
+    time.sleep(300)
+
+subject = SubjectRecord("01", "control", {})
+settings = ClusterSettings(memory_gb=1, time="0:30:00", jobs=1)
+try:
+    with interruptible(print), Engine(1, start_cluster=lambda: QueueCluster(Queue("slurm", settings))) as engine:
+        engine.map(sleep, [(subject,)], stage="prepare")
+except Interrupted as stop:
+    sys.exit(128 + stop.number)
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "limit_s"), [(signal.SIGTERM, 143, 20), (signal.SIGKILL, -9, 120)])
+def test_no_job_is_left_by_a_run_that_was_stopped(tmp_path, number, code, limit_s):
+    place = tmp_path / "own"
+    place.mkdir()
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=os.environ | {"TMPDIR": str(place)}) as program:
+        give_up = time.monotonic() + 120
+        while not any("ready" in file.read_text() for file in place.glob("voxout-*/voxout-*/*.txt")):
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        began = time.monotonic()
+        program.send_signal(number)
+        assert program.wait(30) == code
+        while _jobs():
+            assert time.monotonic() - began < limit_s, _jobs()
+            time.sleep(0.2)
+    assert number == signal.SIGKILL or not list(place.glob("voxout-*")), "keys and logs are deleted"
+
+
+def test_a_command_prepares_its_subjects_in_jobs(tmp_path):
+    cohort, out = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1), tmp_path / "out"
+    where = ["--cluster", "slurm", "--set", "cluster.memory_gb=3", "--set", "cluster.jobs=1"]
+    coarse = ["preprocessing.spacing_mm=4", "preprocessing.registration.transform=affine"]
+    settings = [word for setting in coarse for word in ("--set", setting)]
+    voxout = [sys.executable, "-m", "voxout.pipeline.cli"]
+    for command in (["check", cohort, out, "--preset", "fast", *settings], ["prepare", cohort, out, *where]):
+        done = subprocess.run([*voxout, *map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+    shown = subprocess.run([*voxout, "status", str(out)], capture_output=True, text=True, check=True).stdout
+    assert "prepare: 4 done of 4" in shown
+    assert not (out / ".scratch").exists() and "cluster" not in (out / "config.yaml").read_text()
