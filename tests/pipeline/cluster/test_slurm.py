@@ -240,4 +240,4 @@ def test_a_command_prepares_its_subjects_in_jobs(tmp_path):
         assert done.returncode == 0, done.stderr + done.stdout
     shown = subprocess.run([*voxout, "status", str(out)], capture_output=True, text=True, check=True).stdout
     assert "prepare: 4 done of 4" in shown
-    assert not (out / ".scratch").exists() and "cluster" not in (out / "config.yaml").read_text()
+    assert not (out / ".scratch").exists() and "\ncluster:" not in (out / "config.yaml").read_text()
