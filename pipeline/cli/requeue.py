@@ -61,5 +61,7 @@ def write_script(options: argparse.Namespace) -> None:
         script=shlex.quote(str(out.requeue_script)),
     )
     claim(out.root)
-    write_own(out, out.requeue_script, queue.script("voxout", [text], [f"--signal=B:TERM@{warning_s}"]).encode())
+    write_own(
+        out, out.requeue_script, queue.script("voxout", [text], directives=[f"--signal=B:TERM@{warning_s}"]).encode()
+    )
     write_line(f"sbatch {shlex.quote(str(out.requeue_script))}", sys.stdout)

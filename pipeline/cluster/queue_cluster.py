@@ -28,6 +28,7 @@ POLL_S = 5.0
 """Interval at which the queueing system is asked."""
 _LISTED_AFTER_S = 15.0
 """Time after which a submitted job is expected in the list of the queueing system."""
+_BETWEEN_STAGES_S = 30.0
 _FAILED_STARTS = 3
 _CAUSE_LIMIT_S = 3.0
 
@@ -89,6 +90,8 @@ class QueueCluster:
         now = time.monotonic()
         if now < self._next_look or self._scheduler is None:
             return Tended()
+        if now - self._next_look > _BETWEEN_STAGES_S:
+            self._waiting_since = None  # no calls were left, so nothing was waited for
         self._next_look = now + POLL_S
         connected = self._scheduler.workers()
         for job in self._jobs:
@@ -101,7 +104,7 @@ class QueueCluster:
         states = self._queue.unfinished()
         if states is not None:
             lost += self._without_ended(states, now)
-            self._submit_missing(left, now)
+        self._submit_missing(left, now)
         return Tended(lost, self._notes(connected, states or {}, now))
 
     def _without_ended(self, states: dict[str, str], now: float) -> int:
@@ -135,7 +138,7 @@ class QueueCluster:
             name = f"voxout-{self._submitted}"
             log = Path(self._folder.name) / f"{name}.txt"
             try:
-                job = _Job(name, self._queue.submit(name, self._lines(name, log)), log, now)
+                job = _Job(name, self._queue.submit(name, [self._command(name)], log), log, now)
             except UserError as error:
                 if not self._jobs:
                     raise
@@ -145,12 +148,12 @@ class QueueCluster:
             self._submitted += 1
             self._jobs.append(job)
 
-    def _lines(self, name: str, log: Path) -> list[str]:
-        """Return the command of a job; its output goes to a file, since the systems differ in where they keep it."""
+    def _command(self, name: str) -> str:
+        """Return the command line of a job."""
         assert self._scheduler is not None
         python = [sys.executable, "-P", "-m", f"{__package__}.job_process", self._scheduler.address, name]
         python += [self._folder.name, str(self._settings.cores), str(self._settings.drain_after_s)]
-        return [f"exec {shlex.join(python)} >{shlex.quote(str(log))} 2>&1"]
+        return f"exec {shlex.join(python)}"
 
     def _notes(self, connected: set[str], states: dict[str, str], now: float) -> tuple[str, ...]:
         """Return what the user should know, each once; stop a run that waits too long."""

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...data_manifests.errors import UserError, private
@@ -116,7 +117,9 @@ class Queue:
                 "cluster. Run `pip install '.[cluster]'` in your clone of voxout."
             ) from error
 
-    def script(self, name: str, lines: Sequence[str], directives: Sequence[str] | None = None) -> str:
+    def script(
+        self, name: str, lines: Sequence[str], *, log: Path | None = None, directives: Sequence[str] = ()
+    ) -> str:
         """Return the script of a job.
 
         Parameters
@@ -125,14 +128,17 @@ class Queue:
             Name of the job.
         lines : sequence of str
             What it executes after the prologue of the settings.
-        directives : sequence of str, optional
-            Directives besides those of the settings; by default those that keep no output.
+        log : Path, optional
+            File for its output, also that of the prologue; None: where the system keeps it.
+        directives : sequence of str
+            Directives besides those of the settings.
         """
-        job = self._job(name, self._system.discard if directives is None else directives)
-        return "\n".join([job.shebang, job.job_header, *self.settings.prologue, *lines, ""])
+        job = self._job(name, [*directives, *(self._system.discard if log is not None else ())])
+        first = [f"exec >{shlex.quote(str(log))} 2>&1"] if log is not None else []
+        return "\n".join([job.shebang, job.job_header, *first, *self.settings.prologue, *lines, ""])
 
-    def submit(self, name: str, lines: Sequence[str]) -> str:
-        """Submit a job and return its id.
+    def submit(self, name: str, lines: Sequence[str], log: Path) -> str:
+        """Submit a job (see `script`) and return its id.
 
         Raises
         ------
@@ -143,7 +149,7 @@ class Queue:
         try:
             done = subprocess.run(
                 command,
-                input=self.script(name, lines),
+                input=self.script(name, lines, log=log),
                 capture_output=True,
                 text=True,
                 timeout=_COMMAND_LIMIT_S,

@@ -72,11 +72,11 @@ def commands(tmp_path, monkeypatch):
 )
 def test_a_job_asks_for_what_the_settings_say(commands, system, directives):
     folder = commands(SUBMIT[system], ANSWER[system])
-    assert Queue(system, SETTINGS).submit("voxout-0", ["exec work"]) == "4711"
+    assert Queue(system, SETTINGS).submit("voxout-0", ["exec work"], folder / "log") == "4711"
     lines = (folder / "input").read_text().splitlines()
     sign = {"slurm": "#SBATCH ", "pbs": "#PBS ", "lsf": "#BSUB ", "sge": "#$ "}[system]
     found = {line.removeprefix(sign) for line in lines if line.startswith(sign)}
-    assert lines[0].startswith("#!") and lines[-2:] == ["module load x", "exec work"]
+    assert lines[0].startswith("#!") and lines[-3:] == [f"exec >{folder}/log 2>&1", "module load x", "exec work"]
     assert directives | {"-o /dev/null", "-pe smp 2"} <= found
 
 
@@ -97,9 +97,9 @@ def test_a_system_that_does_not_answer(commands):
 
 
 def test_a_refusal_is_told_in_the_words_of_the_system(commands):
-    commands("qsub", "qsub: Unknown queue", code=170)
+    folder = commands("qsub", "qsub: Unknown queue", code=170)
     with pytest.raises(UserError) as caught:
-        Queue("pbs", SETTINGS).submit("voxout-0", [])
+        Queue("pbs", SETTINGS).submit("voxout-0", [], folder / "log")
     assert for_terminal(str(caught.value)) == (
         "--cluster pbs: qsub refused a job: qsub: Unknown queue. Correct the settings of cluster (partition, account, "
         "time, memory_gb, cores, gpus, directives)."
