@@ -29,7 +29,6 @@ test-all: setup
 
 # Jobs of a real SLURM on this machine, which the tests start; skipped without root, slurmctld, slurmd, slurm-client, munge.
 test-slurm: setup
-	$(BIN)/python -m pip install --quiet 'dask-jobqueue>=0.9,<0.10'
 	$(BIN)/pytest -n 0 -rs -m "slow or not slow" tests/pipeline/cluster/test_slurm.py
 
 # Of the fast tests, the 20 least covered modules and the total. Lines run only in other processes are not counted.
