@@ -10,7 +10,14 @@ from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
 from ..data_manifests.user_paths import real
 from .cluster.choice import ClusterChoice
-from .config.config import Config, GivenSettings, config_text, read_settings, require_settings_of_model
+from .config.config import (
+    Config,
+    GivenSettings,
+    config_text,
+    names_only_cluster,
+    read_settings,
+    require_settings_of_model,
+)
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import STAGES
 from .workflow.console import Console
@@ -102,7 +109,8 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     model = OutputFolder(options.model) if options.model else None
     saved_in = model.fitted_config if model else out.config
     # The settings of a run apply to every later command on its folder, until others are given.
-    resumes = options.config is None and options.preset is None and saved_in.is_file()
+    others = options.preset is not None or (options.config is not None and not names_only_cluster(options.config))
+    resumes = not others and saved_in.is_file()
     given = _given_settings(options, saved_in, resumes=resumes)
     require_own_place(options.out)
     dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None

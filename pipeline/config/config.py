@@ -158,6 +158,17 @@ def read_settings(
     return GivenSettings(settings.config(), named, tuple(dict.fromkeys(notes)), dropped, settings.cluster)
 
 
+def names_only_cluster(path: Path) -> bool:
+    """Whether a settings file has no other section than `cluster`, so that it changes no setting of a run.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read.
+    """
+    return _read_yaml(path).keys() <= {"cluster"}
+
+
 def load_config(
     path: Path | None = None,
     *,

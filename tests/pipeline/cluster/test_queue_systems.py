@@ -8,7 +8,7 @@ from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.pipeline.cluster.choice import ClusterChoice
 from voxout.pipeline.cluster.queue_systems import SYSTEMS, Queue
 from voxout.pipeline.config.cluster_settings import ClusterSettings
-from voxout.pipeline.config.config import read_settings
+from voxout.pipeline.config.config import names_only_cluster, read_settings
 
 pytest.importorskip("dask_jobqueue")
 SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
@@ -140,6 +140,12 @@ def test_a_wrong_setting(setting, words):
 def test_settings_of_the_cluster_are_no_settings_of_the_run(tmp_path):
     """A prologue is a program, which is run only if the user names it; a saved file is data."""
     (tmp_path / "site.yaml").write_text("cluster: {jobs: 7, prologue: [module load x]}\n")
+    assert names_only_cluster(tmp_path / "site.yaml")
     given = read_settings(tmp_path / "site.yaml")
     assert given.cluster.jobs == 7 and "cluster" not in given.config.model_dump()
     assert read_settings(saved=given).cluster == ClusterSettings()
+    (tmp_path / "both.yaml").write_text("seed: 1\ncluster: {jobs: 7}\n")
+    assert not names_only_cluster(tmp_path / "both.yaml")
+    # The settings of an earlier run stay when the file of the site is named.
+    earlier = read_settings(overrides=["seed=5"])
+    assert read_settings(tmp_path / "site.yaml", saved=earlier).config.seed == 5

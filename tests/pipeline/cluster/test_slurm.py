@@ -231,7 +231,8 @@ def test_no_job_is_left_by_a_run_that_was_stopped(tmp_path, number, code, limit_
 
 def test_a_command_prepares_its_subjects_in_jobs(tmp_path):
     cohort, out = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1), tmp_path / "out"
-    where = ["--cluster", "slurm", "--set", "cluster.memory_gb=3", "--set", "cluster.jobs=1"]
+    (tmp_path / "site.yaml").write_text("cluster: {memory_gb: 3, jobs: 1}\n")
+    where = ["--cluster", "slurm", "--config", tmp_path / "site.yaml"]
     coarse = ["preprocessing.spacing_mm=4", "preprocessing.registration.transform=affine"]
     settings = [word for setting in coarse for word in ("--set", setting)]
     voxout = [sys.executable, "-m", "voxout.pipeline.cli"]
@@ -240,4 +241,5 @@ def test_a_command_prepares_its_subjects_in_jobs(tmp_path):
         assert done.returncode == 0, done.stderr + done.stdout
     shown = subprocess.run([*voxout, "status", str(out)], capture_output=True, text=True, check=True).stdout
     assert "prepare: 4 done of 4" in shown
-    assert not (out / ".scratch").exists() and "\ncluster:" not in (out / "config.yaml").read_text()
+    saved = (out / "config.yaml").read_text()
+    assert not (out / ".scratch").exists() and "\ncluster:" not in saved and "spacing_mm: 4" in saved
