@@ -20,10 +20,11 @@ def scheduler(tmp_path_factory):
     for name, text in (("cert", keys.tls_client_cert), ("key", keys.tls_client_key)):
         (folder / name).touch(mode=0o600)
         (folder / name).write_text(text)
-    own = {"key": str(folder / "key"), "cert": str(folder / "cert")}
-    tls = {"ca-file": str(folder / "cert"), "client": own, "scheduler": own, "worker": own}
+    roles = ("client", "scheduler", "worker")
+    own = {f"distributed.comm.tls.{role}.{part}": str(folder / part) for role in roles for part in ("key", "cert")}
+    own["distributed.comm.tls.ca-file"] = str(folder / "cert")
     with (
-        config.set({"distributed.comm.tls": tls, "distributed.scheduler.http.routes": []}),
+        config.set(own | {"distributed.scheduler.http.routes": []}),
         LocalCluster(
             n_workers=1,
             threads_per_worker=1,
