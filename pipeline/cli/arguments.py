@@ -14,6 +14,7 @@ _EXAMPLES = """\
 examples:
   voxout demo                            run all stages on a synthetic cohort, no input needed
   voxout check cohort.csv out            check the input data
+  voxout status out                      show how far a run is
   voxout plan cohort.csv                 foretell time, memory and disk space
   voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
@@ -42,6 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run all stages, from scans to report")
     _add_cohort(run)
     _add_runs(run)
+    run.add_argument(
+        "--requeue",
+        action="store_true",
+        help="run nothing, but write a script for SLURM that submits itself again until the run is done",
+    )
     run.set_defaults(command="run", stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
@@ -113,6 +119,14 @@ def make_parser() -> argparse.ArgumentParser:
     remove.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
     remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
     remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)
+    status = commands.add_parser("status", help="show how far a run is")
+    status.description = (
+        "Show how far a run is, also while it works: subjects by stage, rate and time left, and the reason of each "
+        "failure. OUT/status.csv has a row per subject and stage, as of the last stage that ended."
+    )
+    status.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
+    status.add_argument("--table", action="store_true", help="print the table of now, as CSV")
+    status.set_defaults(command="status", quiet=False, verbose=False, dry_run=True)
     native = commands.add_parser("native", help="resample a volume from template space to a subject's native space")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
@@ -271,6 +285,15 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
         help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
+    parser.add_argument(
+        "--cluster",
+        choices=("local", "slurm", "pbs", "lsf", "sge"),
+        default="local",
+        help="process subjects in jobs of this queueing system; settings: cluster (docs/servers.md)",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="process subjects with a running Dask scheduler, as tls://node7:8786"
+    )
     _add_work(parser)
 
 

@@ -33,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     options = parser.parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if getattr(options, "requeue", False):
+        from .requeue import write_script
+
+        write_script(options)
+        return DONE
     return _run_on_cohort(options, options.stages)
 
 
@@ -257,6 +263,8 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
             seeds=options.seeds,
             device=options.device,
             jobs=options.jobs,
+            cluster=options.cluster,
+            scheduler=options.scheduler,
             subjects=getattr(options, "subjects", None),
             reference_runs=tuple(getattr(options, "runs", ())),
             dry_run=options.dry_run,
@@ -306,6 +314,13 @@ def _remove(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _status(options: argparse.Namespace) -> int:
+    from .status import print_status
+
+    print_status(options.out, as_table=options.table)
+    return DONE
+
+
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
         from ..stages.findings import finding_lines
@@ -340,5 +355,6 @@ _COMMANDS = {
     "apply": _apply,
     "model": _model,
     "remove": _remove,
+    "status": _status,
     "demo": _demo,
 }

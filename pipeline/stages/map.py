@@ -19,6 +19,7 @@ from ..config.config import Config
 from ..model.anomaly_model import model_of_process
 from ..model.map_files import MapContext, write_map
 from ..model.model_files import read_trained_on, require_files_of_model
+from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
@@ -60,9 +61,8 @@ def _map(run: Run) -> StageResult:
         own.save(run.out.operating_point)
     for_all = settings_of_map(run) | {_THRESHOLD: _valid_threshold(run)}
     mapped = {key: own | for_all for key, own in mapped.items()}
-    work = work_by_subject(
-        run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
-    )
+    device = run.device_of_workers or run.device
+    work = work_by_subject(run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, device)
     notes = [
         f"{key}: its map shows too little, since the model was trained on this scan"
         if key in mapped
@@ -196,7 +196,8 @@ def map_subject(
     UserError
         A part of the model is missing, or its parts do not match.
     """
-    found = model_of_process(model.root, fit_identity(model), config, device).map_prepared(subject, out, jobs=1)
+    model_here = model_of_process(model.root, fit_identity(model), config, choose_device(device))
+    found = model_here.map_prepared(subject, out, jobs=1)
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)
     if config.evaluation.p_maps:

@@ -11,6 +11,7 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
+from .attempts import forget
 from .records import StageRecord, file_fingerprint
 from .removal import remove_recorded, remove_unfinished, remove_with_record
 
@@ -114,6 +115,7 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
                 keep = frozenset(record.outputs) - frozenset(_own_files(out, stage, key))
                 set_aside += remove_recorded(out, record, keep=keep)
         remove_unfinished(out, key)
+        forget(out, key)
     return Removed(tuple(sorted(subjects)), tuple(set_aside), in_model, in_patches)
 
 

@@ -20,6 +20,7 @@ from .records import Meter, StageRecord, sizes, versions
 from .removal import remove_building_folder
 from .replacement import Replacement
 from .stage_titles import STAGE_TITLES
+from .status import status_of, status_table
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Run:
     device : str
         A torch device.
     console : Console
+    device_of_workers : str or None
+        A torch device, or "auto", on the nodes of a cluster; None: `device`.
     reference_runs : tuple of (name, path)
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     """
@@ -52,6 +55,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
+    device_of_workers: str | None = None
     reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
@@ -165,6 +169,7 @@ def run_stages(
             finally:
                 failures = (*all_failures(run.out), *among_chosen)
                 save_own(run, run.out.failures, failures_table(failures) if failures else None)
+                save_own(run, run.out.status, status_table(status_of(run.out)))
         for warning in stage.preflight(run):
             run.console.warn(
                 f"    warning: {warning}", kept=f"warning: {run.manifest.anonymous(warning)}", stage=stage.name
