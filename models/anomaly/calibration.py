@@ -92,10 +92,10 @@ class Calibration:
         """Convert scores to z-scores of a normal distribution: p < .001 is z > 3.09."""
         return z_from_neg_log10_p(self.neg_log10_p(scores))
 
-    def save(self, path: Path) -> Path:
-        """Write one safetensors file, atomically."""
+    def save(self, path: Path, **metadata: str) -> Path:
+        """Write one safetensors file, atomically; with further metadata, if there is any."""
         tensors = {"spread": self.scale, "knots": self.knots, "neg_log10_p_at": self.neg_log10_p_at}
-        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
+        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash, **metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":

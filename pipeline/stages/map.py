@@ -18,7 +18,7 @@ from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
 from ..model.map_files import MapContext, write_map
-from ..model.model_files import read_trained_on, require_files_of_model
+from ..model.model_files import adapted_on, read_trained_on, require_files_of_model
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
@@ -36,7 +36,7 @@ from ..workflow.stage_inputs import (
 
 _THRESHOLD = "the threshold"
 """Name of the threshold among the inputs of a map: the files, not the scores, depend on it."""
-_SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
+SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
 
 
 def _map_inputs(run: Run) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _map_inputs(run: Run) -> dict[str, Any]:
     if run.applies_a_model:
         named[_THRESHOLD] = _valid_threshold(run)
     else:
-        named |= settings_of(run, *(f"evaluation.{name}" for name in _SETTINGS_OF_THRESHOLD), "seed")
+        named |= settings_of(run, *(f"evaluation.{name}" for name in SETTINGS_OF_THRESHOLD), "seed")
     return named | settings_of_map(run)
 
 
@@ -150,7 +150,7 @@ def write_maps(
 
     If only the threshold has changed, the maps are not computed again.
     """
-    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD])
+    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], adapted_on(model))
     earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:

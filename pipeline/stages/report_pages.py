@@ -28,9 +28,11 @@ from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..model.map_files import MapContext, write_clusters
+from ..model.map_files import MapContext, of_scanner, write_clusters
+from ..model.model_files import adapted_on
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
+from ..workflow.stage_inputs import fit_identity
 from .score import maps_and_masks, prepared_lesions
 
 if TYPE_CHECKING:
@@ -49,19 +51,22 @@ class Shared:
     versions : mapping of str to str
     model : str
         Identity of the fit of the model.
+    adapted_on : int or None
+        Number of healthy scans of another scanner that the model was adapted to; None if it was not.
     """
 
     threshold: Threshold
     roles: Mapping[str, str]
     versions: Mapping[str, str]
     model: str
+    adapted_on: int | None = None
 
     @classmethod
     def from_scores(
-        cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: str
+        cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: OutputFolder
     ) -> "Shared":
         """Collect the inputs, with the threshold of the cohort's z-maps."""
-        return cls(Threshold.of_z_maps(scores), roles, versions, model)
+        return cls(Threshold.of_z_maps(scores), roles, versions, fit_identity(model), adapted_on(model))
 
 
 def write_page(
@@ -106,12 +111,12 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
-        summary=run_summary(config),
+        summary=run_summary(config, shared.adapted_on),
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
     found = write_subject_page(page, report, table=out.subject_clusters(subject))
-    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin)
+    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin, shared.adapted_on)
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 
 
@@ -162,8 +167,8 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
     )
 
 
-def run_summary(config: Config) -> dict[str, str]:
-    """Return the main settings, as shown at the top of the pages."""
+def run_summary(config: Config, adapted_on: int | None = None) -> dict[str, str]:
+    """Return the main settings, as shown at the top of the pages, and what the model was adapted to."""
     models, encoder, detector = config.models, config.models.encoder, config.models.detector
     summary = {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
@@ -180,6 +185,8 @@ def run_summary(config: Config) -> dict[str, str]:
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
             "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} latents",
         }
+    if adapted_on is not None:
+        summary["Model adapted to"] = of_scanner(adapted_on)
     return summary | {
         "Scored in": f"{config.evaluation.space} space, inside the brain mask",
     }
