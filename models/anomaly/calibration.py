@@ -123,6 +123,8 @@ def calibrate(
     inside: np.ndarray,
     folds: Sequence[np.ndarray],
     mask: VoxelMask,
+    *,
+    shrinkage: float | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls.
 
@@ -135,6 +137,8 @@ def calibrate(
     folds : sequence of ndarray of int
         Indices of the controls of each fold; at least two folds.
     mask : VoxelMask
+    shrinkage : float, optional
+        Weight of the whole brain's scale in that of each voxel; by default `pooling_shrinkage`.
 
     Returns
     -------
@@ -158,7 +162,7 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage = pooling_shrinkage(len(null))
+    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
     values = np.empty(null.shape, np.float32)
     for fold in folds:
         own_total, own_count = _sums_of_squares(null[fold], inside[fold])

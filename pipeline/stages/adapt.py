@@ -155,8 +155,8 @@ def _notes(run: Run, controls: list[SubjectRecord]) -> tuple[str, ...]:
     if (count := count_participants([*used])) < ENOUGH_HEALTHY:
         notes.append(
             f"{counted(count, 'control')}: enough to set the overall level of the scores. With fewer than "
-            f"{ENOUGH_HEALTHY}, the threshold is uncertain (see its interval), and places where scans of this scanner "
-            "always score high are corrected only in part"
+            f"{ENOUGH_HEALTHY}, the threshold is uncertain (see its interval). Places where all scans of this scanner "
+            "score high are not corrected: a cluster that several healthy scans have says nothing"
         )
     return tuple(notes)
 

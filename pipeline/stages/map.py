@@ -24,6 +24,7 @@ from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
 from ..workflow.removal import remove_with_record
 from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.scan_places import keep_places
 from ..workflow.stage_inputs import (
     covariates_of,
     fit_identity,
@@ -63,6 +64,8 @@ def _map(run: Run) -> StageResult:
     work = work_by_subject(
         run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
     )
+    if run.applies_a_model:
+        keep_places(run.out, [run.manifest[key] for key in work.done])
     notes = [
         f"{key}: its map shows too little, since the model was trained on this scan"
         if key in mapped

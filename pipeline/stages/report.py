@@ -23,8 +23,10 @@ from ..model.model_files import adapted_on
 from ..workflow.per_subject import work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions
 from ..workflow.runner import Run, Stage, StageResult, all_failures
+from ..workflow.scan_places import state_of_scans
 from ..workflow.stage_inputs import (
     cohort_of,
+    mapped_earlier,
     record_of,
     roles_of,
 )
@@ -54,10 +56,13 @@ def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
     score, roles = record_of(run, "score"), roles_of(run)
     subjects = cohort_of(run)
     maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
-    return {
+    inputs = {
         key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
         for key, record in maps.items()
     }
+    for key in inputs.keys() & mapped_earlier(run).keys():
+        inputs[key]["the scans"] = state_of_scans(run.out, subjects[key])
+    return inputs
 
 
 def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> StageResult:

@@ -1,7 +1,7 @@
 """The page of one subject: what a worker of the stage report writes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import isfinite
@@ -32,6 +32,7 @@ from ..model.map_files import MapContext, of_scanner, write_clusters
 from ..model.model_files import adapted_on
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
+from ..workflow.scan_places import scans_of_earlier_call
 from ..workflow.stage_inputs import fit_identity
 from .score import maps_and_masks, prepared_lesions
 
@@ -86,6 +87,10 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
     from ...preprocessing.registration.template import load_template
     from ...preprocessing.registration.template_transform import TemplateTransform
 
+    why_no_scan = ""
+    if not subject.images:  # of an earlier call
+        images, why_no_scan = scans_of_earlier_call(out, subject)
+        subject = replace(subject, images=images)
     scores = SubjectScores.load(out.subject_scores(subject.key))
     space = config.evaluation.space
     map, evaluation_mask, truth, covered = maps_and_masks(subject, out, space)
@@ -107,6 +112,7 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         grey=template.grey,
         white=template.white,
         own_scan=own_scan(subject, out, config, transform),
+        why_no_scan=why_no_scan or "The scan could not be read",
         jacobian=transform.jacobian(),
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
@@ -213,8 +219,7 @@ def own_scan(
 ) -> OwnScan | None:
     """Read the subject's scans as they were given.
 
-    None if the T1w cannot be read now, as from a drive that is gone, or is not known, as of a subject of an earlier
-    call.
+    None if the T1w cannot be read now, as from a drive that is gone, or is not known (see `scans_of_earlier_call`).
     """
     if "t1w" not in subject.images or not is_readable(subject.images["t1w"]):
         return None
