@@ -1,7 +1,6 @@
 """Calibration of a fitted model to another scanner, on healthy controls of that scanner.
 
-Scans of another scanner score higher than the controls that the model was fitted to, since contrast, sharpness and noise
-differ. The map -log10 p of the model is therefore calibrated once more (`calibration`), with the same scale at all
+Scans of another scanner score higher than the controls of the model, since contrast, sharpness and noise differ. The map -log10 p of the model is therefore calibrated once more (`calibration`), with the same scale at all
 voxels: -log10 of the share of the voxels of healthy scans of this scanner that score as high. A scale of each place, as
 in the fit, was tried and made scans that were not used worse: five to nine brains tell more of these persons than of
 the scanner (docs/another-scanner.md).
