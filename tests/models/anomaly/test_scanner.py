@@ -23,7 +23,7 @@ def names(count: int) -> list[str]:
     return [f"sub-{number:02}" for number in range(count)]
 
 
-@pytest.mark.parametrize("count", [5, 40])
+@pytest.mark.parametrize("count", [5, 12])
 def test_scans_that_were_not_used_have_the_promised_tail(count):
     scanner, _ = ScannerCalibration.fit(scans(count, 0), np.ones((count, MASK.size), bool), names(count), MASK)
     new = scans(20, 1)
@@ -41,7 +41,7 @@ def test_each_control_is_left_out_with_all_its_sessions():
     participants = [*names(6), "sub-00"]
     _, left_out = ScannerCalibration.fit(values, inside, participants, MASK)
     others = [1, 2, 3, 4, 5]
-    expected = _calibration(values[others], inside[others], np.array(participants)[others], MASK)
+    expected = _calibration(values[others], inside[others], MASK)
     np.testing.assert_allclose(left_out[[0, 6]], expected.neg_log10_p(values[[0, 6]]))
     changed = values.copy()
     changed[[0, 6]] *= 5
