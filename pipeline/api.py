@@ -169,6 +169,67 @@ def load_model(
         return AnomalyModel.load(model, config, choose_device(device)).with_stored_threshold(model)
 
 
+def adapt_scanner(
+    model: str | Path,
+    controls: Manifest | str | Path,
+    out: str | Path,
+    *,
+    settings: Settings = (),
+    device: str = "auto",
+    jobs: int | None = None,
+    verbose: bool = True,
+) -> "AnomalyModel":
+    """Adapt a fitted model to another scanner: its calibration and its threshold.
+
+    Parameters
+    ----------
+    model : str or Path
+        Folder of a model, or a packed one; it is not changed.
+    controls : Manifest, str or Path
+        Healthy controls of the scanner: at least 5 persons, better 20 or more.
+    out : str or Path
+        Folder of the adapted model.
+    settings : mapping or sequence of str, optional
+        Settings of ``evaluation``.
+    device : str
+    jobs : int, optional
+        Subjects worked on at once; one per core by default.
+    verbose : bool
+        Print a line per stage.
+
+    Returns
+    -------
+    AnomalyModel
+
+    Raises
+    ------
+    UserError
+        Patients among the controls, too few controls, or a model, a setting or a folder that cannot be used.
+    """
+    from .model.unpack import model_folder
+    from .model.whole_model import require_whole_model
+    from .run import adapt_scanner as adapt
+
+    with plain_errors():
+        place = given_path(out, "out")
+        path = None if isinstance(controls, Manifest) else given_path(controls, "controls")
+        manifest = controls if isinstance(controls, Manifest) else read_manifest(given_path(controls, "controls"))
+        with model_folder(given_path(model, "model"), place) as given:
+            require_whole_model(given)
+            options = RunOptions(
+                manifest,
+                place,
+                (),
+                cohort=path,
+                model=given.root,
+                settings=_as_overrides(settings),
+                device=device,
+                jobs=jobs,
+            )
+            adapt(options, lambda: _console(place, verbose))
+        return load_model(place, device=device, settings=settings)
+
+
 def evaluate(
     maps: str | Path,
     masks: str | Path | None = None,

@@ -1,8 +1,8 @@
 """A run of stages over a cohort: the settings are resolved, the folders checked, the stages brought up to date."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data_manifests.cohort.output_paths import OutputFolder
@@ -19,12 +19,12 @@ from .config.config import (
     require_settings_of_model,
 )
 from .config.own_commands import require_own_commands, with_commands_of
-from .stages.order import STAGES
+from .stages.order import ADAPTED, STAGES, adapting_stages
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
 from .workflow.ownership import require_apart, require_own_place
-from .workflow.runner import Run, require_current, run_stages, save_own
+from .workflow.runner import Run, Stage, require_current, run_stages, save_own
 from .workflow.scratch import SCRATCH, at_work_in
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
@@ -85,7 +85,9 @@ class RunOptions:
     dry_run: bool = False
 
 
-def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
+def run_pipeline(
+    options: RunOptions, open_console: Callable[[], Console], stages: Mapping[str, Stage] = STAGES
+) -> tuple[Run, tuple[Failure, ...]]:
     """Bring the stages of a run up to date, in order.
 
     Parameters
@@ -93,6 +95,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     options : RunOptions
     open_console : callable
         Called once the folders are known to be usable.
+    stages : mapping from name to Stage
 
     Returns
     -------
@@ -136,9 +139,36 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
             reference_runs=tuple(options.reference_runs),
         )
         if len(options.stages) == 1:
-            require_current(STAGES[options.stages[0]], STAGES, run)
+            require_current(stages[options.stages[0]], stages, run)
         with _saved_settings(run, dry_run=options.dry_run):
-            return run, run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
+            return run, run_stages(options.stages, stages, run, dry_run=options.dry_run)
+
+
+def adapt_scanner(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
+    """Adapt a fitted model to another scanner.
+
+    Parameters
+    ----------
+    options : RunOptions
+        `manifest` holds healthy controls of that scanner only; `out` is the folder of the adapted model. `stages` are
+        not used.
+    open_console : callable
+        As for `run_pipeline`.
+
+    Returns
+    -------
+    As `run_pipeline`.
+
+    Raises
+    ------
+    UserError
+        Patients among the subjects, too few controls, or settings, folders or inputs that cannot be used.
+    """
+    from .stages.adapt import require_can_adapt
+
+    assert options.model is not None
+    require_can_adapt(options.manifest, OutputFolder(options.model), OutputFolder(options.out))
+    return run_pipeline(replace(options, stages=ADAPTED), open_console, adapting_stages())
 
 
 def _engine(options: RunOptions, cluster: ClusterChoice) -> Engine:

@@ -92,10 +92,10 @@ class Calibration:
         """Convert scores to z-scores of a normal distribution: p < .001 is z > 3.09."""
         return z_from_neg_log10_p(self.neg_log10_p(scores))
 
-    def save(self, path: Path) -> Path:
-        """Write one safetensors file, atomically."""
+    def save(self, path: Path, **metadata: str) -> Path:
+        """Write one safetensors file, atomically; with further metadata, if there is any."""
         tensors = {"spread": self.scale, "knots": self.knots, "neg_log10_p_at": self.neg_log10_p_at}
-        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
+        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash, **metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
@@ -123,6 +123,8 @@ def calibrate(
     inside: np.ndarray,
     folds: Sequence[np.ndarray],
     mask: VoxelMask,
+    *,
+    shrinkage: float | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls.
 
@@ -133,8 +135,10 @@ def calibrate(
     inside : ndarray of bool, (S, P)
         Brain mask of each control; voxels outside it are ignored.
     folds : sequence of ndarray of int
-        Indices of the controls of each fold; at least two folds.
+        Indices of the controls of each fold.
     mask : VoxelMask
+    shrinkage : float, optional
+        Weight of the whole brain's scale in that of each voxel; by default `pooling_shrinkage`.
 
     Returns
     -------
@@ -158,7 +162,7 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage = pooling_shrinkage(len(null))
+    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
     values = np.empty(null.shape, np.float32)
     for fold in folds:
         own_total, own_count = _sums_of_squares(null[fold], inside[fold])
@@ -189,6 +193,8 @@ def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray
 def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinkage: float) -> np.ndarray:
     """Root mean square at each voxel, pooled over neighbours and shrunk towards the whole brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
+    if shrinkage == 1:
+        return np.full(len(total), np.sqrt(whole)).clip(_SMALLEST_SCALE).astype(np.float32)
     smooth_total, smooth_count = mask.blurred(np.stack([total, count]), _POOLING_MM)
     # Where no control has brain nearby, use the scale of the whole brain.
     own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)

@@ -20,6 +20,7 @@ examples:
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
+  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
@@ -110,6 +111,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)", fits=False)
     apply.set_defaults(command="apply")
+    adapt = commands.add_parser("adapt-scanner", help="adapt a model to another scanner, with healthy scans of it")
+    adapt.add_argument("model", type=_path, metavar="MODEL", help="output folder of a run, or a packed model (.voxout)")
+    adapt.description = (
+        "Adapt a model to another scanner: calibrate its scores and set its threshold on healthy controls of that "
+        "scanner, at least 5 and better 20 or more. OUT holds the adapted model, to be used like that of a run; the "
+        "given model is not changed."
+    )
+    _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
+    adapt.set_defaults(command="adapt-scanner")
     _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = (

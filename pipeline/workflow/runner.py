@@ -116,6 +116,8 @@ class Stage:
     retry_failed: bool = False
     skip_reason: Callable[[Run], str | None] = lambda run: None
     preflight: Callable[[Run], Sequence[str]] = lambda run: ()
+    title: str = ""
+    """For the terminal; by default that in `STAGE_TITLES`."""
 
     def files(self, run: Run) -> Replacement:
         """Return the outputs of the stage in a run."""
@@ -238,7 +240,9 @@ def _advice(stage: str) -> str:
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     """Run a stage; return the failures if only some subjects were chosen, so that no record is kept."""
-    run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
+    run.console.say(
+        f"{label}: {stage.title or STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})")
+    )
     inputs = json.loads(json.dumps(stage.inputs(run)))  # as read back from a record
     files = stage.files(run)
     stage.begins_with(run, files, files.begin(inputs, goes_on=stage.goes_on))

@@ -598,6 +598,13 @@ def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(fi
     assert {path.stem for path in pages.glob("*.html")} == {"sub-healthy", f"sub-{rows[1]['subject_id']}"}
     index = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert all(page.name in index for page in pages.glob("*.html"))
+    earlier = pages / "sub-healthy.html"
+    assert "show the scan as it was given" in earlier.read_text(encoding="utf-8"), "found again"
+    place = Path(json.loads((out / "records" / "scans.json").read_text())["scans"]["sub-healthy"]["t1w"])
+    moved = place.rename(place.with_name("moved.nii.gz"))
+    assert _apply(model, table, out).returncode == 0
+    moved.rename(place)
+    assert "The scan is not at its place of an earlier call any more" in earlier.read_text(encoding="utf-8")
     result = _apply(model, table, out, "--set", "evaluation.recalibrate=true")
     assert result.returncode == 2
     assert "found 1 healthy scan with a map, expected at least 20" in result.stderr
