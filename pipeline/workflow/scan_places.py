@@ -33,9 +33,11 @@ class _Places(Content):
 
 def keep_places(out: OutputFolder, subjects: Iterable[SubjectRecord]) -> None:
     """Add the places of the subjects' scans to those that are kept."""
-    added = {s.key: {name: str(path.absolute()) for name, path in s.images.items()} for s in subjects}
     kept = _read(out)
-    _write(out, kept, {**kept, **added})
+    now = dict(kept)
+    for subject in subjects:
+        now[subject.key] = {name: str(path.absolute()) for name, path in subject.images.items()}
+    _write(out, kept, now)
 
 
 def forget_places(out: OutputFolder, keys: Collection[str]) -> None:
@@ -75,7 +77,8 @@ def scans_of_earlier_call(out: OutputFolder, subject: SubjectRecord) -> tuple[di
         return {}, _GONE
     if now["t1w"] != record.about.get("t1w"):
         return {}, _CHANGED
-    return {name: path for name, path in places.items() if now[name] == record.about.get(name)}, ""
+    unchanged: dict[Modality, Path] = {n: path for n, path in places.items() if now[n] == record.about.get(n)}
+    return unchanged, ""
 
 
 def _read(out: OutputFolder) -> Mapping[str, dict[Modality, str]]:
