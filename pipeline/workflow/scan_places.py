@@ -68,7 +68,7 @@ def scans_of_earlier_call(out: OutputFolder, subject: SubjectRecord) -> tuple[di
     str
         Why there is none, as the start of a sentence; empty if there are scans.
     """
-    places = {name: Path(place) for name, place in _read(out).get(subject.key, {}).items()}
+    places: dict[Modality, Path] = {name: Path(at) for name, at in _read(out).get(subject.key, {}).items()}
     record = StageRecord.read(out.map_record(subject))
     if "t1w" not in places or record is None:
         return {}, _UNKNOWN
@@ -77,8 +77,7 @@ def scans_of_earlier_call(out: OutputFolder, subject: SubjectRecord) -> tuple[di
         return {}, _GONE
     if now["t1w"] != record.about.get("t1w"):
         return {}, _CHANGED
-    unchanged: dict[Modality, Path] = {n: path for n, path in places.items() if now[n] == record.about.get(n)}
-    return unchanged, ""
+    return {name: path for name, path in places.items() if now[name] == record.about.get(name)}, ""
 
 
 def _read(out: OutputFolder) -> Mapping[str, dict[Modality, str]]:
