@@ -22,8 +22,8 @@ def adapt_scanner(options: argparse.Namespace) -> int:
         require_whole_model(model)
         run, failures = adapt(run_options(options, manifest, model.root), lambda: open_console(options, options.out))
     if not options.dry_run:
-        place = private(OutputFolder(options.out).root, "the output folder")
-        run.console.say(f"adapted model: {place}; map patients of this scanner with `voxout apply`", level=-1)
+        adapted = private(OutputFolder(options.out).root, "the output folder")
+        run.console.say(f"adapted model: {adapted}; map patients of this scanner with `voxout apply`", level=-1)
     return exit_code(run, failures)
 
 

@@ -64,7 +64,7 @@ def _map(run: Run) -> StageResult:
     mapped = {key: own | for_all for key, own in mapped.items()}
     device = run.device_of_workers or run.device
     work = work_by_subject(run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, device)
-    if run.applies_a_model:
+    if run.applies_a_model and run.config.evaluation.keep_scan_places:
         keep_places(run.out, [run.manifest[key] for key in work.done])
     notes = [
         f"{key}: its map shows too little, since the model was trained on this scan"

@@ -1,7 +1,7 @@
 """Places of the scans that a model was applied to, so that a later call can show them again on the subjects' pages.
 
-A path may contain a name, so no record holds one. The places are kept in a file of their own, ``records/scans.json``,
-which only its owner can read. A scan is used only if its hash is that in the record of its map.
+A path may contain a name, so places are kept only on request (``evaluation.keep_scan_places``), in a file of their own,
+``records/scans.json``, which only its owner can read. A scan is used only if its hash is that in the record of its map.
 """
 
 import os
@@ -21,7 +21,7 @@ from .ownership import require_inside
 from .records import StageRecord, file_fingerprint, fingerprint
 
 _NAME = "scans"
-_UNKNOWN = "The place of this scan is not known, since an earlier version of voxout mapped it"
+_UNKNOWN = "The place of this scan was not kept (setting evaluation.keep_scan_places)"
 _GONE = "The scan is not at its place of an earlier call any more"
 _CHANGED = "The scan has changed since it was mapped"
 

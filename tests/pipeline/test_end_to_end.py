@@ -591,7 +591,7 @@ def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(fi
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerow(row if number else row | {"group": "control", "lesion_mask": "", "subject_id": "healthy"})
-        result = _apply(model, table, out)
+        result = _apply(model, table, out, "--set", "evaluation.keep_scan_places=true")
         assert result.returncode == 0, result.stdout + result.stderr
         scores = json.loads((out / "scores" / "scores.json").read_text())
         assert scores["about"]["threshold_from"] == "the model's training controls"

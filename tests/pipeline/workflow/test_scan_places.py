@@ -59,7 +59,7 @@ def test_why_a_scan_is_not_shown(out, patient, tmp_path):
     gone = "The scan is not at its place of an earlier call any more"
     assert scans_of_earlier_call(out, EARLIER) == ({}, gone) and state_of_scans(out, EARLIER) is None
     unknown = scans_of_earlier_call(out, SubjectRecord("03", "patient", {}))
-    assert unknown == ({}, "The place of this scan is not known, since an earlier version of voxout mapped it")
+    assert unknown == ({}, "The place of this scan was not kept (setting evaluation.keep_scan_places)")
 
 
 def test_a_damaged_file_is_as_good_as_none(out, patient):
