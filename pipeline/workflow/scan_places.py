@@ -22,7 +22,7 @@ from .records import StageRecord, file_fingerprint, fingerprint
 
 _NAME = "scans"
 _UNKNOWN = "The place of this scan is not known, since an earlier version of voxout mapped it"
-_GONE = "The scan is not at its place of an earlier call any more"
+_GONE = "The scan is no longer where it was when it was mapped"
 _CHANGED = "The scan has changed since it was mapped"
 
 
