@@ -45,6 +45,9 @@ def _report_inputs(run: Run) -> dict[str, Any]:
     inputs |= {
         f"reference run {name or path.name}": file_fingerprint(scores_file(path)) for name, path in run.reference_runs
     }
+    if earlier := mapped_earlier(run):
+        states = {key: state_of_scans(run.out, subject) for key, subject in earlier.items()}
+        inputs["scans of earlier calls"] = fingerprint(states)
     return inputs | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
 
 

@@ -22,7 +22,7 @@ from .records import StageRecord, file_fingerprint, fingerprint
 
 _NAME = "scans"
 _UNKNOWN = "The place of this scan was not kept (setting evaluation.keep_scan_places)"
-_GONE = "The scan is not at its place of an earlier call any more"
+_GONE = "The scan is no longer where it was when it was mapped"
 _CHANGED = "The scan has changed since it was mapped"
 
 

@@ -604,7 +604,7 @@ def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(fi
     moved = place.rename(place.with_name("moved.nii.gz"))
     assert _apply(model, table, out).returncode == 0
     moved.rename(place)
-    assert "The scan is not at its place of an earlier call any more" in earlier.read_text(encoding="utf-8")
+    assert "The scan is no longer where it was when it was mapped" in earlier.read_text(encoding="utf-8")
     result = _apply(model, table, out, "--set", "evaluation.recalibrate=true")
     assert result.returncode == 2
     assert "found 1 healthy scan with a map, expected at least 20" in result.stderr

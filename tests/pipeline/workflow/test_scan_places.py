@@ -56,7 +56,7 @@ def test_why_a_scan_is_not_shown(out, patient, tmp_path):
     patient.images["t1w"].write_text("another")
     assert scans_of_earlier_call(out, EARLIER) == ({}, "The scan has changed since it was mapped")
     patient.images["t1w"].unlink()
-    gone = "The scan is not at its place of an earlier call any more"
+    gone = "The scan is no longer where it was when it was mapped"
     assert scans_of_earlier_call(out, EARLIER) == ({}, gone) and state_of_scans(out, EARLIER) is None
     unknown = scans_of_earlier_call(out, SubjectRecord("03", "patient", {}))
     assert unknown == ({}, "The place of this scan was not kept (setting evaluation.keep_scan_places)")
