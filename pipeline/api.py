@@ -107,8 +107,7 @@ def fit(
     from .model.anomaly_model import AnomalyModel
 
     with plain_errors():
-        path = None if isinstance(cohort, Manifest) else given_path(cohort, "cohort")
-        manifest = cohort if isinstance(cohort, Manifest) else read_manifest(given_path(cohort, "cohort"))
+        manifest, path = _given_cohort(cohort, "cohort")
         options = RunOptions(
             manifest,
             given_path(out, "out"),
@@ -124,6 +123,14 @@ def fit(
         run, _ = run_pipeline(options, lambda: _console(options.out, verbose))
         model = AnomalyModel.load(run.out, run.config, run.device).with_stored_threshold(run.out)
         return model if model.threshold is not None else _with_null_threshold(model, run)
+
+
+def _given_cohort(cohort: Manifest | str | Path, name: str) -> tuple[Manifest, Path | None]:
+    """Return the subjects of an argument, and its path if it is one."""
+    if isinstance(cohort, Manifest):
+        return cohort, None
+    path = given_path(cohort, name)
+    return read_manifest(path), path
 
 
 def load_model(
@@ -212,8 +219,7 @@ def adapt_scanner(
 
     with plain_errors():
         place = given_path(out, "out")
-        path = None if isinstance(controls, Manifest) else given_path(controls, "controls")
-        manifest = controls if isinstance(controls, Manifest) else read_manifest(given_path(controls, "controls"))
+        manifest, path = _given_cohort(controls, "controls")
         with model_folder(given_path(model, "model"), place) as given:
             require_whole_model(given)
             options = RunOptions(

@@ -193,8 +193,6 @@ def _sums_of_squares(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray
 def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinkage: float) -> np.ndarray:
     """Root mean square at each voxel, pooled over neighbours and shrunk towards the whole brain's, (P,) float32."""
     whole = total.sum() / max(count.sum(), 1)
-    if shrinkage == 1:
-        return np.full(len(total), np.sqrt(whole)).clip(_SMALLEST_SCALE).astype(np.float32)
     smooth_total, smooth_count = mask.blurred(np.stack([total, count]), _POOLING_MM)
     # Where no control has brain nearby, use the scale of the whole brain.
     own = np.where(smooth_count > 1e-3, smooth_total / np.maximum(smooth_count, 1e-3), whole)

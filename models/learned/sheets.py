@@ -27,8 +27,8 @@ def curvatures(volume: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, ind
         Eigenvalues of the Hessian in ascending order, per mm^2, and the length of the gradient, per mm.
     """
     slopes = np.gradient(volume, *spacing_mm)
-    second = [np.gradient(slope, *spacing_mm) for slope in slopes]
-    xx, yy, zz, xy, xz, yz = (second[a][b].ravel()[index] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    xx, yy, zz, xy, xz, yz = (np.gradient(slopes[a], spacing_mm[b], axis=b).ravel()[index] for a, b in pairs)
     slope = np.sqrt(sum(part.ravel()[index] ** 2 for part in slopes))
     return np.stack([*eigenvalues(xx, yy, zz, xy, xz, yz), slope]).astype(np.float32)
 
