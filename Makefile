@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test test-all coverage package imports docs lint lock clean
+.PHONY: setup demo test test-all test-slurm coverage package imports docs lint lock clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test: setup
 
 test-all: setup
 	$(PYTEST) -m "slow or not slow"
+
+# Jobs of a real SLURM on this machine, which the tests start; skipped without root, slurmctld, slurmd, slurm-client, munge.
+test-slurm: setup
+	$(BIN)/pytest -n 0 -rs -m "slow or not slow" tests/pipeline/cluster/test_slurm.py
 
 # Of the fast tests, the 20 least covered modules and the total. Lines run only in other processes are not counted.
 coverage: setup

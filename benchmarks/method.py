@@ -155,6 +155,7 @@ METHODS: Mapping[str, Parts] = {
     **{
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
+    "ensemble of OC-SVM, zpool and learned": (_OCSVM, _ZPOOL, _LEARNED),
     "ensemble with 3x3x3 patches": (*_ALL, _PATCHES),
     "ensemble with 3x3x3 patches, without OC-SVM": (_PATCHES, *_ALL[1:]),
     "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
@@ -182,7 +183,7 @@ SMOOTHED = (
 """Single scorers that are also evaluated with smoothing, as in the ensemble."""
 ISOLATED = ("ensemble", "ensemble without learned")
 """Combinations that are also evaluated without a comparison with the surroundings."""
-LEFT_OUT = ("learned", "ensemble", "ensemble without OC-SVM")
+LEFT_OUT = ("learned", "ensemble", "ensemble without OC-SVM", "ensemble of OC-SVM, zpool and learned")
 """Methods that are also evaluated for each kind of lesion without the edits that resemble it."""
 _ISOLATED = {"surroundings_mm": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}

@@ -40,6 +40,9 @@ class EvaluationSettings(Section):
     """Boundaries of the age bands, in years."""
     page_scan: Literal["head", "brain"] = "head"
     """What a subject's page holds of the scan: all of it, with the face if the scan has one, or the brain alone."""
+    keep_scan_places: bool = False
+    """When a model is applied, keep the paths of the scans, so that a later call can show the subjects on their own
+    scans again; without it, their pages then show the template alone. A path may hold a name (docs/privacy.md)."""
     bootstrap_draws: Annotated[int, Field(ge=20, le=100_000)] = 1000
     """Number of bootstrap samples for every interval; subjects are drawn with replacement."""
 

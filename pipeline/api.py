@@ -107,8 +107,7 @@ def fit(
     from .model.anomaly_model import AnomalyModel
 
     with plain_errors():
-        path = None if isinstance(cohort, Manifest) else given_path(cohort, "cohort")
-        manifest = cohort if isinstance(cohort, Manifest) else read_manifest(given_path(cohort, "cohort"))
+        manifest, path = _given_cohort(cohort, "cohort")
         options = RunOptions(
             manifest,
             given_path(out, "out"),
@@ -124,6 +123,14 @@ def fit(
         run, _ = run_pipeline(options, lambda: _console(options.out, verbose))
         model = AnomalyModel.load(run.out, run.config, run.device).with_stored_threshold(run.out)
         return model if model.threshold is not None else _with_null_threshold(model, run)
+
+
+def _given_cohort(cohort: Manifest | str | Path, name: str) -> tuple[Manifest, Path | None]:
+    """Return the subjects of an argument, and its path if it is one."""
+    if isinstance(cohort, Manifest):
+        return cohort, None
+    path = given_path(cohort, name)
+    return read_manifest(path), path
 
 
 def load_model(
@@ -167,6 +174,66 @@ def load_model(
         require_own_commands(config, given.named, model.fitted_config)
         require_settings_of_model(config, with_commands_of(config, fitted.config))
         return AnomalyModel.load(model, config, choose_device(device)).with_stored_threshold(model)
+
+
+def adapt_scanner(
+    model: str | Path,
+    controls: Manifest | str | Path,
+    out: str | Path,
+    *,
+    settings: Settings = (),
+    device: str = "auto",
+    jobs: int | None = None,
+    verbose: bool = True,
+) -> "AnomalyModel":
+    """Adapt a fitted model to another scanner: its calibration and its threshold.
+
+    Parameters
+    ----------
+    model : str or Path
+        Folder of a model, or a packed one; it is not changed.
+    controls : Manifest, str or Path
+        Healthy controls of the scanner: at least 5 persons, better 20 or more.
+    out : str or Path
+        Folder of the adapted model.
+    settings : mapping or sequence of str, optional
+        Settings of ``evaluation``.
+    device : str
+    jobs : int, optional
+        Subjects worked on at once; one per core by default.
+    verbose : bool
+        Print a line per stage.
+
+    Returns
+    -------
+    AnomalyModel
+
+    Raises
+    ------
+    UserError
+        Patients among the controls, too few controls, or a model, a setting or a folder that cannot be used.
+    """
+    from .model.unpack import model_folder
+    from .model.whole_model import require_whole_model
+    from .run import adapt_scanner as adapt
+
+    with plain_errors():
+        place = given_path(out, "out")
+        manifest, path = _given_cohort(controls, "controls")
+        with model_folder(given_path(model, "model"), place) as given:
+            require_whole_model(given)
+            options = RunOptions(
+                manifest,
+                place,
+                (),
+                cohort=path,
+                model=given.root,
+                settings=_as_overrides(settings),
+                device=device,
+                jobs=jobs,
+            )
+            adapt(options, lambda: _console(place, verbose))
+        return load_model(place, device=device, settings=settings)
 
 
 def evaluate(

@@ -1,22 +1,30 @@
 """A run of stages over a cohort: the settings are resolved, the folders checked, the stages brought up to date."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
 from ..data_manifests.user_paths import real
-from .config.config import Config, GivenSettings, config_text, read_settings, require_settings_of_model
+from .cluster.choice import ClusterChoice
+from .config.config import (
+    Config,
+    GivenSettings,
+    config_text,
+    names_only_cluster,
+    read_settings,
+    require_settings_of_model,
+)
 from .config.own_commands import require_own_commands, with_commands_of
-from .stages.order import STAGES
+from .stages.order import ADAPTED, STAGES, adapting_stages
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
 from .workflow.ownership import require_apart, require_own_place
-from .workflow.runner import Run, require_current, run_stages, save_own
+from .workflow.runner import Run, Stage, require_current, run_stages, save_own
 from .workflow.scratch import SCRATCH, at_work_in
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
@@ -47,6 +55,10 @@ class RunOptions:
     device : str
     jobs : int or None
         Subjects worked on at once; None: one per core.
+    cluster : str
+        Where subjects are worked on: ``"local"``, or the name of a queueing system.
+    scheduler : str or None
+        Address of a running Dask scheduler, in place of `cluster`.
     subjects : sequence of str or None
         Work on these only.
     reference_runs : sequence of (name, path)
@@ -66,12 +78,16 @@ class RunOptions:
     seeds: int | None = None
     device: str = "auto"
     jobs: int | None = None
+    cluster: str = "local"
+    scheduler: str | None = None
     subjects: Sequence[str] | None = None
     reference_runs: Sequence[tuple[str, Path]] = ()
     dry_run: bool = False
 
 
-def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
+def run_pipeline(
+    options: RunOptions, open_console: Callable[[], Console], stages: Mapping[str, Stage] = STAGES
+) -> tuple[Run, tuple[Failure, ...]]:
     """Bring the stages of a run up to date, in order.
 
     Parameters
@@ -79,6 +95,7 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     options : RunOptions
     open_console : callable
         Called once the folders are known to be usable.
+    stages : mapping from name to Stage
 
     Returns
     -------
@@ -95,18 +112,20 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
     model = OutputFolder(options.model) if options.model else None
     saved_in = model.fitted_config if model else out.config
     # The settings of a run apply to every later command on its folder, until others are given.
-    resumes = options.config is None and options.preset is None and saved_in.is_file()
+    others = options.preset is not None or (options.config is not None and not names_only_cluster(options.config))
+    resumes = not others and saved_in.is_file()
     given = _given_settings(options, saved_in, resumes=resumes)
     require_own_place(options.out)
     dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
     require_apart(options.out, _inputs(options), dataset)
     chosen = _chosen(options.manifest, options.subjects)
+    cluster = ClusterChoice(options.cluster, options.scheduler, given.cluster)
     console = open_console()
     for note in (*given.notes, *_without_effect(given.config)):
         console.warn(f"note: {note}")
     if resumes:
         console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
-    with nullcontext() if options.dry_run else at_work_in(options.out), Engine(options.jobs) as engine:
+    with nullcontext() if options.dry_run else at_work_in(options.out), _engine(options, cluster) as engine:
         run = Run(
             manifest=options.manifest,
             config=given.config,
@@ -115,13 +134,45 @@ def run_pipeline(options: RunOptions, open_console: Callable[[], Console]) -> tu
             chosen=chosen,
             engine=engine,
             device=choose_device(options.device) if _TORCH_STAGES & set(options.stages) else "cpu",
+            device_of_workers=options.device if cluster.is_remote else None,
             console=console,
             reference_runs=tuple(options.reference_runs),
         )
         if len(options.stages) == 1:
-            require_current(STAGES[options.stages[0]], STAGES, run)
+            require_current(stages[options.stages[0]], stages, run)
         with _saved_settings(run, dry_run=options.dry_run):
-            return run, run_stages(options.stages, STAGES, run, dry_run=options.dry_run)
+            return run, run_stages(options.stages, stages, run, dry_run=options.dry_run)
+
+
+def adapt_scanner(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
+    """Adapt a fitted model to another scanner.
+
+    Parameters
+    ----------
+    options : RunOptions
+        `manifest` holds healthy controls of that scanner only; `out` is the folder of the adapted model. `stages` are
+        not used.
+    open_console : callable
+        As for `run_pipeline`.
+
+    Returns
+    -------
+    As `run_pipeline`.
+
+    Raises
+    ------
+    UserError
+        Patients among the subjects, too few controls, or settings, folders or inputs that cannot be used.
+    """
+    from .stages.adapt import require_can_adapt
+
+    assert options.model is not None
+    require_can_adapt(options.manifest, OutputFolder(options.model), OutputFolder(options.out))
+    return run_pipeline(replace(options, stages=ADAPTED), open_console, adapting_stages())
+
+
+def _engine(options: RunOptions, cluster: ClusterChoice) -> Engine:
+    return Engine(options.jobs, start_cluster=cluster.start) if cluster.is_remote else Engine(options.jobs)
 
 
 def _without_effect(config: Config) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.scoring.score_cohort import CohortScores as CohortScores
     from .models.encoder.dense_inference import encode_densely as encode_densely
     from .models.encoder.network import PatchEncoder as PatchEncoder
+    from .pipeline.api import adapt_scanner as adapt_scanner
     from .pipeline.api import compare as compare
     from .pipeline.api import evaluate as evaluate
     from .pipeline.api import fit as fit
@@ -44,6 +45,7 @@ _HOME = {
     "SubjectRecord": "data_manifests.cohort.subject",
     "UserError": "data_manifests.errors",
     "Volume": "data_manifests.images.volume",
+    "adapt_scanner": "pipeline.api",
     "compare": "pipeline.api",
     "encode_densely": "models.encoder.dense_inference",
     "evaluate": "pipeline.api",
@@ -63,6 +65,7 @@ __all__ = [
     "SubjectRecord",
     "UserError",
     "Volume",
+    "adapt_scanner",
     "compare",
     "encode_densely",
     "evaluate",

@@ -74,6 +74,20 @@ class OutputFolder:
         """Path of the record of a stage: its settings, inputs, outputs and failures."""
         return self.root / "records" / f"{stage}.json"
 
+    def attempts(self, stage: str) -> Path:
+        """Folder with the attempts at the subjects of a stage, one file for each."""
+        return self.root / "records" / "attempts" / stage
+
+    @property
+    def requeue_script(self) -> Path:
+        """Script for SLURM that submits itself again until the run is done."""
+        return self.root / "requeue.sbatch"
+
+    @property
+    def status(self) -> Path:
+        """Table of the attempts at all subjects: state, time, memory, reason."""
+        return self.root / "status.csv"
+
     # -- one subject, prepared -----------------------------------------------------------------------------------
     def subject_folder(self, subject: SubjectRecord) -> Path:
         """Folder of everything that is prepared of one session."""

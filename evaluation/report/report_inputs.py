@@ -223,6 +223,8 @@ class SubjectReport:
         Tissue probabilities of the template.
     own_scan : OwnScan or None
         To show the map on; None if it cannot be read now. Then the page shows template space alone.
+    why_no_scan : str
+        Why there is no own scan, as the start of a sentence.
     jacobian : Volume or None
         Local volume change by the registration, in template space.
     row : SubjectRow or None
@@ -242,6 +244,7 @@ class SubjectReport:
     grey: Volume
     white: Volume
     own_scan: OwnScan | None = None
+    why_no_scan: str = "The scan could not be read"
     jacobian: Volume | None = None
     discovery: Discovery | None = None
     row: SubjectRow | None = None

@@ -22,6 +22,7 @@ NO_HEALTHY = "no healthy scan was scored to set the threshold"
 NO_LIMIT = "the healthy brains have no more clusters than allowed even with every voxel flagged"
 OWN_CUT = "the maps themselves, which have two values"
 LOWEST_DETECTION = "the lowest score above the background, since the healthy scans have no more clusters than allowed"
+OF_MODEL = "the model's training controls"
 FORMAT = "voxout operating point 3"
 
 
@@ -136,10 +137,12 @@ class _Stored(Content):
     model: str
     largest_mm3: tuple[Annotated[float, Field(ge=0)], ...]
     controls: StoredSummary | None = None
+    origin: str = OF_MODEL
 
     def content_sha256(self) -> str:
-        """Return the checksum of all fields except `sha256`; `controls`, which old files lack, only if it is there."""
-        values = self.model_dump(exclude={"sha256"} if self.controls is not None else {"sha256", "controls"})
+        """Return the checksum of all fields except `sha256`; fields that old files lack count only if they say more."""
+        absent = [name for name, plain in (("controls", None), ("origin", OF_MODEL)) if getattr(self, name) == plain]
+        values = self.model_dump(exclude={"sha256", *absent})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -157,7 +160,7 @@ class StoredPoint:
         Settings it depends on: `false_clusters`, `smallest_cluster_mm3` and `space`.
     model : str
         Identity of the model whose maps it was set on.
-    largest_mm3, controls
+    largest_mm3, controls, origin
         As in `OperatingPoint`.
     """
 
@@ -168,6 +171,7 @@ class StoredPoint:
     model: str
     largest_mm3: tuple[float, ...] = ()
     controls: ControlSummary | None = None
+    origin: str = OF_MODEL
 
     @classmethod
     def from_point(cls, point: OperatingPoint, settings: EvaluationSettings, model: str) -> "StoredPoint":
@@ -206,7 +210,9 @@ class StoredPoint:
         threshold = np.nan if found.threshold is None else found.threshold
         controls = ControlSummary(**found.controls.model_dump()) if found.controls is not None else None
         settings: dict[str, object] = dict(found.settings)
-        return cls(threshold, found.draws, found.n_healthy, settings, found.model, found.largest_mm3, controls)
+        return cls(
+            threshold, found.draws, found.n_healthy, settings, found.model, found.largest_mm3, controls, found.origin
+        )
 
     def unfit_because(self, settings: EvaluationSettings, model: str) -> str | None:
         """Return the reason why it is not valid for maps of this model with these settings; None if it is valid."""
@@ -228,7 +234,7 @@ class StoredPoint:
             draws,
             none,
             self.n_healthy,
-            "the model's training controls",
+            self.origin,
             self.largest_mm3,
             controls=self.controls,
         )

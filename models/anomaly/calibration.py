@@ -94,10 +94,10 @@ class Calibration:
         """Convert scores to z-scores of a normal distribution: p < .001 is z > 3.09."""
         return z_from_neg_log10_p(self.neg_log10_p(scores))
 
-    def save(self, path: Path) -> Path:
-        """Write one safetensors file, atomically."""
+    def save(self, path: Path, **metadata: str) -> Path:
+        """Write one safetensors file, atomically; with further metadata, if there is any."""
         tensors = {"spread": self.scale, "knots": self.knots, "neg_log10_p_at": self.neg_log10_p_at}
-        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash)
+        return write_tensors(path, tensors, slope=repr(self.slope), mask_hash=self.mask_hash, **metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
@@ -121,7 +121,13 @@ class Calibration:
 
 
 def calibrate(
-    null: np.ndarray, inside: Masks, folds: Sequence[np.ndarray], mask: VoxelMask, *, out: np.ndarray | None = None
+    null: np.ndarray,
+    inside: Masks,
+    folds: Sequence[np.ndarray],
+    mask: VoxelMask,
+    *,
+    shrinkage: float | None = None,
+    out: np.ndarray | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls, which are read control by control.
 
@@ -132,8 +138,10 @@ def calibrate(
     inside : (S, P) bool
         Brain mask of each control; voxels outside it are ignored.
     folds : sequence of ndarray of int
-        Indices of the controls of each fold; at least two folds.
+        Indices of the controls of each fold.
     mask : VoxelMask
+    shrinkage : float, optional
+        Weight of the whole brain's scale in that of each voxel; by default `pooling_shrinkage`.
     out : ndarray, (S, P), float32, optional
         Filled with -log10 p of the controls; may be `null` itself, or memory-mapped.
 
@@ -166,7 +174,8 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage, removed = pooling_shrinkage(len(null)), 1 - _OWN_FOLD_WEIGHT
+    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
+    removed = 1 - _OWN_FOLD_WEIGHT
     scales = [
         _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
         for own_total, own_count in zip(totals, counts, strict=True)

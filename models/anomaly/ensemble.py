@@ -4,7 +4,8 @@ The -log10 p of the scorers are combined by a p-norm. Its limits are the sum (Fi
 which all scorers agree, and the maximum (Tippett's method), which favours voxels that a single scorer finds. The
 scorers are not independent, so the combination is calibrated again, on controls scored by scorers fitted without them.
 
-The combined values are then compared with their surroundings (`surroundings`).
+The combined values are then compared with their surroundings (`surroundings`), and in a model that was adapted to
+another scanner calibrated to that scanner (`scanner`).
 
 With several encoders, each encoder is one member of the ensemble. A member combines the scorers on its latents and the
 scorers that need no encoder. The map is the mean over the members, and the null is computed in the same way.
@@ -25,6 +26,8 @@ from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
 from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration, z_from_neg_log10_p
+from .scanner import FILE as SCANNER
+from .scanner import ScannerCalibration
 from .surroundings import Surroundings
 
 _CALIBRATION = "combined.safetensors"
@@ -66,6 +69,8 @@ class Ensemble:
         Confounds regressed out of the features.
     surroundings : Surroundings or None
         Comparison of the combined -log10 p with their surroundings; None: none.
+    scanner : ScannerCalibration or None
+        Calibration to another scanner; None: the scanner of the training controls.
     """
 
     mask: VoxelMask
@@ -74,6 +79,7 @@ class Ensemble:
     p_norm: float
     confounds: Confounds = field(default_factory=Confounds)
     surroundings: Surroundings | None = None
+    scanner: ScannerCalibration | None = None
 
     def predict(
         self,
@@ -99,21 +105,43 @@ class Ensemble:
         -------
         Prediction
         """
+        values, inside = self.neg_log10_p(channels, inside, participant, jobs=jobs)
+        if self.scanner is not None:
+            values = self.scanner.neg_log10_p(values)
+        z, *z_of_members = np.where(inside, z_from_neg_log10_p(values), 0).astype(np.float32)
+        if not z_of_members:
+            return Prediction(z, inside)
+        return Prediction(z, inside, np.std(z_of_members, axis=0, ddof=1))
+
+    def neg_log10_p(
+        self,
+        channels: np.ndarray,
+        inside: np.ndarray,
+        participant: SubjectRecord | None = None,
+        *,
+        jobs: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute -log10 p of one subject, before the calibration to a scanner; parameters as for `predict`.
+
+        Returns
+        -------
+        ndarray, (1, P) or (1 + M, P), float32
+            Of the ensemble, and of each of its M members if there are several.
+        ndarray of bool, (P,)
+            Scored voxels.
+        """
         reach_vox = max(scorer.features.reach_vox for scorer in self.scorers)
         inside = away_from_truncation(inside, self.mask, reach_vox)
         confounds = self.confounds.values(channels, inside, participant)
         neg_log10_ps = [scorer.neg_log10_p(channels, inside, confounds, jobs=jobs) for scorer in self.scorers]
         members = [scorer.member for scorer in self.scorers]
         by_member = combined_by_member(neg_log10_ps, members, inside, self.p_norm)
-        one = len(by_member) == 1
-        values = self.calibration.neg_log10_p(by_member if one else np.stack([by_member.mean(axis=0), *by_member]))
+        several = len(by_member) > 1
+        values = self.calibration.neg_log10_p(np.stack([by_member.mean(axis=0), *by_member]) if several else by_member)
         if self.surroundings is not None:
             divided = values / self.surroundings.divisor(values[0], inside)
             values = self.surroundings.calibration.neg_log10_p(divided)
-        z, *z_of_members = np.where(inside, z_from_neg_log10_p(values), 0).astype(np.float32)
-        if one:
-            return Prediction(z, inside)
-        return Prediction(z, inside, np.std(z_of_members, axis=0, ddof=1))
+        return values, inside
 
     def save(self, folder: Path) -> None:
         """Write each scorer to a subfolder with its name, and the calibration of the combination."""
@@ -124,6 +152,8 @@ class Ensemble:
         if self.surroundings is not None:
             self.surroundings.save(folder / _SURROUNDINGS)
             self.surroundings.calibration.save(folder / _COMPARED)
+        if self.scanner is not None:
+            self.scanner.save(folder / SCANNER)
 
     @classmethod
     def load(cls, folder: Path, mask: VoxelMask, source: FeatureSource, settings: ModelSettings) -> "Ensemble":
@@ -137,7 +167,10 @@ class Ensemble:
         sigma_mm, surroundings = settings.ensemble.surroundings_mm, None
         names = [_CALIBRATION, _COMPARED] if sigma_mm > 0 else [_CALIBRATION]
         calibrations = [Calibration.load(folder / name) for name in names]
-        if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in calibrations):
+        # The record of the model's files tells whether the file is missing.
+        scanner = ScannerCalibration.load(folder / SCANNER) if (folder / SCANNER).exists() else None
+        parts = [*calibrations, *([scanner.calibration] if scanner is not None else [])]
+        if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in parts):
             raise UserError(
                 f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
                 "the model. Fit the model again."
@@ -155,7 +188,7 @@ class Ensemble:
             CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)
             for name, spec in specs.items()
         )
-        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings)
+        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings, scanner)
 
 
 def combined_by_member(

@@ -10,11 +10,12 @@ from ...preprocessing.convolution import convolved, gaussian_kernel
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ...preprocessing.registration.template import load_template
 from .norm import Norm
+from .sheets import N_CURVATURES, curvatures
 
 SCALES_MM = (2.0, 4.0, 8.0)
 """Standard deviations of the Gaussians that smooth the deviations."""
-_ENERGIES = 2
-"""Scales, from the finest, at which the root mean square is taken."""
+_FINE = 2
+"""Scales, from the finest, at which the root mean square, intensities and curvatures are taken."""
 _TRUNCATE = 3.0
 """Standard deviations at which the Gaussians are truncated."""
 _LARGEST = 10.0
@@ -29,22 +30,29 @@ class Context:
 
     For each deviation: its value, the same smoothed at three scales, its root mean square at the two finer scales
     (texture has no mean), and the differences from the mirrored voxel of the value, the finest smoothing and the finest
-    root mean square. For each voxel, in addition: mean and standard deviation of the controls, tissue probabilities of
-    the template, and depth below the surface of the brain.
+    root mean square. For each modality: its intensity, the same smoothed at the two finer scales, and the `curvatures`
+    of these and of the modality's smoothed deviations, which tell a sulcus, a dark sheet, from a dark lesion. For each
+    voxel, in addition: mean and standard deviation of the controls, tissue probabilities of the template, and depth
+    below the surface of the brain.
 
     Attributes
     ----------
     mask : VoxelMask
     norm : Norm
+    n_modalities : int
+        Channels that are modalities, which come first; the others are derived from them.
     """
 
     mask: VoxelMask
     norm: Norm
+    n_modalities: int
 
     @property
     def size(self) -> int:
         """Number of inputs (d)."""
-        return (self.norm.mean.shape[1] + 1) * (4 + len(SCALES_MM) + _ENERGIES) + self.place.shape[1]
+        of_deviations = (self.norm.mean.shape[1] + 1) * (4 + len(SCALES_MM) + _FINE)
+        of_modalities = self.n_modalities * (1 + _FINE + 2 * _FINE * N_CURVATURES)
+        return of_deviations + of_modalities + self.place.shape[1]
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -56,12 +64,19 @@ class Context:
         return np.column_stack([self.norm.mean, np.log(self.norm.sd), *tissue, depth_mm]).astype(np.float32)
 
     def compute(
-        self, deviations: np.ndarray, inside: np.ndarray, *, at: np.ndarray | slice = slice(None)
+        self,
+        channels: np.ndarray,
+        deviations: np.ndarray,
+        inside: np.ndarray,
+        *,
+        at: np.ndarray | slice = slice(None),
     ) -> np.ndarray:
         """Compute the inputs of one subject.
 
         Parameters
         ----------
+        channels : ndarray, (P, C)
+            Channels, without the effect of the confounds; not used outside the brain.
         deviations : ndarray, (P, C + 1)
             See `Norm.deviations`; not used outside the brain.
         inside : ndarray of bool, (P,)
@@ -74,30 +89,36 @@ class Context:
         ndarray, (P or len(at), d), float32
         """
         box = self.mask.cropped
-        values = np.where(inside[:, None], np.clip(deviations, -_LARGEST, _LARGEST), 0).astype(np.float32)
-        weights = box.inverse_transform(inside.astype(np.float32))
-        kernels = [
-            [gaussian_kernel(sigma_vox, _TRUNCATE) for sigma_vox in sigma_mm / box.grid.spacing_mm]
-            for sigma_mm in SCALES_MM
-        ]
-        shares = [np.maximum(convolved(weights, kernel), _SMALLEST_SHARE) for kernel in kernels]
+        smoother = _Smoother(box, inside)
         index, place = box.flat_index[at], self.place[at]
         # Filled column by column, so that the columns are contiguous.
         inputs = np.empty((self.size, len(index)), np.float32).T
-        column = 0
+        columns = iter(inputs.T)
+
+        def write(*volumes: np.ndarray) -> None:
+            for volume in volumes:
+                np.take(volume, index, out=next(columns))
+
+        values = np.where(inside[:, None], np.clip(deviations, -_LARGEST, _LARGEST), 0).astype(np.float32)
+        smooth_deviations = []
         for value in values.T:
             volume = box.inverse_transform(value)
-            smooth = [convolved(volume, kernel) / share for kernel, share in zip(kernels, shares, strict=True)]
+            smooth = [smoother(volume, scale) for scale in range(len(SCALES_MM))]
             squared = volume**2
-            energies = [
-                np.sqrt(np.maximum(convolved(squared, kernel) / share, 0))
-                for kernel, share in zip(kernels[:_ENERGIES], shares, strict=False)
-            ]
-            differences = [part - self._mirrored(part) for part in (volume, smooth[0], energies[0])]
-            for part in (volume, *smooth, *energies, *differences):
-                np.take(part, index, out=inputs[:, column])
-                column += 1
-        inputs[:, column:] = place
+            energies = [np.sqrt(np.maximum(smoother(squared, scale), 0)) for scale in range(_FINE)]
+            write(volume, *smooth, *energies)
+            write(*(part - self._mirrored(part) for part in (volume, smooth[0], energies[0])))
+            if len(smooth_deviations) < self.n_modalities:
+                smooth_deviations.append(smooth[:_FINE])
+        for image, own_deviations in zip(channels.T, smooth_deviations, strict=False):
+            volume = box.inverse_transform(np.where(inside, image, 0).astype(np.float32))
+            smooth = [smoother(volume, scale) for scale in range(_FINE)]
+            write(volume, *smooth)
+            for part in (*smooth, *own_deviations):
+                for values_there in curvatures(part, box.grid.spacing_mm, index):
+                    next(columns)[:] = values_there
+        for column, values_there in zip(columns, place.T, strict=True):
+            column[:] = values_there
         return inputs
 
     def _mirrored(self, volume: np.ndarray) -> np.ndarray:
@@ -108,3 +129,19 @@ class Context:
         mirrored = np.zeros_like(volume)
         mirrored[exists] = volume[x[exists]]
         return mirrored
+
+
+class _Smoother:
+    """Means over the brain's voxels, with Gaussian weights of the `SCALES_MM`."""
+
+    def __init__(self, box: VoxelMask, inside: np.ndarray):
+        self.kernels = [
+            [gaussian_kernel(sigma_vox, _TRUNCATE) for sigma_vox in sigma_mm / box.grid.spacing_mm]
+            for sigma_mm in SCALES_MM
+        ]
+        weights = box.inverse_transform(inside.astype(np.float32))
+        self.shares = [np.maximum(convolved(weights, kernel), _SMALLEST_SHARE) for kernel in self.kernels]
+
+    def __call__(self, volume: np.ndarray, scale: int) -> np.ndarray:
+        """Mean around each voxel of a volume that is 0 outside the brain."""
+        return convolved(volume, self.kernels[scale]) / self.shares[scale]

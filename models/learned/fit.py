@@ -38,11 +38,9 @@ class Reference:
     norm: Norm
     regression: ConfoundRegression | None
 
-    def deviations(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
-        """`Norm.deviations` of one subject's features (P, C) with its confounds (k,)."""
-        if self.regression is not None:
-            features = self.regression.residualise(features, confounds)
-        return self.norm.deviations(features)
+    def without_confounds(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """Features (P, C) of one subject without the effect of its confounds (k,)."""
+        return features if self.regression is None else self.regression.residualise(features, confounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +87,7 @@ class LearnedFit:
         subsets = Subsets(folds, confounds)
         fitted = fit_residual_whitenings(features(subsets.order), mask, subsets)
         references = [Reference(Norm(whitening), regression) for whitening, regression in fitted]
-        context = Context(mask, references[-1].norm)
+        context = Context(mask, references[-1].norm, len(controls.channels.modalities))
         return cls(mask, features, controls, inside, folds, confounds, references, context)
 
     def fold_of(self, index: int) -> int:
@@ -101,10 +99,11 @@ class LearnedFit:
         fold = self.fold_of(index)
         channels, drawn = self.controls.draw(index, copy)
         features = self.mask.transform(channels).T.astype(np.float32)
-        deviations = self.references[fold].deviations(features, self.confounds[fold][index])
+        features = self.references[fold].without_confounds(features, self.confounds[fold][index])
+        deviations = self.references[fold].norm.deviations(features)
         random = np.random.default_rng([self.controls.seed, index, copy, 1])
         at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], deviations, random)
-        inputs = self.context.compute(deviations, self.inside[index], at=at)
+        inputs = self.context.compute(features, deviations, self.inside[index], at=at)
         return Samples(np.ascontiguousarray(inputs), families)
 
     def samples(self, copies: int, jobs: int | None, step: Callable[[], None]) -> list[Samples]:
@@ -120,9 +119,9 @@ class LearnedFit:
     def inputs(self, index: int) -> np.ndarray:
         """Compute the inputs (P, d) of an unedited control, from the reference without its fold."""
         fold = self.fold_of(index)
-        channels = self.features([index])[:, :][0]
-        deviations = self.references[fold].deviations(channels, self.confounds[fold][index])
-        return self.context.compute(deviations, self.inside[index])
+        features = self.features([index])[:, :][0]
+        features = self.references[fold].without_confounds(features, self.confounds[fold][index])
+        return self.context.compute(features, self.references[fold].norm.deviations(features), self.inside[index])
 
     def networks(
         self,

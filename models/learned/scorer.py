@@ -33,7 +33,7 @@ class LearnedScorer:
 
     def score(self, features: np.ndarray, *, inside: np.ndarray, jobs: int | None = None) -> np.ndarray:
         """Score the channels (P, C) of one subject, (P,) float32; higher = more anomalous."""
-        inputs = self.context.compute(self.context.norm.deviations(features), inside)
+        inputs = self.context.compute(features, self.context.norm.deviations(features), inside)
         return score_of(np.mean([network.logits(inputs) for network in self.networks], axis=0))
 
     def save(self, folder: Path) -> None:
@@ -44,7 +44,8 @@ class LearnedScorer:
             for number, network in enumerate(self.networks)
             for name, value in network.arrays().items()
         }
-        write_tensors(folder / _NETWORKS, arrays, networks=str(len(self.networks)))
+        numbers = {"networks": str(len(self.networks)), "modalities": str(self.context.n_modalities)}
+        write_tensors(folder / _NETWORKS, arrays, **numbers)
 
     @classmethod
     def load(cls, folder: Path, mask: VoxelMask) -> "LearnedScorer":
@@ -55,8 +56,9 @@ class LearnedScorer:
         UserError
             A file is missing, damaged, or was fitted on another brain mask.
         """
-        context = Context(mask, Norm(load_whitening(folder / _WHITENING, mask)))
+        norm = Norm(load_whitening(folder / _WHITENING, mask))
         with opened_tensors(folder / _NETWORKS, "networks of the learned scorer") as file:
+            context = Context(mask, norm, round(file.number("modalities")))
             networks = [
                 EditClassifier.read(file, f"{number}.", context.size)
                 for number in range(round(file.number("networks")))

@@ -14,11 +14,13 @@ _EXAMPLES = """\
 examples:
   voxout demo                            run all stages on a synthetic cohort, no input needed
   voxout check cohort.csv out            check the input data
+  voxout status out                      show how far a run is
   voxout plan cohort.csv                 foretell time, memory and disk space
   voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
+  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
@@ -42,6 +44,11 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run all stages, from scans to report")
     _add_cohort(run)
     _add_runs(run)
+    run.add_argument(
+        "--requeue",
+        action="store_true",
+        help="run nothing, but write a script for SLURM that submits itself again until the run is done",
+    )
     run.set_defaults(command="run", stages=tuple(STAGE_TITLES), model=None)
     for name, title in STAGE_TITLES.items():
         stage = commands.add_parser(name, help=title, description=f"{title[0].upper()}{title[1:]}.")
@@ -104,6 +111,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)", fits=False)
     apply.set_defaults(command="apply")
+    adapt = commands.add_parser("adapt-scanner", help="adapt a model to another scanner, with healthy scans of it")
+    adapt.add_argument("model", type=_path, metavar="MODEL", help="output folder of a run, or a packed model (.voxout)")
+    adapt.description = (
+        "Adapt a model to another scanner: calibrate its scores and set its threshold on healthy controls of that "
+        "scanner, at least 5 and better 20 or more. OUT holds the adapted model, to be used like that of a run; the "
+        "given model is not changed."
+    )
+    _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
+    adapt.set_defaults(command="adapt-scanner")
     _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = (
@@ -113,6 +129,14 @@ def make_parser() -> argparse.ArgumentParser:
     remove.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
     remove.add_argument("subjects", nargs="+", metavar="ID", help="sub-01, or sub-01_ses-2")
     remove.set_defaults(command="remove", quiet=False, verbose=False, dry_run=False)
+    status = commands.add_parser("status", help="show how far a run is")
+    status.description = (
+        "Show how far a run is, also while it works: subjects by stage, rate and time left, and the reason of each "
+        "failure. OUT/status.csv has a row per subject and stage, as of the last stage that ended."
+    )
+    status.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
+    status.add_argument("--table", action="store_true", help="print the table of now, as CSV")
+    status.set_defaults(command="status", quiet=False, verbose=False, dry_run=True)
     native = commands.add_parser("native", help="resample a volume from template space to a subject's native space")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
@@ -271,6 +295,15 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
         help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
+    parser.add_argument(
+        "--cluster",
+        choices=("local", "slurm", "pbs", "lsf", "sge"),
+        default="local",
+        help="process subjects in jobs of this queueing system; settings: cluster (docs/servers.md)",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="process subjects with a running Dask scheduler, as tls://node7:8786"
+    )
     _add_work(parser)
 
 

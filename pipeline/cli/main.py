@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import Failure, UserError, counted, private, some_of
@@ -16,7 +15,8 @@ from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
-from .program import DONE, SOME_FAILED, open_console, run_program
+from .model_commands import adapt_scanner, model, pack_model
+from .program import DONE, SOME_FAILED, exit_code, open_console, run_options, run_program
 
 if TYPE_CHECKING:
     from ..workflow.runner import Run
@@ -33,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     options = parser.parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if getattr(options, "requeue", False):
+        from .requeue import write_script
+
+        write_script(options)
+        return DONE
     return _run_on_cohort(options, options.stages)
 
 
@@ -192,34 +198,6 @@ def _apply(options: argparse.Namespace) -> int:
     return _run_on_cohort(options, APPLIED)
 
 
-def _model(options: argparse.Namespace) -> int:
-    if options.action == "pack":
-        return _pack(options.folder, options.file)
-    from ..model.unpack import read_card, unpack
-
-    if options.action == "unpack":
-        write_line(str(unpack(options.file, options.folder).root), sys.stdout)
-    else:
-        write_line(read_card(options.file).rstrip(), sys.stdout)
-    return DONE
-
-
-def _pack(folder: Path, file: Path) -> int:
-    from ...data_manifests.cohort.output_paths import OutputFolder
-    from ...data_manifests.open_file import file_hash
-    from ..model.pack import pack
-
-    packed = pack(OutputFolder(folder), file)
-    for name, change in packed.changes.items():
-        moved = f"scores move by {change.typical:.1%} of their spread" if change else "change not measured"
-        merged = ", support vectors merged" if name in packed.merged else ""
-        write_line(f"  {name}: {moved}{merged}", sys.stdout)
-    size = file.stat().st_size
-    write_line(f"{file}: {size / 1e6:.1f} MB (the folder: {packed.before / 1e6:.1f} MB)", sys.stdout)
-    write_line(f"SHA-256: {file_hash(file)}", sys.stdout)
-    return DONE
-
-
 def _demo(options: argparse.Namespace) -> int:
     from ..workflow.scratch import at_work_in
     from .demo import make_demo_cohort
@@ -234,33 +212,18 @@ def _demo(options: argparse.Namespace) -> int:
     with at_work_in(options.out) as scratch:
         options.cohort = make_demo_cohort(cohort, scratch, console)
     code = _run_on_cohort(options, tuple(STAGE_TITLES))
-    return _pack(options.out, options.keep_model) or code if options.keep_model else code
+    return pack_model(options.out, options.keep_model) or code if options.keep_model else code
 
 
 def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.single_scan import is_scan, single_scan
-    from ..run import RunOptions, run_pipeline
+    from ..run import run_pipeline
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
+    manifest = single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort)
     run, failures = run_pipeline(
-        RunOptions(
-            manifest=single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort),
-            out=options.out,
-            stages=names,
-            cohort=None if of_one_scan else options.cohort,
-            model=options.model,
-            config=options.config,
-            preset=options.preset,
-            settings=options.set,
-            seed=options.seed,
-            seeds=options.seeds,
-            device=options.device,
-            jobs=options.jobs,
-            subjects=getattr(options, "subjects", None),
-            reference_runs=tuple(getattr(options, "runs", ())),
-            dry_run=options.dry_run,
-        ),
+        run_options(options, manifest, options.model, names, of_one_scan=of_one_scan),
         lambda: open_console(options, options.out),
     )
     if not run.applies_a_model and (options.dry_run or names == ("check",)):
@@ -306,6 +269,13 @@ def _remove(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _status(options: argparse.Namespace) -> int:
+    from .status import print_status
+
+    print_status(options.out, as_table=options.table)
+    return DONE
+
+
 def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
     if not dry_run and "report" in names:
         from ..stages.findings import finding_lines
@@ -323,11 +293,7 @@ def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_
         if len(found) > _MOST_FINDINGS:
             more = f"and {len(found) - _MOST_FINDINGS} more: see {private(run.out.report, 'the report')}"
             run.console.say(more, level=-1)
-    if failures:
-        shown = private(run.out.failures, "failures.csv")
-        run.console.warn(f"{len(failures)} subject(s) failed; see {shown} for the reasons.")
-        return SOME_FAILED
-    return DONE
+    return exit_code(run, failures)
 
 
 _COMMANDS = {
@@ -338,7 +304,9 @@ _COMMANDS = {
     "compare": _compare,
     "native": _native,
     "apply": _apply,
-    "model": _model,
+    "adapt-scanner": adapt_scanner,
+    "model": model,
     "remove": _remove,
+    "status": _status,
     "demo": _demo,
 }

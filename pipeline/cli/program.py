@@ -5,15 +5,21 @@ import io
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...data_manifests.caches import choose_caches
-from ...data_manifests.errors import UserError, for_terminal
+from ...data_manifests.errors import Failure, UserError, for_terminal, private
 from ...data_manifests.machine import machine_trouble, path_trouble
 from ..workflow.interruption import Interrupted, interruptible
 from ..workflow.standard_streams import write_line
+
+if TYPE_CHECKING:
+    from ...data_manifests.cohort.subject import Manifest
+    from ..run import RunOptions
+    from ..workflow.runner import Run
 
 DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
 
@@ -75,6 +81,47 @@ def open_console(options: argparse.Namespace, out: Path | None):
     for note in choose_caches().notes:
         console.say(note, level=1)
     return console
+
+
+def run_options(
+    options: argparse.Namespace,
+    manifest: "Manifest",
+    model: Path | None,
+    stages: Sequence[str] = (),
+    *,
+    of_one_scan: bool = False,
+) -> "RunOptions":
+    """Return what a command on a cohort asks for."""
+    from ..run import RunOptions
+
+    return RunOptions(
+        manifest=manifest,
+        out=options.out,
+        stages=stages,
+        cohort=None if of_one_scan else options.cohort,
+        model=model,
+        config=options.config,
+        preset=options.preset,
+        settings=options.set,
+        seed=options.seed,
+        seeds=options.seeds,
+        device=options.device,
+        jobs=options.jobs,
+        cluster=options.cluster,
+        scheduler=options.scheduler,
+        subjects=getattr(options, "subjects", None),
+        reference_runs=tuple(getattr(options, "runs", ())),
+        dry_run=options.dry_run,
+    )
+
+
+def exit_code(run: "Run", failures: Sequence[Failure]) -> int:
+    """Say how many subjects failed; return the exit code."""
+    if not failures:
+        return DONE
+    shown = private(run.out.failures, "failures.csv")
+    run.console.warn(f"{len(failures)} subject(s) failed; see {shown} for the reasons.")
+    return SOME_FAILED
 
 
 def _report_interruption(options: argparse.Namespace, number: int) -> None:

@@ -24,6 +24,7 @@ from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
 from . import presets
+from .cluster_settings import ClusterSettings
 from .diff import changes, flat_settings
 from .unknown_names import section_at, sentence_of
 
@@ -56,6 +57,16 @@ class Config(Section):
         return self
 
 
+class AllSettings(Config):
+    """Everything that a settings file may name: what determines the result, and where the work is done."""
+
+    cluster: ClusterSettings = ClusterSettings()
+
+    def config(self) -> Config:
+        """Return the part that determines the result."""
+        return Config(**{name: getattr(self, name) for name in Config.model_fields})
+
+
 def preset_names() -> tuple[str, ...]:
     """Return the names that ``--preset`` accepts."""
     files = resources.files(presets).iterdir()
@@ -75,12 +86,16 @@ class GivenSettings:
         A note for each old name or value, and one for names that are no longer settings.
     dropped : mapping from name to value
         What a saved file holds of settings that no longer exist, where it is not the constant that is used now.
+    cluster : ClusterSettings
+        Jobs of a cluster. They are never saved: a program, such as that of a job's prologue, is run only if the user
+        names it.
     """
 
     config: Config
     named: frozenset[str]
     notes: tuple[str, ...]
     dropped: Mapping[str, Any] = field(default_factory=dict)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
 
 def read_settings(
@@ -109,10 +124,10 @@ def read_settings(
         _merge(values, _read_preset(preset))
     given = [_read_yaml(path)] if path is not None else []
     given += [_parsed_override(override) for override in overrides]
-    current = [with_current_names(Config, each) for each in given]
+    current = [with_current_names(AllSettings, each) for each in given]
     dropped: dict[str, Any] = {}
     if saved_file:
-        kept, dropped = without_other_values(Config, current[0].values)
+        kept, dropped = without_other_values(AllSettings, current[0].values)
         current[0] = current[0]._replace(values=kept)
     own: dict[str, Any] = {}
     for each in current:
@@ -124,7 +139,7 @@ def read_settings(
     if seeds is not None:
         _merge(values, {"models": {"ensemble": {"members": seeds}}})
     try:
-        config = Config.model_validate(values)
+        settings = AllSettings.model_validate(values)
     except ValidationError as error:
         of_file, others = (current[0].values, current[1:]) if path is not None else ({}, current)
 
@@ -134,13 +149,24 @@ def read_settings(
             from_file = _names(of_file, place) and not any(_names(each.values, place) for each in others)
             return f"{private(path)}: " if path is not None and from_file else ""
 
-        raise UserError([where(problem) + sentence_of(Config, problem) for problem in error.errors()]) from error
+        raise UserError([where(problem) + sentence_of(AllSettings, problem) for problem in error.errors()]) from error
     notes = [*(saved.notes if saved is not None else ()), *(note for each in current for note in each.notes)]
     if removed := tuple(dict.fromkeys(name for each in current for name in each.removed)):
         are = "is no longer a setting" if len(removed) == 1 else "are no longer settings"
         notes.append(f"{some_of(removed)} {are}; the value given is always used")
     notes += [f"{name} was {value} and is no longer a setting; a constant is used" for name, value in dropped.items()]
-    return GivenSettings(config, named, tuple(dict.fromkeys(notes)), dropped)
+    return GivenSettings(settings.config(), named, tuple(dict.fromkeys(notes)), dropped, settings.cluster)
+
+
+def names_only_cluster(path: Path) -> bool:
+    """Whether a settings file has no other section than `cluster`, so that it changes no setting of a run.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read.
+    """
+    return _read_yaml(path).keys() <= {"cluster"}
 
 
 def load_config(
@@ -190,8 +216,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     values = _parsed_yaml(text, private(path), "Correct the file.")
     if values is not None and not isinstance(values, dict):
         raise UserError(
-            f"{private(path)}: holds a {type(values).__name__}, expected sections: {', '.join(Config.model_fields)}. "
-            "See docs/settings.md."
+            f"{private(path)}: holds a {type(values).__name__}, expected sections: "
+            f"{', '.join(AllSettings.model_fields)}. See docs/settings.md."
         )
     return values or {}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.settings import Section
-from .config import Config
+from .config import AllSettings
 
 MARK = "<!-- From here on made from the docstrings of the settings by `make docs`. -->\n"
 _DOCS_LINK = re.compile(r"docs/([a-z-]+\.md)(#[a-z-]+)?")
@@ -24,7 +24,7 @@ _HEADER = "| setting | default | allowed | meaning |\n|---|---|---|---|\n"
 
 def current_page(page: str) -> str:
     """Return the page with current tables below its `MARK`."""
-    return page.partition(MARK)[0] + MARK + "".join(_tables(Config))
+    return page.partition(MARK)[0] + MARK + "".join(_tables(AllSettings))
 
 
 def _tables(section: type[Section], prefix: str = "") -> Iterator[str]:
@@ -47,9 +47,12 @@ def _tables(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 def _field_docstrings(section: type[Section]) -> dict[str, str]:
     """Return the docstring below each field, on one line."""
+    found = {}
+    for base in section.__bases__:  # a section may extend another one
+        if issubclass(base, Section) and base is not Section:
+            found |= _field_docstrings(base)
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             found[field.target.id] = " ".join(ast.literal_eval(below.value).split())

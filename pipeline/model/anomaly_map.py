@@ -61,6 +61,7 @@ class AnomalyMap:
     _why_no_threshold: str
     _transform: TemplateTransform
     _model: str = ""
+    _adapted_on: int | None = None
     _template_brain: Volume | None = None
 
     def __repr__(self) -> str:
@@ -187,7 +188,7 @@ class AnomalyMap:
                 f"{self.key}. Choose another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        context = MapContext.of_model(self._config, self._model, self.threshold)
+        context = MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on)
         written = [path for name, volume in volumes.items() for path in write_map(folder / name, volume, context)]
         if self.threshold is not None:
             clusters, numbered = self._found

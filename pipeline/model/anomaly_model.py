@@ -90,8 +90,7 @@ class AnomalyModel:
         UserError
             A part of the model is missing or damaged, or its parts do not belong together.
         """
-        stored = read_mask(model.detectors / BRAIN_MASK)
-        mask = VoxelMask(stored.grid, stored.voxels)
+        mask = read_voxel_mask(model)
         # The model's own channels, with its own intensity scale.
         source = feature_source(config, Channels.load(model.detectors), model, device)
         if any(checkpoint.origin.mask_hash != mask.mask_hash for checkpoint in source.checkpoints):
@@ -122,10 +121,16 @@ class AnomalyModel:
     def threshold(self) -> float | None:
         """Threshold set on healthy scans, as a z-score; None if the model has none.
 
-        In cross-validation the training controls have on average `evaluation.false_clusters` false-positive clusters at
-        it (``healthy_threshold`` in ``scores.json``).
+        In cross-validation the training controls (of a model that was adapted to another scanner, the healthy controls
+        of that scanner) have on average `evaluation.false_clusters` false-positive clusters at it
+        (``healthy_threshold`` in ``scores.json``).
         """
         return self.operating_point.threshold if self.operating_point is not None else None
+
+    @property
+    def adapted_on(self) -> int | None:
+        """Number of healthy scans of another scanner that it was adapted to; None if it was not adapted."""
+        return self.ensemble.scanner.controls if self.ensemble.scanner is not None else None
 
     def map_prepared(self, subject: SubjectRecord, out: OutputFolder, *, jobs: int | None = None) -> AnomalyMap:
         """Map a subject that was prepared into an output folder.
@@ -143,12 +148,9 @@ class AnomalyModel:
             A prepared file is missing or damaged.
         """
         grid = self.mask.grid
-        prepared = PreparedImages.from_record(subject, out, self.config.preprocessing.modalities)
+        channels, brain = self.read_prepared(subject, out)
         # A score exists where the model has a detector and the subject has brain.
-        brain = prepared.read_brain_mask(grid)
-        prediction = self.ensemble.predict(
-            self.source.channels.read(prepared, grid), self.mask.transform(brain.voxels), subject, jobs=jobs
-        )
+        prediction = self.ensemble.predict(channels, self.mask.transform(brain.voxels), subject, jobs=jobs)
         coverage = brain.with_voxels(self.mask.inverse_transform(prediction.inside))
         template_map = Volume(self.mask.inverse_transform(prediction.z), grid)
         transform = TemplateTransform.load(out.transform_folder(subject))
@@ -173,7 +175,19 @@ class AnomalyModel:
             _transform=transform,
             _template_brain=brain,
             _model=self.identity,
+            _adapted_on=self.adapted_on,
         )
+
+    def read_prepared(self, subject: SubjectRecord, out: OutputFolder) -> tuple[np.ndarray, Volume]:
+        """Read the channels (C, X, Y, Z) and the brain mask of a subject that was prepared into an output folder.
+
+        Raises
+        ------
+        UserError
+            A prepared file is missing or damaged.
+        """
+        prepared = PreparedImages.from_record(subject, out, self.config.preprocessing.modalities)
+        return self.source.channels.read(prepared, self.mask.grid), prepared.read_brain_mask(self.mask.grid)
 
     def predict(
         self,
@@ -265,6 +279,18 @@ def _as_file(image: "str | Path | Volume | SpatialImage | MetaTensor", path: Pat
             "nibabel.Nifti1Image(array, affine)."
         )
     raise UserError(f"scan: found a {type(image).__name__}, expected {expected}.")
+
+
+def read_voxel_mask(model: OutputFolder) -> VoxelMask:
+    """Read the mask of the voxels that a model scores.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged.
+    """
+    stored = read_mask(model.detectors / BRAIN_MASK)
+    return VoxelMask(stored.grid, stored.voxels)
 
 
 def feature_source(config: Config, channels: Channels, model: OutputFolder, device: str) -> FeatureSource:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import TEMPLATE_SPACE, beside
+from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.report.cluster_table import label_table
+from ...evaluation.scoring.operating_point import OF_MODEL
 from ..config.config import Config
 from ..workflow.records import versions, write_json
 
@@ -60,24 +62,35 @@ class MapContext:
         None if none is valid for the maps.
     origin : str
         How the threshold was set.
+    adapted_on : int or None
+        Number of healthy scans of another scanner that the model was adapted to; None if it was not.
     """
 
     config: Config
     model: str
     threshold: float | None
     origin: str = ""
+    adapted_on: int | None = None
 
     @classmethod
-    def of_model(cls, config: Config, model: str, threshold: float | None) -> "MapContext":
+    def of_model(
+        cls, config: Config, model: str, threshold: float | None, adapted_on: int | None = None
+    ) -> "MapContext":
         """Return the context of maps with the model's own threshold."""
+        controls = OF_MODEL if adapted_on is None else of_scanner(adapted_on)
         allowed = config.evaluation.false_clusters
         origin = (
-            f"the model's training controls, which have on average at most {allowed:g} false-positive "
+            f"{controls}, which have on average at most {allowed:g} false-positive "
             f"cluster{'s' if allowed != 1 else ''} in cross-validation"
             if threshold is not None
             else "none: the model has no threshold for these settings, or the cohort sets it after mapping"
         )
-        return cls(config, model, threshold, origin)
+        return cls(config, model, threshold, origin, adapted_on)
+
+
+def of_scanner(controls: int) -> str:
+    """Describe the scans that a model was adapted to."""
+    return f"{counted(controls, 'healthy control')} of this scanner"
 
 
 def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
@@ -146,7 +159,8 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
             "Fit": context.model,
             "Scorers": list(config.models.ensemble.scorers),
             "Modalities": list(config.preprocessing.modalities),
-        },
+        }
+        | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {}),
         "GeneratedBy": [{"Name": "voxout", "Version": installed["voxout"]}],
         "Versions": installed,
     }

@@ -20,7 +20,7 @@ that the model was fitted to. Research use only: not a medical device. Use it wi
 | | |
 |---|---|
 | fitted | {fitted} |
-| to | {controls} healthy scans |
+| to | {controls} healthy scans |{adapted}
 | images | {modalities}; prepared on the template MNI152NLin2009aSym at {spacing_mm:g} mm, {voxels:,} voxels |
 | brain extraction | {extraction} |
 | scorers | {scorers} |
@@ -32,8 +32,8 @@ that the model was fitted to. Research use only: not a medical device. Use it wi
 ## Calibration
 
 A z-score is calibrated by cross-validation: each control is scored by a model that has not seen it, and one healthy
-voxel in a thousand exceeds 3.09 there. {threshold_note}Scans of another scanner can score higher; map some healthy
-scans of your own first.
+voxel in a thousand exceeds 3.09 there. {threshold_note}Scans of another scanner can score higher: adapt the model with
+five or more healthy scans of it (`voxout adapt-scanner`).
 
 ## Packing
 
@@ -75,6 +75,9 @@ def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreCha
     return _TEMPLATE.format(
         fitted=about.fitted or "unknown",
         controls=about.controls,
+        adapted=f"\n| adapted | to another scanner, on {model.adapted_on} healthy scans of it |"
+        if model.adapted_on is not None
+        else "",
         modalities=", ".join(config.preprocessing.modalities),
         spacing_mm=config.preprocessing.spacing_mm,
         voxels=model.mask.size,

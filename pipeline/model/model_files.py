@@ -5,6 +5,7 @@ used, its files are compared with this record: once per process, and again if si
 """
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,10 +16,13 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import Content, read_json
-from ..workflow.records import write_json
+from ...models.anomaly import scanner
+from ..workflow.records import StageRecord, write_json
 
 _RECORD = "model.json"
 _FORMAT = "voxout model 1"
+CONTROLS = "controls"
+"""Name of the number of training controls among the inputs of the stage fit of an unpacked or an adapted model."""
 _ADVICE = "Copy the model again, or run `voxout fit` there again."
 
 
@@ -53,7 +57,7 @@ def require_files_of_model(model: OutputFolder) -> None:
     UserError
         The record is missing or damaged, or a file is missing, added, damaged or changed.
     """
-    recorded = read_json(model.detectors / _RECORD, _ModelRecord, "the record of a model's files", _ADVICE).files
+    recorded = _recorded(model)
     found = _files(model, any(name.startswith("encoder/") for name in recorded))
     for name in sorted(recorded.keys() | found.keys()):
         if name not in found:
@@ -102,6 +106,52 @@ def read_trained_on(model: OutputFolder) -> frozenset[str]:
         The file is missing or damaged.
     """
     return frozenset(read_json(model.trained_on, _TrainedOn, "hashes of the training controls' scans", _ADVICE).root)
+
+
+def copy_model(model: OutputFolder, out: OutputFolder) -> bool:
+    """Copy the files of a model, but for its records, to the folders of another one.
+
+    Returns
+    -------
+    bool
+        Whether it has encoders.
+
+    Raises
+    ------
+    UserError
+        See `require_files_of_model`.
+    """
+    require_files_of_model(model)
+    folders, names = {"detectors": out.detectors, "encoder": out.encoder}, list(_recorded(model))
+    for name in names:
+        part, _, inner = name.partition("/")
+        if part in folders:
+            target = folders[part] / inner
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model.root / name, target)
+    return any(name.startswith("encoder/") for name in names)
+
+
+def number_of_controls(model: OutputFolder) -> int:
+    """Return on how many scans a model was fitted."""
+    record = StageRecord.read(model.record("fit"))
+    return record.inputs.get(CONTROLS, len(read_trained_on(model))) if record else len(read_trained_on(model))
+
+
+def adapted_on(model: OutputFolder) -> int | None:
+    """Return on how many healthy scans a model was adapted to their scanner; None if it was not.
+
+    Raises
+    ------
+    UserError
+        The file of the adaptation is damaged.
+    """
+    path = model.detectors / scanner.FILE
+    return scanner.read_controls(path) if path.exists() else None
+
+
+def _recorded(model: OutputFolder) -> dict[str, _File]:
+    return read_json(model.detectors / _RECORD, _ModelRecord, "the record of a model's files", _ADVICE).files
 
 
 def _files(model: OutputFolder, encoders: bool) -> dict[str, Path]:

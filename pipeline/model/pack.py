@@ -33,9 +33,8 @@ from ..workflow.records import StageRecord
 from ..workflow.scratch import scratch_folder
 from .anomaly_model import AnomalyModel
 from .model_card import model_card
-from .model_files import read_trained_on
+from .model_files import number_of_controls
 from .pack_file import BRAIN_MASK, CARD, SETTINGS, SUFFIX, THRESHOLD, UNITS, About, write_pack
-from .unpack import CONTROLS
 from .whole_model import FORMAT, require_whole_model
 
 LARGEST_CHANGE = 0.01
@@ -114,7 +113,7 @@ def _about(model: OutputFolder, loaded: AnomalyModel) -> About:
     return About(
         model_format=FORMAT,
         fitted=date[0] if date else "",
-        controls=record.inputs.get(CONTROLS, len(read_trained_on(model))),
+        controls=number_of_controls(model),
         members=len(loaded.source.checkpoints),
         versions=dict(record.versions),
     )

@@ -21,12 +21,10 @@ from ..workflow.ownership import claim, is_empty, require_apart
 from ..workflow.records import StageRecord, write_json
 from ..workflow.scratch import scratch_folder
 from . import anomaly_model
-from .model_files import write_model_record
+from .model_files import CONTROLS, write_model_record
 from .pack_file import BRAIN_MASK, CARD, SETTINGS, THRESHOLD, UNITS, PackFile, is_pack, opened_pack
 from .whole_model import FORMAT, MODEL_FORMAT, require_whole_model
 
-CONTROLS = "controls"
-"""Name of the number of training controls among the inputs of the stage fit of an unpacked model."""
 _LARGEST_AXIS = 2000
 """Voxels along an axis of a brain mask."""
 

@@ -18,12 +18,14 @@ from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
 from ..model.map_files import MapContext, write_map
-from ..model.model_files import read_trained_on, require_files_of_model
+from ..model.model_files import adapted_on, read_trained_on, require_files_of_model
+from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
 from ..workflow.removal import remove_with_record
 from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.scan_places import keep_places
 from ..workflow.stage_inputs import (
     covariates_of,
     fit_identity,
@@ -36,7 +38,7 @@ from ..workflow.stage_inputs import (
 
 _THRESHOLD = "the threshold"
 """Name of the threshold among the inputs of a map: the files, not the scores, depend on it."""
-_SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
+SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
 
 
 def _map_inputs(run: Run) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def _map_inputs(run: Run) -> dict[str, Any]:
     if run.applies_a_model:
         named[_THRESHOLD] = _valid_threshold(run)
     else:
-        named |= settings_of(run, *(f"evaluation.{name}" for name in _SETTINGS_OF_THRESHOLD), "seed")
+        named |= settings_of(run, *(f"evaluation.{name}" for name in SETTINGS_OF_THRESHOLD), "seed")
     return named | settings_of_map(run)
 
 
@@ -60,9 +62,10 @@ def _map(run: Run) -> StageResult:
         own.save(run.out.operating_point)
     for_all = settings_of_map(run) | {_THRESHOLD: _valid_threshold(run)}
     mapped = {key: own | for_all for key, own in mapped.items()}
-    work = work_by_subject(
-        run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, run.device
-    )
+    device = run.device_of_workers or run.device
+    work = work_by_subject(run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, device)
+    if run.applies_a_model and run.config.evaluation.keep_scan_places:
+        keep_places(run.out, [run.manifest[key] for key in work.done])
     notes = [
         f"{key}: its map shows too little, since the model was trained on this scan"
         if key in mapped
@@ -150,7 +153,7 @@ def write_maps(
 
     If only the threshold has changed, the maps are not computed again.
     """
-    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD])
+    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], adapted_on(model))
     earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:
@@ -196,7 +199,8 @@ def map_subject(
     UserError
         A part of the model is missing, or its parts do not match.
     """
-    found = model_of_process(model.root, fit_identity(model), config, device).map_prepared(subject, out, jobs=1)
+    model_here = model_of_process(model.root, fit_identity(model), config, choose_device(device))
+    found = model_here.map_prepared(subject, out, jobs=1)
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)
     if config.evaluation.p_maps:

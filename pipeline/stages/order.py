@@ -9,6 +9,9 @@ from ..workflow.stage_titles import STAGE_TITLES
 APPLIED = ("check", "prepare", "map", "score", "report")
 """Stages that apply a fitted model to new subjects."""
 
+ADAPTED = ("check", "prepare", "fit", "map")
+"""Stages that adapt a fitted model to another scanner; the last two are those of `adapt`."""
+
 
 class _Stages(Mapping[str, Stage]):
     """Stages by name; the module of a stage, with the libraries it needs, is imported when the stage is first used."""
@@ -26,3 +29,10 @@ class _Stages(Mapping[str, Stage]):
 
 
 STAGES = _Stages()
+
+
+def adapting_stages() -> dict[str, Stage]:
+    """Return the stages that adapt a fitted model to another scanner, by name."""
+    from .adapt import ADAPT, THRESHOLD
+
+    return {"check": STAGES["check"], "prepare": STAGES["prepare"], "fit": ADAPT, "map": THRESHOLD}

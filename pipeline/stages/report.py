@@ -19,12 +19,14 @@ from ...evaluation.report.cohort_page import (
 from ...evaluation.report.report_inputs import Threshold
 from ...evaluation.scoring.reference_results import RunScores, read_run
 from ...evaluation.scoring.score_cohort import CohortScores
+from ..model.model_files import adapted_on
 from ..workflow.per_subject import work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions
 from ..workflow.runner import Run, Stage, StageResult, all_failures
+from ..workflow.scan_places import state_of_scans
 from ..workflow.stage_inputs import (
     cohort_of,
-    fit_identity,
+    mapped_earlier,
     record_of,
     roles_of,
 )
@@ -43,6 +45,9 @@ def _report_inputs(run: Run) -> dict[str, Any]:
     inputs |= {
         f"reference run {name or path.name}": file_fingerprint(scores_file(path)) for name, path in run.reference_runs
     }
+    if earlier := mapped_earlier(run):
+        states = {key: state_of_scans(run.out, subject) for key, subject in earlier.items()}
+        inputs["scans of earlier calls"] = fingerprint(states)
     return inputs | {f"stage {name}": record_of(run, name).identity for name in ("map", "score")}
 
 
@@ -54,10 +59,13 @@ def _page_inputs(run: Run) -> dict[str, dict[str, Any]]:
     score, roles = record_of(run, "score"), roles_of(run)
     subjects = cohort_of(run)
     maps = {key: StageRecord.read(run.out.map_record(subjects[key])) for key in score.done}
-    return {
+    inputs = {
         key: {"the map": record and record.identity, "the scores": score.identity, "the role": roles[key]}
         for key, record in maps.items()
     }
+    for key in inputs.keys() & mapped_earlier(run).keys():
+        inputs[key]["the scans"] = state_of_scans(run.out, subjects[key])
+    return inputs
 
 
 def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]) -> StageResult:
@@ -72,7 +80,7 @@ def write_pages(run: Run, roles: Mapping[str, str], inputs: Mapping[str, Mapping
     # Read first, so that an unreadable run stops the stage early.
     reference_runs = [read_run(path, name or None) for name, path in run.reference_runs]
     scores = load_scores(run)
-    shared = Shared.from_scores(scores, roles, versions(), fit_identity(run.model))
+    shared = Shared.from_scores(scores, roles, versions(), run.model)
     work = work_by_subject(
         run, "report", write_page, inputs, run.out.page_record, run.config, run.out, shared, all_may_fail=True
     )
@@ -129,7 +137,7 @@ def write_cohort_report(
             scores=scores,
             threshold=Threshold.of_z_maps(scores).value,
             runs=reference_runs,
-            summary=run_summary(run.config),
+            summary=run_summary(run.config, adapted_on(run.model)),
             training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
             stages=stage_times(records, {name: StageRecord.read(run.model.record(name)) for name in stages}),
             failures=[*all_failures(run.out), *without_page],

@@ -1,7 +1,7 @@
 """The page of one subject: what a worker of the stage report writes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import isfinite
@@ -28,9 +28,12 @@ from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..model.map_files import MapContext, write_clusters
+from ..model.map_files import MapContext, of_scanner, write_clusters
+from ..model.model_files import adapted_on
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
+from ..workflow.scan_places import scans_of_earlier_call
+from ..workflow.stage_inputs import fit_identity
 from .score import maps_and_masks, prepared_lesions
 
 if TYPE_CHECKING:
@@ -49,19 +52,22 @@ class Shared:
     versions : mapping of str to str
     model : str
         Identity of the fit of the model.
+    adapted_on : int or None
+        Number of healthy scans of another scanner that the model was adapted to; None if it was not.
     """
 
     threshold: Threshold
     roles: Mapping[str, str]
     versions: Mapping[str, str]
     model: str
+    adapted_on: int | None = None
 
     @classmethod
     def from_scores(
-        cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: str
+        cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: OutputFolder
     ) -> "Shared":
         """Collect the inputs, with the threshold of the cohort's z-maps."""
-        return cls(Threshold.of_z_maps(scores), roles, versions, model)
+        return cls(Threshold.of_z_maps(scores), roles, versions, fit_identity(model), adapted_on(model))
 
 
 def write_page(
@@ -81,6 +87,10 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
     from ...preprocessing.registration.template import load_template
     from ...preprocessing.registration.template_transform import TemplateTransform
 
+    why_no_scan = ""
+    if not subject.images:  # of an earlier call
+        images, why_no_scan = scans_of_earlier_call(out, subject)
+        subject = replace(subject, images=images)
     scores = SubjectScores.load(out.subject_scores(subject.key))
     space = config.evaluation.space
     map, evaluation_mask, truth, covered = maps_and_masks(subject, out, space)
@@ -102,16 +112,17 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         grey=template.grey,
         white=template.white,
         own_scan=own_scan(subject, out, config, transform),
+        why_no_scan=why_no_scan or "The scan could not be read",
         jacobian=transform.jacobian(),
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
-        summary=run_summary(config),
+        summary=run_summary(config, shared.adapted_on),
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
     found = write_subject_page(page, report, table=out.subject_clusters(subject))
-    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin)
+    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin, shared.adapted_on)
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 
 
@@ -162,8 +173,8 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
     )
 
 
-def run_summary(config: Config) -> dict[str, str]:
-    """Return the main settings, as shown at the top of the pages."""
+def run_summary(config: Config, adapted_on: int | None = None) -> dict[str, str]:
+    """Return the main settings, as shown at the top of the pages, and what the model was adapted to."""
     models, encoder, detector = config.models, config.models.encoder, config.models.detector
     summary = {
         "Template grid": f"MNI152, {config.preprocessing.spacing_mm:g} mm",
@@ -180,6 +191,8 @@ def run_summary(config: Config) -> dict[str, str]:
             "Guidance": f"lambda {models.guidance.weight:g}, nu {models.guidance.nu:g}",
             "One-class SVM": f"nu {detector.nu:g}, gamma {detector.gamma}, {detector.latent_scaling} latents",
         }
+    if adapted_on is not None:
+        summary["Model adapted to"] = of_scanner(adapted_on)
     return summary | {
         "Scored in": f"{config.evaluation.space} space, inside the brain mask",
     }
@@ -206,8 +219,7 @@ def own_scan(
 ) -> OwnScan | None:
     """Read the subject's scans as they were given.
 
-    None if the T1w cannot be read now, as from a drive that is gone, or is not known, as of a subject of an earlier
-    call.
+    None if the T1w cannot be read now, as from a drive that is gone, or is not known (see `scans_of_earlier_call`).
     """
     if "t1w" not in subject.images or not is_readable(subject.images["t1w"]):
         return None

@@ -11,16 +11,18 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
 from ...data_manifests.errors import UserError, private
+from .attempts import forget
 from .records import StageRecord, file_fingerprint
 from .removal import remove_recorded, remove_unfinished, remove_with_record
+from .scan_places import forget_places
 
 _DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
 
 
 def about_subject(subject: SubjectRecord) -> dict[str, Any]:
-    """Return what a map's record keeps of its subject: no path, since a path may contain a name."""
+    """Return what a map's record keeps of its subject: hashes of its scans, no path, since one may contain a name."""
     described = {name: getattr(subject, name) for name in _DESCRIBED}
-    return described | {"t1w": file_fingerprint(subject.images["t1w"])}
+    return described | {name: file_fingerprint(path) for name, path in subject.images.items()}
 
 
 def earlier_subjects(out: OutputFolder, manifest: Manifest, model: Mapping[str, Any]) -> dict[str, SubjectRecord]:
@@ -114,6 +116,8 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
                 keep = frozenset(record.outputs) - frozenset(_own_files(out, stage, key))
                 set_aside += remove_recorded(out, record, keep=keep)
         remove_unfinished(out, key)
+        forget(out, key)
+    forget_places(out, subjects)
     return Removed(tuple(sorted(subjects)), tuple(set_aside), in_model, in_patches)
 
 

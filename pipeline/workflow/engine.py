@@ -1,12 +1,13 @@
 """Parallel execution of one function over many subjects; a subject that fails does not stop the others.
 
-Dask distributed is used through its client only, so that the same calls can go to another cluster; `local_cluster`
-starts the cluster on this machine.
+Dask distributed is used through its client only, so that the same calls go to workers on this machine or on the nodes
+of a cluster (see `Cluster`).
 """
 
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,8 +17,10 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, MachineError, SubjectError, UserError
 from ...data_manifests.machine import machine_trouble
+from ..cluster.cluster import Cluster
+from ..cluster.local_cluster import LocalCluster
 from .console import Progress
-from .local_cluster import LocalCluster
+from .interruption import closed_by
 
 _TEND_S = 0.5
 """Interval at which the workers are checked while calls are running."""
@@ -42,20 +45,30 @@ class Engine:
     Parameters
     ----------
     jobs : int
-        Number of subjects processed in parallel.
+        Number of subjects processed in parallel on this machine, and of threads of other work.
     scratch : Path, optional
         Parent folder of temporary files; by default the system's temporary folder.
+    start_cluster : callable, optional
+        Starts the cluster that executes the calls; by default `jobs` workers on this machine.
     """
 
-    def __init__(self, jobs: int | None = None, scratch: Path | None = None):
+    def __init__(
+        self,
+        jobs: int | None = None,
+        scratch: Path | None = None,
+        *,
+        start_cluster: Callable[[], Cluster] | None = None,
+    ):
         self.jobs = jobs or usable_cores()
-        self._scratch = scratch
-        self._cluster: LocalCluster | None = None
+        self._start_cluster = start_cluster or (lambda: LocalCluster(self.jobs, scratch))
+        self._cluster: Cluster | None = None
+        self._closing = ExitStack()
 
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.close()
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
@@ -81,7 +94,8 @@ class Engine:
         stage : str
         progress : callable, optional
         say : callable, optional
-            ``say(text, **facts)`` is called when workers had to be replaced (see `Console.say`).
+            ``say(text, **facts)`` is called when workers had to be replaced, and with messages of the cluster (see
+            `Console.say`).
 
         Raises
         ------
@@ -91,7 +105,8 @@ class Engine:
         if not calls:
             return Outcome({}, ())
         if self._cluster is None:
-            self._cluster = LocalCluster(self.jobs, self._scratch)
+            self._cluster = self._start_cluster()
+            self._closing.enter_context(closed_by(self._cluster.abandon))
         client = self._cluster.client
         futures = {client.submit(_guarded, function, *call, pure=False): call[0] for call in calls}
         waiting: SimpleQueue[Any] = SimpleQueue()
@@ -101,16 +116,19 @@ class Engine:
         failures: dict[str, Failure] = {}
         replaced = done = 0
         while done < len(calls):
-            if lost := self._cluster.tend():
-                replaced += lost
-                if say is not None:
-                    say(f"    {_replaced(lost)}", stage=stage, workers_replaced=replaced)
+            tended = self._cluster.tend(len(calls) - done)
+            replaced += tended.lost
+            if say is not None:
+                for note in tended.notes:
+                    say(f"    {note}", stage=stage)
+                if tended.lost:
+                    say(f"    {_replaced(tended.lost)}", stage=stage, workers_replaced=replaced)
             try:
                 future = waiting.get(timeout=_TEND_S)
             except Empty:
                 continue
             try:
-                result, reason = _collected(future, futures[future])
+                result, reason = self._collected(future, futures[future])
             except TimeoutError:
                 # The result was lost with its worker, and is computed again.
                 waiting.put(future)
@@ -133,21 +151,36 @@ class Engine:
             tuple(failures[key] for key in ordered if key in failures),
         )
 
+    def _collected(self, future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineError | None]:
+        try:
+            return future.result(timeout=5)
+        except TimeoutError:
+            raise
+        except Exception as error:  # noqa: BLE001 (one of Dask's many, since `_guarded` catches those of the call)
+            worker = getattr(error, "last_worker", None)  # of KilledWorker
+            cause = self._cluster.cause_of_death(str(worker.name)) if self._cluster and worker else ""
+            return None, f"{subject.key}: its worker process {_died(cause)}"
+
+
+_CAUSES = {
+    "SIGKILL": "probably out of memory. Use fewer --jobs, or more memory for each",
+    "SIGSEGV": "a crash in compiled code. Look at the scan; if it is good, report this",
+    "SIGABRT": "a crash in compiled code. Look at the scan; if it is good, report this",
+    "SIGBUS": "a full or unreachable disk, or a crash in compiled code. Check the disks",
+}
+
+
+def _died(cause: str) -> str:
+    """Return what killed the two workers that a call was given to, by the signal of the last one."""
+    if cause in _CAUSES:
+        return f"died twice (last by {cause}), {_CAUSES[cause]}."
+    return f"died twice{f' (last by {cause})' if cause else ''}, probably out of memory. Use fewer --jobs."
+
 
 def _replaced(lost: int) -> str:
     if lost == 1:
         return "a worker stopped responding and was replaced; its subject is processed again"
     return f"{lost} workers stopped responding and were replaced; their subjects are processed again"
-
-
-def _collected(future: Any, subject: SubjectRecord) -> tuple[Any, str | MachineError | None]:
-    try:
-        return future.result(timeout=5)
-    except TimeoutError:
-        raise
-    except Exception as error:  # noqa: BLE001 (one of Dask's many, since `_guarded` catches those of the call)
-        name = type(error).__name__
-        return None, f"{subject.key}: its worker process died ({name}), probably out of memory. Use fewer --jobs."
 
 
 def _guarded(

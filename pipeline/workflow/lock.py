@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def sole_user(folder: Path) -> Iterator[bool]:
         held = True
         try:
             # The system releases the lock when the process ends, in whatever way.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno())
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise UserError(
@@ -56,3 +57,27 @@ def sole_user(folder: Path) -> Iterator[bool]:
             )
             write_line(f"voxout: {for_terminal(warning)}", sys.stderr)
         yield held
+
+
+def _lock(file: int) -> None:
+    """Lock a file; a question of `is_locked` holds the lock for a moment."""
+    give_up = time.monotonic() + 0.3
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run is working in an output folder; also True where the file system does not support locks."""
+    try:
+        with (folder / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

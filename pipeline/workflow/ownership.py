@@ -24,6 +24,8 @@ SET_ASIDE = "set-aside"
 OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
     "config.yaml",
     "failures.csv",
+    "requeue.sbatch",
+    "status.csv",
     "log.jsonl",
     "records",
     ".lock",

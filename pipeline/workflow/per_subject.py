@@ -8,6 +8,7 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, UserError, counted
+from . import attempts
 from .records import Meter, StageRecord, versions
 from .replacement import Replacement
 from .runner import Run, StageResult
@@ -45,6 +46,7 @@ def work_by_subject(
     paths = {key: record_path(subjects[key]) for key in inputs}
     outdated = [key for key in inputs if _current(paths[key], inputs[key], run.out.root) is None]
     pending = [key for key in outdated if run.chosen is None or key in run.chosen]
+    attempts.plan(run.out, stage, inputs)
     with run.console.progress(stage, "subject") as progress:
 
         def report(done: int, total: int, key: str) -> None:
@@ -53,6 +55,8 @@ def work_by_subject(
 
         calls = [(subjects[key], inputs[key], *arguments) for key in pending]
         outcome = run.engine.map(task, calls, stage=stage, progress=report, say=run.console.say)
+    for failure in outcome.failures:
+        attempts.fail(run.out, stage, failure.key, run.manifest.anonymous(failure.reason))
     failed = {failure.key for failure in outcome.failures}
     left = len(outdated) - len(pending)
     finished = [key for key in inputs if key not in failed and (key in pending or key not in outdated)]
@@ -108,7 +112,9 @@ def cached(
     existing = _current(path, inputs, out.root)
     if existing is not None:
         # The worker died after it finished this subject, and the call is repeated.
+        attempts.end(out, stage, subject.key, existing.wall_s, existing.peak_memory_mb)
         return existing
+    attempts.begin(out, stage, subject.key)
     files.begin(inputs, goes_on=lambda before, now: False)
     began, meter = datetime.now(UTC).isoformat(), Meter()
 
@@ -135,7 +141,9 @@ def cached(
         else:
             files.discard(files.folder)
         raise
-    return files.finish(record(done=(subject.key,), warnings=tuple(warnings)))
+    finished = files.finish(record(done=(subject.key,), warnings=tuple(warnings)))
+    attempts.end(out, stage, subject.key, meter.wall_s, meter.peak_memory_mb)
+    return finished
 
 
 def _current(path: Path, inputs: Mapping[str, Any], root: Path) -> StageRecord | None:

@@ -20,6 +20,7 @@ from .records import Meter, StageRecord, sizes, versions
 from .removal import remove_building_folder
 from .replacement import Replacement
 from .stage_titles import STAGE_TITLES
+from .status import status_of, status_table
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Run:
     device : str
         A torch device.
     console : Console
+    device_of_workers : str or None
+        A torch device, or "auto", on the nodes of a cluster; None: `device`.
     reference_runs : tuple of (name, path)
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     """
@@ -52,6 +55,7 @@ class Run:
     engine: Engine
     device: str
     console: Console
+    device_of_workers: str | None = None
     reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
@@ -112,6 +116,8 @@ class Stage:
     retry_failed: bool = False
     skip_reason: Callable[[Run], str | None] = lambda run: None
     preflight: Callable[[Run], Sequence[str]] = lambda run: ()
+    title: str = ""
+    """For the terminal; by default that in `STAGE_TITLES`."""
 
     def files(self, run: Run) -> Replacement:
         """Return the outputs of the stage in a run."""
@@ -165,6 +171,7 @@ def run_stages(
             finally:
                 failures = (*all_failures(run.out), *among_chosen)
                 save_own(run, run.out.failures, failures_table(failures) if failures else None)
+                save_own(run, run.out.status, status_table(status_of(run.out)))
         for warning in stage.preflight(run):
             run.console.warn(
                 f"    warning: {warning}", kept=f"warning: {run.manifest.anonymous(warning)}", stage=stage.name
@@ -233,7 +240,9 @@ def _advice(stage: str) -> str:
 
 def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
     """Run a stage; return the failures if only some subjects were chosen, so that no record is kept."""
-    run.console.say(f"{label}: {STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})"))
+    run.console.say(
+        f"{label}: {stage.title or STAGE_TITLES[stage.name]}" + ("" if reason == _NEW.reason else f" ({reason})")
+    )
     inputs = json.loads(json.dumps(stage.inputs(run)))  # as read back from a record
     files = stage.files(run)
     stage.begins_with(run, files, files.begin(inputs, goes_on=stage.goes_on))

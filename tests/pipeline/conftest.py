@@ -15,5 +15,5 @@ def warm_workers() -> Iterator[None]:
     with Engine(2) as engine, pytest.MonkeyPatch.context() as patch:
         # Started here, not in the scratch folder of the first command, which is deleted with it.
         engine.map(str, [(SubjectRecord("1", "control", {}),)], stage="check")
-        patch.setattr(run, "Engine", lambda jobs: nullcontext(engine))
+        patch.setattr(run, "Engine", lambda *_, **__: nullcontext(engine))
         yield

@@ -591,13 +591,20 @@ def test_a_second_apply_keeps_earlier_patients_and_the_threshold_of_the_model(fi
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerow(row if number else row | {"group": "control", "lesion_mask": "", "subject_id": "healthy"})
-        result = _apply(model, table, out)
+        result = _apply(model, table, out, "--set", "evaluation.keep_scan_places=true")
         assert result.returncode == 0, result.stdout + result.stderr
         scores = json.loads((out / "scores" / "scores.json").read_text())
         assert scores["about"]["threshold_from"] == "the model's training controls"
     assert {path.stem for path in pages.glob("*.html")} == {"sub-healthy", f"sub-{rows[1]['subject_id']}"}
     index = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert all(page.name in index for page in pages.glob("*.html"))
+    earlier = pages / "sub-healthy.html"
+    assert "show the scan as it was given" in earlier.read_text(encoding="utf-8"), "found again"
+    place = Path(json.loads((out / "records" / "scans.json").read_text())["scans"]["sub-healthy"]["t1w"])
+    moved = place.rename(place.with_name("moved.nii.gz"))
+    assert _apply(model, table, out).returncode == 0
+    moved.rename(place)
+    assert "The scan is no longer where it was when it was mapped" in earlier.read_text(encoding="utf-8")
     result = _apply(model, table, out, "--set", "evaluation.recalibrate=true")
     assert result.returncode == 2
     assert "found 1 healthy scan with a map, expected at least 20" in result.stderr
@@ -618,6 +625,7 @@ def test_a_refused_setting_changes_no_file(finished, cohort, tmp_path):
     changed = [str(path) for path, content in before.items() if not path.is_file() or path.read_bytes() != content]
     # `run` checks the scans again and retries the preparation that failed.
     again = ("records/check.json", "records/prepare.json", "prepared/sub-control010/record.json")
+    again += ("records/run.json", "status.csv", "attempts/prepare/plan.json", "attempts/prepare/sub-control010.json")
     assert [name for name in changed if not name.endswith(again)] == []
 
 

@@ -224,6 +224,7 @@ def test_records_and_files_of_before_are_not_outdated():
         "settings.models.learned.",
         "settings.models.ensemble.surroundings_mm",
         "settings.evaluation.page_scan",
+        "settings.evaluation.keep_scan_places",
     )
     now = {name: value for name, value in now.items() if not name.startswith(new)}
     record = StageRecord("fit", flat_settings(before) | {"the encoder": "a1"}, {})

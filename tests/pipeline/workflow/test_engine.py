@@ -60,7 +60,7 @@ def test_each_failure_names_the_subject_and_the_reason(outcome):
     assert reasons["sub-01"] == "sub-01: its own message."
     assert reasons["sub-02"] == "sub-02: a.nii.gz: a message without the subject."
     assert "ZeroDivisionError in test_engine.py" in reasons["sub-03"]
-    assert "its worker process died" in reasons["sub-04"]
+    assert "its worker process died twice" in reasons["sub-04"]
 
 
 def test_workers_have_one_thread(outcome):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from voxout.data_manifests.errors import MachineError
-from voxout.pipeline.workflow import local_cluster
+from voxout.pipeline.cluster import local_cluster
 
 PROGRAM = Path(__file__).with_name("engine_program.py")
 
@@ -29,7 +29,7 @@ def _workers_of(process):
     found = []
     for other in psutil.process_iter(["cmdline", "status"]):
         words = other.info["cmdline"] or []
-        at_work = "voxout.pipeline.workflow.worker_process" in words and words[-1] == str(process)
+        at_work = "voxout.pipeline.cluster.worker_process" in words and words[-1] == str(process)
         if at_work and other.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(other)
     return found
@@ -96,7 +96,7 @@ def test_a_soft_limit_is_raised():
 def test_workers_that_exit_at_once_are_retried_and_then_reported(tmp_path, program):
     """A sitecustomize module on PYTHONPATH ends every worker at its start."""
     (tmp_path / "sitecustomize.py").write_text(
-        f"import os, sys\nif 'voxout.pipeline.workflow.worker_process' in sys.orig_argv:\n"
+        f"import os, sys\nif 'voxout.pipeline.cluster.worker_process' in sys.orig_argv:\n"
         f"    open({str(tmp_path / 'tried')!r}, 'a').write('x')\n    {program}\n"
     )
     done = subprocess.run(
@@ -114,7 +114,7 @@ def test_workers_that_exit_at_once_are_retried_and_then_reported(tmp_path, progr
 
 def test_the_wait_for_workers_is_limited(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, time\nif 'voxout.pipeline.workflow.worker_process' in sys.orig_argv:\n    time.sleep(600)\n"
+        "import sys, time\nif 'voxout.pipeline.cluster.worker_process' in sys.orig_argv:\n    time.sleep(600)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(local_cluster, "START_LIMIT_S", 3.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from voxout.data_manifests.cohort.subject import SubjectRecord
-from voxout.pipeline.workflow import local_cluster
+from voxout.pipeline.cluster import worker_pool
 from voxout.pipeline.workflow.engine import Engine
 
 
@@ -30,7 +30,7 @@ def _task():
 
 
 def _processes(engine):
-    return {worker.process.pid for worker in engine._cluster._workers if worker.process.poll() is None}
+    return {worker.process.pid for worker in engine._cluster.pool.workers if worker.process.poll() is None}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed(engine, number, capfd):
 
 @pytest.mark.slow
 def test_a_worker_that_is_stopped(engine, monkeypatch, capfd):
-    monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 5.0)
+    monkeypatch.setattr(worker_pool, "STILL_LIMIT_S", 5.0)
     outcome, messages = _map_and_disturb(engine, lambda processes: os.kill(processes[0], signal.SIGSTOP), seconds=2.0)
     assert len(outcome.results) == 6 and outcome.failures == ()
     assert len(messages) == 1 and "was replaced" in messages[0][0]
@@ -97,7 +97,7 @@ def _check_number_of_workers(engine):
 @pytest.mark.slow
 def test_a_worker_in_long_compiled_code_is_not_replaced(engine, monkeypatch):
     """Registration may hold Python's lock for minutes, without heartbeats or answers."""
-    monkeypatch.setattr(local_cluster, "STILL_LIMIT_S", 3.0)
+    monkeypatch.setattr(worker_pool, "STILL_LIMIT_S", 3.0)
 
     def hold_the_lock(subject):
         import sys

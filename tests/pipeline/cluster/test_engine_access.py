@@ -72,6 +72,11 @@ def at_work(tmp_path_factory):
     def key_of(subject):
         return subject.key
 
+    def key_of_task(subject):
+        from distributed import get_worker
+
+        return str(get_worker().get_current_task())
+
     # All parent folders are open to others, so that only the permissions of the engine's folder count.
     scratch = tmp_path_factory.mktemp("scratch")
     for folder in (scratch, *scratch.parents):
@@ -82,11 +87,12 @@ def at_work(tmp_path_factory):
     with Engine(2, scratch) as engine:
         assert engine.map(key_of, [(SUBJECT,)], stage="test").results == {"sub-01": "sub-01"}
         workers = [child.pid for child in psutil.Process().children(recursive=True) if child.pid not in others]
-        yield scratch, _listening([os.getpid(), *workers]) - before, workers
+        task = engine.map(key_of_task, [(SUBJECT,)], stage="test").results["sub-01"]
+        yield scratch, _listening([os.getpid(), *workers]) - before, workers, task
 
 
 def test_all_ports_are_on_loopback(at_work):
-    _, ports, workers = at_work
+    _, ports, workers, _ = at_work
     loopback = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
     assert len(workers) == 2
     # One for the scheduler and one per worker; no web server.
@@ -95,15 +101,21 @@ def test_all_ports_are_on_loopback(at_work):
 
 def test_no_key_is_in_a_file(at_work):
     """Some file systems show all files to all users."""
-    scratch, _, _ = at_work
+    scratch, _, _, _ = at_work
     for path in scratch.rglob("*"):
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
     assert [folder.stat().st_mode & 0o777 for folder in scratch.iterdir()] == [0o700]
 
 
+def test_names_of_tasks_hold_no_id(at_work):
+    """Dask writes them to its logs."""
+    *_, task = at_work
+    assert task.startswith("_guarded-") and "sub-01" not in task
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may try as another user")
 def test_another_user_is_refused_everywhere(at_work):
-    scratch, ports, workers = at_work
+    scratch, ports, workers, _ = at_work
     (folder,) = scratch.iterdir()
     # The keys, as open files of all processes of the cluster.
     keys = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import UserError, for_terminal
-from voxout.pipeline.workflow import local_cluster
+from voxout.pipeline.cluster import worker_pool
 from voxout.pipeline.workflow.engine import Engine
 
 
@@ -21,7 +21,7 @@ def _sleeping(seconds):
 
 def main(jobs: str, seconds: str, calls: str, limit_s: str = "60", scratch: str = "") -> int:
     """Run the calls and return an exit code as the command line does."""
-    local_cluster.STILL_LIMIT_S = float(limit_s)
+    worker_pool.STILL_LIMIT_S = float(limit_s)
     subjects = [SubjectRecord(subject_id=f"{i:02d}", group="control", images={}) for i in range(int(calls))]
     try:
         with Engine(int(jobs), Path(scratch) if scratch else None) as engine:

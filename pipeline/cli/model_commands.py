@@ -1,0 +1,57 @@
+"""Commands on fitted models: adapt to another scanner, pack, unpack, show."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...data_manifests.errors import private
+from ..workflow.standard_streams import write_line
+from .program import DONE, exit_code, open_console, run_options
+
+
+def adapt_scanner(options: argparse.Namespace) -> int:
+    """Adapt a model to another scanner."""
+    from ...data_manifests.cohort.manifest import read_manifest
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..model.unpack import model_folder
+    from ..model.whole_model import require_whole_model
+    from ..run import adapt_scanner as adapt
+
+    manifest = read_manifest(options.cohort)
+    with model_folder(options.model, None if options.dry_run else options.out) as model:
+        require_whole_model(model)
+        run, failures = adapt(run_options(options, manifest, model.root), lambda: open_console(options, options.out))
+    if not options.dry_run:
+        adapted = private(OutputFolder(options.out).root, "the output folder")
+        run.console.say(f"adapted model: {adapted}; map patients of this scanner with `voxout apply`", level=-1)
+    return exit_code(run, failures)
+
+
+def model(options: argparse.Namespace) -> int:
+    """Pack or unpack a model, or show its card."""
+    if options.action == "pack":
+        return pack_model(options.folder, options.file)
+    from ..model.unpack import read_card, unpack
+
+    if options.action == "unpack":
+        write_line(str(unpack(options.file, options.folder).root), sys.stdout)
+    else:
+        write_line(read_card(options.file).rstrip(), sys.stdout)
+    return DONE
+
+
+def pack_model(folder: Path, file: Path) -> int:
+    """Pack a model into one file, and say how much its scores move."""
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...data_manifests.open_file import file_hash
+    from ..model.pack import pack
+
+    packed = pack(OutputFolder(folder), file)
+    for name, change in packed.changes.items():
+        moved = f"scores move by {change.typical:.1%} of their spread" if change else "change not measured"
+        merged = ", support vectors merged" if name in packed.merged else ""
+        write_line(f"  {name}: {moved}{merged}", sys.stdout)
+    size = file.stat().st_size
+    write_line(f"{file}: {size / 1e6:.1f} MB (the folder: {packed.before / 1e6:.1f} MB)", sys.stdout)
+    write_line(f"SHA-256: {file_hash(file)}", sys.stdout)
+    return DONE
