@@ -5,13 +5,14 @@ from voxout.preprocessing.convolution import convolved, gaussian_kernel
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(5, 9, 4), (2, 3, 6, 7, 8), (1, 1, 1)])
-def test_agrees_with_scipy(shape, dtype):
-    """Also with kernels longer than the volume, and with volumes that are not contiguous."""
+@pytest.mark.parametrize("length", [2, 5, 8, 14])
+@pytest.mark.parametrize("shape", [(5, 9, 4), (2, 3, 6, 7, 8), (1, 1, 1), (1, 40, 31)])
+def test_agrees_with_scipy(shape, length, dtype):
+    """Sums and matrix products; also with kernels longer than the volume, and with volumes that are not contiguous."""
     random = np.random.default_rng(0)
     volumes = random.normal(size=shape[::-1]).astype(dtype).T
-    halves = [random.random(length) for length in (2, 5, 1)]
-    kernels = [np.concatenate([half[:0:-1], half]) for half in halves]
+    halves = [random.random(length) for length in (2, length, length)]
+    kernels = [np.concatenate([half[:0:-1], half]) / (2 * half.sum() - half[0]) for half in halves]
     expected = volumes.astype(np.float64)
     for axis, kernel in enumerate(kernels, start=len(shape) - 3):
         expected = ndimage.correlate1d(expected, kernel, axis, mode="constant")
