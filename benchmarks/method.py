@@ -120,6 +120,7 @@ FITS: Mapping[str, Fit] = {
     **{name: Fit(_BOTH, name) for name in ENCODERS},
     "OgAE, without components": Fit(_BOTH, "OgAE", _NO_COMPONENTS),
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
+    "prototypes": Fit(("prototypes",)),
     "learned": Fit(("learned",)),
     **{f"learned without {' and '.join(families)}": _without(families) for families in OWN_FAMILIES.values()},
 }
@@ -135,6 +136,7 @@ _OCSVM, _DERIVED, _PATCHES, _ZPOOL, _EXTENSION = (
     ("plain", "t1w_extension"),
 )
 _LEARNED = ("learned", "learned")
+_PROTOTYPES = ("prototypes", "prototypes")
 _UNLEARNED = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
 _ALL = (*_UNLEARNED, _LEARNED)
 _NAMES = ("OC-SVM", "derived features", "zpool", "extension", "learned")
@@ -142,6 +144,7 @@ METHODS: Mapping[str, Parts] = {
     "zpool": (("plain, without components", "intensity"),),
     "zpool, components regressed out": (_ZPOOL,),
     "3x3x3 patches": (_PATCHES,),
+    "prototypes": (_PROTOTYPES,),
     "derived features, Mahalanobis": (_DERIVED,),
     **{f"{name} only": (("plain", f"t1w_{name}"),) for name in DERIVED},
     **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE")},
@@ -156,6 +159,9 @@ METHODS: Mapping[str, Parts] = {
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
     "ensemble of OC-SVM, zpool and learned": (_OCSVM, _ZPOOL, _LEARNED),
+    "ensemble of OC-SVM, prototypes and learned": (_OCSVM, _PROTOTYPES, _LEARNED),
+    "ensemble of prototypes and learned": (_PROTOTYPES, _LEARNED),
+    "ensemble with prototypes": (*_ALL, _PROTOTYPES),
     "ensemble with 3x3x3 patches": (*_ALL, _PATCHES),
     "ensemble with 3x3x3 patches, without OC-SVM": (_PATCHES, *_ALL[1:]),
     "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
@@ -175,6 +181,7 @@ SMOOTHED = (
     "zpool",
     "zpool, components regressed out",
     "derived features, Mahalanobis",
+    "prototypes",
     "AE, OC-SVM",
     "OgAE, OC-SVM",
     "OgAE, OC-SVM, decision function",
@@ -183,7 +190,14 @@ SMOOTHED = (
 """Single scorers that are also evaluated with smoothing, as in the ensemble."""
 ISOLATED = ("ensemble", "ensemble without learned")
 """Combinations that are also evaluated without a comparison with the surroundings."""
-LEFT_OUT = ("learned", "ensemble", "ensemble without OC-SVM", "ensemble of OC-SVM, zpool and learned")
+LEFT_OUT = (
+    "learned",
+    "ensemble",
+    "ensemble without OC-SVM",
+    "ensemble of OC-SVM, zpool and learned",
+    "ensemble of OC-SVM, prototypes and learned",
+    "ensemble of prototypes and learned",
+)
 """Methods that are also evaluated for each kind of lesion without the edits that resemble it."""
 _ISOLATED = {"surroundings_mm": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}

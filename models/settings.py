@@ -152,7 +152,10 @@ class DetectorSettings(Section):
     removed: ClassVar = {"shrinkage": 0.01, "precision": "float16"}
 
 
-ScorerName = Literal["ocsvm", "mahalanobis", "intensity", "patches", "derived_features", "learned"] | DerivedMapName
+ScorerName = (
+    Literal["ocsvm", "mahalanobis", "intensity", "patches", "prototypes", "derived_features", "learned"]
+    | DerivedMapName
+)
 
 
 CovariateName = Literal["age", "sex", "site"]
@@ -173,9 +176,10 @@ class EnsembleSettings(Section):
         "learned",
     )
     """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;
-    `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `derived_features`:
-    modalities and derived maps; `learned`: a network trained on synthetic edits of the controls; or the name of one
-    derived map. Their calibrated maps are combined (docs/maps.md)."""
+    `intensity`: z-scores with pooled variance; `patches`: principal components of 3x3x3 voxels; `prototypes`: the same,
+    compared with healthy patches within 7 mm; `derived_features`: modalities and derived maps; `learned`: a network
+    trained on synthetic edits of the controls; or the name of one derived map. Their calibrated maps are combined
+    (docs/maps.md)."""
     members: Annotated[int, Field(ge=1, le=50)] = 1
     """Number of encoders, trained one after the other with `seed`, `seed` + 1, ...; the map is the mean over them
     (docs/maps.md#several-encoders). `--seeds 3` does the same."""

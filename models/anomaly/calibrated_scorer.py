@@ -15,6 +15,7 @@ from ..confounds.regression import ConfoundRegression
 from ..features.extractors import Features, PatchFeatures
 from ..features.source import FeatureSource, ScorerSpec
 from ..learned.scorer import LearnedScorer
+from ..prototypes.scorer import Prototypes
 from ..settings import ModelSettings
 from .calibration import Calibration
 from .scorers import Mahalanobis, OneClassSvms, Scorer
@@ -110,7 +111,7 @@ class CalibratedScorer:
         source : FeatureSource
         settings : ModelSettings
         residualised : bool
-            Whether the features are residualised, i.e. the model has confounds.
+            Whether the model has confounds.
 
         Raises
         ------
@@ -125,6 +126,8 @@ class CalibratedScorer:
             scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
         elif spec.scorer == "learned":
             scorer = LearnedScorer.load(folder, mask)
+        elif spec.scorer == "prototypes":
+            scorer = Prototypes.load(folder, mask)
         else:
             scorer = Mahalanobis.load(folder, mask, spec.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None
@@ -132,7 +135,9 @@ class CalibratedScorer:
         if sigma_mm > 0 and spec.is_smoothed:
             smoothing = Smoothing(mask, sigma_mm, Calibration.load(folder / _SMOOTHED))
             parts.append(smoothing.calibration)
-        regression = ConfoundRegression.load(folder / _REGRESSION) if residualised else None
+        regression = None
+        if residualised and spec.is_residualised:
+            regression = ConfoundRegression.load(folder / _REGRESSION)
         sizes = {len(part.scale) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
         if sizes != {mask.size} or {part.mask_hash for part in parts} != {mask.mask_hash}:
             raise UserError(

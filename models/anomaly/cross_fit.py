@@ -18,6 +18,7 @@ from ..features.subsets import Subsets
 from ..learned.edited_controls import EditedControls
 from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
+from ..prototypes.scorer import Prototypes, Samples
 from ..settings import ModelSettings
 from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration, calibrate
@@ -49,6 +50,10 @@ class CrossFit:
         What the learned scorer learns from; None if there is no such scorer.
     scratch : Path or None
         Folder for the scores of all controls, of which one is in memory at a time; None: all are in memory.
+    participants : ndarray of int, (S,), or None
+        Whose scan each control is; None: each is of another participant.
+    seed : int
+        Of the samples of patches.
     """
 
     mask: VoxelMask
@@ -60,12 +65,19 @@ class CrossFit:
     device: torch.device | str = "cpu"
     edited_controls: EditedControls | None = None
     scratch: Path | None = None
+    participants: np.ndarray | None = None
+    seed: int = 0
 
     def calibrated_scorer(
         self, name: str, spec: ScorerSpec, extractor: Features, features: ReadFeatures
     ) -> tuple[CalibratedScorer, np.ndarray]:
         """Fit and calibrate one scorer; also return -log10 p of its null, (S, P)."""
-        scorer, regression, null = self.learned(features) if spec.scorer == "learned" else self.one_pass(spec, features)
+        if spec.scorer == "learned":
+            scorer, regression, null = self.learned(features)
+        elif spec.scorer == "prototypes":
+            (scorer, null), regression = self.prototypes(features), None
+        else:
+            scorer, regression, null = self.one_pass(spec, features)
         calibration = self.calibrate(null)
         sigma_mm, smoothing = self.settings.ensemble.smoothing_mm, None
         if sigma_mm > 0 and spec.is_smoothed:
@@ -101,6 +113,22 @@ class CrossFit:
         samples = fit.samples(settings.copies, self.jobs, self.step)
         networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
         return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
+
+    def prototypes(self, features: ReadFeatures) -> tuple[Prototypes, np.ndarray]:
+        """Fit prototypes; also return their null scores (S, P)."""
+        everyone = self.subsets.order
+        participants = np.arange(len(everyone)) if self.participants is None else self.participants
+        samples = Samples.draw(features, participants, self.mask, seed=self.seed, jobs=self.jobs)
+        null = self._new_null()
+        for fold in self.subsets.folds:
+            others = samples.fit(np.setdiff1d(everyone, fold), jobs=self.jobs)
+            for control in fold:
+                own = features([control])[:, :][0]
+                null[control] = others.score(own, inside=self.inside[control], jobs=self.jobs)
+            self.step()
+        scorer = samples.fit(everyone, jobs=self.jobs)
+        self.step()
+        return scorer, null
 
     def combine(self, members: Sequence[int | None], nulls: Sequence[ReadFeatures]) -> tuple[Calibration, np.ndarray]:
         """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P)."""

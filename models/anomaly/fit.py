@@ -85,7 +85,8 @@ def fit_ensemble(
     named = [by_key[key] for key in train] if settings.ensemble.covariates else []
     specs = _affordable(source.specs(settings.ensemble.scorers), train)
     controls = _StoredControls(store, tuple(train), _brains(store, train, specs, source), source, settings, scratch)
-    folds = folds_of([participant_of_key(key) for key in train], FOLDS, seed)
+    participants_of_controls = [participant_of_key(key) for key in train]
+    folds = folds_of(participants_of_controls, FOLDS, seed)
     everyone = np.arange(len(train))
     training_sets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
     confounds, values = controls.learn_confounds(training_sets, named)
@@ -99,7 +100,19 @@ def fit_ensemble(
     )
     step = _counted(progress, len(feature_keys) * len(train) + n_fits)
     subsets = Subsets(folds, values)
-    fit = CrossFit(store.grid, controls.inside, subsets, settings, jobs, step, source.device, edited_controls, scratch)
+    fit = CrossFit(
+        store.grid,
+        controls.inside,
+        subsets,
+        settings,
+        jobs,
+        step,
+        source.device,
+        edited_controls,
+        scratch,
+        np.unique(participants_of_controls, return_inverse=True)[1],
+        seed,
+    )
 
     extractors: dict[str, Features] = {}
     scorers = []

@@ -23,8 +23,8 @@ class ScorerSpec:
     ----------
     features : {"codes", "voxels", "patches"}
         Latents of the encoder, channel values or patch components; see `extractors`.
-    scorer : {"ocsvm", "mahalanobis", "learned"}
-        See `scorers` and `LearnedScorer`.
+    scorer : {"ocsvm", "mahalanobis", "prototypes", "learned"}
+        See `scorers`, `Prototypes` and `LearnedScorer`.
     channels : {"modalities", "all"} or str
         Channels of the features, or the name of a single channel. Latents use the channels of the encoder.
     direction : {"both", "higher", "lower"}
@@ -34,7 +34,7 @@ class ScorerSpec:
     """
 
     features: Literal["codes", "voxels", "patches"]
-    scorer: Literal["ocsvm", "mahalanobis", "learned"] = "mahalanobis"
+    scorer: Literal["ocsvm", "mahalanobis", "prototypes", "learned"] = "mahalanobis"
     channels: str = "modalities"
     direction: Direction = "both"
     member: int | None = None
@@ -43,6 +43,11 @@ class ScorerSpec:
     def is_smoothed(self) -> bool:
         """Whether -log10 p is smoothed. The inputs of the learned scorer already hold smoothed values."""
         return self.scorer != "learned"
+
+    @property
+    def is_residualised(self) -> bool:
+        """Whether confounds are regressed out of the features. Prototypes allow for what moves in another way."""
+        return self.scorer != "prototypes"
 
     @property
     def feature_key(self) -> str:
@@ -60,6 +65,7 @@ SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
     "mahalanobis": ScorerSpec("codes"),
     "intensity": ScorerSpec("voxels"),
     "patches": ScorerSpec("patches"),
+    "prototypes": ScorerSpec("patches", "prototypes"),
     "derived_features": ScorerSpec("voxels", channels="all"),
     "learned": ScorerSpec("voxels", "learned", channels="all"),
 }

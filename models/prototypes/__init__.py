@@ -1,0 +1,1 @@
+"""Prototypes of healthy patches in each part of the brain."""
