@@ -137,9 +137,10 @@ _OCSVM, _DERIVED, _PATCHES, _ZPOOL, _EXTENSION = (
 )
 _LEARNED = ("learned", "learned")
 _PROTOTYPES = ("prototypes", "prototypes")
-_UNLEARNED = (_OCSVM, _DERIVED, _ZPOOL, _EXTENSION)
+_UNLEARNED = (_OCSVM, _PROTOTYPES)
 _ALL = (*_UNLEARNED, _LEARNED)
-_NAMES = ("OC-SVM", "derived features", "zpool", "extension", "learned")
+_NAMES = ("OC-SVM", "prototypes", "learned")
+_OTHERS = (_DERIVED, _ZPOOL, _EXTENSION)
 METHODS: Mapping[str, Parts] = {
     "zpool": (("plain, without components", "intensity"),),
     "zpool, components regressed out": (_ZPOOL,),
@@ -159,9 +160,10 @@ METHODS: Mapping[str, Parts] = {
         f"ensemble without {name}": tuple(p for p in _ALL if p != part) for name, part in zip(_NAMES, _ALL, strict=True)
     },
     "ensemble of OC-SVM, zpool and learned": (_OCSVM, _ZPOOL, _LEARNED),
-    "ensemble of OC-SVM, prototypes and learned": (_OCSVM, _PROTOTYPES, _LEARNED),
-    "ensemble of prototypes and learned": (_PROTOTYPES, _LEARNED),
-    "ensemble with prototypes": (*_ALL, _PROTOTYPES),
+    "ensemble of OC-SVM, derived features, zpool, extension and learned": (_OCSVM, *_OTHERS, _LEARNED),
+    "ensemble of OC-SVM, derived features, zpool and extension": (_OCSVM, *_OTHERS),
+    "ensemble with zpool": (*_ALL, _ZPOOL),
+    "ensemble with extension": (*_ALL, _EXTENSION),
     "ensemble with 3x3x3 patches": (*_ALL, _PATCHES),
     "ensemble with 3x3x3 patches, without OC-SVM": (_PATCHES, *_ALL[1:]),
     "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
@@ -172,8 +174,8 @@ SEARCHED: Mapping[str, Parts] = {
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
     "derived features, without components": (("plain, without components", "derived_features"),),
     "OgAE, OC-SVM, without components": (("OgAE, without components", "ocsvm"),),
-    "ensemble without learned, without components": tuple(
-        (f"{fit}, without components", scorer) for fit, scorer in _UNLEARNED
+    "ensemble of OC-SVM, derived features, zpool and extension, without components": tuple(
+        (f"{fit}, without components", scorer) for fit, scorer in (_OCSVM, *_OTHERS)
     ),
 }
 """Additional methods for the validation part only."""
@@ -195,8 +197,7 @@ LEFT_OUT = (
     "ensemble",
     "ensemble without OC-SVM",
     "ensemble of OC-SVM, zpool and learned",
-    "ensemble of OC-SVM, prototypes and learned",
-    "ensemble of prototypes and learned",
+    "ensemble of OC-SVM, derived features, zpool, extension and learned",
 )
 """Methods that are also evaluated for each kind of lesion without the edits that resemble it."""
 _ISOLATED = {"surroundings_mm": 0.0}

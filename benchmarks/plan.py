@@ -28,8 +28,8 @@ from voxout.pipeline.workflow.records import StageRecord
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.patches.volume_store import VolumeStore
 
-SCORERS = ("intensity", "derived_features", "extension", "patches", "learned", "ocsvm")
-TOGETHER = ("ocsvm", "derived_features", "intensity", "extension")
+SCORERS = ("intensity", "derived_features", "extension", "patches", "prototypes", "learned", "ocsvm")
+TOGETHER = ("ocsvm", "prototypes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -170,9 +170,7 @@ class EnsembleSettings(Section):
         BeforeValidator(OldValues({"hand_made": "derived_features"})),
     ] = (
         "ocsvm",
-        "derived_features",
-        "intensity",
-        "extension",
+        "prototypes",
         "learned",
     )
     """`ocsvm`: one-class SVMs on the encoder's latents; `mahalanobis`: Mahalanobis distance on the same latents;

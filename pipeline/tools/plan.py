@@ -189,7 +189,7 @@ class _Work:
         """Return the name of the features of a scorer, their dimension, and the number of such scorers."""
         if scorer in ("ocsvm", "mahalanobis"):
             return "codes", self.models.encoder.latent_size, self.members
-        if scorer == "patches":
+        if scorer in ("patches", "prototypes"):
             return "patches", PATCH_COMPONENTS, 1
         if scorer == "intensity":
             return "modalities", self.modalities, 1
@@ -212,6 +212,8 @@ class _Work:
         for scorer in self.scorers:
             _, size, copies = self._size_and_copies(scorer)
             own = 4 * size + size * (size + 1) + 2 * self.confounds * size + 2 * 4
+            if scorer == "prototypes":
+                own = 2 * 4 + measured.PROTOTYPES_BYTES / self.voxels
             if scorer == "ocsvm":
                 vectors = min(
                     self.models.detector.nu * self.heads.train + measured.SUPPORT_VECTORS_MORE, self.heads.train

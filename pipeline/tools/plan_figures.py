@@ -29,6 +29,7 @@ FIT_US = {
     "intensity": 1.8,
     "derived_features": 3.4,
     "patches": 5.0,
+    "prototypes": 4.0,
     "derived map": 1.8,
     "learned": 48.0,
 }
@@ -68,6 +69,8 @@ WARP_BYTES = 24.6
 PICTURE_BYTES = 180_000
 SUPPORT_VECTORS_MORE = 4.3
 """Support vectors of a detector beyond nu times the controls (5.7 of 14 with nu 0.1)."""
+PROTOTYPES_BYTES = 20_700_000
+"""At any spacing, since prototypes belong to blocks of 4 mm."""
 SAMPLED_VOXELS = 50_000
 """Voxels at which the whole-brain components are stored."""
 PAGE_BYTES, PAGE_BYTES_PER_VOXEL = 1_300_000, 4.0

@@ -117,7 +117,9 @@ def test_a_scorer_without_its_derived_map_is_refused():
     problems = _problems("models.ensemble.scorers=[detail]", "preprocessing.derived_maps=[]")
     assert "preprocessing.derived_maps is empty" in problems[0]
     load_config(overrides=["models.ensemble.scorers=[intensity, detail]"])
-    assert "names extension, but preprocessing.derived_maps is empty" in _problems("preprocessing.derived_maps=[]")[0]
+    problems = _problems("preprocessing.derived_maps=[]", SCORERS_OF_BEFORE)
+    assert "names extension, but preprocessing.derived_maps is empty" in problems[0]
+    load_config(overrides=["preprocessing.derived_maps=[]"])
     load_config(overrides=["preprocessing.derived_maps=[]", "models.ensemble.scorers=[derived_features]"])
 
 

@@ -19,7 +19,7 @@ NOTHING: Any = None
 
 def test_a_model():
     model = AnomalyModel(Config(), VoxelMask(GRID, np.ones(GRID.size_vox, bool)), NOTHING, NOTHING)
-    scorers = "['ocsvm', 'derived_features', 'intensity', 'extension', 'learned']"
+    scorers = "['ocsvm', 'prototypes', 'learned']"
     assert repr(model) == f"AnomalyModel(scorers={scorers}, spacing_mm=2, voxels=8000, threshold=None)"
 
 
