@@ -118,7 +118,8 @@ class CrossFit:
         """Fit prototypes; also return their null scores (S, P)."""
         everyone = self.subsets.order
         participants = np.arange(len(everyone)) if self.participants is None else self.participants
-        samples = Samples.draw(features, participants, self.mask, seed=self.seed, jobs=self.jobs)
+        fewest = len(everyone) - max(len(fold) for fold in self.subsets.folds)
+        samples = Samples.draw(features, participants, self.mask, fewest=fewest, seed=self.seed, jobs=self.jobs)
         null = self._new_null()
         for fold in self.subsets.folds:
             others = samples.fit(np.setdiff1d(everyone, fold), jobs=self.jobs)

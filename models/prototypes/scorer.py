@@ -58,7 +58,14 @@ class Samples:
 
     @classmethod
     def draw(
-        cls, features: ReadFeatures, participants: np.ndarray, mask: VoxelMask, *, seed: int, jobs: int | None
+        cls,
+        features: ReadFeatures,
+        participants: np.ndarray,
+        mask: VoxelMask,
+        *,
+        fewest: int,
+        seed: int,
+        jobs: int | None,
     ) -> "Samples":
         """Sample patches of the controls.
 
@@ -69,6 +76,8 @@ class Samples:
         participants : ndarray of int, (S,)
             Whose scan each control is.
         mask : VoxelMask
+        fewest : int
+            Smallest number of controls that are fitted on.
         seed : int
         jobs : int or None
             Number of threads; one per core if None.
@@ -77,7 +86,7 @@ class Samples:
         most = min(len(participants), _PATCHES)
         controls = np.unique(np.linspace(0, len(participants) - 1, most).astype(np.int64))
         controls = controls[np.argsort(participants[controls], kind="stable")]
-        size = len(controls), len(blocks.corners), -(-_PATCHES // len(controls)), features([0]).shape[2]
+        size = len(controls), len(blocks.corners), _per_control(min(fewest, len(controls))), features([0]).shape[2]
         patches, variances = np.empty(size, np.float16), np.zeros(len(controls))
 
         def draw(part: slice) -> None:
@@ -97,12 +106,15 @@ class Samples:
         places = np.flatnonzero(np.isin(self.controls, controls))
         prototypes = np.zeros((n_blocks, N_PROTOTYPES, d), np.float32)
         factors = np.zeros((n_blocks, d, d), np.float32)
+        # As many patches whatever the number of controls: more of them would be closer to any patch.
+        each = _per_control(len(places))
+        places = places[np.linspace(0, len(places) - 1, min(len(places), _PATCHES // each)).astype(np.int64)]
         own_participants = self.participants[places]
         floor = _SMALLEST_VARIANCE * float(self.variances[places].mean())
         fewest = min(FEWEST_PARTICIPANTS, len(np.unique(own_participants)))
 
         def fit(part: slice) -> None:
-            own = self.patches[places, part].astype(np.float32)
+            own = self.patches[places, part, :each].astype(np.float32)
             kernels.fit_blocks(
                 own,
                 own_participants,
@@ -117,6 +129,11 @@ class Samples:
 
         in_threads(fit, n_blocks, step=_BLOCKS_A_THREAD, jobs=thread_count(jobs))
         return Prototypes(self.blocks, prototypes, factors)
+
+
+def _per_control(n_controls: int) -> int:
+    """Patches of each control that are sampled around a block."""
+    return -(-_PATCHES // n_controls)
 
 
 @dataclass(frozen=True, eq=False)

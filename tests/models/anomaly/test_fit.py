@@ -259,20 +259,30 @@ def test_sessions_are_grouped_by_participant(store, tmp_path):
 
 def test_scorers_and_map_are_calibrated_with_smoothing(store, tmp_path):
     settings = ModelSettings.model_validate(
-        {"ensemble": {"scorers": ["intensity", "patches"], "smoothing_mm": 2.0, "brain_components": 0}}
+        {"ensemble": {"scorers": ["intensity", "patches", "prototypes"], "smoothing_mm": 2.0, "brain_components": 0}}
     )
     ensemble = fit_ensemble(store, TRAIN, FeatureSource(CHANNELS), settings, tmp_path / "scratch", seed=0, jobs=1)
     everywhere = np.ones(GRID.size, bool)
     volumes = [store.volumes[row].astype(np.float32) for row in store.index(UNSEEN)]
     for scorer in ensemble.scorers:
         neg_log10_p = np.concatenate([scorer.neg_log10_p(volume, everywhere, jobs=1) for volume in volumes])
-        assert (neg_log10_p > 2).mean() == pytest.approx(0.01, abs=0.005), scorer.name
+        assert (neg_log10_p > 2).mean() == pytest.approx(0.01, abs=0.006), scorer.name
     z = np.stack([ensemble.predict(volume, everywhere, jobs=1).z for volume in volumes])
     assert (z > 2.3263).mean() == pytest.approx(0.01, abs=0.004)
 
     ensemble.save(tmp_path / "saved")
     loaded = Ensemble.load(tmp_path / "saved", GRID, FeatureSource(CHANNELS), settings)
     np.testing.assert_array_equal(loaded.predict(volumes[0], everywhere, jobs=1).z, z[0])
+
+
+def test_confounds_are_regressed_out_of_all_features_but_those_of_prototypes(store, tmp_path):
+    scorers = {"scorers": ["patches", "prototypes"], "brain_components": 3}
+    settings = ModelSettings.model_validate({"ensemble": scorers})
+    ensemble = fit_ensemble(store, TRAIN, FeatureSource(CHANNELS), settings, tmp_path / "scratch", seed=0, jobs=1)
+    assert [scorer.regression is None for scorer in ensemble.scorers] == [False, True]
+    ensemble.save(tmp_path / "saved")
+    loaded = Ensemble.load(tmp_path / "saved", GRID, FeatureSource(CHANNELS), settings)
+    np.testing.assert_array_equal(_z(loaded, store, UNSEEN[0]), _z(ensemble, store, UNSEEN[0]))
 
 
 ENSEMBLE = ModelSettings.model_validate(

@@ -14,6 +14,7 @@ SHAPE = (20, 18, 16)
 BALL = np.linalg.norm(np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2, axis=-1).T < 9
 MASK = VoxelMask(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), BALL)
 N = 24
+DRAWN = {"fewest": N, "seed": 0, "jobs": 1}
 
 
 def _brain(random, shift_vox=0.0):
@@ -32,7 +33,7 @@ def controls():
 
 def _samples(controls, participants=None, **options):
     participants = np.arange(len(controls)) if participants is None else participants
-    return Samples.draw(lambda index: controls[index], participants, MASK, seed=0, **{"jobs": 1} | options)
+    return Samples.draw(lambda index: controls[index], participants, MASK, **DRAWN | options)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_very_few_controls(controls, n):
 
 
 def test_of_many_controls_some_are_sampled(controls):
-    many = _samples(np.concatenate([controls] * 30))
+    many = _samples(np.concatenate([controls] * 30), fewest=29 * N)
     assert many.patches.shape[:3] == (600, len(many.blocks.corners), 1)
     assert np.ptp(many.controls) == 30 * N - 1
 
@@ -173,6 +174,19 @@ def test_a_fit_does_not_depend_on_controls_left_out(controls):
     one, other = (_samples(c).fit(left_out) for c in (controls, changed))
     np.testing.assert_array_equal(one.prototypes, other.prototypes)
     np.testing.assert_array_equal(one.factors, other.factors)
+
+
+def test_every_fit_uses_as_many_patches(controls, monkeypatch):
+    counts = []
+    monkeypatch.setattr(kernels, "fit_blocks", lambda samples, *_: counts.append(samples.shape[0] * samples.shape[2]))
+    samples = _samples(controls, fewest=N - 4)
+    for n in (N - 4, N):
+        samples.fit(np.arange(n), jobs=1)
+    assert counts[0] == 600 == counts[-1]
+    many = _samples(np.concatenate([controls] * 20), fewest=19 * N)
+    for n in (19 * N, 20 * N):
+        many.fit(np.arange(n), jobs=1)
+    assert set(counts) == {600}
 
 
 def test_saved_and_loaded(controls, fitted, tmp_path):
