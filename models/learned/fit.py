@@ -7,6 +7,7 @@ the deviations of controls that a mean was fitted on are too small.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,10 +83,11 @@ class LearnedFit:
         inside: Masks,
         folds: Sequence[np.ndarray],
         confounds: Sequence[np.ndarray],
+        scratch: Path | None = None,
     ) -> "LearnedFit":
-        """Fit the references; the parameters are attributes of the class."""
+        """Fit the references, with a folder for temporary files; the other parameters are attributes of the class."""
         subsets = Subsets(folds, confounds)
-        fitted = fit_residual_whitenings(features(subsets.order), mask, subsets)
+        fitted = fit_residual_whitenings(features(subsets.order), mask, subsets, scratch=scratch)
         references = [Reference(Norm(whitening), regression) for whitening, regression in fitted]
         context = Context(mask, references[-1].norm, len(controls.channels.modalities))
         return cls(mask, features, controls, inside, folds, confounds, references, context)
