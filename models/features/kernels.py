@@ -169,6 +169,23 @@ def whiten(values, subjects, start, confounds, slopes, mean, factors, out):
     """
     n, d = mean.shape
     k, count = confounds.shape
+    if count == 1:
+        # Without the other subjects of a row, sums run over the features.
+        own_values = np.empty(d, np.float32)
+        for p in range(n):
+            for i in range(d):
+                own_values[i] = values[subjects[0], start + p, i] - mean[p, i]
+            for c in range(k):
+                for i in range(d):
+                    own_values[i] -= confounds[c, 0] * slopes[c, p, i]
+            at = 0
+            for i in range(d):
+                total = np.float32(0)
+                for j in range(i + 1):
+                    total += factors[p, at + j] * own_values[j]
+                out[0, start + p, i] = total
+                at += i + 1
+        return
     # Rows of whole vectors, and an odd number of cache lines apart, since those a power of two apart evict each other.
     lanes = (count + 15) // 16 * 16
     apart = lanes + 16 if lanes % 32 == 0 else lanes

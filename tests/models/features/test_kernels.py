@@ -34,3 +34,23 @@ def test_covariances_are_mixed_with_that_of_the_brain(diagonal):
     if diagonal:
         expected[:, rows != columns] = 0
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 2, 5])
+@pytest.mark.parametrize("count", [1, 7, 32])
+def test_residuals_of_some_subjects_are_whitened(count, k):
+    """For one subject, and for numbers of subjects and confounds that fill vectors and that do not."""
+    random = np.random.default_rng(0)
+    d, n, start = 6, 11, 2  # voxels 2 to 13 of 15
+    values, out = random.normal(size=(40, 15, d)).astype(np.float32), np.zeros((count, 15, d), np.float32)
+    subjects = random.permutation(40)[:count]
+    confounds, slopes, mean, packed = (
+        random.normal(size=shape).astype(np.float32) for shape in ((k, count), (k, n, d), (n, d), (n, d * (d + 1) // 2))
+    )
+    kernels.whiten(values, subjects, start, confounds, slopes, mean, packed, out)
+    factor = np.zeros((n, d, d))
+    rows, columns = np.tril_indices(d)
+    factor[:, rows, columns] = packed
+    residuals = values[subjects, start : start + n] - mean - np.einsum("kpi,ks->spi", slopes, confounds)
+    np.testing.assert_allclose(out[:, start : start + n], np.einsum("pij,spj->spi", factor, residuals), atol=1e-4)
+    assert (out[:, :start] == 0).all() and (out[:, start + n :] == 0).all()
