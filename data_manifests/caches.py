@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import private
 
-_COMPILED = ("evaluation/metrics", "models/features", "models/ocsvm/numba_solver", "preprocessing")
+_COMPILED = ("evaluation/metrics", "models/features", "models/learned", "models/ocsvm/numba_solver", "preprocessing")
 """Folders of the package that contain compiled functions."""
 
 

@@ -49,7 +49,8 @@ class CrossFit:
     edited_controls : EditedControls or None
         What the learned scorer learns from; None if there is no such scorer.
     scratch : Path or None
-        Folder for the scores of all controls, of which one is in memory at a time; None: all are in memory.
+        Folder for the scores of all controls, of which one is in memory at a time, and for the moments of their
+        features; None: all are in memory.
     participants : ndarray of int, (S,), or None
         Whose scan each control is; None: each is of another participant.
     seed : int
@@ -100,7 +101,8 @@ class CrossFit:
             parts = DistanceParts(spec.direction)
         scores = self._new_null()
         steps = _Steps(self.step, len(self.subsets))
-        scorer, regression = OnePass(self.mask, self.subsets, self.jobs).fit(features, parts, scores, steps.reached)
+        one_pass = OnePass(self.mask, self.subsets, self.jobs, self.scratch)
+        scorer, regression = one_pass.fit(features, parts, scores, steps.reached)
         return scorer, regression, scores
 
     def learned(self, features: ReadFeatures) -> tuple[LearnedScorer, ConfoundRegression | None, np.ndarray]:
@@ -108,7 +110,7 @@ class CrossFit:
         if self.edited_controls is None:
             raise ValueError("the learned scorer needs edited_controls")
         folds, confounds = self.subsets.folds, self.subsets.confounds
-        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, folds, confounds)
+        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, folds, confounds, self.scratch)
         settings = self.settings.learned
         samples = fit.samples(settings.copies, self.jobs, self.step)
         networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
