@@ -85,9 +85,15 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
         warnings=(*([warning] if warning else []), *scoring_warnings(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
-        summary=f"{counted(sum(s.has_lesions for s in scores), 'patient')} with lesions, "
-        f"{counted(sum(s.is_healthy for s in scores), 'healthy scan')}",
+        summary=_summary(scores),
     )
+
+
+def _summary(scores: Sequence[SubjectScores]) -> str:
+    if not any(s.truth_known for s in scores):
+        return "nothing to evaluate: no lesion masks and no healthy scans"
+    with_lesions, healthy = sum(s.has_lesions for s in scores), sum(s.is_healthy for s in scores)
+    return f"{counted(with_lesions, 'patient')} with lesions, {counted(healthy, 'healthy scan')}"
 
 
 def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPoint | None, str | None]:
