@@ -1,7 +1,7 @@
 """Findings of the default in healthy heads and in heads with simulated lesions: their flags, and where they lie.
 
     python benchmarks/method.py --data ../shared/data --out /tmp/method --part test --methods ensemble
-    python benchmarks/findings.py --out /tmp/method --part test [--limits] [--places 80]
+    python benchmarks/findings.py --out /tmp/method --part test [--threshold 3.5] [--limits] [--places 80]
 
 Healthy heads are the training controls, by their cross-validated maps, and the held-out controls; lesions are those of
 the painted scans of a part. The threshold is that of one false-positive cluster a control. The table shows what share
@@ -26,7 +26,7 @@ from voxout.evaluation.metrics.clusters import Cluster
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.report import flags
 from voxout.evaluation.report.anatomy import place_of
-from voxout.evaluation.report.flags import FLAGS, OnTemplate, flags_of
+from voxout.evaluation.report.flags import FLAGS, Evidence, OnTemplate, evidence_of
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.models.settings import ModelSettings
 from voxout.preprocessing.registration.template import load_template
@@ -51,37 +51,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("method_benchmark"))
     parser.add_argument("--part", choices=("validate", "test"), default="test")
     parser.add_argument("--method", choices=METHODS, default="ensemble")
+    parser.add_argument("--threshold", type=float, help="instead of that of one false-positive cluster a control")
     parser.add_argument("--limits", action="store_true")
     parser.add_argument("--places", type=int, default=0, metavar="N")
     options = parser.parse_args(arguments)
-    measure(Study(options.out, 1, options.part, jobs=2), options.method, limits=options.limits, places=options.places)
+    study = Study(options.out, 1, options.part, jobs=2)
+    measure(study, options.method, options.threshold, limits=options.limits, places=options.places)
     return 0
 
 
-def measure(study: Study, method: str, *, limits: bool, places: int) -> None:
+def measure(study: Study, method: str, threshold: float | None, *, limits: bool, places: int) -> None:
     """Print the tables."""
     null, z_maps = study.z_maps(METHODS[method], 0, ModelSettings().ensemble)
-    threshold = threshold_of(study, null)
+    threshold = threshold_of(study, null) if threshold is None else threshold
     heads = list(all_heads(study, null, z_maps, threshold))
     healthy = [head for head in heads if head.group == GROUPS[0]]
     print(f"threshold {threshold:.2f}; {len(healthy)} healthy heads, {sum(len(h.findings) for h in healthy)} findings")
-    print(table(heads, threshold))
+    print(table(heads))
     for name, values in LIMITS.items() if limits else ():
         for value in values:
             with mock.patch.object(flags, name, value):
-                print(f"{name} {value:g}:\n{table(heads, threshold)}")
+                print(f"{name} {value:g}:\n{table(heads)}")
     if places:
-        print(places_table(healthy, places))
+        print(places_table(study, healthy, places))
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Findings of a head on the template: (N, 3) positions of the voxels of each, RAS+ mm, and the findings."""
+    """Findings of a head, or random voxels, with what their flags depend on."""
 
     group: str
     findings: list[Cluster]
-    voxels_mm: list[np.ndarray]
-    on_template: OnTemplate
+    evidence: list[Evidence]
 
 
 def threshold_of(study: Study, null: np.ndarray) -> float:
@@ -102,16 +103,18 @@ def all_heads(study: Study, null: np.ndarray, z_maps: Mapping[str, np.ndarray], 
     healthy += [(subject.key, z_maps[subject.key], subject.inside) for subject in study.test.healthy]
     for key, z, brain in healthy:
         found, on_template = _findings(study, key, z, brain, threshold)
-        yield Head(GROUPS[0], found, [cluster.voxels_mm for cluster in found], on_template)
-        drawn = study.mask.inverse_transform(brain)
-        voxels = generator.choice(np.argwhere(drawn), _DRAWN, replace=False)
+        voxels = generator.choice(np.argwhere(study.mask.inverse_transform(brain)), _DRAWN, replace=False)
         affine = study.mask.grid.affine
-        yield Head(GROUPS[2], [], [v[None] @ affine[:3, :3].T + affine[:3, 3] for v in voxels], on_template)
+        drawn = [voxel[None] @ affine[:3, :3].T + affine[:3, 3] for voxel in voxels]
+        every = evidence_of([*(cluster.voxels_mm for cluster in found), *drawn], on_template, threshold)
+        yield Head(GROUPS[0], found, every[: len(found)])
+        yield Head(GROUPS[2], [], every[len(found) :])
     for subject in study.test.painted:
         lesions = study.mask.inverse_transform(subject.lesions > 0)
         found, on_template = _findings(study, subject.key, z_maps[subject.key], subject.inside, threshold, lesions)
         at_lesions = [cluster for cluster in found if cluster.in_lesion]
-        yield Head(GROUPS[1], at_lesions, [cluster.voxels_mm for cluster in at_lesions], on_template)
+        evidence = evidence_of([cluster.voxels_mm for cluster in at_lesions], on_template, threshold)
+        yield Head(GROUPS[1], at_lesions, evidence)
 
 
 def _findings(
@@ -134,35 +137,28 @@ def _findings(
     return list(found), OnTemplate(map, covered, brain_mask, template.grey, template.white, jacobian)
 
 
-def table(heads: Sequence[Head], threshold: float) -> str:
+def table(heads: Sequence[Head]) -> str:
     """Return the share of the findings that carries each flag, by group."""
-    lines = ["| | " + " | ".join(GROUPS) + " |", "|---" * (1 + len(GROUPS)) + "|"]
-    carried = {
-        group: [
-            own for head in heads if head.group == group for own in flags_of(head.voxels_mm, head.on_template, threshold)
-        ]
-        for group in GROUPS
-    }
-    lines.append("| number | " + " | ".join(str(len(carried[group])) for group in GROUPS) + " |")
+    carried = {group: [own.flags for head in heads if head.group == group for own in head.evidence] for group in GROUPS}
+    lines = ["| | " + " | ".join(f"{len(carried[group])} {group}" for group in GROUPS) + " |", "|---" * 4 + "|"]
     for flag in FLAGS:
-        shares = (np.mean([flag in own for own in carried[group]] or [np.nan]) for group in GROUPS)
-        lines.append(f"| {flag.text} | " + " | ".join(f"{100 * share:.0f} %" for share in shares) + " |")
-    without = (np.mean([not own for own in carried[group]] or [np.nan]) for group in GROUPS)
-    lines.append("| none of them | " + " | ".join(f"{100 * share:.0f} %" for share in without) + " |")
-    return "\n".join(lines) + "\n"
+        shares = " | ".join(f"{100 * np.mean([flag in own for own in carried[group]]):.1f} %" for group in GROUPS)
+        lines.append(f"| {flag.text} | {shares} |")
+    without = " | ".join(f"{100 * np.mean([not own for own in carried[group]]):.1f} %" for group in GROUPS)
+    return "\n".join([*lines, f"| none of them | {without} |"]) + "\n"
 
 
-def places_table(heads: Sequence[Head], most: int) -> str:
+def places_table(study: Study, heads: Sequence[Head], most: int) -> str:
     """Return the peaks of the highest findings in MNI space, with side, region, lobe and tissue."""
-    found = [(cluster, head.on_template) for head in heads for cluster in head.findings]
-    found.sort(key=lambda one: -one[0].peak_score)
+    template = load_template(float(study.mask.grid.spacing_mm[0]))
+    found = sorted((cluster for head in heads for cluster in head.findings), key=lambda one: -one.peak_score)
     lines = ["| x, y, z mm | z-score | mm³ | region at the peak | lobe | tissue | regions |", "|---" * 7 + "|"]
-    for cluster, on_template in found[:most]:
-        place = place_of(np.array(cluster.peak_mm), on_template.grey, on_template.white, cluster.voxels_mm)
+    for cluster in found[:most]:
+        place = place_of(np.array(cluster.peak_mm), template.grey, template.white, cluster.voxels_mm)
         at = ", ".join(f"{mm:.0f}" for mm in cluster.peak_mm)
         lines.append(
-            f"| {at} | {cluster.peak_score:.1f} | {cluster.volume_mm3:.0f} | {place.side} {place.region} | {place.lobe} | "
-            f"{place.tissue} | {place.shares_text} |"
+            f"| {at} | {cluster.peak_score:.1f} | {cluster.volume_mm3:.0f} | {place.side} {place.region} | "
+            f"{place.lobe} | {place.tissue} | {place.shares_text} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -84,8 +84,8 @@ _CODES: dict[Region, tuple[int, ...]] = {
     **{Region(name, lobe): codes for lobe, names in _OTHERS.items() for name, codes in names.items()},
 }
 _CINGULATE = (2, 10, 23, 26)
-"""Gyri that are no neighbours of deep white matter in terms of lobes: they border on the corpus callosum along its whole
-length, and the atlas's posterior cingulate begins below the frontal lobe."""
+"""Gyri that say nothing of the lobe of deep white matter: they lie along the whole corpus callosum, and the posterior
+cingulate of the atlas, which is parietal, begins below the frontal lobe."""
 _ADJECTIVES = {
     "frontal lobe": "frontal", "parietal lobe": "parietal", "temporal lobe": "temporal", "occipital lobe": "occipital",
     "insula": "insular",
