@@ -86,6 +86,11 @@ _CODES: dict[Region, tuple[int, ...]] = {
 _CINGULATE = (2, 10, 23, 26)
 """Gyri that say nothing of the lobe of deep white matter: they lie along the whole corpus callosum, and the posterior
 cingulate of the atlas, which is parietal, begins below the frontal lobe."""
+_POSTERIOR_CINGULATE = Region("posterior cingulate", "parietal lobe")
+_MIDDLE_CINGULATE = Region("middle cingulate", "frontal lobe")
+_POSTERIOR_BELOW_Y_MM = -20.0
+"""The posterior cingulate of the atlas reaches to y = 5 mm, far in front of the central sulcus; the part in front of
+this is the middle cingulate of other atlases."""
 _ADJECTIVES = {
     "frontal lobe": "frontal", "parietal lobe": "parietal", "temporal lobe": "temporal", "occipital lobe": "occipital",
     "insula": "insular",
@@ -156,6 +161,9 @@ class Atlas:
         gyral = white & ~around_ventricle & (to_cortex <= GYRUS_MM)
         labels[gyral] = gyri[gyral]
         regions: list[Region | None] = [_REGIONS[label] for label in labels]
+        for i in np.flatnonzero(points_mm[:, 1] > _POSTERIOR_BELOW_Y_MM):
+            if regions[i] == _POSTERIOR_CINGULATE:
+                regions[i] = _MIDDLE_CINGULATE
         deep = np.flatnonzero(white & ~gyral)
         for i, lobe in zip(deep, self._lobes_around(places[deep]), strict=True):
             kind = "periventricular" if around_ventricle[i] else "deep"

@@ -143,10 +143,12 @@ def load_scores(run: Run) -> CohortScores:
 
 
 def score_lines(scores: CohortScores) -> list[str]:
-    """Format the main scores, one line each, for the end of a run."""
-    width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
+    """Format the main scores, one line each, for the end of a run; without lesions, those that are defined."""
+    with_lesions = any(subject.has_lesions for subject in scores.subjects)
+    names = [name for name in _HEADLINES if with_lesions or scores.estimates[name].value is not None]
+    width = max((len(METRICS[name].label) for name in names), default=0) + len(" (oracle)")
     lines = [f"scores ({scores.space} space, inside the {scores.mask})"]
-    for name in _HEADLINES:
+    for name in names:
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
         lines.append(f"  {label:<{width}}  {format_estimate(scores.estimates[name])}")
     return lines
