@@ -184,7 +184,9 @@ def test_a_dry_run_writes_nothing(capsys, cohort, tmp_path):
 def test_apply_needs_a_model(capsys, cohort, tmp_path):
     code, messages = _run(capsys, "apply", tmp_path, cohort, tmp_path / "out")
     assert code == 2
-    assert "holds no fitted model" in messages
+    assert "holds no fitted model, expected the output folder of `voxout run`" in messages
+    assert "or a packed model" in messages
+    assert "no such file or folder" in _run(capsys, "apply", tmp_path / "none", cohort, tmp_path / "out")[1]
 
 
 def test_an_unusable_device_gives_one_message(capsys, cohort, tmp_path):
