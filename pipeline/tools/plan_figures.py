@@ -31,11 +31,11 @@ FIT_US = {
     "patches": 5.0,
     "prototypes": 4.0,
     "derived map": 1.8,
-    "learned": 48.0,
+    "learned": 29.0,
 }
 """Per scorer, training control and voxel, with its cross-validation. 97 s for the four scorers of the default without
-`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned` lies between 36 with 20
-controls, measured alike, and 66 of a run with 50 controls and 22 maps (docs/before-you-start.md)."""
+`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned`, with eight copies a
+control: 135 s for 20 controls at 2 mm, measured alike."""
 ENCODE_US = 0.078
 """More with latents, per voxel of a patch: patches have 27 voxels in the default, 125 at 1 mm."""
 FIT_SERIAL = 0.51

@@ -176,7 +176,8 @@ def test_the_card_is_text_in_counts_and_settings(packed, capsys):
 def test_pack_and_unpack_print_what_they_wrote(fitted, tmp_path, capsys):
     path = tmp_path / "deep" / "model.voxout"
     assert main(["model", "pack", str(fitted), str(path)]) == 0
-    shown = capsys.readouterr().out
+    shown, notes = capsys.readouterr()
+    assert "note: the model has no threshold, since its cohort was not mapped" in notes
     assert re.search(
         r"ocsvm: scores move by 0\.[0-9] % of their spread, support vectors merged".replace(" %", "%"), shown
     )
