@@ -127,7 +127,7 @@ class CalibratedScorer:
         elif spec.scorer == "learned":
             scorer = LearnedScorer.load(folder, mask)
         elif spec.scorer == "prototypes":
-            scorer = Prototypes.load(folder, mask)
+            scorer = Prototypes.load(folder, mask, features.size)
         else:
             scorer = Mahalanobis.load(folder, mask, spec.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None

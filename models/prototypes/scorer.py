@@ -175,8 +175,8 @@ class Prototypes:
         )
 
     @classmethod
-    def load(cls, folder: Path, mask: VoxelMask) -> "Prototypes":
-        """Load a saved scorer.
+    def load(cls, folder: Path, mask: VoxelMask, size: int) -> "Prototypes":
+        """Load a saved scorer of features of this size.
 
         Raises
         ------
@@ -188,8 +188,10 @@ class Prototypes:
             prototypes, packed = file.array("prototypes", "float32", 3), file.array("factors", "float32", 2)
             n_blocks, _, d = prototypes.shape
             rows, columns = np.tril_indices(d)
-            if packed.shape != (n_blocks, len(rows)):
-                raise ValueError(f"factors {packed.shape} do not match prototypes {prototypes.shape}")
+            if d != size or packed.shape != (n_blocks, len(rows)):
+                raise ValueError(
+                    f"prototypes {prototypes.shape} and factors {packed.shape} do not match features of size {size}"
+                )
         if n_blocks != len(blocks.corners):
             raise UserError(
                 f"{private(folder, 'its folder')}: its prototypes were fitted on another brain mask, expected that of "

@@ -191,7 +191,7 @@ def test_every_fit_uses_as_many_patches(controls, monkeypatch):
 
 def test_saved_and_loaded(controls, fitted, tmp_path):
     fitted.save(tmp_path)
-    loaded = Prototypes.load(tmp_path, MASK)
+    loaded = Prototypes.load(tmp_path, MASK, 3)
     everywhere = np.ones(MASK.size, bool)
     scores = (one.score(controls[1], inside=everywhere) for one in (loaded, fitted))
     np.testing.assert_array_equal(*scores)
@@ -199,8 +199,10 @@ def test_saved_and_loaded(controls, fitted, tmp_path):
     smaller = BALL.copy()
     smaller[:9] = False
     with pytest.raises(UserError, match="its prototypes were fitted on another brain mask"):
-        Prototypes.load(tmp_path, VoxelMask(MASK.grid, smaller))
+        Prototypes.load(tmp_path, VoxelMask(MASK.grid, smaller), 3)
+    with pytest.raises(UserError, match="do not match features of size 4"):
+        Prototypes.load(tmp_path, MASK, 4)
     path = tmp_path / "prototypes.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="prototypes of healthy patches"):
-        Prototypes.load(tmp_path, MASK)
+        Prototypes.load(tmp_path, MASK, 3)
