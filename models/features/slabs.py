@@ -102,7 +102,7 @@ def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray, inner: slice = s
     # A box with a border of one voxel.
     low = voxels.min(axis=0) - 1
     shape = tuple(int(size) for size in voxels.max(axis=0) - low + 2)
-    index = np.ravel_multi_index(tuple((voxels - low).T), shape)
+    index = np.asarray(np.ravel_multi_index(tuple((voxels - low).T), shape))
     out = np.empty((len(index[inner]), values.shape[1]), np.float32)
     moment_kernels.sum_over_neighbours(values, index, index[inner], np.array(shape), out)
     return out

@@ -112,7 +112,9 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
-    fit_gb = voxels * (measured.FIT_BYTES + measured.FIT_BYTES_PER_CONTROL * train) / 1e9
+    # All samples, and those of a network in each thread.
+    joined = 1 + (1 - 1 / FOLDS) * min(threads, FOLDS)
+    fit_gb = (voxels * measured.FIT_BYTES + joined * work.samples_bytes) / 1e9
     stages = [
         StagePlan("check", measured.CHECK_S * heads.total * slowness, measured.MAIN_GB),
         StagePlan(
@@ -204,6 +206,14 @@ class _Work:
         features = sum({name: size * copies for name, size, copies in each}.values())
         nulls = sum(copies for _, _, copies in each) + 1
         return 2 * self.heads.train * self.voxels * (features + nulls)
+
+    @property
+    def samples_bytes(self) -> int:
+        """Inputs of the scorer `learned` at the voxels that it learns from, in memory; see `Context`."""
+        if "learned" not in self.scorers:
+            return 0
+        inputs = 9 * (self.channels + 1) + 19 * self.modalities + 2 * self.channels + 3
+        return 4 * inputs * measured.LEARNED_VOXELS * self.models.learned.copies * self.heads.train
 
     @property
     def detectors_bytes(self) -> int:

@@ -56,9 +56,11 @@ WORKER_GB = 0.8
 """Of a worker process that has loaded the libraries; workers stay until the end of a command."""
 PREPARE_WORKER_GB = 1.45
 """At most 1.5 GB per job (docs/results.md#preparation)."""
-FIT_BYTES, FIT_BYTES_PER_CONTROL = 1650, 9
-"""Per voxel: 5.2 GB with 15 controls and 6.0 GB with 60 at 1 mm (docs/method.md#at-1-mm); two maps of float32 of each
-control are in memory at once."""
+FIT_BYTES = 1650
+"""Per voxel: 5.2 GB with 15 controls at 1 mm (docs/method.md#at-1-mm). Without `learned`, it does not
+grow with the controls (docs/results.md#fit)."""
+LEARNED_VOXELS = 4400
+"""Voxels that are drawn from an edited copy of a control."""
 
 # -- files: bytes ----------------------------------------------------------------------------------------------------
 FLOAT_MAP_BYTES = 3.9

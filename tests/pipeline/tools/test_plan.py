@@ -38,7 +38,7 @@ def test_times_agree_with_measured_ones(preset, heads, measured_s):
 
 
 def test_memory_agrees_with_measured_peaks():
-    config = load_config(preset="fine-1mm")
+    config = load_config(preset="fine-1mm", overrides=WITHOUT_LEARNED)
     for controls, measured_gb in ((15, 5.2), (60, 6.0)):
         assert stages_of(Heads(controls, 0, 2), config)["fit"].memory_gb == pytest.approx(measured_gb, rel=0.2)
 
