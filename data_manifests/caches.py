@@ -16,7 +16,14 @@ from typing import Any
 
 from .errors import private
 
-_COMPILED = ("evaluation/metrics", "models/features", "models/learned", "models/ocsvm/numba_solver", "preprocessing")
+_COMPILED = (
+    "evaluation/metrics",
+    "models/features",
+    "models/learned",
+    "models/ocsvm/numba_solver",
+    "models/prototypes",
+    "preprocessing",
+)
 """Folders of the package that contain compiled functions."""
 
 

@@ -125,7 +125,7 @@ class CalibratedScorer:
         if spec.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
         elif spec.scorer == "learned":
-            scorer = LearnedScorer.load(folder, mask)
+            scorer = LearnedScorer.load(folder, mask, features.size)
         elif spec.scorer == "prototypes":
             scorer = Prototypes.load(folder, mask, features.size)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data_manifests.images.memory_map import rows_of, temporary_array
+from ...data_manifests.images.memory_map import release_pages, rows_of, temporary_array
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..features.extractors import Features
@@ -114,20 +114,21 @@ class CrossFit:
         settings = self.settings.learned
         samples = fit.samples(settings.copies, self.jobs, self.step)
         networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
-        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
+        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self._new_null(), self.jobs)
 
     def prototypes(self, features: ReadFeatures) -> tuple[Prototypes, np.ndarray]:
         """Fit prototypes; also return their null scores (S, P)."""
         everyone = self.subsets.order
         participants = np.arange(len(everyone)) if self.participants is None else self.participants
-        fewest = len(everyone) - max(len(fold) for fold in self.subsets.folds)
-        samples = Samples.draw(features, participants, self.mask, fewest=fewest, seed=self.seed, jobs=self.jobs)
+        folds = self.subsets.folds
+        samples = Samples.draw(features, participants, folds, self.mask, seed=self.seed, jobs=self.jobs)
         null = self._new_null()
-        for fold in self.subsets.folds:
+        for fold in folds:
             others = samples.fit(np.setdiff1d(everyone, fold), jobs=self.jobs)
             for control in fold:
                 own = features([control])[:, :][0]
                 null[control] = others.score(own, inside=self.inside[control], jobs=self.jobs)
+                release_pages(null)
             self.step()
         scorer = samples.fit(everyone, jobs=self.jobs)
         self.step()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...data_manifests.images.memory_map import release_pages
 from ...data_manifests.threads import one_torch_thread
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
@@ -152,15 +153,20 @@ class LearnedFit:
                 step()
         return networks
 
-    def null(self, networks: Sequence[EditClassifier], jobs: int | None) -> np.ndarray:
-        """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
+    def null(self, networks: Sequence[EditClassifier], out: np.ndarray, jobs: int | None) -> np.ndarray:
+        """Fill `out` (S, P) with the scores of each control from the network and the reference without its fold.
 
-        def scored(index: int) -> np.ndarray:
+        They are 0 outside its brain.
+        """
+
+        def score(index: int) -> None:
             logits = networks[self.fold_of(index)].logits(self.inputs(index))
-            return np.where(self.inside[index], score_of(logits), 0)
+            out[index] = np.where(self.inside[index], score_of(logits), 0)
+            release_pages(out)
 
         with one_torch_thread(), ThreadPoolExecutor(jobs) as pool:
-            return np.stack(list(pool.map(scored, range(len(self.inside)))))
+            list(pool.map(score, range(len(self.inside))))
+        return out
 
     def scorer(self, networks: Sequence[EditClassifier]) -> LearnedScorer:
         """Scorer for unseen subjects."""

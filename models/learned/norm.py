@@ -55,6 +55,8 @@ class Norm:
             The distance is divided by the square root of C.
         """
         features = np.ascontiguousarray(features, np.float32)
+        if features.shape != self.mean.shape:
+            raise ValueError(f"channels {features.shape}, expected {self.mean.shape}")
         out = np.empty((len(features), features.shape[1] + 1), np.float32)
         for start in range(0, len(features), _VOXELS_AT_ONCE):
             block = slice(start, start + _VOXELS_AT_ONCE)

@@ -72,12 +72,15 @@ class StagePlan:
     wall_s, memory_gb : float
     disk_bytes : int
         Of its files in the output folder.
+    temporary_bytes : int
+        Of files in the output folder that are gone when it ends.
     """
 
     stage: str
     wall_s: float
     memory_gb: float
     disk_bytes: int = 0
+    temporary_bytes: int = 0
 
 
 def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: float = 1.0) -> list[StagePlan]:
@@ -139,6 +142,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
             work.fit_s * (serial + (1 - serial) / threads) * slowness,
             base + fit_gb,
             work.latents_bytes + work.detectors_bytes,
+            work.temporary_bytes,
         ),
         StagePlan("map", by_head(map_s, heads.mapped), base + voxels * 300 / 1e9 * workers, work.maps_bytes),
         StagePlan(
@@ -223,7 +227,7 @@ class _Work:
             _, size, copies = self._size_and_copies(scorer)
             own = 4 * size + size * (size + 1) + 2 * self.confounds * size + 2 * 4
             if scorer == "prototypes":
-                own = 2 * 4 + measured.PROTOTYPES_BYTES / self.voxels
+                own = 2 * 4 + measured.PROTOTYPES_BYTES / self.block_voxels
             if scorer == "ocsvm":
                 vectors = min(
                     self.models.detector.nu * self.heads.train + measured.SUPPORT_VECTORS_MORE, self.heads.train
@@ -232,6 +236,23 @@ class _Work:
             per_voxel += own * copies
         components = 4 * min(measured.SAMPLED_VOXELS, self.voxels) * self.channels * (self.confounds + 2)
         return round(per_voxel * self.voxels + components)
+
+    @property
+    def block_voxels(self) -> float:
+        """Voxels of a block with prototypes, less those missing at the surface of the brain."""
+        edge = max(round(measured.BLOCK_MM / self.spacing_mm), 1)
+        return edge**3 * (measured.FULL_BLOCKS if edge > 1 else 1.0)
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Moments of the features of one scorer for all training sets, and the null scores of all controls.
+
+        Means and packed covariances are float32, slopes float16; scores float32, of the scorer and of what it becomes.
+        """
+        fitted_at_each_voxel = [name for name in self.scorers if name not in ("prototypes", "learned")]
+        size = max((self._size_and_copies(scorer)[1] for scorer in fitted_at_each_voxel), default=0)
+        moments = (FOLDS + 1) * (4 * size + 2 * size * (size + 1) + 2 * self.confounds * size)
+        return round(self.voxels * (moments + 2 * 4 * self.heads.train))
 
     @property
     def maps_bytes(self) -> int:
@@ -310,6 +331,11 @@ def disk_bytes(stages: Sequence[StagePlan]) -> int:
     return sum(stage.disk_bytes for stage in stages)
 
 
+def most_disk_bytes(stages: Sequence[StagePlan]) -> int:
+    """Largest size of the output folder, with the temporary files of the stages."""
+    return max(disk_bytes(stages[:number]) + stages[number - 1].temporary_bytes for number in range(1, len(stages) + 1))
+
+
 def size_text(size: float) -> str:
     """Format a size in bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -327,7 +353,7 @@ def shortages(stages: Sequence[StagePlan], out: Path) -> list[str]:
     """Return warnings if this machine has too little memory, or the disk of the output folder too little space."""
     found = []
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(place).free, disk_bytes(stages)
+    free, needed = shutil.disk_usage(place).free, most_disk_bytes(stages)
     if needed > free:
         found.append(f"the disk has {size_text(free)} free, and the run needs about {size_text(needed)}")
     worst = max(stages, key=lambda stage: stage.memory_gb)

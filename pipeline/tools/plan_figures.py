@@ -71,8 +71,10 @@ WARP_BYTES = 24.6
 PICTURE_BYTES = 180_000
 SUPPORT_VECTORS_MORE = 4.3
 """Support vectors of a detector beyond nu times the controls (5.7 of 14 with nu 0.1)."""
-PROTOTYPES_BYTES = 20_700_000
-"""At any spacing, since prototypes belong to blocks of 4 mm."""
+PROTOTYPES_BYTES = 656
+"""Per block: 16 prototypes of 8 components, and a packed matrix."""
+BLOCK_MM, FULL_BLOCKS = 4.0, 0.93
+"""Edge of a block, and share of its voxels that lie in the brain: 31,467 blocks of 8 voxels at 2 mm."""
 SAMPLED_VOXELS = 50_000
 """Voxels at which the whole-brain components are stored."""
 PAGE_BYTES, PAGE_BYTES_PER_VOXEL = 1_300_000, 4.0

@@ -91,7 +91,7 @@ def test_an_unpacked_model_is_a_model_like_any_other(packed, tmp_path):
     assert "| to | 1 healthy scans |" in read_card(tmp_path / "again.voxout")
     own, other = (voxout.load_model(path, device="cpu") for path in (folder.root, tmp_path / "again.voxout"))
     brain = brains(1, seed=8)[0].astype(np.float32)
-    assert np.abs(own.ensemble.predict(brain, INSIDE).z - other.ensemble.predict(brain, INSIDE).z).max() < 0.05
+    assert np.abs(own.ensemble.predict(brain, INSIDE).z - other.ensemble.predict(brain, INSIDE).z).max() < 0.1
 
 
 def test_the_same_model_gives_the_same_bytes_and_the_same_identity(fitted, packed, copy, tmp_path):
