@@ -2,15 +2,10 @@
 
 import numpy as np
 
-from ..data_manifests.caches import compiled
+from ..data_manifests.caches import compiled_reordering
 
 
-def _reordering(function):
-    """Compile a function whose sums may be reordered, which vectorisation requires; NaN and infinity are kept."""
-    return compiled(function, fastmath={"contract", "reassoc", "nsz"})
-
-
-@_reordering
+@compiled_reordering
 def along_middle_axis(values, half, out):
     """Convolve values (a, n, b) along n: fills `out`, of the same shape."""
     outer, n, width = values.shape
@@ -45,7 +40,7 @@ def along_middle_axis(values, half, out):
                 k += 1
 
 
-@_reordering
+@compiled_reordering
 def along_last_axis(values, half, out):
     """Convolve values (a, n) along n: fills `out`, of the same shape."""
     outer, n = values.shape

@@ -43,7 +43,7 @@ def release_pages(array: np.ndarray) -> None:
 
 
 def temporary_array(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """Create an array in a file of a folder that nobody can see and that is gone with the array.
+    """Create an array in a temporary file without a name, which is deleted with the array.
 
     Raises
     ------

@@ -16,7 +16,7 @@ class KeptSlabs:
     Parameters
     ----------
     folder : Path or None
-        They are in a file of this folder that nobody can see and that is gone with this object; None: in memory.
+        They are in a temporary file without a name in this folder, deleted with this object; None: in memory.
     """
 
     def __init__(self, folder: Path | None):

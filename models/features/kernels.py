@@ -6,26 +6,20 @@ function calls one of another file: numba's disk cache only tracks changes of th
 
 import numpy as np
 
-from ...data_manifests.caches import compiled
+from ...data_manifests.caches import REORDERING, compiled, compiled_reordering
 
-_FAST = {"contract", "reassoc", "nsz"}
 TILE = 8
 """Voxels whose features are transposed at a time, so that reads are long enough for hardware prefetching."""
 LANES = 8
 """Voxels that are factorised at a time, in the lanes of vector registers."""
 
 
-def reordering(function):
-    """Compile a function whose sums may be reordered, which vectorisation requires; NaN and infinity are kept."""
-    return compiled(function, fastmath=_FAST)
-
-
 def _without_counts(function):
     """Compile a function that allocates no arrays: without reference counts, short calls cost less."""
-    return compiled(function, fastmath=_FAST, _nrt=False)
+    return compiled(function, fastmath=REORDERING, _nrt=False)
 
 
-@reordering
+@compiled_reordering
 def inverse_factors(covariance, floor, out):
     """Inverse of the Cholesky factor of each covariance.
 
@@ -80,7 +74,7 @@ def inverse_factors(covariance, floor, out):
                     at += 1
 
 
-@reordering
+@compiled_reordering
 def regularised(covariance, brain, variance, shrinkage, diagonal, out):
     """Mix the covariance of each voxel with that of the whole brain, scaled to the voxel's variance.
 
@@ -146,7 +140,7 @@ def _combine(points, t, n, weights, p, at, out, i):
             out[i, s] += w0 * points[t, f, s]
 
 
-@reordering
+@compiled_reordering
 def whiten(values, subjects, start, confounds, slopes, mean, factors, out):
     """Multiply the deviations from what is expected by the factor of each of n voxels.
 

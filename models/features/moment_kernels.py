@@ -6,13 +6,13 @@ one of another file: numba's disk cache only tracks changes of the file that def
 
 import numpy as np
 
-from .kernels import reordering
+from ...data_manifests.caches import compiled_reordering
 
 COLUMNS = 16
 """Columns that are summed over neighbours at a time: the floats of a cache line."""
 
 
-@reordering
+@compiled_reordering
 def subset_moments(
     block, segments, members, confounds, table, start, count, mean, within, cross, confound_mean, products
 ):
@@ -157,7 +157,7 @@ def subset_moments(
                     at += 1
 
 
-@reordering
+@compiled_reordering
 def slopes(inverse, table, cross, out):
     """Regression slopes of one subset, at each voxel.
 
@@ -193,7 +193,7 @@ def slopes(inverse, table, cross, out):
                 out[p, e, i] = total[e, i]
 
 
-@reordering
+@compiled_reordering
 def residual_moments(slopes, cross, confound_mean, products, table, mean, within):
     """Moments of one subset after regression, from those before it, at each voxel and in place.
 
@@ -240,7 +240,7 @@ def residual_moments(slopes, cross, confound_mean, products, table, mean, within
                 at += 1
 
 
-@reordering
+@compiled_reordering
 def about_centre(within, local, freedom, out):
     """Moments about a common centre, weighted by the degrees of freedom.
 
@@ -267,7 +267,7 @@ def about_centre(within, local, freedom, out):
         out[p, at + d] = freedom[p]
 
 
-@reordering
+@compiled_reordering
 def about_own_mean(summed, local, out):
     """Second moments about the mean of each voxel, from moments summed over its neighbours.
 
@@ -295,7 +295,7 @@ def about_own_mean(summed, local, out):
                 at += 1
 
 
-@reordering
+@compiled_reordering
 def sum_over_neighbours(values, index, wanted, shape, out):
     """Sum values over the 3x3x3 neighbours of voxels; voxels without a value count as 0.
 

@@ -18,7 +18,7 @@ import numpy as np
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..ocsvm.blocks import as_floats, as_halves
-from ..tensor_file import opened_tensors, write_tensors
+from ..tensor_file import another_mask_error, opened_tensors, write_tensors
 from . import kernels
 from .feature_store import LatentStore
 from .moments import SlabMoments, SubsetMoments
@@ -160,10 +160,7 @@ def load_whitening(path: Path, mask: VoxelMask) -> Whitening:
     """
     whitening = Whitening.load(path)
     if len(whitening.mean) != mask.size or whitening.mask_hash != mask.mask_hash:
-        raise UserError(
-            f"{private(path.parent, 'its folder')}: its detectors were fitted on another brain mask, expected that of "
-            "the model. Fit the model again."
-        )
+        raise another_mask_error(path.parent, "detectors were")
     return whitening
 
 

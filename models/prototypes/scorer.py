@@ -6,8 +6,8 @@ an unusual place scores low, an unusual tissue scores high.
 
 For blocks of 4 mm, k-means divides the patches (`PatchFeatures`) of all controls within 7 mm into 16 clusters. The
 score is the smallest Mahalanobis distance to a cluster's mean, the *prototype*, with the covariance within the
-clusters. Wherever at least five participants have brain, a prototype is the mean of patches of as many, so that a model
-holds nobody's own patch.
+clusters. A cluster of fewer than five participants is dropped, so that no prototype is the patch of a single person; it
+may be one of fewer where fewer have brain.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import ReadFeatures
 from ..ocsvm.blocks import in_order
 from ..ocsvm.dual import in_threads, thread_count
-from ..tensor_file import opened_tensors, write_tensors
+from ..tensor_file import another_mask_error, opened_tensors, write_tensors
 from . import kernels
 from .blocks import Blocks
 
@@ -197,10 +196,7 @@ class Prototypes:
                     f"prototypes {prototypes.shape} and factors {packed.shape} do not match features of size {size}"
                 )
         if n_blocks != len(blocks.corners):
-            raise UserError(
-                f"{private(folder, 'its folder')}: its prototypes were fitted on another brain mask, expected that of "
-                "the model. Fit the model again."
-            )
+            raise another_mask_error(folder, "prototypes were")
         rows, columns = np.tril_indices(d)
         factors = np.zeros((n_blocks, d, d), np.float32)
         factors[:, rows, columns] = packed
