@@ -1,7 +1,7 @@
 """Foretold against measured time, memory and disk space of runs.
 
     python benchmarks/plan.py OUT [OUT ...] [--jobs 2] [--slowness 1]
-    python benchmarks/plan.py --fit OUT [--controls 20]
+    python benchmarks/plan.py --fit OUT [--controls 20] [--scorers learned]
     python benchmarks/plan.py --table
 
 The first form compares `voxout plan` with the records of finished runs, each with the jobs that it had; wall times of
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--voxel-mm3", type=float, default=8.0, help="voxel volume of the scans")
     parser.add_argument("--fit", type=Path)
     parser.add_argument("--controls", type=int, default=20)
+    parser.add_argument("--scorers", nargs="+", choices=SCORERS, help="measure these only, with --fit")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args(arguments)
     for run in options.runs:
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.table:
         print(by_heads())
     if options.fit:
-        measure_fit(OutputFolder(options.fit), options.controls)
+        sets = [(name,) for name in options.scorers or SCORERS] + ([] if options.scorers else [TOGETHER])
+        measure_fit(OutputFolder(options.fit), options.controls, sets)
 
 
 def compared(out: OutputFolder, jobs: int, slowness: float, voxel_mm3: float) -> str:
@@ -115,14 +117,14 @@ def _sizes(foretold: int, measured: int) -> str:
     return f"{size_text(foretold)}, {size_text(measured)}, {foretold / measured:.2f}" if measured else ""
 
 
-def measure_fit(out: OutputFolder, controls: int) -> None:
-    """Print the CPU time of fitting each scorer on the first controls of a volume store."""
+def measure_fit(out: OutputFolder, controls: int, sets: Sequence[tuple[str, ...]]) -> None:
+    """Print the CPU time of fitting each set of scorers on the first controls of a volume store."""
     store = VolumeStore.open(out.patches)
     keys = store.keys[:controls]
     few_steps = ["models.training.pretraining_steps=60", "models.training.guided_steps=0"]
     channels = Channels.load(out.patches)
     with tempfile.TemporaryDirectory() as folder:
-        for scorers in (*((name,) for name in SCORERS), TOGETHER):
+        for scorers in sets:
             if "learned" in scorers and len(keys) < FEWEST_TO_LEARN_FROM:
                 continue
             named = ",".join(scorers)

@@ -48,6 +48,8 @@ PARTS: Mapping[str, Sequence[str]] = {
 """Methods of `voxout.models.anomaly` that make up a part; one that a version does not have is skipped."""
 REST, MAP = "rest of the fit", "map of a scan"
 _MAPPED = 2
+_FEW = 20
+"""Controls of an uncounted fit."""
 _LATENT_CHANNELS = ("t1w", "t1w_extension", "t1w_junction")
 
 
@@ -225,12 +227,13 @@ def in_process_of(checkout: Path, task: Mapping[str, Any], scratch: Path) -> dic
 
 def compared(task: Mapping[str, Any], checkouts: Sequence[Path], rounds: int, scratch: Path) -> list[str]:
     """Measure a task with each checkout in turn; return the rows of a table."""
-    # The first, uncounted round compiles what is not cached.
     results: list[list[dict]] = [[] for _ in checkouts]
-    for number in range(1 + rounds):
+    for checkout in checkouts:
+        # Compiles what is not cached.
+        in_process_of(checkout, task | {"controls": min(task["controls"] or _FEW, _FEW)}, scratch)
+    for _ in range(rounds):
         for own, checkout in zip(results, checkouts, strict=True):
-            result = in_process_of(checkout, task, scratch)
-            own += [result] if number else []
+            own.append(in_process_of(checkout, task, scratch))
     best = [
         (
             {name: min(r["cpu_s"].get(name, 0.0) for r in own) for name in names(own)},

@@ -16,8 +16,17 @@ from typing import Any
 
 from .errors import private
 
-_COMPILED = ("evaluation/metrics", "models/features", "models/ocsvm/numba_solver", "preprocessing")
+_COMPILED = (
+    "evaluation/metrics",
+    "models/features",
+    "models/learned",
+    "models/ocsvm/numba_solver",
+    "models/prototypes",
+    "preprocessing",
+)
 """Folders of the package that contain compiled functions."""
+REORDERING = {"contract", "reassoc", "nsz"}
+"""Options of LLVM under which sums may be reordered."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ def compiled(function: Callable, **options: Any) -> Any:
             # The folder was deleted or is full: compile without a cache.
             pass
     return numba.njit(nogil=True, **options)(function)
+
+
+def compiled_reordering(function: Callable) -> Any:
+    """Compile a function whose sums may be reordered, which vectorisation requires; NaN and infinity are kept."""
+    return compiled(function, fastmath=REORDERING)
 
 
 def _user_folder() -> Path | None:

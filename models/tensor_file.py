@@ -152,6 +152,14 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str
     return path
 
 
+def another_mask_error(folder: Path, parts: str) -> UserError:
+    """Error of a part of a model that does not belong to its brain mask; `parts` as in "detectors were"."""
+    return UserError(
+        f"{private(folder, 'its folder')}: its {parts} fitted on another brain mask, expected that of the model. Fit "
+        "the model again."
+    )
+
+
 def canonical(content: bytes) -> bytes:
     """Sort the metadata of a safetensors file: safetensors writes it in an order that differs between processes."""
     begin = 8 + int.from_bytes(content[:8], "little")

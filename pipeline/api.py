@@ -1,20 +1,17 @@
-"""The functions of ``import voxout``: what the command line does, as functions that return objects."""
+"""The functions of ``import voxout`` on scans and models: what the command line does, returning objects."""
 
-import json
 import math
-import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data_manifests.cohort.manifest import read_manifest
 from ..data_manifests.cohort.output_paths import OutputFolder
 from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import plain_errors
 from ..data_manifests.user_paths import given_path
-from .config.config import load_config, read_settings, require_settings_of_model
+from .config.changed_settings import Settings, as_overrides
+from .config.config import read_settings, require_settings_of_model
 from .config.own_commands import require_own_commands, with_commands_of
 from .run import RunOptions, run_pipeline
 from .workflow.console import Console
@@ -23,13 +20,9 @@ from .workflow.ownership import claim
 from .workflow.runner import Run
 
 if TYPE_CHECKING:
-    from ..evaluation.scoring.compare import Comparison
-    from ..evaluation.scoring.score_cohort import CohortScores
     from .model.anomaly_model import AnomalyModel
 
 _UNTIL_FIT = ("check", "prepare", "extract", "train", "fit")
-Settings = Mapping[str, Any] | Sequence[str]
-"""Changed settings: ``{"models.detector.nu": 0.05}``, or as on the command line: ``["models.detector.nu=0.05"]``."""
 
 
 def read_cohort(path: str | Path) -> Manifest:
@@ -115,7 +108,7 @@ def fit(
             cohort=path,
             config=given_path(config, "config") if config is not None else None,
             preset=preset,
-            settings=_as_overrides(settings),
+            settings=as_overrides(settings),
             seed=seed,
             device=device,
             jobs=jobs,
@@ -167,7 +160,7 @@ def load_model(
 
     # What is loaded does not need the temporary folder of a packed model.
     with plain_errors(), model_folder(given_path(folder, "folder")) as model:
-        overrides = _as_overrides(settings)
+        overrides = as_overrides(settings)
         fitted = require_whole_model(model)
         given = read_settings(saved=fitted, overrides=overrides)
         config = given.config
@@ -228,114 +221,12 @@ def adapt_scanner(
                 (),
                 cohort=path,
                 model=given.root,
-                settings=_as_overrides(settings),
+                settings=as_overrides(settings),
                 device=device,
                 jobs=jobs,
             )
             adapt(options, lambda: _console(place, verbose))
         return load_model(place, device=device, settings=settings)
-
-
-def evaluate(
-    maps: str | Path,
-    masks: str | Path | None = None,
-    *,
-    brain_masks: str | Path | None = None,
-    cohort: str | Path | None = None,
-    healthy: Sequence[str] = (),
-    out: str | Path | None = None,
-    settings: Settings = (),
-    seed: int | None = None,
-    jobs: int | None = None,
-    verbose: bool = False,
-) -> "CohortScores":
-    """Evaluate anomaly maps of any method against lesion masks.
-
-    Parameters
-    ----------
-    maps, masks, brain_masks : str or Path
-        Folders, or paths with ``{id}`` in place of the subject's id. Files of a subject are matched by id. Higher
-        scores are more anomalous. Without `brain_masks` every voxel of an image counts.
-    cohort : str or Path, optional
-        A CSV file with `subject_id`, `group`, `site` and `age`.
-    healthy : sequence of str
-        Ids, or patterns of ids, of healthy subjects: they set the threshold and need no lesion mask.
-    out : str or Path, optional
-        Folder for ``scores.json`` and the tables; without it nothing is kept.
-    settings : mapping or sequence of str, optional
-        Settings of ``evaluation``.
-    seed : int, optional
-        Of the bootstrap.
-    jobs : int, optional
-        Threads; one per core by default.
-    verbose : bool
-        Print a line per subject that failed or was left out.
-
-    Returns
-    -------
-    CohortScores
-        ``scores.estimates["auroc"]`` is an estimate with its interval.
-
-    Raises
-    ------
-    UserError
-        Folders whose files cannot be matched, or no map that could be scored.
-    """
-    from .tools.score_maps import MapFolders, match_subjects, require_own_folder, score_into
-
-    with plain_errors():
-        given = {"maps": maps, "masks": masks, "brain_masks": brain_masks, "cohort": cohort, "out": out}
-        for what, path in given.items():
-            if path is not None:
-                given_path(path, what)
-        config = load_config(overrides=_as_overrides(settings), seed=seed)
-        folders = MapFolders(
-            str(maps),
-            None if masks is None else str(masks),
-            None if brain_masks is None else str(brain_masks),
-            None if cohort is None else Path(cohort),
-            tuple(healthy),
-        )
-        matched = match_subjects(folders)
-        temporary = tempfile.TemporaryDirectory(prefix="voxout-") if out is None else None
-        place = Path(temporary.name if temporary is not None else str(out))
-        require_own_folder(place, folders)
-        console = Console(None, verbosity=0 if verbose else -1)
-        scores, _ = score_into(
-            matched, config.evaluation, place, console, jobs=jobs, seed=config.seed, page=out is not None
-        )
-        if temporary is not None:
-            # The curves of the subjects stay in files, which live as long as the scores.
-            weakref.finalize(scores, temporary.cleanup)
-        return scores
-
-
-def compare(*folders: str | Path, seed: int = 0) -> "Comparison":
-    """Compare the scores of two or more methods on the same subjects.
-
-    Parameters
-    ----------
-    folders : str or Path
-        Folders that `evaluate` or ``voxout evaluate`` wrote, or the output folders of runs.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    Comparison
-        Paired differences with bootstrap intervals.
-
-    Raises
-    ------
-    UserError
-        A folder without scores, or scores that cannot be compared.
-    """
-    from ..evaluation.scoring.compare import compare as compare_scores
-    from ..evaluation.scoring.score_folder import ScoreFolder
-
-    with plain_errors():
-        paths = [given_path(folder, "folder") for folder in folders]
-        return compare_scores([ScoreFolder.open(path) for path in paths], seed=seed)
 
 
 def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":
@@ -346,12 +237,6 @@ def _with_null_threshold(model: "AnomalyModel", run: Run) -> "AnomalyModel":
     if point is None or not math.isfinite(point.threshold):
         return model
     return replace(model, operating_point=point, why_no_threshold="")
-
-
-def _as_overrides(settings: Settings) -> tuple[str, ...]:
-    if isinstance(settings, Mapping):
-        return tuple(f"{name}={json.dumps(value)}" for name, value in settings.items())
-    return tuple(settings)
 
 
 def _console(out: Path, verbose: bool) -> Console:

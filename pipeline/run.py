@@ -24,7 +24,7 @@ from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
 from .workflow.ownership import require_apart, require_own_place
-from .workflow.runner import Run, Stage, require_current, run_stages, save_own
+from .workflow.runner import Run, Stage, require_current, require_own_model, run_stages, save_own
 from .workflow.scratch import SCRATCH, at_work_in
 
 _TORCH_STAGES = frozenset({"train", "fit", "map"})
@@ -139,6 +139,7 @@ def run_pipeline(
             reference_runs=tuple(options.reference_runs),
         )
         if len(options.stages) == 1:
+            require_own_model(stages[options.stages[0]], run)
             require_current(stages[options.stages[0]], stages, run)
         with _saved_settings(run, dry_run=options.dry_run):
             return run, run_stages(options.stages, stages, run, dry_run=options.dry_run)

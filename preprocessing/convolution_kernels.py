@@ -2,15 +2,10 @@
 
 import numpy as np
 
-from ..data_manifests.caches import compiled
+from ..data_manifests.caches import compiled_reordering
 
 
-def _reordering(function):
-    """Compile a function whose sums may be reordered, which vectorisation requires; NaN and infinity are kept."""
-    return compiled(function, fastmath={"contract", "reassoc", "nsz"})
-
-
-@_reordering
+@compiled_reordering
 def along_middle_axis(values, half, out):
     """Convolve values (a, n, b) along n: fills `out`, of the same shape."""
     outer, n, width = values.shape
@@ -31,19 +26,21 @@ def along_middle_axis(values, half, out):
                     near = w0 * (b0[z] + a0[z]) + w1 * (b1[z] + a1[z])
                     line[z] += near + (w2 * (b2[z] + a2[z]) + w3 * (b3[z] + a3[z]))
                 k += 4
-            for k in range(k, both + 1):
+            while k <= both:
                 w0, b0, a0 = half[k], values[i, j - k], values[i, j + k]
                 for z in range(width):
                     line[z] += w0 * (b0[z] + a0[z])
-            for k in range(both + 1, reach + 1):
-                # At an edge, where one of the two does not exist.
+                k += 1
+            # At an edge, where one of the two does not exist.
+            while k <= reach:
                 if j - k >= 0 or j + k < n:
                     w0, a0 = half[k], values[i, j - k if j - k >= 0 else j + k]
                     for z in range(width):
                         line[z] += w0 * a0[z]
+                k += 1
 
 
-@_reordering
+@compiled_reordering
 def along_last_axis(values, half, out):
     """Convolve values (a, n) along n: fills `out`, of the same shape."""
     outer, n = values.shape
@@ -62,7 +59,8 @@ def along_last_axis(values, half, out):
                 near = w0 * (before[z + 3] + after[z]) + w1 * (before[z + 2] + after[z + 1])
                 line[z] += near + (w2 * (before[z + 1] + after[z + 2]) + w3 * (before[z] + after[z + 3]))
             k += 4
-        for k in range(k, reach + 1):
+        while k <= reach:
             w0, before, after = half[k], padded[reach - k :], padded[reach + k :]
             for z in range(n):
                 line[z] += w0 * (before[z] + after[z])
+            k += 1

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .models.encoder.dense_inference import encode_densely as encode_densely
     from .models.encoder.network import PatchEncoder as PatchEncoder
     from .pipeline.api import adapt_scanner as adapt_scanner
-    from .pipeline.api import compare as compare
-    from .pipeline.api import evaluate as evaluate
     from .pipeline.api import fit as fit
     from .pipeline.api import load_model as load_model
     from .pipeline.api import read_cohort as read_cohort
+    from .pipeline.api_of_scores import compare as compare
+    from .pipeline.api_of_scores import evaluate as evaluate
     from .pipeline.model.anomaly_map import AnomalyMap as AnomalyMap
     from .pipeline.model.anomaly_model import AnomalyModel as AnomalyModel
 
@@ -46,9 +46,9 @@ _HOME = {
     "UserError": "data_manifests.errors",
     "Volume": "data_manifests.images.volume",
     "adapt_scanner": "pipeline.api",
-    "compare": "pipeline.api",
+    "compare": "pipeline.api_of_scores",
     "encode_densely": "models.encoder.dense_inference",
-    "evaluate": "pipeline.api",
+    "evaluate": "pipeline.api_of_scores",
     "fit": "pipeline.api",
     "load_model": "pipeline.api",
     "read_cohort": "pipeline.api",

@@ -22,7 +22,7 @@ LEAST_INSIDE, MOST_OF_HEAD = 0.5, 0.5
 ENOUGH_CONTROLS = 20
 EMPTY_LESION_MASK = (
     "the lesion mask is empty, expected a lesion. Correct it, or leave column lesion_mask empty: the map is then "
-    "computed but not scored."
+    "not evaluated."
 )
 
 ScanCheck = Callable[[SubjectRecord, Mapping[Modality, Volume], Volume | None], Sequence[str]]
@@ -138,10 +138,11 @@ def check_manifest(
     elif fewest_controls > 0 and len(controls) < ENOUGH_CONTROLS:
         warnings.append(Problem("", f"only {number}: maps are more stable with {ENOUGH_CONTROLS} or more."))
     unmasked = [record.key for record in manifest.patients if record.lesion_mask is None]
-    if unmasked:
-        has, computed = ("has", "its map is") if len(unmasked) == 1 else ("have", "their maps are")
+    # A model is usually applied to find lesions that nobody has outlined.
+    if unmasked and (fewest_controls > 0 or len(unmasked) < len(manifest.patients)):
+        has, mapped = ("has", "it is") if len(unmasked) == 1 else ("have", "they are")
         found = f"{counted(len(unmasked), 'patient')} {has} no lesion mask"
-        warnings.append(Problem("", f"{found}: {computed} computed but not scored."))
+        warnings.append(Problem("", f"{found}: {mapped} mapped, but the map is not evaluated."))
     return CheckResult(tuple(problems), tuple(warnings), good)
 
 

@@ -1,11 +1,13 @@
 """Memory-mapped arrays."""
 
 import errno
+import math
 import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,6 @@ import numpy.typing as npt
 
 def new_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """Create a ``.npy`` file, mapped for writing, and reserve its space on disk.
-
-    Without the reservation, a full disk would kill the process during an assignment, without an error message.
 
     Raises
     ------
@@ -24,13 +24,11 @@ def new_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     try:
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        # Some file systems cannot reserve space; the array can be used without it.
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            del array
-            path.unlink()
-            raise
+            _reserve(file, path.stat().st_size)
+    except OSError:
+        del array
+        path.unlink()
+        raise
     return array
 
 
@@ -45,7 +43,7 @@ def release_pages(array: np.ndarray) -> None:
 
 
 def temporary_array(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """Create an array in a file of a folder that nobody can see and that is gone with the array.
+    """Create an array in a temporary file without a name, which is deleted with the array.
 
     Raises
     ------
@@ -53,8 +51,19 @@ def temporary_array(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) 
         Not enough space.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as temporary:
-        return new_mapped_array(Path(temporary) / "array.npy", dtype, shape)
+    with TemporaryFile(dir=folder) as file:
+        _reserve(file, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "r+", shape=shape)  # type: ignore[call-overload] (any binary file will do)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Reserve space on disk: without it, a full disk would kill the process at an assignment, without a message."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        # Some file systems cannot reserve space; the array can be used without it.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def rows_of(array: np.ndarray) -> Iterator[np.ndarray]:

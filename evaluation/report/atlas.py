@@ -23,6 +23,9 @@ GREY_MM = 3.0
 GYRUS_MM = 5.0
 """White matter up to this distance from the cortex belongs to the gyrus, as in FreeSurfer's ``wmparc``."""
 PERIVENTRICULAR_MM = 5.0
+VOTERS = 60
+"""Nearest voxels of the cortex that decide on the lobe of deep white matter, by majority: at the borders of lobes, the
+single nearest one is often the bottom of another lobe's sulcus."""
 FARTHEST_MM = 10.0
 """Points without a label, in sulci and at the surface, belong to the nearest region up to this distance."""
 
@@ -80,6 +83,14 @@ _CODES: dict[Region, tuple[int, ...]] = {
     **{Region(name, "ventricles"): codes for name, codes in _VENTRICLES.items()},
     **{Region(name, lobe): codes for lobe, names in _OTHERS.items() for name, codes in names.items()},
 }
+_CINGULATE = (2, 10, 23, 26)
+"""Gyri that say nothing of the lobe of deep white matter: they lie along the whole corpus callosum, and the posterior
+cingulate of the atlas, which is parietal, begins below the frontal lobe."""
+_POSTERIOR_CINGULATE = Region("posterior cingulate", "parietal lobe")
+_MIDDLE_CINGULATE = Region("middle cingulate", "frontal lobe")
+_POSTERIOR_BELOW_Y_MM = -20.0
+"""The posterior cingulate of the atlas reaches to y = 5 mm, far in front of the central sulcus; the part in front of
+this is the middle cingulate of other atlases."""
 _ADJECTIVES = {
     "frontal lobe": "frontal", "parietal lobe": "parietal", "temporal lobe": "temporal", "occipital lobe": "occipital",
     "insula": "insular",
@@ -102,6 +113,8 @@ class Atlas:
     from_mm : array, (4, 4)
         RAS+ mm to voxel indices; rigid.
     cortex, ventricles, others : KDTree
+    lobes : KDTree
+        The cortex without the cingulate gyrus.
     """
 
     labels: np.ndarray
@@ -109,6 +122,7 @@ class Atlas:
     cortex: KDTree
     ventricles: KDTree
     others: KDTree
+    lobes: KDTree
 
     def regions_at(self, points_mm: np.ndarray, tissues: np.ndarray) -> list[Region | None]:
         """Return the region of every point.
@@ -147,12 +161,24 @@ class Atlas:
         gyral = white & ~around_ventricle & (to_cortex <= GYRUS_MM)
         labels[gyral] = gyri[gyral]
         regions: list[Region | None] = [_REGIONS[label] for label in labels]
-        for i in np.flatnonzero(white & ~gyral):
-            gyrus = _REGIONS[gyri[i]]
-            assert gyrus is not None
+        for i in np.flatnonzero(points_mm[:, 1] > _POSTERIOR_BELOW_Y_MM):
+            if regions[i] == _POSTERIOR_CINGULATE:
+                regions[i] = _MIDDLE_CINGULATE
+        deep = np.flatnonzero(white & ~gyral)
+        for i, lobe in zip(deep, self._lobes_around(places[deep]), strict=True):
             kind = "periventricular" if around_ventricle[i] else "deep"
-            regions[i] = Region(f"{kind} white matter, {_ADJECTIVES[gyrus.lobe]}", gyrus.lobe)
+            regions[i] = Region(f"{kind} white matter, {_ADJECTIVES[lobe]}", lobe)
         return regions
+
+    def _lobes_around(self, places: np.ndarray) -> list[str]:
+        """Return the lobe that most of the nearest voxels of the cortex belong to."""
+        if not len(places):
+            return []
+        _, which = self.lobes.query(places, k=VOTERS)
+        lobes = np.array([region.lobe if region else "" for region in _REGIONS])
+        names, votes = np.unique(lobes), lobes[self._labels_at(self.lobes.data[which.ravel()])].reshape(which.shape)
+        most = np.argmax([(votes == name).sum(axis=1) for name in names], axis=0)
+        return [str(name) for name in names[most]]
 
     def mm_to_ventricle(self, points_mm: np.ndarray) -> np.ndarray:
         """Return the distance of points, (N, 3) in RAS+ mm of MNI space, to the nearest ventricle, in mm."""
@@ -194,12 +220,15 @@ def load_atlas() -> Atlas:
     for label, codes in enumerate(_CODES.values(), start=2):
         label_of[list(codes)] = label
     labels = label_of[image.voxels.astype(np.uint16)]
+    cortex = (labels >= 2) & (labels < _FIRST_VENTRICLE)
+    cingulate = [label for label, codes in enumerate(_CODES.values(), start=2) if codes[0] - 1000 in _CINGULATE]
     return Atlas(
         labels,
         np.linalg.inv(image.affine),
-        _tree((labels >= 2) & (labels < _FIRST_VENTRICLE)),
+        _tree(cortex),
         _tree((labels >= _FIRST_VENTRICLE) & (labels < _FIRST_OTHER)),
         _tree(labels >= _FIRST_OTHER),
+        _tree(cortex & ~np.isin(labels, cingulate)),
     )
 
 

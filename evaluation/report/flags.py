@@ -1,7 +1,7 @@
 """Flags on findings that often have a harmless cause, by where they lie.
 
-Such places were seen among false positives in healthy heads; how often a flag is right was not measured. A flag is a
-reason to look twice, no verdict: lesions also lie at the cortex, beside ventricles, or on both sides.
+A flag is a reason to look twice, no verdict: lesions also lie at the cortex, beside ventricles, or on both sides. How
+often findings in healthy heads and at simulated lesions carry each: docs/maps.md#findings (`benchmarks/findings.py`).
 """
 
 from collections.abc import Sequence
@@ -89,8 +89,51 @@ class OnTemplate:
     jacobian: Volume | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the flags of one finding depend on, at each of its N voxels.
+
+    Attributes
+    ----------
+    to_mirrored : array, (M,)
+        Distance of the mirrored place to the nearest voxel above the threshold, mm; only for voxels off the midline.
+    to_uncovered, below_surface, to_ventricle : array, (N,)
+        Distances to brain without a score, to the border of the brain mask and to a ventricle of the atlas, mm.
+    volume_change : array, (N,)
+        By the registration; 1 is no change.
+    touching_mm : float
+        Farthest from brain without a score to touch it: the diagonal of a voxel's face.
+    """
+
+    to_mirrored: np.ndarray
+    to_uncovered: np.ndarray
+    below_surface: np.ndarray
+    to_ventricle: np.ndarray
+    volume_change: np.ndarray
+    touching_mm: float
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The flags of the finding."""
+        voxels, change = len(self.to_uncovered), self.volume_change
+        mirrored = len(self.to_mirrored) > voxels * _MOST and (self.to_mirrored <= MIRROR_MM).mean() >= _MOST
+        holds = {
+            MIRROR: mirrored,
+            EDGE: (self.to_uncovered <= self.touching_mm).mean() >= _TOUCHING,
+            BORDER: (self.below_surface <= BORDER_MM).mean() >= _MOST,
+            VENTRICLE: (self.to_ventricle <= VENTRICLE_MM).mean() >= _MOST,
+            WARP: ((change < LEAST_JACOBIAN) | (change > MOST_JACOBIAN)).mean() >= _MOST,
+        }
+        return tuple(flag for flag in FLAGS if holds[flag])
+
+
 def flags_of(findings: Sequence[np.ndarray], on_template: OnTemplate, threshold: float) -> list[tuple[Flag, ...]]:
-    """Return the flags of each finding.
+    """Return the flags of each finding; see `evidence_of`."""
+    return [evidence.flags for evidence in evidence_of(findings, on_template, threshold)]
+
+
+def evidence_of(findings: Sequence[np.ndarray], on_template: OnTemplate, threshold: float) -> list[Evidence]:
+    """Return what the flags of each finding depend on.
 
     Parameters
     ----------
@@ -117,16 +160,16 @@ def flags_of(findings: Sequence[np.ndarray], on_template: OnTemplate, threshold:
     for points in findings:
         at = _index(points, from_mm, covered.shape)
         aside = points[abs(points[:, 0]) > MIDLINE_MM]
-        mirrored = to_flagged[_index(aside * [-1, 1, 1], from_mm, covered.shape)] <= MIRROR_MM
-        change = _at(t.jacobian, points) if t.jacobian is not None else np.ones(len(points))
-        holds = {
-            MIRROR: len(aside) > len(points) * _MOST and mirrored.mean() >= _MOST,
-            EDGE: (to_uncovered[at] <= 1.5 * spacing.max()).mean() >= _TOUCHING,
-            BORDER: (below_surface[at] <= BORDER_MM).mean() >= _MOST,
-            VENTRICLE: (atlas.mm_to_ventricle(points) <= VENTRICLE_MM).mean() >= _MOST,
-            WARP: ((change < LEAST_JACOBIAN) | (change > MOST_JACOBIAN)).mean() >= _MOST,
-        }
-        found.append(tuple(flag for flag in FLAGS if holds[flag]))
+        found.append(
+            Evidence(
+                to_mirrored=to_flagged[_index(aside * [-1, 1, 1], from_mm, covered.shape)],
+                to_uncovered=to_uncovered[at],
+                below_surface=below_surface[at],
+                to_ventricle=atlas.mm_to_ventricle(points),
+                volume_change=_at(t.jacobian, points) if t.jacobian is not None else np.ones(len(points)),
+                touching_mm=1.5 * float(spacing.max()),
+            )
+        )
     return found
 
 

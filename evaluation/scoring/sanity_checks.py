@@ -56,7 +56,8 @@ def _threshold_warnings(scores: CohortScores, known: Sequence[SubjectScores]) ->
             f"the most common score ({background:.3g}) counts as background. The healthy maps have no more clusters "
             f"above it than allowed, so the threshold is the lowest score above the background, {threshold:.3g}."
         ]
-    if all(s.highest_score < threshold for s in scores.subjects):
+    # Nothing above the threshold is what a quiet scan without lesions should show.
+    if any(s.has_lesions for s in scores.subjects) and all(s.highest_score < threshold for s in scores.subjects):
         labels = all(len(s.histogram.healthy_scores) <= _FEW_SCORES for s in scores.subjects)
         return [
             f"the threshold ({threshold:.3g}), set on {scores.point.origin}, lies above every score: no voxel is "

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..features.extractors import Features, PatchFeatures
@@ -17,6 +16,7 @@ from ..features.source import FeatureSource, ScorerSpec
 from ..learned.scorer import LearnedScorer
 from ..prototypes.scorer import Prototypes
 from ..settings import ModelSettings
+from ..tensor_file import another_mask_error
 from .calibration import Calibration
 from .scorers import Mahalanobis, OneClassSvms, Scorer
 from .smoothing import Smoothing
@@ -125,9 +125,9 @@ class CalibratedScorer:
         if spec.scorer == "ocsvm":
             scorer: Scorer = OneClassSvms.load(folder, mask, settings.detector)
         elif spec.scorer == "learned":
-            scorer = LearnedScorer.load(folder, mask)
+            scorer = LearnedScorer.load(folder, mask, features.size)
         elif spec.scorer == "prototypes":
-            scorer = Prototypes.load(folder, mask)
+            scorer = Prototypes.load(folder, mask, features.size)
         else:
             scorer = Mahalanobis.load(folder, mask, spec.direction)
         calibration, sigma_mm, smoothing = Calibration.load(folder / _CALIBRATION), settings.ensemble.smoothing_mm, None
@@ -140,8 +140,5 @@ class CalibratedScorer:
             regression = ConfoundRegression.load(folder / _REGRESSION)
         sizes = {len(part.scale) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
         if sizes != {mask.size} or {part.mask_hash for part in parts} != {mask.mask_hash}:
-            raise UserError(
-                f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
-                "the model. Fit the model again."
-            )
+            raise another_mask_error(folder, "calibration was")
         return cls(name, features, scorer, calibration, smoothing, spec.member, regression)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data_manifests.images.memory_map import rows_of, temporary_array
+from ...data_manifests.images.memory_map import release_pages, rows_of, temporary_array
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..edits.edited_controls import EditedControls
@@ -49,7 +49,8 @@ class CrossFit:
     edited_controls : EditedControls or None
         What the learned scorer learns from; None if there is no such scorer.
     scratch : Path or None
-        Folder for the scores of all controls, of which one is in memory at a time; None: all are in memory.
+        Folder for the scores of all controls, of which one is in memory at a time, and for the moments of their
+        features; None: all are in memory.
     participants : ndarray of int, (S,), or None
         Whose scan each control is; None: each is of another participant.
     seed : int
@@ -100,7 +101,8 @@ class CrossFit:
             parts = DistanceParts(spec.direction)
         scores = self._new_null()
         steps = _Steps(self.step, len(self.subsets))
-        scorer, regression = OnePass(self.mask, self.subsets, self.jobs).fit(features, parts, scores, steps.reached)
+        one_pass = OnePass(self.mask, self.subsets, self.jobs, self.scratch)
+        scorer, regression = one_pass.fit(features, parts, scores, steps.reached)
         return scorer, regression, scores
 
     def learned(self, features: ReadFeatures) -> tuple[LearnedScorer, ConfoundRegression | None, np.ndarray]:
@@ -108,24 +110,25 @@ class CrossFit:
         if self.edited_controls is None:
             raise ValueError("the learned scorer needs edited_controls")
         folds, confounds = self.subsets.folds, self.subsets.confounds
-        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, folds, confounds)
+        fit = LearnedFit.start(self.mask, features, self.edited_controls, self.inside, folds, confounds, self.scratch)
         settings = self.settings.learned
         samples = fit.samples(settings.copies, self.jobs, self.step)
         networks = fit.networks(samples, settings.steps, self.device, self.jobs, self.step)
-        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self.jobs)
+        return fit.scorer(networks), fit.references[-1].regression, fit.null(networks, self._new_null(), self.jobs)
 
     def prototypes(self, features: ReadFeatures) -> tuple[Prototypes, np.ndarray]:
         """Fit prototypes; also return their null scores (S, P)."""
         everyone = self.subsets.order
         participants = np.arange(len(everyone)) if self.participants is None else self.participants
-        fewest = len(everyone) - max(len(fold) for fold in self.subsets.folds)
-        samples = Samples.draw(features, participants, self.mask, fewest=fewest, seed=self.seed, jobs=self.jobs)
+        folds = self.subsets.folds
+        samples = Samples.draw(features, participants, folds, self.mask, seed=self.seed, jobs=self.jobs)
         null = self._new_null()
-        for fold in self.subsets.folds:
+        for fold in folds:
             others = samples.fit(np.setdiff1d(everyone, fold), jobs=self.jobs)
             for control in fold:
                 own = features([control])[:, :][0]
                 null[control] = others.score(own, inside=self.inside[control], jobs=self.jobs)
+                release_pages(null)
             self.step()
         scorer = samples.fit(everyone, jobs=self.jobs)
         self.step()

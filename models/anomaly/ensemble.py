@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.confounds import Confounds
 from ..features.source import FeatureSource
 from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
+from ..tensor_file import another_mask_error
 from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration, z_from_neg_log10_p
 from .scanner import FILE as SCANNER
@@ -171,10 +171,7 @@ class Ensemble:
         scanner = ScannerCalibration.load(folder / SCANNER) if (folder / SCANNER).exists() else None
         parts = [*calibrations, *([scanner.calibration] if scanner is not None else [])]
         if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in parts):
-            raise UserError(
-                f"{private(folder, 'its folder')}: its calibration was fitted on another brain mask, expected that of "
-                "the model. Fit the model again."
-            )
+            raise another_mask_error(folder, "calibration was")
         if sigma_mm > 0:
             surroundings = Surroundings.load(folder / _SURROUNDINGS, mask, sigma_mm, calibrations[1])
         # Few controls allow no learned scorer, see `fit_ensemble`.

@@ -7,6 +7,7 @@ what was fitted on all controls is kept, so that memory does not grow with the n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,11 +66,14 @@ class OnePass:
     subsets : Subsets
     jobs : int or None
         Number of threads; one per core if None.
+    scratch : Path or None
+        Folder for the moments of the features; None: they are in memory.
     """
 
     mask: VoxelMask
     subsets: Subsets
     jobs: int | None = None
+    scratch: Path | None = None
 
     def fit(
         self,
@@ -105,7 +109,13 @@ class OnePass:
         """
         ordered = features(self.subsets.order)
         fit = CrossFittedWhitening.start(
-            ordered, self.mask, self.subsets, whitened=parts.whitened, diagonal=parts.diagonal, jobs=self.jobs
+            ordered,
+            self.mask,
+            self.subsets,
+            whitened=parts.whitened,
+            diagonal=parts.diagonal,
+            jobs=self.jobs,
+            scratch=self.scratch,
         )
         whole = fit.whole(len(self.subsets) - 1)
         n_subjects, n_voxels, d = ordered.shape
@@ -140,7 +150,7 @@ class _Block:
             inside, outside = self.subsets.place(subset)
             places = np.concatenate([inside, outside])
             controls = self.subsets.order[places]
-            white = whitening.part(slice(start, stop)).apply(block[places], confounds[controls])
+            white = whitening.part(slice(start, stop)).apply(block, places, confounds[controls])
             part = self.parts.fit(white[: len(inside)], first)
             if len(outside) and self.scores is not None:
                 values = self.parts.score(part, white[len(inside) :])

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from ...data_manifests.errors import UserError, private
 from ...preprocessing.intensity.derived_maps import Direction
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.subsets import Subsets
@@ -18,6 +17,7 @@ from ..ocsvm.detector_arrays import DetectorArrays, GrowingArrays, Precision
 from ..ocsvm.kernel import checked_gamma
 from ..ocsvm.voxelwise import DetectorField, fit_detector_block
 from ..settings import DetectorSettings, ScoreName
+from ..tensor_file import another_mask_error
 from .one_pass import OnePass
 
 _FIELD, _WHITENING = "field", "whitening.safetensors"
@@ -128,7 +128,7 @@ class OneClassSvms:
         whitening = load_whitening(folder / _WHITENING, mask) if settings.latent_scaling != "raw" else None
         field = DetectorField.load(folder / _FIELD)
         if len(field) != mask.size:
-            raise _another_mask_error(folder)
+            raise another_mask_error(folder, "detectors were")
         return cls(field, whitening, settings.score)
 
 
@@ -218,10 +218,3 @@ def _svm_scores(field: DetectorField, features: np.ndarray, score_by: ScoreName,
     else:
         scores = -np.log(np.maximum(decision / field.offset + 1, _SMALLEST_KERNEL_SUM))
     return scores.astype(np.float32)
-
-
-def _another_mask_error(folder: Path) -> UserError:
-    return UserError(
-        f"{private(folder, 'its folder')}: its detectors were fitted on another brain mask, expected that of the "
-        "model. Fit the model again."
-    )

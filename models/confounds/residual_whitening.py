@@ -1,16 +1,18 @@
 """Confound regression and whitening of features, fitted on all subsets of a cross-validation in one go.
 
-The features of the controls are read twice, in blocks: once for the covariance of the whole brain, and once more, slab
-by slab, for the voxels.
+The features of the controls are read once. Their moments are kept on disk until the covariance of the whole brain, by
+which those of the voxels are regularised, is known.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import LatentStore
+from ..features.kept_slabs import KeptSlabs
 from ..features.moments import SlabMoments, SubsetMoments
 from ..features.subsets import Subsets
 from ..features.whitening import SHRINKAGE, BrainCovariance, Whitening, brain_covariances
@@ -32,11 +34,24 @@ class ResidualWhitening:
     regression: ConfoundRegression | None
     whitening: Whitening | None
 
-    def apply(self, features: np.ndarray, confounds: np.ndarray) -> np.ndarray:
-        """Transform the features (S, n, d) of subjects with confounds (S, k); (S, n, d) float32."""
-        if self.regression is not None:
-            features = self.regression.residualise_block(features, confounds)
-        return features if self.whitening is None else self.whitening.whiten(features)
+    def apply(self, features: np.ndarray, subjects: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+        """Transform the features of some subjects.
+
+        Parameters
+        ----------
+        features : ndarray, (all subjects, n, d), float32
+        subjects : ndarray of int, (S,)
+        confounds : ndarray, (S, k)
+
+        Returns
+        -------
+        ndarray, (S, n, d), float32
+        """
+        if self.whitening is None:
+            own = features[subjects]
+            return own if self.regression is None else self.regression.residualise_block(own, confounds)
+        slopes = np.empty((0, *features.shape[1:]), np.float16) if self.regression is None else self.regression.slopes
+        return self.whitening.whiten_residuals(features, subjects, slopes, confounds)
 
     def part(self, voxels: slice) -> "ResidualWhitening":
         """Return the same for some of the voxels, without a copy."""
@@ -62,11 +77,14 @@ class CrossFittedWhitening:
     Attributes
     ----------
     moments : SubsetMoments
+    kept : KeptSlabs or None
+        Their slabs.
     brains : list of BrainCovariance or None
-        Of each subset; None: no whitening.
+        Of each subset; both are None without whitening.
     """
 
     moments: SubsetMoments
+    kept: KeptSlabs | None
     brains: list[BrainCovariance] | None
 
     @classmethod
@@ -79,6 +97,7 @@ class CrossFittedWhitening:
         whitened: bool = True,
         diagonal: bool = False,
         jobs: int | None = None,
+        scratch: Path | None = None,
     ) -> "CrossFittedWhitening":
         """Compute the covariance of the whole brain for each subset.
 
@@ -94,6 +113,8 @@ class CrossFittedWhitening:
             See `BrainCovariance`.
         jobs : int, optional
             Number of threads; one per core by default.
+        scratch : Path, optional
+            Folder for the moments, which are in memory by default.
 
         Raises
         ------
@@ -101,12 +122,14 @@ class CrossFittedWhitening:
             See `SubsetMoments` and `brain_covariances`.
         """
         moments = SubsetMoments(features, mask, subsets, jobs)
-        brains = brain_covariances(moments, shrinkage=SHRINKAGE, diagonal=diagonal) if whitened else None
-        return cls(moments, brains)
+        if not whitened:
+            return cls(moments, None, None)
+        kept = KeptSlabs(scratch)
+        return cls(moments, kept, brain_covariances(kept.keep(moments.slabs()), shrinkage=SHRINKAGE, diagonal=diagonal))
 
     def slabs(self) -> Iterator[tuple[slice, list[ResidualWhitening]]]:
         """Yield the voxels of each slab, and the residual whitening of each subset there."""
-        for slab in self.moments.slabs():
+        for slab in self.moments.slabs() if self.kept is None else self.kept:
             yield slab.voxels, [self._of_subset(slab, subset) for subset in range(len(self.moments.subsets))]
 
     def whole(self, subset: int) -> ResidualWhitening:
@@ -130,7 +153,12 @@ class CrossFittedWhitening:
 
 
 def fit_residual_whitenings(
-    features: LatentStore | np.ndarray, mask: VoxelMask, subsets: Subsets, *, jobs: int | None = None
+    features: LatentStore | np.ndarray,
+    mask: VoxelMask,
+    subsets: Subsets,
+    *,
+    jobs: int | None = None,
+    scratch: Path | None = None,
 ) -> list[tuple[Whitening, ConfoundRegression | None]]:
     """Fit the whitening of the whole brain, and the regression before it, on each subset.
 
@@ -139,7 +167,7 @@ def fit_residual_whitenings(
     UserError
         See `CrossFittedWhitening.start`.
     """
-    fit = CrossFittedWhitening.start(features, mask, subsets, jobs=jobs)
+    fit = CrossFittedWhitening.start(features, mask, subsets, jobs=jobs, scratch=scratch)
     fitted = [fit.whole(subset) for subset in range(len(subsets))]
     for voxels, parts in fit.slabs():
         for own, part in zip(fitted, parts, strict=True):

@@ -39,25 +39,52 @@ class EditedControls:
     families: Sequence[FamilyName]
     seed: int
 
-    def draw(self, index: int, copy: int) -> tuple[np.ndarray, Edited]:
+    def unedited(self, index: int) -> "Unedited":
+        """Read a control."""
+        (row,) = self.store.index([self.keys[index]])
+        images = self._images(index)
+        brain_mask = Volume(np.array(self.store.inside[row]), self.store.grid.grid)
+        return Unedited(index, images, brain_mask, [tissue_of(image, brain_mask) for image in images])
+
+    def draw(self, control: "Unedited", copy: int) -> tuple[np.ndarray, Edited]:
         """Edit one control and compute its channels again: (C, X, Y, Z) float32, and the edits."""
-        random = np.random.default_rng([self.seed, index, copy])
-        donor = (index + int(random.integers(1, len(self.keys)))) % len(self.keys)
-        rows = self.store.index([self.keys[index], self.keys[donor]])
-        n_modalities = len(self.channels.modalities)
-        images, donated = (self.store.volumes[row, :n_modalities].astype(np.float32) for row in rows)
-        brain_mask = Volume(np.array(self.store.inside[rows[0]]), self.store.grid.grid)
+        random = np.random.default_rng([self.seed, control.index, copy])
+        donor = (control.index + int(random.integers(1, len(self.keys)))) % len(self.keys)
         drawn = edited(
-            images,
-            brain_mask.voxels,
-            donated,
-            [tissue_of(image, brain_mask) for image in images],
-            np.asarray(brain_mask.grid.spacing_mm),
+            control.images,
+            control.brain_mask.voxels,
+            self._images(donor),
+            control.tissues,
+            np.asarray(control.brain_mask.grid.spacing_mm),
             random,
             number=EDITS,
             families=self.families,
         )
-        return self.channels.with_derived(drawn.images, brain_mask), drawn
+        return self.channels.with_derived(drawn.images, control.brain_mask), drawn
+
+    def _images(self, index: int) -> np.ndarray:
+        (row,) = self.store.index([self.keys[index]])
+        return self.store.volumes[row, : len(self.channels.modalities)].astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Unedited:
+    """A control before it is edited.
+
+    Attributes
+    ----------
+    index : int
+        Its place among the training controls.
+    images : ndarray, (M, X, Y, Z), float32
+    brain_mask : Volume
+    tissues : list of Tissue
+        One per modality.
+    """
+
+    index: int
+    images: np.ndarray
+    brain_mask: Volume
+    tissues: list[Tissue]
 
 
 def tissue_of(image: np.ndarray, brain_mask: Volume) -> Tissue:

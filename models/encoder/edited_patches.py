@@ -109,7 +109,7 @@ def _of_copy(
     controls: EditedControls, pair: tuple[int, int], patch_shapes: tuple[PatchShape, ...], per_edit: int
 ) -> EditedPatches:
     (copy, index), store = pair, controls.store
-    channels, drawn = controls.draw(index, copy)
+    channels, drawn = controls.draw(controls.unedited(index), copy)
     volumes = torch.from_numpy(channels[None, controls.channels.index(store.channels)])
     inside = store.grid.brain_mask & store.inside[store.index([controls.keys[index]])[0]]
     random = np.random.default_rng([controls.seed, index, copy, 1])

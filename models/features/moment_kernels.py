@@ -6,10 +6,13 @@ one of another file: numba's disk cache only tracks changes of the file that def
 
 import numpy as np
 
-from .kernels import reordering
+from ...data_manifests.caches import compiled_reordering
+
+COLUMNS = 16
+"""Columns that are summed over neighbours at a time: the floats of a cache line."""
 
 
-@reordering
+@compiled_reordering
 def subset_moments(
     block, segments, members, confounds, table, start, count, mean, within, cross, confound_mean, products
 ):
@@ -154,7 +157,7 @@ def subset_moments(
                     at += 1
 
 
-@reordering
+@compiled_reordering
 def slopes(inverse, table, cross, out):
     """Regression slopes of one subset, at each voxel.
 
@@ -169,25 +172,28 @@ def slopes(inverse, table, cross, out):
         Filled.
     """
     n, k, d = cross.shape
-    half = np.empty((k, d))
+    half, total = np.empty(d), np.empty((k, d))
     for p in range(n):
         row = table[p]
         at = 0
+        total[:] = 0
         for c in range(k):
-            half[c] = 0
+            half[:] = 0
             for e in range(c + 1):
+                weight = inverse[row, at + e]
                 for i in range(d):
-                    half[c, i] += inverse[row, at] * cross[p, e, i]
-                at += 1
+                    half[i] += weight * cross[p, e, i]
+            for e in range(c + 1):
+                weight = inverse[row, at + e]
+                for i in range(d):
+                    total[e, i] += weight * half[i]
+            at += c + 1
         for e in range(k):
             for i in range(d):
-                total = 0.0
-                for c in range(e, k):
-                    total += inverse[row, c * (c + 1) // 2 + e] * half[c, i]
-                out[p, e, i] = total
+                out[p, e, i] = total[e, i]
 
 
-@reordering
+@compiled_reordering
 def residual_moments(slopes, cross, confound_mean, products, table, mean, within):
     """Moments of one subset after regression, from those before it, at each voxel and in place.
 
@@ -196,7 +202,7 @@ def residual_moments(slopes, cross, confound_mean, products, table, mean, within
 
     Parameters
     ----------
-    slopes : ndarray, (k, n, d), float32
+    slopes : ndarray, (n, k, d), float32
     cross : ndarray, (n, k, d), float32
         C'X.
     confound_mean : ndarray, (m, k), float64
@@ -214,7 +220,7 @@ def residual_moments(slopes, cross, confound_mean, products, table, mean, within
         row = table[p]
         for c in range(k):
             for i in range(d):
-                own[c, i] = slopes[c, p, i]
+                own[c, i] = slopes[p, c, i]
                 mean[p, i] -= confound_mean[row, c] * own[c, i]
                 change[c, i] = -cross[p, c, i]
         for c in range(k):
@@ -234,7 +240,7 @@ def residual_moments(slopes, cross, confound_mean, products, table, mean, within
                 at += 1
 
 
-@reordering
+@compiled_reordering
 def about_centre(within, local, freedom, out):
     """Moments about a common centre, weighted by the degrees of freedom.
 
@@ -261,7 +267,7 @@ def about_centre(within, local, freedom, out):
         out[p, at + d] = freedom[p]
 
 
-@reordering
+@compiled_reordering
 def about_own_mean(summed, local, out):
     """Second moments about the mean of each voxel, from moments summed over its neighbours.
 
@@ -289,22 +295,50 @@ def about_own_mean(summed, local, out):
                 at += 1
 
 
-@reordering
-def sum_of_three(values):
-    """Add to each value its two neighbours along the middle axis, in place: (a, n, b) float32."""
-    outer, n, width = values.shape
-    before, own = np.empty(width, np.float32), np.empty(width, np.float32)
-    for i in range(outer):
-        before[:] = 0
-        for j in range(n):
-            line = values[i, j]
-            if j + 1 < n:
-                after = values[i, j + 1]
-                for k in range(width):
-                    own[k] = line[k]
-                    line[k] += before[k] + after[k]
-            else:
-                for k in range(width):
-                    own[k] = line[k]
-                    line[k] += before[k]
-            before, own = own, before
+@compiled_reordering
+def sum_over_neighbours(values, index, wanted, shape, out):
+    """Sum values over the 3x3x3 neighbours of voxels; voxels without a value count as 0.
+
+    Parameters
+    ----------
+    values : ndarray, (n, k), float32
+    index, wanted : ndarray of int, (n,) and (m,)
+        Flat indices, in a box, of the voxels of `values` and of those of `out`. None is at the border of the box.
+    shape : ndarray of int, (3,)
+        Shape of the box.
+    out : ndarray, (m, k), float32
+        Filled with the sums.
+    """
+    width = values.shape[1]
+    line = shape[2] * COLUMNS
+    plane = shape[1] * line
+    # A few columns at a time, so that a plane stays in the cache. Sums run over whole planes: those at the border of
+    # the box are wrong and are not used.
+    box, lines = np.empty(shape[0] * plane, np.float32), np.zeros(plane, np.float32)
+    for start in range(0, width, COLUMNS):
+        box[:] = 0
+        if start + COLUMNS <= width:
+            for v in range(len(index)):
+                to = index[v] * COLUMNS
+                for c in range(COLUMNS):
+                    box[to + c] = values[v, start + c]
+        else:
+            for v in range(len(index)):
+                for c in range(width - start):
+                    box[index[v] * COLUMNS + c] = values[v, start + c]
+        for x in range(1, shape[0] - 1):
+            own = box[x * plane : (x + 1) * plane]
+            for t in range(COLUMNS, plane - COLUMNS):
+                lines[t] = own[t - COLUMNS] + own[t] + own[t + COLUMNS]
+            for t in range(line, plane - line):
+                own[t] = lines[t - line] + lines[t] + lines[t + line]
+        if start + COLUMNS <= width:
+            for v in range(len(wanted)):
+                at = wanted[v] * COLUMNS
+                for c in range(COLUMNS):
+                    out[v, start + c] = box[at - plane + c] + box[at + c] + box[at + plane + c]
+        else:
+            for v in range(len(wanted)):
+                at = wanted[v] * COLUMNS
+                for c in range(width - start):
+                    out[v, start + c] = box[at - plane + c] + box[at + c] + box[at + plane + c]

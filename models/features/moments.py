@@ -14,7 +14,7 @@ import numpy as np
 
 from ...data_manifests.errors import UserError
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..ocsvm.blocks import as_floats, in_order, read_block
+from ..ocsvm.blocks import as_floats, as_halves, in_order, read_block
 from ..ocsvm.dual import named, thread_count
 from . import kernels, moment_kernels
 from .feature_store import LatentStore
@@ -234,16 +234,16 @@ class SubsetMoments:
         """Average the slopes over neighbours, and regress the confounds out of the moments, which are overwritten."""
         slab, (n_subsets, n, k, d) = own.slab, own.cross.shape
         voxels = self.mask.locations[slab.low : slab.high]
-        n_neighbours = sum_over_neighbours(np.ones((len(voxels), 1), np.float32), voxels)
+        n_neighbours = sum_over_neighbours(np.ones((len(voxels), 1), np.float32), voxels, slab.inner)
         slopes = np.empty((n_subsets, k, n, d), np.float16)
 
         def regress(subset: int) -> None:
             alone = joined(slab, parts, lambda part: part.slopes[subset]).reshape(len(voxels), k * d)
-            averaged = (sum_over_neighbours(alone, voxels) / n_neighbours)[slab.inner]
-            slopes[subset] = averaged.reshape(n, k, d).swapaxes(0, 1)
+            averaged = as_halves(sum_over_neighbours(alone, voxels, slab.inner) / n_neighbours).reshape(n, k, d)
+            slopes[subset] = averaged.swapaxes(0, 1)
             # The moments are those of the residuals from the slopes as they are stored.
             moment_kernels.residual_moments(
-                as_floats(slopes[subset]),
+                as_floats(averaged),
                 own.cross[subset],
                 np.ascontiguousarray(own.confound_mean[:, subset]),
                 np.ascontiguousarray(own.products[:, subset]),
@@ -269,7 +269,7 @@ class SubsetMoments:
             local = mean - mean.mean(axis=0, dtype=np.float64).astype(np.float32)
             summed = np.empty((len(mean), within.shape[1] + mean.shape[1] + 1), np.float32)
             moment_kernels.about_centre(within, local, freedom, summed)
-            summed = sum_over_neighbours(summed, voxels)[slab.inner]
+            summed = sum_over_neighbours(summed, voxels, slab.inner)
             moment_kernels.about_own_mean(summed, local[slab.inner], covariance[subset])
 
         self._for_each_subset(pool)

@@ -84,7 +84,7 @@ def joined(slab: Slab, parts: Sequence[_Part], values: Callable[[_Part], np.ndar
     return np.concatenate(pieces)
 
 
-def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray, inner: slice = slice(None)) -> np.ndarray:
     """Sum values over the 3x3x3 neighbourhood of each voxel, including the voxel itself.
 
     Parameters
@@ -92,17 +92,17 @@ def sum_over_neighbours(values: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     values : ndarray, (n, k), float32
     voxels : ndarray of int, (n, 3)
         Voxel indices; other voxels count as 0.
+    inner : slice
+        Voxels for which the sums are returned; all by default.
 
     Returns
     -------
-    ndarray, (n, k), float32
+    ndarray, (n or fewer, k), float32
     """
-    low = voxels.min(axis=0)
-    x, y, z = (int(size) for size in voxels.max(axis=0) - low + 1)
-    k = values.shape[1]
-    box = np.zeros((x, y, z, k), np.float32)
-    index = tuple((voxels - low).T)
-    box[index] = values
-    for shape in ((1, x, y * z * k), (x, y, z * k), (x * y, z, k)):
-        moment_kernels.sum_of_three(box.reshape(shape))
-    return box[index]
+    # A box with a border of one voxel.
+    low = voxels.min(axis=0) - 1
+    shape = tuple(int(size) for size in voxels.max(axis=0) - low + 2)
+    index = np.asarray(np.ravel_multi_index(tuple((voxels - low).T), shape))
+    out = np.empty((len(index[inner]), values.shape[1]), np.float32)
+    moment_kernels.sum_over_neighbours(values, index, index[inner], np.array(shape), out)
+    return out

@@ -9,6 +9,7 @@ Controls whose features are NaN at a voxel are missing there and are ignored.
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,11 @@ import numpy as np
 
 from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
-from ..ocsvm.blocks import as_floats
-from ..tensor_file import opened_tensors, write_tensors
+from ..ocsvm.blocks import as_floats, as_halves
+from ..tensor_file import another_mask_error, opened_tensors, write_tensors
 from . import kernels
 from .feature_store import LatentStore
-from .moments import SubsetMoments
+from .moments import SlabMoments, SubsetMoments
 from .subsets import Subsets
 
 _FLOOR = 1e-4
@@ -28,6 +29,7 @@ _FLOOR = 1e-4
 SHRINKAGE = 0.01
 """Weight of the whole brain's covariance, scaled to the voxel's variance, in the covariance of each voxel."""
 _VOXELS_AT_ONCE = 32_768
+_FACTORS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +93,36 @@ class Whitening:
         if latents.shape[-2:] != self.mean.shape:
             raise ValueError(f"latents {latents.shape} do not end in {self.mean.shape}")
         values = np.ascontiguousarray(latents, np.float32).reshape(-1, *self.mean.shape)
-        out = np.empty(values.shape, np.float32)
+        everyone, n_voxels, d = np.arange(len(values)), *self.mean.shape
+        slopes, confounds = np.empty((0, n_voxels, d), np.float16), np.empty((len(values), 0))
+        return self.whiten_residuals(values, everyone, slopes, confounds).reshape(latents.shape)
+
+    def whiten_residuals(
+        self, features: np.ndarray, subjects: np.ndarray, slopes: np.ndarray, confounds: np.ndarray
+    ) -> np.ndarray:
+        """Regress confounds out of the features of some subjects, and whiten the residuals.
+
+        Parameters
+        ----------
+        features : ndarray, (all subjects, P, d), float32
+        subjects : ndarray of int, (S,)
+        slopes : ndarray, (k, P, d), float16
+            See `ConfoundRegression`.
+        confounds : ndarray, (S, k)
+
+        Returns
+        -------
+        ndarray, (S, P, d), float32
+        """
+        out = np.empty((len(subjects), *self.mean.shape), np.float32)
+        by_confound = np.ascontiguousarray(confounds.T, np.float32)
         for start in range(0, len(self.mean), _VOXELS_AT_ONCE):
             voxels = slice(start, start + _VOXELS_AT_ONCE)
-            factors = as_floats(self.packed[voxels])
+            factors, own_slopes = as_floats(self.packed[voxels]), as_floats(slopes[:, voxels])
             factors /= np.float32(self.unit)
-            kernels.whiten(values, start, np.ascontiguousarray(self.mean[voxels]), factors, out)
-        return out.reshape(latents.shape)
+            mean = np.ascontiguousarray(self.mean[voxels])
+            kernels.whiten(features, subjects, start, by_confound, own_slopes, mean, factors, out)
+        return out
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, atomically."""
@@ -135,10 +160,7 @@ def load_whitening(path: Path, mask: VoxelMask) -> Whitening:
     """
     whitening = Whitening.load(path)
     if len(whitening.mean) != mask.size or whitening.mask_hash != mask.mask_hash:
-        raise UserError(
-            f"{private(path.parent, 'its folder')}: its detectors were fitted on another brain mask, expected that of "
-            "the model. Fit the model again."
-        )
+        raise another_mask_error(path.parent, "detectors were")
     return whitening
 
 
@@ -201,27 +223,30 @@ class BrainCovariance:
         -------
         ndarray, (n, d(d+1)/2), float16
         """
-        own, on_diagonal = covariance.astype(np.float64), self._on_diagonal
-        scale = own[:, on_diagonal].mean(axis=1, keepdims=True) / self.variance
-        regularised = (1 - self.shrinkage) * own + self.shrinkage * scale * self.packed
-        if self.diagonal:
-            regularised *= on_diagonal
-        factors = np.empty(regularised.shape, np.float32)
-        kernels.inverse_factors(regularised, _FLOOR * self.variance, factors)
-        return (factors * np.float32(self.unit)).astype(np.float16)
+        out = np.empty(covariance.shape, np.float16)
+        for start in range(0, len(covariance), _FACTORS_AT_ONCE):
+            own = covariance[start : start + _FACTORS_AT_ONCE]
+            regularised, factors = np.empty(own.shape), np.empty(own.shape, np.float32)
+            kernels.regularised(own, self.packed, self.variance, self.shrinkage, self.diagonal, regularised)
+            kernels.inverse_factors(regularised, _FLOOR * self.variance, factors)
+            factors *= np.float32(self.unit)
+            out[start : start + _FACTORS_AT_ONCE] = as_halves(factors)
+        return out
 
 
-def brain_covariances(moments: SubsetMoments, *, shrinkage: float, diagonal: bool = False) -> list[BrainCovariance]:
-    """Average the covariances of all voxels, for each subset of the controls.
+def brain_covariances(
+    slabs: Iterable[SlabMoments], *, shrinkage: float, diagonal: bool = False
+) -> list[BrainCovariance]:
+    """Average the covariances of all voxels in slabs, for each subset of the controls.
 
     Raises
     ------
     UserError
         Features without variance; see also `SubsetMoments.slabs`.
     """
-    summed = (slab.covariance.sum(axis=1, dtype=np.float64) for slab in moments.slabs())
-    total = functools.reduce(np.add, summed)
-    return [BrainCovariance(own, shrinkage, diagonal) for own in total / moments.mask.size]
+    summed = ((slab.slab.size, slab.covariance.sum(axis=1, dtype=np.float64)) for slab in slabs)
+    n_voxels, total = functools.reduce(lambda one, other: (one[0] + other[0], one[1] + other[1]), summed)
+    return [BrainCovariance(own, shrinkage, diagonal) for own in total / n_voxels]
 
 
 def fit_whitening(
@@ -251,10 +276,10 @@ def fit_whitening(
         Fewer than two controls in all or at a voxel, features of another mask, or features without variance.
     """
     n_subjects, n_voxels, dimension = features.shape
-    moments = SubsetMoments(features, mask, Subsets.everyone(np.empty((n_subjects, 0))), jobs)
-    (brain,) = brain_covariances(moments, shrinkage=shrinkage, diagonal=diagonal)
+    slabs = [*SubsetMoments(features, mask, Subsets.everyone(np.empty((n_subjects, 0))), jobs).slabs()]
+    (brain,) = brain_covariances(slabs, shrinkage=shrinkage, diagonal=diagonal)
     whitening = Whitening.empty(n_voxels, dimension, brain.unit, mask.mask_hash)
-    for slab in moments.slabs():
+    for slab in slabs:
         whitening.mean[slab.voxels] = slab.mean[0]
         whitening.packed[slab.voxels] = brain.factors(slab.covariance[0])
     return whitening

@@ -1,6 +1,6 @@
 """Inputs of the learned scorer: how far a voxel and its surroundings are from the controls, and where it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +63,10 @@ class Context:
         depth_mm = np.minimum(self.mask.transform(np.asarray(depth_mm)), _DEEPEST_MM)
         return np.column_stack([self.norm.mean, np.log(self.norm.sd), *tissue, depth_mm]).astype(np.float32)
 
+    def smoother(self, inside: np.ndarray) -> "Smoother":
+        """Smoother of the images of a subject with brain mask (P,)."""
+        return Smoother(self.mask.cropped, inside)
+
     def compute(
         self,
         channels: np.ndarray,
@@ -70,6 +74,7 @@ class Context:
         inside: np.ndarray,
         *,
         at: np.ndarray | slice = slice(None),
+        smoother: "Smoother | None" = None,
     ) -> np.ndarray:
         """Compute the inputs of one subject.
 
@@ -83,65 +88,108 @@ class Context:
             Brain mask of the subject.
         at : ndarray of int, optional
             Voxels of the mask for which the inputs are returned; all by default.
+        smoother : Smoother, optional
+            Of the subject, if there is one already.
 
         Returns
         -------
         ndarray, (P or len(at), d), float32
         """
         box = self.mask.cropped
-        smoother = _Smoother(box, inside)
+        smoother = self.smoother(inside) if smoother is None else smoother
         index, place = box.flat_index[at], self.place[at]
+        mirrored, exists = self._mirrored(index)
         # Filled column by column, so that the columns are contiguous.
         inputs = np.empty((self.size, len(index)), np.float32).T
         columns = iter(inputs.T)
 
-        def write(*volumes: np.ndarray) -> None:
-            for volume in volumes:
-                np.take(volume, index, out=next(columns))
+        def write(*values: np.ndarray) -> None:
+            for part in values:
+                next(columns)[:] = part
 
         values = np.where(inside[:, None], np.clip(deviations, -_LARGEST, _LARGEST), 0).astype(np.float32)
         smooth_deviations = []
         for value in values.T:
             volume = box.inverse_transform(value)
-            smooth = [smoother(volume, scale) for scale in range(len(SCALES_MM))]
             squared = volume**2
-            energies = [np.sqrt(np.maximum(smoother(squared, scale), 0)) for scale in range(_FINE)]
-            write(volume, *smooth, *energies)
-            write(*(part - self._mirrored(part) for part in (volume, smooth[0], energies[0])))
+            parts = [
+                _Part(volume),
+                *(smoother(volume, scale) for scale in range(len(SCALES_MM))),
+                *(replace(smoother(squared, scale), is_square=True) for scale in range(_FINE)),
+            ]
+            own = [part.at(index) for part in parts]
+            write(*own)
+            for number in (0, 1, 1 + len(SCALES_MM)):
+                write(own[number] - np.where(exists, parts[number].at(mirrored), 0))
             if len(smooth_deviations) < self.n_modalities:
-                smooth_deviations.append(smooth[:_FINE])
+                smooth_deviations.append(parts[1 : 1 + _FINE])
         for image, own_deviations in zip(channels.T, smooth_deviations, strict=False):
             volume = box.inverse_transform(np.where(inside, image, 0).astype(np.float32))
             smooth = [smoother(volume, scale) for scale in range(_FINE)]
-            write(volume, *smooth)
+            write(np.take(volume, index), *(part.at(index) for part in smooth))
             for part in (*smooth, *own_deviations):
-                for values_there in curvatures(part, box.grid.spacing_mm, index):
-                    next(columns)[:] = values_there
-        for column, values_there in zip(columns, place.T, strict=True):
-            column[:] = values_there
+                write(*curvatures(part.everywhere(), box.grid.spacing_mm, index))
+        write(*place.T)
         return inputs
 
-    def _mirrored(self, volume: np.ndarray) -> np.ndarray:
-        """Mirror a volume about x = 0 mm, the plane of symmetry of the template; 0 beyond the box."""
-        affine = self.mask.cropped.grid.affine
-        x = round(-2 * affine[0, 3] / affine[0, 0]) - np.arange(volume.shape[0])
-        exists = (x >= 0) & (x < volume.shape[0])
-        mirrored = np.zeros_like(volume)
-        mirrored[exists] = volume[x[exists]]
-        return mirrored
+    def _mirrored(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat indices of the voxels mirrored about x = 0 mm, the plane of symmetry, and which are in the box."""
+        box = self.mask.cropped
+        affine, (size, *plane) = box.grid.affine, box.grid.size_vox
+        per_x = int(np.prod(plane))
+        x = round(-2 * affine[0, 3] / affine[0, 0]) - index // per_x
+        exists = (x >= 0) & (x < size)
+        return np.where(exists, x * per_x + index % per_x, 0), exists
 
 
-class _Smoother:
-    """Means over the brain's voxels, with Gaussian weights of the `SCALES_MM`."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Values of a volume, or means of its values over the brain.
+
+    Attributes
+    ----------
+    total : ndarray, (X, Y, Z)
+        Values, or their weighted sums.
+    share : ndarray, (X, Y, Z), or None
+        Sums of the weights.
+    is_square : bool
+        The values are squares, of whose mean the root is taken.
+    """
+
+    total: np.ndarray
+    share: np.ndarray | None = None
+    is_square: bool = False
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Values at some voxels."""
+        values = np.take(self.total, index)
+        if self.share is not None:
+            values /= np.take(self.share, index)
+        return np.sqrt(np.maximum(values, 0)) if self.is_square else values
+
+    def everywhere(self) -> np.ndarray:
+        """Values at all voxels of the box; not of squares."""
+        return self.total if self.share is None else self.total / self.share
+
+
+class Smoother:
+    """Means over the voxels of a brain, with Gaussian weights of the `SCALES_MM`.
+
+    Parameters
+    ----------
+    box : VoxelMask
+    inside : ndarray of bool, (P,)
+        Brain mask of the subject.
+    """
 
     def __init__(self, box: VoxelMask, inside: np.ndarray):
-        self.kernels = [
+        self._kernels = [
             [gaussian_kernel(sigma_vox, _TRUNCATE) for sigma_vox in sigma_mm / box.grid.spacing_mm]
             for sigma_mm in SCALES_MM
         ]
         weights = box.inverse_transform(inside.astype(np.float32))
-        self.shares = [np.maximum(convolved(weights, kernel), _SMALLEST_SHARE) for kernel in self.kernels]
+        self._shares = [np.maximum(convolved(weights, kernel), _SMALLEST_SHARE) for kernel in self._kernels]
 
-    def __call__(self, volume: np.ndarray, scale: int) -> np.ndarray:
+    def __call__(self, volume: np.ndarray, scale: int) -> _Part:
         """Mean around each voxel of a volume that is 0 outside the brain."""
-        return convolved(volume, self.kernels[scale]) / self.shares[scale]
+        return _Part(convolved(volume, self._kernels[scale]), self._shares[scale])

@@ -7,20 +7,22 @@ the deviations of controls that a mean was fitted on are too small.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ...data_manifests.images.memory_map import release_pages
 from ...data_manifests.threads import one_torch_thread
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..confounds.residual_whitening import fit_residual_whitenings
-from ..edits.edited_controls import EditedControls
+from ..edits.edited_controls import EditedControls, Unedited
 from ..features.feature_store import ReadFeatures
 from ..features.packed_masks import Masks
 from ..features.subsets import Subsets
 from .chosen_voxels import chosen_voxels
-from .context import Context
+from .context import Context, Smoother
 from .network import EditClassifier, Samples, train_classifier
 from .norm import Norm
 from .scorer import LearnedScorer, score_of
@@ -83,10 +85,11 @@ class LearnedFit:
         inside: Masks,
         folds: Sequence[np.ndarray],
         confounds: Sequence[np.ndarray],
+        scratch: Path | None = None,
     ) -> "LearnedFit":
-        """Fit the references; the parameters are attributes of the class."""
+        """Fit the references, with a folder for temporary files; the other parameters are attributes of the class."""
         subsets = Subsets(folds, confounds)
-        fitted = fit_residual_whitenings(features(subsets.order), mask, subsets)
+        fitted = fit_residual_whitenings(features(subsets.order), mask, subsets, scratch=scratch)
         references = [Reference(Norm(whitening), regression) for whitening, regression in fitted]
         context = Context(mask, references[-1].norm, len(controls.channels.modalities))
         return cls(mask, features, controls, inside, folds, confounds, references, context)
@@ -95,27 +98,31 @@ class LearnedFit:
         """Fold to which a control belongs."""
         return next(number for number, fold in enumerate(self.folds) if index in fold)
 
-    def sample(self, index: int, copy: int) -> Samples:
-        """Draw voxels of an edited copy of a control."""
-        fold = self.fold_of(index)
-        channels, drawn = self.controls.draw(index, copy)
+    def samples_of(self, index: int, copies: int) -> Samples:
+        """Draw voxels of edited copies of a control."""
+        control, smoother = self.controls.unedited(index), self.context.smoother(self.inside[index])
+        return Samples.joined([self._sample(control, copy, smoother) for copy in range(copies)])
+
+    def _sample(self, control: Unedited, copy: int, smoother: Smoother) -> Samples:
+        index, fold = control.index, self.fold_of(control.index)
+        channels, drawn = self.controls.draw(control, copy)
         features = self.mask.transform(channels).T.astype(np.float32)
         features = self.references[fold].without_confounds(features, self.confounds[fold][index])
         deviations = self.references[fold].norm.deviations(features)
         random = np.random.default_rng([self.controls.seed, index, copy, 1])
         at, families = chosen_voxels(drawn, self.mask.transform(drawn.numbers), self.inside[index], deviations, random)
-        inputs = self.context.compute(features, deviations, self.inside[index], at=at)
+        inputs = self.context.compute(features, deviations, self.inside[index], at=at, smoother=smoother)
         return Samples(np.ascontiguousarray(inputs), families)
 
     def samples(self, copies: int, jobs: int | None, step: Callable[[], None]) -> list[Samples]:
         """Draw the voxels of all controls, one element per control."""
-        pairs = [(index, copy) for index in range(len(self.inside)) for copy in range(copies)]
         drawn = []
         with ThreadPoolExecutor(jobs) as pool:
-            for samples in pool.map(lambda pair: self.sample(*pair), pairs):
+            for samples in pool.map(lambda index: self.samples_of(index, copies), range(len(self.inside))):
                 drawn.append(samples)
-                step()
-        return [Samples.joined(drawn[start : start + copies]) for start in range(0, len(drawn), copies)]
+                for _ in range(copies):
+                    step()
+        return drawn
 
     def inputs(self, index: int) -> np.ndarray:
         """Compute the inputs (P, d) of an unedited control, from the reference without its fold."""
@@ -147,15 +154,20 @@ class LearnedFit:
                 step()
         return networks
 
-    def null(self, networks: Sequence[EditClassifier], jobs: int | None) -> np.ndarray:
-        """Scores (S, P) of each control from the network and the reference without its fold; 0 outside its brain."""
+    def null(self, networks: Sequence[EditClassifier], out: np.ndarray, jobs: int | None) -> np.ndarray:
+        """Fill `out` (S, P) with the scores of each control from the network and the reference without its fold.
 
-        def scored(index: int) -> np.ndarray:
+        They are 0 outside its brain.
+        """
+
+        def score(index: int) -> None:
             logits = networks[self.fold_of(index)].logits(self.inputs(index))
-            return np.where(self.inside[index], score_of(logits), 0)
+            out[index] = np.where(self.inside[index], score_of(logits), 0)
+            release_pages(out)
 
         with one_torch_thread(), ThreadPoolExecutor(jobs) as pool:
-            return np.stack(list(pool.map(scored, range(len(self.inside)))))
+            list(pool.map(score, range(len(self.inside))))
+        return out
 
     def scorer(self, networks: Sequence[EditClassifier]) -> LearnedScorer:
         """Scorer for unseen subjects."""

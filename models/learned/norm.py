@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from ..features.whitening import Whitening
+from ..ocsvm.blocks import as_floats
+from . import kernels
 
 _VOXELS_AT_ONCE = 32_768
 
@@ -52,6 +54,13 @@ class Norm:
         ndarray, (P, C + 1), float32
             The distance is divided by the square root of C.
         """
-        z = (features - self.mean) / self.sd
-        distance = np.sqrt(np.mean(self.whitening.whiten(features) ** 2, axis=1))
-        return np.column_stack([z, distance]).astype(np.float32, copy=False)
+        features = np.ascontiguousarray(features, np.float32)
+        if features.shape != self.mean.shape:
+            raise ValueError(f"channels {features.shape}, expected {self.mean.shape}")
+        out = np.empty((len(features), features.shape[1] + 1), np.float32)
+        for start in range(0, len(features), _VOXELS_AT_ONCE):
+            block = slice(start, start + _VOXELS_AT_ONCE)
+            packed = as_floats(self.whitening.packed[block])
+            packed /= np.float32(self.whitening.unit)
+            kernels.deviations(features[block], self.mean[block], self.sd[block], packed, out[block])
+        return out

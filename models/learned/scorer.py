@@ -48,8 +48,8 @@ class LearnedScorer:
         write_tensors(folder / _NETWORKS, arrays, **numbers)
 
     @classmethod
-    def load(cls, folder: Path, mask: VoxelMask) -> "LearnedScorer":
-        """Load a saved scorer.
+    def load(cls, folder: Path, mask: VoxelMask, size: int) -> "LearnedScorer":
+        """Load a saved scorer of so many channels.
 
         Raises
         ------
@@ -58,6 +58,8 @@ class LearnedScorer:
         """
         norm = Norm(load_whitening(folder / _WHITENING, mask))
         with opened_tensors(folder / _NETWORKS, "networks of the learned scorer") as file:
+            if norm.mean.shape[1] != size:
+                raise ValueError(f"a whitening of {norm.mean.shape[1]} channels does not match {size} channels")
             context = Context(mask, norm, round(file.number("modalities")))
             networks = [
                 EditClassifier.read(file, f"{number}.", context.size)

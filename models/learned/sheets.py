@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .kernels import derivatives
+
 N_CURVATURES = 4
 _SMALLEST_SPREAD = 1e-12
 
@@ -26,11 +28,10 @@ def curvatures(volume: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, ind
     ndarray, (4, n), float32
         Eigenvalues of the Hessian in ascending order, per mm^2, and the length of the gradient, per mm.
     """
-    slopes = np.gradient(volume, *spacing_mm)
-    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-    xx, yy, zz, xy, xz, yz = (np.gradient(slopes[a], spacing_mm[b], axis=b).ravel()[index] for a, b in pairs)
-    slope = np.sqrt(sum(part.ravel()[index] ** 2 for part in slopes))
-    return np.stack([*eigenvalues(xx, yy, zz, xy, xz, yz), slope]).astype(np.float32)
+    found = np.empty((3 + 6, len(index)), np.float32)
+    derivatives(np.ascontiguousarray(volume), np.asarray(spacing_mm, np.float64), index, found)
+    slope = np.sqrt((found[:3] ** 2).sum(axis=0))
+    return np.stack([*eigenvalues(*found[3:]), slope]).astype(np.float32)
 
 
 def eigenvalues(

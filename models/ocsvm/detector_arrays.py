@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from ...data_manifests.errors import UserError
+from .blocks import as_halves
 
 Precision = Literal["float16", "float32"]
 
@@ -58,7 +59,8 @@ def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
     """
     coef = fitted.dual_coef
     with np.errstate(over="ignore"):
-        vectors = fitted.support_vectors.astype(precision)
+        vectors = fitted.support_vectors
+        vectors = as_halves(vectors) if precision == "float16" else vectors.astype(np.float32)
     if not np.isfinite(vectors).all():
         wider = 'Set precision to "float32".' if precision == "float16" else "Divide all latents by a common number."
         raise UserError(

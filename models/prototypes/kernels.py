@@ -5,15 +5,10 @@ Random numbers are a function of the seed, so that results do not depend on the 
 
 import numpy as np
 
-from ...data_manifests.caches import compiled
+from ...data_manifests.caches import compiled, compiled_reordering
 
 _TRIES = 4
 """Attempts to find a voxel with features, per patch that is sampled."""
-
-
-def _reordering(function):
-    """Compile a function whose sums may be reordered, which vectorisation requires; NaN and infinity are kept."""
-    return compiled(function, fastmath={"contract", "reassoc", "nsz"})
 
 
 @compiled
@@ -63,7 +58,7 @@ def sample(index, features, corners, offsets, seed, out):
         out[block, found:] = np.nan
 
 
-@_reordering
+@compiled_reordering
 def _squared(a, b):
     total = np.float32(0)
     for axis in range(len(a)):
@@ -71,7 +66,7 @@ def _squared(a, b):
     return total
 
 
-@_reordering
+@compiled_reordering
 def _nearest(patch, prototypes):
     best, number = _squared(patch, prototypes[0]), 0
     for k in range(1, len(prototypes)):
@@ -81,7 +76,7 @@ def _nearest(patch, prototypes):
     return number, best
 
 
-@_reordering
+@compiled_reordering
 def _spread_out(patches, seed, prototypes):
     """Choose initial prototypes among the patches, in proportion to the squared distance to those chosen before."""
     n = len(patches)
@@ -101,7 +96,7 @@ def _spread_out(patches, seed, prototypes):
             reached += distance[chosen]
 
 
-@_reordering
+@compiled_reordering
 def fit_block(patches, participants, rounds, fewest, shrinkage, floor, seed, prototypes, factor):
     """Compute the prototypes of one block by k-means, and the covariance of the patches about them.
 
@@ -221,7 +216,7 @@ def fit_blocks(samples, participants, rounds, fewest, shrinkage, floor, first, p
         )
 
 
-@_reordering
+@compiled_reordering
 def distances(features, blocks, prototypes, factors, out):
     """Compute the Mahalanobis distance of features (n, d) to the nearest prototype of their block, (n,)."""
     n, d = features.shape

@@ -6,7 +6,8 @@ an unusual place scores low, an unusual tissue scores high.
 
 For blocks of 4 mm, k-means divides the patches (`PatchFeatures`) of all controls within 7 mm into 16 clusters. The
 score is the smallest Mahalanobis distance to a cluster's mean, the *prototype*, with the covariance within the
-clusters. A prototype is the mean of patches of at least five participants, so that a model holds nobody's own patch.
+clusters. A cluster of fewer than five participants is dropped, so that no prototype is the patch of a single person; it
+may be one of fewer where fewer have brain.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.errors import UserError, private
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import ReadFeatures
+from ..ocsvm.blocks import in_order
 from ..ocsvm.dual import in_threads, thread_count
-from ..tensor_file import opened_tensors, write_tensors
+from ..tensor_file import another_mask_error, opened_tensors, write_tensors
 from . import kernels
 from .blocks import Blocks
 
@@ -32,7 +33,7 @@ _ROUNDS = 6
 _SHRINKAGE, _SMALLEST_VARIANCE = 0.05, 1e-3
 """Share of the covariance that is replaced by its mean variance, and of the features' mean variance that is added."""
 _FILE = "prototypes.safetensors"
-_BLOCKS_A_THREAD, _VOXELS_A_THREAD = 256, 16_384
+_BLOCKS_AT_ONCE, _VOXELS_A_THREAD = 256, 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,9 @@ class Samples:
         cls,
         features: ReadFeatures,
         participants: np.ndarray,
+        folds: Sequence[np.ndarray],
         mask: VoxelMask,
         *,
-        fewest: int,
         seed: int,
         jobs: int | None,
     ) -> "Samples":
@@ -75,9 +76,9 @@ class Samples:
             Opens the features (n, P, d) of the n controls with the given indices.
         participants : ndarray of int, (S,)
             Whose scan each control is.
+        folds : sequence of ndarray of int
+            Controls that fits will leave out.
         mask : VoxelMask
-        fewest : int
-            Smallest number of controls that are fitted on.
         seed : int
         jobs : int or None
             Number of threads; one per core if None.
@@ -86,7 +87,8 @@ class Samples:
         most = min(len(participants), _PATCHES)
         controls = np.unique(np.linspace(0, len(participants) - 1, most).astype(np.int64))
         controls = controls[np.argsort(participants[controls], kind="stable")]
-        size = len(controls), len(blocks.corners), _per_control(min(fewest, len(controls))), features([0]).shape[2]
+        fewest = len(controls) - max((np.isin(controls, fold).sum() for fold in folds), default=0)
+        size = len(controls), len(blocks.corners), _per_control(int(fewest)), features([0]).shape[2]
         patches, variances = np.empty(size, np.float16), np.zeros(len(controls))
 
         def draw(part: slice) -> None:
@@ -108,12 +110,13 @@ class Samples:
         factors = np.zeros((n_blocks, d, d), np.float32)
         # As many patches whatever the number of controls: more of them would be closer to any patch.
         each = _per_control(len(places))
-        places = places[np.linspace(0, len(places) - 1, min(len(places), _PATCHES // each)).astype(np.int64)]
+        places = places[np.linspace(0, len(places) - 1, min(len(places), -(-_PATCHES // each))).astype(np.int64)]
         own_participants = self.participants[places]
         floor = _SMALLEST_VARIANCE * float(self.variances[places].mean())
         fewest = min(FEWEST_PARTICIPANTS, len(np.unique(own_participants)))
 
-        def fit(part: slice) -> None:
+        def fit(start: int, stop: int) -> None:
+            part = slice(start, stop)
             own = self.patches[places, part, :each].astype(np.float32)
             kernels.fit_blocks(
                 own,
@@ -122,12 +125,13 @@ class Samples:
                 fewest,
                 _SHRINKAGE,
                 floor,
-                part.start,
+                start,
                 prototypes[part],
                 factors[part],
             )
 
-        in_threads(fit, n_blocks, step=_BLOCKS_A_THREAD, jobs=thread_count(jobs))
+        for _ in in_order(fit, n_blocks, _BLOCKS_AT_ONCE, thread_count(jobs)):
+            pass
         return Prototypes(self.blocks, prototypes, factors)
 
 
@@ -175,8 +179,8 @@ class Prototypes:
         )
 
     @classmethod
-    def load(cls, folder: Path, mask: VoxelMask) -> "Prototypes":
-        """Load a saved scorer.
+    def load(cls, folder: Path, mask: VoxelMask, size: int) -> "Prototypes":
+        """Load a saved scorer of features of this size.
 
         Raises
         ------
@@ -187,14 +191,13 @@ class Prototypes:
         with opened_tensors(folder / _FILE, "prototypes of healthy patches") as file:
             prototypes, packed = file.array("prototypes", "float32", 3), file.array("factors", "float32", 2)
             n_blocks, _, d = prototypes.shape
-            rows, columns = np.tril_indices(d)
-            if packed.shape != (n_blocks, len(rows)):
-                raise ValueError(f"factors {packed.shape} do not match prototypes {prototypes.shape}")
+            if d != size or packed.shape != (n_blocks, d * (d + 1) // 2):
+                raise ValueError(
+                    f"prototypes {prototypes.shape} and factors {packed.shape} do not match features of size {size}"
+                )
         if n_blocks != len(blocks.corners):
-            raise UserError(
-                f"{private(folder, 'its folder')}: its prototypes were fitted on another brain mask, expected that of "
-                "the model. Fit the model again."
-            )
+            raise another_mask_error(folder, "prototypes were")
+        rows, columns = np.tril_indices(d)
         factors = np.zeros((n_blocks, d, d), np.float32)
         factors[:, rows, columns] = packed
         return cls(blocks, prototypes, factors)

@@ -51,6 +51,12 @@ def pack_model(folder: Path, file: Path) -> int:
         moved = f"scores move by {change.typical:.1%} of their spread" if change else "change not measured"
         merged = ", support vectors merged" if name in packed.merged else ""
         write_line(f"  {name}: {moved}{merged}", sys.stdout)
+    if packed.threshold is None:
+        write_line(
+            "note: the model has no threshold, since its cohort was not mapped: pages will use 3.09, which one healthy "
+            "voxel in a thousand exceeds. To set one, finish the run (`voxout run`), then pack the model again.",
+            sys.stderr,
+        )
     size = file.stat().st_size
     write_line(f"{file}: {size / 1e6:.1f} MB (the folder: {packed.before / 1e6:.1f} MB)", sys.stdout)
     write_line(f"SHA-256: {file_hash(file)}", sys.stdout)

@@ -17,7 +17,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         elif name not in before:
             described.append(f"{name} is new")
         elif name not in now:
-            described.append(f"{name} is gone")
+            described.append(f"{name} is not among the inputs any more")
         else:
             described.append(f"{name} was recomputed or changed")
     return described

@@ -61,12 +61,14 @@ class Packed:
         Of each scorer.
     merged : tuple of str
         Scorers whose support vectors were merged.
+    threshold : float or None
     """
 
     path: Path
     before: int
     changes: dict[str, ScoreChange | None]
     merged: tuple[str, ...]
+    threshold: float | None = None
 
 
 def pack(model: OutputFolder, path: Path) -> Packed:
@@ -103,7 +105,7 @@ def pack(model: OutputFolder, path: Path) -> Packed:
         (staged.root / CARD).write_text(model_card(shared, about, changes))
         write_pack(path, {CARD: staged.root / CARD, **files}, about)
     before = sum(file.stat().st_size for folder in (model.detectors, model.encoder) for _, file in _files_of(folder))
-    return Packed(path, before, changes, merged)
+    return Packed(path, before, changes, merged, loaded.threshold)
 
 
 def _about(model: OutputFolder, loaded: AnomalyModel) -> About:

@@ -58,8 +58,10 @@ def _require_whole_model(model: OutputFolder) -> GivenSettings:
     train, fit = _record(model, "train"), _record(model, "fit")
     fitted_on = fit and fit.inputs.get("the encoder")
     if fit is None or (fitted_on and train is None):
+        what = "holds no fitted model" if model.root.exists() else "no such file or folder"
         raise UserError(
-            f"{private(model.root, 'the model')}: holds no fitted model. Name the folder that `voxout run` wrote."
+            f"{private(model.root, 'the model')}: {what}, expected the output folder of `voxout run` or of `voxout "
+            "adapt-scanner`, or a packed model (.voxout). Check the path."
         )
     if (found := fit.inputs.get(MODEL_FORMAT, 1)) != FORMAT:
         raise UserError(

@@ -85,9 +85,15 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
         warnings=(*([warning] if warning else []), *scoring_warnings(cohort)),
         done=tuple(s.key for s in scores),
         failed=tuple(failed),
-        summary=f"{counted(sum(s.has_lesions for s in scores), 'patient')} with lesions, "
-        f"{counted(sum(s.is_healthy for s in scores), 'healthy scan')}",
+        summary=_summary(scores),
     )
+
+
+def _summary(scores: Sequence[SubjectScores]) -> str:
+    if not any(s.truth_known for s in scores):
+        return "nothing to evaluate: no lesion masks and no healthy scans"
+    with_lesions, healthy = sum(s.has_lesions for s in scores), sum(s.is_healthy for s in scores)
+    return f"{counted(with_lesions, 'patient')} with lesions, {counted(healthy, 'healthy scan')}"
 
 
 def _model_point(run: Run, scores: Sequence[SubjectScores]) -> tuple[OperatingPoint | None, str | None]:
@@ -137,10 +143,12 @@ def load_scores(run: Run) -> CohortScores:
 
 
 def score_lines(scores: CohortScores) -> list[str]:
-    """Format the main scores, one line each, for the end of a run."""
-    width = max(len(METRICS[name].label) for name in _HEADLINES) + len(" (oracle)")
+    """Format the main scores, one line each, for the end of a run; without lesions, those that are defined."""
+    with_lesions = any(subject.has_lesions for subject in scores.subjects)
+    names = [name for name in _HEADLINES if with_lesions or scores.estimates[name].value is not None]
+    width = max((len(METRICS[name].label) for name in names), default=0) + len(" (oracle)")
     lines = [f"scores ({scores.space} space, inside the {scores.mask})"]
-    for name in _HEADLINES:
+    for name in names:
         label = METRICS[name].label + (" (oracle)" if is_oracle(name) else "")
         lines.append(f"  {label:<{width}}  {format_estimate(scores.estimates[name])}")
     return lines

@@ -72,12 +72,15 @@ class StagePlan:
     wall_s, memory_gb : float
     disk_bytes : int
         Of its files in the output folder.
+    temporary_bytes : int
+        Of files in the output folder that are gone when it ends.
     """
 
     stage: str
     wall_s: float
     memory_gb: float
     disk_bytes: int = 0
+    temporary_bytes: int = 0
 
 
 def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: float = 1.0) -> list[StagePlan]:
@@ -112,7 +115,9 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
-    fit_gb = voxels * (measured.FIT_BYTES + measured.FIT_BYTES_PER_CONTROL * train) / 1e9
+    # All samples, and those of a network in each thread.
+    joined = 1 + (1 - 1 / FOLDS) * min(threads, FOLDS)
+    fit_gb = (voxels * measured.FIT_BYTES + joined * work.samples_bytes) / 1e9
     stages = [
         StagePlan("check", measured.CHECK_S * heads.total * slowness, measured.MAIN_GB),
         StagePlan(
@@ -137,6 +142,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
             work.fit_s * (serial + (1 - serial) / threads) * slowness,
             base + fit_gb,
             work.latents_bytes + work.detectors_bytes,
+            work.temporary_bytes,
         ),
         StagePlan("map", by_head(map_s, heads.mapped), base + voxels * 300 / 1e9 * workers, work.maps_bytes),
         StagePlan(
@@ -206,6 +212,14 @@ class _Work:
         return 2 * self.heads.train * self.voxels * (features + nulls)
 
     @property
+    def samples_bytes(self) -> int:
+        """Inputs of the scorer `learned` at the voxels that it learns from, in memory; see `Context`."""
+        if "learned" not in self.scorers:
+            return 0
+        inputs = 9 * (self.channels + 1) + 19 * self.modalities + 2 * self.channels + 3
+        return 4 * inputs * measured.LEARNED_VOXELS * self.models.learned.copies * self.heads.train
+
+    @property
     def detectors_bytes(self) -> int:
         """Mean (float32) and covariance (float16) of the features, slopes of the confounds, scales, detectors."""
         per_voxel = 3 * 4.0
@@ -213,7 +227,7 @@ class _Work:
             _, size, copies = self._size_and_copies(scorer)
             own = 4 * size + size * (size + 1) + 2 * self.confounds * size + 2 * 4
             if scorer == "prototypes":
-                own = 2 * 4 + measured.PROTOTYPES_BYTES / self.voxels
+                own = 2 * 4 + measured.PROTOTYPES_BYTES / self.block_voxels
             if scorer == "ocsvm":
                 vectors = min(
                     self.models.detector.nu * self.heads.train + measured.SUPPORT_VECTORS_MORE, self.heads.train
@@ -222,6 +236,23 @@ class _Work:
             per_voxel += own * copies
         components = 4 * min(measured.SAMPLED_VOXELS, self.voxels) * self.channels * (self.confounds + 2)
         return round(per_voxel * self.voxels + components)
+
+    @property
+    def block_voxels(self) -> float:
+        """Voxels of a block with prototypes, less those missing at the surface of the brain."""
+        edge = max(round(measured.BLOCK_MM / self.spacing_mm), 1)
+        return edge**3 * (measured.FULL_BLOCKS if edge > 1 else 1.0)
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Moments of the features of one scorer for all training sets, and the null scores of all controls.
+
+        Means and packed covariances are float32, slopes float16; scores float32, of the scorer and of what it becomes.
+        """
+        fitted_at_each_voxel = [name for name in self.scorers if name not in ("prototypes", "learned")]
+        size = max((self._size_and_copies(scorer)[1] for scorer in fitted_at_each_voxel), default=0)
+        moments = (FOLDS + 1) * (4 * size + 2 * size * (size + 1) + 2 * self.confounds * size)
+        return round(self.voxels * (moments + 2 * 4 * self.heads.train))
 
     @property
     def maps_bytes(self) -> int:
@@ -300,6 +331,11 @@ def disk_bytes(stages: Sequence[StagePlan]) -> int:
     return sum(stage.disk_bytes for stage in stages)
 
 
+def most_disk_bytes(stages: Sequence[StagePlan]) -> int:
+    """Largest size of the output folder, with the temporary files of the stages."""
+    return max(disk_bytes(stages[:number]) + stages[number - 1].temporary_bytes for number in range(1, len(stages) + 1))
+
+
 def size_text(size: float) -> str:
     """Format a size in bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -317,7 +353,7 @@ def shortages(stages: Sequence[StagePlan], out: Path) -> list[str]:
     """Return warnings if this machine has too little memory, or the disk of the output folder too little space."""
     found = []
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(place).free, disk_bytes(stages)
+    free, needed = shutil.disk_usage(place).free, most_disk_bytes(stages)
     if needed > free:
         found.append(f"the disk has {size_text(free)} free, and the run needs about {size_text(needed)}")
     worst = max(stages, key=lambda stage: stage.memory_gb)

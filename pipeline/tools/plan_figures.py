@@ -31,11 +31,11 @@ FIT_US = {
     "patches": 5.0,
     "prototypes": 4.0,
     "derived map": 1.8,
-    "learned": 48.0,
+    "learned": 29.0,
 }
 """Per scorer, training control and voxel, with its cross-validation. 97 s for the four scorers of the default without
-`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned` lies between 36 with 20
-controls, measured alike, and 66 of a run with 50 controls and 22 maps (docs/before-you-start.md)."""
+`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned`, with eight copies a
+control: 135 s for 20 controls at 2 mm, measured alike."""
 ENCODE_US = 0.078
 """More with latents, per voxel of a patch: patches have 27 voxels in the default, 125 at 1 mm."""
 FIT_SERIAL = 0.51
@@ -56,9 +56,11 @@ WORKER_GB = 0.8
 """Of a worker process that has loaded the libraries; workers stay until the end of a command."""
 PREPARE_WORKER_GB = 1.45
 """At most 1.5 GB per job (docs/results.md#preparation)."""
-FIT_BYTES, FIT_BYTES_PER_CONTROL = 1650, 9
-"""Per voxel: 5.2 GB with 15 controls and 6.0 GB with 60 at 1 mm (docs/method.md#at-1-mm); two maps of float32 of each
-control are in memory at once."""
+FIT_BYTES = 1650
+"""Per voxel: 5.2 GB with 15 controls at 1 mm (docs/method.md#at-1-mm). Without `learned`, it does not
+grow with the controls (docs/results.md#fit)."""
+LEARNED_VOXELS = 4400
+"""Voxels that are drawn from an edited copy of a control."""
 
 # -- files: bytes ----------------------------------------------------------------------------------------------------
 FLOAT_MAP_BYTES = 3.9
@@ -69,8 +71,10 @@ WARP_BYTES = 24.6
 PICTURE_BYTES = 180_000
 SUPPORT_VECTORS_MORE = 4.3
 """Support vectors of a detector beyond nu times the controls (5.7 of 14 with nu 0.1)."""
-PROTOTYPES_BYTES = 20_700_000
-"""At any spacing, since prototypes belong to blocks of 4 mm."""
+PROTOTYPES_BYTES = 656
+"""Per block: 16 prototypes of 8 components, and a packed matrix."""
+BLOCK_MM, FULL_BLOCKS = 4.0, 0.93
+"""Edge of a block, and share of its voxels that lie in the brain: 31,467 blocks of 8 voxels at 2 mm."""
 SAMPLED_VOXELS = 50_000
 """Voxels at which the whole-brain components are stored."""
 PAGE_BYTES, PAGE_BYTES_PER_VOXEL = 1_300_000, 4.0

@@ -10,7 +10,7 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.csv_file import csv_table
-from ...data_manifests.errors import Failure, UserError, counted, without_names
+from ...data_manifests.errors import Failure, UserError, counted, private, without_names
 from ..config.config import Config
 from ..config.diff import changes
 from .console import Console
@@ -232,6 +232,17 @@ def require_current(stage: Stage, stages: Mapping[str, Stage], run: Run) -> None
         if changed or not record.is_complete(run.out.root):
             what = "; ".join(changed[:3]) or "some of its files are missing"
             raise UserError(f"{stage.name} needs the stage {name}, which is out of date ({what}). {_advice(name)}")
+
+
+def require_own_model(stage: Stage, run: Run) -> None:
+    """Refuse to run a single stage in a folder of `voxout apply`, which does not keep the path of its model."""
+    is_of_apply = run.out.record("map").is_file() and not run.out.record("fit").is_file()
+    if is_of_apply and not run.applies_a_model and not {"fit", "map", "score"}.isdisjoint(stage.needs):
+        raise UserError(
+            f"{private(run.out.root, 'the output folder')}: was written by `voxout apply` with the model of another "
+            f"folder, expected a folder of `voxout run` for the stage {stage.name} alone. Run `voxout apply MODEL "
+            "COHORT OUT` again: what is up to date is skipped."
+        )
 
 
 def _advice(stage: str) -> str:

@@ -1,5 +1,7 @@
 """Segmentations and sparse maps (a few detections on a constant background)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from voxout.data_manifests.images.volume import Grid, Volume
@@ -111,6 +113,15 @@ def test_a_threshold_above_all_scores_gives_a_warning():
     faint = score_cohort(scored(lambda z: z), SETTINGS, point=OperatingPoint.fixed_by_maps(99, "a model", 0, 40))
     note, *_ = scoring_warnings(faint)
     assert "lies above every score" in note and "labels" not in note
+
+
+def test_quiet_scans_without_lesions_give_no_warning_about_the_threshold():
+    """One healthy scan mapped alone was said to be a map in which "no lesion can be found"."""
+    point = OperatingPoint.fixed_by_maps(99, "a model", 0, 40)
+    healthy = [s for s in scored(lambda z: z) if s.is_healthy]
+    assert healthy and scoring_warnings(score_cohort(healthy, SETTINGS, point=point)) == []
+    unknown = [replace(s, group="patient", truth_known=False) for s in healthy]
+    assert scoring_warnings(score_cohort(unknown, SETTINGS, point=point)) == []
 
 
 def test_continuous_maps_have_no_background():

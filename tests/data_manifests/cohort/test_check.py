@@ -194,7 +194,7 @@ def test_empty_lesion_mask_of_a_patient(cohort):
     saved(cohort["sub-24"].lesion_mask, np.zeros(SIZE, bool))
     assert only_problem(cohort) == (
         "the lesion mask is empty, expected a lesion. Correct it, or leave column lesion_mask empty: the map is then "
-        "computed but not scored."
+        "not evaluated."
     )
 
 
@@ -233,9 +233,14 @@ def test_inverted_lesion_mask(cohort):
 def test_patients_without_lesion_mask_are_counted(cohort):
     result = check(changed(cohort, "sub-24", lesion_mask=None))
     assert [(w.subject_key, w.sentence) for w in result.warnings] == [
-        ("", "1 patient has no lesion mask: its map is computed but not scored.")
+        ("", "1 patient has no lesion mask: it is mapped, but the map is not evaluated.")
     ]
     assert len(result.good) == 26
+
+
+def test_a_model_is_applied_to_patients_without_lesion_masks_and_no_warning(cohort):
+    patient = Manifest((replace(cohort["sub-24"], lesion_mask=None),))
+    assert check(patient, fewest_controls=0).warnings == ()
 
 
 # -- warnings -------------------------------------------------------------------------------------------------------

@@ -68,6 +68,35 @@ def test_well_known_points(tissue):
     assert other == OTHER_NAMES
 
 
+@pytest.mark.parametrize(
+    ("point", "lobe"),
+    [
+        # Behind the central sulcus, but nearest to the paracentral lobule, which is frontal in the atlas.
+        ((24, -38, 38), "parietal lobe"),
+        # The centrum semiovale in front of the central sulcus, nearest to the posterior cingulate, which is parietal.
+        ((-18, -4, 34), "frontal lobe"),
+    ],
+)
+def test_deep_white_matter_belongs_to_the_lobe_around_it(point, lobe):
+    """The lobe was that of the single nearest voxel of the cortex."""
+    (region,) = atlas.load_atlas().regions_at(np.array([point], float), np.array(["white matter"]))
+    assert region is not None and "deep white matter" in region.name
+    assert region.lobe == lobe
+
+
+@pytest.mark.parametrize(
+    ("point", "region"),
+    [
+        ((12, -6, 36), atlas.Region("middle cingulate", "frontal lobe")),
+        ((14, 4, 36), atlas.Region("middle cingulate", "frontal lobe")),
+        ((-18, -38, 34), atlas.Region("posterior cingulate", "parietal lobe")),
+    ],
+)
+def test_the_cingulate_gyrus_below_the_frontal_lobe_is_not_parietal(point, region):
+    """The posterior cingulate of the atlas reaches as far forward as y = 5 mm."""
+    assert atlas.load_atlas().regions_at(np.array([point], float), np.array(["white matter"])) == [region]
+
+
 def test_tissue_decides_where_the_atlas_and_the_template_differ():
     # A point at the wall of the ventricle, labelled after the tissue that the template has there.
     of = atlas.load_atlas().regions_at

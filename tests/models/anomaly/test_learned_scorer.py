@@ -7,6 +7,7 @@ from voxout.data_manifests.errors import UserError
 from voxout.models.anomaly.ensemble import Ensemble
 from voxout.models.anomaly.fit import fit_ensemble
 from voxout.models.features.source import FeatureSource
+from voxout.models.learned.scorer import LearnedScorer
 from voxout.models.settings import ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
@@ -94,6 +95,8 @@ def test_a_loaded_model_predicts_the_same_map(fitted, store, tmp_path):
     fitted[0].save(tmp_path)
     loaded = Ensemble.load(tmp_path, MASK, FeatureSource(CHANNELS), settings)
     np.testing.assert_array_equal(z_of(loaded, store, UNSEEN[0]), z_of(fitted[0], store, UNSEEN[0]))
+    with pytest.raises(UserError, match="a whitening of 2 channels does not match 3 channels"):
+        LearnedScorer.load(tmp_path / "learned", MASK, 3)
     path = tmp_path / "learned" / "networks.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"holds no networks of the learned scorer .* Run the stage fit again"):

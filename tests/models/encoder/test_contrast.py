@@ -97,7 +97,7 @@ def drawn_patches(controls, pairs, jobs=1):
 def test_patches_are_those_of_the_edited_images(store):
     controls = edited_controls(store)
     edited = drawn_patches(controls, [(2, 5)])
-    channels, drawn = controls.draw(5, 2)
+    channels, drawn = controls.draw(controls.unedited(5), 2)
     numbers = drawn.numbers[tuple(edited.voxels.T)]
     assert (numbers > 0).all() and (edited.controls == 5).all()
     np.testing.assert_array_equal(edited.is_edited, [drawn.families[number - 1] != "sham" for number in numbers])

@@ -1,6 +1,7 @@
 """Deviations of a subject from the controls."""
 
 import numpy as np
+import pytest
 from voxout.models.features.whitening import fit_whitening
 from voxout.models.learned.norm import Norm
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
@@ -34,3 +35,11 @@ def test_deviations_of_unseen_healthy_subjects_have_unit_size():
     found = norm.deviations(random.normal(size=(MASK.size, 3)) @ mixing)
     np.testing.assert_allclose(found[:, :3].std(axis=0), 1, atol=0.05)
     np.testing.assert_allclose((found[:, 3] ** 2).mean(), 1, atol=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 40])
+def test_other_channels_are_refused(channels):
+    """Compiled code would read beyond the arrays."""
+    norm = Norm(fit_whitening(np.random.default_rng(0).normal(size=(20, MASK.size, 3)), MASK, shrinkage=0.01))
+    with pytest.raises(ValueError, match="channels .* expected"):
+        norm.deviations(np.zeros((MASK.size, channels), np.float32))

@@ -37,3 +37,16 @@ def test_curvatures_are_per_mm_whatever_the_voxels():
     index = np.array([np.ravel_multi_index((4, 7, 9), volume.shape)])
     slope = np.linalg.norm([0.3 * 4, 0.2 * 14, 0.1 * 27])
     np.testing.assert_allclose(curvatures(volume, (1, 2, 3), index)[:, 0], [-0.2, 0.1, 0.3, slope], rtol=1e-5)
+
+
+def test_curvatures_are_those_of_numpys_gradients_also_at_the_edges():
+    random = np.random.default_rng(1)
+    volume, spacing_mm = random.normal(size=(5, 2, 7)).astype(np.float32), (1.0, 2.0, 0.5)
+    index = random.permutation(volume.size)
+    found = curvatures(volume, spacing_mm, index)
+    slopes = np.gradient(volume, *spacing_mm)
+    hessian = [[np.gradient(slopes[a], spacing_mm[b], axis=b).ravel()[index] for b in range(3)] for a in range(3)]
+    lower = np.tril(np.transpose(hessian, (2, 1, 0)))  # of xy and yx, the slope of the slope along x
+    expected = np.linalg.eigvalsh(lower)
+    np.testing.assert_allclose(found[:3].T, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found[3], np.linalg.norm(slopes, axis=0).ravel()[index], rtol=1e-5)

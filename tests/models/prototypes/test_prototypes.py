@@ -8,13 +8,13 @@ from voxout.data_manifests.images.grid import Grid
 from voxout.models.prototypes import kernels, scorer
 from voxout.models.prototypes.blocks import Blocks
 from voxout.models.prototypes.scorer import N_PROTOTYPES, Prototypes, Samples
+from voxout.models.tensor_file import write_tensors
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (20, 18, 16)
 BALL = np.linalg.norm(np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2, axis=-1).T < 9
 MASK = VoxelMask(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), BALL)
 N = 24
-DRAWN = {"fewest": N, "seed": 0, "jobs": 1}
 
 
 def _brain(random, shift_vox=0.0):
@@ -31,9 +31,9 @@ def controls():
     return np.stack([_brain(random, random.uniform(-2, 2)) for _ in range(N)])
 
 
-def _samples(controls, participants=None, **options):
+def _samples(controls, participants=None, folds=(), jobs=1):
     participants = np.arange(len(controls)) if participants is None else participants
-    return Samples.draw(lambda index: controls[index], participants, MASK, **DRAWN | options)
+    return Samples.draw(lambda index: controls[index], participants, folds, MASK, seed=0, jobs=jobs)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_very_few_controls(controls, n):
 
 
 def test_of_many_controls_some_are_sampled(controls):
-    many = _samples(np.concatenate([controls] * 30), fewest=29 * N)
+    many = _samples(np.concatenate([controls] * 30))
     assert many.patches.shape[:3] == (600, len(many.blocks.corners), 1)
     assert np.ptp(many.controls) == 30 * N - 1
 
@@ -176,22 +176,23 @@ def test_a_fit_does_not_depend_on_controls_left_out(controls):
     np.testing.assert_array_equal(one.factors, other.factors)
 
 
-def test_every_fit_uses_as_many_patches(controls, monkeypatch):
+@pytest.mark.parametrize("n_controls", [7, 13, 24, 50, 480, 760, 1500])
+def test_every_fit_uses_as_many_patches(controls, monkeypatch, n_controls):
     counts = []
     monkeypatch.setattr(kernels, "fit_blocks", lambda samples, *_: counts.append(samples.shape[0] * samples.shape[2]))
-    samples = _samples(controls, fewest=N - 4)
-    for n in (N - 4, N):
-        samples.fit(np.arange(n), jobs=1)
-    assert counts[0] == 600 == counts[-1]
-    many = _samples(np.concatenate([controls] * 20), fewest=19 * N)
-    for n in (19 * N, 20 * N):
-        many.fit(np.arange(n), jobs=1)
-    assert set(counts) == {600}
+    folds = np.array_split(np.random.default_rng(0).permutation(n_controls), 5)
+    repeated = np.resize(np.arange(N), n_controls)
+    everyone = np.arange(n_controls)
+    samples = Samples.draw(lambda index: controls[repeated[index]], everyone, folds, MASK, seed=0, jobs=2)
+    for chosen in (*(np.setdiff1d(everyone, fold) for fold in folds), everyone):
+        samples.fit(chosen, jobs=1)
+    assert 600 <= min(counts) <= max(counts) < 720
+    assert max(counts) < 1.2 * min(counts)
 
 
 def test_saved_and_loaded(controls, fitted, tmp_path):
     fitted.save(tmp_path)
-    loaded = Prototypes.load(tmp_path, MASK)
+    loaded = Prototypes.load(tmp_path, MASK, 3)
     everywhere = np.ones(MASK.size, bool)
     scores = (one.score(controls[1], inside=everywhere) for one in (loaded, fitted))
     np.testing.assert_array_equal(*scores)
@@ -199,8 +200,15 @@ def test_saved_and_loaded(controls, fitted, tmp_path):
     smaller = BALL.copy()
     smaller[:9] = False
     with pytest.raises(UserError, match="its prototypes were fitted on another brain mask"):
-        Prototypes.load(tmp_path, VoxelMask(MASK.grid, smaller))
+        Prototypes.load(tmp_path, VoxelMask(MASK.grid, smaller), 3)
+    with pytest.raises(UserError, match="do not match features of size 4"):
+        Prototypes.load(tmp_path, MASK, 4)
     path = tmp_path / "prototypes.safetensors"
+    # A small file whose matrices would fill the memory.
+    wide = {"prototypes": np.zeros((1, 1, 100_000), np.float32), "factors": np.zeros((1, 1), np.float32)}
+    write_tensors(tmp_path / "wide" / path.name, wide)
+    with pytest.raises(UserError, match="do not match features of size 3"):
+        Prototypes.load(tmp_path / "wide", MASK, 3)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="prototypes of healthy patches"):
-        Prototypes.load(tmp_path, MASK)
+        Prototypes.load(tmp_path, MASK, 3)

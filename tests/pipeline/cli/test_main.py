@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.images.volume import read_volume, write_volume
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.workflow.lock import sole_user
+from voxout.pipeline.workflow.records import StageRecord
 from voxout.pipeline.workflow.stage_titles import STAGE_TITLES
 
 QUICK = (
@@ -109,6 +111,17 @@ def test_each_stage_is_a_command_that_needs_earlier_stages(capsys, cohort, tmp_p
     assert f"{stage} needs the stage" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stage", ["map", "score", "report"])
+def test_a_stage_on_a_folder_of_apply_says_which_command_brings_it_up_to_date(capsys, cohort, tmp_path, stage):
+    """It asked to run `voxout map` first, which is not possible: the folder does not know its model."""
+    out = OutputFolder(tmp_path)
+    StageRecord("map", {"the detectors": "1234"}, {}).write(out.record("map"))
+    code, messages = _run(capsys, stage, cohort, tmp_path)
+    assert code == 2
+    assert "was written by `voxout apply` with the model of another folder" in messages
+    assert "Run `voxout apply MODEL COHORT OUT` again" in messages
+
+
 def test_a_misspelt_setting_stops_before_anything_is_written(capsys, cohort, tmp_path):
     code, messages = _run(capsys, "run", cohort, tmp_path / "out", "--set", "models.detektor.nu=0.1")
     assert code == 2
@@ -171,7 +184,9 @@ def test_a_dry_run_writes_nothing(capsys, cohort, tmp_path):
 def test_apply_needs_a_model(capsys, cohort, tmp_path):
     code, messages = _run(capsys, "apply", tmp_path, cohort, tmp_path / "out")
     assert code == 2
-    assert "holds no fitted model" in messages
+    assert "holds no fitted model, expected the output folder of `voxout run`" in messages
+    assert "or a packed model" in messages
+    assert "no such file or folder" in _run(capsys, "apply", tmp_path / "none", cohort, tmp_path / "out")[1]
 
 
 def test_an_unusable_device_gives_one_message(capsys, cohort, tmp_path):

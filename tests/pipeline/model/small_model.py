@@ -31,7 +31,7 @@ SETTINGS = {
     "preprocessing": {"spacing_mm": 4.0, "modalities": ["t1w"]},
     "models": {
         "encoder": {"patch_size_mm": 12.0, "latent_size": 4},
-        "ensemble": {"scorers": ["ocsvm", "intensity"], "brain_components": 1},
+        "ensemble": {"scorers": ["ocsvm", "intensity", "prototypes"], "brain_components": 1},
     },
 }
 CONTROLS = 10

@@ -91,7 +91,7 @@ def test_an_unpacked_model_is_a_model_like_any_other(packed, tmp_path):
     assert "| to | 1 healthy scans |" in read_card(tmp_path / "again.voxout")
     own, other = (voxout.load_model(path, device="cpu") for path in (folder.root, tmp_path / "again.voxout"))
     brain = brains(1, seed=8)[0].astype(np.float32)
-    assert np.abs(own.ensemble.predict(brain, INSIDE).z - other.ensemble.predict(brain, INSIDE).z).max() < 0.05
+    assert np.abs(own.ensemble.predict(brain, INSIDE).z - other.ensemble.predict(brain, INSIDE).z).max() < 0.1
 
 
 def test_the_same_model_gives_the_same_bytes_and_the_same_identity(fitted, packed, copy, tmp_path):
@@ -176,7 +176,8 @@ def test_the_card_is_text_in_counts_and_settings(packed, capsys):
 def test_pack_and_unpack_print_what_they_wrote(fitted, tmp_path, capsys):
     path = tmp_path / "deep" / "model.voxout"
     assert main(["model", "pack", str(fitted), str(path)]) == 0
-    shown = capsys.readouterr().out
+    shown, notes = capsys.readouterr()
+    assert "note: the model has no threshold, since its cohort was not mapped" in notes
     assert re.search(
         r"ocsvm: scores move by 0\.[0-9] % of their spread, support vectors merged".replace(" %", "%"), shown
     )

@@ -38,7 +38,7 @@ def test_times_agree_with_measured_ones(preset, heads, measured_s):
 
 
 def test_memory_agrees_with_measured_peaks():
-    config = load_config(preset="fine-1mm")
+    config = load_config(preset="fine-1mm", overrides=WITHOUT_LEARNED)
     for controls, measured_gb in ((15, 5.2), (60, 6.0)):
         assert stages_of(Heads(controls, 0, 2), config)["fit"].memory_gb == pytest.approx(measured_gb, rel=0.2)
 
@@ -97,13 +97,31 @@ def test_the_probe_is_short_and_repeatable():
     assert 0.2 <= slowness() <= 5
 
 
+def test_temporary_files_count_for_the_space_that_is_needed():
+    """60 controls at 2 mm, latents of 16 dimensions, 9 confounds: 5.4 KB a voxel, as the arrays have."""
+    heads = Heads(60, 0, 5)
+    for spacing, voxels in ((2.0, 235_366), (1.0, 8 * 235_366)):
+        stages = plan_run(heads, load_config(overrides=[f"preprocessing.spacing_mm={spacing}"]), jobs=2, cores=2)
+        fit = next(stage for stage in stages if stage.stage == "fit")
+        moments = 6 * (16 * 4 + 16 * 17 / 2 * 4 + 9 * 16 * 2)
+        assert fit.temporary_bytes == pytest.approx(voxels * (moments + 60 * 2 * 4), rel=0.02)
+        before_map = plan.disk_bytes(stages[: stages.index(fit) + 1])
+        assert plan.most_disk_bytes(stages) == max(plan.disk_bytes(stages), before_map + fit.temporary_bytes)
+
+
+def test_prototypes_are_as_large_as_said():
+    """31,467 blocks at 2 mm, written as 20.7 MB."""
+    work = plan._Work(Heads(60, 0, 5), load_config(overrides=["models.ensemble.scorers=[prototypes]"]))
+    assert plan_figures.PROTOTYPES_BYTES * work.voxels / work.block_voxels == pytest.approx(20_672_696, rel=0.02)
+
+
 def test_shortages(tmp_path, monkeypatch):
     stages = plan_run(Heads(20, 5, 5), load_config(), jobs=2, cores=2)
     assert shortages(stages, tmp_path / "not" / "there") == []
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**6}))
     monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 10**9}))
     disk, memory = shortages(stages, tmp_path)
-    assert disk.startswith("the disk has 1 MB free, and the run needs about 1.")
+    assert disk.startswith("the disk has 1 MB free, and the run needs about 2.")
     assert memory.startswith("the machine has 1.0 GB of memory, and prepare needs about 3.")
 
 

@@ -62,7 +62,7 @@ def test_changes_are_described():
     before = {"settings.models.detector.nu": 0.1, "the encoder": "a1", "prepared sub-1": "x"}
     now = {"settings.models.detector.nu": 0.2, "the encoder": "a2", "prepared sub-2": "y"}
     assert changes(before, now) == [
-        "prepared sub-1 is gone",
+        "prepared sub-1 is not among the inputs any more",
         "prepared sub-2 is new",
         "models.detector.nu was 0.1, is now 0.2",
         "the encoder was recomputed or changed",
