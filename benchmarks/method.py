@@ -79,7 +79,7 @@ def _with_edits(families: Sequence[str], lambda_: float) -> Mapping[str, object]
     }
 
 
-_WITH_EDITS = {"AE, edits": _UNGUIDED["weight"], "OgAE, edits": 1e-2}
+_WITH_EDITS = {"AE, edits": _UNGUIDED["weight"], "OgAE, edits": 1e-3}
 """Weight of guidance."""
 _EDIT_VARIANTS = {
     _variant(name, families): _with_edits(_others(families), lambda_)
