@@ -240,7 +240,7 @@ class _Work:
     @property
     def block_voxels(self) -> float:
         """Voxels of a block with prototypes, less those missing at the surface of the brain."""
-        edge = max(round(measured.BLOCK_MM / self.spacing_mm), 1)
+        edge = math.ceil(round(measured.BLOCK_MM / self.spacing_mm, 3))
         return edge**3 * (measured.FULL_BLOCKS if edge > 1 else 1.0)
 
     @property
