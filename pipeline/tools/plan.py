@@ -115,9 +115,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
-    # All samples, and those of a network in each thread.
-    joined = 1 + (1 - 1 / FOLDS) * min(threads, FOLDS)
-    fit_gb = (voxels * measured.FIT_BYTES + joined * work.samples_bytes) / 1e9
+    fit_gb = (voxels * measured.FIT_BYTES + work.samples_bytes) / 1e9
     stages = [
         StagePlan("check", measured.CHECK_S * heads.total * slowness, measured.MAIN_GB),
         StagePlan(
