@@ -16,7 +16,13 @@ from ...data_manifests.cohort.splits import split_controls
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import UserError, counted
 from ...data_manifests.images.volume import read_grid
-from ...models.settings import FEWEST_TO_LEARN_FROM, FOLDS, PARTICIPANTS_PER_COMPONENT, PATCH_COMPONENTS
+from ...models.settings import (
+    FEWEST_TO_LEARN_FROM,
+    FOLDS,
+    MOST_CONTROLS_OF_A_DETECTOR,
+    PARTICIPANTS_PER_COMPONENT,
+    PATCH_COMPONENTS,
+)
 from ...preprocessing.patches.voxel_mask import patch_size_vox
 from ..config.config import Config
 from ..workflow.console import duration
@@ -227,9 +233,8 @@ class _Work:
             if scorer == "prototypes":
                 own = 2 * 4 + measured.PROTOTYPES_BYTES / self.block_voxels
             if scorer == "ocsvm":
-                vectors = min(
-                    self.models.detector.nu * self.heads.train + measured.SUPPORT_VECTORS_MORE, self.heads.train
-                )
+                controls = min(self.heads.train, MOST_CONTROLS_OF_A_DETECTOR)
+                vectors = min(self.models.detector.nu * controls + measured.SUPPORT_VECTORS_MORE, controls)
                 own += (2 * size + 2) * vectors + 12
             per_voxel += own * copies
         components = 4 * min(measured.SAMPLED_VOXELS, self.voxels) * self.channels * (self.confounds + 2)
