@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
+
 from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import UserError
 from ..data_manifests.images.volume import Volume
@@ -12,6 +14,9 @@ from .registration.user_transform import open_transform
 from .settings import PreprocessingSettings
 
 _MOST_NEGATIVE_SHARE = 0.05
+_FEWEST_VALUES = 16
+"""Distinct values of a scan; fewer are those of a mask or a segmentation."""
+_SAMPLED_VOXELS = 100_000
 
 
 def needed_images(subject: SubjectRecord, settings: PreprocessingSettings) -> tuple[Modality, ...]:
@@ -61,10 +66,24 @@ def refusals(
 
 
 def require_intensities(scan: Volume, name: str) -> None:
-    """Raise a UserError if a scan has more negative voxels than an earlier interpolation can produce."""
+    """Require the intensities of a scan.
+
+    Raises
+    ------
+    UserError
+        More voxels are negative than an earlier interpolation can produce, or there are as few distinct values as in
+        a mask.
+    """
     negative = float((scan.voxels < 0).mean())
     if negative > _MOST_NEGATIVE_SHARE:
         raise UserError(
             f"the {name} is negative in {negative:.0%} of its voxels, expected intensities of at "
             "least 0; give the scan as it came from the scanner, not standardised"
+        )
+    # Of most scans, a sample is enough.
+    sample = scan.voxels.ravel(order="K")[:: max(1, scan.voxels.size // _SAMPLED_VOXELS)]
+    if len(np.unique(sample)) < _FEWEST_VALUES and (n_values := len(np.unique(scan.voxels))) < _FEWEST_VALUES:
+        raise UserError(
+            f"the {name} has only {n_values} distinct values, as a mask or a segmentation has, expected a scan; give "
+            "the scan as it came from the scanner"
         )

@@ -16,7 +16,7 @@ from ..features.whitening import Whitening, load_whitening
 from ..ocsvm.detector_arrays import DetectorArrays, GrowingArrays, Precision
 from ..ocsvm.kernel import checked_gamma
 from ..ocsvm.voxelwise import DetectorField, fit_detector_block
-from ..settings import DetectorSettings, ScoreName
+from ..settings import MOST_CONTROLS_OF_A_DETECTOR, DetectorSettings, ScoreName
 from ..tensor_file import another_mask_error
 from .one_pass import OnePass
 
@@ -175,7 +175,10 @@ class SvmParts:
         self._growing = GrowingArrays(dimension, self._precision)
 
     def fit(self, features: np.ndarray, first: int) -> DetectorField:
-        """Fit the detectors of n voxels on features (S, n, d)."""
+        """Fit the detectors of n voxels on features (S, n, d), or on 400 evenly spaced ones of more."""
+        n_controls = len(features)
+        if n_controls > MOST_CONTROLS_OF_A_DETECTOR:
+            features = features[np.linspace(0, n_controls - 1, MOST_CONTROLS_OF_A_DETECTOR).astype(np.int64)]
         arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first)
         return self._field(arrays)
 

@@ -143,8 +143,8 @@ class LearnedFit:
 
         def trained(number: int) -> EditClassifier:
             others = np.setdiff1d(np.arange(len(samples)), self.folds[number])
-            joined = Samples.joined([samples[index] for index in others])
-            return train_classifier(joined, seed=self.controls.seed + number, steps=steps, device=device)
+            own = [samples[index] for index in others]
+            return train_classifier(own, seed=self.controls.seed + number, steps=steps, device=device)
 
         networks = []
         # The networks are too small for several threads each.

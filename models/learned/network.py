@@ -40,10 +40,13 @@ class EditClassifier(nn.Module):
         self.layers = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
 
     @classmethod
-    def initial(cls, samples: "Samples", generator: torch.Generator) -> "EditClassifier":
+    def initial(cls, samples: Sequence["Samples"], generator: torch.Generator) -> "EditClassifier":
         """Create a network with random weights, for the inputs of some samples."""
-        inputs = torch.from_numpy(samples.inputs)
-        network = cls(inputs.mean(0), inputs.std(0).clamp(min=_SMALLEST_SD))
+        n = sum(len(part.inputs) for part in samples)
+        mean = sum(part.inputs.sum(axis=0, dtype=np.float64) for part in samples) / n
+        variance = sum(((part.inputs - mean) ** 2).sum(axis=0) for part in samples) / (n - 1)
+        sd = np.maximum(np.sqrt(variance), _SMALLEST_SD)
+        network = cls(torch.from_numpy(np.float32(mean)), torch.from_numpy(np.float32(sd)))
         for layer in network.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, generator=generator)
@@ -100,25 +103,46 @@ class Samples:
 
     @classmethod
     def joined(cls, parts: Sequence["Samples"]) -> "Samples":
-        """Join the samples of several subjects."""
+        """Join the samples of several copies."""
         return cls(np.concatenate([part.inputs for part in parts]), np.concatenate([part.families for part in parts]))
 
-    def batches(self, steps: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield random inputs and labels (1: edited), with equal numbers of edited and unedited voxels."""
-        inputs = torch.from_numpy(self.inputs)
-        groups = [torch.from_numpy(np.flatnonzero((self.families >= 0) == label)) for label in (False, True)]
-        labels = torch.repeat_interleave(torch.tensor([0.0, 1.0]), _BATCH // 2)
-        for _ in range(steps):
-            draws = [group[torch.randint(len(group), (_BATCH // 2,), generator=generator)] for group in groups]
-            yield inputs[torch.cat(draws)], labels
+
+def batches(
+    samples: Sequence[Samples], steps: int, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield random inputs and labels (1: edited), with equal numbers of edited and unedited voxels.
+
+    The samples are not joined, since several networks learn from most of them at the same time.
+    """
+    families = np.concatenate([part.families for part in samples])
+    groups = [torch.from_numpy(np.flatnonzero((families >= 0) == label)) for label in (False, True)]
+    labels = torch.repeat_interleave(torch.tensor([0.0, 1.0]), _BATCH // 2)
+    firsts = np.cumsum([0, *(len(part.families) for part in samples)])
+    for _ in range(steps):
+        draws = [group[torch.randint(len(group), (_BATCH // 2,), generator=generator)] for group in groups]
+        yield torch.from_numpy(_inputs_of(samples, firsts, torch.cat(draws).numpy())), labels
 
 
-def train_classifier(samples: Samples, *, seed: int, steps: int, device: torch.device | str = "cpu") -> EditClassifier:
+def _inputs_of(samples: Sequence[Samples], firsts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Collect the inputs (n, d) of the voxels `chosen` (n,), numbered over all samples; `firsts`: first of each."""
+    out = np.empty((len(chosen), samples[0].inputs.shape[1]), np.float32)
+    order = np.argsort(chosen)
+    ends = np.searchsorted(chosen[order], firsts)
+    for part, first, start, stop in zip(samples, firsts, ends, ends[1:], strict=False):
+        at = order[start:stop]
+        out[at] = part.inputs[chosen[at] - first]
+    return out
+
+
+def train_classifier(
+    samples: Sequence[Samples], *, seed: int, steps: int, device: torch.device | str = "cpu"
+) -> EditClassifier:
     """Train a network on edited and unedited voxels.
 
     Parameters
     ----------
-    samples : Samples
+    samples : sequence of Samples
+        Of one or several controls.
     seed : int
     steps : int
         Training steps, of 4,096 voxels each.
@@ -136,7 +160,7 @@ def train_classifier(samples: Samples, *, seed: int, steps: int, device: torch.d
         device=torch.device(device),
         max_epochs=1,
         epoch_length=steps,
-        train_data_loader=samples.batches(steps, generator),
+        train_data_loader=batches(samples, steps, generator),
         network=network,
         optimizer=optimizer,
         loss_function=nn.functional.binary_cross_entropy_with_logits,

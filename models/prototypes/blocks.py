@@ -8,7 +8,7 @@ import numpy as np
 from ...preprocessing.patches.voxel_mask import VoxelMask
 
 _EDGE_MM = 4.0
-"""Edge of a block."""
+"""Least edge of a block."""
 _REACH_MM = 7.0
 """Distance from the centre of a block to the voxels whose patches are its own: normal anatomy moves as far."""
 
@@ -26,8 +26,8 @@ class Blocks:
 
     @property
     def edges(self) -> np.ndarray:
-        """Edges of a block, in voxels along each axis; at least one."""
-        return np.maximum(np.rint(_EDGE_MM / np.asarray(self.mask.grid.spacing_mm)), 1).astype(np.int64)
+        """Edges of a block, in voxels along each axis."""
+        return np.ceil(np.round(_EDGE_MM / np.asarray(self.mask.grid.spacing_mm), 3)).astype(np.int64)
 
     @cached_property
     def _numbered(self) -> tuple[np.ndarray, np.ndarray]:

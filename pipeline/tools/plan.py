@@ -16,7 +16,13 @@ from ...data_manifests.cohort.splits import split_controls
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import UserError, counted
 from ...data_manifests.images.volume import read_grid
-from ...models.settings import FEWEST_TO_LEARN_FROM, FOLDS, PARTICIPANTS_PER_COMPONENT, PATCH_COMPONENTS
+from ...models.settings import (
+    FEWEST_TO_LEARN_FROM,
+    FOLDS,
+    MOST_CONTROLS_OF_A_DETECTOR,
+    PARTICIPANTS_PER_COMPONENT,
+    PATCH_COMPONENTS,
+)
 from ...preprocessing.patches.voxel_mask import patch_size_vox
 from ..config.config import Config
 from ..workflow.console import duration
@@ -115,9 +121,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
-    # All samples, and those of a network in each thread.
-    joined = 1 + (1 - 1 / FOLDS) * min(threads, FOLDS)
-    fit_gb = (voxels * measured.FIT_BYTES + joined * work.samples_bytes) / 1e9
+    fit_gb = (voxels * measured.FIT_BYTES + work.samples_bytes) / 1e9
     stages = [
         StagePlan("check", measured.CHECK_S * heads.total * slowness, measured.MAIN_GB),
         StagePlan(
@@ -229,9 +233,8 @@ class _Work:
             if scorer == "prototypes":
                 own = 2 * 4 + measured.PROTOTYPES_BYTES / self.block_voxels
             if scorer == "ocsvm":
-                vectors = min(
-                    self.models.detector.nu * self.heads.train + measured.SUPPORT_VECTORS_MORE, self.heads.train
-                )
+                controls = min(self.heads.train, MOST_CONTROLS_OF_A_DETECTOR)
+                vectors = min(self.models.detector.nu * controls + measured.SUPPORT_VECTORS_MORE, controls)
                 own += (2 * size + 2) * vectors + 12
             per_voxel += own * copies
         components = 4 * min(measured.SAMPLED_VOXELS, self.voxels) * self.channels * (self.confounds + 2)
@@ -240,7 +243,7 @@ class _Work:
     @property
     def block_voxels(self) -> float:
         """Voxels of a block with prototypes, less those missing at the surface of the brain."""
-        edge = max(round(measured.BLOCK_MM / self.spacing_mm), 1)
+        edge = math.ceil(round(measured.BLOCK_MM / self.spacing_mm, 3))
         return edge**3 * (measured.FULL_BLOCKS if edge > 1 else 1.0)
 
     @property

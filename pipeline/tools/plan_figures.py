@@ -74,7 +74,7 @@ SUPPORT_VECTORS_MORE = 4.3
 PROTOTYPES_BYTES = 656
 """Per block: 16 prototypes of 8 components, and a packed matrix."""
 BLOCK_MM, FULL_BLOCKS = 4.0, 0.93
-"""Edge of a block, and share of its voxels that lie in the brain: 31,467 blocks of 8 voxels at 2 mm."""
+"""Least edge of a block, and share of its voxels that lie in the brain: 31,467 blocks of 8 voxels at 2 mm."""
 SAMPLED_VOXELS = 50_000
 """Voxels at which the whole-brain components are stored."""
 PAGE_BYTES, PAGE_BYTES_PER_VOXEL = 1_300_000, 4.0

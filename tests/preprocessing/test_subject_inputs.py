@@ -167,6 +167,23 @@ def test_only_needed_images_are_checked(subject, tmp_path):
     assert "the FLAIR is negative in " in problem.sentence
 
 
+@pytest.mark.parametrize("labels", [2, 4, 15])
+def test_mask_given_as_a_scan_is_refused(subject, tmp_path, labels):
+    segmentation = np.zeros(BRAIN.shape, np.float32)
+    # The last label is a single voxel, which no sample of the voxels finds.
+    for label in range(1, labels):
+        segmentation.flat[label:] = label
+    changed = replace(subject, images={"t1w": saved(tmp_path / "mask.nii", segmentation)})
+    (problem,) = checked(changed, SETTINGS).problems
+    assert f"the T1w has only {labels} distinct values, as a mask or a segmentation has" in problem.sentence
+
+
+def test_scan_of_few_bits_is_accepted(subject, tmp_path):
+    steps = np.floor(np.linspace(0, 15.9, BRAIN.size)).reshape(BRAIN.shape)
+    coarse = replace(subject, images={"t1w": saved(tmp_path / "coarse.nii", steps)})
+    assert checked(coarse, SETTINGS).problems == ()
+
+
 def test_missing_program_is_reported_first():
     require_method(BrainExtractionSettings(method="command", command=f"{sys.executable} {{image}} {{mask}}"))
     settings = BrainExtractionSettings(method="command", command="/no/such/program {image} {mask}")

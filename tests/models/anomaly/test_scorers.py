@@ -142,3 +142,17 @@ def test_detectors_of_another_brain_mask_are_refused(tmp_path):
         UserError, match="fitted on another brain mask, expected that of the model. Fit the model again"
     ):
         OneClassSvms.load(tmp_path, other, settings)
+
+
+def test_detectors_of_many_controls_are_fitted_on_some_of_them(monkeypatch):
+    many = np.random.default_rng(1).standard_t(6, size=(900, GRID.size, 2)).astype(np.float32)
+    some = OneClassSvms.fit(many, GRID, RAW)
+    monkeypatch.setattr(scorers, "MOST_CONTROLS_OF_A_DETECTOR", len(many))
+    every = OneClassSvms.fit(many, GRID, RAW)
+    for voxel in range(GRID.size):
+        support, _ = some.field.support(voxel)
+        assert 0.2 * 400 <= len(support) < 0.2 * 900
+    others = np.random.default_rng(2).standard_t(6, size=(300, GRID.size, 2)).astype(np.float32)
+    scores = [np.stack([svms.score(own) for own in others]) for svms in (some, every)]
+    correlations = [np.corrcoef(one, other)[0, 1] for one, other in zip(*(each.T for each in scores), strict=True)]
+    assert min(correlations) > 0.99

@@ -55,6 +55,11 @@ def test_blocks_cover_the_mask_once():
     # The voxels around a block are those within 7 mm of its centre, whatever the spacing.
     fine = Blocks(VoxelMask(Grid(SHAPE, np.diag([1.0, 1, 2, 1])), BALL))
     np.testing.assert_array_equal(fine.edges, [4, 4, 2])
+    edges = {
+        spacing: Blocks(VoxelMask(Grid(SHAPE, np.diag([spacing] * 3 + [1])), BALL)).edges[0]
+        for spacing in (0.8, 3, 4, 5)
+    }
+    assert edges == {0.8: 5, 3: 2, 4: 1, 5: 1}
     distance_mm = np.linalg.norm((fine.offsets - (fine.edges - 1) / 2) * [1, 1, 2], axis=1)
     assert distance_mm.max() <= 7
     assert len(fine.offsets) == pytest.approx(4 / 3 * np.pi * 7**3 / 2, rel=0.05)
