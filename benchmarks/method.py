@@ -34,7 +34,7 @@ from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
 from voxout.models.anomaly.smoothing import smoothed
 from voxout.models.anomaly.surroundings import Surroundings
-from voxout.models.encoder.checkpoint import Checkpoint
+from voxout.models.encoder.checkpoint import Checkpoint, trained_by
 from voxout.models.encoder.training import train_encoder
 from voxout.models.features.feature_store import LatentStore
 from voxout.models.features.source import FeatureSource
@@ -48,6 +48,44 @@ SEED = 1
 DERIVED = tuple(DERIVED_MAPS)
 # A negligible weight: batches and steps are those of a guided encoder, so that only the guidance differs.
 _UNGUIDED = {"weight": 1e-12}
+OWN_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "dark": ("shift", "constant"),
+    "bright": ("shift", "constant"),
+    "blur": ("blur",),
+    "texture": ("noise",),
+    "swelling": ("pinch", "warp"),
+}
+"""Families of edits that resemble a kind of simulated lesion."""
+FAMILIES = LearnedSettings().families
+
+
+def _variant(name: str, families: Sequence[str]) -> str:
+    """Name of a fit or an encoder that is trained without some families of edits."""
+    return f"{name} without {' and '.join(families)}"
+
+
+def _others(families: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in FAMILIES if name not in families)
+
+
+def _with_edits(families: Sequence[str], lambda_: float) -> Mapping[str, object]:
+    """Encoder that learns to tell edits from healthy tissue, on cubes of 5 voxels at 2 mm."""
+    # The contrast raises the reconstruction error, which says nothing about the guidance here.
+    return {
+        "encoder": {"patch_size_mm": 10, "latent_size": 16},
+        "guidance": {"weight": lambda_, "largest_mse_ratio": 1e6},
+        "contrast": {"weight": 1.0, "families": families},
+        "training": {"guided_steps": 3000, "guided_learning_rate": 2e-3},
+    }
+
+
+_WITH_EDITS = {"AE, edits": _UNGUIDED["weight"], "OgAE, edits": 1e-3}
+"""Weight of guidance."""
+_EDIT_VARIANTS = {
+    _variant(name, families): _with_edits(_others(families), lambda_)
+    for name, lambda_ in _WITH_EDITS.items()
+    for families in OWN_FAMILIES.values()
+}
 ENCODERS: Mapping[str, Mapping[str, object]] = {
     "AE": {"guidance": _UNGUIDED},
     "OgAE": {},
@@ -61,6 +99,8 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
     "AE, cubes of 6 and 10 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": (6, 10)}},
     "AE, latent size 32": {"guidance": _UNGUIDED, "encoder": {"latent_size": 32}},
     "AE, layer norm": {"guidance": _UNGUIDED, "encoder": {"norm": "layer"}},
+    **{name: _with_edits(FAMILIES, lambda_) for name, lambda_ in _WITH_EDITS.items()},
+    **_EDIT_VARIANTS,
 }
 """Changes to the default settings of the models, by name."""
 
@@ -99,21 +139,6 @@ DETECTORS: Mapping[str, Mapping[str, object]] = {
 """Changes to the default settings of the one-class SVMs, by name; `raw` is as published."""
 _BOTH = ("ocsvm", "mahalanobis")
 _NO_COMPONENTS = {"ensemble": {"brain_components": 0}}
-OWN_FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "dark": ("shift", "constant"),
-    "bright": ("shift", "constant"),
-    "blur": ("blur",),
-    "texture": ("noise",),
-    "swelling": ("pinch", "warp"),
-}
-"""Families of edits that resemble a kind of simulated lesion."""
-
-
-def _without(families: Sequence[str]) -> Fit:
-    left = tuple(name for name in LearnedSettings().families if name not in families)
-    return Fit(("learned",), None, {"learned": {"families": left}})
-
-
 FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "derived_features", *DERIVED)),
     "plain, without components": Fit(("intensity", "patches", "derived_features", "extension"), None, _NO_COMPONENTS),
@@ -122,7 +147,10 @@ FITS: Mapping[str, Fit] = {
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
     "prototypes": Fit(("prototypes",)),
     "learned": Fit(("learned",)),
-    **{f"learned without {' and '.join(families)}": _without(families) for families in OWN_FAMILIES.values()},
+    **{
+        _variant("learned", families): Fit(("learned",), None, {"learned": {"families": _others(families)}})
+        for families in OWN_FAMILIES.values()
+    },
 }
 
 Parts = tuple[tuple[str, str], ...]
@@ -148,8 +176,8 @@ METHODS: Mapping[str, Parts] = {
     "prototypes": (_PROTOTYPES,),
     "derived features, Mahalanobis": (_DERIVED,),
     **{f"{name} only": (("plain", f"t1w_{name}"),) for name in DERIVED},
-    **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE")},
-    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ("AE", "OgAE")},
+    **{f"{name}, Mahalanobis": ((name, "mahalanobis"),) for name in ("AE", "OgAE", *_WITH_EDITS)},
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ("AE", "OgAE", *_WITH_EDITS)},
     "OgAE, OC-SVM, decision function": (("OgAE decision", "ocsvm"),),
     "OgAE, OC-SVM, log-ratio": (("OgAE log-ratio", "ocsvm"),),
     "OgAE, OC-SVM on standardised latents, gamma 1/d": (("OgAE standardised", "ocsvm"),),
@@ -168,9 +196,10 @@ METHODS: Mapping[str, Parts] = {
     "ensemble with 3x3x3 patches, without OC-SVM": (_PATCHES, *_ALL[1:]),
     "ensemble, decision function instead of distance": (("OgAE decision", "ocsvm"), *_ALL[1:]),
     "ensemble, Mahalanobis instead of OC-SVM": (("OgAE", "mahalanobis"), *_ALL[1:]),
+    **{f"ensemble with {name}": ((name, "ocsvm"), *_ALL[1:]) for name in _WITH_EDITS},
 }
 SEARCHED: Mapping[str, Parts] = {
-    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS},
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS if name not in _EDIT_VARIANTS},
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
     "derived features, without components": (("plain, without components", "derived_features"),),
     "OgAE, OC-SVM, without components": (("OgAE, without components", "ocsvm"),),
@@ -188,24 +217,31 @@ SMOOTHED = (
     "OgAE, OC-SVM",
     "OgAE, OC-SVM, decision function",
     "OgAE, Mahalanobis",
+    *(f"{name}, OC-SVM" for name in _WITH_EDITS),
 )
 """Single scorers that are also evaluated with smoothing, as in the ensemble."""
 ISOLATED = ("ensemble", "ensemble without learned")
 """Combinations that are also evaluated without a comparison with the surroundings."""
 LEFT_OUT = (
     "learned",
+    *(f"{name}, OC-SVM, smoothed" for name in _WITH_EDITS),
+    *(f"ensemble with {name}" for name in _WITH_EDITS),
     "ensemble",
     "ensemble without OC-SVM",
     "ensemble of OC-SVM, zpool and learned",
     "ensemble of OC-SVM, derived features, zpool, extension and learned",
 )
-"""Methods that are also evaluated for each kind of lesion without the edits that resemble it."""
+"""Methods that are also evaluated for each kind of lesion without the edits that resemble it, in all their scorers."""
 _ISOLATED = {"surroundings_mm": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}
 _ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
     ("OgAE, OC-SVM", "AE, OC-SVM"),
+    ("OgAE, edits, OC-SVM", "AE, edits, OC-SVM"),
+    ("OgAE, edits, OC-SVM, smoothed", "AE, edits, OC-SVM, smoothed"),
+    ("OgAE, edits, OC-SVM, smoothed", "OgAE, OC-SVM, smoothed"),
+    ("ensemble with OgAE, edits", "ensemble with AE, edits"),
     ("OgAE, Mahalanobis", "AE, Mahalanobis"),
     ("OgAE, OC-SVM", "OgAE, OC-SVM on standardised latents, gamma 1/d"),
     ("OgAE, OC-SVM, log-ratio", "OgAE, OC-SVM on standardised latents, gamma 1/d"),
@@ -289,6 +325,7 @@ class Study:
             train=self.train,
             held_out=self.held_out,
             seed=seed,
+            channels=self.channels,
         )
 
     def fitted(self, name: str, seed: int) -> Path:
@@ -319,8 +356,7 @@ class Study:
     @staticmethod
     def identity(fit: Fit, settings: ModelSettings) -> str:
         """All settings of a fit as text; a saved fit is used only if they are equal."""
-        encoder = ModelSettings.model_validate(ENCODERS[fit.encoder]) if fit.encoder else None
-        training = encoder.model_dump(mode="json", include={"encoder", "guidance", "training"}) if encoder else None
+        training = trained_by(ModelSettings.model_validate(ENCODERS[fit.encoder])) if fit.encoder else None
         scorers = settings.model_dump(mode="json", include={"detector", "ensemble"})
         if "learned" in fit.scorers:
             scorers |= settings.model_dump(mode="json", include={"learned"})
@@ -390,12 +426,13 @@ class Study:
 
     def left_out(self, name: str) -> MethodFigures:
         """Metrics for each kind of lesion without its own families of edits; for all kinds, the mean over the kinds."""
-        changes = {} if "ensemble" in name else _ALONE
+        method = name.removesuffix(", smoothed")
+        changes = {} if "ensemble" in name else _ALONE if method == name else _ISOLATED
         methods = {}
         for kind, families in OWN_FAMILIES.items():
-            fit = f"learned without {' and '.join(families)}"
-            parts = tuple((fit, scorer) if scorer == "learned" else (other, scorer) for other, scorer in METHODS[name])
-            methods[kind] = self.evaluated(f"{name}, without {' and '.join(families)}", parts, **changes)
+            without = ((_variant(fit, families), scorer) for fit, scorer in METHODS[method])
+            parts = tuple(new if new[0] in FITS else old for new, old in zip(without, METHODS[method], strict=True))
+            methods[kind] = self.evaluated(_variant(f"{name},", families), parts, **changes)
         return joined_by_kind(methods, f"{name}, own families left out")
 
     def tables(self, names: Sequence[str] | None = None) -> str:

@@ -94,6 +94,24 @@ class GuidanceSettings(Section):
     removed: ClassVar = {"support_share": 0.5, "expander_only_share": 0.5, "freeze_norm": True}
 
 
+FamilyName = Literal["foreign", "shift", "constant", "blur", "sharpen", "noise", "warp", "pinch"]
+
+
+class ContrastSettings(Section):
+    """Settings of the contrast with synthetic edits: the encoder learns to tell edited from healthy patches."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """(experimental) mu, the weight of the contrast loss in the guided steps (docs/maps.md#contrast-with-edits); 0: no
+    edits. At a weight of 1 it outweighs the reconstruction error, which rises: raise
+    `models.guidance.largest_mse_ratio`, which would lower lambda. It needs at least 10 training controls."""
+    copies: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Edited copies of each control, with eight edits each; fewer if their patches would not fit into memory."""
+    families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = get_args(FamilyName)
+    """Kinds of edits, as `models.learned.families`."""
+
+    _families_once = field_validator("families")(_each_once)
+
+
 class TrainingSettings(Section):
     """Settings of the training loop."""
 
@@ -218,9 +236,6 @@ class EnsembleSettings(Section):
         return bool({"ocsvm", "mahalanobis"} & set(self.scorers))
 
 
-FamilyName = Literal["foreign", "shift", "constant", "blur", "sharpen", "noise", "warp", "pinch"]
-
-
 class LearnedSettings(Section):
     """Settings of the scorer `learned`, a network that tells synthetic edits of the controls from unedited tissue."""
 
@@ -240,6 +255,7 @@ class ModelSettings(Section):
 
     encoder: EncoderSettings = EncoderSettings()
     guidance: GuidanceSettings = GuidanceSettings()
+    contrast: ContrastSettings = ContrastSettings()
     training: TrainingSettings = TrainingSettings()
     detector: DetectorSettings = DetectorSettings()
     learned: LearnedSettings = LearnedSettings()

@@ -10,12 +10,12 @@ import torch
 from ...data_manifests.images.memory_map import release_pages, rows_of, temporary_array
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
+from ..edits.edited_controls import EditedControls
 from ..features.extractors import Features
 from ..features.feature_store import ReadFeatures
 from ..features.packed_masks import Masks
 from ..features.source import ScorerSpec
 from ..features.subsets import Subsets
-from ..learned.edited_controls import EditedControls
 from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
 from ..prototypes.scorer import Prototypes, Samples

@@ -19,13 +19,13 @@ from ...preprocessing.patches.volume_store import VolumeStore
 from ..confounds.brain_components import BrainComponents, affordable, sampled
 from ..confounds.confounds import WHOLE_BRAIN, Confounds
 from ..confounds.covariates import Covariates
+from ..edits.edited_controls import EditedControls
 from ..features.extractors import Features, PatchFeatures
 from ..features.feature_store import LatentStore, ReadFeatures
 from ..features.packed_masks import Masks, PackedMasks
 from ..features.source import FeatureSource, ScorerSpec
 from ..features.subsets import Subsets
 from ..features.truncated_fov import away_from_truncation
-from ..learned.edited_controls import EditedControls
 from ..settings import FEWEST_TO_LEARN_FROM, FOLDS, ModelSettings
 from .calibration import folds_of, require_enough_participants, z_from_neg_log10_p
 from .cross_fit import CrossFit

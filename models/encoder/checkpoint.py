@@ -5,7 +5,7 @@ run is killed, the folder still holds one complete checkpoint: the new one or th
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +27,10 @@ _INDEX = "checkpoint.json"
 _TENSORS = r"^step-[0-9]+\.safetensors$"
 """Valid names of the tensor file, which is in the folder of the index."""
 _ADVICE = "Copy the model again, or delete the folder and train again."
-TRAINED_BY = {"encoder", "guidance", "training"}
+TRAINED_BY = {"encoder", "guidance", "training", "contrast"}
 """Sections of settings that determine the result of training. Others are not stored, so changes there are harmless."""
+_OPTIONAL = "contrast"
+"""Section that is stored only if its term is on; encoders of before have none."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class TrainingRow:
     effective_rank : float
         Effective rank of the latents: exp of the entropy of the eigenvalues of their covariance.
     learning_rate : float
+    contrast : float or None
+        Unweighted contrast loss; None without this term and before the guided steps.
     """
 
     step: int
@@ -68,6 +72,7 @@ class TrainingRow:
     latent_scale: float
     effective_rank: float
     learning_rate: float
+    contrast: float | None = None
 
     @property
     def mse(self) -> float:
@@ -116,11 +121,13 @@ class Checkpoint:
     optimiser : dict of tensors
         State of Adam, named ``<parameter>.<quantity>``; on the CPU after loading.
     settings : ModelSettings
-        Only the sections encoder, guidance and training are stored; the others have default values after loading.
+        Only the sections of `TRAINED_BY` are stored; the others have default values after loading.
     origin : Origin
     step : int
         Steps done.
     history : tuple of TrainingRow
+    contrast : dict of tensors
+        Slope and offset of the contrast loss; empty without this term. On the CPU after loading.
     """
 
     autoencoder: PatchAutoEncoder
@@ -129,6 +136,7 @@ class Checkpoint:
     origin: Origin
     step: int
     history: tuple[TrainingRow, ...]
+    contrast: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def encoder(self) -> PatchEncoder:
@@ -144,6 +152,7 @@ class Checkpoint:
         """Write this checkpoint to the folder, in place of an earlier one."""
         tensors = {f"model.{name}": tensor for name, tensor in self.autoencoder.state_dict().items()}
         tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.items()}
+        tensors |= {f"contrast.{name}": tensor for name, tensor in self.contrast.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         name = f"step-{self.step:06d}.safetensors"
         with atomic_write(folder / name) as temporary:
@@ -152,8 +161,8 @@ class Checkpoint:
             "tensors": name,
             "step": self.step,
             "origin": asdict(self.origin),
-            "settings": self.settings.model_dump(mode="json", include=TRAINED_BY),
-            "history": [asdict(row) for row in self.history],
+            "settings": trained_by(self.settings),
+            "history": [_without_unused(asdict(row)) for row in self.history],
         }
         with atomic_write(folder / _INDEX) as temporary:
             temporary.write_text(json.dumps(index, indent=1, allow_nan=False))
@@ -178,7 +187,8 @@ class Checkpoint:
             )
         index = read_json(folder / _INDEX, _Index, "the description of a trained encoder", _ADVICE)
         try:
-            settings = ModelSettings.model_validate({name: index.settings[name] for name in TRAINED_BY})
+            names = TRAINED_BY if _OPTIONAL in index.settings else TRAINED_BY - {_OPTIONAL}
+            settings = ModelSettings.model_validate({name: index.settings[name] for name in names})
             header, _ = read_header(folder / index.tensors)
             # Shapes are checked on the meta device first: untrusted settings could ask for a network that fills memory.
             with torch.device("meta"):
@@ -207,7 +217,14 @@ class Checkpoint:
                 f"{private(folder, 'its folder')}: checkpoint is damaged or of another version "
                 f"({found.splitlines()[0]}), expected a trained encoder. {_ADVICE}"
             ) from error
-        return cls(autoencoder, _part(tensors, "optimiser."), settings, index.origin, index.step, index.history)
+        optimiser, contrast = _part(tensors, "optimiser."), _part(tensors, "contrast.")
+        return cls(autoencoder, optimiser, settings, index.origin, index.step, index.history, contrast)
+
+
+def trained_by(settings: ModelSettings) -> dict[str, dict[str, Any]]:
+    """Return the settings that determine the result of training, by section, without a term that is off."""
+    sections = settings.model_dump(mode="json", include=TRAINED_BY)
+    return sections if settings.contrast.weight > 0 else {n: s for n, s in sections.items() if n != _OPTIONAL}
 
 
 def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncoder:
@@ -218,6 +235,11 @@ def build_autoencoder(settings: ModelSettings, origin: Origin) -> PatchAutoEncod
 def _is_weight(name: str, part: torch.Tensor) -> bool:
     """Whether a tensor is the weight of a convolution or linear layer; biases and counters may be 0."""
     return name.endswith("weight") and part.ndim > 1
+
+
+def _without_unused(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave the contrast loss out of a row that has none."""
+    return {name: value for name, value in row.items() if name != "contrast" or value is not None}
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

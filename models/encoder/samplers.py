@@ -1,9 +1,10 @@
 """Samplers of patch batches, cut from whole volumes on the device.
 
-A batch is a pure function of (seed, step), so that a resumed run draws the same batches on any device. There are two
-samplers: patches at random voxels, and patches of many subjects at the same voxels. Both are map-style datasets whose
-items are whole batches, for ``DataLoader(patches, batch_size=None, sampler=range(steps))``; of several processes, each
-takes ``range(rank, steps, processes)``.
+A batch is a pure function of (seed, step), so that a resumed run draws the same batches on any device. There are three
+samplers: patches at random voxels, patches of many subjects at the same voxels, and edited patches with those of
+healthy subjects at the same voxels. They are map-style datasets whose items are whole batches, for
+``DataLoader(patches, batch_size=None, sampler=range(steps))``; of several processes, each takes
+``range(rank, steps, processes)``.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ import torch
 from torch.utils.data import Dataset
 
 from ...preprocessing.patches.volume_store import VolumeStore
+from .edited_patches import EditedPatches
 from .patch_shape import Patches, PatchShape
 
-MIXED, COLOCATED, MONITOR, NORMS = range(4)
+MIXED, COLOCATED, MONITOR, NORMS, CONTRAST = range(5)
 """Independent streams of random numbers."""
 _DRAWS = 100
 """Attempts to draw patches inside the brain of their subject; afterwards, patches outside are accepted."""
+_SHAM_SHARE = 1 / 6
+"""Fraction of the edited patches of a batch that are shams, if there are any."""
 
 
 def volumes_on(store: VolumeStore, device: torch.device | str) -> torch.Tensor:
@@ -105,6 +109,73 @@ class ColocatedPatches(Dataset[Patches]):
         centres = np.repeat(chosen, self.n_subjects, axis=0)
         patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
         return tuple(patch.unflatten(0, (self.n_voxels, self.n_subjects)) for patch in patches)
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastBatch:
+    """Patches of healthy controls and of an edited one at the same voxels.
+
+    Attributes
+    ----------
+    healthy : tensors, (B, n, C, p, p[, p])
+        Different controls in random order; the last one is the edited one, before the edit.
+    drawn : tensors, (B, C, p, p[, p])
+        The edited patches.
+    is_edited : tensor of bool, (B,)
+        False: the edit is a sham.
+    """
+
+    healthy: Patches
+    drawn: Patches
+    is_edited: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastPatches(Dataset[ContrastBatch]):
+    """Sampler of edited patches, with those of healthy controls at the same voxels.
+
+    Attributes
+    ----------
+    volumes, inside, rows, patch_shapes, seed, stream
+        As in `MixedPatches`.
+    edited : EditedPatches
+        Of voxels inside the brain of at least `n_subjects` of the rows; at least one is no sham. Its controls are
+        indices of `rows`.
+    n_voxels : int
+        Edited patches per batch (B).
+    n_subjects : int
+        Healthy controls at the voxel of each (n), of those whose brain contains it.
+    """
+
+    volumes: torch.Tensor
+    inside: np.ndarray
+    rows: np.ndarray
+    edited: EditedPatches
+    patch_shapes: tuple[PatchShape, ...]
+    n_voxels: int
+    n_subjects: int
+    seed: int
+    stream: int = CONTRAST
+
+    def __getitem__(self, step: int) -> ContrastBatch:
+        """Return the patches of one step."""
+        random = np.random.default_rng((self.seed, self.stream, step))
+        edits, shams = np.flatnonzero(self.edited.is_edited), np.flatnonzero(~self.edited.is_edited)
+        n_shams = int(_SHAM_SHARE * self.n_voxels) if len(shams) else 0
+        chosen = np.concatenate([random.choice(edits, self.n_voxels - n_shams), random.choice(shams, n_shams)])
+        voxels, own = self.edited.voxels[chosen], self.edited.controls[chosen]
+        rank = random.random((len(self.rows), self.n_voxels)) + ~self.inside[self.rows[:, None], *voxels.T]
+        rank[own, np.arange(self.n_voxels)] = np.inf
+        others = np.argsort(rank, axis=0)[: self.n_subjects - 1].T
+        order = np.concatenate([others, own[:, None]], axis=1)
+        centres = np.repeat(voxels, self.n_subjects, axis=0)
+        patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
+        at = torch.from_numpy(chosen).to(self.volumes.device)
+        return ContrastBatch(
+            tuple(patch.unflatten(0, (self.n_voxels, self.n_subjects)) for patch in patches),
+            tuple(patch[at].float() for patch in self.edited.patches),
+            torch.from_numpy(self.edited.is_edited[chosen]).to(self.volumes.device),
+        )
 
 
 def controls_at_voxels(inside: np.ndarray, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ SUPPORT_SHARE = 0.5
 """Fraction of a voxel's controls that the one-class SVM is fitted on; the guidance loss is computed on the others."""
 _EXPANDER_ONLY_SHARE = 0.5
 """Fraction of the guided steps with the expander only, before expander and compactor."""
+FEWEST_FOR_CONTRAST = 10
+"""Fewest controls at a voxel for the contrast term: eight for mean and covariance, and two held back."""
 _UNGUIDED_SHARE = 0.05
 """Fraction of the voxels that may be left without guidance, so that more controls are used at the others."""
 
@@ -38,9 +40,10 @@ class Schedule:
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> "Schedule":
         """Compute the number of steps of each phase."""
-        training, guidance = settings.training, settings.guidance
+        training = settings.training
         # Without a loss term on co-located patches, there are no guided steps.
-        guided = training.guided_steps if guidance.weight > 0 or training.siamese_weight > 0 else 0
+        weights = settings.guidance.weight, training.siamese_weight, settings.contrast.weight
+        guided = training.guided_steps if any(weight > 0 for weight in weights) else 0
         expander_only = round(_EXPANDER_ONLY_SHARE * guided)
         rates = training.learning_rate, training.guided_learning_rate
         return cls(training.pretraining_steps, guided, expander_only, *rates)
@@ -79,6 +82,11 @@ def support_size(n_controls: int) -> int:
     return min(max(round(SUPPORT_SHARE * n_controls), 2), n_controls - 1)
 
 
+def uses_contrast(settings: ModelSettings) -> bool:
+    """Whether the guided steps have a contrast term."""
+    return settings.contrast.weight > 0 and settings.training.guided_steps > 0
+
+
 def fewest_controls(settings: ModelSettings) -> int:
     """Smallest number of controls at a voxel for guided steps, such that nu * m >= 1; 0 without guided steps.
 
@@ -102,8 +110,14 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
     Raises
     ------
     UserError
-        There are fewer than `fewest_controls`; the message names the number that is needed.
+        There are fewer than `fewest_controls`, or than `FEWEST_FOR_CONTRAST` for the contrast term; the message names
+        the number that is needed.
     """
+    if uses_contrast(settings) and n_train < FEWEST_FOR_CONTRAST:
+        raise UserError(
+            f"Contrast with edits: found {counted(n_train, 'training control')}, expected at least "
+            f"{FEWEST_FOR_CONTRAST}. Add controls, or set models.contrast.weight to 0."
+        )
     guidance, limit, needed = settings.guidance, settings.training.controls_per_voxel, fewest_controls(settings)
     if min(n_train, limit) >= needed:
         return

@@ -5,6 +5,9 @@ therefore pre-trained on mixed patches. During guidance, the inner batch norms a
 the latents stays active with fixed affine parameters, as it bounds the scale of the latents, which guidance would
 otherwise increase without limit. Afterwards, its statistics are re-estimated on mixed patches.
 
+The guided steps may have a further term, which teaches the latents to tell edited patches from healthy ones
+(`contrast_term`).
+
 A step is a pure function of the state and the step number: an interrupted run resumes and gives identical results.
 """
 
@@ -14,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,14 +28,16 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.tensorboard import SummaryWriter
 
 from ...data_manifests.errors import UserError, private
+from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..ocsvm.guidance_loss import guidance_loss
 from ..settings import ModelSettings, resolve_gamma
-from .checkpoint import TRAINED_BY, Checkpoint, Origin, TrainingRow, build_autoencoder
+from .checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder, trained_by
+from .contrast_term import ContrastTerm
 from .monitor import TrainingMonitor, require_no_collapse
 from .network import PatchAutoEncoder, patch_shapes_of
 from .samplers import MONITOR, NORMS, ColocatedPatches, MixedPatches, controls_at_voxels, volumes_on
-from .schedule import Schedule, controls_for, require_enough_controls, support_size
+from .schedule import Schedule, controls_for, require_enough_controls, support_size, uses_contrast
 
 MONITOR_EVERY = 50
 """Steps between rows of the history."""
@@ -61,6 +67,7 @@ def train_encoder(
     train: Sequence[str],
     held_out: Sequence[str],
     seed: int,
+    channels: Channels | None = None,
     device: torch.device | str = "cpu",
     tensorboard: Path | None = None,
     progress: Progress | None = None,
@@ -77,11 +84,15 @@ def train_encoder(
     train, held_out : sequence of str
         Keys of controls; the held-out controls are used for monitoring only.
     seed : int
+    channels : Channels, optional
+        How the channels of the store, and possibly more, are computed; needed for the contrast term only, whose edits
+        change them.
     device : str or torch.device
     tensorboard : Path, optional
         Folder for TensorBoard curves.
     progress : callable, optional
-        Called with (steps done, total number of steps).
+        Called with (steps done, total number of steps); each edited copy of a control for the contrast term counts as
+        a step.
     handlers : sequence
         Handlers of MONAI or ignite, attached to the trainer. After a step, ``engine.state.batch`` is its number, from
         0, and ``engine.state.output`` is ``{"loss": float}``.
@@ -106,7 +117,7 @@ def train_encoder(
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
     origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
-        training = _Training.start(store, settings, schedule, origin, out, train, held_out, device)
+        training = _Training.start(store, settings, schedule, origin, out, train, held_out, device, channels)
         training.resume()
         if training.step < schedule.steps:
             training.run(tensorboard, progress, handlers)
@@ -130,6 +141,8 @@ class _Training:
     model : PatchAutoEncoder
         On the device of the batches.
     optimiser : Adam
+    contrast : ContrastTerm or None
+        None if it is off.
     step : int
         Steps done.
     history : list of TrainingRow
@@ -144,6 +157,7 @@ class _Training:
     monitor: TrainingMonitor
     model: PatchAutoEncoder
     optimiser: torch.optim.Adam
+    contrast: ContrastTerm | None = None
     step: int = 0
     history: list[TrainingRow] = field(default_factory=list)
 
@@ -158,6 +172,7 @@ class _Training:
         train: Sequence[str],
         held_out: Sequence[str],
         device: torch.device | str,
+        channels: Channels | None,
     ) -> "_Training":
         """Return the state before the first step: initial weights, and the batches of the monitor."""
         volumes, rows, voxels = volumes_on(store, device), store.index(train), store.grid.locations
@@ -178,8 +193,12 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_autoencoder(settings, origin).to(device)
-        optimiser = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
-        return cls(settings, schedule, origin, out, mixed, colocated, monitor, model, optimiser)
+        contrast = None
+        if uses_contrast(settings):
+            contrast = ContrastTerm.start(store, channels, train, settings.contrast, patch_shapes, seed, device)
+        learnt = _named_parameters(model, contrast)
+        optimiser = torch.optim.Adam(learnt.values(), lr=training.learning_rate)
+        return cls(settings, schedule, origin, out, mixed, colocated, monitor, model, optimiser, contrast)
 
     @property
     def device(self) -> torch.device:
@@ -200,14 +219,26 @@ class _Training:
         writer = SummaryWriter(str(tensorboard), purge_step=self.step) if tensorboard else None
         if writer:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw_curves, writer)
+        n_copies = len(self.contrast.pairs) if self.contrast else 0
+        total = self.schedule.steps + n_copies
+        if self.contrast:
+            engine.add_event_handler(Events.ITERATION_STARTED, self.draw_edits, self.contrast, progress, total)
         if progress:
-            total = self.schedule.steps
-            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: progress(self.step, total))
+            engine.add_event_handler(
+                Events.ITERATION_COMPLETED,
+                lambda: progress(self.step + n_copies * self.schedule.is_guided(self.step - 1), total),
+            )
         try:
             engine.run()
         finally:
             if writer:
                 writer.close()
+
+    def draw_edits(self, contrast: ContrastTerm, progress: Progress | None, total: int) -> None:
+        """Draw the edits before the first guided step of this process."""
+        if contrast.batches is None and self.schedule.is_guided(self.step):
+            drawn = count(self.step + 1)
+            contrast.draw(lambda: progress(next(drawn), total) if progress else None)
 
     def update(self, _engine: Engine, step: int) -> dict[str, float]:
         guided = self.schedule.is_guided(step)
@@ -218,7 +249,8 @@ class _Training:
         loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
         value = loss.item()
         if not math.isfinite(value):
-            lower = "guided_learning_rate or models.guidance.weight" if guided else "learning_rate"
+            lower = "guided_learning_rate, or models.guidance.weight" if guided else "learning_rate"
+            lower += " or models.contrast.weight" if guided and self.contrast else ""
             raise UserError(
                 f"Training: the loss is {value} at step {step}, expected a finite number. Lower "
                 f"models.training.{lower}, delete {private(self.out, 'its folder')} and train again."
@@ -238,6 +270,8 @@ class _Training:
             rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
             weight = self.guidance_weight if guided else 0.0
             row = self.monitor.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+            if guided and self.contrast:
+                row = replace(row, contrast=self.contrast.monitored(self.model.encoder))
             self.history.append(row)
             if guided or phase_ends:
                 require_no_collapse(self.history[-1], self.settings.encoder.latent_size)
@@ -249,7 +283,7 @@ class _Training:
         return self.model(self.mixed[step])
 
     def guided_loss(self, step: int) -> torch.Tensor:
-        """L = MSE + lambda * L_guidance + kappa * (1 - cos); see section 3 of the method."""
+        """L = MSE + lambda * L_guidance + kappa * (1 - cos) + mu * L_contrast; see section 3 of the method."""
         patches = self.colocated[step]
         latents = self.model.encoder(patches)
         loss = self.model.error(latents, patches)
@@ -267,6 +301,9 @@ class _Training:
             # The controls of a voxel are in random order, so neighbours are random pairs.
             pairs = latents.shape[1] // 2 * 2
             loss = loss + kappa * (1 - cosine_similarity(latents[:, 0:pairs:2], latents[:, 1:pairs:2], dim=2)).mean()
+        if self.contrast:
+            contrast = self.contrast.of_step(self.model.encoder, step)
+            loss = loss + self.settings.contrast.weight * contrast.to(loss.dtype)
         return loss
 
     @property
@@ -310,11 +347,12 @@ class _Training:
 
     # -- checkpoint ----------------------------------------------------------------------------------------------
     def save(self) -> None:
-        names = [name for name, _ in self.model.named_parameters()]
+        names = [*_named_parameters(self.model, self.contrast)]
         state = self.optimiser.state_dict()["state"]
         optimiser = {f"{names[i]}.{what}": value for i, entry in state.items() for what, value in entry.items()}
         history = tuple(self.history)
-        Checkpoint(self.model, optimiser, self.settings, self.origin, self.step, history).save(self.out)
+        contrast = self.contrast.loss.state_dict() if self.contrast else {}
+        Checkpoint(self.model, optimiser, self.settings, self.origin, self.step, history, contrast).save(self.out)
 
     def resume(self) -> None:
         """Load the last checkpoint of the folder, if there is one.
@@ -331,7 +369,7 @@ class _Training:
         different = [
             _HASH_TEXTS.get(name, f"{name} {theirs[name]} instead of {value}")
             for name, value in ours.items()
-            if theirs[name] != value
+            if theirs.get(name, value) != value
         ]
         if different:
             raise UserError(
@@ -339,8 +377,10 @@ class _Training:
                 "expected one of this run. Delete the folder, or choose another output folder."
             )
         self.model.load_state_dict(found.autoencoder.state_dict())
+        if self.contrast:
+            self.contrast.loss.load_state_dict(found.contrast)
         state = self.optimiser.state_dict()
-        names = [name for name, _ in self.model.named_parameters()]
+        names = [*_named_parameters(self.model, self.contrast)]
         for name, value in found.optimiser.items():
             parameter, what = name.rsplit(".", 1)
             state["state"].setdefault(names.index(parameter), {})[what] = value
@@ -350,10 +390,17 @@ class _Training:
 
 def _trained_by(settings: ModelSettings, origin: Origin) -> dict[str, object]:
     """All values that determine the result of training, by name."""
-    sections = settings.model_dump(mode="json", include=TRAINED_BY)
+    sections = trained_by(settings)
     sections["training"].pop("checkpoint_every")
     flat = {f"models.{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    return flat | vars(origin)
+    # Named in any case, since the other settings of a term that is off are not compared.
+    return flat | {"models.contrast.weight": settings.contrast.weight} | vars(origin)
+
+
+def _named_parameters(model: PatchAutoEncoder, contrast: ContrastTerm | None) -> dict[str, torch.nn.Parameter]:
+    """All parameters that are learnt, by the name in a checkpoint."""
+    of_contrast = contrast.loss.named_parameters(prefix="contrast") if contrast else ()
+    return {**dict(model.named_parameters()), **dict(of_contrast)}
 
 
 @contextmanager

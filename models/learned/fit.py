@@ -17,11 +17,12 @@ from ...data_manifests.threads import one_torch_thread
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..confounds.residual_whitening import fit_residual_whitenings
+from ..edits.edited_controls import EditedControls, Unedited
 from ..features.feature_store import ReadFeatures
 from ..features.packed_masks import Masks
 from ..features.subsets import Subsets
+from .chosen_voxels import chosen_voxels
 from .context import Context, Smoother
-from .edited_controls import EditedControls, Unedited, chosen_voxels
 from .network import EditClassifier, Samples, train_classifier
 from .norm import Norm
 from .scorer import LearnedScorer, score_of

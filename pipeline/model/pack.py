@@ -162,7 +162,7 @@ def _encoder_only(checkpoint: Checkpoint) -> Checkpoint:
         torch.manual_seed(0)
         autoencoder = build_autoencoder(checkpoint.settings, origin).eval()
     autoencoder.encoder.load_state_dict(checkpoint.encoder.state_dict())
-    return replace(checkpoint, autoencoder=autoencoder, optimiser={}, origin=origin)
+    return replace(checkpoint, autoencoder=autoencoder, optimiser={}, contrast={}, origin=origin)
 
 
 def _without_command(config: Config) -> Config:

@@ -22,7 +22,9 @@ _MEMBERS = "models.ensemble.members"
 
 
 def _train_inputs(run: Run) -> dict[str, Any]:
-    sections = ("models.encoder", "models.guidance", "models.training", "seed", _MEMBERS)
+    sections = ["models.encoder", "models.guidance", "models.training", "seed", _MEMBERS]
+    if run.config.models.contrast.weight > 0:
+        sections.append("models.contrast")
     return {"the patches": record_of(run, "extract").identity} | settings_of(run, *sections)
 
 
@@ -34,8 +36,9 @@ def _train(run: Run) -> StageResult:
     from ...models.encoder.training import train_encoder
 
     train, held_out = split_of(run)
-    channels = Channels.load(run.out.patches).chosen(run.config.models.encoder.channels)
-    store, members, steps = VolumeStore.open(run.out.patches).only(channels), run.config.models.ensemble.members, []
+    channels = Channels.load(run.out.patches)
+    store = VolumeStore.open(run.out.patches).only(channels.chosen(run.config.models.encoder.channels))
+    members, steps = run.config.models.ensemble.members, []
     with run.console.progress("train", "step") as progress:
         for member in range(members):
             checkpoint = train_encoder(
@@ -45,6 +48,7 @@ def _train(run: Run) -> StageResult:
                 train=train,
                 held_out=held_out,
                 seed=run.config.seed + member,
+                channels=channels,
                 device=run.device,
                 tensorboard=run.out.tensorboard(member),
                 progress=lambda done, total, before=member: progress(before * total + done, members * total),

@@ -7,6 +7,7 @@ _CURVES = (
     ("Reconstruction error", "training", "mse_train", "MSE"),
     ("Reconstruction error", "held-out", "mse_held_out", "MSE"),
     ("Guidance", "guidance loss", "guidance", "loss"),
+    ("Contrast with edits", "contrast loss", "contrast", "loss"),
     ("Controls outside the boundary", "share", "outside_share", "share"),
     ("Kernel between controls", "mean off-diagonal", "kernel_mean", "k"),
     ("Latents", "effective rank", "effective_rank", "dimensions"),

@@ -283,9 +283,13 @@ class _Work:
     @property
     def training_s(self) -> float:
         """Of all encoders."""
-        training = self.models.training
+        training, contrast = self.models.training, self.models.contrast
         step = measured.TRAIN_STEP_MS_PER_VOXEL * 1e-3 * self.patch_voxels * training.patches_per_step / 1024
-        return step * (training.pretraining_steps + training.guided_steps) * self.members
+        seconds = step * (training.pretraining_steps + training.guided_steps)
+        if contrast.weight > 0:
+            seconds += measured.CONTRAST_STEP_MS_PER_VOXEL * 1e-3 * self.patch_voxels * training.guided_steps
+            seconds += measured.EDITED_COPY_US * 1e-6 * self.voxels * contrast.copies * self.heads.train
+        return seconds * self.members
 
     @property
     def fit_s(self) -> float:

@@ -23,6 +23,10 @@ EXTRACT_US = 0.95
 TRAIN_STEP_MS_PER_VOXEL = 1.4
 """Per step of 1024 patches and voxel of a patch: 35 ms with 27 voxels (docs/method.md#cost), 0.21 to 0.26 s with 125
 (docs/method.md#at-1-mm, and 120 steps on 7 controls)."""
+CONTRAST_STEP_MS_PER_VOXEL = 1.6
+"""What the contrast with edits adds to a guided step, per voxel of a patch: 0.2 s with 125."""
+EDITED_COPY_US = 0.65
+"""Per voxel of an edited copy of a control: 0.15 s at 2 mm."""
 FIT_US = {
     "ocsvm": 11.5,
     "mahalanobis": 8.0,

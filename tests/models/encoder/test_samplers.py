@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from voxout.models.encoder.edited_patches import EditedPatches
 from voxout.models.encoder.patch_shape import PatchShape
-from voxout.models.encoder.samplers import ColocatedPatches, MixedPatches, controls_at_voxels
+from voxout.models.encoder.samplers import ColocatedPatches, ContrastPatches, MixedPatches, controls_at_voxels
 
 SHAPE = (7, 8, 5)
 SINGLE_VOXEL = (PatchShape("axial", 1),)
@@ -79,6 +80,37 @@ def test_patches_are_inside_the_brain_mask_of_their_subject():
         assert all(len(set(row)) == 2 for row in subject)
 
 
+def contrasted(seed=3, n_subjects=3, is_edited=(True, False, True, True, False), inside=EVERYWHERE):
+    """Sampler of edits of row 3 (index 2) at three voxels, and of row 0 at two; edited patches hold their number."""
+    patches = (torch.arange(5.0).half()[:, None, None, None].expand(5, 2, 1, 1),)
+    edited = EditedPatches(patches, VOXELS, np.array([2, 2, 2, 0, 0]), np.array(is_edited))
+    rows = np.array([0, 1, 3])
+    return ContrastPatches(numbered(), inside, rows, edited, SINGLE_VOXEL, 12, n_subjects, seed)
+
+
+@pytest.mark.parametrize("n_subjects", [2, 3])
+def test_contrast_batches_hold_the_edited_patch_and_healthy_ones_at_its_voxel(n_subjects):
+    for step in range(5):
+        batch = contrasted(n_subjects=n_subjects)[step]
+        number = batch.drawn[0][:, 0, 0, 0].numpy().astype(int)
+        subject, place = origins(batch.healthy[0])
+        expected = np.ravel_multi_index(tuple(VOXELS[number].T), SHAPE)
+        assert (place == expected[:, None]).all()
+        assert (subject[:, -1] == np.where(number < 3, 3, 0)).all()
+        assert all(len(set(row)) == n_subjects for row in subject)
+        np.testing.assert_array_equal(batch.is_edited, np.array([True, False, True, True, False])[number])
+        assert (~batch.is_edited).sum() == 2
+
+
+def test_contrast_batches_draw_controls_inside_their_brains_and_may_have_no_shams():
+    inside = EVERYWHERE.copy()
+    inside[1] = False
+    batch = contrasted(n_subjects=2, is_edited=[True] * 5, inside=inside)[0]
+    assert batch.is_edited.all()
+    subject, _ = origins(batch.healthy[0])
+    assert set(subject.ravel()) == {0, 3}
+
+
 def test_controls_at_voxels():
     counts = controls_at_voxels(incomplete_masks(), np.array([0, 1, 3]), VOXELS)
     assert counts.tolist() == [2, 2, 2, 3, 3]
@@ -86,6 +118,12 @@ def test_controls_at_voxels():
 
 def test_more_voxels_per_batch_than_available():
     assert colocated(n_voxels=50)[0][0].shape[:2] == (50, 3)
+
+
+def test_a_contrast_batch_is_a_function_of_seed_and_step():
+    one, same, other = contrasted(seed=5)[7], contrasted(seed=5)[7], contrasted(seed=5)[8]
+    assert torch.equal(one.healthy[0], same.healthy[0]) and torch.equal(one.drawn[0], same.drawn[0])
+    assert not torch.equal(one.healthy[0], other.healthy[0])
 
 
 @pytest.mark.parametrize("make", [mixed, colocated])

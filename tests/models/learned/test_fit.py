@@ -1,8 +1,10 @@
 """Cross-fitting of the learned scorer."""
 
 import numpy as np
-from voxout.models.learned.edited_controls import EditedControls, chosen_voxels
-from voxout.models.learned.edits import FAMILIES, SHAM, Edited
+from voxout.models.edits.edited_controls import EditedControls
+from voxout.models.edits.edited_images import Edited
+from voxout.models.edits.families import FAMILIES, SHAM
+from voxout.models.learned.chosen_voxels import chosen_voxels
 from voxout.models.learned.fit import LearnedFit
 from voxout.models.learned.network import Samples
 

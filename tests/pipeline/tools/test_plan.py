@@ -91,6 +91,23 @@ def test_what_is_not_used_costs_nothing():
     assert three["train"].wall_s == pytest.approx(3 * one["train"].wall_s)
 
 
+def test_contrast_with_edits_takes_time():
+    heads, contrast = Heads(20, 5, 5), "models.contrast.weight=1"
+    overrides = (
+        [],
+        [contrast],
+        [contrast, "models.contrast.copies=50"],
+        [contrast, "models.training.guided_steps=3000"],
+    )
+    without, eight, fifty, long = (stages_of(heads, load_config(overrides=o))["train"].wall_s for o in overrides)
+    assert without < eight < fifty
+    assert eight < long
+    # 50 controls at 2 mm, cubes of 10 mm, 6,000 steps: 1,400 s of CPU time.
+    learnt = [contrast, "models.encoder.patch_size_mm=10", "models.training.guided_steps=3000"]
+    planned_s = 2 * stages_of(Heads(50, 10, 0), load_config(overrides=learnt))["train"].wall_s
+    assert 1 / GOAL < planned_s / 1400 < GOAL
+
+
 def test_the_probe_is_short_and_repeatable():
     first, second = probe_s(), probe_s()
     assert first < 2 and 0.4 < first / second < 2.5

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from voxout.models.learned.edits import FAMILIES, SHAM, Crop, Tissue, edited, random_blob
+from voxout.models.edits.edited_images import edited, random_blob
+from voxout.models.edits.families import FAMILIES, SHAM, Crop, Tissue
 
 SPACING_MM = np.array([2.0, 2.0, 2.0])
 SHAPE = (60, 64, 56)

@@ -1,0 +1,1 @@
+"""Synthetic anomalies: random edits of the training controls, to learn from."""
