@@ -18,7 +18,7 @@ from .training_process import MEETING, TASK
 
 _LOOK_S = 0.2
 _OTHERS_S = 3.0
-"""Time that the other processes have to tell why, once one has failed: the one that ended first may not be the cause."""
+"""Time for the others to tell why, once a process has failed: the first one to end may not be the cause."""
 
 
 def train_together(

@@ -1,18 +1,27 @@
 """Training of one encoder by two processes of a command."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
 import numpy as np
 import psutil
 import pytest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.errors import MachineError, UserError
 from voxout.data_manifests.images.volume import Volume, write_volume
 from voxout.models.encoder.checkpoint import Checkpoint
 from voxout.models.settings import ModelSettings
+from voxout.pipeline.config.config import Config
 from voxout.pipeline.stages.encoder_task import EncoderTask
+from voxout.pipeline.stages.train import STAGE
 from voxout.pipeline.stages.training_group import train_together
+from voxout.pipeline.workflow.console import Console
+from voxout.pipeline.workflow.engine import Engine
+from voxout.pipeline.workflow.records import StageRecord
+from voxout.pipeline.workflow.runner import Run
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.standardisation import IntensityScale
 from voxout.preprocessing.patches.volume_store import VolumeStore
@@ -67,6 +76,20 @@ def test_two_processes_give_the_encoder_of_one(task, tmp_path):
     assert together.step == alone.step == 16
     for row, same in zip(together.history, alone.history, strict=True):
         assert (row.mse_train, row.guidance) == pytest.approx((same.mse_train, same.guidance), rel=1e-2)
+
+
+def test_the_stage_uses_all_devices(patches, tmp_path):
+    (out := OutputFolder(tmp_path / "out")).root.mkdir()
+    shutil.copytree(patches, out.patches)
+    splits = ["train"] * 6 + ["held_out"] * 2
+    records = [SubjectRecord(f"{n:02}", "control", {}, split=split) for n, split in enumerate(splits)]
+    config = Config.model_validate({"models": {**SETTINGS.model_dump(), "ensemble": {"scorers": ["ocsvm"]}}})
+    run = Run(Manifest(tuple(records)), config, out, out, None, Engine(1), "cpu", Console(), training_devices=TWO)
+    StageRecord("prepare", {}, {}, done=KEYS).write(out.record("prepare"))
+    for record in records:
+        StageRecord("prepare", {}, {}).write(out.subject_record(record))
+    assert STAGE.work(run).summary == "16 steps"
+    assert Checkpoint.load(out.member(0)).step == 16
 
 
 def test_a_killed_process_ends_all_with_one_sentence_and_training_resumes(task):
