@@ -3,12 +3,15 @@
 torch's `SyncBatchNorm` does the same, on GPUs only.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from .network import BatchNorm, PatchAutoEncoder
 from .processes import Processes
+
+_Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def share_norms(model: PatchAutoEncoder, processes: Processes) -> None:
@@ -22,7 +25,7 @@ def share_norms(model: PatchAutoEncoder, processes: Processes) -> None:
         norm.forward = partial(_normalised, norm, norm.forward, processes)
 
 
-def _normalised(norm: BatchNorm, alone, processes: Processes, values: torch.Tensor) -> torch.Tensor:
+def _normalised(norm: BatchNorm, alone: _Forward, processes: Processes, values: torch.Tensor) -> torch.Tensor:
     """As `forward` of a batch norm; `alone` is its own."""
     if not norm.training:
         return alone(values)

@@ -1,10 +1,11 @@
 """Processes that train one encoder together, each on its part of every batch.
 
 The loss of a step is a mean over the whole batch. Each process computes its *summand*: the sum over its own part,
-divided by the size of the whole batch. Gradients of all summands are added up in one message, and all processes take
-the same step. So the result does not depend on the number of processes, up to rounding. It is the average of
-`DistributedDataParallel`, but that cannot wrap this model: its steps call parts of it, several times, with losses that
-cross processes, and parts of unequal size need weights.
+divided by the size of the whole batch. The gradients of all summands are added up in one message, and all processes
+take the same step, so that the result does not depend on their number, up to rounding.
+
+torch's `DistributedDataParallel` averages gradients in the same way, but needs one forward call of one module for each
+step, and parts of equal size; here, a step calls parts of the model on several batches.
 """
 
 import json
@@ -97,7 +98,7 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        self.total(torch.zeros(1))
+        self.total(torch.zeros(1)).item()  # on a GPU, only reading the result waits
 
 
 ALONE = Processes()

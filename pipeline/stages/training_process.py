@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from ...data_manifests.caches import choose_caches
@@ -41,7 +42,7 @@ def main(folder: str, rank: str, count: str, device: str, parent: str) -> int:
     choose_caches()
     task = EncoderTask.from_json((Path(folder) / TASK).read_bytes())
     try:
-        _train(task, Path(folder), int(rank), int(count), device, lambda *done: tell("progress", done))
+        _train(task, Path(folder), int(rank), int(count), device, lambda done, total: tell("progress", [done, total]))
     except UserError as error:
         tell("problems", error.problems)
         return STOPPED
@@ -53,7 +54,9 @@ def main(folder: str, rank: str, count: str, device: str, parent: str) -> int:
     return 0
 
 
-def _train(task: EncoderTask, folder: Path, rank: int, count: int, device: str, progress) -> None:
+def _train(
+    task: EncoderTask, folder: Path, rank: int, count: int, device: str, progress: Callable[[int, int], None]
+) -> None:
     import torch
     from torch import distributed
 
@@ -77,7 +80,7 @@ def _train(task: EncoderTask, folder: Path, rank: int, count: int, device: str, 
 class _Warnings(logging.Handler):
     """Handler that passes the warnings of voxout's modules on."""
 
-    def __init__(self, tell):
+    def __init__(self, tell: Callable[[str, str], None]):
         super().__init__(level=logging.WARNING)
         self._tell = tell
 

@@ -67,7 +67,7 @@ def files(folder):
 
 
 def assert_close(one, other):
-    """Losses and metrics agree; weights need not where their gradient is 0 but for rounding, as before a batch norm."""
+    """The losses agree, and the weights; biases before a batch norm are moved by rounding alone, without effect."""
     (first, losses), (second, others) = (
         (Checkpoint.load(folder), json.loads((folder / "losses.json").read_text())) for folder in (one, other)
     )
@@ -78,6 +78,12 @@ def assert_close(one, other):
     for row, same in zip(first.history, second.history, strict=True):
         for name in ("mse_train", "mse_held_out", "guidance", "contrast", "kernel_mean", "latent_scale"):
             assert getattr(row, name) == pytest.approx(getattr(same, name), rel=1e-2), name
+    for (name, value), same in zip(first.autoencoder.named_parameters(), second.autoencoder.parameters(), strict=True):
+        if value.ndim > 1:
+            torch.testing.assert_close(value, same, rtol=0, atol=1e-3 * float(value.abs().max()), msg=name)
+    assert first.contrast.keys() == second.contrast.keys() == {"slope", "offset"}
+    for name, value in first.contrast.items():
+        torch.testing.assert_close(value, second.contrast[name], rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_give_the_encoder_of_one(alone, together):
