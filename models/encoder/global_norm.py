@@ -22,7 +22,7 @@ def share_norms(model: PatchAutoEncoder, processes: Processes) -> None:
     if processes.count == 1:
         return
     for norm in [*model.inner_norms(), model.encoder.latent_norm]:
-        norm.forward = partial(_normalised, norm, norm.forward, processes)
+        setattr(norm, "forward", partial(_normalised, norm, norm.forward, processes))  # noqa: B010 (for pyright)
 
 
 def _normalised(norm: BatchNorm, alone: _Forward, processes: Processes, values: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,7 @@ def _normalised(norm: BatchNorm, alone: _Forward, processes: Processes, values: 
 @torch.no_grad()
 def _track(norm: BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
     """Update the running statistics; without a momentum, they are the mean over all batches."""
+    assert norm.num_batches_tracked is not None and norm.running_mean is not None and norm.running_var is not None
     norm.num_batches_tracked += 1
     momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)

@@ -108,13 +108,13 @@ class _Total(torch.autograd.Function):
     """Sum over the processes. Each loss is a sum over them, too, so their gradients add up in the same way."""
 
     @staticmethod
-    def forward(_ctx: Any, values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
         summed = values.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         summed = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed

@@ -210,7 +210,7 @@ class _Training:
             torch.manual_seed(seed)
             model = build_autoencoder(settings, origin).to(device)
         share_norms(model, processes)
-        mixed, colocated = (replace(patches, processes=processes) for patches in (mixed, colocated))
+        mixed, colocated = replace(mixed, processes=processes), replace(colocated, processes=processes)
         contrast = None
         if uses_contrast(settings):
             contrast = ContrastTerm.start(
