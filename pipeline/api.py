@@ -82,7 +82,7 @@ def fit(
         Single settings, such as ``{"models.detector.nu": 0.05}``.
     seed : int, optional
     device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ..., or several GPUs that train together, as in ``"cuda:0,cuda:1"``.
     jobs : int, optional
         Subjects worked on at once; one per core by default.
     verbose : bool

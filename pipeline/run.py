@@ -1,5 +1,6 @@
 """A run of stages over a cohort: the settings are resolved, the folders checked, the stages brought up to date."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from .config.config import (
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import ADAPTED, STAGES, adapting_stages
 from .workflow.console import Console
-from .workflow.device import choose_device
+from .workflow.device import choose_devices, require_one_command
 from .workflow.engine import Engine
 from .workflow.ownership import require_apart, require_own_place
 from .workflow.runner import Run, Stage, require_current, require_own_model, run_stages, save_own
@@ -53,6 +54,7 @@ class RunOptions:
     seed, seeds : int or None
         See `read_settings`.
     device : str
+        See `choose_devices`.
     jobs : int or None
         Subjects worked on at once; None: one per core.
     cluster : str
@@ -114,6 +116,7 @@ def run_pipeline(
     # The settings of a run apply to every later command on its folder, until others are given.
     others = options.preset is not None or (options.config is not None and not names_only_cluster(options.config))
     resumes = not others and saved_in.is_file()
+    require_one_command(os.environ)
     given = _given_settings(options, saved_in, resumes=resumes)
     require_own_place(options.out)
     dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
@@ -126,6 +129,7 @@ def run_pipeline(
     if resumes:
         console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), _engine(options, cluster) as engine:
+        devices = choose_devices(options.device) if _TORCH_STAGES & set(options.stages) else ("cpu",)
         run = Run(
             manifest=options.manifest,
             config=given.config,
@@ -133,9 +137,10 @@ def run_pipeline(
             model=model or out,
             chosen=chosen,
             engine=engine,
-            device=choose_device(options.device) if _TORCH_STAGES & set(options.stages) else "cpu",
-            device_of_workers=options.device if cluster.is_remote else None,
+            device=devices[0],
+            device_of_workers=options.device.split(",")[0] if cluster.is_remote else None,
             console=console,
+            training_devices=devices,
             reference_runs=tuple(options.reference_runs),
         )
         if len(options.stages) == 1:

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
+from .processes import ALONE, Processes
+
 _POOLED_SHARE = 0.5
 """Weight of the covariance pooled over the voxels: a score of controls is too few for a covariance at each voxel."""
 _RIDGE = 1e-2
@@ -32,7 +34,12 @@ class ContrastLoss(nn.Module):
         self.offset = nn.Parameter(torch.tensor(0.0))
 
     def forward(
-        self, support: torch.Tensor, healthy: torch.Tensor, drawn: torch.Tensor, is_edited: torch.Tensor
+        self,
+        support: torch.Tensor,
+        healthy: torch.Tensor,
+        drawn: torch.Tensor,
+        is_edited: torch.Tensor,
+        processes: Processes = ALONE,
     ) -> torch.Tensor:
         """Compute the loss, in float64 on the device of the latents.
 
@@ -45,27 +52,29 @@ class ContrastLoss(nn.Module):
         drawn : tensor, (B, d)
             Latents of the edited controls there.
         is_edited : tensor of bool, (B,)
-            False where the edit is a sham, whose latent counts as healthy; at least one is True.
+            False where the edit is a sham, whose latent counts as healthy; at least one of the batch is True.
+        processes : Processes
+            Those that a batch is divided among, B being this one's part; the result is its summand of the loss.
 
         Returns
         -------
         tensor, ()
             NaN if a latent is not finite.
         """
-        distances = log_distance(support, torch.cat([healthy, drawn[:, None]], dim=1))
+        distances = log_distance(support, torch.cat([healthy, drawn[:, None]], dim=1), processes)
         logits = self.slope * (distances - 1) + self.offset
         held_back, own = logits[:, :-1], logits[:, -1]
         unedited = torch.cat([held_back.flatten(), own[~is_edited]])
-        return 0.5 * (softplus(unedited).mean() + softplus(-own[is_edited]).mean())
+        return 0.5 * (processes.summand(softplus(unedited)) + processes.summand(softplus(-own[is_edited])))
 
 
-def log_distance(support: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def log_distance(support: torch.Tensor, others: torch.Tensor, processes: Processes = ALONE) -> torch.Tensor:
     """Compute the distances D of latents (B, q, d) from those of the support (B, m, d): (B, q), float64."""
     support, others = support.double(), others.double()
     mean = support.mean(dim=1, keepdim=True)
     centred = support - mean
     covariance = centred.mT @ centred / (support.shape[1] - 1)
-    pooled = covariance.mean(dim=0)
+    pooled = processes.mean(covariance)
     ridge = _RIDGE * pooled.diagonal().mean().clamp_min(1e-12) * torch.eye(len(pooled)).to(pooled)
     mixed = (1 - _POOLED_SHARE) * covariance + _POOLED_SHARE * pooled + ridge
     factor, failed = torch.linalg.cholesky_ex(mixed)

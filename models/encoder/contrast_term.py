@@ -16,6 +16,7 @@ from .contrast_loss import ContrastLoss
 from .edited_patches import copies_to_draw, draw_edited_patches
 from .network import PatchEncoder
 from .patch_shape import PatchShape
+from .processes import ALONE, Processes
 from .samplers import MONITOR, ContrastBatch, ContrastPatches, controls_at_voxels, volumes_on
 from .schedule import FEWEST_FOR_CONTRAST
 
@@ -41,6 +42,7 @@ class ContrastTerm:
     loss : ContrastLoss
         On the device of the batches.
     device : str or torch.device
+    processes : Processes
     batches : ContrastPatches or None
         None before `draw`.
     """
@@ -50,6 +52,7 @@ class ContrastTerm:
     patch_shapes: tuple[PatchShape, ...]
     loss: ContrastLoss
     device: torch.device | str
+    processes: Processes = ALONE
     batches: ContrastPatches | None = None
 
     @classmethod
@@ -62,12 +65,13 @@ class ContrastTerm:
         patch_shapes: tuple[PatchShape, ...],
         seed: int,
         device: torch.device | str,
+        processes: Processes = ALONE,
     ) -> "ContrastTerm":
         """Return the term before the edits are drawn; `channels` are those of the store, and possibly more."""
         if channels is None:
             raise ValueError("the contrast term needs the channels of the volume store")
         controls = EditedControls(store, tuple(keys), channels, settings.families, seed)
-        return cls(controls, settings.copies, patch_shapes, ContrastLoss().to(device), device)
+        return cls(controls, settings.copies, patch_shapes, ContrastLoss().to(device), device, processes)
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -98,17 +102,17 @@ class ContrastTerm:
         self.batches = ContrastPatches(volumes, store.inside, rows, edited, self.patch_shapes, *size, seed)
 
     def of_step(self, encoder: PatchEncoder, step: int) -> torch.Tensor:
-        """Compute the loss of the batch of a step, a scalar; the edits have been drawn."""
+        """Compute the loss of the batch of a step, or this process's summand of it; the edits have been drawn."""
         assert self.batches is not None
-        return self._of_batch(encoder, self.batches[step])
+        return self._of_batch(encoder, replace(self.batches, processes=self.processes)[step], self.processes)
 
     @torch.no_grad()
     def monitored(self, encoder: PatchEncoder) -> float:
         """Compute the loss of a fixed batch, for an encoder in eval mode; the edits have been drawn."""
         assert self.batches is not None
-        return self._of_batch(encoder, replace(self.batches, stream=MONITOR)[3]).item()
+        return self._of_batch(encoder, replace(self.batches, stream=MONITOR)[3], ALONE).item()
 
-    def _of_batch(self, encoder: PatchEncoder, batch: ContrastBatch) -> torch.Tensor:
+    def _of_batch(self, encoder: PatchEncoder, batch: ContrastBatch, processes: Processes) -> torch.Tensor:
         # Encoded together: the batch norm of the latents has to be the same for healthy and edited patches.
         around = batch.healthy[0].shape[:2]
         pairs = zip(batch.healthy, batch.drawn, strict=True)
@@ -116,7 +120,7 @@ class ContrastTerm:
         healthy, drawn = latents.split([around.numel(), around[0]])
         healthy = healthy.unflatten(0, around)
         support = round(_SUPPORT_SHARE * around[1])
-        return self.loss(healthy[:, :support], healthy[:, support:], drawn, batch.is_edited)
+        return self.loss(healthy[:, :support], healthy[:, support:], drawn, batch.is_edited, processes)
 
 
 def _controls_for(counts: np.ndarray) -> int:

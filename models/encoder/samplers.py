@@ -3,8 +3,8 @@
 A batch is a pure function of (seed, step), so that a resumed run draws the same batches on any device. There are three
 samplers: patches at random voxels, patches of many subjects at the same voxels, and edited patches with those of
 healthy subjects at the same voxels. They are map-style datasets whose items are whole batches, for
-``DataLoader(patches, batch_size=None, sampler=range(steps))``; of several processes, each takes
-``range(rank, steps, processes)``.
+``DataLoader(patches, batch_size=None, sampler=range(steps))``. Of several processes, each cuts a part of every batch;
+the patches of a voxel stay together.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ...preprocessing.patches.volume_store import VolumeStore
 from .edited_patches import EditedPatches
 from .patch_shape import Patches, PatchShape
+from .processes import ALONE, Processes
 
 MIXED, COLOCATED, MONITOR, NORMS, CONTRAST = range(5)
 """Independent streams of random numbers."""
@@ -47,6 +48,8 @@ class MixedPatches(Dataset[Patches]):
         Patches per batch.
     seed : int
     stream : int
+    processes : Processes
+        Those that a batch is divided among.
     """
 
     volumes: torch.Tensor
@@ -57,9 +60,10 @@ class MixedPatches(Dataset[Patches]):
     size: int
     seed: int
     stream: int = MIXED
+    processes: Processes = ALONE
 
     def __getitem__(self, step: int) -> Patches:
-        """Return the patches (size, C, p, p[, p]) of one step, one tensor per patch shape."""
+        """Return the patches (size, C, p, p[, p]) of one step, or a part, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
         rows, centres = np.zeros(self.size, np.int64), np.zeros((self.size, 3), np.int64)
         outside = np.arange(self.size)
@@ -69,7 +73,7 @@ class MixedPatches(Dataset[Patches]):
             outside = outside[~self.inside[rows[outside], *centres[outside].T]]
             if not len(outside):
                 break
-        return _cut(self.volumes, rows, centres, self.patch_shapes)
+        return _cut(self.volumes, rows[self.processes.part], centres[self.processes.part], self.patch_shapes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +82,8 @@ class ColocatedPatches(Dataset[Patches]):
 
     Attributes
     ----------
-    volumes, inside, rows, patch_shapes, seed, stream
-        As in `MixedPatches`.
+    volumes, inside, rows, patch_shapes, seed, stream, processes
+        As in `MixedPatches`; the items are voxels.
     voxels : ndarray of int, (P, 3)
         Voxels inside the brain of at least `n_subjects` of the rows.
     n_voxels : int
@@ -98,17 +102,18 @@ class ColocatedPatches(Dataset[Patches]):
     n_subjects: int
     seed: int
     stream: int = COLOCATED
+    processes: Processes = ALONE
 
     def __getitem__(self, step: int) -> Patches:
-        """Return the patches (B, n, C, p, p[, p]) of one step, one tensor per patch shape."""
+        """Return the patches (B, n, C, p, p[, p]) of one step, or a part, one tensor per patch shape."""
         random = np.random.default_rng((self.seed, self.stream, step))
         replace = self.n_voxels > len(self.voxels)
         chosen = self.voxels[random.choice(len(self.voxels), self.n_voxels, replace=replace)]
         outside = ~self.inside[self.rows[:, None], *chosen.T]  # (len(rows), B)
-        order = np.argsort(random.random(outside.shape) + outside, axis=0)[: self.n_subjects].T
-        centres = np.repeat(chosen, self.n_subjects, axis=0)
+        order = np.argsort(random.random(outside.shape) + outside, axis=0)[: self.n_subjects].T[self.processes.part]
+        centres = np.repeat(chosen[self.processes.part], self.n_subjects, axis=0)
         patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
-        return tuple(patch.unflatten(0, (self.n_voxels, self.n_subjects)) for patch in patches)
+        return tuple(patch.unflatten(0, order.shape) for patch in patches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +141,8 @@ class ContrastPatches(Dataset[ContrastBatch]):
 
     Attributes
     ----------
-    volumes, inside, rows, patch_shapes, seed, stream
-        As in `MixedPatches`.
+    volumes, inside, rows, patch_shapes, seed, stream, processes
+        As in `MixedPatches`; the items are edited patches.
     edited : EditedPatches
         Of voxels inside the brain of at least `n_subjects` of the rows; at least one is no sham. Its controls are
         indices of `rows`.
@@ -156,9 +161,10 @@ class ContrastPatches(Dataset[ContrastBatch]):
     n_subjects: int
     seed: int
     stream: int = CONTRAST
+    processes: Processes = ALONE
 
     def __getitem__(self, step: int) -> ContrastBatch:
-        """Return the patches of one step."""
+        """Return the patches of one step, or a part."""
         random = np.random.default_rng((self.seed, self.stream, step))
         edits, shams = np.flatnonzero(self.edited.is_edited), np.flatnonzero(~self.edited.is_edited)
         n_shams = int(_SHAM_SHARE * self.n_voxels) if len(shams) else 0
@@ -167,12 +173,12 @@ class ContrastPatches(Dataset[ContrastBatch]):
         rank = random.random((len(self.rows), self.n_voxels)) + ~self.inside[self.rows[:, None], *voxels.T]
         rank[own, np.arange(self.n_voxels)] = np.inf
         others = np.argsort(rank, axis=0)[: self.n_subjects - 1].T
-        order = np.concatenate([others, own[:, None]], axis=1)
-        centres = np.repeat(voxels, self.n_subjects, axis=0)
+        order = np.concatenate([others, own[:, None]], axis=1)[self.processes.part]
+        chosen, centres = chosen[self.processes.part], np.repeat(voxels[self.processes.part], self.n_subjects, axis=0)
         patches = _cut(self.volumes, self.rows[order].ravel(), centres, self.patch_shapes)
         at = torch.from_numpy(chosen).to(self.volumes.device)
         return ContrastBatch(
-            tuple(patch.unflatten(0, (self.n_voxels, self.n_subjects)) for patch in patches),
+            tuple(patch.unflatten(0, order.shape) for patch in patches),
             tuple(patch[at].float() for patch in self.edited.patches),
             torch.from_numpy(self.edited.is_edited[chosen]).to(self.volumes.device),
         )

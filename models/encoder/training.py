@@ -9,6 +9,7 @@ The guided steps may have a further term, which teaches the latents to tell edit
 (`contrast_term`).
 
 A step is a pure function of the state and the step number: an interrupted run resumes and gives identical results.
+Several processes divide the batch of each step among them (`processes`); the first one writes the files.
 """
 
 import hashlib
@@ -34,8 +35,10 @@ from ..ocsvm.guidance_loss import guidance_loss
 from ..settings import ModelSettings, resolve_gamma
 from .checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder, trained_by
 from .contrast_term import ContrastTerm
+from .global_norm import share_norms
 from .monitor import TrainingMonitor, require_no_collapse
 from .network import PatchAutoEncoder, patch_shapes_of
+from .processes import ALONE, Processes
 from .samplers import MONITOR, NORMS, ColocatedPatches, MixedPatches, controls_at_voxels, volumes_on
 from .schedule import Schedule, controls_for, require_enough_controls, support_size, uses_contrast
 
@@ -72,6 +75,7 @@ def train_encoder(
     tensorboard: Path | None = None,
     progress: Progress | None = None,
     handlers: Sequence[Handler] = (),
+    processes: Processes = ALONE,
 ) -> Checkpoint:
     """Train an encoder, or resume from the last checkpoint in `out`.
 
@@ -96,6 +100,9 @@ def train_encoder(
     handlers : sequence
         Handlers of MONAI or ignite, attached to the trainer. After a step, ``engine.state.batch`` is its number, from
         0, and ``engine.state.output`` is ``{"loss": float}``.
+    processes : Processes
+        Those that train this encoder together; each calls this function with the same arguments, but its own `device`.
+        All give the result of one process, up to rounding. The first one alone writes files and calls `progress`.
 
     Returns
     -------
@@ -114,13 +121,19 @@ def train_encoder(
         raise UserError("Training: found no training controls, expected several. Correct column split or group.")
     schedule = Schedule.from_settings(settings)
     require_enough_controls(len(train), settings)
+    if processes.count > (most := min(settings.training.patches_per_step, _VOXELS_PER_STEP)):
+        raise UserError(
+            f"Training: found {processes.count} devices, expected at most {most}, so that each has a part of every "
+            "batch. Use fewer."
+        )
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
     origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
     with _deterministic():
-        training = _Training.start(store, settings, schedule, origin, out, train, held_out, device, channels)
+        training = _Training.start(store, settings, schedule, origin, out, train, held_out, device, channels, processes)
         training.resume()
         if training.step < schedule.steps:
-            training.run(tensorboard, progress, handlers)
+            training.run(tensorboard if processes.leads else None, progress if processes.leads else None, handlers)
+            processes.wait()  # until the files are written
     return Checkpoint.load(out, device=device)
 
 
@@ -143,6 +156,7 @@ class _Training:
     optimiser : Adam
     contrast : ContrastTerm or None
         None if it is off.
+    processes : Processes
     step : int
         Steps done.
     history : list of TrainingRow
@@ -158,6 +172,7 @@ class _Training:
     model: PatchAutoEncoder
     optimiser: torch.optim.Adam
     contrast: ContrastTerm | None = None
+    processes: Processes = ALONE
     step: int = 0
     history: list[TrainingRow] = field(default_factory=list)
 
@@ -173,6 +188,7 @@ class _Training:
         held_out: Sequence[str],
         device: torch.device | str,
         channels: Channels | None,
+        processes: Processes,
     ) -> "_Training":
         """Return the state before the first step: initial weights, and the batches of the monitor."""
         volumes, rows, voxels = volumes_on(store, device), store.index(train), store.grid.locations
@@ -193,12 +209,16 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_autoencoder(settings, origin).to(device)
+        share_norms(model, processes)
+        mixed, colocated = replace(mixed, processes=processes), replace(colocated, processes=processes)
         contrast = None
         if uses_contrast(settings):
-            contrast = ContrastTerm.start(store, channels, train, settings.contrast, patch_shapes, seed, device)
+            contrast = ContrastTerm.start(
+                store, channels, train, settings.contrast, patch_shapes, seed, device, processes
+            )
         learnt = _named_parameters(model, contrast)
         optimiser = torch.optim.Adam(learnt.values(), lr=training.learning_rate)
-        return cls(settings, schedule, origin, out, mixed, colocated, monitor, model, optimiser, contrast)
+        return cls(settings, schedule, origin, out, mixed, colocated, monitor, model, optimiser, contrast, processes)
 
     @property
     def device(self) -> torch.device:
@@ -247,7 +267,7 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(step)
         loss = self.guided_loss(step) if guided else self.reconstruction_loss(step)
-        value = loss.item()
+        value = self.processes.total(loss.detach()).item()
         if not math.isfinite(value):
             lower = "guided_learning_rate, or models.guidance.weight" if guided else "learning_rate"
             lower += " or models.contrast.weight" if guided and self.contrast else ""
@@ -257,6 +277,7 @@ class _Training:
             )
         self.optimiser.zero_grad()
         loss.backward()
+        self.processes.add_gradients(_named_parameters(self.model, self.contrast).values())
         self.optimiser.step()
         self.step = step + 1
         return {"loss": value}
@@ -266,21 +287,25 @@ class _Training:
         if self.step == self.schedule.steps and self.schedule.guided_steps:
             self.reestimate_norm()
         if phase_ends or self.step % MONITOR_EVERY == 0:
-            guided = self.schedule.is_guided(self.step - 1)
-            rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
-            weight = self.guidance_weight if guided else 0.0
-            row = self.monitor.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
-            if guided and self.contrast:
-                row = replace(row, contrast=self.contrast.monitored(self.model.encoder))
-            self.history.append(row)
-            if guided or phase_ends:
+            # The rounding of GPUs differs, and the weight of guidance has to be the same in all processes.
+            self.history.append(TrainingRow(**self.processes.of_first(lambda: asdict(self.monitored()))))
+            if self.schedule.is_guided(self.step - 1) or phase_ends:
                 require_no_collapse(self.history[-1], self.settings.encoder.latent_size)
-        if phase_ends or self.step % self.settings.training.checkpoint_every == 0:
+        if self.processes.leads and (phase_ends or self.step % self.settings.training.checkpoint_every == 0):
             self.save()
 
-    # -- losses --------------------------------------------------------------------------------------------------
+    def monitored(self) -> TrainingRow:
+        guided = self.schedule.is_guided(self.step - 1)
+        rate, phase = self.schedule.rate(self.step - 1), "guided" if guided else "pretraining"
+        weight = self.guidance_weight if guided else 0.0
+        row = self.monitor.row(self.model, step=self.step, phase=phase, learning_rate=rate, guidance_weight=weight)
+        if guided and self.contrast:
+            row = replace(row, contrast=self.contrast.monitored(self.model.encoder))
+        return row
+
+    # -- losses: this process's summands, from its part of the batch ---------------------------------------------
     def reconstruction_loss(self, step: int) -> torch.Tensor:
-        return self.model(self.mixed[step])
+        return self.processes.share(self.mixed.size) * self.model(self.mixed[step])
 
     def guided_loss(self, step: int) -> torch.Tensor:
         """L = MSE + lambda * L_guidance + kappa * (1 - cos) + mu * L_contrast; see section 3 of the method."""
@@ -301,6 +326,7 @@ class _Training:
             # The controls of a voxel are in random order, so neighbours are random pairs.
             pairs = latents.shape[1] // 2 * 2
             loss = loss + kappa * (1 - cosine_similarity(latents[:, 0:pairs:2], latents[:, 1:pairs:2], dim=2)).mean()
+        loss = self.processes.share(self.colocated.n_voxels) * loss
         if self.contrast:
             contrast = self.contrast.of_step(self.model.encoder, step)
             loss = loss + self.settings.contrast.weight * contrast.to(loss.dtype)

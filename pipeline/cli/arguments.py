@@ -294,7 +294,12 @@ def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
         metavar="N",
         help=shown("train N encoders with N seeds; the map is their mean (no effect with --preset fast)"),
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: GPU if available)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="cpu, cuda, cuda:1, ... (default: GPU if available); several, as in cuda:0,cuda:1, train together",
+    )
     parser.add_argument(
         "--cluster",
         choices=("local", "slurm", "pbs", "lsf", "sge"),

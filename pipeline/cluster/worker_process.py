@@ -27,17 +27,22 @@ _CONNECT_LIMIT_S = 30
 
 def main(scheduler: str, name: str, folder: str, keys: str, idle_s: str, parent: str) -> None:
     """Work until the scheduler ends, or until the worker leaves."""
-    # The kernel kills this process when its parent ends, also while compiled code blocks Python's threads.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):
+    if not follow_parent(int(parent)):
         return
-    # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.set_inheritable(int(keys), False)
     left = asyncio.run(_work(scheduler, name, folder, int(keys), float(idle_s)))
     # A thread may still be in compiled code.
     os._exit(LEFT if left else 0)
+
+
+def follow_parent(parent: int) -> bool:
+    """End together with the parent process; return whether it still runs."""
+    # The kernel kills this process when its parent ends, also while compiled code blocks Python's threads.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Ctrl-C reaches all processes of a terminal; only the parent reacts to it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return os.getppid() == parent
 
 
 async def _work(scheduler: str, name: str, folder: str, keys: int, idle_s: float) -> bool:

@@ -1,11 +1,9 @@
 """The stage train: the patch encoder, or several."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...preprocessing.intensity.channels import Channels
-from ...preprocessing.patches.volume_store import VolumeStore
 from ..workflow.replacement import Replacement
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import (
@@ -13,9 +11,10 @@ from ..workflow.stage_inputs import (
     settings_of,
     split_of,
 )
+from .encoder_task import EncoderTask
 
 if TYPE_CHECKING:
-    from ...models.encoder.checkpoint import TrainingRow
+    from ...models.encoder.checkpoint import Checkpoint, TrainingRow
 
 
 _MEMBERS = "models.ensemble.members"
@@ -33,30 +32,36 @@ def _needs_no_encoder(run: Run) -> str | None:
 
 
 def _train(run: Run) -> StageResult:
-    from ...models.encoder.training import train_encoder
-
     train, held_out = split_of(run)
-    channels = Channels.load(run.out.patches)
-    store = VolumeStore.open(run.out.patches).only(channels.chosen(run.config.models.encoder.channels))
     members, steps = run.config.models.ensemble.members, []
     with run.console.progress("train", "step") as progress:
         for member in range(members):
-            checkpoint = train_encoder(
-                store,
-                run.config.models,
-                run.out.member(member),
-                train=train,
-                held_out=held_out,
+            task = EncoderTask(
+                patches=run.out.patches,
+                settings=run.config.models,
+                out=run.out.member(member),
+                train=tuple(train),
+                held_out=tuple(held_out),
                 seed=run.config.seed + member,
-                channels=channels,
-                device=run.device,
                 tensorboard=run.out.tensorboard(member),
-                progress=lambda done, total, before=member: progress(before * total + done, members * total),
+            )
+            checkpoint = _trained(
+                run, task, lambda done, total, before=member: progress(before * total + done, members * total)
             )
             steps.append(
                 f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
             )
     return StageResult(summary=", ".join(steps))
+
+
+def _trained(run: Run, task: EncoderTask, progress: Callable[[int, int], None]) -> "Checkpoint":
+    if len(run.training_devices) <= 1:
+        return task.run(run.device, progress)
+    from ...models.encoder.checkpoint import Checkpoint
+    from .training_group import train_together
+
+    train_together(task, run.training_devices, progress, lambda text: run.console.warn(f"    warning: {text}"))
+    return Checkpoint.load(task.out)
 
 
 def _lowered_guidance(asked: float, last: "TrainingRow") -> str:

@@ -43,6 +43,8 @@ class Run:
     console : Console
     device_of_workers : str or None
         A torch device, or "auto", on the nodes of a cluster; None: `device`.
+    training_devices : tuple of str
+        Devices that an encoder is trained on together; empty: `device`.
     reference_runs : tuple of (name, path)
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     """
@@ -56,6 +58,7 @@ class Run:
     device: str
     console: Console
     device_of_workers: str | None = None
+    training_devices: tuple[str, ...] = ()
     reference_runs: tuple[tuple[str, Path], ...] = ()
 
     @property
