@@ -21,7 +21,7 @@ from ...data_manifests.terms import BIDS_SUFFIX, MODALITIES
 from ...data_manifests.typed_json import load_json
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions, write_json
-from ..workflow.removal import remove_building_folder
+from ..workflow.removal import remove_building_folder, remove_with_record
 from ..workflow.replacement import Replacement
 
 _FORMAT = 1
@@ -52,7 +52,9 @@ def write_derivatives(out: Path, run: OutputFolder, manifest: Manifest) -> None:
             "page": StageRecord.read(run.page_record(subject)),
         }
         made = {name: record.identity for name, record in records.items() if record and not record.failed}
-        if "prepared" in made:
+        if records["prepared"] is not None and records["prepared"].failed:
+            remove_with_record(dataset, dataset.record(subject.key))  # of an earlier scan
+        elif "prepared" in made:
             _replace(dataset, subject.key, made, lambda folder, s=subject: _write_subject(run, s, folder))
     pages = [run.report, *_files(run.report_figures, run.report_tables), run.scores / "scores.json"]
     pages = [path for path in (*pages, *sorted(run.scores.glob("*.csv"))) if path.is_file()]
