@@ -10,7 +10,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.typed_json import load_json
 from ...data_manifests.user_paths import reach, real
-from ..workflow.ownership import claim, require_apart, write_own
+from ..workflow.ownership import require_apart, write_own
 from ..workflow.records import StageRecord, versions
 
 _DESCRIPTION = "dataset_description.json"
@@ -97,10 +97,10 @@ def describe_dataset(out: Path, work: Path) -> None:
     Parameters
     ----------
     out : Path
+        Folder of the dataset, claimed before (see `claim`).
     work : Path
         Folder for intermediate results, which validators ignore if it lies in `out`.
     """
-    claim(out)
     about: dict[str, Any] = {
         "Name": "Anomaly maps of voxout",
         "BIDSVersion": _BIDS_VERSION,

@@ -14,6 +14,7 @@ from ..run import RunOptions, run_pipeline, settings_of_run
 from ..stages.order import APPLIED
 from ..workflow.console import Console
 from ..workflow.lock import sole_user
+from ..workflow.ownership import claim
 from ..workflow.records import StageRecord
 from ..workflow.runner import Run
 from ..workflow.stage_titles import STAGE_TITLES
@@ -97,8 +98,9 @@ def run_level(
     require_place_of_derivatives(call.derivatives, files, call.dataset)
     run, failures = run_pipeline(replace(options, manifest=manifest), open_console)
     if not options.dry_run:
-        describe_dataset(call.derivatives, options.out)
+        claim(call.derivatives)
         with sole_user(call.derivatives, patience_s=_PATIENCE_S):
+            describe_dataset(call.derivatives, options.out)
             write_derivatives(call.derivatives, run.out, manifest)
         run.console.say(f"derivatives: {private(call.derivatives, 'the derivatives')}", level=-1)
     return run, failures

@@ -13,13 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from voxout.data_manifests.cohort.bids import read_bids
 from voxout.data_manifests.cohort.output_paths import OutputFolder, beside
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.images.volume import read_grid, read_labels, read_map, read_mask
 from voxout.data_manifests.synthetic.phantoms import small_cohort
-from voxout.pipeline.bids.dataset import describe_dataset
-from voxout.pipeline.bids.derivatives import write_derivatives
 from voxout.pipeline.cli.bids_app import main
 from voxout.pipeline.cli.main import main as voxout
 from voxout.pipeline.workflow.records import file_fingerprint
@@ -215,8 +212,8 @@ def test_a_model_maps_the_scans_that_are_selected(applied):
     out, (ambiguous, participant, group) = applied
     assert ambiguous.returncode == 2
     assert 'for instance {"t1w": {"run": "01"}}' in ambiguous.stderr and "Traceback" not in ambiguous.stderr
-    for done in (participant, group):
-        assert done.returncode == 3, done.stdout + done.stderr
+    assert participant.returncode == 3 and group.returncode == 0, participant.stdout + group.stderr
+    assert "left out of the group, not mapped by the level participant: sub-08" in group.stdout
     assert "is a link to content that is not on this machine" in participant.stderr
     assert sorted(path.name for path in out.glob("sub-*")) == ["sub-07"]
     for session in ("pre", "post"):
@@ -257,9 +254,8 @@ def test_bad_calls_are_told_in_one_sentence_and_write_nothing(cohort, tmp_path):
     assert "is a derivative dataset" in sentence(bare, out, "participant")
     assert "found no prepared scan in" in sentence(bare, out, "group", "--skip-bids-validation")
     assert "no such file or folder" in sentence(tmp_path / "none", out, "participant")
-    assert "no such file or folder, expected the output folder of `voxout run`" in sentence(
-        cohort, out, "participant", "--model", tmp_path / "model.voxout"
-    )
+    for model, words in (("model.voxout", "no such file, expected a packed"), ("model", "expected the output folder")):
+        assert words in sentence(cohort, out, "participant", "--model", tmp_path / model)
     for option in ("--model", "--bids-filter-file", "--work-dir"):
         assert sentence(cohort, out, "participant", option, "").startswith(f"voxout: {option}: found an empty path")
     assert "7 is not in the dataset" in sentence(cohort, out, "participant", "--participant-label", "7")
@@ -282,20 +278,6 @@ def test_a_dry_run_writes_nothing(cohort, tmp_path):
     done = bids(cohort, tmp_path / "out", "participant", "--dry-run")
     assert done.returncode == 0 and "[1/2] check: would run" in done.stdout, done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_derivatives_within_the_dataset_are_not_read_as_its_masks(cohort, tmp_path):
-    """Brain masks of the derivatives would otherwise be taken for given ones at the next call."""
-    folder = Path(shutil.copytree(cohort, tmp_path / "bids"))
-    before = read_bids(folder)
-    out = folder / "derivatives" / "voxout"
-    describe_dataset(out, out / "work")
-    write_derivatives(out, OutputFolder(out / "work" / "voxout"), before)
-    for name in ("desc-brain_mask", "label-anomaly_dseg", "label-lesion_mask"):
-        mask = out / "sub-control001" / "anat" / f"sub-control001_{name}.nii.gz"
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        mask.touch()
-    assert read_bids(folder).records == before.records
 
 
 def test_the_command_says_what_it_is_and_starts_fast():
