@@ -66,6 +66,8 @@ class RunOptions:
     reference_runs : sequence of (name, path)
         Runs whose figures the report shows next to its own.
     dry_run : bool
+    prepares_only : bool
+        Whether the scans are prepared for a later call, so that no controls are needed.
     """
 
     manifest: Manifest
@@ -85,6 +87,18 @@ class RunOptions:
     subjects: Sequence[str] | None = None
     reference_runs: Sequence[tuple[str, Path]] = ()
     dry_run: bool = False
+    prepares_only: bool = False
+
+    @property
+    def saved_settings(self) -> Path:
+        """Settings of the model, or of earlier calls on the output folder."""
+        return OutputFolder(self.model).fitted_config if self.model else OutputFolder(self.out).config
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the saved settings apply: those of a run apply to every later command, until others are given."""
+        others = self.preset is not None or (self.config is not None and not names_only_cluster(self.config))
+        return not others and self.saved_settings.is_file()
 
 
 def run_pipeline(
@@ -112,12 +126,8 @@ def run_pipeline(
     """
     out = OutputFolder(options.out)
     model = OutputFolder(options.model) if options.model else None
-    saved_in = model.fitted_config if model else out.config
-    # The settings of a run apply to every later command on its folder, until others are given.
-    others = options.preset is not None or (options.config is not None and not names_only_cluster(options.config))
-    resumes = not others and saved_in.is_file()
     require_one_command(os.environ)
-    given = _given_settings(options, saved_in, resumes=resumes)
+    given = settings_of_run(options)
     require_own_place(options.out)
     dataset = options.cohort if options.cohort is not None and options.cohort.is_dir() else None
     require_apart(options.out, _inputs(options), dataset)
@@ -126,8 +136,8 @@ def run_pipeline(
     console = open_console()
     for note in (*given.notes, *_without_effect(given.config)):
         console.warn(f"note: {note}")
-    if resumes:
-        console.say(f"settings: loaded from {private(saved_in, 'the saved settings')}")
+    if options.resumes:
+        console.say(f"settings: loaded from {private(options.saved_settings, 'the saved settings')}")
     with nullcontext() if options.dry_run else at_work_in(options.out), _engine(options, cluster) as engine:
         devices = choose_devices(options.device) if _TORCH_STAGES & set(options.stages) else ("cpu",)
         run = Run(
@@ -142,6 +152,7 @@ def run_pipeline(
             console=console,
             training_devices=devices,
             reference_runs=tuple(options.reference_runs),
+            prepares_only=options.prepares_only,
         )
         if len(options.stages) == 1:
             require_own_model(stages[options.stages[0]], run)
@@ -192,19 +203,25 @@ def _without_effect(config: Config) -> tuple[str, ...]:
     )
 
 
-def _given_settings(options: RunOptions, saved_in: Path, *, resumes: bool) -> GivenSettings:
-    """Resolve the settings of a run; `saved_in` holds those of its model, or of earlier calls on its folder."""
-    saved = read_settings(saved_in, saved_file=True) if options.model or resumes else None
+def settings_of_run(options: RunOptions) -> GivenSettings:
+    """Resolve the settings of a run.
+
+    Raises
+    ------
+    UserError
+        They cannot be used, or differ from those of the model.
+    """
+    saved = read_settings(options.saved_settings, saved_file=True) if options.model or options.resumes else None
     given = read_settings(
         options.config,
-        saved=saved if resumes else None,
+        saved=saved if options.resumes else None,
         preset=options.preset,
         overrides=options.settings,
         seed=options.seed,
         seeds=options.seeds,
     )
     if "prepare" in options.stages:
-        require_own_commands(given.config, given.named, saved_in)
+        require_own_commands(given.config, given.named, options.saved_settings)
     if options.model and saved:
         require_settings_of_model(given.config, with_commands_of(given.config, saved.config))
     return given

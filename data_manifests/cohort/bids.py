@@ -3,26 +3,27 @@
 Scans are read from ``sub-*/[ses-*/]anat``, participants from ``participants.tsv`` and masks from ``derivatives``.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, private, some_of
-from ..terms import BIDS_SUFFIX, MODALITIES, Group, Modality
+from ..terms import MODALITIES, Group
 from .bids_groups import check_groups
 from .bids_masks import Masks, find_masks
-from .bids_names import BidsName, SessionId
+from .bids_names import BidsName, SessionId, key_of
 from .bids_participants import TABLE, Participant, Participants, read_participants
+from .bids_scans import ScansOf, find_scans
+from .bids_selection import BidsSelection
 from .subject import Manifest, SubjectRecord, differing_in_case
 from .table_cells import clean_label, quoted
 
-_Scans = dict[Modality, list[BidsName]]
+_EVERYTHING = BidsSelection()
 _MISPLACED = "files not used because their names give another subject or session than their folders"
 
 
-def read_bids(folder: Path) -> Manifest:
+def read_bids(folder: Path, selection: BidsSelection = _EVERYTHING) -> Manifest:
     """Read a BIDS dataset.
 
     Scans are ``sub-*/[ses-*/]anat/*_T1w.nii[.gz]`` and ``*_FLAIR``; if there are several, the one with the fewest
@@ -44,6 +45,8 @@ def read_bids(folder: Path) -> Manifest:
     ----------
     folder : Path
         Root of the dataset.
+    selection : BidsSelection
+        Participants, sessions and scans to read; by default all.
 
     Returns
     -------
@@ -54,22 +57,30 @@ def read_bids(folder: Path) -> Manifest:
     ------
     UserError
         No T1w; a ``participants.tsv`` that is unreadable or contains invalid values; labels with characters that BIDS
-        forbids; participants whose group is unknown although the dataset contains signs of patients. All problems are
-        reported at once.
+        forbids; participants whose group is unknown although the dataset contains signs of patients; a selection that
+        the dataset does not meet. All problems are reported at once.
     """
     folder = folder.absolute()
-    scans, unreached, misplaced = _find_scans(folder)
+    found = find_scans(folder)
+    if unmet := selection.problems(found):
+        raise UserError(unmet)
+    scans = selection.sessions_of(found)
+    unreached = {session: why for session, why in found.unreached.items() if session in scans}
     table = read_participants(folder)
-    if not any("t1w" in found for found in scans.values()):
+    if not any("t1w" in of for of in scans.values()):
+        advice = (
+            "Check what was selected"
+            if any("t1w" in of for of in found.sessions.values())
+            else "Use the root of the dataset, or list the scans in a CSV"
+        )
         raise UserError([
-            f"{private(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. Use the root "
-            "of the dataset, or list the scans in a CSV.",
-            *([f"{_MISPLACED}: {_files(folder, misplaced)}. Rename or move them."] if misplaced else []),
+            f"{private(folder)}: no T1w found, expected a BIDS dataset with sub-*/anat/*_T1w.nii.gz. {advice}.",
+            *([f"{_MISPLACED}: {_files(folder, found.misplaced)}. Rename or move them."] if found.misplaced else []),
             *table.problems,
         ])  # fmt: skip
-    masks = find_masks(folder, [participant for participant, found in scans.items() if found])
-    chosen = _choose_files(scans, table, masks)
-    without_scans = sorted(set(table.participants) - {subject_id for subject_id, _ in scans})
+    masks = find_masks(folder, [session for session, of in found.sessions.items() if of])
+    chosen = _choose_files(scans, table, masks, selection.unknown_group)
+    without_scans = sorted(set(table.participants) - {subject_id for subject_id, _ in found.sessions})
     problems = [
         *table.problems,
         *chosen.problems,
@@ -77,19 +88,20 @@ def read_bids(folder: Path) -> Manifest:
             f"{name} and {other} differ only in case, expected unique ids. Rename the folder of one of them."
             for _, name, _, other in differing_in_case(chosen.records)
         ),
-        *check_groups(
+    ]
+    if selection.unknown_group is None:
+        problems += check_groups(
             folder,
             table,
             masks,
             with_scans=list(dict.fromkeys(record.subject_id for record in chosen.records)),
             without_scans=without_scans,
             unreached=[participant[0] for participant in unreached],
-        ),
-    ]
+        )
     if problems:
         raise UserError(problems)
-    notes = _notes(table, masks, chosen, unreached, without_scans)
-    if misplaced := [*misplaced, *masks.misplaced]:
+    notes = _notes(table, masks, chosen, unreached, without_scans, selection.unknown_group)
+    if misplaced := [*found.misplaced, *masks.misplaced]:
         notes.append(f"{_MISPLACED}: {_files(folder, misplaced)}.")
     if masks.skipped:
         skipped = some_of(private(path.relative_to(folder)) for path in masks.skipped)
@@ -123,7 +135,9 @@ class _ChosenFiles:
     other_space: list[BidsName] = field(default_factory=list)
 
 
-def _choose_files(scans: Mapping[SessionId, _Scans], table: Participants, masks: Masks) -> _ChosenFiles:
+def _choose_files(
+    scans: Mapping[SessionId, ScansOf], table: Participants, masks: Masks, unknown_group: Group | None
+) -> _ChosenFiles:
     """Choose the scans and masks of each participant, the first by rank."""
     chosen = _ChosenFiles(other_space=list(masks.other_space))
     for participant in sorted(scans, key=lambda p: (p[0], p[1] or "")):
@@ -136,7 +150,7 @@ def _choose_files(scans: Mapping[SessionId, _Scans], table: Participants, masks:
             continue
         found = {modality: sorted(names, key=lambda n: n.rank) for modality, names in scans[participant].items()}
         if "t1w" not in found:
-            chosen.without_t1w.append(_key(participant))
+            chosen.without_t1w.append(key_of(participant))
             continue
         brains, lesions = (of.get(participant, []) for of in (masks.brains, masks.lesions))
         drawn = [name for name in lesions if name.drawn_on in found]
@@ -145,9 +159,10 @@ def _choose_files(scans: Mapping[SessionId, _Scans], table: Participants, masks:
             if len(names) > 1:
                 chosen.duplicates.append(f"{private(names[0].path.name)} of {len(names)}")
         row = table.participants.get(subject_id, Participant())
-        group: Group = row.group or ("patient" if subject_id in masks.with_lesion_mask else "control")
+        derived: Group = "patient" if subject_id in masks.with_lesion_mask else "control"
+        group = row.group or unknown_group or derived
         if row.group is None:
-            chosen.assumed[group].append(_key(participant))
+            chosen.assumed[group].append(key_of(participant))
         chosen.records.append(
             SubjectRecord(
                 subject_id=subject_id,
@@ -172,12 +187,14 @@ def _notes(
     chosen: _ChosenFiles,
     unreached: Mapping[SessionId, str],
     without_scans: Sequence[str],
+    unknown_group: Group | None,
 ) -> list[str]:
     """Return notes on everything that is not used."""
     notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
     for group, keys in sorted(chosen.assumed.items()):
-        why = "have a lesion mask" if group == "patient" else "have no lesion mask"
-        notes.append(f"no group in participants.tsv, treated as {group} because they {why}: {some_of(keys)}.")
+        has = "have a lesion mask" if group == "patient" else "have no lesion mask"
+        why = "" if unknown_group else f" because they {has}"
+        notes.append(f"no group in participants.tsv, treated as {group}{why}: {some_of(keys)}.")
     for names, what in (
         (chosen.other_space, "masks not used because they are not in the space of a scan"),
         (masks.unmatched, "masks not used because they do not match exactly one scan"),
@@ -186,7 +203,7 @@ def _notes(
         if names:
             notes.append(f"{what}: {some_of(private(name.path.name) for name in names)}.")
     if unreached:
-        notes.append(f"cannot be reached: {some_of(f'{_key(p)} ({why})' for p, why in unreached.items())}.")
+        notes.append(f"cannot be reached: {some_of(f'{key_of(p)} ({why})' for p, why in unreached.items())}.")
     if chosen.without_t1w:
         notes.append(f"left out, no T1w: {some_of(chosen.without_t1w)}.")
     if chosen.duplicates:
@@ -198,69 +215,3 @@ def _notes(
 
 def _files(folder: Path, names: Sequence[BidsName]) -> str:
     return some_of(private(name.path.relative_to(folder)) for name in names)
-
-
-def _key(participant: SessionId) -> str:
-    return f"sub-{participant[0]}" + (f"_ses-{participant[1]}" if participant[1] else "")
-
-
-# -- scans -----------------------------------------------------------------------------------------------------------
-def _find_scans(folder: Path) -> tuple[dict[SessionId, _Scans], dict[SessionId, str], list[BidsName]]:
-    """Return the scans of all participants.
-
-    Also return the participants whose folder cannot be read with the reason, and the scans whose names contradict their
-    folders.
-
-    A participant whose folder cannot be read gets a T1w of the default name. Reading it fails later, for this
-    participant only.
-    """
-    scans: dict[SessionId, _Scans] = {}
-    unreached: dict[SessionId, str] = {}
-    misplaced: list[BidsName] = []
-
-    def names_in(place: Path, participant: SessionId) -> list[str]:
-        try:
-            return sorted(os.listdir(place))
-        except NotADirectoryError:
-            return []
-        except OSError as error:
-            missing = isinstance(error, FileNotFoundError)
-            unreached[participant] = "a broken link" if missing else error.strerror or "not readable"
-            anat = place if place.name == "anat" else place / "anat"
-            scans[participant] = {
-                "t1w": [BidsName.from_path(anat / f"{_key(participant)}_{BIDS_SUFFIX['t1w']}.nii.gz")]
-            }
-            return []
-
-    def read_anat(place: Path, participant: SessionId) -> None:
-        names = names_in(place, participant)
-        found = [
-            BidsName.from_path(place / n) for n in names if n.endswith((".nii", ".nii.gz")) and not n.startswith(".")
-        ]
-        found = [name for name in found if name.suffix in BIDS_SUFFIX.values()]
-        misplaced.extend(name for name in found if name.is_misplaced(folder))
-        found = [name for name in found if not name.is_misplaced(folder)]
-        scans.setdefault(
-            participant, {m: of for m in MODALITIES if (of := [n for n in found if n.suffix == BIDS_SUFFIX[m]])}
-        )
-
-    try:
-        roots = [name for name in sorted(os.listdir(folder)) if name.startswith("sub-")]
-    except OSError as error:
-        raise UserError(f"{private(folder)}: cannot be read ({error.strerror}). Check its permissions.") from error
-    for root in roots:
-        if os.path.isfile(folder / root):
-            continue
-        label = root.removeprefix("sub-")
-        names = names_in(folder / root, (label, None))
-        if "anat" in names:
-            read_anat(folder / root / "anat", (label, None))
-        sessions = [n for n in names if n.startswith("ses-") and not os.path.isfile(folder / root / n)]
-        for session in sessions:
-            participant = (label, session.removeprefix("ses-"))
-            if "anat" in names_in(folder / root / session, participant):
-                read_anat(folder / root / session / "anat", participant)
-            scans.setdefault(participant, {})
-        if not sessions:
-            scans.setdefault((label, None), {})
-    return scans, unreached, misplaced

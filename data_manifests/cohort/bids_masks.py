@@ -123,7 +123,9 @@ def _session_of(name: BidsName, with_scans: Sequence[SessionId]) -> SessionId:
 
 
 def _written_by_voxout(folder: Path) -> bool:
-    """Whether a folder holds the settings or a record of a voxout run; other files may be those of other programs."""
+    """Whether a folder holds derivatives of voxout, or the settings or a record of a run."""
+    if _is_our_description(folder / "dataset_description.json"):
+        return True
     try:
         settings = read_regular(folder / "config.yaml", _LARGEST_SETTINGS)
     except (OSError, ValueError):
@@ -135,6 +137,15 @@ def _written_by_voxout(folder: Path) -> bool:
     except OSError:
         return False
     return any(_is_our_record(folder / "records" / name) for name in records if name.endswith(".json"))
+
+
+def _is_our_description(path: Path) -> bool:
+    """Whether a JSON file describes derivatives that voxout generated."""
+    try:
+        value = load_json(path)
+        return any(program["Name"] == "voxout" for program in value["GeneratedBy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_our_record(path: Path) -> bool:

@@ -10,6 +10,12 @@ from ..terms import BIDS_SUFFIX, Modality
 SessionId = tuple[str, str | None]
 """Subject label and session label (None without sessions)."""
 
+
+def key_of(session: SessionId) -> str:
+    """Return the BIDS name of a session: ``sub-01`` or ``sub-01_ses-2``."""
+    return f"sub-{session[0]}" + (f"_ses-{session[1]}" if session[1] else "")
+
+
 NATIVE_SPACES = {"", "orig", "t1w", "native", "individual"}
 MASK_SUFFIXES = ("mask", "roi", "dseg")
 _LESION = re.compile(

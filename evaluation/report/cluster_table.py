@@ -14,6 +14,26 @@ COLUMNS = (
     "x_native_mm", "y_native_mm", "z_native_mm",
 )  # fmt: skip
 
+_PEAK = "Peak of the finding, "
+LABEL_COLUMNS: dict[str, tuple[str, str | None]] = {
+    **{f"{axis}_mm": (f"{_PEAK}{axis} in the space of the image (RAS)", "mm") for axis in "xyz"},
+    "volume_mm3": ("Volume of the finding", "mm^3"),
+    "peak_score": ("Highest z-score", None),
+    "mean_score": ("Mean z-score", None),
+    "p_value": ("Share of healthy brains with a cluster at least as large as the whole cluster", None),
+    **{f"{axis}_mni_mm": (f"{_PEAK}{axis} on the template (RAS)", "mm") for axis in "xyz"},
+    "side": ("Side of the peak", None),
+    "region": ("Region of the atlas at the peak", None),
+    "tissue": ("Tissue at the peak", None),
+    "lobe": ("Lobe at the peak", None),
+    "regions": ("Shares of the finding in each region", None),
+    "part_of": ("Numbers of all findings of the same connected cluster", None),
+    "cluster_mm3": ("Volume of the whole connected cluster", "mm^3"),
+    "flags": ("Frequent harmless causes that the finding may have", None),
+    **{f"{axis}_native_mm": (f"{_PEAK}{axis} in the space of the subject's T1w (RAS)", "mm") for axis in "xyz"},
+}
+"""Description and unit of the columns of `label_table` beside those of BIDS, in their order."""
+
 
 def cluster_row(
     key: str,
@@ -74,15 +94,14 @@ def label_table(path: Path, clusters: Sequence[Cluster], rows: Sequence[Mapping[
         Ends in .tsv.
     clusters : sequence of Cluster
     rows : sequence of mapping
-        Of each cluster (see `cluster_row`). The columns subject, rank and in_lesion_mask are left out; `x_mm`, `y_mm`
-        and `z_mm` are the peak in the space of the image.
+        Of each cluster (see `cluster_row`).
     """
-    columns = [name for name in COLUMNS if name not in ("subject", "rank", "in_lesion_mask")]
+    columns = list(LABEL_COLUMNS)[3:]
     lines = (
         [cluster.rank, where(row), *(f"{mm:.7g}" for mm in cluster.peak_mm), *(_cell(row[name]) for name in columns)]
         for cluster, row in zip(clusters, rows, strict=True)
     )
-    write_csv(path, ("index", "name", "x_mm", "y_mm", "z_mm", *columns), lines, separator="\t")
+    write_csv(path, ("index", "name", *LABEL_COLUMNS), lines, separator="\t")
     return path
 
 

@@ -142,7 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
     demo.add_argument("out", type=_path, nargs="?", default=Path("voxout-demo"), metavar="OUT")
     demo.add_argument("--keep-model", type=_path, metavar="FILE", help="pack the model into a new file *.voxout")
-    _add_shared(demo)
+    add_shared(demo)
     demo.set_defaults(command="demo")
     return parser
 
@@ -207,7 +207,7 @@ def _add_cohort(
     number = None if needed else "?"
     parser.add_argument("cohort", type=_path, nargs=number, metavar="COHORT", help=what)
     parser.add_argument("out", type=_path, nargs=number, metavar="OUT", help="output folder")
-    _add_shared(parser, fits=fits)
+    add_shared(parser, fits=fits)
 
 
 def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
@@ -278,7 +278,7 @@ def _path_text(text: str) -> str:
     return text
 
 
-def _add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
+def add_shared(parser: argparse.ArgumentParser, *, fits: bool = True) -> None:
     """Add the options of all stages; those of the fit are hidden for a command that applies a fitted model."""
 
     def shown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the program ``voxout`` starts.
+"""Where the programs ``voxout`` and ``voxout-bids`` start.
 
 Until the command handles signals itself, a signal ends the process at once, with the same line: nothing has begun.
 """
@@ -29,5 +29,15 @@ def start() -> None:
 
     open_closed_streams()
     from .main import main
+
+    sys.exit(main())
+
+
+def start_bids_app() -> None:
+    """Run the BIDS-App as the command line says, and end the process with its exit code."""
+    from ..workflow.standard_streams import open_closed_streams
+
+    open_closed_streams()
+    from .bids_app import main
 
     sys.exit(main())

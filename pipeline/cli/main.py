@@ -8,21 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
-from ...data_manifests.errors import Failure, UserError, counted, private, some_of
+from ...data_manifests.errors import UserError, counted, private, some_of
 from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .model_commands import adapt_scanner, model, pack_model
-from .program import DONE, SOME_FAILED, exit_code, open_console, run_options, run_program
-
-if TYPE_CHECKING:
-    from ..workflow.runner import Run
-
-_MOST_FINDINGS = 10
-"""Patients whose findings are printed at the end of a command."""
+from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,24 +171,11 @@ def _native(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    from ...data_manifests.cohort.output_paths import OutputFolder
-    from ...data_manifests.user_paths import real
-    from ..model.pack_file import is_pack
-    from ..model.unpack import model_folder
-    from ..model.whole_model import require_whole_model
+    from ..model.unpack import model_to_apply
     from ..stages.order import APPLIED
 
-    if is_pack(options.model):
-        with model_folder(options.model, None if options.dry_run else options.out) as model:
-            options.model = model.root
-            return _run_on_cohort(options, APPLIED)
-    require_whole_model(OutputFolder(options.model))
-    if real(options.out).is_relative_to(real(options.model)):
-        raise UserError(
-            f"{private(options.out, 'the output folder')}: lies in the model's own folder, expected a separate folder. "
-            "Choose another output folder."
-        )
-    return _run_on_cohort(options, APPLIED)
+    with model_to_apply(options.model, options.out, dry_run=options.dry_run) as options.model:
+        return _run_on_cohort(options, APPLIED)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -231,7 +211,7 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
 
         for line in closing_lines(run):
             run.console.say(line)
-    return _closing(run, names, failures, options.dry_run)
+    return closing(run, names, failures, options.dry_run)
 
 
 def _remove(options: argparse.Namespace) -> int:
@@ -274,26 +254,6 @@ def _status(options: argparse.Namespace) -> int:
 
     print_status(options.out, as_table=options.table)
     return DONE
-
-
-def _closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
-    if not dry_run and "report" in names:
-        from ..stages.findings import finding_lines
-        from ..stages.score import load_scores, score_lines
-
-        scores = load_scores(run)
-        # Without a lesion mask or a healthy scan, all scores are undefined.
-        for line in score_lines(scores) if any(scored.truth_known for scored in scores.subjects) else ():
-            run.console.say(line, level=-1)
-        run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
-        found = finding_lines(run, scores)
-        for line in found[:_MOST_FINDINGS]:
-            # Not in the log, which `voxout remove` leaves.
-            write_line(line, sys.stdout)
-        if len(found) > _MOST_FINDINGS:
-            more = f"and {len(found) - _MOST_FINDINGS} more: see {private(run.out.report, 'the report')}"
-            run.console.say(more, level=-1)
-    return exit_code(run, failures)
 
 
 _COMMANDS = {

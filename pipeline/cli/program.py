@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..workflow.runner import Run
 
 DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
+_MOST_FINDINGS = 10
+"""Patients whose findings are printed at the end of a command."""
 
 
 def run_program(command: Callable[[argparse.Namespace], int], options: argparse.Namespace, *, signals: bool) -> int:
@@ -113,6 +115,27 @@ def run_options(
         reference_runs=tuple(getattr(options, "runs", ())),
         dry_run=options.dry_run,
     )
+
+
+def closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_run: bool) -> int:
+    """Say what a command on a cohort has found, and how many subjects failed; return the exit code."""
+    if not dry_run and "report" in names:
+        from ..stages.findings import finding_lines
+        from ..stages.score import load_scores, score_lines
+
+        scores = load_scores(run)
+        # Without a lesion mask or a healthy scan, all scores are undefined.
+        for line in score_lines(scores) if any(scored.truth_known for scored in scores.subjects) else ():
+            run.console.say(line, level=-1)
+        run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
+        found = finding_lines(run, scores)
+        for line in found[:_MOST_FINDINGS]:
+            # Not in the log, which `voxout remove` leaves.
+            write_line(line, sys.stdout)
+        if len(found) > _MOST_FINDINGS:
+            more = f"and {len(found) - _MOST_FINDINGS} more: see {private(run.out.report, 'the report')}"
+            run.console.say(more, level=-1)
+    return exit_code(run, failures)
 
 
 def exit_code(run: "Run", failures: Sequence[Failure]) -> int:

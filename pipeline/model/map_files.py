@@ -9,7 +9,7 @@ from ...data_manifests.cohort.output_paths import TEMPLATE_SPACE, beside
 from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...evaluation.metrics.clusters import Cluster
-from ...evaluation.report.cluster_table import label_table
+from ...evaluation.report.cluster_table import LABEL_COLUMNS, label_table
 from ...evaluation.scoring.operating_point import OF_MODEL
 from ..config.config import Config
 from ..workflow.records import versions, write_json
@@ -113,7 +113,11 @@ def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
         shown = scale.low, scale.high
     write_volume(path, volume, intent=intent, shown=shown)
     sidecar = beside(path, ".json")
-    write_json(sidecar, {"Description": description, "Units": unit} | _about(path, context))
+    columns = {
+        name: {"Description": text} | ({"Units": of} if of else {}) for name, (text, of) in LABEL_COLUMNS.items()
+    }
+    about = {"Description": description, "Units": unit} | _about(path, context)
+    write_json(sidecar, about | (columns if kind == "clusters_dseg" else {}))
     return [path, sidecar]
 
 

@@ -12,6 +12,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.user_paths import real
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...models.quantised import read_quantised, read_units
 from ...models.tensor_file import opened_tensors
@@ -83,6 +84,28 @@ def model_folder(path: Path, out: Path | None = None) -> Iterator[OutputFolder]:
         claim(out)
         with scratch_folder(out) as scratch:
             yield _write_model(packed, scratch / "model")
+
+
+@contextmanager
+def model_to_apply(model: Path, out: Path, *, dry_run: bool = False) -> Iterator[Path]:
+    """Yield the folder of a model that is applied in an output folder; a packed one is unpacked there for the time.
+
+    Raises
+    ------
+    UserError
+        No model, a damaged one, or an output folder within its folder.
+    """
+    if is_pack(model):
+        with model_folder(model, None if dry_run else out) as unpacked:
+            yield unpacked.root
+        return
+    require_whole_model(OutputFolder(model))
+    if real(out).is_relative_to(real(model)):
+        raise UserError(
+            f"{private(out, 'the output folder')}: lies in the model's own folder, expected a separate folder. "
+            "Choose another output folder."
+        )
+    yield model
 
 
 def _write_model(packed: PackFile, root: Path) -> OutputFolder:

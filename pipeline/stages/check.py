@@ -34,8 +34,7 @@ def _check(run: Run) -> StageResult:
 
     _judge_replaced_scans(run)
     settings = run.config.preprocessing
-    # An applied model comes with its controls.
-    limits = {"fewest_controls": 0} if run.applies_a_model else {}
+    limits = {} if run.needs_controls else {"fewest_controls": 0}
     with run.console.progress("check", "scan") as progress:
         result = check_manifest(
             run.manifest,
@@ -95,7 +94,7 @@ def _is_of_another_scan(subject: SubjectRecord, out: OutputFolder) -> bool:
 def _groups(run: Run) -> str:
     """Return the number of controls and patients, as text."""
     text = counted(len(run.manifest.controls), "control")
-    if not run.applies_a_model:
+    if run.needs_controls:
         split = split_controls_of(run)
         text += f" ({len(split.train)} for training, {len(split.held_out)} held out)"
     return f"{text} and {counted(len(run.manifest.patients), 'patient')}"
@@ -111,7 +110,7 @@ def _unmet_settings(run: Run) -> tuple[str, ...]:
         Covariates.learn(run.config.models.ensemble.covariates, [run.manifest[key] for key in split.train])
 
     needs = [lambda: require_method(run.config.preprocessing.brain_extraction)]
-    if not run.applies_a_model:
+    if run.needs_controls:
         needs.append(require_covariates)
     unmet: list[str] = []
     for need in needs:
@@ -127,7 +126,7 @@ def _too_few_controls(run: Run) -> list[str]:
     from ...models.anomaly.calibration import require_enough_participants
     from ...models.encoder.schedule import require_enough_controls
 
-    if run.applies_a_model:
+    if not run.needs_controls:
         return []
     good, messages = record_of(run, "check").done, []
     train = [key for key in split_controls_of(run).train if key in good]

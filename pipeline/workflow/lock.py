@@ -14,13 +14,15 @@ from .standard_streams import write_line
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[bool]:
+def sole_user(folder: Path, *, patience_s: float = 0.3) -> Iterator[bool]:
     """Lock an output folder, since two runs at once would use each other's unfinished files.
 
     Parameters
     ----------
     folder : Path
         If its file system does not support locks, a warning is printed and the run continues without one.
+    patience_s : float
+        How long to wait for another process; a question of `is_locked` holds the lock for a moment.
 
     Yields
     ------
@@ -43,7 +45,7 @@ def sole_user(folder: Path) -> Iterator[bool]:
         held = True
         try:
             # The system releases the lock when the process ends, in whatever way.
-            _lock(file.fileno())
+            _lock(file.fileno(), patience_s)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise UserError(
@@ -59,9 +61,8 @@ def sole_user(folder: Path) -> Iterator[bool]:
         yield held
 
 
-def _lock(file: int) -> None:
-    """Lock a file; a question of `is_locked` holds the lock for a moment."""
-    give_up = time.monotonic() + 0.3
+def _lock(file: int, patience_s: float) -> None:
+    give_up = time.monotonic() + patience_s
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -47,6 +47,8 @@ class Run:
         Devices that an encoder is trained on together; empty: `device`.
     reference_runs : tuple of (name, path)
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
+    prepares_only : bool
+        Whether the scans are prepared for a later call with more subjects.
     """
 
     manifest: Manifest
@@ -60,11 +62,17 @@ class Run:
     device_of_workers: str | None = None
     training_devices: tuple[str, ...] = ()
     reference_runs: tuple[tuple[str, Path], ...] = ()
+    prepares_only: bool = False
 
     @property
     def applies_a_model(self) -> bool:
         """Whether the model comes from an earlier run."""
         return self.model.root != self.out.root
+
+    @property
+    def needs_controls(self) -> bool:
+        """Whether a model is fitted, now or by a later command on the same manifest."""
+        return not (self.applies_a_model or self.prepares_only)
 
 
 @dataclass(frozen=True)

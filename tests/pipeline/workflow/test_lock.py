@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import threading
 
 import pytest
 from voxout.data_manifests.errors import UserError
@@ -12,6 +13,23 @@ from voxout.pipeline.workflow.lock import sole_user
 def test_a_second_run_is_refused(tmp_path):
     with sole_user(tmp_path), pytest.raises(UserError, match="another voxout process"), sole_user(tmp_path):
         pass
+
+
+def test_a_patient_user_waits(tmp_path):
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sole_user(tmp_path):
+            entered.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    entered.wait(10)
+    threading.Timer(1.0, leave.set).start()
+    with sole_user(tmp_path, patience_s=30) as held:
+        assert held and leave.is_set()
+    other.join()
 
 
 def test_a_lock_file_is_never_emptied(tmp_path):
