@@ -10,6 +10,7 @@ from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
 from ..data_manifests.user_paths import real
 from .cluster.choice import ClusterChoice
+from .config.cluster_settings import ClusterSettings
 from .config.config import (
     Config,
     GivenSettings,
@@ -20,9 +21,12 @@ from .config.config import (
 )
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import ADAPTED, STAGES, adapting_stages
+from .tools.plan import Heads, plan_run
+from .tools.plan_of_jobs import memory_shortage, subjects_at_once
 from .workflow.console import Console
 from .workflow.device import choose_device
 from .workflow.engine import Engine
+from .workflow.origin import Origin
 from .workflow.ownership import require_apart, require_own_place
 from .workflow.runner import Run, Stage, require_current, require_own_model, run_stages, save_own
 from .workflow.scratch import SCRATCH, at_work_in
@@ -64,6 +68,8 @@ class RunOptions:
     reference_runs : sequence of (name, path)
         Runs whose figures the report shows next to its own.
     dry_run : bool
+    command : str
+        The command that asks, for the records, as ``"voxout run"``.
     """
 
     manifest: Manifest
@@ -83,6 +89,7 @@ class RunOptions:
     subjects: Sequence[str] | None = None
     reference_runs: Sequence[tuple[str, Path]] = ()
     dry_run: bool = False
+    command: str = ""
 
 
 def run_pipeline(
@@ -137,7 +144,11 @@ def run_pipeline(
             device_of_workers=options.device if cluster.is_remote else None,
             console=console,
             reference_runs=tuple(options.reference_runs),
+            origin=Origin.of(options.command, given.config),
+            cluster=given.cluster if cluster.has_queue else None,
         )
+        if run.cluster is not None and not options.dry_run:
+            _warn_of_small_jobs(run, run.cluster, options.stages)
         if len(options.stages) == 1:
             require_own_model(stages[options.stages[0]], run)
             require_current(stages[options.stages[0]], stages, run)
@@ -219,6 +230,13 @@ def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
     except UserError:
         save_own(run, path, before)
         raise
+
+
+def _warn_of_small_jobs(run: Run, cluster: ClusterSettings, names: Sequence[str]) -> None:
+    """Say before anything begins that the jobs of a cluster get too little memory for some of the stages."""
+    stages = plan_run(Heads.to_map(run.manifest), run.config, jobs=1, cores=1, on_nodes=subjects_at_once(cluster))
+    if shortage := memory_shortage([stage for stage in stages if stage.stage in names], cluster):
+        run.console.warn(f"warning: {shortage}")
 
 
 def _inputs(options: RunOptions) -> dict[str, Path]:
