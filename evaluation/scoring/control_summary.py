@@ -48,9 +48,9 @@ class ControlSummary:
     spacing_mm : tuple of (float, float) or None
         Shortest and longest edge of a voxel in any scan.
     females, males : int or None
-        Scans of women and men, as far as the sex is known; None for models fitted before it was stored.
+        Scans of women and men; None if no sex is known, or for models fitted before it was stored.
     sites : tuple of int or None
-        Number of scans of each site, the largest first, without names; empty if no site is known.
+        Number of scans of each site, the largest first, without names; None as above.
     """
 
     clusters: tuple[int, ...]
@@ -73,6 +73,7 @@ class ControlSummary:
     ) -> "ControlSummary":
         """Summarise controls; see the attributes. Unknown ages, sexes and sites are left out."""
         known = [age for age in ages if age is not None]
+        sexes_known = [letter for sex in sexes if (letter := (sex or "").strip().lower()[:1]) in ("f", "m")]
         edges = [float(edge) for spacing in spacings_mm for edge in spacing]
         return cls(
             tuple(sorted(int(number) for number in clusters)),
@@ -85,6 +86,7 @@ class ControlSummary:
             if known
             else None,
             (round(min(edges), 2), round(max(edges), 2)) if edges else None,
-            *(sum((sex or "").strip().lower().startswith(letter) for sex in sexes) for letter in "fm"),
-            tuple(sorted(Counter(site for site in sites if site).values(), reverse=True)),
+            sexes_known.count("f") if sexes_known else None,
+            sexes_known.count("m") if sexes_known else None,
+            tuple(sorted(Counter(site for site in sites if site).values(), reverse=True)) or None,
         )

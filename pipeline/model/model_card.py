@@ -132,13 +132,12 @@ def _controls(model: AnomalyModel) -> dict[str, str]:
     summary = model.operating_point.controls if model.operating_point is not None else None
     if summary is None:
         return {}
-    known = (summary.females or 0) + (summary.males or 0)
     ages = f"{summary.ages[0]:g} to {summary.ages[1]:g} years, ends rounded" if summary.ages else _NOT_STATED
-    scans = f"{', '.join(map(str, summary.sites))} scans" if summary.sites else ""
+    sites = summary.sites or ()
     return {
         "ages": ages,
-        "sexes": f"{summary.females} female, {summary.males} male" if known else _NOT_STATED,
-        "scanners": f"{counted(len(summary.sites), 'site')} ({scans})" if summary.sites else _NOT_STATED,
+        "sexes": _NOT_STATED if summary.females is None else f"{summary.females} female, {summary.males} male",
+        "scanners": f"{counted(len(sites), 'site')} ({', '.join(map(str, sites))} scans)" if sites else _NOT_STATED,
         "voxels of the scans": "{:g} to {:g} mm".format(*summary.spacing_mm) if summary.spacing_mm else _NOT_STATED,
         "false-positive clusters": f"{np.mean(summary.clusters):.2g} on average at the threshold, "
         f"{max(summary.clusters)} at most, in scans that were left out in turn",

@@ -148,6 +148,8 @@ def test_the_summary_of_controls_counts_sexes_and_sites():
     sexes, sites = ["F", "male", "female", None, "x"], ["b", "a", "a", None, ""]
     found = ControlSummary.of([0], [0.001], [None], [], sexes, sites)
     assert (found.females, found.males, found.sites) == (2, 1, (2, 1))
+    unknown = ControlSummary.of([0], [0.001], [None], [], [None, "x"], [None])
+    assert (unknown.females, unknown.males, unknown.sites) == (None, None, None)
 
 
 def test_a_threshold_of_before_keeps_its_bytes(tmp_path):
@@ -160,7 +162,7 @@ def test_a_threshold_of_before_keeps_its_bytes(tmp_path):
     StoredPoint.from_point(point, settings, "abc").save(path)
     assert not {"females", "males", "sites"} & json.loads(path.read_text())["controls"].keys()
     assert StoredPoint.load(path).controls == before
-    now = replace(before, females=1, males=0, sites=())
+    now = replace(before, females=1, males=0, sites=(2,))
     StoredPoint.from_point(replace(point, controls=now), settings, "abc").save(path)
     assert StoredPoint.load(path).controls == now
     rewrite(path, lambda values: values["controls"].update(females=2))
