@@ -119,7 +119,7 @@ def _compare(options: argparse.Namespace) -> int:
     files.begin({})
     write_comparison(files.folder, comparison)
     named = zip(comparison.names, folders, strict=True)
-    read = {f"scores of {name}": file_fingerprint(folder.path / "scores.json") for name, folder in named}
+    read = {f"scores of {name}": file_fingerprint(folder.file) for name, folder in named}
     origin = Origin("voxout compare", options.seed, commit=commit_of_clone())
     files.finish(StageRecord("compare", read, {}, started=began, versions=versions(), origin=origin.recorded()))
     remove_building_folder(files.out)

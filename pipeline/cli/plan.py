@@ -76,7 +76,7 @@ def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
         lines.append(memory_line(stages, cluster))
         warnings += [text for text in [memory_shortage(stages, cluster)] if text is not None]
     return [
-        f"{closing_line(stages, where)} (by stage: `voxout plan`)",
+        closing_line(stages, where) + ("" if run.applies_a_model else " (by stage: `voxout plan`)"),
         *lines,
         *(f"warning: {text}" for text in warnings),
     ]

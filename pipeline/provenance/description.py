@@ -1,7 +1,7 @@
 """Description of an output: what made it, when, from what, with which settings; as text and as JSON."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +141,7 @@ def _lines(own: Description, without: frozenset[str] = frozenset()) -> list[str]
     return _rows((label, text) for label, text in _rows_of(own) if label not in without)
 
 
-def _rows(pairs: Any) -> list[str]:
+def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
     lines = []
     for label, text in pairs:
         first, *rest = [line for part in text.split("\n") for line in wrap(part, _WIDTH) or [""]]

@@ -15,6 +15,7 @@ from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import Failure, UserError
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume, write_volume
+from voxout.data_manifests.open_file import file_hash
 from voxout.evaluation.scoring.control_summary import ControlSummary
 from voxout.evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from voxout.evaluation.settings import EvaluationSettings
@@ -28,6 +29,7 @@ from voxout.pipeline.workflow.origin import Origin, changed_settings
 from voxout.pipeline.workflow.records import StageRecord, evidence
 
 from ..model.small_model import fit_small_model
+from ..tools.test_score_maps import Maps
 
 HASH = "0123456789abcdef"
 
@@ -294,3 +296,25 @@ def test_a_subject_is_found_by_session_and_by_page(out):
         StageRecord(stage, {}, found.sizes, hashes=found.hashes, done=(subject.key,)).write(record)
         assert describe(path).subject == describe(record).subject == "sub-07_ses-2"
         assert describe(path).stage.startswith(f"{stage}: ")
+
+
+def test_folders_of_evaluate_and_compare(tmp_path):
+    maps = Maps(tmp_path)
+    assert maps.score("--seed", "4") == maps.score("--seed", "4", out="again") == 0
+    found = describe(tmp_path / "out" / "scores.json")
+    assert found.command == "voxout evaluate" and found.seed == 4 and found.done == 7 and found.seconds
+    assert found.settings == {"seed": 4, "evaluation.false_clusters": 2.0, "evaluation.bootstrap_draws": 50}
+    assert found.state == "as voxout wrote it" and len(found.inputs) == 7
+    before = {each.name: each.value for each in found.inputs}
+    maps.put("masks", maps.mask_name, "a", maps.truth["b"])
+    assert maps.score("--seed", "4") == 0
+    now = {each.name: each.value for each in describe(tmp_path / "out").parts[0].inputs}
+    assert [name for name in now if now[name] != before[name]] == ["map and masks of a"]
+    assert main(["compare", str(tmp_path / "again"), str(tmp_path / "again"), "--out", str(tmp_path / "no")]) == 2
+    shutil.copytree(tmp_path / "again", tmp_path / "run" / "scores")
+    both = [str(tmp_path / "again"), str(tmp_path / "run")]
+    assert main(["compare", *both, "--out", str(tmp_path / "differences")]) == 0
+    found = describe(tmp_path / "differences" / "compare.json")
+    assert found.command == "voxout compare" and found.stage.startswith("compare: ")
+    expected = f"hash {file_hash(tmp_path / 'again' / 'scores.json')[:16]}"
+    assert [each.value for each in found.inputs] == [expected, expected]
