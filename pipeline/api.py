@@ -112,6 +112,7 @@ def fit(
             seed=seed,
             device=device,
             jobs=jobs,
+            command="voxout.fit",
         )
         run, _ = run_pipeline(options, lambda: _console(options.out, verbose))
         model = AnomalyModel.load(run.out, run.config, run.device).with_stored_threshold(run.out)
@@ -224,6 +225,7 @@ def adapt_scanner(
                 settings=as_overrides(settings),
                 device=device,
                 jobs=jobs,
+                command="voxout.adapt_scanner",
             )
             adapt(options, lambda: _console(place, verbose))
         return load_model(place, device=device, settings=settings)

@@ -83,7 +83,14 @@ def evaluate(
         require_own_folder(place, folders)
         console = Console(None, verbosity=0 if verbose else -1)
         scores, _ = score_into(
-            matched, config.evaluation, place, console, jobs=jobs, seed=config.seed, page=out is not None
+            matched,
+            config.evaluation,
+            place,
+            console,
+            jobs=jobs,
+            seed=config.seed,
+            page=out is not None,
+            command="voxout.evaluate",
         )
         if temporary is not None:
             # The curves of the subjects stay in files, which live as long as the scores.

@@ -11,6 +11,7 @@ from ..data_manifests.cohort.subject import Manifest
 from ..data_manifests.errors import Failure, UserError, private
 from ..data_manifests.user_paths import real
 from .cluster.choice import ClusterChoice
+from .config.cluster_settings import ClusterSettings
 from .config.config import (
     Config,
     GivenSettings,
@@ -21,9 +22,12 @@ from .config.config import (
 )
 from .config.own_commands import require_own_commands, with_commands_of
 from .stages.order import ADAPTED, STAGES, adapting_stages
+from .tools.plan import Heads, plan_run
+from .tools.plan_of_jobs import memory_shortage, subjects_at_once
 from .workflow.console import Console
 from .workflow.device import choose_devices, require_one_command
 from .workflow.engine import Engine
+from .workflow.origin import Origin
 from .workflow.ownership import require_apart, require_own_place
 from .workflow.runner import Run, Stage, require_current, require_own_model, run_stages, save_own
 from .workflow.scratch import SCRATCH, at_work_in
@@ -68,6 +72,8 @@ class RunOptions:
     dry_run : bool
     prepares_only : bool
         Whether the scans are prepared for a later call, so that no controls are needed.
+    command : str
+        The command that asks, for the records, as ``"voxout run"``.
     """
 
     manifest: Manifest
@@ -88,6 +94,7 @@ class RunOptions:
     reference_runs: Sequence[tuple[str, Path]] = ()
     dry_run: bool = False
     prepares_only: bool = False
+    command: str = ""
 
     @property
     def saved_settings(self) -> Path:
@@ -153,7 +160,11 @@ def run_pipeline(
             training_devices=devices,
             reference_runs=tuple(options.reference_runs),
             prepares_only=options.prepares_only,
+            origin=Origin.of(options.command, given.config),
+            cluster=given.cluster if cluster.has_queue else None,
         )
+        if run.cluster is not None and not options.dry_run:
+            _warn_of_small_jobs(run, run.cluster, options.stages)
         if len(options.stages) == 1:
             require_own_model(stages[options.stages[0]], run)
             require_current(stages[options.stages[0]], stages, run)
@@ -241,6 +252,13 @@ def _saved_settings(run: Run, *, dry_run: bool) -> Iterator[None]:
     except UserError:
         save_own(run, path, before)
         raise
+
+
+def _warn_of_small_jobs(run: Run, cluster: ClusterSettings, names: Sequence[str]) -> None:
+    """Say before anything begins that the jobs of a cluster get too little memory for some of the stages."""
+    stages = plan_run(Heads.to_map(run.manifest), run.config, jobs=1, cores=1, on_nodes=subjects_at_once(cluster))
+    if shortage := memory_shortage([stage for stage in stages if stage.stage in names], cluster):
+        run.console.warn(f"warning: {shortage}")
 
 
 def _inputs(options: RunOptions) -> dict[str, Path]:

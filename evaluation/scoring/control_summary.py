@@ -1,5 +1,6 @@
 """What a model's training controls look like under the model: to say how a patient relates to them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
@@ -14,6 +15,8 @@ P001_Z = 3.09
 """z-score that one healthy voxel in a thousand exceeds."""
 _AGE_STEP = 5
 """Years; ages are rounded outwards, since the youngest and the oldest age are those of single persons."""
+LATER_FIELDS = ("females", "males", "sites")
+"""Fields that files of before lack."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,6 +28,9 @@ class StoredSummary(Content):
     shares_above: tuple[Share, ...]
     ages: tuple[float, float] | None
     spacing_mm: tuple[float, float] | None
+    females: Annotated[int, Field(ge=0)] | None = None
+    males: Annotated[int, Field(ge=0)] | None = None
+    sites: tuple[Annotated[int, Field(ge=1)], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,19 @@ class ControlSummary:
         Range in years, rounded outwards to multiples of five; None if no age is known.
     spacing_mm : tuple of (float, float) or None
         Shortest and longest edge of a voxel in any scan.
+    females, males : int or None
+        Scans of women and men; None if no sex is known, or for models fitted before it was stored.
+    sites : tuple of int or None
+        Number of scans of each site, the largest first, without names; None as above.
     """
 
     clusters: tuple[int, ...]
     shares_above: tuple[float, ...]
     ages: tuple[float, float] | None = None
     spacing_mm: tuple[float, float] | None = None
+    females: int | None = None
+    males: int | None = None
+    sites: tuple[int, ...] | None = None
 
     @classmethod
     def of(
@@ -55,9 +68,12 @@ class ControlSummary:
         shares_above: Sequence[float],
         ages: Sequence[float | None],
         spacings_mm: Sequence[np.ndarray],
+        sexes: Sequence[str | None] = (),
+        sites: Sequence[str | None] = (),
     ) -> "ControlSummary":
-        """Summarise controls; see the attributes. Unknown ages are left out."""
+        """Summarise controls; see the attributes. Unknown ages, sexes and sites are left out."""
         known = [age for age in ages if age is not None]
+        sexes_known = [letter for sex in sexes if (letter := (sex or "").strip().lower()[:1]) in ("f", "m")]
         edges = [float(edge) for spacing in spacings_mm for edge in spacing]
         return cls(
             tuple(sorted(int(number) for number in clusters)),
@@ -70,4 +86,7 @@ class ControlSummary:
             if known
             else None,
             (round(min(edges), 2), round(max(edges), 2)) if edges else None,
+            sexes_known.count("f") if sexes_known else None,
+            sexes_known.count("m") if sexes_known else None,
+            tuple(sorted(Counter(site for site in sites if site).values(), reverse=True)) or None,
         )

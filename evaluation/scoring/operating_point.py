@@ -16,7 +16,7 @@ from ...data_manifests.typed_json import Content, read_json
 from ..metrics.bootstrap import Measure
 from ..metrics.lesion_metrics import operating_threshold
 from ..settings import EvaluationSettings
-from .control_summary import ControlSummary, StoredSummary
+from .control_summary import LATER_FIELDS, ControlSummary, StoredSummary
 
 NO_HEALTHY = "no healthy scan was scored to set the threshold"
 NO_LIMIT = "the healthy brains have no more clusters than allowed even with every voxel flagged"
@@ -139,10 +139,15 @@ class _Stored(Content):
     controls: StoredSummary | None = None
     origin: str = OF_MODEL
 
+    @property
+    def unknown(self) -> set[str]:
+        """Fields of `controls` that old files lack, and that say nothing; so an old file stays as it is."""
+        return {name for name in LATER_FIELDS if self.controls is not None and getattr(self.controls, name) is None}
+
     def content_sha256(self) -> str:
         """Return the checksum of all fields except `sha256`; fields that old files lack count only if they say more."""
         absent = [name for name, plain in (("controls", None), ("origin", OF_MODEL)) if getattr(self, name) == plain]
-        values = self.model_dump(exclude={"sha256", *absent})
+        values = self.model_dump(exclude={"sha256": True, "controls": self.unknown, **dict.fromkeys(absent, True)})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -188,7 +193,8 @@ class StoredPoint:
         # Hash the values as they are read back: a number may be written as 1 and read as 1.0.
         found = _Stored.model_validate_json(json.dumps(values | {"sha256": ""}, allow_nan=False))
         with atomic_write(path) as temporary:
-            temporary.write_text(found.model_copy(update={"sha256": found.content_sha256()}).model_dump_json(indent=1))
+            found = found.model_copy(update={"sha256": found.content_sha256()})
+            temporary.write_text(found.model_dump_json(indent=1, exclude={"controls": found.unknown}))
 
     @classmethod
     def load(cls, path: Path) -> "StoredPoint | None":

@@ -34,6 +34,11 @@ class ScoreFolder:
     mask: str
     left_out: tuple[str, ...]
 
+    @property
+    def file(self) -> Path:
+        """Its ``scores.json``."""
+        return (_folder_in(self.path) or self.path) / "scores.json"
+
     @classmethod
     def open(cls, path: Path) -> "ScoreFolder":
         """Open a folder of scores, or the folder ``scores`` of a run.
@@ -43,7 +48,7 @@ class ScoreFolder:
         UserError
             The folder does not exist, holds no scores, or holds damaged scores.
         """
-        folder = next((f for f in (path, path / "scores") if (f / "scores.json").is_file()), None)
+        folder = _folder_in(path)
         if folder is None:
             raise UserError(
                 f"{private(path)}: holds no scores, expected a folder written by `voxout evaluate`. Check the path."
@@ -63,3 +68,7 @@ class ScoreFolder:
         if not subjects:
             raise UserError(f"{private(folder / SUBJECTS)}: holds no subjects. Score the maps again.")
         return cls(path, subjects, settings, *description)
+
+
+def _folder_in(path: Path) -> Path | None:
+    return next((folder for folder in (path, path / "scores") if (folder / "scores.json").is_file()), None)

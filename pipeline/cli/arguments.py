@@ -15,6 +15,7 @@ examples:
   voxout demo                            run all stages on a synthetic cohort, no input needed
   voxout check cohort.csv out            check the input data
   voxout status out                      show how far a run is
+  voxout describe out/scores/scores.csv  tell where an output comes from
   voxout plan cohort.csv                 foretell time, memory and disk space
   voxout run cohort.csv out              run all stages, from scans to report (out/report/index.html)
   voxout run cohort.csv out --set models.detector.nu=0.05
@@ -137,6 +138,17 @@ def make_parser() -> argparse.ArgumentParser:
     status.add_argument("out", type=_path, metavar="OUT", help="output folder of a run")
     status.add_argument("--table", action="store_true", help="print the table of now, as CSV")
     status.set_defaults(command="status", quiet=False, verbose=False, dry_run=True)
+    describe = commands.add_parser("describe", help="tell where an output comes from")
+    describe.description = (
+        "Tell where a file or folder comes from that voxout wrote: command, stage, time, inputs, settings that differ "
+        "from the defaults, versions, seed, hashes, kind of machine, and whether it was changed since. For an output "
+        "folder with a model and for a packed model, with the model card."
+    )
+    describe.add_argument(
+        "path", type=_path, metavar="PATH", help="a map, a page, a table, a folder, a packed model, an output folder"
+    )
+    describe.add_argument("--json", action="store_true", help="print it as JSON")
+    describe.set_defaults(command="describe", quiet=False, verbose=False, dry_run=True)
     native = commands.add_parser("native", help="resample a volume from template space to a subject's native space")
     _add_native(native)
     demo = commands.add_parser("demo", help="run everything on a synthetic cohort")
@@ -153,6 +165,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     pack = actions.add_parser("pack", help="write a model to one file")
     pack.add_argument("folder", type=_path, metavar="OUT", help="output folder of the run that fitted it")
     pack.add_argument("file", type=_path, metavar="FILE", help="file to write, *.voxout")
+    pack.add_argument("--licence", metavar="TEXT", help="licence of the model, for its card: 'CC BY 4.0'")
     unpack = actions.add_parser("unpack", help="unpack a model into a folder")
     unpack.add_argument("file", type=_path, metavar="FILE", help="packed model")
     unpack.add_argument("folder", type=_path, metavar="FOLDER", help="new folder")

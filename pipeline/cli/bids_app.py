@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Older BIDS-Apps write --participant_label.
     words = [re.sub("^--[a-z_]+", lambda option: option[0].replace("_", "-"), word) for word in words]
-    return run_program(_run_level, make_parser().parse_args(words), signals=arguments is None)
+    options = make_parser().parse_args(words)
+    options.asked = f"voxout-bids {options.analysis_level}"
+    return run_program(_run_level, options, signals=arguments is None)
 
 
 def _run_level(options: argparse.Namespace) -> int:

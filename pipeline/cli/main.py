@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import combinations
 
 from ...data_manifests.errors import UserError, counted, private, some_of
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     options = parser.parse_args(arguments)
     options.words = list(sys.argv[1:] if arguments is None else arguments)
+    options.asked = f"voxout {options.words[0]}"
     return run_program(_COMMANDS[options.command], options, signals=arguments is None)
 
 
@@ -99,16 +101,21 @@ def _compare(options: argparse.Namespace) -> int:
     from ...evaluation.scoring.metric_labels import METRICS, is_oracle
     from ...evaluation.scoring.score_folder import ScoreFolder
     from ..stages.score import format_estimate
-    from ..workflow.records import StageRecord
+    from ..workflow.origin import Origin, commit_of_clone
+    from ..workflow.records import StageRecord, file_fingerprint, versions
     from ..workflow.removal import remove_building_folder
     from ..workflow.replacement import Replacement
 
-    comparison = compare([ScoreFolder.open(path) for path in options.folders], seed=options.seed)
+    began, folders = datetime.now(UTC).isoformat(), [ScoreFolder.open(path) for path in options.folders]
+    comparison = compare(folders, seed=options.seed)
     make_folder(options.out)
     files = Replacement(OutputFolder(options.out), "compare", (), OutputFolder(options.out).record("compare"))
     files.begin({})
     write_comparison(files.folder, comparison)
-    files.finish(StageRecord("compare", {}, {}))
+    named = zip(comparison.names, folders, strict=True)
+    read = {f"scores of {name}": file_fingerprint(folder.file) for name, folder in named}
+    origin = Origin("voxout compare", options.seed, commit=commit_of_clone())
+    files.finish(StageRecord("compare", read, {}, started=began, versions=versions(), origin=origin.recorded()))
     remove_building_folder(files.out)
     pair = None
     for d in comparison.differences:
@@ -206,10 +213,10 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
         run_options(options, manifest, options.model, names, of_one_scan=of_one_scan),
         lambda: open_console(options, options.out),
     )
-    if not run.applies_a_model and (options.dry_run or names == ("check",)):
+    if options.dry_run or (names == ("check",) and not run.applies_a_model):
         from .plan import closing_lines
 
-        for line in closing_lines(run):
+        for line in closing_lines(run, names):
             run.console.say(line)
     return closing(run, names, failures, options.dry_run)
 
@@ -256,6 +263,14 @@ def _status(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _describe(options: argparse.Namespace) -> int:
+    from ..provenance.describe import describe
+
+    found = describe(options.path)
+    write_line(found.as_json() if options.json else found.as_text(), sys.stdout)
+    return DONE
+
+
 _COMMANDS = {
     "run": _run,
     "plan": _plan,
@@ -268,5 +283,6 @@ _COMMANDS = {
     "model": model,
     "remove": _remove,
     "status": _status,
+    "describe": _describe,
     "demo": _demo,
 }

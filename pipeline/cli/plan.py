@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...data_manifests.cohort.manifest import read_manifest
@@ -9,6 +10,7 @@ from ...data_manifests.errors import UserError, counted
 from ..config.config import read_settings
 from ..tools.machine_speed import slowness
 from ..tools.plan import Heads, closing_line, plan_run, shortages, table_lines
+from ..tools.plan_of_jobs import memory_line, memory_shortage, subjects_at_once
 from ..workflow.engine import usable_cores
 from ..workflow.runner import Run
 from ..workflow.standard_streams import write_line
@@ -53,12 +55,28 @@ def print_plan(options: argparse.Namespace) -> None:
         write_line(line, sys.stdout)
 
 
-def closing_lines(run: Run) -> list[str]:
-    """Return the plan of a run in a line, and warnings of what this machine lacks."""
+def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
+    """Return the plan of a run in a line, and what this machine, the disk or the jobs of a cluster lack.
+
+    Of a run that applies a model, the stages `names` count.
+    """
+    cluster, jobs = run.cluster, run.engine.jobs
     try:
-        heads, jobs = Heads.of_cohort(run.manifest, run.config), run.engine.jobs
+        heads = Heads.to_map(run.manifest) if run.applies_a_model else Heads.of_cohort(run.manifest, run.config)
     except UserError:  # the stage check says what is wrong with them
         return []
-    stages = plan_run(heads, run.config, jobs=jobs, cores=usable_cores(), slowness=slowness())
-    warnings = [f"warning: {shortage}" for shortage in shortages(stages, run.out.root)]
-    return [f"{closing_line(stages, jobs)} (by stage: `voxout plan`)", *warnings]
+    on_nodes = subjects_at_once(cluster) if cluster is not None else 0
+    stages = plan_run(heads, run.config, jobs=jobs, cores=usable_cores(), slowness=slowness(), on_nodes=on_nodes)
+    if run.applies_a_model:
+        stages = [stage for stage in stages if stage.stage in names]
+    warnings, lines = shortages(stages, run.out.root), []
+    where = f"{counted(jobs, 'job')} on this machine"
+    if cluster is not None:
+        where = f"{counted(cluster.jobs, 'job')} of {counted(cluster.cores, 'core')} as fast as those of this machine"
+        lines.append(memory_line(stages, cluster))
+        warnings += [text for text in [memory_shortage(stages, cluster)] if text is not None]
+    return [
+        closing_line(stages, where) + ("" if run.applies_a_model else " (by stage: `voxout plan`)"),
+        *lines,
+        *(f"warning: {text}" for text in warnings),
+    ]

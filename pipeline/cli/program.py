@@ -114,6 +114,7 @@ def run_options(
         subjects=getattr(options, "subjects", None),
         reference_runs=tuple(getattr(options, "runs", ())),
         dry_run=options.dry_run,
+        command=options.asked,
     )
 
 

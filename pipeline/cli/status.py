@@ -1,6 +1,8 @@
 """`voxout status`: how far a run is."""
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ...data_manifests.cohort.output_paths import OutputFolder
@@ -26,6 +28,8 @@ def print_status(folder: Path, *, as_table: bool) -> None:
     UserError
         The folder is not that of a run, or no stage has ended there.
     """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.listdir(OutputFolder(folder).record("run").parent)  # of another user: refused, as it may hold a run
     works = is_locked(folder)
     stages = status_of(OutputFolder(folder), is_working=works)
     if not stages:

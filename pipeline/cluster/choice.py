@@ -38,6 +38,11 @@ class ClusterChoice:
         """Whether the workers are not those of this machine."""
         return self._queue is not None or self._scheduler is not None
 
+    @property
+    def has_queue(self) -> bool:
+        """Whether the workers are jobs of a queueing system."""
+        return self._queue is not None
+
     def start(self) -> Cluster:
         """Start, or join, the cluster of a choice that `is_remote`."""
         if self._queue is not None:

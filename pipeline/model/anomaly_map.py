@@ -1,7 +1,8 @@
 """The anomaly map of one scan: volumes, threshold, clusters, and how they are saved."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.scoring.operating_point import StoredPoint
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
+from ..workflow.origin import Origin
 from .map_files import MapContext, write_clusters, write_map
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class AnomalyMap:
     _model: str = ""
     _adapted_on: int | None = None
     _template_brain: Volume | None = None
+    _scans: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -188,7 +191,11 @@ class AnomalyMap:
                 f"{self.key}. Choose another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        context = MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on)
+        context = replace(
+            MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on),
+            made_by=Origin.of("AnomalyModel.predict", self._config),
+            scans=self._scans,
+        )
         written = [path for name, volume in volumes.items() for path in write_map(folder / name, volume, context)]
         if self.threshold is not None:
             clusters, numbered = self._found

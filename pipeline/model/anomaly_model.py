@@ -26,6 +26,7 @@ from ...preprocessing.prepare_subject import prepare_subject
 from ...preprocessing.prepared_images import PreparedImages
 from ...preprocessing.registration.template_transform import TemplateTransform
 from ..config.config import Config
+from ..workflow.records import file_fingerprint
 from ..workflow.stage_inputs import fit_identity
 from .anomaly_map import AnomalyMap
 
@@ -255,7 +256,10 @@ class AnomalyModel:
             out = OutputFolder(Path(folder))
             quality = prepare_subject(subject, self.config.preprocessing, out)
             found = self.map_prepared(subject, out, jobs=jobs)
-            return replace(found, warnings=(*quality.reasons, *found.warnings))
+            # The file of an image in memory is temporary.
+            own = {name: path for name, path in subject.images.items() if not path.is_relative_to(folder)}
+            scans = {name: file_fingerprint(path) for name, path in own.items()}
+            return replace(found, warnings=(*quality.reasons, *found.warnings), _scans=scans)
 
 
 def _as_file(image: "str | Path | Volume | SpatialImage | MetaTensor", path: Path) -> Path:

@@ -1,7 +1,8 @@
 """Files of maps: images that viewers open at the threshold, each with a JSON file that says what it holds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.report.cluster_table import LABEL_COLUMNS, label_table
 from ...evaluation.scoring.operating_point import OF_MODEL
 from ..config.config import Config
+from ..workflow.attempts import host_class
+from ..workflow.origin import Origin
 from ..workflow.records import versions, write_json
 
 _KINDS = {
@@ -64,6 +67,9 @@ class MapContext:
         How the threshold was set.
     adapted_on : int or None
         Number of healthy scans of another scanner that the model was adapted to; None if it was not.
+    made_by : Origin
+    scans : mapping from name, as "t1w", to hash
+        Of the scans that the map was computed from (see `file_fingerprint`).
     """
 
     config: Config
@@ -71,6 +77,8 @@ class MapContext:
     threshold: float | None
     origin: str = ""
     adapted_on: int | None = None
+    made_by: Origin = field(default_factory=Origin)
+    scans: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_model(
@@ -149,7 +157,7 @@ def write_clusters(
 
 
 def _about(path: Path, context: MapContext) -> dict[str, Any]:
-    config, installed = context.config, versions()
+    config, installed, made_by = context.config, versions(), context.made_by
     native = "space-orig" in path.name
     return {
         "Threshold": context.threshold,
@@ -165,6 +173,13 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
             "Modalities": list(config.preprocessing.modalities),
         }
         | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {}),
-        "GeneratedBy": [{"Name": "voxout", "Version": installed["voxout"]}],
+        "GeneratedBy": [
+            {"Name": "voxout", "Version": installed["voxout"]} | ({"Commit": made_by.commit} if made_by.commit else {})
+        ],
+        "Command": made_by.command or None,
+        "Created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "Machine": host_class(),
+        "Seed": config.seed,
+        "InputHashes": dict(context.scans),
         "Versions": installed,
     }

@@ -1,40 +1,39 @@
-"""Model card: what a packed model is, in counts and settings only."""
+"""Model card: what a model is, in counts and settings only."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.errors import counted
 from ...models.anomaly.score_change import ScoreChange
 from ..config.config import config_text
+from ..workflow.records import StageRecord
 from .anomaly_model import AnomalyModel
+from .model_files import number_of_controls
 from .pack_file import About
+from .whole_model import FORMAT
 
-_TEMPLATE = """\
+_HEAD = """\
 # A model of normal brain anatomy
 
-Packed by voxout. It turns a head scan into a map of z-scores, higher where the scan differs from the healthy controls
+{made} by voxout. It turns a head scan into a map of z-scores, higher where the scan differs from the healthy controls
 that the model was fitted to. Research use only: not a medical device. Use it with
 
-    voxout apply THIS_FILE scan.nii.gz OUT
+    voxout apply {place} scan.nii.gz OUT
 
 | | |
 |---|---|
-| fitted | {fitted} |
-| to | {controls} healthy scans |{adapted}
-| images | {modalities}; prepared on the template MNI152NLin2009aSym at {spacing_mm:g} mm, {voxels:,} voxels |
-| brain extraction | {extraction} |
-| scorers | {scorers} |
-| confounds | {confounds} |
-| encoder | {encoder} |
-| threshold | {threshold} |
-| versions | {versions} |
+{facts}
 
 ## Calibration
 
 A z-score is calibrated by cross-validation: each control is scored by a model that has not seen it, and one healthy
 voxel in a thousand exceeds 3.09 there. {threshold_note}Scans of another scanner can score higher: adapt the model with
 five or more healthy scans of it (`voxout adapt-scanner`).
-
+"""
+_PACKING = """
 ## Packing
 
 Arrays are rounded, and the support vectors of one-class SVMs merged. Change of the scores, measured on random features,
@@ -49,15 +48,57 @@ as a share of their standard deviation:
 No scans, no names, ids, paths or hashes of scans, and no ages of single persons. Means, covariances and regression
 slopes were computed over all controls. This is not anonymous in the strict sense: whoever also has a head can tell
 whether it was among the controls (measured in docs/sharing-models.md).
+"""
+_IN_FOLDER = """
+## What it holds of persons
 
+Latents and ids of single controls, and hashes of their scans (docs/privacy.md). To share it, use `voxout model pack`.
+"""
+_SETTINGS = """
 ## Settings
 
 ```yaml
 {settings}```
 """
+_NOT_STATED = "not stated"
 
 
-def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreChange | None]) -> str:
+def about_model(model: OutputFolder, loaded: AnomalyModel, licence: str | None = None) -> About:
+    """Say when, with what and on how many controls a model was fitted, as far as its record tells."""
+    record = StageRecord.read(model.record("fit")) or StageRecord("fit", {}, {})
+    date = re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", record.started)
+    return About(
+        model_format=FORMAT,
+        fitted=date[0] if date else "",
+        controls=number_of_controls(model),
+        members=len(loaded.source.checkpoints),
+        versions=dict(record.versions),
+        licence=licence,
+    )
+
+
+def model_facts(model: AnomalyModel, about: About) -> dict[str, str]:
+    """Return the table of the card: what the model was fitted to, with what, and its threshold."""
+    config, ensemble = model.config, model.ensemble
+    adapted = f"to another scanner, on {model.adapted_on} healthy scans of it"
+    return {
+        "fitted": about.fitted or "unknown",
+        "to": f"{about.controls} healthy scans",
+        **_controls(model),
+        **({"adapted": adapted} if model.adapted_on is not None else {}),
+        "images": f"{', '.join(config.preprocessing.modalities)}; prepared on the template MNI152NLin2009aSym at "
+        f"{config.preprocessing.spacing_mm:g} mm, {model.mask.size:,} voxels",
+        "brain extraction": config.preprocessing.brain_extraction.method,
+        "scorers": ", ".join(scorer.name for scorer in ensemble.scorers),
+        "confounds": _confounds(model),
+        "encoder": _encoder(model),
+        "threshold": f"{model.threshold:.2f}" if model.threshold is not None else f"none: {model.why_no_threshold}",
+        "versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "unknown",
+        "licence": about.licence or _NOT_STATED,
+    }
+
+
+def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreChange | None] | None) -> str:
     """Return the text of the card.
 
     Parameters
@@ -66,31 +107,43 @@ def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreCha
         As it is packed.
     about : About
     changes : mapping from scorer to ScoreChange or None
+        By packing; None for a model in the folder of a run.
     """
-    config, ensemble = model.config, model.ensemble
     rows = (
         f"| {name} | {change.typical:.2%} | {change.large:.2%} |" if change else f"| {name} | not measured | |"
-        for name, change in changes.items()
+        for name, change in (changes or {}).items()
     )
-    return _TEMPLATE.format(
-        fitted=about.fitted or "unknown",
-        controls=about.controls,
-        adapted=f"\n| adapted | to another scanner, on {model.adapted_on} healthy scans of it |"
-        if model.adapted_on is not None
-        else "",
-        modalities=", ".join(config.preprocessing.modalities),
-        spacing_mm=config.preprocessing.spacing_mm,
-        voxels=model.mask.size,
-        extraction=config.preprocessing.brain_extraction.method,
-        scorers=", ".join(scorer.name for scorer in ensemble.scorers),
-        confounds=_confounds(model),
-        encoder=_encoder(model),
-        threshold=f"{model.threshold:.2f}" if model.threshold is not None else f"none: {model.why_no_threshold}",
-        threshold_note=_threshold_note(model),
-        versions=", ".join(f"{name} {version}" for name, version in about.versions.items()) or "unknown",
-        changes="\n".join(rows),
-        settings=config_text(config),
+    return "".join(
+        (
+            _HEAD.format(
+                made="Fitted" if changes is None else "Packed",
+                place="THIS_FOLDER" if changes is None else "THIS_FILE",
+                facts="\n".join(f"| {name} | {value} |" for name, value in model_facts(model, about).items()),
+                threshold_note=_threshold_note(model),
+            ),
+            _IN_FOLDER if changes is None else _PACKING.format(changes="\n".join(rows)),
+            _SETTINGS.format(settings=config_text(model.config)),
+        )
     )
+
+
+def _controls(model: AnomalyModel) -> dict[str, str]:
+    """Return what is known of the controls and of their maps, in counts and ranges."""
+    summary = model.operating_point.controls if model.operating_point is not None else None
+    if summary is None:
+        return {}
+    ages = f"{summary.ages[0]:g} to {summary.ages[1]:g} years, ends rounded" if summary.ages else _NOT_STATED
+    sites = summary.sites or ()
+    return {
+        "ages": ages,
+        "sexes": _NOT_STATED if summary.females is None else f"{summary.females} female, {summary.males} male",
+        "scanners": f"{counted(len(sites), 'site')} ({', '.join(map(str, sites))} scans)" if sites else _NOT_STATED,
+        "voxels of the scans": "{:g} to {:g} mm".format(*summary.spacing_mm) if summary.spacing_mm else _NOT_STATED,
+        "false-positive clusters": f"{np.mean(summary.clusters):.2g} on average at the threshold, "
+        f"{max(summary.clusters)} at most, in scans that were left out in turn",
+        "voxels above 3.09": f"{100 * np.median(summary.shares_above):.2g} % in the median of these scans, "
+        f"{100 * max(summary.shares_above):.2g} % at most",
+    }
 
 
 def _confounds(model: AnomalyModel) -> str:

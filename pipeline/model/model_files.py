@@ -132,6 +132,11 @@ def copy_model(model: OutputFolder, out: OutputFolder) -> bool:
     return any(name.startswith("encoder/") for name in names)
 
 
+def checksums_of(model: OutputFolder) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model, as recorded."""
+    return {name: file.sha256 for name, file in _recorded(model).items()}
+
+
 def number_of_controls(model: OutputFolder) -> int:
     """Return on how many scans a model was fitted."""
     record = StageRecord.read(model.record("fit"))

@@ -70,7 +70,7 @@ def threshold_on(
     grid : Grid
     config : Config
     controls : sequence of SubjectRecord
-        Those that are known; the ages and voxel sizes of the summary are theirs.
+        Those that are known; the ages, sexes, sites and voxel sizes of the summary are theirs.
     """
     settings = config.evaluation
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / grid.voxel_volume_mm3 - 1e-6))
@@ -91,6 +91,11 @@ def threshold_on(
         shares.append(float((z[np.isfinite(z)] > P001_Z).mean()))
     files = [path for path in (control.images["t1w"] for control in controls) if is_readable(path)]
     summary = ControlSummary.of(
-        clusters, shares, [control.age for control in controls], [read_grid(path).spacing_mm for path in files]
+        clusters,
+        shares,
+        [control.age for control in controls],
+        [read_grid(path).spacing_mm for path in files],
+        [control.sex for control in controls],
+        [control.site for control in controls],
     )
     return replace(point, largest_mm3=tuple(largest), controls=summary)

@@ -7,7 +7,6 @@ numbers (`quantised`), the support vectors of the one-class SVMs merged (`merged
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,13 +28,11 @@ from ...models.quantised import STEPS, read_quantised, write_quantised, write_un
 from ...models.tensor_file import write_tensors
 from ..config.config import Config
 from ..workflow.folders import make_folder
-from ..workflow.records import StageRecord
 from ..workflow.scratch import scratch_folder
 from .anomaly_model import AnomalyModel
-from .model_card import model_card
-from .model_files import number_of_controls
-from .pack_file import BRAIN_MASK, CARD, SETTINGS, SUFFIX, THRESHOLD, UNITS, About, write_pack
-from .whole_model import FORMAT, require_whole_model
+from .model_card import about_model, model_card
+from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
+from .whole_model import require_whole_model
 
 LARGEST_CHANGE = 0.01
 """Root mean square of the change of a score by packing, as a share of the standard deviation of the score."""
@@ -71,7 +68,7 @@ class Packed:
     threshold: float | None = None
 
 
-def pack(model: OutputFolder, path: Path) -> Packed:
+def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
     """Write a model to one file.
 
     Parameters
@@ -79,6 +76,8 @@ def pack(model: OutputFolder, path: Path) -> Packed:
     model : OutputFolder
     path : Path
         A new file, ``<name>.voxout``.
+    licence : str, optional
+        For the card, as ``"CC BY 4.0"``.
 
     Raises
     ------
@@ -89,6 +88,11 @@ def pack(model: OutputFolder, path: Path) -> Packed:
     if path.suffix != SUFFIX or path.exists() or path.is_symlink():
         found = "exists already" if path.suffix == SUFFIX else f"ends in {path.suffix or 'no suffix'}"
         raise UserError(f"{private(path)}: {found}, expected a new file *{SUFFIX}. Choose another name.")
+    if licence is not None and (not licence.isprintable() or not 0 < len(licence) <= LONGEST_LICENCE):
+        raise UserError(
+            f"--licence: found {len(licence)} characters or a line break, expected one line of at most "
+            f"{LONGEST_LICENCE}. Name the licence, as in 'CC BY 4.0'."
+        )
     loaded = AnomalyModel.load(model, fitted.config, "cpu").with_stored_threshold(model)
     make_folder(path.parent)
     with scratch_folder(path.parent) as scratch:
@@ -101,24 +105,11 @@ def pack(model: OutputFolder, path: Path) -> Packed:
         }
         files = {name: _packed(name, file, packed) for name, file in _files_of(staged.root)}
         files |= {name: file for name, file in _files_of(packed) if name not in files}
-        about = _about(model, loaded)
+        about = about_model(model, loaded, licence)
         (staged.root / CARD).write_text(model_card(shared, about, changes))
         write_pack(path, {CARD: staged.root / CARD, **files}, about)
     before = sum(file.stat().st_size for folder in (model.detectors, model.encoder) for _, file in _files_of(folder))
     return Packed(path, before, changes, merged, loaded.threshold)
-
-
-def _about(model: OutputFolder, loaded: AnomalyModel) -> About:
-    """Say when, with what and on how many controls a model was fitted, as far as its record tells."""
-    record = StageRecord.read(model.record("fit")) or StageRecord("fit", {}, {})
-    date = re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", record.started)
-    return About(
-        model_format=FORMAT,
-        fitted=date[0] if date else "",
-        controls=number_of_controls(model),
-        members=len(loaded.source.checkpoints),
-        versions=dict(record.versions),
-    )
 
 
 def _without_persons(model: AnomalyModel) -> tuple[AnomalyModel, tuple[str, ...]]:

@@ -27,6 +27,7 @@ SUFFIX = ".voxout"
 CARD, SETTINGS, THRESHOLD, BRAIN_MASK = "README.md", "settings.json", "threshold.json", "brain_mask.safetensors"
 UNITS = "units.safetensors"
 """In the folder of a scorer; not a file of the unpacked model."""
+LONGEST_LICENCE = 200
 _FORMAT, _VERSION = "voxout packed model", 1
 _INDEX = "index.json"
 _SCORER = "[a-z0-9_]{1,60}"
@@ -82,6 +83,8 @@ class About(Content):
         Number of encoders.
     versions : dict of str to str
         Of the packages that it was fitted with.
+    licence : str or None
+        As the sender names it; None: not stated.
     """
 
     model_format: int
@@ -89,6 +92,7 @@ class About(Content):
     controls: Annotated[int, Field(ge=0)]
     members: Annotated[int, Field(ge=0, le=50)]
     versions: dict[str, str]
+    licence: Annotated[str, Field(max_length=LONGEST_LICENCE)] | None = None
 
 
 class _Index(_Head):
@@ -119,6 +123,17 @@ class PackFile:
     identity: str
     _archive: zipfile.ZipFile
     _index: _Index
+
+    @property
+    def packed_by(self) -> str:
+        """Version of voxout that packed it."""
+        return self._index.voxout
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each file, as packed."""
+        entries, copies = self._index.entries, self._index.copies
+        return {name: entries[copies.get(name, name)].sha256 for name in self.names}
 
     def read(self, name: str) -> bytes:
         """Return the content of a file of text or JSON."""
@@ -206,7 +221,7 @@ def write_pack(path: Path, files: Mapping[str, Path], about: About) -> None:
     head = {"format": _FORMAT, "version": _VERSION, "voxout": metadata.version("voxout")}
     index = _Index.model_validate(head | {"about": about, "entries": entries, "copies": copies})
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, _INDEX, index.model_dump_json(indent=1).encode())
+        _add(archive, _INDEX, index.model_dump_json(indent=1, exclude_none=True).encode())
         for name in entries:
             _add(archive, name, files[name].read_bytes())
 

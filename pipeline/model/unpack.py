@@ -168,16 +168,24 @@ def _restore_brain_mask(model: OutputFolder) -> None:
     file.unlink()
 
 
-def _write_records(packed: PackFile, model: OutputFolder) -> None:
-    """Write the records of the stages train and fit; the same packed model always has the same identity."""
-    about = packed.about
+def records_of(packed: PackFile) -> tuple[StageRecord | None, StageRecord]:
+    """Return the records of the stages train (None without an encoder) and fit of a packed model once unpacked.
+
+    The same packed model always has the same identity.
+    """
+    about, train = packed.about, None
     inputs = {MODEL_FORMAT: about.model_format, "the packed model": packed.identity, CONTROLS: about.controls}
     if about.members:
         train = StageRecord("train", {"the packed model": packed.identity}, {}, started=about.fitted)
-        train.write(model.record("train"))
         inputs["the encoder"] = train.identity
-    write_model_record(model, encoders=about.members > 0)
-    fit = StageRecord("fit", inputs, {}, started=about.fitted, versions=about.versions)
+    return train, StageRecord("fit", inputs, {}, started=about.fitted, versions=about.versions)
+
+
+def _write_records(packed: PackFile, model: OutputFolder) -> None:
+    train, fit = records_of(packed)
+    if train is not None:
+        train.write(model.record("train"))
+    write_model_record(model, encoders=train is not None)
     fit.write(model.record("fit"))
     if (point := StoredPoint.load(model.operating_point)) is not None:
         replace(point, model=fit.identity).save(model.operating_point)

@@ -177,8 +177,9 @@ def _threshold(run: Run) -> StageResult:
     before = StoredPoint.load(run.model.operating_point)
     summary = point.controls
     if summary is not None and before is not None and before.controls is not None:
-        # What healthy brains look like was learnt from the model's controls, whatever the age of these.
-        summary = replace(summary, ages=before.controls.ages)
+        # What healthy brains look like was learnt from the model's controls, whoever these are.
+        learnt_from = {name: getattr(before.controls, name) for name in ("ages", "females", "males", "sites")}
+        summary = replace(summary, **learnt_from)
     stored = StoredPoint.from_point(replace(point, controls=summary), run.config.evaluation, fit_identity(run.out))
     replace(stored, origin=of_scanner(len(keys))).save(run.out.operating_point)
     return StageResult(summary=_in_words(stored, before))

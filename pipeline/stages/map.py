@@ -21,6 +21,7 @@ from ..model.map_files import MapContext, write_map
 from ..model.model_files import adapted_on, read_trained_on, require_files_of_model
 from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
+from ..workflow.origin import Origin
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint
 from ..workflow.removal import remove_with_record
@@ -144,6 +145,7 @@ def _known_to_the_model(run: Run) -> set[str]:
 def write_maps(
     subject: SubjectRecord,
     inputs: Mapping[str, Any],
+    origin: Origin,
     config: Config,
     out: OutputFolder,
     model: OutputFolder,
@@ -153,7 +155,9 @@ def write_maps(
 
     If only the threshold has changed, the maps are not computed again.
     """
+    about, device = about_subject(subject), choose_device(device)
     context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], adapted_on(model))
+    context = replace(context, made_by=origin, scans={name: about[name] for name in subject.images})
     earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:
@@ -162,7 +166,8 @@ def write_maps(
             return earlier.warnings
         return map_subject(subject, config, out, model, device, context)
 
-    return cached("map", subject, out.map_record(subject), inputs, out, ("maps",), work, about=about_subject(subject))
+    path = out.map_record(subject)
+    return cached("map", subject, path, inputs, out, ("maps",), work, origin=origin, device=device, about=about)
 
 
 def _is_same_map(earlier: StageRecord, inputs: Mapping[str, Any], root: Path) -> bool:
@@ -199,7 +204,7 @@ def map_subject(
     UserError
         A part of the model is missing, or its parts do not match.
     """
-    model_here = model_of_process(model.root, fit_identity(model), config, choose_device(device))
+    model_here = model_of_process(model.root, fit_identity(model), config, device)
     found = model_here.map_prepared(subject, out, jobs=1)
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)

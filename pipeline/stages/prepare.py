@@ -8,6 +8,7 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...preprocessing.prepared_images import FORMAT
 from ...preprocessing.settings import REGISTRATION_SEED
 from ..config.config import Config
+from ..workflow.origin import Origin
 from ..workflow.per_subject import cached, work_by_subject
 from ..workflow.records import StageRecord, fingerprint
 from ..workflow.runner import Run, Stage, StageResult
@@ -38,7 +39,7 @@ def _settings_of_prepare(run: Run) -> dict[str, Any]:
 
 
 def prepare_in_worker(
-    subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder
+    subject: SubjectRecord, inputs: Mapping[str, Any], origin: Origin, config: Config, out: OutputFolder
 ) -> StageRecord:
     """Prepare one subject: from head scan to normalised brain on the template grid."""
 
@@ -48,7 +49,7 @@ def prepare_in_worker(
         return prepare_subject(subject, config.preprocessing, out).reasons
 
     path = out.subject_record(subject)
-    return cached("prepare", subject, path, inputs, out, ("prepared",), work, keep_failures=True)
+    return cached("prepare", subject, path, inputs, out, ("prepared",), work, origin=origin, keep_failures=True)
 
 
 STAGE = Stage("prepare", _prepare_inputs, _prepare, needs=("check",), retry_failed=True)

@@ -30,6 +30,7 @@ from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
 from ..model.map_files import MapContext, of_scanner, write_clusters
 from ..model.model_files import adapted_on
+from ..workflow.origin import Origin
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
 from ..workflow.scan_places import scans_of_earlier_call
@@ -71,18 +72,24 @@ class Shared:
 
 
 def write_page(
-    subject: SubjectRecord, inputs: Mapping[str, Any], config: Config, out: OutputFolder, shared: Shared
+    subject: SubjectRecord,
+    inputs: Mapping[str, Any],
+    origin: Origin,
+    config: Config,
+    out: OutputFolder,
+    shared: Shared,
 ) -> StageRecord:
     """Write the page of a subject from its maps, scores and quality, and its clusters; runs in a worker."""
 
     def work(out: OutputFolder) -> Sequence[str]:
-        _write_page(subject, config, out, shared)
+        _write_page(subject, origin, config, out, shared)
         return ()
 
-    return cached("report", subject, out.page_record(subject), inputs, out, ("pages", "cluster_maps"), work)
+    path, parts = out.page_record(subject), ("pages", "cluster_maps")
+    return cached("report", subject, path, inputs, out, parts, work, origin=origin)
 
 
-def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, shared: Shared) -> None:
+def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: OutputFolder, shared: Shared) -> None:
     """Write one subject's page and the table of its clusters, and the numbered clusters beside its maps."""
     from ...preprocessing.registration.template import load_template
     from ...preprocessing.registration.template_transform import TemplateTransform
@@ -122,7 +129,16 @@ def _write_page(subject: SubjectRecord, config: Config, out: OutputFolder, share
         versions=shared.versions,
     )
     found = write_subject_page(page, report, table=out.subject_clusters(subject))
-    context = MapContext(config, shared.model, shared.threshold.value, shared.threshold.origin, shared.adapted_on)
+    mapped = StageRecord.read(out.map_record(subject))
+    context = MapContext(
+        config,
+        shared.model,
+        shared.threshold.value,
+        shared.threshold.origin,
+        shared.adapted_on,
+        origin,
+        mapped.scans if mapped else {},
+    )
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 
 

@@ -14,7 +14,7 @@ import psutil
 
 from ...data_manifests.cohort.splits import split_controls
 from ...data_manifests.cohort.subject import Manifest
-from ...data_manifests.errors import UserError, counted
+from ...data_manifests.errors import UserError
 from ...data_manifests.images.volume import read_grid
 from ...models.settings import (
     FEWEST_TO_LEARN_FROM,
@@ -44,6 +44,11 @@ class Heads:
     held_out: int
     patients: int
     voxel_mm3: float = 1.0
+
+    @classmethod
+    def to_map(cls, manifest: Manifest) -> "Heads":
+        """Return the heads of a manifest to which a fitted model is applied."""
+        return cls(0, len(manifest.controls), len(manifest.patients), _voxel_mm3(manifest))
 
     @property
     def total(self) -> int:
@@ -76,10 +81,13 @@ class StagePlan:
     ----------
     stage : str
     wall_s, memory_gb : float
+        Memory of this machine.
     disk_bytes : int
         Of its files in the output folder.
     temporary_bytes : int
         Of files in the output folder that are gone when it ends.
+    worker_gb : float
+        Memory of each process that works on a subject; 0: the stage has none.
     """
 
     stage: str
@@ -87,9 +95,12 @@ class StagePlan:
     memory_gb: float
     disk_bytes: int = 0
     temporary_bytes: int = 0
+    worker_gb: float = 0.0
 
 
-def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: float = 1.0) -> list[StagePlan]:
+def plan_run(
+    heads: Heads, config: Config, *, jobs: int, cores: int, slowness: float = 1.0, on_nodes: int = 0
+) -> list[StagePlan]:
     """Foretell the stages of a run from nothing.
 
     Parameters
@@ -101,6 +112,8 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
         Hardware threads that may be used.
     slowness : float
         Time of this machine over that of the measurements.
+    on_nodes : int
+        Subjects that are worked on at once on the nodes of a cluster; 0: they are worked on here.
 
     Returns
     -------
@@ -108,10 +121,11 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
         In the order of the run; train is left out if no scorer uses an encoder.
     """
     work = _Work(heads, config)
-    workers = max(1, min(jobs, cores, heads.total))
+    workers = max(1, min(on_nodes or min(jobs, cores), heads.total))
     threads = max(1, min(jobs, cores))
     serial = measured.FIT_SERIAL
-    base = measured.MAIN_GB + workers * measured.WORKER_GB
+    here = 0 if on_nodes else workers
+    base = measured.MAIN_GB + here * measured.WORKER_GB
 
     def by_head(seconds: float, number: int) -> float:
         """Wall time of `number` tasks of one thread each."""
@@ -119,6 +133,7 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
 
     voxels, train = work.voxels, heads.train
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
+    map_gb = measured.WORKER_GB + voxels * 300 / 1e9
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
     fit_gb = (voxels * measured.FIT_BYTES + work.samples_bytes) / 1e9
@@ -127,8 +142,9 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
         StagePlan(
             "prepare",
             by_head(prepare_s, heads.total),
-            measured.MAIN_GB + workers * measured.PREPARE_WORKER_GB,
+            measured.MAIN_GB + here * measured.PREPARE_WORKER_GB,
             heads.total * work.prepared_bytes,
+            worker_gb=measured.PREPARE_WORKER_GB,
         ),
         StagePlan(
             "extract",
@@ -148,7 +164,13 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
             work.latents_bytes + work.detectors_bytes,
             work.temporary_bytes,
         ),
-        StagePlan("map", by_head(map_s, heads.mapped), base + voxels * 300 / 1e9 * workers, work.maps_bytes),
+        StagePlan(
+            "map",
+            by_head(map_s, heads.mapped),
+            measured.MAIN_GB + here * map_gb,
+            work.maps_bytes,
+            worker_gb=map_gb,
+        ),
         StagePlan(
             "score",
             measured.SCORE_US * 1e-6 * native_voxels * heads.mapped * slowness,
@@ -156,7 +178,11 @@ def plan_run(heads: Heads, config: Config, *, jobs: int, cores: int, slowness: f
             heads.mapped * measured.SCORES_BYTES,
         ),
         StagePlan(
-            "report", measured.REPORT_S * slowness + by_head(measured.PAGE_S, heads.mapped), base, work.pages_bytes
+            "report",
+            measured.REPORT_S * slowness + by_head(measured.PAGE_S, heads.mapped),
+            base,
+            work.pages_bytes,
+            worker_gb=measured.WORKER_GB,
         ),
     ]
 
@@ -172,7 +198,7 @@ class _Work:
         self.modalities = len(prepared.modalities)
         self.channels = self.modalities * (1 + len(prepared.derived_maps))
         self.spacing_mm, self.warp_mm = spacing, prepared.registration.working_spacing_mm
-        enough = heads.train >= FEWEST_TO_LEARN_FROM
+        enough = heads.train >= FEWEST_TO_LEARN_FROM or not heads.train  # without any, the model is fitted already
         self.scorers = [name for name in models.ensemble.scorers if name != "learned" or enough]
         self.members = models.ensemble.members
         smallest_fold = heads.train - math.ceil(heads.train / FOLDS)
@@ -348,10 +374,10 @@ def size_text(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def closing_line(stages: Sequence[StagePlan], jobs: int) -> str:
-    """Return the plan in one line."""
+def closing_line(stages: Sequence[StagePlan], where: str) -> str:
+    """Return the plan in one line; `where`: as "2 jobs on this machine"."""
     return (
-        f"a run takes about {duration(total_s(stages))} with {counted(jobs, 'job')} on this machine, "
+        f"a run takes about {duration(total_s(stages))} with {where}, "
         f"{peak_gb(stages):.1f} GB of memory and {size_text(disk_bytes(stages))} of disk, without a GPU"
     )
 

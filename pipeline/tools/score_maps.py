@@ -1,8 +1,10 @@
 """`voxout evaluate`: scores of maps of any method against lesion masks, without a run."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -21,12 +23,14 @@ from ...evaluation.scoring.score_subject import score_map
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ...evaluation.scoring.tables import write_scores
 from ...evaluation.settings import EvaluationSettings
+from ..config.config import Config
 from ..workflow.console import Console
 from ..workflow.engine import usable_cores
 from ..workflow.folders import make_folder
 from ..workflow.lock import sole_user
+from ..workflow.origin import Origin
 from ..workflow.ownership import EVALUATE
-from ..workflow.records import StageRecord, versions
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions
 from ..workflow.removal import remove_building_folder
 from ..workflow.replacement import Replacement
 from ..workflow.runner import failures_table
@@ -90,11 +94,13 @@ def score_into(
     jobs: int | None = None,
     seed: int = 0,
     page: bool = True,
+    command: str = "voxout evaluate",
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
     """Create the output folder, hold it, and score every map; see `score_folders`."""
     make_folder(out)
+    jobs = jobs or usable_cores()
     with sole_user(out):
-        return score_folders(matched, settings, out, console, jobs=jobs or usable_cores(), seed=seed, page=page)
+        return score_folders(matched, settings, out, console, jobs=jobs, seed=seed, page=page, command=command)
 
 
 def score_folders(
@@ -106,8 +112,11 @@ def score_folders(
     jobs: int,
     seed: int = 0,
     page: bool = True,
+    command: str = "voxout evaluate",
 ) -> tuple[CohortScores, tuple[Failure, ...]]:
     """Score every map, `jobs` at once; write the tables, the counts per subject, the failures and the `page`.
+
+    `command` is for the record.
 
     Raises
     ------
@@ -120,6 +129,7 @@ def score_folders(
     if (out / "scores.json").exists():
         console.warn(f"note: {private(out, 'the output folder')} held earlier scores; they are replaced.")
     files.begin({}, goes_on=lambda before, now: False)
+    began, started = datetime.now(UTC).isoformat(), time.monotonic()
     scores, failures = _score_all(matched, settings, files.folder / SUBJECTS, console, jobs)
     if failures:
         (files.folder / "failures.csv").write_bytes(failures_table(failures))
@@ -139,9 +149,25 @@ def score_folders(
     write_scores(files.folder, cohort, left_out=failed)
     if page:
         write_score_page(files.folder, cohort, failures, matched.notes)
-    files.finish(StageRecord(EVALUATE, {}, {}, done=tuple(s.key for s in scores), versions=versions()))
+    done = tuple(s.key for s in scores)
+    record = StageRecord(
+        EVALUATE,
+        {f"map and masks of {s.key}": _hash(s) for s in matched.subjects if s.key in done},
+        {},
+        done=done,
+        failed=tuple(Failure(failure.key, EVALUATE, "failed") for failure in failures),
+        started=began,
+        wall_s=round(time.monotonic() - started, 2),
+        versions=versions(),
+        origin=Origin.of(command, Config(seed=seed, evaluation=settings)).recorded(),
+    )
+    files.finish(record)
     remove_building_folder(files.out)
     return cohort, tuple(failures)
+
+
+def _hash(subject: MapSubject) -> str:
+    return fingerprint([f and file_fingerprint(f.path) for f in (subject.map, subject.mask, subject.brain_mask)])
 
 
 def _score_all(

@@ -31,6 +31,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def current_umask() -> int:
+    """Return the umask of this process, by which the system limits who can read what it writes."""
+    # The system tells it only to who sets it; a file that another thread makes meanwhile is its owner's alone.
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Results by subject key, in the order of the subjects, and the failures."""
@@ -108,7 +116,8 @@ class Engine:
             self._cluster = self._start_cluster()
             self._closing.enter_context(closed_by(self._cluster.abandon))
         client = self._cluster.client
-        futures = {client.submit(_guarded, function, *call, pure=False): call[0] for call in calls}
+        umask = current_umask()
+        futures = {client.submit(_guarded, umask, function, *call, pure=False): call[0] for call in calls}
         waiting: SimpleQueue[Any] = SimpleQueue()
         for future in futures:
             future.add_done_callback(waiting.put)
@@ -184,8 +193,10 @@ def _replaced(lost: int) -> str:
 
 
 def _guarded(
-    function: Callable[..., Any], subject: SubjectRecord, *arguments: Any
+    umask: int, function: Callable[..., Any], subject: SubjectRecord, *arguments: Any
 ) -> tuple[Any, str | MachineError | None]:
+    # On the nodes of a cluster, it may be another one than where the command was given.
+    before = os.umask(umask)
     try:
         return function(subject, *arguments), None
     except MachineError as error:
@@ -203,3 +214,5 @@ def _guarded(
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(last.filename)}:{last.lineno}"
         return None, f"{subject.key}: {type(error).__name__} in {place}. Look at the scan; if it is good, report this."
+    finally:
+        os.umask(before)

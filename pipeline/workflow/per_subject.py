@@ -9,6 +9,7 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import Failure, UserError, counted
 from . import attempts
+from .origin import Origin
 from .records import Meter, StageRecord, versions
 from .replacement import Replacement
 from .runner import Run, StageResult
@@ -24,7 +25,7 @@ def work_by_subject(
     *arguments: Any,
     all_may_fail: bool = False,
 ) -> StageResult:
-    """Call ``task(subject, inputs, *arguments)`` for the subjects whose record is not current.
+    """Call ``task(subject, inputs, origin, *arguments)`` for the subjects whose record is not current.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def work_by_subject(
             progress(done, total, key)
             run.console.say(f"    {stage} {key}: {done} of {total}", level=1)
 
-        calls = [(subjects[key], inputs[key], *arguments) for key in pending]
+        calls = [(subjects[key], inputs[key], run.origin, *arguments) for key in pending]
         outcome = run.engine.map(task, calls, stage=stage, progress=report, say=run.console.say)
     for failure in outcome.failures:
         attempts.fail(run.out, stage, failure.key, run.manifest.anonymous(failure.reason))
@@ -84,6 +85,8 @@ def cached(
     parts: Sequence[str],
     work: Callable[[OutputFolder], Sequence[str]],
     *,
+    origin: Origin,
+    device: str = "cpu",
     about: Mapping[str, Any] | None = None,
     keep_failures: bool = False,
 ) -> StageRecord:
@@ -102,6 +105,9 @@ def cached(
         Outputs of the work (see `Replacement`).
     work : callable
         ``work(out) -> warnings``: builds the files. Earlier files stay until it is finished.
+    origin : Origin
+    device : str
+        The torch device of the work.
     about : mapping, optional
         For `StageRecord.about`.
     keep_failures : bool
@@ -127,7 +133,9 @@ def cached(
             wall_s=round(meter.wall_s, 2),
             peak_memory_mb=round(meter.peak_memory_mb, 1),
             versions=versions(),
+            device=device,
             about=dict(about or {}),
+            origin=origin.recorded(),
             **more,
         )
 

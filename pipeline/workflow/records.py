@@ -21,6 +21,7 @@ import psutil
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, kept
 from ...data_manifests.open_file import file_hash
+from ...data_manifests.terms import MODALITIES
 from ...data_manifests.typed_json import load_json
 from ..config.config import comparable
 
@@ -62,6 +63,8 @@ class StageRecord:
     hashes: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     """In the record of a subject's map: what the pages show of the subject (see `earlier_subjects`)."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Command, seed, settings, commit and kind of machine (see `Origin`); records of before have none."""
 
     @property
     def identity(self) -> str:
@@ -72,6 +75,11 @@ class StageRecord:
     def comparable_inputs(self) -> dict[str, Any]:
         """Its inputs as far as they can be compared with those of today's stage (see `comparable`)."""
         return comparable(self.inputs)
+
+    @property
+    def scans(self) -> dict[str, str]:
+        """Hashes of the scans that a map was computed from, by modality, as far as its record has them."""
+        return {name: self.about[name] for name in MODALITIES if name in self.about}
 
     def is_complete(self, root: Path, under: str = "") -> bool:
         """Whether every file it wrote (below the folder `under`) still exists with the same size."""

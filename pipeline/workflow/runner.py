@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.csv_file import csv_table
 from ...data_manifests.errors import Failure, UserError, counted, private, without_names
+from ..config.cluster_settings import ClusterSettings
 from ..config.config import Config
 from ..config.diff import changes
 from .console import Console
 from .engine import Engine
+from .origin import Origin
 from .ownership import write_own
 from .records import Meter, StageRecord, sizes, versions
 from .removal import remove_building_folder
@@ -49,6 +51,10 @@ class Run:
         Other runs, whose scores the report shows for comparison; an empty name means the folder's name.
     prepares_only : bool
         Whether the scans are prepared for a later call with more subjects.
+    origin : Origin
+        For the records of what is done.
+    cluster : ClusterSettings or None
+        Settings of the jobs of a queueing system in which subjects are worked on; None: there are none.
     """
 
     manifest: Manifest
@@ -63,6 +69,8 @@ class Run:
     training_devices: tuple[str, ...] = ()
     reference_runs: tuple[tuple[str, Path], ...] = ()
     prepares_only: bool = False
+    origin: Origin = field(default_factory=Origin)
+    cluster: ClusterSettings | None = None
 
     @property
     def applies_a_model(self) -> bool:
@@ -302,6 +310,7 @@ def _do(stage: Stage, run: Run, label: str, reason: str) -> tuple[Failure, ...]:
         wall_s=round(meter.wall_s, 2),
         peak_memory_mb=round(meter.peak_memory_mb, 1),
         versions=versions(),
+        origin=run.origin.recorded(),
     )
     files.finish(record)
     return ()

@@ -16,9 +16,11 @@ import voxout
 from voxout.data_manifests.cohort.output_paths import OutputFolder, beside
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.images.volume import read_map, read_mask, read_volume
+from voxout.data_manifests.open_file import file_hash
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.evaluation.scoring.operating_point import StoredPoint
 from voxout.pipeline.cli.main import main
+from voxout.pipeline.provenance.describe import describe
 from voxout.pipeline.workflow.records import StageRecord
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +203,11 @@ def test_maps_are_saved_once(finished, model, tmp_path):
     assert about["Threshold"] == result.threshold and about["Model"]["Fit"] == model.identity != ""
     stored = nib.nifti1.load(written[0])
     np.testing.assert_array_equal(np.asarray(stored.dataobj), result.z_map.voxels)
+    scan = f"hash {file_hash(voxout.read_cohort(finished[0]).patients[0].images['t1w'])[:16]}"
+    for path in written:
+        found = describe(path)
+        assert found.command == "AnomalyModel.predict" and found.began and found.seed == 0
+        assert {each.name: each.value for each in found.inputs}["t1w"] == scan
     with pytest.raises(voxout.UserError, match="expected a folder without maps of sub-"):
         result.save(tmp_path / "map")
 

@@ -26,10 +26,10 @@ def _find_no_scan(subject, out):
 
 
 def test_a_full_disk_is_not_blamed_on_the_scan(tmp_path):
-    result, reason = _guarded(_write_to_a_full_device, _Subject(), OutputFolder(tmp_path))
+    result, reason = _guarded(0o022, _write_to_a_full_device, _Subject(), OutputFolder(tmp_path))
     assert result is None and isinstance(reason, MachineError)
     assert "no space left" in str(reason) and "sub-01" not in str(reason)
-    _, reason = _guarded(_find_no_scan, _Subject(), OutputFolder(tmp_path))
+    _, reason = _guarded(0o022, _find_no_scan, _Subject(), OutputFolder(tmp_path))
     assert isinstance(reason, str) and reason.startswith("sub-01")
 
 

@@ -18,6 +18,7 @@ from voxout.pipeline.model.map_files import MapContext, write_clusters, write_ma
 from voxout.pipeline.stages import map
 from voxout.pipeline.workflow.console import Console
 from voxout.pipeline.workflow.engine import Engine
+from voxout.pipeline.workflow.origin import Origin
 from voxout.pipeline.workflow.records import StageRecord, evidence
 from voxout.pipeline.workflow.replacement import Replacement
 from voxout.pipeline.workflow.runner import Run
@@ -57,7 +58,7 @@ def test_a_changed_threshold_is_written_without_scoring_again(tmp_path, patient,
 
     def mapped(threshold, **more):
         inputs = {"the detectors": "abc", map._THRESHOLD: threshold} | more
-        return map.write_maps(patient, inputs, CONFIG, out, out, "cpu")
+        return map.write_maps(patient, inputs, Origin(), CONFIG, out, out, "cpu")
 
     first = mapped(3.6)
     shown = nib.nifti1.load(out.native_map(patient)).header

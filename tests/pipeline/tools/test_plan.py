@@ -1,14 +1,19 @@
 """The plan of a run: sizes against exact shapes, times against measured ones, laws, and the command."""
 
+import os
+
 import numpy as np
 import pytest
+from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.models.settings import FEWEST_TO_LEARN_FROM
 from voxout.pipeline.cli.main import main
+from voxout.pipeline.config.cluster_settings import ClusterSettings
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.tools import plan, plan_figures
 from voxout.pipeline.tools.machine_speed import probe_s, slowness
 from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text
+from voxout.pipeline.tools.plan_of_jobs import memory_line, memory_shortage
 from voxout.pipeline.workflow.console import duration
 
 MEASURED = ["models.ensemble.scorers=[ocsvm,derived_features,intensity,extension]"]
@@ -140,6 +145,73 @@ def test_shortages(tmp_path, monkeypatch):
     disk, memory = shortages(stages, tmp_path)
     assert disk.startswith("the disk has 1 MB free, and the run needs about 2.")
     assert memory.startswith("the machine has 1.0 GB of memory, and prepare needs about 3.")
+
+
+def test_on_a_cluster_this_machine_has_no_workers_and_jobs_share_their_memory():
+    """Four subjects at once in a job: four workers of prepare, 1.45 GB each (docs/results.md#preparation)."""
+    heads, config = Heads(20, 5, 5), load_config()
+    here = stages_of(heads, config)
+    there = {s.stage: s for s in plan_run(heads, config, jobs=2, cores=2, on_nodes=8)}
+    assert there["prepare"].wall_s == pytest.approx(here["prepare"].wall_s * 4 / 15), "30 heads by eight, not by two"
+    assert there["prepare"].memory_gb == plan_figures.MAIN_GB < here["prepare"].memory_gb
+    assert [s.stage for s in there.values() if s.worker_gb] == ["prepare", "map", "report"]
+    enough, few = (ClusterSettings(cores=4, memory_gb=gb) for gb in (5.9, 4.0))
+    assert memory_shortage(list(there.values()), enough) is None
+    words = "a job of prepare needs about 5.8 GB of memory for 4 subjects at once, and cluster.memory_gb is 4"
+    shortage = memory_shortage(list(there.values()), few)
+    assert shortage and shortage.startswith(words) and shortage.endswith("Set cluster.memory_gb=6, or cluster.cores=2")
+    assert memory_shortage([there["fit"], there["score"]], few) is None, "these stages have no jobs"
+    assert "prepare 5.8 GB, map 3.5 GB, report 3.2 GB; cluster.memory_gb is 4" in memory_line([*there.values()], few)
+
+
+def test_a_fitted_model_needs_no_fit(tmp_path):
+    manifest = read_manifest(small_cohort(tmp_path / "cohort", controls=2, patients=3, seed=1))
+    heads = Heads.to_map(manifest)
+    assert (heads.train, heads.mapped, heads.total) == (0, 5, 5)
+    stages = stages_of(heads, load_config())
+    assert stages["map"] == stages_of(Heads(40, 2, 3, heads.voxel_mm3), load_config())["map"]
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A stand-in, so that jobs could be submitted."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_a_dry_run_on_a_cluster_checks_the_disk_and_the_memory_of_jobs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("voxout.pipeline.cli.plan.slowness", lambda: 1.0)
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    command = ["run", str(cohort), str(tmp_path / "out"), "--cluster", "slurm", "--dry-run"]
+    settings = ["--set", "cluster.cores=4", "--set", "cluster.jobs=3"]
+    assert main([*command, *settings, "--set", "cluster.memory_gb=8"]) == 0
+    lines = capsys.readouterr().out
+    assert "with 3 jobs of 4 cores as fast as those of this machine" in lines
+    assert "memory of a job with 4 subjects at once: prepare 5.8 GB" in lines and "warning" not in lines
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**6}))
+    assert main([*command, *settings]) == 0
+    lines = capsys.readouterr().out
+    assert "warning: the disk has 1 MB free, and the run needs about" in lines
+    assert lines.count("warning: a job of prepare needs about 5.8 GB") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_too_little_memory_for_jobs_is_told_before_a_run_starts(tmp_path, capsys):
+    """The queueing system refuses the job, so that the run ends with the first stage that needs one."""
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    command = ["run", str(cohort), str(tmp_path / "out"), "--cluster", "slurm", "--set", "cluster.memory_gb=1"]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert "warning: a job of prepare needs about 1.4 GB" in printed.out + printed.err
+    assert "sbatch refused a job" in printed.err
+    assert main([*command, "--set", "cluster.memory_gb=2"]) == 2
+    printed = capsys.readouterr()
+    assert "a job of prepare needs" not in printed.out + printed.err
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
