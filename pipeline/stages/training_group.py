@@ -77,10 +77,11 @@ def train_together(
             raise UserError(problems)
         for rank, code in enumerate(codes):
             if code is not None and code < 0:
+                cause = signal.Signals(-code).name
                 raise MachineError(
-                    f"Training: process {rank + 1} of {len(devices)} was killed ({signal.Signals(-code).name}), mostly "
-                    "out of memory. Run the same command again to continue from the last checkpoint, or use fewer "
-                    "devices."
+                    f"Training: process {rank + 1} of {len(devices)} was killed ({cause}"
+                    f"{', probably out of memory' if cause == 'SIGKILL' else ''}). Run the same command again to "
+                    "continue from the last checkpoint, or use fewer devices."
                 )
         if any(codes):
             raise RuntimeError("\n".join((folder / f"{rank}.txt").read_text() for rank in range(len(devices))))

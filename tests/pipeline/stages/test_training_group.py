@@ -99,7 +99,10 @@ def test_a_killed_process_ends_all_with_one_sentence_and_training_resumes(task):
         if done == 5:
             _processes()[1].send_signal(signal.SIGKILL)
 
-    with pytest.raises(MachineError, match=r"^Training: process 2 of 2 was killed \(SIGKILL\).*continue.*checkpoint"):
+    with pytest.raises(
+        MachineError,
+        match=r"^Training: process 2 of 2 was killed \(SIGKILL, probably out of memory\)\. .*continue.*checkpoint",
+    ):
         train_together(task, TWO, kill, print)
     assert _processes() == {}
     reached = Checkpoint.load(task.out).step
