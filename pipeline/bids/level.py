@@ -10,6 +10,7 @@ from ...data_manifests.cohort.bids_selection import BidsSelection
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest
 from ...data_manifests.errors import Failure, UserError, private, some_of
+from ...data_manifests.user_paths import real
 from ..run import RunOptions, run_pipeline, settings_of_run
 from ..stages.order import APPLIED
 from ..workflow.console import Console
@@ -96,6 +97,11 @@ def run_level(
         manifest = _done_by_participant_level(manifest, OutputFolder(options.out), applies=applies)
     files = {f"{record.key}, {column}": path for record in manifest for column, path in record.files.items()}
     require_place_of_derivatives(call.derivatives, files, call.dataset)
+    if real(call.derivatives).is_relative_to(real(options.out)):
+        raise UserError(
+            f"{private(call.derivatives, 'the output folder')}: lies in the folder of intermediate results, expected "
+            "two separate folders. Choose another --work-dir."
+        )
     run, failures = run_pipeline(replace(options, manifest=manifest), open_console)
     if not options.dry_run:
         claim(call.derivatives)

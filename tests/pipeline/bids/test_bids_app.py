@@ -123,7 +123,7 @@ def applied(finished, clinic, tmp_path_factory) -> tuple[Path, list[subprocess.C
     assert voxout(["model", "pack", str(finished / "work" / "voxout"), str(folder / "model.voxout")]) == 0
     words = [clinic, folder / "out", "participant", "--model", folder / "model.voxout"]
     chosen = ["--bids-filter-file", clinic / "filter.json", "-w", folder / "work"]
-    calls = [bids(*words), bids(*words, *chosen)]
+    calls = [bids(*words, *chosen[2:]), bids(*words, *chosen)]
     words[2] = "group"
     return folder / "out", [*calls, bids(*words, *chosen)]
 
@@ -262,7 +262,9 @@ def test_bad_calls_are_told_in_one_sentence_and_write_nothing(cohort, tmp_path):
     assert "2 is not in the dataset" in sentence(cohort, out, "participant", "--session-label", "2")
     assert "lies inside the dataset" in sentence(cohort, cohort / "out", "participant")
     assert "lies inside the dataset" in sentence(cohort, cohort / "derivatives", "participant")
-    assert not out.exists() and not (cohort / "out").exists()
+    same = sentence(cohort, tmp_path / "voxout", "participant", "-w", tmp_path)
+    assert "lies in the folder of intermediate results" in same
+    assert not any((folder / name).exists() for folder in (tmp_path, cohort) for name in ("out", "voxout"))
 
 
 def test_folders_of_others_are_refused(cohort, tmp_path):

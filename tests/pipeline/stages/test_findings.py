@@ -3,7 +3,7 @@
 import pytest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.evaluation.report.findings import describe
-from voxout.pipeline.cli import main as cli
+from voxout.pipeline.cli import program
 from voxout.pipeline.stages import findings, score
 from voxout.pipeline.workflow.console import Console
 
@@ -52,7 +52,7 @@ def test_at_most_ten_patients_are_told_and_none_in_the_log(tmp_path, monkeypatch
 
     monkeypatch.setattr(score, "load_scores", lambda run: Scores)
     monkeypatch.setattr(findings, "finding_lines", lambda run, scores: [f"sub-{n}: nothing" for n in range(patients)])
-    assert cli._closing(Done, ["report"], (), False) == 0
+    assert program.closing(Done, ["report"], (), False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"report: {Done.out.report}", "scores that are all undefined are left out"
     assert [line for line in lines if line.startswith("sub-")] == [f"sub-{n}: nothing" for n in range(10)]
