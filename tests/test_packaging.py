@@ -51,6 +51,24 @@ def test_setup_lists_every_package():
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "voxout").glob("*.py")} == set(FRONT_DOOR)
 
 
+def test_a_container_is_built_from_what_an_installation_needs_and_no_more():
+    lines = (ROOT / ".containerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    needed = {
+        "requirements.lock",
+        "pyproject.toml",
+        "setup.cfg",
+        "README.md",
+        *config["metadata"]["license_files"].split(),
+    }
+    needed |= {line.partition("=")[2].strip() for line in config["options"]["package_dir"].strip().splitlines()}
+    assert rules[0] == "*" and {rule[1:] for rule in rules if rule.startswith("!")} == needed
+    # docker reads it under this name.
+    assert (ROOT / ".dockerignore").read_text().splitlines() == lines
+
+
 def test_every_package_has_a_docstring():
     for folder in FOLDERS:
         for init in (ROOT / folder).rglob("__init__.py"):
