@@ -211,6 +211,7 @@ def test_too_little_memory_for_jobs_is_told_before_a_run_starts(tmp_path, capsys
     assert main(command) == 2
     printed = capsys.readouterr()
     assert "warning: a job of prepare needs about 1.4 GB" in printed.out + printed.err
+    assert "sbatch refused a job" in printed.err
     assert main([*command, "--set", "cluster.memory_gb=2"]) == 2
     printed = capsys.readouterr()
     assert "a job of prepare needs" not in printed.out + printed.err
