@@ -17,7 +17,7 @@ from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.regression import ConfoundRegression
 from ..confounds.residual_whitening import CrossFittedWhitening, ResidualWhitening
 from ..features.feature_store import ReadFeatures
-from ..features.subsets import Subsets
+from ..features.subsets import Subsets, evenly_spaced
 from ..features.whitening import Whitening
 from ..ocsvm.blocks import in_order, read_block
 from ..ocsvm.dual import thread_count
@@ -37,6 +37,11 @@ class ScorerParts(Protocol):
     @property
     def diagonal(self) -> bool:
         """Whether the features are scaled one by one, by their standard deviations."""
+        ...
+
+    @property
+    def most_controls(self) -> int:
+        """Largest number of controls that `fit` needs; of more, evenly spaced ones are taken."""
         ...
 
     def fit(self, features: np.ndarray, first: int) -> Any:
@@ -148,6 +153,7 @@ class _Block:
         block = read_block(self.features, first, self.first + stop).astype(np.float32, copy=False)
         for subset, (whitening, confounds) in enumerate(zip(self.whitenings, self.subsets.confounds, strict=True)):
             inside, outside = self.subsets.place(subset)
+            inside = inside[evenly_spaced(len(inside), self.parts.most_controls)]
             places = np.concatenate([inside, outside])
             controls = self.subsets.order[places]
             white = whitening.part(slice(start, stop)).apply(block, places, confounds[controls])

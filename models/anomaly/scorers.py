@@ -145,6 +145,7 @@ class DistanceParts:
     direction: Direction = "both"
     whitened: bool = field(default=True, init=False)
     diagonal: bool = field(default=False, init=False)
+    most_controls: int = field(default=0, init=False)
 
     def fit(self, features: np.ndarray, first: int) -> None:
         """Do nothing."""
@@ -169,16 +170,14 @@ class SvmParts:
     def __init__(self, settings: DetectorSettings, dimension: int):
         self.whitened = settings.latent_scaling != "raw"
         self.diagonal = settings.latent_scaling == "standardised"
+        self.most_controls = MOST_CONTROLS_OF_A_DETECTOR
         self._settings = settings
         self._gamma = checked_gamma(settings.gamma, dimension)
         self._precision: Precision = _PRECISION
         self._growing = GrowingArrays(dimension, self._precision)
 
     def fit(self, features: np.ndarray, first: int) -> DetectorField:
-        """Fit the detectors of n voxels on features (S, n, d), or on 400 evenly spaced ones of more."""
-        n_controls = len(features)
-        if n_controls > MOST_CONTROLS_OF_A_DETECTOR:
-            features = features[np.linspace(0, n_controls - 1, MOST_CONTROLS_OF_A_DETECTOR).astype(np.int64)]
+        """Fit the detectors of n voxels on features (S, n, d)."""
         arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first)
         return self._field(arrays)
 

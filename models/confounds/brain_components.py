@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..features.extractors import Features
+from ..features.subsets import evenly_spaced
 from ..settings import PARTICIPANTS_PER_COMPONENT
 from ..tensor_file import opened_tensors, write_tensors
 
@@ -107,7 +108,7 @@ def sampled(features: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
     Values outside the subject's brain mask `inside` (P,) are NaN, i.e. missing.
     """
-    index = np.linspace(0, len(features) - 1, min(_SAMPLED_VOXELS, len(features))).astype(np.int64)
+    index = evenly_spaced(len(features), _SAMPLED_VOXELS)
     return np.where(inside[index, None], features[index], np.nan).astype(np.float32)
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from ..edits.edited_controls import EDITS, EditedControls
+from ..edits.edited_controls import EDITS, EditedControls, Unedited
 from ..edits.families import SHAM
 from .patch_shape import Patches, PatchShape
 
@@ -92,12 +92,21 @@ def draw_edited_patches(
         Called after each copy.
     """
     per_edit = min(_PATCHES_OF_EDIT, max(1, _most_patches(controls, patch_shapes) // (len(pairs) * EDITS)))
-    parts = []
+    copies: dict[int, list[int]] = {}
+    for copy, index in pairs:
+        copies.setdefault(index, []).append(copy)
+
+    def of_control(index: int) -> dict[tuple[int, int], EditedPatches]:
+        control = controls.unedited(index)
+        return {(copy, index): _of_copy(controls, control, copy, patch_shapes, per_edit) for copy in copies[index]}
+
+    parts: dict[tuple[int, int], EditedPatches] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        for part in pool.map(lambda pair: _of_copy(controls, pair, patch_shapes, per_edit), pairs):
-            parts.append(part)
-            step()
-    return EditedPatches.joined(parts, device)
+        for found in pool.map(of_control, copies):
+            parts |= found
+            for _ in found:
+                step()
+    return EditedPatches.joined([parts[pair] for pair in pairs], device)
 
 
 def _most_patches(controls: EditedControls, patch_shapes: tuple[PatchShape, ...]) -> int:
@@ -106,12 +115,12 @@ def _most_patches(controls: EditedControls, patch_shapes: tuple[PatchShape, ...]
 
 
 def _of_copy(
-    controls: EditedControls, pair: tuple[int, int], patch_shapes: tuple[PatchShape, ...], per_edit: int
+    controls: EditedControls, control: Unedited, copy: int, patch_shapes: tuple[PatchShape, ...], per_edit: int
 ) -> EditedPatches:
-    (copy, index), store = pair, controls.store
-    channels, drawn = controls.draw(controls.unedited(index), copy)
+    index, store = control.index, controls.store
+    channels, drawn = controls.draw(control, copy)
     volumes = torch.from_numpy(channels[None, controls.channels.index(store.channels)])
-    inside = store.grid.brain_mask & store.inside[store.index([controls.keys[index]])[0]]
+    inside = store.grid.brain_mask & control.brain_mask.voxels
     random = np.random.default_rng([controls.seed, index, copy, 1])
     voxels, is_edited = [np.zeros((0, 3), np.int64)], []
     for number, family in enumerate(drawn.families, 1):

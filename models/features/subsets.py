@@ -7,6 +7,11 @@ from functools import cached_property
 import numpy as np
 
 
+def evenly_spaced(number: int, most: int) -> np.ndarray:
+    """Choose at most `most` of so many items: their indices, in ascending order, each once."""
+    return np.linspace(0, number - 1, min(number, most)).astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Subsets:
     """Subsets of the controls on which a model is fitted: all controls without one fold, and last all of them.

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import ReadFeatures
+from ..features.subsets import evenly_spaced
 from ..ocsvm.blocks import in_order
 from ..ocsvm.dual import in_threads, thread_count
 from ..tensor_file import another_mask_error, opened_tensors, write_tensors
@@ -84,8 +85,7 @@ class Samples:
             Number of threads; one per core if None.
         """
         blocks = Blocks(mask)
-        most = min(len(participants), _PATCHES)
-        controls = np.unique(np.linspace(0, len(participants) - 1, most).astype(np.int64))
+        controls = evenly_spaced(len(participants), _PATCHES)
         controls = controls[np.argsort(participants[controls], kind="stable")]
         fewest = len(controls) - max((np.isin(controls, fold).sum() for fold in folds), default=0)
         size = len(controls), len(blocks.corners), _per_control(int(fewest)), features([0]).shape[2]
@@ -110,7 +110,7 @@ class Samples:
         factors = np.zeros((n_blocks, d, d), np.float32)
         # As many patches whatever the number of controls: more of them would be closer to any patch.
         each = _per_control(len(places))
-        places = places[np.linspace(0, len(places) - 1, min(len(places), -(-_PATCHES // each))).astype(np.int64)]
+        places = places[evenly_spaced(len(places), -(-_PATCHES // each))]
         own_participants = self.participants[places]
         floor = _SMALLEST_VARIANCE * float(self.variances[places].mean())
         fewest = min(FEWEST_PARTICIPANTS, len(np.unique(own_participants)))

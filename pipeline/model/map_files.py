@@ -121,11 +121,11 @@ def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
         shown = scale.low, scale.high
     write_volume(path, volume, intent=intent, shown=shown)
     sidecar = beside(path, ".json")
-    columns = {
-        name: {"Description": text} | ({"Units": of} if of else {}) for name, (text, of) in LABEL_COLUMNS.items()
-    }
     about = {"Description": description, "Units": unit} | _about(path, context)
-    write_json(sidecar, about | (columns if kind == "clusters_dseg" else {}))
+    if kind == "clusters_dseg":
+        for name, (text, of) in LABEL_COLUMNS.items():
+            about[name] = {"Description": text} | ({"Units": of} if of else {})
+    write_json(sidecar, about)
     return [path, sidecar]
 
 

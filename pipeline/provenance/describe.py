@@ -31,7 +31,7 @@ _WITHOUT_RECORD = {
     "records/attempts": "state of each subject in each stage (`voxout status`)",
     BUILDING: "results that are being built, or of an interrupted run",
     SCRATCH: "temporary files of a run",
-    SET_ASIDE: "files that somebody changed after voxout wrote them, or put in the place of a result",
+    SET_ASIDE: "files that were changed after voxout wrote them, or put in the place of a result",
 }
 _Owner = tuple[StageRecord, SubjectRecord | None]
 

@@ -7,9 +7,8 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.open_file import file_hash
-from ..config.config import Config
-from ..config.diff import flat_settings
 from ..workflow import attempts
+from ..workflow.origin import other_than_default
 from ..workflow.records import StageRecord
 from ..workflow.stage_titles import STAGE_TITLES
 from .description import Description, Input
@@ -75,11 +74,14 @@ def of_record(
 
 def _settings_of_stage(record: StageRecord) -> dict[str, Any]:
     """Return the settings among the inputs that differ from the defaults of this version."""
-    defaults = flat_settings(Config().model_dump(mode="json"))
-    given = {name: value for name, value in record.inputs.items() if name.startswith("settings.")}
     # The seed of the preparation is not that of the run.
-    changed = (name for name, value in given.items() if name != "settings.seed" and defaults.get(name) != value)
-    return {name.removeprefix("settings."): given[name] for name in changed}
+    return other_than_default(
+        {
+            name: value
+            for name, value in record.inputs.items()
+            if name.startswith("settings.") and name != "settings.seed"
+        }
+    )
 
 
 def _inputs(record: StageRecord, out: OutputFolder, subject: SubjectRecord | None) -> list[Input]:

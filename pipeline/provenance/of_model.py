@@ -51,11 +51,11 @@ def with_model(folder: Description, out: OutputFolder) -> Description:
         loaded = AnomalyModel.load(out, fitted.config, "cpu").with_stored_threshold(out)
     except UserError as error:
         return replace(folder, notes=(*folder.notes, *map(without_names, error.problems)))
-    about = about_model(out, loaded)
+    about, checksums = about_model(out, loaded), checksums_of(out)
     return replace(
         folder,
-        state=f"its model is as fit wrote it ({len(checksums_of(out))} files); maps name it as Fit {fit_identity(out)}",
+        state=f"its model is as fit wrote it ({len(checksums)} files); maps name it as Fit {fit_identity(out)}",
         model=model_facts(loaded, about),
-        checksums=checksums_of(out),
+        checksums=checksums,
         model_card=model_card(loaded, about, None),
     )

@@ -51,9 +51,13 @@ class Origin:
 
 def changed_settings(config: Config) -> dict[str, Any]:
     """Return the settings that differ from the defaults, as ``{"models.detector.nu": 0.05}``."""
+    return other_than_default(flat_settings(config.model_dump(mode="json")))
+
+
+def other_than_default(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some flat settings that differ from the defaults of this version, without the prefix."""
     defaults = flat_settings(Config().model_dump(mode="json"))
-    given = flat_settings(config.model_dump(mode="json"))
-    return {name.removeprefix("settings."): value for name, value in given.items() if value != defaults[name]}
+    return {name.removeprefix("settings."): value for name, value in given.items() if value != defaults.get(name)}
 
 
 @functools.cache

@@ -7,7 +7,6 @@ import pytest
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.models.settings import FEWEST_TO_LEARN_FROM
-from voxout.pipeline import run
 from voxout.pipeline.cli.main import main
 from voxout.pipeline.config.cluster_settings import ClusterSettings
 from voxout.pipeline.config.config import load_config
@@ -16,7 +15,6 @@ from voxout.pipeline.tools.machine_speed import probe_s, slowness
 from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text
 from voxout.pipeline.tools.plan_of_jobs import memory_line, memory_shortage
 from voxout.pipeline.workflow.console import duration
-from voxout.pipeline.workflow.engine import Engine
 
 MEASURED = ["models.ensemble.scorers=[ocsvm,derived_features,intensity,extension]"]
 """Scorers of the runs that were measured."""
@@ -202,10 +200,9 @@ def test_a_dry_run_on_a_cluster_checks_the_disk_and_the_memory_of_jobs(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("sbatch")
-def test_too_little_memory_for_jobs_is_told_before_a_run_starts(tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("sbatch", "warm_workers")
+def test_too_little_memory_for_jobs_is_told_before_a_run_starts(tmp_path, capsys):
     """The queueing system refuses the job, so that the run ends with the first stage that needs one."""
-    monkeypatch.setattr(run, "Engine", Engine)  # other tests may have put workers of this machine in its place
     cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
     command = ["run", str(cohort), str(tmp_path / "out"), "--cluster", "slurm", "--set", "cluster.memory_gb=1"]
     assert main(command) == 2
