@@ -277,7 +277,7 @@ def test_files_without_a_record_of_their_own(out, tmp_path):
     out.log.touch()
     (out.root / "set-aside").mkdir()
     assert describe(out.log).holds == "messages of all commands in this folder"
-    assert describe(out.root / "set-aside").holds.startswith("files that somebody changed")
+    assert describe(out.root / "set-aside").holds.startswith("files that were changed after")
     volume = Volume(np.zeros((2, 2, 2), np.float32), Grid((2, 2, 2), np.eye(4)))
     write_volume(tmp_path / "atlas.nii.gz", volume, description=MARK)
     assert describe(tmp_path / "atlas.nii.gz").command == "voxout native"
