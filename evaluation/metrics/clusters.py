@@ -139,16 +139,23 @@ def ranked(
     numbers = np.arange(1, len(boxes) + 1)
     if not len(numbers):
         return (), labels.astype(np.int32)
+    # Few voxels of a map belong to clusters, and the functions of ndimage sort all that they are given.
+    place = np.flatnonzero(labels)
+    own = labels.ravel()[place]
 
-    def per_cluster(measure, voxels: np.ndarray) -> np.ndarray:
-        return np.asarray(measure(voxels, labels, numbers), dtype=np.float64)
+    def of_clusters(volume: Volume) -> np.ndarray:
+        return volume.voxels.ravel()[place]
 
-    peaks = per_cluster(ndimage.maximum, map.voxels)
-    means = per_cluster(ndimage.mean, map.voxels.astype(np.float64))
-    sizes = np.bincount(labels.ravel(), minlength=len(numbers) + 1)[1:]
-    peak_index = np.array(ndimage.maximum_position(map.voxels, labels, numbers))
-    peaks_mm = peak_index @ map.affine[:3, :3].T + map.affine[:3, 3]
-    shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
+    def per_cluster(measure, values: np.ndarray) -> np.ndarray:
+        return np.asarray(measure(values, own, numbers), dtype=np.float64)
+
+    scores = of_clusters(map)
+    peaks = per_cluster(ndimage.maximum, scores)
+    means = per_cluster(ndimage.mean, scores.astype(np.float64))
+    sizes = np.bincount(own, minlength=len(numbers) + 1)[1:]
+    highest = place[np.ravel(ndimage.maximum_position(scores, own, numbers))]
+    peaks_mm = np.stack(np.unravel_index(highest, labels.shape), axis=1) @ map.affine[:3, :3].T + map.affine[:3, 3]
+    shares = per_cluster(ndimage.mean, of_clusters(lesion_mask).astype(np.float64)) if lesion_mask is not None else None
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)
     rank_of[order + 1] = numbers
