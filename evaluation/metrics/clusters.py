@@ -153,8 +153,7 @@ def ranked(
     peaks = per_cluster(ndimage.maximum, scores)
     means = per_cluster(ndimage.mean, scores.astype(np.float64))
     sizes = np.bincount(own, minlength=len(numbers) + 1)[1:]
-    highest = place[np.ravel(ndimage.maximum_position(scores, own, numbers))]
-    peaks_mm = np.stack(np.unravel_index(highest, labels.shape), axis=1) @ map.affine[:3, :3].T + map.affine[:3, 3]
+    peaks_mm = highest_voxels(map.voxels, labels, numbers) @ map.affine[:3, :3].T + map.affine[:3, 3]
     shares = per_cluster(ndimage.mean, of_clusters(lesion_mask).astype(np.float64)) if lesion_mask is not None else None
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)
@@ -172,6 +171,13 @@ def ranked(
         for rank, i in enumerate(order, start=1)
     )
     return clusters, rank_of[labels]
+
+
+def highest_voxels(scores: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the index of the highest score of each labelled set of voxels, (n, 3)."""
+    place = np.flatnonzero(labels)
+    highest = ndimage.maximum_position(scores.ravel()[place], labels.ravel()[place], numbers)
+    return np.stack(np.unravel_index(place[np.ravel(highest)], labels.shape), axis=1)
 
 
 def _positions(cluster: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:
