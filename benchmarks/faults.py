@@ -179,7 +179,7 @@ CASES = (
             ("CHANGED",),
         )
         for stage, setting in (
-            ("run", "--set models.guidance.nu=0.01"),
+            ("run", "--set 'models.ensemble.covariates=[sex]'"),
             ("fit", "--set 'models.ensemble.covariates=[sex]'"),
             ("report", "--runs x=/nonexistent"),
         )

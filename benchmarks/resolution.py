@@ -30,8 +30,6 @@ from voxout.pipeline.workflow.records import StageRecord
 TRAIN = 16
 PRESETS = {"2 mm (default)": "default", "1 mm (fine-1mm)": "fine-1mm"}
 SEED = 0
-NU = 0.2
-"""nu of the guidance; 16 controls are too few for the default."""
 _FIGURES = ("average_precision", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 
 
@@ -50,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stage in stages:
             command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(options.out / preset)]
             command += ["--preset", preset, "--seed", str(SEED), "--jobs", str(options.jobs)]
-            command += ["--set", f"models.guidance.nu={NU}"]
             code = subprocess.run(command, check=False).returncode
             if code not in (0, 3):
                 return code

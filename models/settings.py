@@ -85,7 +85,8 @@ class GuidanceSettings(Section):
     steps): a detector cannot find what the latents do not encode. The first co-located batches alone raise the error
     by two fifths, without any guidance."""
     nu: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """nu of these one-class SVMs. They are fitted on m controls, half of those of a voxel, and need nu * m >= 1."""
+    """nu of these one-class SVMs. They are fitted on m controls, half of those of a voxel; a nu below 1/m is raised to
+    it, so that there can be an outlier."""
     gamma: Gamma = "scale"
     """Coefficient of their RBF kernel: a number, `scale` (1/(d variance)), `auto` (1/d), or per dimension, as
     `0.1/d`. On handwritten digits `scale` is worse than a fixed number; on brains the two were not compared at the

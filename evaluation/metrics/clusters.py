@@ -139,16 +139,22 @@ def ranked(
     numbers = np.arange(1, len(boxes) + 1)
     if not len(numbers):
         return (), labels.astype(np.int32)
+    # Few voxels of a map belong to clusters, and the functions of ndimage sort all that they are given.
+    place = np.flatnonzero(labels)
+    own = labels.ravel()[place]
 
-    def per_cluster(measure, voxels: np.ndarray) -> np.ndarray:
-        return np.asarray(measure(voxels, labels, numbers), dtype=np.float64)
+    def of_clusters(volume: Volume) -> np.ndarray:
+        return volume.voxels.ravel()[place]
 
-    peaks = per_cluster(ndimage.maximum, map.voxels)
-    means = per_cluster(ndimage.mean, map.voxels.astype(np.float64))
-    sizes = np.bincount(labels.ravel(), minlength=len(numbers) + 1)[1:]
-    peak_index = np.array(ndimage.maximum_position(map.voxels, labels, numbers))
-    peaks_mm = peak_index @ map.affine[:3, :3].T + map.affine[:3, 3]
-    shares = per_cluster(ndimage.mean, lesion_mask.voxels.astype(np.float64)) if lesion_mask is not None else None
+    def per_cluster(measure, values: np.ndarray) -> np.ndarray:
+        return np.asarray(measure(values, own, numbers), dtype=np.float64)
+
+    scores = of_clusters(map)
+    peaks = per_cluster(ndimage.maximum, scores)
+    means = per_cluster(ndimage.mean, scores.astype(np.float64))
+    sizes = np.bincount(own, minlength=len(numbers) + 1)[1:]
+    peaks_mm = highest_voxels(map.voxels, labels, numbers) @ map.affine[:3, :3].T + map.affine[:3, 3]
+    shares = per_cluster(ndimage.mean, of_clusters(lesion_mask).astype(np.float64)) if lesion_mask is not None else None
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)
     rank_of[order + 1] = numbers
@@ -165,6 +171,13 @@ def ranked(
         for rank, i in enumerate(order, start=1)
     )
     return clusters, rank_of[labels]
+
+
+def highest_voxels(scores: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the index of the highest score of each labelled set of voxels, (n, 3)."""
+    place = np.flatnonzero(labels)
+    highest = ndimage.maximum_position(scores.ravel()[place], labels.ravel()[place], numbers)
+    return np.stack(np.unravel_index(place[np.ravel(highest)], labels.shape), axis=1)
 
 
 def _positions(cluster: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:

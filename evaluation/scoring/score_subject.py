@@ -1,13 +1,13 @@
 """Scoring of one anomaly map against one lesion mask; cohort metrics are computed from the results."""
 
 import numpy as np
-from scipy import ndimage
 
 from ...data_manifests.errors import SubjectError
 from ...data_manifests.images.volume import Volume
 from ...data_manifests.terms import Group
 from ..metrics import voxel_metrics as vm
 from ..metrics.bootstrap import Estimate
+from ..metrics.clusters import highest_voxels
 from ..metrics.components import Lesions, find_lesions
 from ..metrics.lesion_metrics import cluster_curve
 from ..settings import EvaluationSettings
@@ -178,8 +178,7 @@ def _peaks_mm(found: Lesions, scores: np.ndarray, map: Volume) -> np.ndarray:
     numbers = [lesion.number for lesion in found.lesions]
     if not numbers:
         return np.zeros((0, 3))
-    index = np.array(ndimage.maximum_position(scores, found.labels, numbers))
-    return index @ map.affine[:3, :3].T + map.affine[:3, 3]
+    return highest_voxels(scores, found.labels, numbers) @ map.affine[:3, :3].T + map.affine[:3, 3]
 
 
 def _lesion_scores(

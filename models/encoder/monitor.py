@@ -13,7 +13,7 @@ from ..settings import GuidanceSettings, resolve_gamma
 from .checkpoint import TrainingRow
 from .network import PatchAutoEncoder, PatchEncoder
 from .patch_shape import Patches
-from .schedule import support_size
+from .schedule import guidance_nu, support_size
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class TrainingMonitor:
         if self.together is None:
             return None, None, None
         latents = encoder(self.together).double()
-        m = support_size(latents.shape[1])
+        m, nu = support_size(latents.shape[1]), guidance_nu(self.guidance.nu, latents.shape[1])
         gamma = resolve_gamma(self.guidance.gamma, latents.shape[-1])
-        solution = solve_dual(latents[:, :m], nu=self.guidance.nu, gamma=gamma)
+        solution = solve_dual(latents[:, :m], nu=nu, gamma=gamma)
         kernel = 1 + centred_kernel(latents[:, m:], latents[:, :m], solution.gamma)
         decision = (kernel @ solution.dual_coef[:, :, None])[..., 0] - solution.offset[:, None]
-        loss = torch.relu(-decision).sum(dim=1) / self.guidance.nu
+        loss = torch.relu(-decision).sum(dim=1) / nu
         return loss.mean().item(), (decision < 0).double().mean().item(), kernel.mean().item()
 
 

@@ -12,6 +12,8 @@ SUPPORT_SHARE = 0.5
 """Fraction of a voxel's controls that the one-class SVM is fitted on; the guidance loss is computed on the others."""
 _EXPANDER_ONLY_SHARE = 0.5
 """Fraction of the guided steps with the expander only, before expander and compactor."""
+_FEWEST = 3
+"""Fewest controls at a voxel for guided steps: two to fit the one-class SVM on, and one held back."""
 FEWEST_FOR_CONTRAST = 10
 """Fewest controls at a voxel for the contrast term: eight for mean and covariance, and two held back."""
 _UNGUIDED_SHARE = 0.05
@@ -87,21 +89,17 @@ def uses_contrast(settings: ModelSettings) -> bool:
     return settings.contrast.weight > 0 and settings.training.guided_steps > 0
 
 
-def fewest_controls(settings: ModelSettings) -> int:
-    """Smallest number of controls at a voxel for guided steps, such that nu * m >= 1; 0 without guided steps.
+def guidance_nu(nu: float, n_controls: int) -> float:
+    """Return nu of the guidance with this number of controls at a voxel (at least 3): raised to 1/m where it is less.
 
-    With nu * m < 1, the one-class SVM allows no outlier among the controls it is fitted on.
+    With nu * m < 1, the one-class SVM would allow no outlier among the m controls that it is fitted on.
     """
-    guidance = settings.guidance
-    if not Schedule.from_settings(settings).guided_steps:
-        return 0
-    if guidance.weight == 0:
-        return 3
-    # Start near the solution, so that the loop is short for a small nu too.
-    needed = max(3, math.floor((1 / guidance.nu - 1) / SUPPORT_SHARE))
-    while guidance.nu * support_size(needed) < 1 - 1e-9:
-        needed += 1
-    return needed
+    return max(nu, 1 / support_size(n_controls))
+
+
+def fewest_controls(settings: ModelSettings) -> int:
+    """Smallest number of controls at a voxel for guided steps; 0 without guided steps."""
+    return _FEWEST if Schedule.from_settings(settings).guided_steps else 0
 
 
 def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
@@ -118,17 +116,11 @@ def require_enough_controls(n_train: int, settings: ModelSettings) -> None:
             f"Contrast with edits: found {counted(n_train, 'training control')}, expected at least "
             f"{FEWEST_FOR_CONTRAST}. Add controls, or set models.contrast.weight to 0."
         )
-    guidance, limit, needed = settings.guidance, settings.training.controls_per_voxel, fewest_controls(settings)
-    if min(n_train, limit) >= needed:
-        return
-    found, remedy = counted(n_train, "training control"), "Add controls"
-    if n_train > limit:
-        found, remedy = f"models.training.controls_per_voxel = {limit}", "Raise it"
-    raise UserError(
-        f"Guidance with nu = {guidance.nu:g}: found {found}, expected at least {needed} (nu*m >= 1, with m half of "
-        f"them). {remedy}, raise models.guidance.nu, or set models.guidance.weight and "
-        "models.training.siamese_weight to 0."
-    )
+    if n_train < (needed := fewest_controls(settings)):
+        raise UserError(
+            f"Guidance: found {counted(n_train, 'training control')}, expected at least {needed}. Add controls, or set "
+            "models.guidance.weight and models.training.siamese_weight to 0."
+        )
 
 
 def controls_for(counts: np.ndarray, settings: ModelSettings) -> int:

@@ -40,7 +40,7 @@ from .monitor import TrainingMonitor, require_no_collapse
 from .network import PatchAutoEncoder, patch_shapes_of
 from .processes import ALONE, Processes
 from .samplers import MONITOR, NORMS, ColocatedPatches, MixedPatches, controls_at_voxels, volumes_on
-from .schedule import Schedule, controls_for, require_enough_controls, support_size, uses_contrast
+from .schedule import Schedule, controls_for, guidance_nu, require_enough_controls, support_size, uses_contrast
 
 MONITOR_EVERY = 50
 """Steps between rows of the history."""
@@ -318,9 +318,8 @@ class _Training:
             support = support_size(self.colocated.n_subjects)
             gamma = resolve_gamma(guidance.gamma, self.settings.encoder.latent_size)
             fitted, held_back = latents[:, :support], latents[:, support:]
-            per_voxel = guidance_loss(
-                fitted, held_back, nu=guidance.nu, gamma=gamma, expander=expander, compactor=compactor
-            )
+            nu = guidance_nu(guidance.nu, self.colocated.n_subjects)
+            per_voxel = guidance_loss(fitted, held_back, nu=nu, gamma=gamma, expander=expander, compactor=compactor)
             loss = loss + self.guidance_weight * per_voxel.mean().to(loss.dtype)
         if kappa > 0:
             # The controls of a voxel are in random order, so neighbours are random pairs.

@@ -122,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
     adapt.set_defaults(command="adapt-scanner")
     _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
+    _add_bundle(commands.add_parser("bundle", help="write a model as a MONAI bundle, or take it out of one"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")
     remove.description = (
         "Delete the prepared images, latents, maps, pages and scores of subjects, but no input. What was made of all "
@@ -173,6 +174,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     show.add_argument("file", type=_path, metavar="FILE", help="packed model")
     for action, name in ((pack, "pack"), (unpack, "unpack"), (show, "show")):
         action.set_defaults(command="model", action=name)
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.description = "A fitted model as a MONAI bundle, which `python -m monai.bundle run` runs (docs/bundle.md)."
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    export = actions.add_parser("export", help="write a model as a MONAI bundle")
+    export.add_argument(
+        "model", type=_path, metavar="MODEL", help="output folder of a run, or a packed model (.voxout)"
+    )
+    export.add_argument("bundle", type=_path, metavar="BUNDLE", help="new folder")
+    export.add_argument("--licence", metavar="TEXT", help="licence of the model, for its card: 'CC BY 4.0'")
+    taken = actions.add_parser("import", help="take the model out of a bundle; nothing of it is run")
+    taken.add_argument("bundle", type=_path, metavar="BUNDLE", help="folder that `voxout bundle export` wrote")
+    taken.add_argument("folder", type=_path, metavar="FOLDER", help="new folder, to be used like that of a run")
+    for action, name in ((export, "export"), (taken, "import")):
+        action.set_defaults(command="bundle", action=name)
 
 
 def _add_native(parser: argparse.ArgumentParser) -> None:

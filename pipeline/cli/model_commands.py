@@ -1,4 +1,4 @@
-"""Commands on fitted models: adapt to another scanner, pack, unpack, show."""
+"""Commands on fitted models: adapt to another scanner, pack, unpack, show, write as a MONAI bundle."""
 
 import argparse
 import sys
@@ -60,4 +60,15 @@ def pack_model(folder: Path, file: Path, licence: str | None = None) -> int:
     size = file.stat().st_size
     write_line(f"{file}: {size / 1e6:.1f} MB (the folder: {packed.before / 1e6:.1f} MB)", sys.stdout)
     write_line(f"SHA-256: {file_hash(file)}", sys.stdout)
+    return DONE
+
+
+def bundle(options: argparse.Namespace) -> int:
+    """Write a model as a MONAI bundle, or take it out of one."""
+    from ..bundle.export import export_bundle, import_bundle
+
+    if options.action == "export":
+        write_line(str(export_bundle(options.model, options.bundle, options.licence)), sys.stdout)
+    else:
+        write_line(str(import_bundle(options.bundle, options.folder).root), sys.stdout)
     return DONE

@@ -17,7 +17,7 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, plain_errors, private
 from ...data_manifests.images.volume import Volume, read_grid, read_mask, write_volume
 from ...evaluation.scoring.operating_point import StoredPoint
-from ...models.anomaly.ensemble import Ensemble
+from ...models.anomaly.ensemble import Ensemble, Prediction
 from ...models.encoder.checkpoint import Checkpoint
 from ...models.features.source import FeatureSource
 from ...preprocessing.intensity.channels import Channels
@@ -29,6 +29,7 @@ from ..config.config import Config
 from ..workflow.records import file_fingerprint
 from ..workflow.stage_inputs import fit_identity
 from .anomaly_map import AnomalyMap
+from .prepared_scan import PreparedScan
 
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
@@ -133,53 +134,33 @@ class AnomalyModel:
         """Number of healthy scans of another scanner that it was adapted to; None if it was not adapted."""
         return self.ensemble.scanner.controls if self.ensemble.scanner is not None else None
 
-    def map_prepared(self, subject: SubjectRecord, out: OutputFolder, *, jobs: int | None = None) -> AnomalyMap:
-        """Map a subject that was prepared into an output folder.
+    def prepare(self, subject: SubjectRecord, out: OutputFolder) -> PreparedScan:
+        """Prepare a subject into an output folder, as the training controls were.
 
-        Parameters
-        ----------
-        subject : SubjectRecord
-        out : OutputFolder
-        jobs : int, optional
-            Threads; one per core by default.
+        Raises
+        ------
+        SubjectError
+            As `prepare_subject`.
+        """
+        quality = prepare_subject(subject, self.config.preprocessing, out)
+        # The file of an image in memory is temporary.
+        own = {name: path for name, path in subject.images.items() if not path.is_relative_to(out.root)}
+        scans = {name: file_fingerprint(path) for name, path in own.items()}
+        return replace(self.read_prepared(subject, out), warnings=tuple(quality.reasons), scans=scans)
+
+    def read_prepared(self, subject: SubjectRecord, out: OutputFolder) -> PreparedScan:
+        """Read a subject that was prepared into an output folder.
 
         Raises
         ------
         UserError
             A prepared file is missing or damaged.
         """
-        grid = self.mask.grid
-        channels, brain = self.read_prepared(subject, out)
-        # A score exists where the model has a detector and the subject has brain.
-        prediction = self.ensemble.predict(channels, self.mask.transform(brain.voxels), subject, jobs=jobs)
-        coverage = brain.with_voxels(self.mask.inverse_transform(prediction.inside))
-        template_map = Volume(self.mask.inverse_transform(prediction.z), grid)
+        channels, brain = self.read_channels(subject, out)
         transform = TemplateTransform.load(out.transform_folder(subject))
-        native = read_grid(subject.images["t1w"])
-        native_map, native_coverage = transform.scores_to_native(template_map, coverage, native)
-        ensemble_sd = None
-        if prediction.ensemble_sd is not None:
-            on_template = Volume(self.mask.inverse_transform(prediction.ensemble_sd), grid)
-            ensemble_sd, _ = transform.scores_to_native(on_template, coverage, native)
-        return AnomalyMap(
-            key=subject.key,
-            z_map=native_map.with_voxels(native_map.voxels.astype(np.float32)),  # as it is stored
-            coverage=native_coverage,
-            template_z_map=template_map,
-            template_coverage=coverage,
-            ensemble_sd=ensemble_sd,
-            threshold=self.threshold,
-            warnings=self.ensemble.confounds.covariates.warnings(subject),
-            _config=self.config,
-            _operating_point=self.operating_point,
-            _why_no_threshold=self.why_no_threshold,
-            _transform=transform,
-            _template_brain=brain,
-            _model=self.identity,
-            _adapted_on=self.adapted_on,
-        )
+        return PreparedScan(subject, channels, brain, transform, read_grid(subject.images["t1w"]))
 
-    def read_prepared(self, subject: SubjectRecord, out: OutputFolder) -> tuple[np.ndarray, Volume]:
+    def read_channels(self, subject: SubjectRecord, out: OutputFolder) -> tuple[np.ndarray, Volume]:
         """Read the channels (C, X, Y, Z) and the brain mask of a subject that was prepared into an output folder.
 
         Raises
@@ -189,6 +170,40 @@ class AnomalyModel:
         """
         prepared = PreparedImages.from_record(subject, out, self.config.preprocessing.modalities)
         return self.source.channels.read(prepared, self.mask.grid), prepared.read_brain_mask(self.mask.grid)
+
+    def score(self, scan: PreparedScan, *, jobs: int | None = None) -> Prediction:
+        """Score a prepared scan at each voxel of `mask` that it covers; `jobs`: threads, one per core by default."""
+        inside = self.mask.transform(scan.brain.voxels)
+        return self.ensemble.predict(scan.channels, inside, scan.subject, jobs=jobs)
+
+    def map_of(self, scan: PreparedScan, prediction: Prediction) -> AnomalyMap:
+        """Bring the scores of a prepared scan to its own grid."""
+        # A score exists where the model has a detector and the subject has brain.
+        coverage = scan.brain.with_voxels(self.mask.inverse_transform(prediction.inside))
+        template_map = Volume(self.mask.inverse_transform(prediction.z), self.mask.grid)
+        native_map, native_coverage = scan.transform.scores_to_native(template_map, coverage, scan.grid)
+        ensemble_sd = None
+        if prediction.ensemble_sd is not None:
+            on_template = Volume(self.mask.inverse_transform(prediction.ensemble_sd), self.mask.grid)
+            ensemble_sd, _ = scan.transform.scores_to_native(on_template, coverage, scan.grid)
+        return AnomalyMap(
+            key=scan.subject.key,
+            z_map=native_map.with_voxels(native_map.voxels.astype(np.float32)),  # as it is stored
+            coverage=native_coverage,
+            template_z_map=template_map,
+            template_coverage=coverage,
+            ensemble_sd=ensemble_sd,
+            threshold=self.threshold,
+            warnings=(*scan.warnings, *self.ensemble.confounds.covariates.warnings(scan.subject)),
+            _config=self.config,
+            _operating_point=self.operating_point,
+            _why_no_threshold=self.why_no_threshold,
+            _transform=scan.transform,
+            _template_brain=scan.brain,
+            _model=self.identity,
+            _adapted_on=self.adapted_on,
+            _scans=scan.scans,
+        )
 
     def predict(
         self,
@@ -253,13 +268,8 @@ class AnomalyModel:
                     age=age,
                     sex=sex,
                 )
-            out = OutputFolder(Path(folder))
-            quality = prepare_subject(subject, self.config.preprocessing, out)
-            found = self.map_prepared(subject, out, jobs=jobs)
-            # The file of an image in memory is temporary.
-            own = {name: path for name, path in subject.images.items() if not path.is_relative_to(folder)}
-            scans = {name: file_fingerprint(path) for name, path in own.items()}
-            return replace(found, warnings=(*quality.reasons, *found.warnings), _scans=scans)
+            prepared = self.prepare(subject, OutputFolder(Path(folder)))
+            return self.map_of(prepared, self.score(prepared, jobs=jobs))
 
 
 def _as_file(image: "str | Path | Volume | SpatialImage | MetaTensor", path: Path) -> Path:

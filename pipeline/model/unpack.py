@@ -18,7 +18,7 @@ from ...models.quantised import read_quantised, read_units
 from ...models.tensor_file import opened_tensors
 from ..config.config import read_settings, save_config
 from ..workflow.folders import make_folder
-from ..workflow.ownership import claim, is_empty, require_apart
+from ..workflow.ownership import claim, require_apart, require_new_folder
 from ..workflow.records import StageRecord, write_json
 from ..workflow.scratch import scratch_folder
 from . import anomaly_model
@@ -38,10 +38,7 @@ def unpack(path: Path, folder: Path) -> OutputFolder:
     UserError
         Not a packed model, or a damaged one; or a folder that holds something.
     """
-    if folder.is_symlink() or (folder.exists() and not is_empty(folder)):
-        raise UserError(
-            f"{private(folder, 'the folder')}: exists and is not empty, expected a new folder. Choose another one."
-        )
+    require_new_folder(folder)
     with opened_pack(path) as packed:
         make_folder(folder.absolute().parent)
         with scratch_folder(folder.absolute().parent) as scratch:

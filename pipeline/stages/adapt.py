@@ -128,7 +128,7 @@ def _scores(run: Run, model: AnomalyModel, controls: list[SubjectRecord]) -> tup
     with run.console.progress("fit", "scan") as progress:
         for index, subject in enumerate(controls):
             progress(index, len(controls), subject.key)
-            channels, brain = model.read_prepared(subject, run.out)
+            channels, brain = model.read_channels(subject, run.out)
             found, inside[index] = model.ensemble.neg_log10_p(
                 channels, model.mask.transform(brain.voxels), subject, jobs=run.engine.jobs
             )

@@ -205,7 +205,8 @@ def map_subject(
         A part of the model is missing, or its parts do not match.
     """
     model_here = model_of_process(model.root, fit_identity(model), config, device)
-    found = model_here.map_prepared(subject, out, jobs=1)
+    scan = model_here.read_prepared(subject, out)
+    found = model_here.map_of(scan, model_here.score(scan, jobs=1))
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)
     if config.evaluation.p_maps:

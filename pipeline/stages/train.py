@@ -14,7 +14,7 @@ from ..workflow.stage_inputs import (
 from .encoder_task import EncoderTask
 
 if TYPE_CHECKING:
-    from ...models.encoder.checkpoint import Checkpoint, TrainingRow
+    from ...models.encoder.checkpoint import Checkpoint
 
 
 _MEMBERS = "models.ensemble.members"
@@ -48,9 +48,7 @@ def _train(run: Run) -> StageResult:
             checkpoint = _trained(
                 run, task, lambda done, total, before=member: progress(before * total + done, members * total)
             )
-            steps.append(
-                f"{checkpoint.step} steps{_lowered_guidance(run.config.models.guidance.weight, checkpoint.history[-1])}"
-            )
+            steps.append(f"{checkpoint.step} steps{_changed_guidance(checkpoint, len(train))}")
     return StageResult(summary=", ".join(steps))
 
 
@@ -64,10 +62,21 @@ def _trained(run: Run, task: EncoderTask, progress: Callable[[int, int], None]) 
     return Checkpoint.load(task.out)
 
 
-def _lowered_guidance(asked: float, last: "TrainingRow") -> str:
-    if last.phase != "guided" or last.guidance_weight == asked:
+def _changed_guidance(checkpoint: "Checkpoint", n_train: int) -> str:
+    """Say which settings of the guidance were not kept to, and why."""
+    from ...models.encoder.schedule import guidance_nu
+
+    guidance, last = checkpoint.settings.guidance, checkpoint.history[-1]
+    if last.phase != "guided" or guidance.weight == 0:
         return ""
-    return f" (lambda lowered from {asked:g} to {last.guidance_weight:.2g}, since the reconstruction error rose)"
+    changes = []
+    if last.guidance_weight != guidance.weight:
+        lowered = f"lambda lowered from {guidance.weight:g} to {last.guidance_weight:.2g}"
+        changes.append(f"{lowered}, since the reconstruction error rose")
+    nu = guidance_nu(guidance.nu, min(n_train, checkpoint.settings.training.controls_per_voxel))
+    if nu > guidance.nu:
+        changes.append(f"nu of the guidance raised from {guidance.nu:g} to {nu:.2g}, since the controls are few")
+    return f" ({'; '.join(changes)})" if changes else ""
 
 
 def _same_but_for_members(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

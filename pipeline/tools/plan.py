@@ -135,6 +135,7 @@ def plan_run(
     prepare_s = measured.PREPARE_S + measured.PREPARE_S_AT_1_MM / config.preprocessing.spacing_mm**3
     map_gb = measured.WORKER_GB + voxels * 300 / 1e9
     map_s = measured.MAP_S + voxels * 1e-6 * (measured.MAP_US + measured.MAP_LEARNED_US * ("learned" in work.scorers))
+    page_s = measured.PAGE_S + voxels * 1e-6 * measured.PAGE_US
     native_voxels = measured.NATIVE_BRAIN_ML * 1000 / heads.voxel_mm3
     fit_gb = (voxels * measured.FIT_BYTES + work.samples_bytes) / 1e9
     stages = [
@@ -179,7 +180,7 @@ def plan_run(
         ),
         StagePlan(
             "report",
-            measured.REPORT_S * slowness + by_head(measured.PAGE_S, heads.mapped),
+            measured.REPORT_S * slowness + by_head(page_s, heads.mapped),
             base,
             work.pages_bytes,
             worker_gb=measured.WORKER_GB,

@@ -51,7 +51,7 @@ MAP_LEARNED_US = 12.7
 """More per voxel with the scorer `learned`: 3 s at 2 mm."""
 SCORE_US = 3.4
 """Per voxel of the brain in native space: 16 s for 20 scans of 2 mm (docs/method.md#cost)."""
-REPORT_S, PAGE_S = 8.0, 4.0
+REPORT_S, PAGE_S, PAGE_US = 8.0, 2.5, 6.0
 """The page of the cohort, and a page of a subject."""
 
 # -- memory, GB ------------------------------------------------------------------------------------------------------

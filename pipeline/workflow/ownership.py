@@ -175,6 +175,20 @@ def is_empty(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
+def require_new_folder(folder: Path) -> None:
+    """Require that a folder does not exist, or holds nothing.
+
+    Raises
+    ------
+    UserError
+        It holds something, or is a link.
+    """
+    if folder.is_symlink() or (folder.exists() and not is_empty(folder)):
+        raise UserError(
+            f"{private(folder, 'the folder')}: exists and is not empty, expected a new folder. Choose another one."
+        )
+
+
 def _holds_nothing(path: Path) -> bool:
     """Whether a path is an empty folder or an empty file, such as a lock."""
     return is_empty(path) or (path.is_file() and not path.is_symlink() and path.stat().st_size == 0)

@@ -616,7 +616,7 @@ def test_a_refused_setting_changes_no_file(finished, cohort, tmp_path):
     shutil.copytree(finished[0], out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "log.jsonl"}
     refused = (
-        ("run", "--set", "models.guidance.nu=0.01"),
+        ("run", "--set", "models.ensemble.covariates=[sex]"),
         ("fit", "--set", "models.ensemble.covariates=[sex]"),
         ("report", "--runs", "x=/nonexistent"),
     )

@@ -56,8 +56,9 @@ def test_check_warns_of_too_few_controls_for_training(capsys, cohort, tmp_path):
         return _run(capsys, "check", cohort, tmp_path, *settings)[1]
 
     assert "will stop" not in messages("--preset", "fast", "--set", "data_manifests.held_out_share=0")
-    second = messages("--preset", "default")
-    assert "warning: train will stop: Guidance with nu = 0.1" in second and "expected at least 19" in second
+    assert "train will stop" not in messages("--preset", "default")
+    second = messages("--preset", "default", "--set", "models.contrast.weight=1")
+    assert "warning: train will stop: Contrast with edits" in second and "expected at least 10" in second
     assert "train will stop" not in messages("--set", "models.training.guided_steps=0")
 
 
