@@ -174,10 +174,20 @@ def ranked(
 
 
 def highest_voxels(scores: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the index of the highest score of each labelled set of voxels, (n, 3)."""
+    """Return the index of the highest score of each labelled set of voxels, (n, 3).
+
+    Of several equal ones, as in a map that is flat at its top, the one nearest to their centre.
+    """
     place = np.flatnonzero(labels)
-    highest = ndimage.maximum_position(scores.ravel()[place], labels.ravel()[place], numbers)
-    return np.stack(np.unravel_index(place[np.ravel(highest)], labels.shape), axis=1)
+    own, values = labels.ravel()[place], scores.ravel()[place]
+    highest = np.full(int(own.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(highest, own, values)
+    top = values == highest[own]
+    own, index = own[top], np.stack(np.unravel_index(place[top], labels.shape), axis=1)
+    count = np.maximum(np.bincount(own), 1)
+    centre = np.stack([np.bincount(own, weights=axis) for axis in index.T], axis=1) / count[:, None]
+    order = np.lexsort((np.square(index - centre[own]).sum(axis=1), own))  # stable
+    return index[order[np.searchsorted(own[order], numbers)]]
 
 
 def _positions(cluster: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:

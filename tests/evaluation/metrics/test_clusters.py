@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from voxout.data_manifests.images.grid import Grid
 from voxout.data_manifests.images.volume import Volume
-from voxout.evaluation.metrics.clusters import MOST_VOXELS, find_clusters
+from voxout.evaluation.metrics.clusters import MOST_VOXELS, find_clusters, highest_voxels
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve
 
 GRID = Grid((12, 12, 12), np.array([[-2.0, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]]))
@@ -70,3 +70,20 @@ def test_clusters_agree_with_the_cluster_curve(seed, share, smallest):
     assert len(found) == curve.clusters_at(threshold)
     assert [c.rank for c in found] == list(range(1, len(found) + 1))
     assert [c.peak_score for c in found] == sorted((c.peak_score for c in found), reverse=True)
+
+
+def test_the_peak_of_a_flat_top_is_its_middle():
+    scores, labels = np.zeros((9, 9, 9), np.float32), np.zeros((9, 9, 9), np.int32)
+    labels[1:8, 4, 4], scores[2:7, 4, 4] = 2, 5.0
+    labels[0, 0, :3], scores[0, 0, 2] = 1, 3.0
+    np.testing.assert_array_equal(highest_voxels(scores, labels, [1, 2]), [[0, 0, 2], [4, 4, 4]])
+    np.testing.assert_array_equal(highest_voxels(scores, labels, [2]), [[4, 4, 4]])
+
+
+def test_highest_voxels_agree_with_a_search_of_each_label():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 6, (7, 8, 9)).astype(np.int32)
+    scores = random.normal(size=labels.shape)
+    found = highest_voxels(scores, labels, [1, 3, 5])
+    for number, index in zip((1, 3, 5), found, strict=True):
+        assert labels[tuple(index)] == number and scores[tuple(index)] == scores[labels == number].max()
