@@ -9,7 +9,13 @@ MOST_TOLD = 3
 """Findings of a sentence; the others are counted."""
 
 
-def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest: float, smallest_mm3: float) -> str:
+def describe(
+    clusters: Sequence[Mapping[str, object]],
+    threshold: float,
+    highest: float,
+    smallest_mm3: float,
+    widespread: float | None = None,
+) -> str:
     """Describe the clusters of one map.
 
     Parameters
@@ -21,7 +27,16 @@ def describe(clusters: Sequence[Mapping[str, object]], threshold: float, highest
         Highest score of the map.
     smallest_mm3 : float
         Smaller clusters are not in the table.
+    widespread : float, optional
+        Share of the brain above the threshold if it is more than lesions explain (see `widespread_share`): then the
+        clusters are no findings.
     """
+    if widespread is not None:
+        share = f"{widespread:.0%}".replace("%", " %")
+        return (
+            f"not to be interpreted: {share} of the brain is above {threshold:.2f}, in both hemispheres (another scanner "
+            "or sequence than that of the controls, or a failed preparation?)"
+        )
     if not clusters:
         if highest < threshold:
             return f"nothing above {threshold:.2f} (highest {highest:.2f})"

@@ -133,7 +133,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
     pictures = [quality_picture, *(uri for _, uri, _ in mosaics), *(line.picture for line in lines)]
     others = sum(len(picture or "") for picture in pictures) + len(niivue_packed()) + len(report.settings_text)
     views = _views(report, images, head, drawn, [*lines[:MOST_LISTED], *lesions], _PAGE_BYTES - _TEXT_BYTES - others)
-    share = widespread_share(head)
+    share = widespread_share(head.scores, head.brain, head.affine, head.scale.low)
     write_page(
         path,
         "subject.html",
@@ -142,7 +142,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         later_scripts=(niivue_source(),),
         report=report,
         subject=subject,
-        headline=_headline(report, rows),
+        headline=_headline(report, rows, share),
         relation=relation_to_controls(
             report.threshold.controls,
             scores=report.scored.map.voxels[report.scored.inside.voxels.astype(bool)],
@@ -169,11 +169,11 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
     return FoundClusters(clusters, labels, rows)
 
 
-def _headline(report: SubjectReport, rows: Sequence[dict[str, object]]) -> str:
+def _headline(report: SubjectReport, rows: Sequence[dict[str, object]], widespread: float | None) -> str:
     """Return the findings in a sentence, as the terminal says them."""
     scores = report.subject.scores
     highest = scores.highest_score if scores is not None else _highest(report)
-    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3)
+    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3, widespread)
     return text[0].upper() + text[1:]
 
 

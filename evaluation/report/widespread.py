@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...data_manifests.errors import some_of
-from ..figures.slices import Head
 
 MOST_FLAGGED = 0.1
 """Largest plausible share of each hemisphere above the threshold.
@@ -16,19 +15,22 @@ deviations, as by another scanner, flags 10 % of both hemispheres at a threshold
 """
 
 
-def widespread_share(head: Head) -> float | None:
+def widespread_share(scores: np.ndarray, brain: np.ndarray, affine: np.ndarray, threshold: float) -> float | None:
     """Share of the brain at or above the threshold if both hemispheres exceed `MOST_FLAGGED`; None otherwise.
 
     Parameters
     ----------
-    head : Head
-        On a grid of MNI space, with a colour scale that starts at the threshold.
+    scores : ndarray, (X, Y, Z)
+        On a grid of MNI space.
+    brain : ndarray of bool, (X, Y, Z)
+    affine : ndarray, (4, 4)
+    threshold : float
     """
-    flagged = head.brain & (head.scores >= np.float32(head.scale.low))
-    x_mm = head.affine[0, 0] * np.arange(head.brain.shape[0]) + head.affine[0, 3]
-    halves = [side for side in (x_mm < 0, x_mm > 0) if head.brain[side].any()]
-    shares = [flagged[side].sum() / head.brain[side].sum() for side in halves]
-    return float(flagged.sum() / head.brain.sum()) if shares and min(shares) > MOST_FLAGGED else None
+    flagged = brain & (scores >= np.float32(threshold))
+    x_mm = affine[0, 0] * np.arange(brain.shape[0]) + affine[0, 3]
+    halves = [side for side in (x_mm < 0, x_mm > 0) if brain[side].any()]
+    shares = [flagged[side].sum() / brain[side].sum() for side in halves]
+    return float(flagged.sum() / brain.sum()) if shares and min(shares) > MOST_FLAGGED else None
 
 
 def widespread_warning(shares: Mapping[str, float]) -> str | None:
@@ -39,5 +41,6 @@ def widespread_warning(shares: Mapping[str, float]) -> str | None:
     return (
         f"{names}: far more lies above the threshold, in both hemispheres, than a single lesion explains. The scan "
         "differs from the controls everywhere: is it of another scanner or sequence, or did its preparation fail? "
-        "Check the preprocessing quality before interpreting the clusters."
+        "Check the preprocessing quality before interpreting the clusters; to another scanner, a model is adapted with "
+        "healthy scans of it (voxout adapt-scanner)."
     )

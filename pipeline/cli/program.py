@@ -129,12 +129,12 @@ def closing(run: "Run", names: Sequence[str], failures: Sequence[Failure], dry_r
         for line in score_lines(scores) if any(scored.truth_known for scored in scores.subjects) else ():
             run.console.say(line, level=-1)
         run.console.say(f"report: {private(run.out.report, 'the report')}", level=-1)
-        found = finding_lines(run, scores)
-        for line in found[:_MOST_FINDINGS]:
+        found, number = finding_lines(run, scores, _MOST_FINDINGS)
+        for line in found:
             # Not in the log, which `voxout remove` leaves.
             write_line(line, sys.stdout)
-        if len(found) > _MOST_FINDINGS:
-            more = f"and {len(found) - _MOST_FINDINGS} more: see {private(run.out.report, 'the report')}"
+        if number > len(found):
+            more = f"and {number - len(found)} more: see {private(run.out.report, 'the report')}"
             run.console.say(more, level=-1)
     return exit_code(run, failures)
 

@@ -179,6 +179,8 @@ def test_the_page_starts_with_the_findings_as_the_terminal_tells_them(tmp_path):
     assert page.text.index("headline") < page.text.index('class="verdict warn"') < page.text.index('id="map"')
     _, page, _ = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
     assert "Nothing above 99.00 (highest 6.00)" in page.text
+    _, page, _ = written(tmp_path, threshold=Threshold(-99.0, "set by hand"))
+    assert "Not to be interpreted: 100 % of the brain is above -99.00" in page.text and "adapt-scanner" in page.text
 
 
 def test_a_subject_without_a_lesion_mask_has_no_evaluation(tmp_path):

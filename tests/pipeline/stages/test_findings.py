@@ -39,6 +39,12 @@ def test_nothing_found_and_only_small_spots():
     assert describe([], 3.59, 4.2, 30) == "no cluster of 30 mm³ above 3.59 (highest 4.20)"
 
 
+def test_a_map_that_is_above_the_threshold_everywhere_has_no_findings():
+    found = describe([row(12.34, 6)] * 5, 3.6, 6, 30, 0.456)
+    assert found.startswith("not to be interpreted: 46 % of the brain is above 3.60, in both hemispheres")
+    assert "peak" not in found and "precuneus" not in found
+
+
 @pytest.mark.parametrize(("patients", "more"), [(10, ""), (13, "and 3 more: see ")])
 def test_at_most_ten_patients_are_told_and_none_in_the_log(tmp_path, monkeypatch, capsys, patients, more):
     class Done:
@@ -51,7 +57,11 @@ def test_at_most_ten_patients_are_told_and_none_in_the_log(tmp_path, monkeypatch
         subjects = ()
 
     monkeypatch.setattr(score, "load_scores", lambda run: Scores)
-    monkeypatch.setattr(findings, "finding_lines", lambda run, scores: [f"sub-{n}: nothing" for n in range(patients)])
+    monkeypatch.setattr(
+        findings,
+        "finding_lines",
+        lambda run, scores, most: ([f"sub-{n}: nothing" for n in range(patients)][:most], patients),
+    )
     assert program.closing(Done, ["report"], (), False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"report: {Done.out.report}", "scores that are all undefined are left out"
