@@ -144,7 +144,8 @@ def run_pipeline(
     for note in (*given.notes, *_without_effect(given.config)):
         console.warn(f"note: {note}")
     if options.resumes:
-        console.say(f"settings: loaded from {private(options.saved_settings, 'the saved settings')}")
+        saved = f"loaded from {private(options.saved_settings, 'the saved settings')}"
+        console.say(f"settings: {saved if options.model is None else 'those of the model'}")
     with nullcontext() if options.dry_run else at_work_in(options.out), _engine(options, cluster) as engine:
         devices = choose_devices(options.device) if _TORCH_STAGES & set(options.stages) else ("cpu",)
         run = Run(

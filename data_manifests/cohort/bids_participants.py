@@ -87,7 +87,7 @@ def read_participants(folder: Path) -> Participants:
         participants[subject_id] = Participant(
             group=row.word("group", GROUPS),
             age=row.age(),
-            sex=row.text("sex"),
+            sex=row.sex(),
             site=row.text("site"),
             split=row.word("split", SPLITS),
         )

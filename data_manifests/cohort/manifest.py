@@ -147,7 +147,7 @@ def _record(row: Cells, folder: Path, columns: Sequence[str]) -> SubjectRecord |
     subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
     files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
-    age = row.age()
+    age, sex = row.age(), row.sex()
     mask_of = row.word("mask_of", MODALITIES) or "t1w"
     if row.text(mask_of) is None and row.text("t1w"):
         row.problem(f"mask_of is {mask_of}, but column {mask_of} is empty. Fill it in.")
@@ -168,7 +168,7 @@ def _record(row: Cells, folder: Path, columns: Sequence[str]) -> SubjectRecord |
         template_transform=files.get("template_transform"),
         site=row.text("site"),
         age=age,
-        sex=row.text("sex"),
+        sex=sex,
         split=split,
     )
 

@@ -8,6 +8,7 @@ from ..open_file import file_hash
 from ..terms import Modality
 from ..user_paths import reach
 from .subject import Manifest, SubjectRecord
+from .table_cells import EXPECTED_SEX, known_sex
 
 _BIDS = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_")
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -59,6 +60,9 @@ def single_scan(
     subject_id = subject_id.removeprefix("sub-")
     if not re.fullmatch("[A-Za-z0-9]+", subject_id):
         raise UserError(f'subject_id "{subject_id}": expected letters and digits only. Choose another id.')
+    letter = known_sex(sex) if sex is not None else None
+    if sex is not None and letter is None:
+        raise UserError(f'sex "{sex}": is unknown, expected {EXPECTED_SEX}. Correct it, or leave it out.')
     record = SubjectRecord(
         subject_id,
         "patient",
@@ -67,6 +71,6 @@ def single_scan(
         brain_mask=brain_mask and brain_mask.absolute(),
         site=site,
         age=age,
-        sex=sex,
+        sex=letter,
     )
     return Manifest((record,))

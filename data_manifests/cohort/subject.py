@@ -47,7 +47,8 @@ class SubjectRecord:
         Image that the lesion mask was drawn on.
     template_transform : Path or None
         ITK transform from the T1w to the template, if provided by the user.
-    site, sex : str or None
+    site : str or None
+    sex : {"F", "M", "O"} or None
     age : float or None
         Years.
     split : {"train", "held_out"} or None

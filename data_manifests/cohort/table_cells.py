@@ -26,6 +26,20 @@ _LONGEST_LABEL = 64
 """Limit of labels, because file names contain several labels and must not exceed 255 bytes."""
 
 
+_SEXES = {
+    "F": ("f", "female", "woman", "w", "weiblich", "frau", "femme", "féminin", "mujer", "femenino", "vrouw", "femmina"),
+    "M": ("m", "male", "man", "männlich", "mann", "homme", "masculin", "hombre", "masculino", "maschio"),
+    "O": ("o", "other", "d", "divers", "x", "autre", "otro"),
+}
+"""Words for a sex by the letter that BIDS has for it. Numbers are none: 1 is male in some tables, and female in others."""
+EXPECTED_SEX = "F (female), M (male) or O (other)"
+
+
+def known_sex(text: str) -> str | None:
+    """Return the letter of a sex, F, M or O; None for an unknown word."""
+    return next((letter for letter, words in _SEXES.items() if text.strip().lower() in words), None)
+
+
 def clean_label(label: str) -> str:
     """Return a label without the characters that BIDS forbids."""
     return re.sub(r"[^A-Za-z0-9]", "", label)
@@ -140,3 +154,13 @@ class Cells:
             )
             return None
         return age
+
+    def sex(self) -> str | None:
+        """F, M or O; words of several languages are accepted."""
+        found = self.text("sex")
+        if found is None:
+            return None
+        letter = known_sex(found)
+        if letter is None:
+            self.problem(f"sex {quoted(found)} is unknown, expected {EXPECTED_SEX}. Correct it, or leave it empty.")
+        return letter

@@ -132,7 +132,10 @@ def _map_section(report: CohortReport, subjects: Sequence[ReportSubject]) -> tup
             picture, alt = subject_mosaic(head, scan_row=with_scan)
             pictures[subject.key] = picture_uri(picture, most_bytes), f"{subject.key}: {alt}."
             # Without a threshold, the colours start at a percentile of all scores.
-            if threshold is not None and (share := widespread_share(head.scores, head.brain, head.affine, head.scale.low)) is not None:
+            if (
+                threshold is not None
+                and (share := widespread_share(head.scores, head.brain, head.affine, head.scale.low)) is not None
+            ):
                 flagged[subject.key] = share
         except UserError as error:
             warnings.append(f"No picture of {subject.key}: {error}")

@@ -209,6 +209,9 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
     manifest = single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort)
+    if of_one_scan and not options.quiet:
+        # Not in the log, since a file name may hold the name of a person.
+        write_line(f"{options.cohort.name} is {next(iter(manifest)).key}", sys.stdout)
     run, failures = run_pipeline(
         run_options(options, manifest, options.model, names, of_one_scan=of_one_scan),
         lambda: open_console(options, options.out),

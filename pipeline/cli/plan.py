@@ -49,10 +49,21 @@ def print_plan(options: argparse.Namespace) -> None:
         f"{slow:.1f} times as slow as those of the measurements",
         *table_lines(stages),
         "Without a GPU. Measured figures: docs/before-you-start.md#time-memory-and-gpu",
-        *(f"warning: {shortage}" for shortage in shortages(stages, Path())),
+        *(f"warning: {shortage}" for shortage in (*_too_few(heads.train), *shortages(stages, Path()))),
     ]
     for line in lines:
         write_line(line, sys.stdout)
+
+
+def _too_few(train: int) -> tuple[str, ...]:
+    """Return what the stage fit would say of so few training controls."""
+    from ...models.anomaly.calibration import require_enough_participants
+
+    try:
+        require_enough_participants([f"sub-{number}" for number in range(train)])
+    except UserError as error:
+        return (f"fit will stop: {error}",)
+    return ()
 
 
 def closing_lines(run: Run, names: Sequence[str]) -> list[str]:

@@ -133,10 +133,14 @@ def _controls(model: AnomalyModel) -> dict[str, str]:
     if summary is None:
         return {}
     ages = f"{summary.ages[0]:g} to {summary.ages[1]:g} years, ends rounded" if summary.ages else _NOT_STATED
-    sites = summary.sites or ()
+    sites, sexes = summary.sites or (), _NOT_STATED
+    if summary.females is not None and summary.males is not None:
+        others = len(summary.clusters) - summary.females - summary.males
+        rest = f", {others} other or {_NOT_STATED}" if others else ""
+        sexes = f"{summary.females} female, {summary.males} male{rest}"
     return {
         "ages": ages,
-        "sexes": _NOT_STATED if summary.females is None else f"{summary.females} female, {summary.males} male",
+        "sexes": sexes,
         "scanners": f"{counted(len(sites), 'site')} ({', '.join(map(str, sites))} scans)" if sites else _NOT_STATED,
         "voxels of the scans": "{:g} to {:g} mm".format(*summary.spacing_mm) if summary.spacing_mm else _NOT_STATED,
         "false-positive clusters": f"{np.mean(summary.clusters):.2g} on average at the threshold, "

@@ -124,7 +124,7 @@ def plan_run(
     workers = max(1, min(on_nodes or min(jobs, cores), heads.total))
     threads = max(1, min(jobs, cores))
     serial = measured.FIT_SERIAL
-    here = 0 if on_nodes else workers
+    here = 0 if on_nodes else max(1, min(jobs, heads.total))  # more workers than cores take their memory, too
     base = measured.MAIN_GB + here * measured.WORKER_GB
 
     def by_head(seconds: float, number: int) -> float:
@@ -347,6 +347,7 @@ def table_lines(stages: Sequence[StagePlan]) -> list[str]:
         for s in stages
     ]
     rows.append(("all", duration(total_s(stages)), f"{peak_gb(stages):.1f} GB", size_text(disk_bytes(stages))))
+    rows.insert(0, ("stage", "time", "memory", "disk"))
     return [f"{stage:<8}  {time:>11}  {memory:>8}  {disk:>8}" for stage, time, memory, disk in rows]
 
 

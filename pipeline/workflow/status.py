@@ -136,6 +136,6 @@ def status_lines(stages: Sequence[StageStatus], duration: Callable[[float], str]
         counts = [(status.count(state), state) for state in (DONE, FAILED, RUNNING, INTERRUPTED, WAITING)]
         text = ", ".join(f"{number} {state}" for number, state in counts if number)
         rate, left = status.per_hour(now), status.left_s(now)
-        pace = (f"; {rate:.3g} an hour" if rate else "") + (f", about {duration(left)} left" if left else "")
+        pace = (f"; {rate:.0f} an hour" if rate else "") + (f", about {duration(left)} left of it" if left else "")
         lines.append(f"{status.stage}: {text} of {len(status.attempts)}{pace}")
     return lines

@@ -114,3 +114,20 @@ def test_invisible_characters_are_shown():
     row = Cells({"group": "control\u200b"}, "row 2")
     assert row.word("group", GROUPS) is None
     assert row.problems[0].startswith("row 2: group control<U+200B> is unknown, expected control or patient.")
+
+
+@pytest.mark.parametrize(
+    ("cell", "letter"),
+    [("F", "F"), ("female", "F"), ("w", "F"), ("Weiblich", "F"), ("m", "M"), ("MALE", "M"), ("divers", "O")],
+)
+def test_words_for_a_sex(cell, letter):
+    assert Cells({"sex": cell}, "row 2").sex() == letter
+
+
+@pytest.mark.parametrize("cell", ["1", "2", "fm", "Hamburg"])
+def test_a_sex_that_is_unknown_or_ambiguous_is_a_problem(cell):
+    row = Cells({"sex": cell}, "row 2")
+    assert row.sex() is None
+    assert row.problems == [
+        f"row 2: sex {cell} is unknown, expected F (female), M (male) or O (other). Correct it, or leave it empty."
+    ]

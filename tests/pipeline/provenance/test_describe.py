@@ -181,7 +181,9 @@ def fitted(tmp_path_factory) -> Path:
 def test_the_card_has_ages_sexes_and_scanners(fitted, tmp_path):
     model = OutputFolder(Path(shutil.copytree(fitted, tmp_path / "model")))
     config, fit = load_config(), StageRecord.read(model.record("fit"))
-    summary = ControlSummary((0, 1, 2), (0.001, 0.002, 0.004), (20.0, 60.0), (0.9, 1.2), 6, 4, (7, 3))
+    summary = ControlSummary(
+        (0, 1, 2, 1, 1, 1, 1, 1, 1, 1), (0.001,) + (0.002,) * 8 + (0.004,), (20.0, 60.0), (0.9, 1.2), 6, 4, (7, 3)
+    )
     none = np.zeros(0, np.float32)
     point = OperatingPoint(3.5, none, none, 10, largest_mm3=(1.0,) * 10, controls=summary)
     StoredPoint.from_point(point, config.evaluation, fit.identity).save(model.operating_point)

@@ -62,7 +62,7 @@ def test_rate_and_time_left(out):
     assert prepare.per_hour(1_000_600.0) == pytest.approx(18)
     assert prepare.left_s(1_000_600.0) == pytest.approx(200)
     lines = status_lines([prepare], lambda seconds: f"{seconds:.0f} s")
-    assert lines == ["prepare: 2 done, 1 failed, 1 running of 4; 18 an hour, about 200 s left"]
+    assert lines == ["prepare: 2 done, 1 failed, 1 running of 4; 18 an hour, about 200 s left of it"]
 
 
 def test_without_a_run_a_running_subject_was_interrupted(out):
