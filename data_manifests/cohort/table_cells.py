@@ -31,7 +31,7 @@ _SEXES = {
     "M": ("m", "male", "man", "männlich", "mann", "homme", "masculin", "hombre", "masculino", "maschio"),
     "O": ("o", "other", "d", "divers", "x", "autre", "otro"),
 }
-"""Words for a sex by the letter that BIDS has for it. Numbers are none: 1 is male in some tables, and female in others."""
+"""Words for a sex by the letter that BIDS has for it. Numbers are none: 1 is male in some tables, female in others."""
 EXPECTED_SEX = "F (female), M (male) or O (other)"
 
 

@@ -34,8 +34,8 @@ def describe(
     if widespread is not None:
         share = f"{widespread:.0%}".replace("%", " %")
         return (
-            f"not to be interpreted: {share} of the brain is above {threshold:.2f}, in both hemispheres (another scanner "
-            "or sequence than that of the controls, or a failed preparation?)"
+            f"not to be interpreted: {share} of the brain is above {threshold:.2f}, in both hemispheres (another "
+            "scanner or sequence than that of the controls, or a failed preparation?)"
         )
     if not clusters:
         if highest < threshold:
