@@ -1,23 +1,18 @@
 """A study to NIfTI: the right series, every voxel in its place, and nothing that identifies the patient."""
 
-import io
 import json
 import stat
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-
-pytest.importorskip("highdicom")
-
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 from voxout.data_manifests.images.volume import read_volume
 from voxout.data_manifests.synthetic.phantoms import small_asymmetric_phantom
-from voxout.pipeline.cli.main import main
 
+from ..commands import told
 from .made_series import FLAIR, PLANES, PLANTED, T1W, T2W, classic, enhanced, in_plane, save
 
 SCAN = small_asymmetric_phantom((34, 40, 36), (5.0, 4.5, 5.5))
@@ -25,9 +20,7 @@ SCAN = small_asymmetric_phantom((34, 40, 36), (5.0, 4.5, 5.5))
 
 def dicom_in(study: Path, out: Path, *more: object) -> tuple[int, str]:
     """Give the command; return exit code and messages."""
-    with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
-        code = main(["dicom", "in", str(study), str(out), *map(str, more)])
-    return code, said.getvalue()
+    return told("dicom", "in", study, out, *more)
 
 
 def only_scan(folder: Path, kind: str = "T1w") -> Path:
