@@ -1,13 +1,14 @@
 """Report of a subject on a few pages, once as PDF and once as pictures for archives that show no PDF."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from ...evaluation.figures.mosaic import point_picture, subject_mosaic
 from ...evaluation.figures.slices import PLANES, Head
@@ -16,6 +17,8 @@ from .objects import RESEARCH_USE
 from .results import Results
 
 _SIZE_INCH, _DPI = (11.69, 8.27), 110
+_LINE = 0.024
+"""Height of a line of text, as a share of the page."""
 MOST_LISTED, MOST_PICTURES = 14, 8
 _COLUMNS = {"": 0.03, "place": 0.07, "ml": 0.4, "peak z": 0.48, "p": 0.56, "flags": 0.63}
 """Columns of the table, with their left edges as shares of the width."""
@@ -57,26 +60,34 @@ def as_pictures(pages: Sequence[Figure]) -> np.ndarray:
 def _first_page(results: Results, mosaic: np.ndarray) -> Figure:
     page = _page(results, "Anomaly map")
     lines = wrap(results.headline, 130)
-    page.text(0.03, 0.875, "\n".join(lines), size=10, va="top")
-    top = 0.85 - 0.024 * len(lines)
+    page.text(0.03, 0.86, "\n".join(lines), size=10, va="top")
+    top = 0.83 - _LINE * len(lines)
+    bottom = _table(page, results.rows, top) if results.rows else top
+    _place(page, mosaic, (0.03, 0.06, 0.94, bottom - 0.08))
+    return page
+
+
+def _table(page: Figure, rows: Sequence[Mapping[str, str]], top: float) -> float:
+    """Write the findings as a table, and return where it ends."""
     for title, left in _COLUMNS.items():
         page.text(left, top, title, size=8, color="0.4", va="top")
-    for number, row in enumerate(results.rows[:MOST_LISTED]):
+    for row in rows[:MOST_LISTED]:
+        top -= _LINE
         cells = (
             row["rank"],
             where(row),
             f"{float(row['volume_mm3']) / 1000:.2f}",
             f"{float(row['peak_score']):.1f}",
             f"{float(row['p_value']):.3f}" if row["p_value"] else "",
-            row["flags"] or "",
+            row["flags"],
         )
         for cell, left in zip(cells, _COLUMNS.values(), strict=True):
-            page.text(left, top - 0.024 * (number + 1), cell[:60], size=8, va="top")
-    if len(results.rows) > MOST_LISTED:
-        rest = f"and {len(results.rows) - MOST_LISTED} more findings, numbered in the segmentation"
-        page.text(0.07, top - 0.024 * (MOST_LISTED + 1), rest, size=8, color="0.4", va="top")
-    _place(page, mosaic, (0.03, 0.06, 0.94, 0.36))
-    return page
+            page.text(left, top, cell[:60], size=8, va="top")
+    if len(rows) > MOST_LISTED:
+        top -= _LINE
+        rest = f"and {len(rows) - MOST_LISTED} more findings, numbered in the segmentation"
+        page.text(0.07, top, rest, size=8, color="0.4", va="top")
+    return top - _LINE
 
 
 def _page_of(results: Results, title: str, pictures: Sequence[np.ndarray], columns: int = 1) -> Figure:
@@ -84,7 +95,7 @@ def _page_of(results: Results, title: str, pictures: Sequence[np.ndarray], colum
     rows = 2
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
-        box = (0.03 + 0.94 * column / columns, 0.06 + 0.84 * (rows - 1 - row) / rows, 0.92 / columns, 0.8 / rows)
+        box = (0.03 + 0.94 * column / columns, 0.05 + 0.82 * (rows - 1 - row) / rows, 0.92 / columns, 0.8 / rows)
         _place(page, picture, box)
     return page
 
@@ -93,21 +104,18 @@ def _page(results: Results, title: str) -> Figure:
     page = Figure(_SIZE_INCH, dpi=_DPI, facecolor="white")
     page.text(0.03, 0.955, f"voxout: {title}", size=15, weight="bold", va="top")
     page.text(0.97, 0.955, RESEARCH_USE.upper(), size=10, color="#b34700", weight="bold", ha="right", va="top")
-    page.text(
-        0.03,
-        0.91,
+    about = (
         f"Threshold z = {results.threshold:.2f}, {results.origin}. Colours from the threshold to twice its value. "
-        "Unusual is not diseased.",
-        size=8,
-        color="0.3",
-        va="top",
+        "Unusual is not diseased."
     )
+    page.text(0.03, 0.915, "\n".join(wrap(about, 170)), size=8, color="0.3", va="top")
     return page
 
 
 def _place(page: Figure, picture: np.ndarray, box: tuple[float, float, float, float]) -> None:
     axes = page.add_axes(box)
     axes.imshow(picture, interpolation="antialiased")
+    axes.set_anchor("N")
     axes.set_axis_off()
 
 
@@ -124,8 +132,6 @@ def _points(results: Results, head: Head) -> list[np.ndarray]:
 
 
 def _titled(picture: np.ndarray, title: str) -> np.ndarray:
-    from PIL import Image, ImageDraw, ImageFont
-
     canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + 30))
     canvas.paste(Image.fromarray(picture), (0, 30))
     ImageDraw.Draw(canvas).text((10, 15), title, font=ImageFont.load_default(18), fill=(232, 236, 242), anchor="lm")
