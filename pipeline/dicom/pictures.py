@@ -53,7 +53,8 @@ def _picture(results: Results, head: Head, labels: np.ndarray, index: int, which
     picture = (np.clip(painted, 0, 1) * 255).round().astype(np.uint8)
     names = []
     for label in sorted(set(np.unique(labels[:, :, index]).tolist()) - {0}):
-        area = head.enlarged((labels == label).astype(np.float32), "axial", index, height) > 0.5
+        within = (labels[:, :, [index]] == label).astype(np.float32)
+        area = head.enlarged(within, "axial", 0, height) > 0.5
         picture[outline(area)] = _FINDING
         if area.any():
             names.append((label, ndimage.center_of_mass(area), np.flatnonzero(area.any(axis=0)).max()))

@@ -69,7 +69,8 @@ class Series:
     @property
     def has_contrast_agent(self) -> bool:
         """Whether a contrast agent is named."""
-        return any(bool(value_of(header, "ContrastBolusAgent")) for header in self.headers[:1])
+        agent = value_of(self.headers[0], "ContrastBolusAgent")
+        return bool(agent) and str(agent).strip().upper() not in {"NONE", "NO", "N"}
 
     @property
     def is_3d(self) -> bool:
@@ -150,6 +151,7 @@ def _header(path: Path) -> Dataset | None:
     """Return some tags of a file; None if it is no DICOM image of a series."""
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=[*_OF_FILES, *TAGS])
+        list(header)  # decodes all values, which fails if one is damaged
     except UNREADABLE:
         return None
     if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY or not header.get("SeriesInstanceUID"):
