@@ -16,7 +16,7 @@ _TOP_PX, _BOTTOM_PX, _MARGIN_PX, _BAR_PX = 34, 46, 16, 74
 _STEP_MM = 3.0
 """Distance of the slices; those through the peaks of findings are added."""
 _PEAKS = 20
-_FINDING = (140, 255, 178)
+_FINDING = (70, 255, 130)
 """Outlines of findings, apart from all colours of the scale."""
 _TEXT, _QUIET = (232, 236, 242), (160, 168, 178)
 
@@ -55,7 +55,8 @@ def _picture(results: Results, head: Head, labels: np.ndarray, index: int, which
     for label in sorted(set(np.unique(labels[:, :, index]).tolist()) - {0}):
         within = (labels[:, :, [index]] == label).astype(np.float32)
         area = head.enlarged(within, "axial", 0, height) > 0.5
-        picture[outline(area)] = _FINDING
+        line = outline(area)
+        picture[line | outline(area | line)] = _FINDING
         if area.any():
             names.append((label, ndimage.center_of_mass(area), np.flatnonzero(area.any(axis=0)).max()))
     canvas = Image.new("RGB", (WIDTH_PX, HEIGHT_PX))
@@ -64,8 +65,10 @@ def _picture(results: Results, head: Head, labels: np.ndarray, index: int, which
     canvas.paste(Image.fromarray(picture), (left, top))
     draw = ImageDraw.Draw(canvas)
     for label, (row, _), edge in names:
-        place = (left + min(float(edge) + 5, picture.shape[1] - 12), top + float(row))
-        draw.text(place, str(label), font=_font(15), fill=_FINDING, anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
+        place = (left + min(float(edge) + 8, picture.shape[1] - 20), top + float(row))
+        box = draw.textbbox(place, str(label), font=_font(17), anchor="lm")
+        draw.rectangle((box[0] - 3, box[1] - 3, box[2] + 3, box[3] + 3), fill=(0, 0, 0))
+        draw.text(place, str(label), font=_font(17), fill=_FINDING, anchor="lm")
     _letter(draw, results, head, index, which)
     _scale(draw, head)
     return np.asarray(canvas)

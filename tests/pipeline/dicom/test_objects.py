@@ -139,7 +139,7 @@ def test_pictures_show_map_and_findings_and_pages_can_be_turned(objects):
     read = read_all(objects)
     pictures = [made.pixel_array for name, made in read.items() if name.startswith("slice-")]
     assert len({picture.shape for picture in pictures}) == 1 and len(pictures) >= 20
-    outlined = [(picture == (140, 255, 178)).all(axis=2).sum() for picture in pictures]
+    outlined = [(picture == (70, 255, 130)).all(axis=2).sum() for picture in pictures]
     assert max(outlined) > 20 and min(outlined) == 0
     pages = read["overview"]
     assert pages.pixel_array.shape[0] == pages.NumberOfFrames == len(pages.PageNumberVector) >= 3
