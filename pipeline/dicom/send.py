@@ -1,16 +1,15 @@
 """Sending of DICOM files to an archive (C-STORE)."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
-from ...data_manifests.errors import UserError, counted
+from ...data_manifests.errors import UserError, counted, some_of
 from .reading import silent
 
 _TITLE = "VOXOUT"
@@ -80,24 +79,19 @@ def send(paths: Sequence[Path], archive: Archive, title: str = _TITLE) -> None:
             f"--send {archive}: {why}, expected an archive that stores. The files are written; check title, host and "
             f"port, and whether the archive knows {title}."
         )
-    refused: Counter[str] = Counter()
+    refused = []
     try:
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         for path in paths:
             dataset = dcmread(path)
-            kind = str(dataset.SOPClassUID)
-            if (
-                kind not in accepted
-                or not association.is_established
-                or association.send_c_store(dataset).get("Status") not in _STORED
-            ):
-                refused[kind] += 1
+            sent = dataset.SOPClassUID in accepted and association.is_established
+            if not sent or association.send_c_store(dataset).get("Status") not in _STORED:
+                refused.append(path.name)
     finally:
         association.release()
     if refused:
-        kinds_refused = ", ".join(f"{UID(kind).name} ({number})" for kind, number in sorted(refused.items()))
         raise UserError(
-            f"--send {archive}: stored {counted(len(paths) - refused.total(), 'file')} of {len(paths)} and refused "
-            f"{kinds_refused}, expected all. The files are written; ask for these kinds to be accepted, or send the "
-            "others alone."
+            f"--send {archive}: stored {len(paths) - len(refused)} of {counted(len(paths), 'file')} and refused "
+            f"{some_of(refused)}, expected all to be stored. The files are written; ask for their kinds to be accepted, "
+            "or send the others alone."
         )
