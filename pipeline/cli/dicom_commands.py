@@ -50,7 +50,8 @@ def require_no_dicom_options(options: argparse.Namespace) -> None:
 def _checked(options: argparse.Namespace) -> "Checked":
     from ..dicom.receive import Request, check_study
 
-    return check_study(Request(options.cohort, options.series, options.flair_series, options.subject, options.session))
+    request = Request(options.cohort, options.series, options.flair_series, options.subject, options.session)
+    return check_study(request, options.out)
 
 
 def _tell(checked: "Checked", say: Callable[[str], None], warn: Callable[[str], None]) -> None:

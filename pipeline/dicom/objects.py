@@ -7,7 +7,6 @@ import highdicom
 import numpy as np
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.seg import Segmentation, SegmentDescription
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
@@ -103,7 +102,7 @@ def _segmentation(results: Results, name: str, kind: str, labels: np.ndarray, na
     ]
     return completed(
         Segmentation(
-            _references(results),
+            results.source.datasets,
             results.volume.with_array(order[labels]),
             kind,
             segments,
@@ -125,7 +124,7 @@ def parametric_map(results: Results) -> ParametricMap:
     span = float(np.abs(results.map).max()) or 1.0
     return completed(
         ParametricMap(
-            _references(results),
+            results.source.datasets,
             results.volume.with_array(results.map),
             series_instance_uid=new_uid(),
             contains_recognizable_visual_features=False,
@@ -146,8 +145,3 @@ def parametric_map(results: Results) -> ParametricMap:
             **equipment("z-scores"),
         )
     )
-
-
-def _references(results: Results) -> list[Dataset]:
-    """Return the images of the series, which the objects name and take the patient from."""
-    return list(results.source.datasets)

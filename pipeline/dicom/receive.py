@@ -71,18 +71,29 @@ class Checked:
 
 
 @silent()
-def check_study(request: Request) -> Checked:
+def check_study(request: Request, folder: Path) -> Checked:
     """Choose the series of a study and check their geometry; nothing is written.
+
+    Parameters
+    ----------
+    request : Request
+    folder : Path
+        That will be written to.
 
     Raises
     ------
     UserError
-        No DICOM, several persons, no clear T1w, or a series that cannot be used.
+        No DICOM, several persons, no clear T1w, a series that cannot be used, or a folder within that of the study.
     """
     for value, option in ((request.subject_id, "--subject"), (request.session_id, "--session")):
         if value is not None and not re.fullmatch("[A-Za-z0-9]+", value):
             raise UserError(f"{option} {private(value)}: expected letters and digits only. Choose another id.")
     study = read_study(request.study)
+    if real(folder).is_relative_to(real(request.study)):
+        raise UserError(
+            f"{private(folder, 'the output folder')}: lies in the folder of the study, expected a separate folder. "
+            "Choose another one."
+        )
     chosen = choose_series(study, request.series, request.flair)
     loaded: dict[Modality, Loaded] = {"t1w": load_series(chosen.t1w)}
     if chosen.flair:
@@ -112,11 +123,6 @@ def receive(checked: Checked, folder: Path) -> SubjectRecord:
         A series cannot be converted, or the folder holds files in the way.
     """
     request = checked.request
-    if real(folder).is_relative_to(real(request.study)):
-        raise UserError(
-            f"{private(folder, 'the output folder')}: lies in the folder of the study, expected a separate folder. "
-            "Choose another one."
-        )
     made_up = "dicom" + hashlib.sha256(checked.chosen.t1w.study_uid.encode()).hexdigest()[:8]
     subject = SubjectRecord(request.subject_id or made_up, "patient", {}, session_id=request.session_id)
     place = Path(f"sub-{subject.subject_id}", f"ses-{subject.session_id}" if subject.session_id else "", "anat")

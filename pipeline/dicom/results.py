@@ -1,9 +1,8 @@
 """Results of one subject in the order of the voxels of the series that its scan was converted from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import highdicom
 import numpy as np
@@ -52,8 +51,6 @@ class Results:
         How the threshold was set.
     smallest_mm3 : float
         Smaller clusters are no findings.
-    about : mapping
-        Of the JSON file of the map.
     """
 
     key: str
@@ -66,7 +63,6 @@ class Results:
     threshold: float
     origin: str
     smallest_mm3: float
-    about: Mapping[str, Any]
 
     @property
     def volume(self) -> highdicom.Volume:
@@ -154,7 +150,6 @@ def read_results(out: OutputFolder, name: str, scans: Path | None = None, study:
         float(about["Threshold"]),
         str(about["ThresholdSetOn"]),
         float(about["SmallestClusterMm3"]),
-        about,
     )
 
 

@@ -92,6 +92,6 @@ def send(paths: Sequence[Path], archive: Archive, title: str = _TITLE) -> None:
     if refused:
         raise UserError(
             f"--send {archive}: stored {len(paths) - len(refused)} of {counted(len(paths), 'file')} and refused "
-            f"{some_of(refused)}, expected all to be stored. The files are written; ask for their kinds to be accepted, "
-            "or send the others alone."
+            f"{some_of(refused)}, expected all to be stored. The files are written; ask for their kinds to be "
+            "accepted, or send the others alone."
         )

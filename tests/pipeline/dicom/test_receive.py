@@ -11,6 +11,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 from voxout.data_manifests.images.volume import read_volume
 from voxout.data_manifests.synthetic.phantoms import small_asymmetric_phantom
+from voxout.pipeline.dicom import extra
 
 from ..commands import told
 from .made_series import FLAIR, PLANES, PLANTED, T1W, T2W, classic, enhanced, in_plane, save
@@ -158,6 +159,14 @@ def test_images_of_two_persons_are_refused(tmp_path, tag):
     setattr(slices[5], tag, "19500101")
     code, messages = dicom_in(save(slices, tmp_path / "study"), tmp_path / "out")
     assert code == 2 and f"holds images of 2 persons (they differ in {tag})" in messages
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(extra, "_PACKAGES", ("pydicom", "no_such_package"))
+    code, messages = dicom_in(tmp_path, tmp_path / "out")
+    assert (
+        code == 2 and "DICOM: the package no_such_package is not installed, expected voxout with its extra" in messages
+    )
 
 
 def test_a_folder_inside_the_study_is_refused(tmp_path):
