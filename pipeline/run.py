@@ -263,8 +263,10 @@ def _warn_of_small_jobs(run: Run, cluster: ClusterSettings, names: Sequence[str]
 
 
 def _inputs(options: RunOptions) -> dict[str, Path]:
-    """All files that a run reads, by role."""
+    """All files that a run reads, by role, but those that voxout put into the output folder itself."""
     files = {f"{record.key}, {column}": path for record in options.manifest for column, path in record.files.items()}
+    received = real(OutputFolder(options.out).received)
+    files = {what: path for what, path in files.items() if not real(path).is_relative_to(received)}
     files |= {"the manifest": options.cohort} if options.cohort else {}
     # A packed model is unpacked among the temporary files of the output folder.
     if options.model is None or real(options.model).is_relative_to(real(options.out / SCRATCH)):

@@ -84,6 +84,11 @@ class OutputFolder:
         return self.root / "requeue.sbatch"
 
     @property
+    def received(self) -> Path:
+        """Folder of the scans that were converted from DICOM, and of where they come from."""
+        return self.root / "dicom-in"
+
+    @property
     def status(self) -> Path:
         """Table of the attempts at all subjects: state, time, memory, reason."""
         return self.root / "status.csv"

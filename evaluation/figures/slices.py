@@ -101,26 +101,25 @@ class Head:
 
     def tile(self, plane: Plane, index: int, height_px: int) -> tuple[np.ndarray, np.ndarray]:
         """Slice of the scan and of the map over it, with lesion outlines: two (height_px, W, 3) in [0, 1]."""
+        scan = np.clip(self.enlarged(self.grey, plane, index, height_px), 0, 1)
+        above = np.repeat(scan[..., None], 3, axis=2)
+        below = self.scale.paint(scan, self.enlarged(self.scores, plane, index, height_px))
+        if np.take(self.lesion, index, axis=NORMAL[plane]).any():
+            line = outline(self.enlarged(self.lesion, plane, index, height_px) > 0.5)
+            above[line] = below[line] = LESION_COLOUR
+        return above, below
+
+    def enlarged(self, voxels: np.ndarray, plane: Plane, index: int, height_px: int) -> np.ndarray:
+        """Slice of an array on the grid of the scan, cut to the brain and interpolated: (height_px, W)."""
         across, up = self._axes(plane)
         spacing = self.spacing_mm
         extents = tuple(self._extent(axis) for axis in (across, up))
         extent_up = extents[1].stop - extents[1].start
         zoom = np.array([spacing[up], spacing[across]]) * height_px / (extent_up * spacing[up])
-
-        def enlarged(voxels: np.ndarray) -> np.ndarray:
-            plane_voxels = np.take(voxels, index, axis=NORMAL[plane])[extents].T[::-1].astype(np.float32)
-            if plane != "sagittal":
-                plane_voxels = plane_voxels[:, ::-1]
-            return ndimage.zoom(plane_voxels, zoom, order=1)
-
-        scan = np.clip(enlarged(self.grey), 0, 1)
-        above = np.repeat(scan[..., None], 3, axis=2)
-        below = self.scale.paint(scan, enlarged(self.scores))
-        if np.take(self.lesion, index, axis=NORMAL[plane]).any():
-            area = np.asarray(enlarged(self.lesion) > 0.5, dtype=bool)
-            line = np.asarray(ndimage.binary_dilation(area)) & ~area
-            above[line] = below[line] = LESION_COLOUR
-        return above, below
+        plane_voxels = np.take(voxels, index, axis=NORMAL[plane])[extents].T[::-1].astype(np.float32)
+        if plane != "sagittal":
+            plane_voxels = plane_voxels[:, ::-1]
+        return ndimage.zoom(plane_voxels, zoom, order=1)
 
     def place_in_tile(self, plane: Plane, index: np.ndarray) -> tuple[float, float]:
         """Position of a voxel in its tile: fraction of the width from the left and of the height from the top."""
@@ -141,6 +140,11 @@ class Head:
         places = np.flatnonzero(self.brain.any(axis=tuple(other for other in range(3) if other != axis)))
         margin = int(np.ceil(_MARGIN_MM / self.spacing_mm[axis]))
         return slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, self.brain.shape[axis]))
+
+
+def outline(area: np.ndarray) -> np.ndarray:
+    """Return the pixels around an area, as bool."""
+    return np.asarray(ndimage.binary_dilation(area)) & ~np.asarray(area, dtype=bool)
 
 
 def upright(volume: Volume) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,8 @@ examples:
   voxout run cohort.csv out --set models.detector.nu=0.05
   voxout apply out new.csv new-out       map new patients with the model of an earlier run
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
+  voxout apply out --dicom study new-out map the T1w of a DICOM study
+  voxout dicom out new-out sub-ID files  write its results as DICOM, for the archive
   voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
@@ -110,7 +112,10 @@ def make_parser() -> argparse.ArgumentParser:
         "section evaluation can be changed, such as evaluation.recalibrate: set the threshold on healthy scans of the "
         "new cohort, for instance of another scanner."
     )
-    _add_cohort(apply, what="manifest (CSV), BIDS folder, or a single T1w scan (.nii, .nii.gz, .mgz)", fits=False)
+    what = "manifest (CSV), BIDS folder, a single T1w scan (.nii, .nii.gz, .mgz), or with --dicom a DICOM study"
+    _add_cohort(apply, what=what, fits=False)
+    apply.add_argument("--dicom", action="store_true", help="COHORT is the folder of a DICOM study")
+    _add_choice_of_series(apply)
     apply.set_defaults(command="apply")
     adapt = commands.add_parser("adapt-scanner", help="adapt a model to another scanner, with healthy scans of it")
     adapt.add_argument("model", type=_path, metavar="MODEL", help="output folder of a run, or a packed model (.voxout)")
@@ -121,6 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
     adapt.set_defaults(command="adapt-scanner")
+    _add_dicom(commands.add_parser("dicom", help="convert the scan of a DICOM study; write results as DICOM"))
     _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
     _add_bundle(commands.add_parser("bundle", help="write a model as a MONAI bundle, or take it out of one"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")
@@ -158,6 +164,42 @@ def make_parser() -> argparse.ArgumentParser:
     add_shared(demo)
     demo.set_defaults(command="demo")
     return parser
+
+
+def _add_dicom(parser: argparse.ArgumentParser) -> None:
+    parser.description = "DICOM in and out; needs the extra dicom: pip install '.[dicom]' (docs/dicom.md)."
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    into = actions.add_parser("in", help="convert the T1w (and FLAIR) of a study to NIfTI")
+    into.description = (
+        "Find the T1w (and FLAIR) of a DICOM study by its tags, check its geometry, and convert it to NIfTI and JSON "
+        "without anything that identifies the patient. To apply a model at once: voxout apply MODEL --dicom STUDY OUT."
+    )
+    into.add_argument("cohort", type=_path, metavar="STUDY", help="folder of a study or series; only read")
+    into.add_argument("out", type=_path, metavar="OUT", help="folder for the scan")
+    _add_choice_of_series(into)
+    into.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
+    into.set_defaults(command="dicom", action="in", verbose=False, dry_run=False)
+    back = actions.add_parser("out", help="write the results of a subject as DICOM")
+    back.description = (
+        "Write the results of a subject as DICOM on the grid of its original series: pictures of axial slices with the "
+        "map burnt in, an overview, the findings as Segmentation, the z-scores as Parametric Map, and the report as "
+        "PDF. They hold the patient's name, for the archive that the scan came from."
+    )
+    back.add_argument("out", type=_path, metavar="OUT", help="output folder of `voxout apply`")
+    back.add_argument("id", metavar="SUBJECT", help="sub-01, or sub-01_ses-2")
+    back.add_argument("target", type=_path, metavar="TARGET", help="new folder for the DICOM files")
+    back.add_argument("--scans", type=_path, metavar="DIR", help="folder of `voxout dicom in`, if it converted it")
+    back.add_argument("--study", type=_path, metavar="DIR", help="folder of the original images, if they were moved")
+    back.add_argument("--send", metavar="AET@HOST:PORT", help="send the files to this archive, too (C-STORE)")
+    back.add_argument("--calling-aet", default="VOXOUT", metavar="AET", help="own AE title (default: VOXOUT)")
+    back.set_defaults(command="dicom", action="out")
+
+
+def _add_choice_of_series(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--series", metavar="NUMBER", help="number or UID of the T1w series (default: by its tags)")
+    parser.add_argument("--flair-series", metavar="NUMBER", help="number or UID of the FLAIR series")
+    parser.add_argument("--subject", metavar="ID", help="id of letters and digits (default: made from the study's UID)")
+    parser.add_argument("--session", metavar="ID", help="id of the session, of letters and digits")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -9,14 +9,19 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import UserError, counted, private, some_of
 from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
+from .dicom_commands import dicom, received_scan, require_no_dicom_options
 from .model_commands import adapt_scanner, bundle, model, pack_model
 from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
+
+if TYPE_CHECKING:
+    from ...data_manifests.cohort.subject import SubjectRecord
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,8 +186,13 @@ def _apply(options: argparse.Namespace) -> int:
     from ..model.unpack import model_to_apply
     from ..stages.order import APPLIED
 
+    if not options.dicom:
+        require_no_dicom_options(options)
     with model_to_apply(options.model, options.out, dry_run=options.dry_run) as options.model:
-        return _run_on_cohort(options, APPLIED)
+        if not options.dicom:
+            return _run_on_cohort(options, APPLIED)
+        subject = received_scan(options)
+        return DONE if subject is None else _run_on_cohort(options, APPLIED, subject)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -202,16 +212,21 @@ def _demo(options: argparse.Namespace) -> int:
     return pack_model(options.out, options.keep_model) or code if options.keep_model else code
 
 
-def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
+def _run_on_cohort(options: argparse.Namespace, names: Sequence[str], subject: "SubjectRecord | None" = None) -> int:
+    """Run stages on a cohort, or on one subject."""
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.single_scan import is_scan, single_scan
+    from ...data_manifests.cohort.subject import Manifest
     from ..run import run_pipeline
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
-    manifest = single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort)
-    if of_one_scan and not options.quiet:
-        # Not in the log, since a file name may hold the name of a person.
-        write_line(f"{options.cohort.name} is {next(iter(manifest)).key}", sys.stdout)
+    if subject is not None:
+        manifest, of_one_scan = Manifest((subject,)), True
+    else:
+        manifest = single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort)
+        if of_one_scan and not options.quiet:
+            # Not in the log, since a file name may hold the name of a person.
+            write_line(f"{options.cohort.name} is {next(iter(manifest)).key}", sys.stdout)
     run, failures = run_pipeline(
         run_options(options, manifest, options.model, names, of_one_scan=of_one_scan),
         lambda: open_console(options, options.out),
@@ -226,6 +241,7 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str]) -> int:
 
 def _remove(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..dicom.sources import forget_sources
     from ..workflow.earlier_subjects import remove_subjects
     from ..workflow.lock import sole_user
     from ..workflow.ownership import require_own_place
@@ -239,6 +255,7 @@ def _remove(options: argparse.Namespace) -> int:
     require_own_place(out.root)
     with sole_user(options.out):
         removed = remove_subjects(out, options.subjects)
+        forget_sources(out.received, removed.keys)
     console = open_console(options, options.out)
     console.say(
         f"removed {', '.join(removed.keys)}. The scores and the cohort page are updated by the next `voxout run` "
@@ -285,6 +302,7 @@ _COMMANDS = {
     "adapt-scanner": adapt_scanner,
     "model": model,
     "bundle": bundle,
+    "dicom": dicom,
     "remove": _remove,
     "status": _status,
     "describe": _describe,

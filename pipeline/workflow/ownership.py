@@ -23,6 +23,7 @@ BUILDING = ".building"
 SET_ASIDE = "set-aside"
 OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
     "config.yaml",
+    "dicom-in",
     "failures.csv",
     "requeue.sbatch",
     "status.csv",

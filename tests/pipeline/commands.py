@@ -27,3 +27,9 @@ def in_process(*words: object) -> subprocess.CompletedProcess[str]:
 def as_process(*words: object) -> subprocess.CompletedProcess[str]:
     """Give a command to a process of its own."""
     return subprocess.run(command_line(*words), capture_output=True, text=True, check=False, env=ONE_THREAD)
+
+
+def told(*words: object) -> tuple[int, str]:
+    """Give a command within this process; return its exit code, and all that it prints."""
+    done = in_process(*words)
+    return done.returncode, done.stdout + done.stderr

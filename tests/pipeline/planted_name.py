@@ -43,7 +43,7 @@ def places_of_name(folder: Path) -> list[str]:
             found.append(f"the name of {inside}")
         if path.is_symlink():
             found += [f"the link {inside}"] if NAME.lower() in str(path.readlink()).lower() else []
-        elif path.is_file() and any(_has_name(content) for content in _unpacked(path.read_bytes())):
+        elif path.is_file() and any(_has_name(content) for content in unpacked(path.read_bytes())):
             found.append(f"{inside}")
     return found
 
@@ -53,22 +53,22 @@ def _has_name(content: bytes) -> bool:
     return any(spelling in content for spelling in _SPELLINGS)
 
 
-def _unpacked(content: bytes) -> Iterator[bytes]:
+def unpacked(content: bytes) -> Iterator[bytes]:
     """Yield a file's bytes and the data packed in it: gzip, zip (npz), the text of a PNG, base64 in a page."""
     yield content
     if content[:2] == b"\x1f\x8b":
         # The gzip header may contain the name of the packed file.
-        yield from _unpacked(gzip.decompress(content))
+        yield from unpacked(gzip.decompress(content))
     elif content[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
-                yield from _unpacked(archive.read(name))
+                yield from unpacked(archive.read(name))
     elif content[:8] == b"\x89PNG\r\n\x1a\n":
         yield repr(Image.open(io.BytesIO(content)).info).encode()
     else:
         for match in _BASE64.finditer(content):
             packed = match[0][: len(match[0]) // 4 * 4]
             try:
-                yield from _unpacked(base64.b64decode(packed))
+                yield from unpacked(base64.b64decode(packed))
             except (ValueError, OSError, EOFError, zlib.error):
                 continue
