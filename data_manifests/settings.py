@@ -146,4 +146,5 @@ class DataSettings(Section):
     """Settings of the split into training and held-out controls."""
 
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the controls that are held out of training. Column `split` of a manifest takes precedence."""
+    """Share of the controls that are held out of training. Where column `split` of a
+    manifest marks held-out controls, none is drawn: all others are for training."""

@@ -22,7 +22,8 @@ def split_controls(manifest: Manifest, *, held_out_share: float, seed: int) -> S
     Each participant has a fixed pseudo-random number in [0, 1) that depends on the seed and the subject id, and is
     held out if it is below the share. The split of a participant is therefore independent of the rest of the cohort,
     and the share is met on average and not exactly. If one side would be empty although there are several
-    participants, the participant with the most extreme number is assigned to it.
+    participants, the participant with the most extreme number is assigned to it. Where the manifest marks held-out
+    controls, none is drawn: all others are for training.
 
     Parameters
     ----------
@@ -52,9 +53,10 @@ def split_controls(manifest: Manifest, *, held_out_share: float, seed: int) -> S
     marked = {
         participant: record.split for participant, records in sessions.items() for record in records if record.split
     }
-    drawn = {participant: _number(seed, participant) for participant in sessions if participant not in marked}
+    chosen = "held_out" in marked.values()
+    drawn = {p: _number(seed, p) for p in sessions if p not in marked and not chosen}
     held_out = {participant for participant, number in drawn.items() if number < held_out_share}
-    if held_out_share > 0 and len(drawn) > 1 and not held_out and "held_out" not in marked.values():
+    if held_out_share > 0 and len(drawn) > 1 and not held_out:
         held_out = {min(drawn, key=drawn.__getitem__)}
     if len(drawn) > 1 and held_out == set(drawn) and "train" not in marked.values():
         held_out.remove(max(drawn, key=drawn.__getitem__))

@@ -71,6 +71,14 @@ def test_column_split_takes_precedence_over_the_share():
     assert split_controls(twice, held_out_share=0, seed=0).held_out == ("sub-a_ses-1", "sub-a_ses-2")
 
 
+def test_where_held_out_controls_are_marked_no_other_is_drawn():
+    records = [record(f"{n:03}", split="held_out" if n in (3, 7) else None) for n in range(40)]
+    assert split_controls(cohort(*records), held_out_share=0.5, seed=0).held_out == ("sub-003", "sub-007")
+    trained = [record(f"{n:03}", split="train" if n < 5 else None) for n in range(40)]
+    held_out = split_controls(cohort(*trained), held_out_share=0.5, seed=0).held_out
+    assert held_out and not {f"sub-{n:03}" for n in range(5)} & set(held_out), "the others are drawn"
+
+
 def test_patients_are_not_split():
     split = split_controls(cohort(*HUNDRED[:5], record("p", group="patient")), held_out_share=0.2, seed=0)
     assert "sub-p" not in split.train + split.held_out
