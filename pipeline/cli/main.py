@@ -17,6 +17,7 @@ from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .model_commands import adapt_scanner, model, pack_model
 from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
+from .rivals import rivals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,6 +279,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "compare": _compare,
     "native": _native,
+    "rivals": rivals,
     "apply": _apply,
     "adapt-scanner": adapt_scanner,
     "model": model,
