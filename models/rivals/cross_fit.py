@@ -182,6 +182,10 @@ class CrossFit:
         """Score one scan and write its map; a failure is listed, and the others go on."""
         try:
             scan = read()
+        except UserError as error:
+            self._failed(key, error)
+            return
+        try:
             volume = checked_scores(self.name, scan, rival.score(scan))
         except MachineError:
             raise
