@@ -60,8 +60,8 @@ class RivalsReport:
     created : datetime
     table : SideBySide
     patients : sequence of PatientMaps
-    on_edits : mapping from method to mapping from form to average precision
-        On edited copies of controls, by which the forms were chosen.
+    on_edits : mapping from method to mapping from form to number
+        AUROC up to a false-positive rate of 0.3 on edited copies of controls, by which the forms were chosen.
     costs : mapping from method to str
     failures : sequence of str
         Sentences about methods and subjects that failed.

@@ -30,8 +30,9 @@ from .cohort import RivalCohort
 
 MAPPED = "as mapped"
 """Form of voxout's own map, which is calibrated and smoothed already."""
-_MOST_EDITED = 10
+_MOST_EDITED = 20
 """Controls of which an edited copy is scored, to choose a form."""
+_FPR = 0.3
 _IDENTITY, _COST = "identity.json", "cost.json"
 
 Progress = Callable[[int, int], None]
@@ -72,7 +73,7 @@ class MethodScores:
     chosen : str
         The form that is compared.
     on_edits : mapping from form to float
-        Average precision on edited copies of controls, by which the form was chosen.
+        Normalised AUROC up to a false-positive rate of 0.3 on edited copies of controls, by which the form was chosen.
     template_map : callable
         Returns the map (P,) of a subject in the chosen form.
     cost : Cost
@@ -197,7 +198,10 @@ def _hash_of(cohort: RivalCohort, key: str) -> str:
 
 
 def _on_edits(fit: CrossFit, forms: Forms) -> dict[str, float]:
-    """Average precision of each form over the voxels of the edited copies, pooled; 0 without any."""
+    """Rank each form on the voxels of the edited copies, pooled: normalised AUROC up to `_FPR`; 0 without any copy.
+
+    The average precision would depend on the few edits that are plain to see.
+    """
     mask, histograms = fit.controls.mask, {form: [] for form in FORMS}
     for key, raw in fit.edited_copies().items():
         inside, truth = mask.transform(fit.controls.scan(key).inside), fit.truth_of_copy(key)
@@ -207,7 +211,7 @@ def _on_edits(fit: CrossFit, forms: Forms) -> dict[str, float]:
     found = {}
     for form, own in histograms.items():
         counts = vm.rank_counts(own, vm.common_edges([h.lesion_scores for h in own])) if own else None
-        value = float(vm.average_precision(counts)) if counts is not None else 0.0
+        value = float(vm.area_below_fpr(counts, _FPR)) if counts is not None else 0.0
         found[form] = value if np.isfinite(value) else 0.0
     return found
 
