@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ...data_manifests.errors import UserError
+from ...data_manifests.errors import UserError, private
 from ..workflow.stage_titles import STAGE_TITLES
 from .program import DONE, SOME_FAILED, open_console, run_options
 
@@ -11,6 +11,7 @@ from .program import DONE, SOME_FAILED, open_console, run_options
 def rivals(options: argparse.Namespace) -> int:
     """Run the stages of a cohort if one is given, then the methods; compare them."""
     from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..rivals.cohort import SettingChanges
     from ..rivals.run import RivalsOptions, closing_lines, compare_rivals
     from ..workflow.device import choose_device
     from ..workflow.scratch import at_work_in
@@ -26,7 +27,12 @@ def rivals(options: argparse.Namespace) -> int:
             return code
     out = OutputFolder(options.out)
     asked = RivalsOptions(
-        tuple(options.methods), options.preset, options.lesions, choose_device(options.device), options.jobs
+        tuple(options.methods),
+        options.preset,
+        options.lesions,
+        choose_device(options.device),
+        options.jobs,
+        SettingChanges(options.config, tuple(options.set), options.seed),
     )
     if options.dry_run:
         from ..rivals.run import would_do
@@ -35,7 +41,8 @@ def rivals(options: argparse.Namespace) -> int:
             open_console(options, None).say(line)
         return DONE
     if not out.config.is_file():
-        raise UserError(f"rivals: found no run in {options.out.name}, expected its output folder. Name COHORT and OUT.")
+        where = private(options.out, "the output folder")
+        raise UserError(f"rivals: found no run in {where}, expected its output folder. Name COHORT and OUT.")
     console = open_console(options, options.out)
     with at_work_in(options.out):
         compared = compare_rivals(out, asked, console)

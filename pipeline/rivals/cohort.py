@@ -1,7 +1,9 @@
 """What a comparison reuses of a run: its prepared controls and subjects, its voxel mask, its settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import Manifest, SubjectRecord
@@ -14,9 +16,43 @@ from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ...preprocessing.prepared_images import PreparedImages
 from ...preprocessing.registration.template_transform import TemplateTransform
-from ..config.config import Config, read_settings
+from ..config.config import Config, GivenSettings, read_settings
 from ..workflow.earlier_subjects import earlier_subjects
 from ..workflow.records import StageRecord
+
+
+@dataclass(frozen=True)
+class SettingChanges:
+    """Changes to the settings of a run, as on the command line.
+
+    Attributes
+    ----------
+    file : Path or None
+    values : sequence of str
+        As ``"evaluation.space=template"``.
+    seed : int or None
+    """
+
+    file: Path | None = None
+    values: Sequence[str] = ()
+    seed: int | None = None
+
+    def applied(self, saved: GivenSettings) -> Config:
+        """Return the changed settings.
+
+        Raises
+        ------
+        UserError
+            The scans were prepared or the model was fitted with other settings.
+        """
+        config = read_settings(self.file, saved=saved, overrides=self.values, seed=self.seed).config
+        for section in ("preprocessing", "models"):
+            if getattr(config, section) != getattr(saved.config, section):
+                raise UserError(
+                    f"rivals: settings of {section} differ from those of the run, expected changes of the evaluation "
+                    "only. Leave them out, or name COHORT and OUT, to do the stages again."
+                )
+        return config
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +76,37 @@ class RivalCohort:
     subjects: dict[str, SubjectRecord]
 
     @classmethod
-    def open(cls, out: OutputFolder, preset: Preset, *, device: str, jobs: int | None) -> "RivalCohort":
+    def open(
+        cls,
+        out: OutputFolder,
+        preset: Preset,
+        *,
+        device: str = "cpu",
+        jobs: int | None = None,
+        changes: SettingChanges | None = None,
+    ) -> "RivalCohort":
         """Open the output folder of a run.
+
+        Parameters
+        ----------
+        out : OutputFolder
+        preset : Preset
+        device : str
+        jobs : int, optional
+        changes : SettingChanges, optional
+            To the settings of the run: those of the evaluation, and the seed.
 
         Raises
         ------
         UserError
-            The run is not finished, or there is nobody to map.
+            The run is not finished, there is nobody to map, or other settings are changed.
         """
         if not out.root.is_dir() or StageRecord.read(out.record("map")) is None or not out.patches.is_dir():
             raise UserError(
                 f"{private(out.root, 'the output folder')}: holds no finished run, expected one with prepared scans, "
                 "patches and maps. Run `voxout rivals COHORT OUT`, which runs all stages first, or `voxout run`."
             )
-        config = read_settings(out.config, saved_file=True).config
+        config = (changes or SettingChanges()).applied(read_settings(out.config, saved_file=True))
         store, channels = VolumeStore.open(out.patches), Channels.load(out.patches)
         subjects = earlier_subjects(out, Manifest(()), {})
         if not any(subject.group == "patient" for subject in subjects.values()):

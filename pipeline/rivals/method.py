@@ -187,8 +187,9 @@ def _start_anew_if_changed(folder: Path, cohort: RivalCohort) -> None:
     text, file = json.dumps(identity, sort_keys=True, indent=1, default=str), folder / _IDENTITY
     if file.is_file() and file.read_text() == text:
         return
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    for pattern in ("maps", "scores", "thresholds", "fold-*", _COST):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     with atomic_write(file) as temporary:
         temporary.write_text(text)
 

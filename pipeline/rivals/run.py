@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -28,13 +28,13 @@ from ...models.rivals.presets import preset_named
 from ...models.rivals.registry import ENTRIES, OWN, make, title_of
 from ..stages.score import prepared_lesions
 from ..workflow.console import Console
+from ..workflow.earlier_subjects import COMPARISON
 from ..workflow.records import versions
-from .cohort import RivalCohort
+from .cohort import RivalCohort, SettingChanges
 from .lesion_table import read_lesion_table
 from .method import Cost, MethodScores, run_method, run_own
 
-PAGE = Path("report", "index.html")
-"""Place of the page in the folder of the comparison."""
+_JSON, _CSV, _GROUPS, _PAGE = COMPARISON
 _PATIENTS = 3
 
 
@@ -51,6 +51,8 @@ class RivalsOptions:
         Table of the kinds of lesions.
     device : str
     jobs : int or None
+    changes : SettingChanges
+        To the settings of the run.
     """
 
     methods: Sequence[str] = ()
@@ -58,6 +60,25 @@ class RivalsOptions:
     lesions: Path | None = None
     device: str = "cpu"
     jobs: int | None = None
+    changes: SettingChanges = field(default_factory=SettingChanges)
+
+    def cohort(self, out: OutputFolder) -> RivalCohort:
+        """Open the run that the methods are compared on."""
+        preset = preset_named(self.preset)
+        return RivalCohort.open(out, preset, device=self.device, jobs=self.jobs, changes=self.changes)
+
+    def names(self) -> list[str]:
+        """Names of the methods, each once.
+
+        Raises
+        ------
+        UserError
+            One of them does not exist, or cannot be used.
+        """
+        names = [name for name in dict.fromkeys(self.methods or ENTRIES) if name != OWN]
+        for name in names:
+            make(name)
+        return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +108,7 @@ def compare_rivals(out: OutputFolder, options: RivalsOptions, console: Console) 
     UserError
         The run is not finished, a method does not exist, or no method could be run.
     """
-    names = [name for name in dict.fromkeys(options.methods or ENTRIES) if name != OWN]
-    for name in names:
-        make(name)  # an unknown name is refused before hours of work
-    preset = preset_named(options.preset)
-    cohort = RivalCohort.open(out, preset, device=options.device, jobs=options.jobs)
+    names, cohort = options.names(), options.cohort(out)
     kinds = read_lesion_table(options.lesions, cohort.subjects) if options.lesions is not None else ()
     results, failures = [run_own(cohort)], []
     for number, name in enumerate(names, 1):
@@ -125,7 +142,7 @@ def compare_rivals(out: OutputFolder, options: RivalsOptions, console: Console) 
     )
     failures = [without_names(failure) for failure in failures]
     write_comparison(out.rivals, table, results, failures)
-    page = write_rivals_page(out.rivals / PAGE, _report(cohort, table, results, failures))
+    page = write_rivals_page(out.rivals / _PAGE, _report(cohort, table, results, failures))
     return Compared(table, tuple(failures), page)
 
 
@@ -137,11 +154,7 @@ def would_do(out: OutputFolder, options: RivalsOptions) -> list[str]:
     UserError
         As `compare_rivals`, where it shows without work.
     """
-    preset = preset_named(options.preset)
-    cohort = RivalCohort.open(out, preset, device=options.device, jobs=options.jobs)
-    names = [name for name in dict.fromkeys(options.methods or ENTRIES) if name != OWN]
-    for name in names:
-        make(name)
+    names, cohort = options.names(), options.cohort(out)
     return [
         f"would fit {counted(len(names), 'method')} on {counted(len(cohort.controls), 'control')}, map "
         f"{counted(len(cohort.subjects), 'subject')} with each, and compare them",
@@ -159,7 +172,7 @@ def cost_text(cost: Cost) -> str:
 
 
 def write_comparison(folder: Path, table: SideBySide, results: Sequence[MethodScores], failures: Sequence[str]) -> None:
-    """Write ``comparison.json``, ``comparison.csv`` (a row per method, form and metric) and ``lesion_groups.csv``."""
+    """Write the files of `COMPARISON` but the page; the tables have a row per method, form and metric or group."""
     chosen = {method.name: method.chosen for method in results}
     rows = [
         {
@@ -184,10 +197,10 @@ def write_comparison(folder: Path, table: SideBySide, results: Sequence[MethodSc
         "costs": {method.name: asdict(method.cost) for method in results},
         "versions": versions(),
     }
-    with atomic_write(folder / "comparison.json") as temporary:
+    with atomic_write(folder / _JSON) as temporary:
         content = {"about": about, "metrics": rows, "lesion_groups": groups}
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    for name, lines in (("comparison.csv", rows), ("lesion_groups.csv", groups)):
+    for name, lines in ((_CSV, rows), (_GROUPS, groups)):
         if lines:
             write_csv(folder / name, [*lines[0]], ([*line.values()] for line in lines))
 

@@ -2,6 +2,7 @@
 
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from voxout.models.rivals.rival import checked_scores
 
 from .small_heads import MASK, brain, bright_blob, controls, scan
 
+
 class Brightness:
     """A method of another package: the brightness; it remembers what it was fitted on."""
 
     fewest_controls = 3
-    fitted_on: list[tuple[str, ...]] = []
+    fitted_on: ClassVar[list[tuple[str, ...]]] = []
 
     def fit(self, controls):
         self.keys = controls.keys
@@ -156,7 +158,10 @@ def test_methods_that_cannot_be_used_are_refused_by_name(tmp_path, name, sentenc
     ("name", "sentence"),
     [
         ("nan", r"nan: failed on 12 of 12 controls, .* nan: returned \d+ values for sub-\d\d that are NaN or infinite"),
-        ("small", r"small: failed on 12 of 12 .* returned a map of shape \(32, 32, 13\) for sub-\d\d, expected \(32, 32"),
+        (
+            "small",
+            r"small: failed on 12 of 12 .* returned a map of shape \(32, 32, 13\) for sub-\d\d, expected \(32, 32",
+        ),
     ],
 )
 def test_maps_that_are_no_maps_are_refused_by_name(tmp_path, name, sentence):
@@ -202,7 +207,7 @@ def test_forms_are_calibrated_as_voxouts_own_scores(tmp_path):
     for form in (CALIBRATED, SMOOTHED):
         # One healthy voxel in a thousand exceeds 3.09.
         assert (nulls[form] > 3.09).mean() == pytest.approx(1e-3, rel=0.5)
-    image, lesion = bright_blob()
+    _, lesion = bright_blob()
     values = forms.of(fit.scores("sub-patient"), MASK.transform(MASK.brain_mask))
     at = MASK.transform(lesion)
     for form in (CALIBRATED, SMOOTHED):
