@@ -184,7 +184,7 @@ def test_methods_that_fail_are_named_and_the_others_go_on(compared):
     done = in_process("rivals", out, "--methods", "fails-on-patients", "learned", "intensity", "--device", "cpu")
     assert done.returncode == 3
     assert "fails-on-patients: failed on sub-patient001 (RuntimeError: out of order)" in done.stderr
-    assert "learned is left out. learned: found 9 controls to fit it on, expected at least 30" in done.stderr
+    assert "learned is left out. learned: found 9 controls to fit it on, expected at least 40" in done.stderr
     about = json.loads((out / "rivals" / "comparison.json").read_text())["about"]
     assert about["subjects_left_out"] == ["sub-patient001"]
     assert len(about["failures"]) == 2
