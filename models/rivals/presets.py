@@ -49,8 +49,8 @@ class Preset:
     encoder_steps: int
 
 
-CPU = Preset("cpu", 3, 1500, 16, (16, 32, 64, 128), 128, 16, 10, 8, (192, 4), 1500)
-"""At most 45 minutes of two cores a method, with 60 controls and 35 scans to map at 2 mm."""
+CPU = Preset("cpu", 3, 3000, 16, (16, 32, 64, 128), 128, 16, 25, 8, (192, 4), 4000)
+"""Below 45 minutes of one core a method, with 50 controls and 32 scans to map at 2 mm (docs/rivals.md#cost)."""
 PAPER = Preset("paper", 5, 100_000, 64, (32, 64, 128, 256), 128, 32, 500, 10, (384, 6), 20_000)
 """As published, for a GPU."""
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in (CPU, PAPER)})

@@ -13,12 +13,14 @@ import numpy as np
 
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, UserError
-from ...data_manifests.images.volume import Volume, read_mask
+from ...data_manifests.images.volume import Volume, read_map, read_mask
 from ...data_manifests.typed_json import load_json
 from ...evaluation.metrics import voxel_metrics as vm
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
 from ...evaluation.scoring.score_subject import score_map
 from ...evaluation.scoring.subject_scores import SubjectScores
+from ...models.anomaly.fit import NULL
+from ...models.features.feature_store import LatentStore
 from ...models.rivals.cross_fit import CrossFit
 from ...models.rivals.forms import FORMS, Forms
 from ...models.rivals.registry import OWN
@@ -155,20 +157,44 @@ def run_own(cohort: RivalCohort) -> MethodScores:
         The run has no valid threshold, or its maps cannot be read.
     """
     out, settings = cohort.out, cohort.config.evaluation
-    stored = StoredPoint.load(out.operating_point)
-    if stored is None or stored.unfit_because(settings, fit_identity(out)) is not None:
-        raise UserError(f"{OWN}: the run has no threshold for its settings, expected one. Run `voxout run` again.")
-    scores = []
+    point, scores = _own_point(cohort), []
     for key, subject in cohort.subjects.items():
         about = {"group": subject.group, "site": subject.site, "age": subject.age}
         scores.append(score_map(key, *maps_and_masks(subject, out, settings.space), settings, **about))
 
     def template_map(key: str) -> np.ndarray:
-        from ...data_manifests.images.volume import read_map
-
         return cohort.controls.mask.transform(read_map(out.template_map(cohort.subjects[key])).voxels)
 
-    return MethodScores(OWN, {MAPPED: tuple(scores)}, {MAPPED: stored.point}, MAPPED, {}, template_map, Cost())
+    return MethodScores(OWN, {MAPPED: tuple(scores)}, {MAPPED: point}, MAPPED, {}, template_map, Cost())
+
+
+def _own_point(cohort: RivalCohort) -> OperatingPoint:
+    """Return the threshold of the run or, for other settings of the evaluation, one set on its null maps."""
+    out, config, mask = cohort.out, cohort.config, cohort.controls.mask
+    stored = StoredPoint.load(out.operating_point)
+    if stored is not None and stored.unfit_because(config.evaluation, fit_identity(out)) is None:
+        return stored.point
+    keys = tuple(key for key in cohort.controls.keys if (out.latents / NULL / f"{key}.npy").is_file())
+    if not keys:
+        raise UserError(
+            f"{OWN}: the run has no threshold for these settings of the evaluation, and its null maps were deleted. "
+            "Leave the settings out, or run `voxout run` again."
+        )
+    null = LatentStore.open(out.latents / NULL, keys, mask)
+    inside = np.stack([mask.transform(cohort.controls.scan(key).inside) for key in keys])
+    rows = np.stack([null.subject(key)[:, 0] for key in keys])
+    return threshold_on(_null_volumes(rows, inside, cohort), keys, mask.grid, config, [])
+
+
+def _null_volumes(null: np.ndarray, inside: np.ndarray, cohort: RivalCohort) -> Callable[[], Iterator[np.ndarray]]:
+    """Return a function that yields the null maps (S, P) as volumes, -inf outside the brain."""
+    mask = cohort.controls.mask
+
+    def maps() -> Iterator[np.ndarray]:
+        for row, brain in zip(null, inside, strict=True):
+            yield mask.inverse_transform(np.where(brain, row, -np.inf).astype(np.float32), -np.inf)
+
+    return maps
 
 
 def _start_anew_if_changed(folder: Path, cohort: RivalCohort) -> None:
@@ -221,16 +247,12 @@ def _point(
     folder: Path, form: str, keys: tuple[str, ...], null: np.ndarray, inside: np.ndarray, cohort: RivalCohort
 ) -> OperatingPoint:
     """Set the threshold of a form on the null maps of the controls, on the template grid, as for voxout's own map."""
-    mask, config = cohort.controls.mask, cohort.config
+    config = cohort.config
     path = folder / "thresholds" / f"{FORMS.index(form)}.json"
     stored = StoredPoint.load(path)
     if stored is None:
-
-        def maps() -> Iterator[np.ndarray]:
-            for row, brain in zip(null, inside, strict=True):
-                yield mask.inverse_transform(np.where(brain, row, -np.inf).astype(np.float32), -np.inf)
-
-        point = threshold_on(maps, keys, mask.grid, config, [])
+        volumes = _null_volumes(null, inside, cohort)
+        point = threshold_on(volumes, keys, cohort.controls.mask.grid, config, [])
         StoredPoint.from_point(point, config.evaluation, folder.name).save(path)
         stored = StoredPoint.load(path)
         assert stored is not None
