@@ -9,6 +9,9 @@ Here: the inputs of the network are deviations of a voxel from the controls, smo
 (docs/maps.md#the-learned-scorer), instead of raw patches. All settings are the defaults of voxout.
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 
 from ...data_manifests.threads import one_torch_thread
@@ -19,21 +22,31 @@ from .scans import Controls, Scan, require_controls
 
 
 class Learned:
-    """voxout's scorer `learned`, without the others."""
+    """voxout's scorer `learned`, without the others.
+
+    Parameters
+    ----------
+    **changes
+        To `LearnedSettings`.
+    """
 
     fewest_controls = FEWEST_TO_LEARN_FROM
     is_costly = True
+
+    def __init__(self, **changes: int):
+        self.changes = changes
 
     def fit(self, controls: Controls) -> None:
         """Train its networks, one for each of its own folds."""
         require_controls("learned", len(controls), self.fewest_controls)
         self.controls = controls
         ensemble = {"scorers": ("learned",), "smoothing_mm": 0.0, "surroundings_mm": 0.0}
-        settings = ModelSettings.model_validate({"ensemble": ensemble})
+        settings = ModelSettings.model_validate({"ensemble": ensemble, "learned": self.changes})
         source = FeatureSource(controls.channels, (), controls.device)
-        self.ensemble = fit_ensemble(
-            controls.store, controls.keys, source, settings, controls.folder, seed=controls.seed, jobs=controls.jobs
-        )
+        with TemporaryDirectory(dir=controls.folder) as scratch:
+            self.ensemble = fit_ensemble(
+                controls.store, controls.keys, source, settings, Path(scratch), seed=controls.seed, jobs=controls.jobs
+            )
 
     def score(self, subject: Scan) -> np.ndarray:
         """Return the logits."""

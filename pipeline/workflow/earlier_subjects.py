@@ -127,7 +127,6 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
 def _remove_of_rivals(out: OutputFolder, key: str) -> None:
     """Delete what `voxout rivals` made of a subject, and the comparison, whose page may show it."""
     made = [*out.rivals.glob(f"*/maps/*/{key}.npy"), *out.rivals.glob(f"*/scores/*/{key}.npz")]
-    made += out.rivals.glob(f"*/fold-*/features/{key}.npy")
     if made:
         made += [out.rivals / name for name in COMPARISON]
     for path in made:

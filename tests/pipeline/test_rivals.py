@@ -223,6 +223,18 @@ def test_a_dry_run_writes_nothing(compared):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
+def test_the_scores_can_be_those_of_the_template_grid(compared):
+    out, _ = compared
+    done = in_process("rivals", out, "--methods", "intensity", "--device", "cpu", "--set", "evaluation.space=template")
+    assert done.returncode == 0, done.stderr
+    assert float(_rows(out)[0]["value"]) > 0
+    refused = in_process("rivals", out, "--methods", "intensity", "--set", "models.detector.nu=0.3")
+    assert refused.returncode == 2
+    assert "settings of models differ from those of the run" in refused.stderr
+    # Back to native space, for the tests below.
+    assert in_process("rivals", out, "--methods", "intensity", "z-score", "--device", "cpu").returncode == 0
+
+
 def test_other_scans_are_not_mixed_with_those_of_before(compared):
     out = OutputFolder(compared[0])
     before = _times(out.root)
