@@ -242,6 +242,11 @@ class OutputFolder:
         return self.scores / "subjects" / f"{key}.npz"
 
     @property
+    def rivals(self) -> Path:
+        """Folder of `voxout rivals`: a folder for each method, tables and the page."""
+        return self.root / "rivals"
+
+    @property
     def operating_point(self) -> Path:
         """Threshold set on the null maps of the training controls; stored with the records of the model."""
         return self.part("operating_point")

@@ -15,8 +15,7 @@ Several processes divide the batch of each step among them (`processes`); the fi
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -33,6 +32,7 @@ from ...preprocessing.intensity.channels import Channels
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..ocsvm.guidance_loss import guidance_loss
 from ..settings import ModelSettings, resolve_gamma
+from ..training_state import deterministic, load_optimiser, optimiser_tensors
 from .checkpoint import Checkpoint, Origin, TrainingRow, build_autoencoder, trained_by
 from .contrast_term import ContrastTerm
 from .global_norm import share_norms
@@ -128,7 +128,7 @@ def train_encoder(
         )
     subjects_hash = hashlib.sha256("\n".join([*train, "", *held_out]).encode()).hexdigest()[:16]
     origin = Origin(store.channels, patch_shapes, spacing_mm, store.grid.mask_hash, subjects_hash, seed)
-    with _deterministic():
+    with deterministic():
         training = _Training.start(store, settings, schedule, origin, out, train, held_out, device, channels, processes)
         training.resume()
         if training.step < schedule.steps:
@@ -372,9 +372,7 @@ class _Training:
 
     # -- checkpoint ----------------------------------------------------------------------------------------------
     def save(self) -> None:
-        names = [*_named_parameters(self.model, self.contrast)]
-        state = self.optimiser.state_dict()["state"]
-        optimiser = {f"{names[i]}.{what}": value for i, entry in state.items() for what, value in entry.items()}
+        optimiser = optimiser_tensors(self.optimiser, [*_named_parameters(self.model, self.contrast)])
         history = tuple(self.history)
         contrast = self.contrast.loss.state_dict() if self.contrast else {}
         Checkpoint(self.model, optimiser, self.settings, self.origin, self.step, history, contrast).save(self.out)
@@ -404,12 +402,7 @@ class _Training:
         self.model.load_state_dict(found.autoencoder.state_dict())
         if self.contrast:
             self.contrast.loss.load_state_dict(found.contrast)
-        state = self.optimiser.state_dict()
-        names = [*_named_parameters(self.model, self.contrast)]
-        for name, value in found.optimiser.items():
-            parameter, what = name.rsplit(".", 1)
-            state["state"].setdefault(names.index(parameter), {})[what] = value
-        self.optimiser.load_state_dict(state)
+        load_optimiser(self.optimiser, [*_named_parameters(self.model, self.contrast)], found.optimiser)
         self.step, self.history = found.step, list(found.history)
 
 
@@ -426,14 +419,3 @@ def _named_parameters(model: PatchAutoEncoder, contrast: ContrastTerm | None) ->
     """All parameters that are learnt, by the name in a checkpoint."""
     of_contrast = contrast.loss.named_parameters(prefix="contrast") if contrast else ()
     return {**dict(model.named_parameters()), **dict(of_contrast)}
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Use deterministic algorithms of torch where available."""
-    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)

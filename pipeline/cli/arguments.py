@@ -27,6 +27,7 @@ examples:
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
+  voxout rivals out --methods z-score denoising-unet   compare with other methods on the same scans
 
 exit codes: 0 success; 1 a bug in voxout; 2 an error in the command, the settings or the data; 3 finished, but some
 subjects failed (failures.csv lists them with the reasons)
@@ -103,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=_path, required=True, metavar="DIR", help="folder for compare.json, compare.csv")
     compare.add_argument("--seed", type=whole_number, default=0, help="random seed of the bootstrap")
     compare.set_defaults(command="compare")
+    _add_rivals(commands.add_parser("rivals", help="compare the maps of a run with other methods on the same scans"))
     apply = commands.add_parser("apply", help="map new subjects with the model of an earlier run")
     apply.add_argument(
         "model", type=_path, metavar="MODEL", help="output folder of the earlier run, or a packed model (.voxout)"
@@ -200,6 +202,32 @@ def _add_choice_of_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flair-series", metavar="NUMBER", help="number or UID of the FLAIR series")
     parser.add_argument("--subject", metavar="ID", help="id of letters and digits (default: made from the study's UID)")
     parser.add_argument("--session", metavar="ID", help="id of the session, of letters and digits")
+
+
+def _add_rivals(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Fit other methods on the controls of a run, map its patients and held-out controls with them, and compare "
+        "them with voxout's own maps (docs/rivals.md). With COHORT, `voxout run COHORT OUT` is brought up to date "
+        "first. An interrupted comparison goes on. Results: OUT/rivals."
+    )
+    parser.add_argument(
+        "paths", type=_path, nargs="+", metavar="[COHORT] OUT", help="manifest or BIDS folder, and output folder"
+    )
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="names; all that come with voxout")
+    parser.add_argument("--preset", default="cpu", metavar="NAME", help="sizes of networks: cpu (default) or paper")
+    parser.add_argument(
+        "--run-preset", metavar="NAME", help="with COHORT: predefined settings of the run, as for `voxout run`"
+    )
+    parser.add_argument(
+        "--lesions",
+        type=_path,
+        metavar="CSV",
+        help="table of lesions: subject, x_mm, y_mm, z_mm, and columns to group by, such as kind and contrast",
+    )
+    _add_settings(parser)
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, ... (default: GPU if available)")
+    _add_work(parser)
+    parser.set_defaults(command="rivals", seeds=None, cluster="local", scheduler=None, model=None)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

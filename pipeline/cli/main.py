@@ -19,6 +19,7 @@ from .arguments import make_parser
 from .dicom_commands import dicom, received_scan, require_no_dicom_options
 from .model_commands import adapt_scanner, bundle, model, pack_model
 from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
+from .rivals import rivals
 
 if TYPE_CHECKING:
     from ...data_manifests.cohort.subject import SubjectRecord
@@ -298,6 +299,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "compare": _compare,
     "native": _native,
+    "rivals": rivals,
     "apply": _apply,
     "adapt-scanner": adapt_scanner,
     "model": model,

@@ -16,6 +16,8 @@ from .records import StageRecord, file_fingerprint
 from .removal import remove_recorded, remove_unfinished, remove_with_record
 from .scan_places import forget_places
 
+COMPARISON = "comparison.json", "comparison.csv", "lesion_groups.csv", "report/index.html"
+"""What `voxout rivals` writes about all methods together, in its folder."""
 _DESCRIBED = ("subject_id", "session_id", "group", "site", "age", "sex")
 
 
@@ -117,8 +119,18 @@ def remove_subjects(out: OutputFolder, names: Sequence[str]) -> Removed:
                 set_aside += remove_recorded(out, record, keep=keep)
         remove_unfinished(out, key)
         forget(out, key)
+        _remove_of_rivals(out, key)
     forget_places(out, subjects)
     return Removed(tuple(sorted(subjects)), tuple(set_aside), in_model, in_patches)
+
+
+def _remove_of_rivals(out: OutputFolder, key: str) -> None:
+    """Delete what `voxout rivals` made of a subject, and the comparison, whose page may show it."""
+    made = [*out.rivals.glob(f"*/maps/*/{key}.npy"), *out.rivals.glob(f"*/scores/*/{key}.npz")]
+    if made:
+        made += [out.rivals / name for name in COMPARISON]
+    for path in made:
+        path.unlink(missing_ok=True)
 
 
 def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:

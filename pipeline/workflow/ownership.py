@@ -29,6 +29,7 @@ OWN_NAMES = frozenset(Path(name).parts[0] for name in PARTS.values()) | {
     "status.csv",
     "log.jsonl",
     "records",
+    "rivals",
     ".lock",
     ".scratch",
     BUILDING,

@@ -1,0 +1,1 @@
+"""Comparison of voxout with other methods on the scans of a run."""
