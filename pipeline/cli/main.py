@@ -15,7 +15,7 @@ from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
-from .model_commands import adapt_scanner, model, pack_model
+from .model_commands import adapt_scanner, certify, model, pack_model
 from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
 
 
@@ -280,6 +280,7 @@ _COMMANDS = {
     "native": _native,
     "apply": _apply,
     "adapt-scanner": adapt_scanner,
+    "certify": certify,
     "model": model,
     "remove": _remove,
     "status": _status,

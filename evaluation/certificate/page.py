@@ -1,0 +1,92 @@
+"""Page of a certificate: one self-contained file, as all pages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from ...data_manifests.images.volume import Volume
+from ...data_manifests.synthetic.lesion_kinds import KINDS
+from ..figures.colour_scale import ColourScale, colour_bar
+from ..figures.mosaic import subject_mosaic
+from ..figures.slices import Head
+from ..report.embedded_plots import embedded
+from ..report.html import picture_uri, write_page
+from .agreement import FEWEST
+from .certificate import REFERENCE, Certificate
+from .plots import agreement_plot, iso_plot, overview_plot
+
+_PICTURE_BYTES = 120_000
+
+
+@dataclass(frozen=True, eq=False)
+class CertificatePage:
+    """What the page shows.
+
+    Attributes
+    ----------
+    certificate : Certificate
+    created : datetime
+    versions : mapping from package to version
+    template, brain_mask : Volume
+        Scan under the map of blind spots, and its brain.
+    blind_spots : Volume or None
+        Size found at each place, in ml; None without a curve of `REFERENCE`.
+    warnings : tuple of str
+    """
+
+    certificate: Certificate
+    created: datetime
+    versions: Mapping[str, str]
+    template: Volume
+    brain_mask: Volume
+    blind_spots: Volume | None
+    warnings: tuple[str, ...] = ()
+
+
+def write_certificate_page(path: Path, page: CertificatePage) -> Path:
+    """Write the page atomically, with ``figures`` (SVG, PNG) in a folder next to it."""
+    certificate = page.certificate
+    overview, isos = overview_plot(certificate), [iso_plot(certificate, name) for name in certificate.curves]
+    agreement = agreement_plot(certificate)
+    for plot in (overview, *isos, agreement):
+        plot.save(path.parent / "figures")
+    cells = [cell for cell in certificate.cells if cell.lesions >= FEWEST]
+    usual = [limit for kind in certificate.curves if (limit := certificate.limit_of(kind)) is not None]
+    return write_page(
+        path,
+        "certificate.html",
+        styles=("report.css",),
+        scripts=("report.js",),
+        report=page,
+        certificate=certificate,
+        kinds=KINDS,
+        usual=usual,
+        reference=KINDS[REFERENCE],
+        overview=embedded(overview),
+        isos=[embedded(plot) for plot in isos],
+        agreement=embedded(agreement),
+        cells=cells,
+        agreeing=sum(cell.agrees for cell in cells),
+        left_out=sum(head.left_out for head in certificate.heads),
+        **_blind_spots(page),
+    )
+
+
+def _blind_spots(page: CertificatePage) -> dict[str, object]:
+    sizes = page.blind_spots
+    if sizes is None or not (inside := sizes.voxels > 0).any():
+        return {"picture": None, "picture_alt": "", "bar": None, "scale": None}
+    low, high = (float(size) for size in np.percentile(sizes.voxels[inside], [50, 99]))
+    scale = ColourScale(low, max(high, 1.01 * low))
+    head = Head.from_volumes(page.template, sizes, scale, brain_mask=page.brain_mask, covered=sizes.with_voxels(inside))
+    picture, alt = subject_mosaic(head, scan_row=False)
+    alt = alt.replace("the anomaly map over the scan", "smallest size found, over the template")
+    return {
+        "picture": picture_uri(picture, _PICTURE_BYTES),
+        "picture_alt": alt,
+        "bar": picture_uri(colour_bar(scale), 10_000),
+        "scale": scale,
+    }

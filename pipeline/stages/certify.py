@@ -1,0 +1,352 @@
+"""Detection limits of a fitted model, measured on lesions that are painted into its held-out controls.
+
+The stage `CERTIFY` is no stage of a run: `voxout certify` does it alone, in the folder of a run. Lesions are painted
+into prepared brains, since the registration of every painted copy would take most of the time.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import Manifest, SubjectRecord, count_participants
+from ...data_manifests.errors import UserError, counted, private, some_of
+from ...data_manifests.images.volume import Volume
+from ...data_manifests.synthetic.lesion_kinds import KINDS
+from ...data_manifests.synthetic.painted_copies import HealthyBrain, PaintedCopy, paint_copy, wanted_lesions
+from ...evaluation.certificate.blind_spots import blind_spot_map
+from ...evaluation.certificate.certificate import REFERENCE, About, Certificate
+from ...evaluation.certificate.page import CertificatePage, write_certificate_page
+from ...evaluation.certificate.painted_heads import PaintedHead, TriedLesion, found_lesions
+from ...evaluation.certificate.tables import write_json_file, write_tables
+from ...evaluation.metrics.components import Lesions, find_lesions
+from ...evaluation.report.anatomy import place_of
+from ...preprocessing.prepared_images import PreparedImages
+from ...preprocessing.registration.template import Template, load_template
+from ...preprocessing.registration.template_transform import TemplateTransform
+from ..config.config import Config
+from ..model.anomaly_model import AnomalyModel, model_of_process
+from ..model.map_files import MapContext, write_map
+from ..model.model_files import adapted_on, number_of_controls, read_trained_on, require_files_of_model
+from ..workflow.earlier_subjects import earlier_subjects
+from ..workflow.origin import Origin
+from ..workflow.per_subject import cached, work_by_subject
+from ..workflow.records import StageRecord, versions
+from ..workflow.runner import Run, Stage, StageResult
+from ..workflow.stage_inputs import fit_identity
+
+FORMAT = 1
+"""Increased whenever the same head and model give other lesions or another answer."""
+LESIONS_A_COPY = 8
+"""More would leave too little healthy tissue, with which a voxel is compared."""
+ENOUGH_HEADS = 10
+_SMALLEST_SHRINKAGE, _LARGEST_SHRINKAGE = 0.2, 3.0
+NAME = "certify"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is painted into each head.
+
+    Attributes
+    ----------
+    lesions : int
+    seed : int
+    threshold : float
+        Of the model.
+    """
+
+    lesions: int
+    seed: int
+    threshold: float
+
+
+# -- heads -------------------------------------------------------------------------------------------------------------
+def held_out_controls(out: OutputFolder) -> list[SubjectRecord]:
+    """Return the controls with a map of the model that it was not fitted to.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    trained_on = read_trained_on(out)
+    mapped = earlier_subjects(out, Manifest(()), {"the detectors": fit_identity(out)}).values()
+    records = {subject.key: StageRecord.read(out.map_record(subject)) for subject in mapped}
+    found = [
+        subject
+        for subject in mapped
+        if subject.group == "control"
+        and (record := records[subject.key]) is not None
+        and record.scans.get("t1w") not in trained_on
+        and StageRecord.read(out.subject_record(subject)) is not None
+    ]
+    if not found:
+        raise UserError(
+            f"{private(out.root, 'the output folder')}: found no mapped healthy control that the model was not fitted "
+            f"to, expected at least 3, better {ENOUGH_HEADS}. Hold some out: write held_out in the column split of "
+            "the cohort, or set data_manifests.held_out_share, and run `voxout run` again."
+        )
+    return found
+
+
+def certify_stage(trial: Trial) -> Stage:
+    """Return the stage that paints and maps lesions as `trial` says, and writes the certificate."""
+
+    def inputs(run: Run) -> dict[str, Any]:
+        of_heads = _inputs_of_heads(run, trial)
+        evaluation = run.config.evaluation
+        return {f"{name} of {key}": value for key, own in of_heads.items() for name, value in own.items()} | {
+            "settings.evaluation.bootstrap_draws": evaluation.bootstrap_draws
+        }
+
+    def work(run: Run) -> StageResult:
+        require_files_of_model(run.model)
+        own = _inputs_of_heads(run, trial)
+        device = run.device_of_workers or run.device
+        done = work_by_subject(
+            run, NAME, write_head, own, run.out.certificate_record, run.config, run.out, device, trial
+        )
+        heads = [PaintedHead.load(run.out.certificate_head(run.manifest[key])) for key in done.done]
+        certificate = write_certificate(run, heads, trial)
+        return StageResult(
+            outputs=done.outputs,
+            done=done.done,
+            failed=done.failed,
+            warnings=done.warnings,
+            summary=f"{done.summary}, {counted(len(certificate.lesions), 'lesion')}",
+        )
+
+    parts = ("page", "numbers", "tables", "figures", "maps")
+    return Stage(
+        NAME,
+        inputs,
+        work,
+        tuple(f"certificate_{part}" for part in parts),
+        retry_failed=True,
+        title="paint lesions into the held-out controls, and find them",
+    )
+
+
+def _inputs_of_heads(run: Run, trial: Trial) -> dict[str, dict[str, Any]]:
+    shared = {
+        "the detectors": fit_identity(run.model),
+        "the threshold": trial.threshold,
+        "lesions a head": trial.lesions,
+        "seed of the lesions": trial.seed,
+        "format of the trial": FORMAT,
+        "settings.evaluation.smallest_cluster_mm3": run.config.evaluation.smallest_cluster_mm3,
+    }
+    records = {subject.key: StageRecord.read(run.out.subject_record(subject)) for subject in run.manifest}
+    return {key: {"prepared": record.identity, **shared} for key, record in records.items() if record is not None}
+
+
+def write_head(
+    subject: SubjectRecord,
+    inputs: Mapping[str, Any],
+    origin: Origin,
+    config: Config,
+    out: OutputFolder,
+    device: str,
+    trial: Trial,
+) -> StageRecord:
+    """Paint lesions into one head, map its copies, and write which lesions were found."""
+
+    def work(built: OutputFolder) -> Sequence[str]:
+        model = model_of_process(out.root, fit_identity(out), config, device)
+        path = built.certificate_head(subject)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try_head(model, subject, out, trial).save(path)
+        return ()
+
+    path = out.certificate_record(subject)
+    return cached(NAME, subject, path, inputs, out, ("certificate_heads",), work, origin=origin, device=device)
+
+
+# -- one head ----------------------------------------------------------------------------------------------------------
+def try_head(model: AnomalyModel, subject: SubjectRecord, out: OutputFolder, trial: Trial) -> PaintedHead:
+    """Map a prepared head and its painted copies, and find out which lesions clusters touch."""
+    head, template = Mapper.of(model, subject, out), load_template(model.config.preprocessing.spacing_mm)
+    smallest = int(np.ceil(model.config.evaluation.smallest_cluster_mm3 / model.mask.grid.voxel_volume_mm3 - 1e-6))
+    clusters, _ = head.clusters(head.brain.image, trial.threshold)
+    false_clusters = sum(cluster.voxels >= smallest for cluster in clusters.lesions)
+    lesions: list[TriedLesion] = []
+    for number in range(1, -(-trial.lesions // LESIONS_A_COPY) + 1):
+        random, first = random_of(trial.seed, subject.key, number), (number - 1) * LESIONS_A_COPY
+        wanted = wanted_lesions(random, first, min(LESIONS_A_COPY, trial.lesions - first))
+        copy = paint_copy(head.brain, wanted, random)
+        lesions += _tried(head, copy, number, smallest, trial, template)
+    return PaintedHead(
+        key=subject.key,
+        participant=subject.subject_id,
+        false_clusters=false_clusters,
+        lesions=tuple(lesions),
+        left_out=trial.lesions - len(lesions),
+    )
+
+
+def random_of(seed: int, key: str, copy: int) -> np.random.Generator:
+    """Return the random numbers of one copy of one head, whatever other heads there are."""
+    of_key = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
+    return np.random.default_rng([seed % 2**63, of_key, copy])
+
+
+def _tried(
+    head: "Mapper", copy: PaintedCopy, number: int, smallest: int, trial: Trial, template: Template
+) -> list[TriedLesion]:
+    clusters, z = head.clusters(copy.image, trial.threshold)
+    found = found_lesions(clusters, smallest, copy.labels, len(copy.lesions))
+    numbers = [lesion.number for lesion in copy.lesions]
+    highest = ndimage.maximum(z, copy.labels, numbers) if numbers else []
+    tried = []
+    for lesion, is_found, score in zip(copy.lesions, found, highest, strict=True):
+        place = place_of(np.array(lesion.place_mm), template.grey, template.white)
+        x, y, z_mm = lesion.place_mm
+        tried.append(
+            TriedLesion(
+                copy_number=number,
+                kind=lesion.kind,
+                ml=lesion.ml,
+                strength=lesion.strength,
+                x_mm=round(x, 1),
+                y_mm=round(y, 1),
+                z_mm=round(z_mm, 1),
+                lobe=place.lobe or "elsewhere",
+                tissue=lesion.tissue,
+                found=bool(is_found),
+                highest_score=round(float(score), 3),
+            )
+        )
+    return tried
+
+
+@dataclass(frozen=True, eq=False)
+class Mapper:
+    """A prepared head that is mapped again with other images in place of its T1w.
+
+    Attributes
+    ----------
+    model : AnomalyModel
+    subject : SubjectRecord
+    brain : HealthyBrain
+    images : tuple of Volume
+        Prepared images, one per modality; the T1w is replaced.
+    """
+
+    model: AnomalyModel
+    subject: SubjectRecord
+    brain: HealthyBrain
+    images: tuple[Volume, ...]
+
+    @classmethod
+    def of(cls, model: AnomalyModel, subject: SubjectRecord, out: OutputFolder) -> "Mapper":
+        """Read a head that was prepared into an output folder.
+
+        Raises
+        ------
+        UserError
+            A prepared file is missing or damaged.
+        """
+        grid, modalities = model.mask.grid, model.source.channels.modalities
+        prepared = PreparedImages.from_record(subject, out, modalities)
+        images = tuple(prepared.read(modality, grid) for modality in modalities)
+        brain_mask = prepared.read_brain_mask(grid)
+        transform = TemplateTransform.load(out.transform_folder(subject))
+        scored = brain_mask.voxels & model.mask.brain_mask
+        brain = HealthyBrain(images[modalities.index("t1w")], brain_mask, scored, shrinkage_of(transform, brain_mask))
+        return cls(model, subject, brain, images)
+
+    def clusters(self, t1w: Volume, threshold: float) -> tuple[Lesions, np.ndarray]:
+        """Map the head with this T1w: components at or above the threshold, and z (X, Y, Z), -inf without a score."""
+        channels, mask = self.model.source.channels, self.model.mask
+        replaced = [t1w if image is self.brain.image else image for image in self.images]
+        standard = [
+            channels.scale.standardise(image, self.brain.brain_mask, modality).voxels
+            for modality, image in zip(channels.modalities, replaced, strict=True)
+        ]
+        every = channels.with_derived(standard, self.brain.brain_mask)
+        found = self.model.ensemble.predict(every, mask.transform(self.brain.brain_mask.voxels), self.subject, jobs=1)
+        z = np.where(mask.inverse_transform(found.inside), mask.inverse_transform(found.z), -np.inf).astype(np.float32)
+        return find_lesions(Volume(z >= np.float32(threshold), mask.grid)), z
+
+
+def shrinkage_of(transform: TemplateTransform, on: Volume) -> np.ndarray:
+    """Return the volume in the head to that on the template, at each voxel of a template grid: (X, Y, Z)."""
+    of_affine, warped = abs(float(np.linalg.det(transform.affine[:3, :3]))), transform.jacobian()
+    if warped is None:
+        return np.full(on.voxels.shape, of_affine)
+    to_warp = np.linalg.inv(warped.affine) @ on.affine
+    local = ndimage.affine_transform(
+        warped.voxels, to_warp[:3, :3], to_warp[:3, 3], output_shape=on.voxels.shape, order=1, mode="nearest"
+    )
+    return np.clip(of_affine * local, _SMALLEST_SHRINKAGE, _LARGEST_SHRINKAGE)
+
+
+# -- certificate -------------------------------------------------------------------------------------------------------
+def write_certificate(run: Run, heads: Sequence[PaintedHead], trial: Trial) -> Certificate:
+    """Fit the curves to the lesions of all heads, and write page, tables and map."""
+    config, template = run.config, load_template(run.config.preprocessing.spacing_mm)
+    about = About(
+        threshold=trial.threshold,
+        smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
+        spacing_mm=config.preprocessing.spacing_mm,
+        scorers=tuple(config.models.ensemble.scorers),
+        training_controls=number_of_controls(run.model),
+        version=versions()["voxout"],
+        learned_from=_learned_from(config),
+        modalities=tuple(config.preprocessing.modalities),
+    )
+    certificate = Certificate(about, tuple(heads), config.evaluation.bootstrap_draws, trial.seed)
+    write_json_file(run.out.certificate_numbers, certificate)
+    write_tables(run.out.certificate_tables, certificate)
+    scored = Volume(template.brain_mask.voxels, template.grid)
+    blind_spots = None
+    if REFERENCE in certificate.curves:
+        known = np.isfinite(certificate.logits[0])
+        blind_spots = blind_spot_map(
+            scored,
+            certificate.places_mm[known],
+            certificate.logits[0, known],
+            certificate.found[known],
+            certificate.curves[REFERENCE],
+            KINDS[REFERENCE].usual,
+        )
+        context = MapContext.of_model(config, fit_identity(run.model), trial.threshold, adapted_on(run.model))
+        write_map(run.out.blind_spots, blind_spots, context)
+    page = CertificatePage(
+        certificate,
+        datetime.now().astimezone(),
+        versions(),
+        template.t1w,
+        template.brain_mask,
+        blind_spots,
+        warnings_of(certificate),
+    )
+    write_certificate_page(run.out.certificate_page, page)
+    return certificate
+
+
+def warnings_of(certificate: Certificate) -> tuple[str, ...]:
+    """Return what limits the certificate."""
+    found, missing = [], [kind.title for kind in KINDS.values() if kind.name not in certificate.curves]
+    if (heads := count_participants([head.key for head in certificate.heads])) < ENOUGH_HEADS:
+        found.append(
+            f"{counted(heads, 'healthy participant')}: intervals over so few are uncertain; {ENOUGH_HEADS} or more are "
+            "better."
+        )
+    if missing:
+        found.append(f"Too few lesions for a curve: {some_of(missing)}.")
+    return tuple(found)
+
+
+def _learned_from(config: Config) -> tuple[str, ...]:
+    models = config.models
+    families = models.learned.families if "learned" in models.ensemble.scorers else ()
+    if models.contrast.weight > 0 and models.ensemble.needs_encoder:
+        families = (*families, *(name for name in models.contrast.families if name not in families))
+    return tuple(families)
