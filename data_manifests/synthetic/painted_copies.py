@@ -221,11 +221,13 @@ def _placed(
 ) -> _Placed | None:
     """Find a place and a shape."""
     places, spacing = brain.places_for(kind), brain.image.grid.spacing_mm
+    if not len(places):
+        return None
     # Drawn once, for an average place, since it takes longer than to look at a place.
     shape = soft_shape(random, 1000 * ml / float(np.median(brain.shrinkage[brain.scored])), spacing)
     core = shape.mask(shape.sampled(shape.fine))
     reach = _reach_mm(core, spacing)
-    for _ in range(_TRIES if len(places) else 0):
+    for _ in range(_TRIES):
         centre = places[random.integers(len(places))]
         if any(np.linalg.norm((centre - other) * spacing) < reach + its + APART_MM for other, its in taken):
             continue

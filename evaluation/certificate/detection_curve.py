@@ -90,13 +90,14 @@ class DetectionCurve:
         Returns
         -------
         ndarray
-            Infinite where the curve does not rise with size.
+            Where the curve does not rise with size, 0 if more than the share is found, infinite otherwise.
         """
         at = np.log(strength / self.usual)
         height = self.coefficients[:, 0] + self.coefficients[:, 2] * at + shift
         slope = self.coefficients[:, 1] + self.coefficients[:, 3] * at
+        missing = np.log(share / (1 - share)) - height
         with np.errstate(divide="ignore", over="ignore"):
-            return np.where(slope > 0, np.exp((np.log(share / (1 - share)) - height) / slope), np.inf)
+            return np.where(slope > 0, np.exp(missing / slope), np.where(missing < 0, 0, np.inf))
 
     def limit(self, share: float, strength: float, shift: np.ndarray | float = 0.0) -> Measure:
         """Return the limit as a measure; sizes outside those painted are set to the smallest or the largest."""

@@ -49,9 +49,11 @@ class CertificatePage:
 def write_certificate_page(path: Path, page: CertificatePage) -> Path:
     """Write the page atomically, with ``figures`` (SVG, PNG) in a folder next to it."""
     certificate = page.certificate
-    overview, isos = overview_plot(certificate), [iso_plot(certificate, name) for name in certificate.curves]
+    curves = [iso_plot(certificate, name) for name in certificate.curves]
+    if curves:
+        curves.insert(0, overview_plot(certificate))
     agreement = agreement_plot(certificate)
-    for plot in (overview, *isos, agreement):
+    for plot in (*curves, agreement):
         plot.save(path.parent / "figures")
     cells = [cell for cell in certificate.cells if cell.lesions >= FEWEST]
     usual = [limit for kind in certificate.curves if (limit := certificate.limit_of(kind)) is not None]
@@ -65,8 +67,7 @@ def write_certificate_page(path: Path, page: CertificatePage) -> Path:
         kinds=KINDS,
         usual=usual,
         reference=KINDS[REFERENCE],
-        overview=embedded(overview),
-        isos=[embedded(plot) for plot in isos],
+        curves=[embedded(plot) for plot in curves],
         agreement=embedded(agreement),
         cells=cells,
         agreeing=sum(cell.agrees for cell in cells),
