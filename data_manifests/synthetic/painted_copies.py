@@ -119,7 +119,7 @@ class HealthyBrain:
 
     @cached_property
     def _border_places(self) -> np.ndarray:
-        return np.argwhere(self.scored & self.white & ndimage.binary_dilation(self.grey))
+        return np.argwhere(self.scored & self.white & np.asarray(ndimage.binary_dilation(self.grey), bool))
 
     def places_for(self, kind: LesionKind) -> np.ndarray:
         """Return the voxels (N, 3) that may be the centre of a lesion."""

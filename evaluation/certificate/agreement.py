@@ -65,6 +65,6 @@ def cells_of(kind: str, ml: np.ndarray, foretold: np.ndarray, found: np.ndarray)
         if own.any():
             p = foretold[own]
             error = float(np.sqrt((p * (1 - p)).sum()) / own.sum())
-            shares = float(p.mean()), float(found[own].mean())
-            cells.append(Cell(kind, *SIZE_BANDS_ML[index : index + 2], int(own.sum()), *shares, error))
+            low, high = SIZE_BANDS_ML[index : index + 2]
+            cells.append(Cell(kind, low, high, int(own.sum()), float(p.mean()), float(found[own].mean()), error))
     return cells

@@ -1,6 +1,6 @@
 """The certificate: curves and limits of every kind of lesion, by lobe and tissue, and false clusters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from ...data_manifests.synthetic.lesion_kinds import KINDS
 from ...data_manifests.synthetic.painted_copies import LARGEST_ML, SMALLEST_ML
 from ..metrics.bootstrap import Estimate, mean_over_subjects, resample_subjects
 from .agreement import Cell, cells_of, foretold_by_other_heads
-from .detection_curve import DetectionCurve, design, joined, shifts
+from .detection_curve import DetectionCurve, design, shifts
 from .painted_heads import PaintedHead, TriedLesion
 
 SHARES = (0.5, 0.8)
@@ -268,11 +268,6 @@ class Certificate:
     def found(self) -> np.ndarray:
         """Whether each lesion was found, (N,)."""
         return np.array([lesion.found for lesion in self.lesions])
-
-    def share_found(self, kinds: Sequence[str] = tuple(KINDS)) -> float:
-        """Share of the lesions of some kinds that were found; NaN without any."""
-        chosen = np.array([lesion.kind in kinds for lesion in self.lesions])
-        return float(joined(self.found[chosen].astype(float), self.weights[:1, chosen])[0])
 
     @property
     def sentence(self) -> str:

@@ -6,7 +6,6 @@ participants. The curve itself is that of an average head (marginal, not that of
 the share of lesions found in other heads.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,10 +162,3 @@ def shifts(
         slope = (nearness * (found[None] - p)).sum(axis=1) - prior * shift
         shift += np.clip(slope / ((nearness * p * (1 - p)).sum(axis=1) + prior), -2, 2)
     return shift
-
-
-def joined(values: Sequence[float], weights: np.ndarray) -> np.ndarray:
-    """Weighted means of one number per lesion, (1 + draws,); NaN without lesions."""
-    total = weights.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return weights @ np.asarray(values, dtype=np.float64) / total

@@ -72,22 +72,29 @@ def write_certificate_page(path: Path, page: CertificatePage) -> Path:
         cells=cells,
         agreeing=sum(cell.agrees for cell in cells),
         left_out=sum(head.left_out for head in certificate.heads),
-        **_blind_spots(page),
+        blind_spots=_blind_spots(page),
     )
 
 
-def _blind_spots(page: CertificatePage) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Picture:
+    """Slices of the map of blind spots, and their colour bar, as data URIs."""
+
+    slices: str
+    alt: str
+    bar: str
+    scale: ColourScale
+
+
+def _blind_spots(page: CertificatePage) -> _Picture | None:
     sizes = page.blind_spots
-    if sizes is None or not (inside := sizes.voxels > 0).any():
-        return {"picture": None, "picture_alt": "", "bar": None, "scale": None}
+    if sizes is None:
+        return None
+    inside = sizes.voxels > 0
     low, high = (float(size) for size in np.percentile(sizes.voxels[inside], [50, 99]))
     scale = ColourScale(low, max(high, 1.01 * low))
-    head = Head.from_volumes(page.template, sizes, scale, brain_mask=page.brain_mask, covered=sizes.with_voxels(inside))
+    covered = sizes.with_voxels(inside)
+    head = Head.from_volumes(page.template, sizes, scale, brain_mask=page.brain_mask, covered=covered)
     picture, alt = subject_mosaic(head, scan_row=False)
     alt = alt.replace("the anomaly map over the scan", "smallest size found, over the template")
-    return {
-        "picture": picture_uri(picture, _PICTURE_BYTES),
-        "picture_alt": alt,
-        "bar": picture_uri(colour_bar(scale), 10_000),
-        "scale": scale,
-    }
+    return _Picture(picture_uri(picture, _PICTURE_BYTES), alt, picture_uri(colour_bar(scale), 10_000), scale)

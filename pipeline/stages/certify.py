@@ -281,27 +281,33 @@ def shrinkage_of(transform: TemplateTransform, on: Volume) -> np.ndarray:
     if warped is None:
         return np.full(on.voxels.shape, of_affine)
     to_warp = np.linalg.inv(warped.affine) @ on.affine
-    local = ndimage.affine_transform(
-        warped.voxels, to_warp[:3, :3], to_warp[:3, 3], output_shape=on.voxels.shape, order=1, mode="nearest"
-    )
+    shape = on.voxels.shape
+    local = ndimage.affine_transform(warped.voxels, to_warp, output_shape=shape, order=1, mode="nearest")
     return np.clip(of_affine * local, _SMALLEST_SHRINKAGE, _LARGEST_SHRINKAGE)
 
 
 # -- certificate -------------------------------------------------------------------------------------------------------
-def write_certificate(run: Run, heads: Sequence[PaintedHead], trial: Trial) -> Certificate:
-    """Fit the curves to the lesions of all heads, and write page, tables and map."""
-    config, template = run.config, load_template(run.config.preprocessing.spacing_mm)
+def certificate_of(
+    heads: Sequence[PaintedHead], config: Config, model: OutputFolder, threshold: float, *, seed: int
+) -> Certificate:
+    """Return the certificate of a model from the lesions of all heads."""
     about = About(
-        threshold=trial.threshold,
+        threshold=threshold,
         smallest_cluster_mm3=config.evaluation.smallest_cluster_mm3,
         spacing_mm=config.preprocessing.spacing_mm,
         scorers=tuple(config.models.ensemble.scorers),
-        training_controls=number_of_controls(run.model),
+        training_controls=number_of_controls(model),
         version=versions()["voxout"],
         learned_from=_learned_from(config),
         modalities=tuple(config.preprocessing.modalities),
     )
-    certificate = Certificate(about, tuple(heads), config.evaluation.bootstrap_draws, trial.seed)
+    return Certificate(about, tuple(heads), config.evaluation.bootstrap_draws, seed)
+
+
+def write_certificate(run: Run, heads: Sequence[PaintedHead], trial: Trial) -> Certificate:
+    """Fit the curves to the lesions of all heads, and write page, tables and map."""
+    config, template = run.config, load_template(run.config.preprocessing.spacing_mm)
+    certificate = certificate_of(heads, config, run.model, trial.threshold, seed=trial.seed)
     write_json_file(run.out.certificate_numbers, certificate)
     write_tables(run.out.certificate_tables, certificate)
     scored = Volume(template.brain_mask.voxels, template.grid)

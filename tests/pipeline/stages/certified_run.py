@@ -1,4 +1,4 @@
-"""A run in little: a model fitted to ten noisy template brains at 4 mm, its threshold, and held-out controls with maps."""
+"""A run in little: a model fitted to ten noisy template brains, its threshold, and held-out controls with maps."""
 
 from pathlib import Path
 

@@ -17,7 +17,6 @@ from voxout.evaluation.certificate.painted_heads import PaintedHead
 from voxout.pipeline.model.anomaly_model import AnomalyModel
 from voxout.pipeline.stages import certify
 from voxout.pipeline.stages.certify import Mapper, Trial, random_of, shrinkage_of, try_head
-from voxout.pipeline.workflow.records import StageRecord
 from voxout.preprocessing.registration.template_transform import JacobianRange, TemplateTransform
 
 from ..commands import ONE_THREAD, command_line, in_process

@@ -1,0 +1,282 @@
+"""Check of the detection limits: curves of `voxout certify` against lesions that they have not seen, in other heads.
+
+    python benchmarks/method_cohort.py --data ../shared/data --out COHORT
+    voxout run COHORT/cohort.csv RUN && voxout certify RUN
+    python benchmarks/certificate.py --run RUN --cohort COHORT/cohort.csv [--before 2]
+
+Three tables:
+
+1. Other heads, same painter: each held-out control's lesions against the curves of the other controls.
+2. Other heads, other painter: lesions in the painted scans of `method_cohort` (shapes of real lesions, painted before
+   preparation, found in native space) against the curves of the certificate.
+3. With ``--before N``: lesions of N held-out controls painted before preparation instead of after, pair by pair.
+"""
+
+import argparse
+import ast
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from method_cohort import KINDS as NATIVE_KINDS
+from method_cohort import kinds_file
+from method_subjects import lesions_by_kind
+from painted_cohort import SOFTNESS_MM
+from voxout.data_manifests.cohort.manifest import read_manifest
+from voxout.data_manifests.cohort.output_paths import OutputFolder
+from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
+from voxout.data_manifests.images.volume import Volume, read_mask, read_volume, write_volume
+from voxout.data_manifests.synthetic.lesion_effects import Blur, Effect, Shift, Swelling, Texture
+from voxout.data_manifests.synthetic.lesion_kinds import KINDS
+from voxout.data_manifests.synthetic.painted_copies import paint_copy, wanted_lesions
+from voxout.data_manifests.synthetic.painted_lesions import paint_lesion, white_grey_contrast
+from voxout.evaluation.certificate.agreement import FEWEST, WITHIN
+from voxout.evaluation.certificate.certificate import Certificate
+from voxout.evaluation.certificate.painted_heads import PaintedHead, found_lesions
+from voxout.evaluation.metrics.components import find_lesions
+from voxout.pipeline.config.config import read_settings
+from voxout.pipeline.model.anomaly_model import AnomalyModel
+from voxout.pipeline.stages.certify import LESIONS_A_COPY, Mapper, certificate_of, held_out_controls, random_of
+from voxout.preprocessing.registration.template_transform import TemplateTransform
+
+SAME_KIND = {"dark": "dark", "bright": "bright", "blur": "blurred", "texture": "texture", "swelling": "swollen"}
+"""Kind of the certificate by kind of `method_cohort`."""
+_FACTORS = {"dark": (0.5, 1.0, 1.5), "bright": (0.35, 0.7), "texture": (0.35, 0.5)}
+"""Strengths of `method_cohort`, in shares of the grey-white contrast."""
+BANDS_ML = (0.03, 0.3, 1.0, 10.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--cohort", type=Path, required=True)
+    parser.add_argument("--before", type=int, default=0, metavar="N")
+    parser.add_argument("--copies", type=int, default=2, help="of each of the N heads")
+    options = parser.parse_args(arguments)
+    out, manifest = OutputFolder(options.run), read_manifest(options.cohort)
+    heads = [PaintedHead.load(path) for path in sorted((out.root / "certificate/heads").glob("*[!d].json"))]
+    heads = [head for head in heads if head.lesions]
+    config = read_settings(out.config, saved_file=True).config
+    point, _ = AnomalyModel.stored_threshold(out, config)
+    assert point is not None
+    certificate = certificate_of(heads, config, out, point.threshold, seed=0)
+    print(same_painter(certificate))
+    painted = [record for record in manifest.patients if kinds_file(record).exists()]
+    print(other_painter(certificate, painted, out, config.evaluation.smallest_cluster_mm3))
+    if options.before:
+        model = AnomalyModel.load(out, config, "cpu").with_stored_threshold(out)
+        print(before_preparation(model, manifest, out, heads, options.before, options.copies, config.seed))
+    return 0
+
+
+# -- 1 -----------------------------------------------------------------------------------------------------------------
+def same_painter(certificate: Certificate) -> str:
+    cells = [cell for cell in certificate.cells if cell.lesions >= FEWEST]
+    lines = [
+        "",
+        "Other heads, same painter",
+        "",
+        "| kind | ml | lesions | foretold | found | difference |",
+        "|" + "---|" * 6,
+    ]
+    for cell in cells:
+        band = f"{cell.smallest_ml:g} to {cell.largest_ml:g}"
+        lines.append(_line(cell.kind, band, cell.lesions, cell.foretold, cell.observed, cell.standard_error))
+    agreeing = sum(cell.agrees for cell in cells)
+    return "\n".join([*lines, "", f"{agreeing} of {len(cells)} cells within {WITHIN}"])
+
+
+def _line(kind: str, band: str, lesions: int, foretold: float, observed: float, error: float) -> str:
+    return (
+        f"| {kind} | {band} | {lesions} | {foretold:.2f} | {observed:.2f} | {observed - foretold:+.2f} ± {error:.2f} |"
+    )
+
+
+# -- 2 -----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NativeLesion:
+    """Lesion of a painted scan: kind and strength in terms of the certificate."""
+
+    kind: str
+    ml: float
+    strength: float
+    found: bool
+
+
+def other_painter(
+    certificate: Certificate, painted: Sequence[SubjectRecord], out: OutputFolder, smallest_mm3: float
+) -> str:
+    threshold = certificate.about.threshold
+    lesions = [
+        lesion
+        for record in painted
+        if out.native_map(record).exists()
+        for lesion in native_lesions(record, out, threshold, smallest_mm3)
+    ]
+    lines = [
+        "",
+        f"Other heads, other painter, before preparation: {len(lesions)} lesions",
+        "",
+        "| kind | ml | lesions | foretold | found | difference |",
+        "|" + "---|" * 6,
+    ]
+    agreeing = cells = 0
+    for kind, curve in certificate.curves.items():
+        own = [lesion for lesion in lesions if lesion.kind == kind]
+        p = curve.probability(np.array([le.ml for le in own]), np.array([le.strength for le in own]))[0]
+        for low, high in [*pairwise(BANDS_ML), (BANDS_ML[0], BANDS_ML[-1])]:
+            inside = np.array([low <= lesion.ml < high for lesion in own], bool)
+            if not (number := int(inside.sum())):
+                continue
+            foretold, observed = float(p[inside].mean()), float(np.array([le.found for le in own])[inside].mean())
+            error = float(np.sqrt((p * (1 - p))[inside].sum()) / number)
+            lines.append(_line(kind, f"{low:g} to {high:g}", number, foretold, observed, error))
+            if number >= FEWEST and high - low < BANDS_ML[-1] - BANDS_ML[0]:
+                cells, agreeing = cells + 1, agreeing + (abs(foretold - observed) <= WITHIN)
+    return "\n".join([*lines, "", f"{agreeing} of {cells} cells of {FEWEST} lesions or more within {WITHIN}"])
+
+
+def native_lesions(
+    record: SubjectRecord, out: OutputFolder, threshold: float, smallest_mm3: float
+) -> list[NativeLesion]:
+    """Find the lesions of a painted scan in its native map, as the scores do."""
+    brain = read_mask(out.native_brain_mask(record))
+    labels, kind_of = lesions_by_kind(read_volume(kinds_file(record)))
+    found = found_in(record, out, np.where(brain.voxels, labels, 0), len(kind_of), threshold, smallest_mm3)
+    contrast = white_grey_contrast(read_volume(record.images["t1w"]), brain)
+    listed = json.loads(kinds_file(record).with_name(kinds_file(record).name.replace(".nii.gz", ".json")).read_text())
+    names = {kind.label: name for name, kind in NATIVE_KINDS.items()}
+    voxel_ml, lesions = brain.grid.voxel_volume_mm3 / 1000, []
+    for number, label in enumerate(kind_of, start=1):
+        name, ml = names[int(label)], float((labels == number).sum()) * voxel_ml
+        described = min((le for le in listed["lesions"] if le["kind"] == name), key=lambda le: abs(le["ml"] - ml))
+        strength = _strength(name, described["effect"], contrast)
+        lesions.append(NativeLesion(SAME_KIND[name], ml, strength, bool(found[number - 1])))
+    return lesions
+
+
+def found_in(
+    record: SubjectRecord, out: OutputFolder, labels: np.ndarray, number: int, threshold: float, smallest_mm3: float
+) -> np.ndarray:
+    """Which lesions a cluster of the native map touches."""
+    z, covered = read_volume(out.native_map(record)), read_mask(out.native_coverage(record))
+    inside = covered.voxels & read_mask(out.native_brain_mask(record)).voxels
+    clusters = find_lesions(z.with_voxels(inside & (z.voxels >= np.float32(threshold))))
+    smallest = int(np.ceil(smallest_mm3 / z.grid.voxel_volume_mm3 - 1e-6))
+    return found_lesions(clusters, smallest, labels, number)
+
+
+def _strength(kind: str, effect: str, contrast: float) -> float:
+    """Strength in the certificate's unit, from the text of an effect such as ``Shift(change=-421.2)``."""
+    call = ast.parse(effect, mode="eval").body
+    assert isinstance(call, ast.Call)
+    values = {str(word.arg): float(ast.literal_eval(word.value)) for word in call.keywords}
+    if kind == "blur":
+        return values["sigma_mm"]
+    if kind == "swelling":
+        growth = values["growth"]
+        return growth if growth > 0 else -growth / (1 + growth)
+    share = abs(values.get("change", values.get("amplitude", 0.0))) / contrast
+    return min(_FACTORS[kind], key=lambda factor: abs(factor - share))
+
+
+# -- 3 -----------------------------------------------------------------------------------------------------------------
+def before_preparation(
+    model: AnomalyModel,
+    manifest: Manifest,
+    out: OutputFolder,
+    heads: Sequence[PaintedHead],
+    number: int,
+    copies: int,
+    seed: int,
+) -> str:
+    """Paint the lesions of the certificate into native scans, prepare these, and compare lesion by lesion."""
+    chosen = held_out_controls(out)[:number]
+    known = {head.key: head for head in heads}
+    assert model.threshold is not None
+    pairs: list[tuple[str, float, bool, bool]] = []
+    for subject in chosen:
+        mapper, record = Mapper.of(model, subject, out), manifest[subject.key]
+        for copy in range(1, copies + 1):
+            random = random_of(seed, subject.key, copy)
+            wanted = wanted_lesions(random, (copy - 1) * LESIONS_A_COPY, LESIONS_A_COPY)
+            after = paint_copy(mapper.brain, wanted, random)
+            found_after = [le for le in known[subject.key].lesions if le.copy_number == copy]
+            assert [le.ml for le in found_after] == [le.ml for le in after.lesions], "of another seed or model"
+            image, labels = painted_natively(record, out, after.labels, after.lesions, mapper.brain.image)
+            with tempfile.TemporaryDirectory(prefix="certificate-") as folder:
+                path = Path(folder) / "scan.nii.gz"
+                write_volume(path, image)
+                scan = replace(record, images={"t1w": path})
+                new = OutputFolder(Path(folder) / "out")
+                found = found_before(model, scan, new, labels, len(after.lesions))
+            pairs += [(le.kind, le.ml, le.found, bool(b)) for le, b in zip(found_after, found, strict=True)]
+            print(f"  {subject.key} copy {copy}: {len(after.lesions)} lesions", flush=True)
+    lines = [
+        "",
+        "Painted after and before preparation, the same lesions",
+        "",
+        "| kind | lesions | found after | before | different |",
+        "|" + "---|" * 5,
+    ]
+    for kind in [*KINDS, "all"]:
+        own = np.array([(after, before) for name, _, after, before in pairs if kind in (name, "all")])
+        if len(own):
+            after, before = own.mean(axis=0)
+            different = int((own[:, 0] != own[:, 1]).sum())
+            lines.append(f"| {kind} | {len(own)} | {after:.2f} | {before:.2f} | {different} |")
+    return "\n".join(lines)
+
+
+def painted_natively(record: SubjectRecord, out: OutputFolder, labels, lesions, template: Volume):
+    """Paint lesions of the template into the native scan with the painter of `painted_cohort`; image and labels."""
+    scan, brain = read_volume(record.images["t1w"]), read_mask(out.native_brain_mask(record))
+    transform = TemplateTransform.load(out.transform_folder(record))
+    contrast, native = white_grey_contrast(scan, brain), np.zeros(scan.voxels.shape, np.int32)
+    image = scan
+    for lesion in lesions:
+        shape = template.with_voxels((labels == lesion.number).astype(np.float32))
+        soft = transform.to_native(shape, scan.grid, interpolation="linear")
+        painted = paint_lesion(image, soft, _effect(lesion.kind, lesion.strength, contrast), softness_mm=SOFTNESS_MM)
+        image = painted.image
+        native[painted.lesion_mask.voxels] = lesion.number
+    return image, native
+
+
+def _effect(kind: str, strength: float, contrast: float) -> Effect:
+    effects = {
+        "dark": Shift(-strength * contrast),
+        "bright": Shift(strength * contrast),
+        "blurred": Blur(strength),
+        "texture": Texture(strength * contrast, 0.8, 1),
+        "swollen": Swelling(strength),
+    }
+    return effects[kind]
+
+
+def found_before(
+    model: AnomalyModel, scan: SubjectRecord, out: OutputFolder, labels: np.ndarray, number: int
+) -> np.ndarray:
+    from voxout.preprocessing.prepare_subject import prepare_subject
+
+    prepare_subject(scan, model.config.preprocessing, out)
+    mapped = model.map_prepared(scan, out, jobs=1)
+    write_volume(_made(out.native_map(scan)), mapped.z_map)
+    write_volume(_made(out.native_coverage(scan)), mapped.coverage)
+    assert model.threshold is not None
+    smallest = model.config.evaluation.smallest_cluster_mm3
+    return found_in(scan, out, labels, number, model.threshold, smallest)
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
