@@ -4,12 +4,13 @@
     voxout run COHORT/cohort.csv RUN && voxout certify RUN
     python benchmarks/certificate.py --run RUN --cohort COHORT/cohort.csv [--before 2]
 
-Three tables:
+Tables:
 
 1. Other heads, same painter: each held-out control's lesions against the curves of the other controls.
 2. Other heads, other painter: lesions in the painted scans of `method_cohort` (shapes of real lesions, painted before
    preparation, found in native space) against the curves of the certificate.
 3. With ``--before N``: lesions of N held-out controls painted before preparation instead of after, pair by pair.
+4. With ``--alone N``: lesions of N copies of a held-out control, each alone instead of with the others of its copy.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from method_cohort import KINDS as NATIVE_KINDS
 from method_cohort import kinds_file
 from method_subjects import lesions_by_kind
 from painted_cohort import SOFTNESS_MM
+from scipy import ndimage
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--cohort", type=Path, required=True)
     parser.add_argument("--before", type=int, default=0, metavar="N")
+    parser.add_argument("--alone", type=int, default=0, metavar="N")
     parser.add_argument("--copies", type=int, default=2, help="of each of the N heads")
     options = parser.parse_args(arguments)
     out, manifest = OutputFolder(options.run), read_manifest(options.cohort)
@@ -68,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(same_painter(certificate))
     painted = [record for record in manifest.patients if kinds_file(record).exists()]
     print(other_painter(certificate, painted, out, config.evaluation.smallest_cluster_mm3))
+    model = AnomalyModel.load(out, config, "cpu").with_stored_threshold(out)
+    if options.alone:
+        print(alone(model, out, options.alone, config.seed))
     if options.before:
-        model = AnomalyModel.load(out, config, "cpu").with_stored_threshold(out)
         print(before_preparation(model, manifest, out, heads, options.before, options.copies, config.seed))
     return 0
 
@@ -276,6 +281,33 @@ def found_before(
 def _made(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+# -- 4 -----------------------------------------------------------------------------------------------------------------
+def alone(model: AnomalyModel, out: OutputFolder, copies: int, seed: int) -> str:
+    """Map each lesion of some copies alone, and compare."""
+    subject = held_out_controls(out)[0]
+    mapper, threshold = Mapper.of(model, subject, out), model.threshold
+    assert threshold is not None
+    smallest = int(np.ceil(model.config.evaluation.smallest_cluster_mm3 / model.mask.grid.voxel_volume_mm3 - 1e-6))
+    healthy, pairs = mapper.brain.image.voxels, []
+    for number in range(1, copies + 1):
+        random = random_of(seed, subject.key, number)
+        copy = paint_copy(mapper.brain, wanted_lesions(random, (number - 1) * LESIONS_A_COPY, LESIONS_A_COPY), random)
+        _, nearest = ndimage.distance_transform_edt(copy.labels == 0, return_indices=True)
+        owner = copy.labels[tuple(nearest)]
+        together = found_lesions(mapper.clusters(copy.image, threshold)[0], smallest, copy.labels, len(copy.lesions))
+        for lesion in copy.lesions:
+            image = copy.image.with_voxels(np.where(owner == lesion.number, copy.image.voxels, healthy))
+            clusters, _ = mapper.clusters(image, threshold)
+            own = found_lesions(clusters, smallest, copy.labels, len(copy.lesions))[lesion.number - 1]
+            pairs.append((bool(together[lesion.number - 1]), bool(own)))
+    both = np.array(pairs)
+    different = int((both[:, 0] != both[:, 1]).sum())
+    return (
+        f"\nLesions of {copies} copies: {both[:, 0].sum()} of {len(both)} found with the others of the copy, "
+        f"{both[:, 1].sum()} alone; {different} differ"
+    )
 
 
 if __name__ == "__main__":

@@ -105,13 +105,17 @@ class HealthyBrain:
     @cached_property
     def grey(self) -> np.ndarray:
         """Grey matter by its intensity, (X, Y, Z) bool."""
-        low, high = tissue_thresholds(self.image, self.brain_mask)
+        low, high = self._thresholds
         return self.brain_mask.voxels & (self.image.voxels > low) & (self.image.voxels <= high)
 
     @cached_property
     def white(self) -> np.ndarray:
         """White matter by its intensity, (X, Y, Z) bool."""
-        return self.brain_mask.voxels & (self.image.voxels > tissue_thresholds(self.image, self.brain_mask)[1])
+        return self.brain_mask.voxels & (self.image.voxels > self._thresholds[1])
+
+    @cached_property
+    def _thresholds(self) -> tuple[float, float]:
+        return tissue_thresholds(self.image, self.brain_mask)
 
     @cached_property
     def _tissue_places(self) -> np.ndarray:

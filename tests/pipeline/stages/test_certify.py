@@ -69,6 +69,14 @@ def test_the_command_writes_page_tables_and_map(certified):
     assert values[MASK.brain_mask].min() > 0 and not values[~MASK.brain_mask].any()
 
 
+def test_it_is_told_where_the_files_come_from(certified):
+    out, _ = certified
+    for path in (out.certificate_page, out.blind_spots, out.root / "certificate" / "heads" / "sub-control1.json"):
+        said = in_process("describe", path)
+        assert said.returncode == 0 and "measure detection limits" in said.stdout and "voxout certify" in said.stdout
+    assert "sub-control1" in said.stdout
+
+
 def test_strong_and_large_lesions_are_found_and_faint_small_ones_are_not(certified):
     rows = [row for row in lesions_of(certified[0]) if row["kind"] in ("dark", "bright")]
     strength = np.array([float(row["strength"]) for row in rows])
