@@ -43,7 +43,8 @@ from voxout.evaluation.certificate.painted_heads import PaintedHead, found_lesio
 from voxout.evaluation.metrics.components import find_lesions
 from voxout.pipeline.config.config import read_settings
 from voxout.pipeline.model.anomaly_model import AnomalyModel
-from voxout.pipeline.stages.certify import LESIONS_A_COPY, Mapper, certificate_of, held_out_controls, random_of
+from voxout.pipeline.model.painted_head import LESIONS_A_COPY, Mapper, random_of
+from voxout.pipeline.stages.certify import certificate_of, held_out_controls
 from voxout.preprocessing.registration.template_transform import TemplateTransform
 
 SAME_KIND = {"dark": "dark", "bright": "bright", "blur": "blurred", "texture": "texture", "swelling": "swollen"}

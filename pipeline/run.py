@@ -232,8 +232,9 @@ def certify(options: CertifyOptions, open_console: Callable[[], Console]) -> tup
         No fitted model, no threshold, or no held-out control.
     """
     from .model.anomaly_model import AnomalyModel
+    from .model.painted_head import Trial
     from .model.whole_model import require_whole_model
-    from .stages.certify import NAME, Trial, certify_stage, held_out_controls
+    from .stages.certify import NAME, certify_stage, held_out_controls
     from .workflow.records import StageRecord
 
     out = OutputFolder(options.out)

@@ -1,4 +1,4 @@
-"""The certificate: curves and limits of every kind of lesion, by lobe and tissue, and false clusters."""
+"""The certificate: curves and limits of every kind of lesion, their agreement, and false clusters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from ...data_manifests.synthetic.lesion_kinds import KINDS
 from ...data_manifests.synthetic.painted_copies import LARGEST_ML, SMALLEST_ML
 from ..metrics.bootstrap import Estimate, mean_over_subjects, resample_subjects
 from .agreement import Cell, cells_of, foretold_by_other_heads
-from .detection_curve import DetectionCurve, design, shifts
+from .detection_curve import DetectionCurve, design
+from .limits import Limit
 from .painted_heads import PaintedHead, TriedLesion
+from .regions import Region, regions_of
 
 SHARES = (0.5, 0.8)
 """Shares of lesions found for which limits are given."""
 REFERENCE = "dark"
 """Kind that limits by place are given for."""
 FEWEST_LESIONS = 20
-"""Of a kind, for a curve; and of a region, for a row."""
+"""Of a kind, for a curve."""
 
 
 @dataclass(frozen=True)
@@ -48,69 +50,6 @@ class About:
     version: str
     learned_from: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ("t1w",)
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Size from which a share of lesions is found.
-
-    Attributes
-    ----------
-    kind : str
-    strength, share : float
-    size_ml : Estimate
-    """
-
-    kind: str
-    strength: float
-    share: float
-    size_ml: Estimate
-
-    @property
-    def text(self) -> str:
-        """The size in words, as "0.41 ml" or "more than 10 ml"."""
-        return size_text(self.size_ml.value)
-
-    @property
-    def interval(self) -> str:
-        """Its 95 % interval, as "0.33 to 0.52 ml"; empty without one."""
-        low, high = self.size_ml.ci_low, self.size_ml.ci_high
-        if low is None or high is None:
-            return ""
-        first, last = size_text(low), size_text(high)
-        return f"{first.removesuffix(' ml') if 'than' not in first + last else first} to {last}"
-
-
-@dataclass(frozen=True)
-class Region:
-    """Lesions of all kinds in a lobe or a tissue.
-
-    Attributes
-    ----------
-    by, name : str
-        "lobe" or "tissue", and which.
-    lesions : int
-    found, foretold : float
-        Share found, and the share that the curves of the whole brain foretell for these lesions.
-    limit : Limit
-        Of `REFERENCE`, here.
-    """
-
-    by: str
-    name: str
-    lesions: int
-    found: float
-    foretold: float
-    limit: Limit
-
-
-def size_text(ml: float | None) -> str:
-    """Return a size in words; the ends of the painted range stand for all that is beyond them."""
-    if ml is None:
-        return "not defined"
-    if ml >= LARGEST_ML * (1 - 1e-9):
-        return f"more than {LARGEST_ML:g} ml"
-    return f"less than {SMALLEST_ML:g} ml" if ml <= SMALLEST_ML * (1 + 1e-9) else f"{ml:.2g} ml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,36 +158,18 @@ class Certificate:
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """Lobes and tissues with enough lesions; the largest first."""
-        if REFERENCE not in self.curves:
+        curve, known = self.curves.get(REFERENCE), np.isfinite(self.logits[0])
+        if curve is None:
             return ()
-        named = (
-            [("lobe", lesion.lobe) for lesion in self.lesions],
-            [("tissue", lesion.tissue) for lesion in self.lesions],
+        lesions = [lesion for lesion, is_known in zip(self.lesions, known, strict=True) if is_known]
+        return regions_of(
+            {"lobe": [lesion.lobe for lesion in lesions], "tissue": [lesion.tissue for lesion in lesions]},
+            self.logits[:, known],
+            self.found[known],
+            self.weights[:, known],
+            curve,
+            REFERENCE,
         )
-        rows = sorted({name for names in named for name in names})
-        inside = np.array([[name in pair for pair in zip(*named, strict=True)] for name in rows])
-        usable = np.isfinite(self.logits[0])
-        inside &= usable
-        kept = inside.sum(axis=1) >= FEWEST_LESIONS
-        rows, inside = [row for row, keep in zip(rows, kept, strict=True) if keep], inside[kept]
-        logits = np.where(usable, self.logits, 0)
-        shift = np.array(
-            [shifts(own, self.found, inside * weight) for own, weight in zip(logits, self.weights, strict=True)]
-        )
-        p = 1 / (1 + np.exp(-logits[0]))
-        curve, usual = self.curves[REFERENCE], KINDS[REFERENCE].usual
-        regions = [
-            Region(
-                by,
-                name,
-                int(own.sum()),
-                float(self.found[own].mean()),
-                float(p[own].mean()),
-                Limit(REFERENCE, usual, 0.5, curve.limit(0.5, usual, moved).estimate()),
-            )
-            for (by, name), own, moved in zip(rows, inside, shift.T, strict=True)
-        ]
-        return tuple(sorted(regions, key=lambda region: (region.by, -region.lesions)))
 
     @cached_property
     def logits(self) -> np.ndarray:

@@ -14,7 +14,8 @@ from voxout.data_manifests.images.volume import Volume
 from voxout.data_manifests.synthetic.lesion_kinds import KINDS
 from voxout.evaluation.certificate.agreement import Cell, cells_of
 from voxout.evaluation.certificate.blind_spots import blind_spot_map
-from voxout.evaluation.certificate.certificate import Certificate, size_text
+from voxout.evaluation.certificate.certificate import Certificate
+from voxout.evaluation.certificate.limits import size_text
 from voxout.evaluation.certificate.page import CertificatePage, write_certificate_page
 from voxout.evaluation.certificate.painted_heads import PaintedHead, found_lesions
 from voxout.evaluation.certificate.tables import write_json_file, write_tables

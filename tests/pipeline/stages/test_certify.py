@@ -15,8 +15,8 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder, beside
 from voxout.data_manifests.synthetic.painted_copies import WantedLesion, paint_copy
 from voxout.evaluation.certificate.painted_heads import PaintedHead
 from voxout.pipeline.model.anomaly_model import AnomalyModel
+from voxout.pipeline.model.painted_head import Mapper, Trial, random_of, shrinkage_of, try_head
 from voxout.pipeline.stages import certify
-from voxout.pipeline.stages.certify import Mapper, Trial, random_of, shrinkage_of, try_head
 from voxout.preprocessing.registration.template_transform import JacobianRange, TemplateTransform
 
 from ..commands import ONE_THREAD, command_line, in_process
