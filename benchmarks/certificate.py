@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--copies", type=int, default=2, help="of each of the N heads")
     options = parser.parse_args(arguments)
     out, manifest = OutputFolder(options.run), read_manifest(options.cohort)
-    heads = [PaintedHead.load(path) for path in sorted((out.root / "certificate/heads").glob("*[!d].json"))]
-    heads = [head for head in heads if head.lesions]
+    heads = [PaintedHead.load(out.certificate_head(subject)) for subject in held_out_controls(out)]
     config = read_settings(out.config, saved_file=True).config
     point, _ = AnomalyModel.stored_threshold(out, config)
     assert point is not None
