@@ -15,20 +15,20 @@ Tables:
 
 import argparse
 import ast
+import csv
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from method_cohort import KINDS as NATIVE_KINDS
 from method_cohort import kinds_file
-from method_subjects import lesions_by_kind
 from painted_cohort import SOFTNESS_MM
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
@@ -49,7 +49,7 @@ from voxout.preprocessing.registration.template_transform import TemplateTransfo
 
 SAME_KIND = {"dark": "dark", "bright": "bright", "blur": "blurred", "texture": "texture", "swelling": "swollen"}
 """Kind of the certificate by kind of `method_cohort`."""
-_FACTORS = {"dark": (0.5, 1.0, 1.5), "bright": (0.35, 0.7), "texture": (0.35, 0.5)}
+_FACTORS: Mapping[str, tuple[float, ...]] = {"dark": (0.5, 1.0, 1.5), "bright": (0.35, 0.7), "texture": (0.35, 0.5)}
 """Strengths of `method_cohort`, in shares of the grey-white contrast."""
 BANDS_ML = (0.03, 0.3, 1.0, 10.0)
 
@@ -63,14 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--copies", type=int, default=2, help="of each of the N heads")
     options = parser.parse_args(arguments)
     out, manifest = OutputFolder(options.run), read_manifest(options.cohort)
-    heads = [PaintedHead.load(out.certificate_head(subject)) for subject in held_out_controls(out)]
+    # Without those that an interrupted call has not reached.
+    files = [out.certificate_head(subject) for subject in held_out_controls(out)]
+    heads = [PaintedHead.load(path) for path in files if path.is_file()]
+    print(f"{len(heads)} of {len(files)} held-out controls")
     config = read_settings(out.config, saved_file=True).config
     point, _ = AnomalyModel.stored_threshold(out, config)
     assert point is not None
     certificate = certificate_of(heads, config, out, point.threshold, seed=0)
     print(same_painter(certificate))
     painted = [record for record in manifest.patients if kinds_file(record).exists()]
-    print(other_painter(certificate, painted, out, config.evaluation.smallest_cluster_mm3))
+    print(other_painter(certificate, painted, out))
+    if not (options.alone or options.before):
+        return 0
     model = AnomalyModel.load(out, config, "cpu").with_stored_threshold(out)
     if options.alone:
         print(alone(model, out, options.alone, config.seed))
@@ -113,16 +118,8 @@ class NativeLesion:
     found: bool
 
 
-def other_painter(
-    certificate: Certificate, painted: Sequence[SubjectRecord], out: OutputFolder, smallest_mm3: float
-) -> str:
-    threshold = certificate.about.threshold
-    lesions = [
-        lesion
-        for record in painted
-        if out.native_map(record).exists()
-        for lesion in native_lesions(record, out, threshold, smallest_mm3)
-    ]
+def other_painter(certificate: Certificate, painted: Sequence[SubjectRecord], out: OutputFolder) -> str:
+    lesions = native_lesions(painted, out)
     lines = [
         "",
         f"Other heads, other painter, before preparation: {len(lesions)} lesions",
@@ -146,48 +143,53 @@ def other_painter(
     return "\n".join([*lines, "", f"{agreeing} of {cells} cells of {FEWEST} lesions or more within {WITHIN}"])
 
 
-def native_lesions(
-    record: SubjectRecord, out: OutputFolder, threshold: float, smallest_mm3: float
-) -> list[NativeLesion]:
-    """Find the lesions of a painted scan in its native map, as the scores do."""
-    brain = read_mask(out.native_brain_mask(record))
-    labels, kind_of = lesions_by_kind(read_volume(kinds_file(record)))
-    found = found_in(record, out, np.where(brain.voxels, labels, 0), len(kind_of), threshold, smallest_mm3)
-    contrast = white_grey_contrast(read_volume(record.images["t1w"]), brain)
-    listed = json.loads(kinds_file(record).with_name(kinds_file(record).name.replace(".nii.gz", ".json")).read_text())
-    names = {kind.label: name for name, kind in NATIVE_KINDS.items()}
-    voxel_ml, lesions = brain.grid.voxel_volume_mm3 / 1000, []
-    for number, label in enumerate(kind_of, start=1):
-        name, ml = names[int(label)], float((labels == number).sum()) * voxel_ml
-        described = min((le for le in listed["lesions"] if le["kind"] == name), key=lambda le: abs(le["ml"] - ml))
-        strength = _strength(name, described["effect"], contrast)
-        lesions.append(NativeLesion(SAME_KIND[name], ml, strength, bool(found[number - 1])))
+def native_lesions(painted: Sequence[SubjectRecord], out: OutputFolder) -> list[NativeLesion]:
+    """Lesions of the painted scans, as the scores of the run say which were found."""
+    with (out.scores / "lesions.csv").open(newline="") as file:
+        scored = list(csv.DictReader(file))
+    lesions = []
+    for record in painted:
+        rows = [row for row in scored if row["subject"] == record.key]
+        described = kinds_file(record).with_name(kinds_file(record).name.replace(".nii.gz", ".json"))
+        listed = json.loads(described.read_text())["lesions"]
+        contrast = _contrast(listed)
+        # A lesion is recognised by its volume, of which a part may lie outside the brain mask.
+        ml = np.array([float(row["volume_mm3"]) / 1000 for row in rows])
+        given = np.array([lesion["ml"] for lesion in listed])
+        for row, number in zip(*linear_sum_assignment(np.abs(np.log(ml[:, None] / given))), strict=True):
+            name, effect = listed[number]["kind"], listed[number]["effect"]
+            found = rows[row]["found"] == "yes"
+            lesions.append(NativeLesion(SAME_KIND[name], given[number], _strength(name, effect, contrast), found))
     return lesions
 
 
-def found_in(
-    record: SubjectRecord, out: OutputFolder, labels: np.ndarray, number: int, threshold: float, smallest_mm3: float
-) -> np.ndarray:
-    """Which lesions a cluster of the native map touches."""
-    z, covered = read_volume(out.native_map(record)), read_mask(out.native_coverage(record))
-    inside = covered.voxels & read_mask(out.native_brain_mask(record)).voxels
-    clusters = find_lesions(z.with_voxels(inside & (z.voxels >= np.float32(threshold))))
-    smallest = int(np.ceil(smallest_mm3 / z.grid.voxel_volume_mm3 - 1e-6))
-    return found_lesions(clusters, smallest, labels, number)
+def _contrast(listed: Sequence[dict]) -> float:
+    """Grey-white contrast of a scan, from the changes of its lesions, which are known shares of it."""
+    changes = [(le["kind"], abs(next(iter(_values(le["effect"]).values())))) for le in listed if le["kind"] in _FACTORS]
+    (first, change), *_ = changes
+
+    def misfit(contrast: float) -> float:
+        return sum(min(abs(by / contrast - factor) for factor in _FACTORS[kind]) for kind, by in changes)
+
+    return min((change / factor for factor in _FACTORS[first]), key=misfit)
+
+
+def _values(effect: str) -> dict[str, float]:
+    """Values in the text of an effect, such as ``Shift(change=-421.2)``."""
+    call = ast.parse(effect, mode="eval").body
+    assert isinstance(call, ast.Call)
+    return {str(word.arg): float(ast.literal_eval(word.value)) for word in call.keywords}
 
 
 def _strength(kind: str, effect: str, contrast: float) -> float:
-    """Strength in the certificate's unit, from the text of an effect such as ``Shift(change=-421.2)``."""
-    call = ast.parse(effect, mode="eval").body
-    assert isinstance(call, ast.Call)
-    values = {str(word.arg): float(ast.literal_eval(word.value)) for word in call.keywords}
+    """Strength in the certificate's unit."""
+    values = _values(effect)
     if kind == "blur":
         return values["sigma_mm"]
     if kind == "swelling":
         growth = values["growth"]
         return growth if growth > 0 else -growth / (1 + growth)
-    share = abs(values.get("change", values.get("amplitude", 0.0))) / contrast
-    return min(_FACTORS[kind], key=lambda factor: abs(factor - share))
+    return abs(next(iter(values.values()))) / contrast
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------
@@ -236,6 +238,17 @@ def before_preparation(
             different = int((own[:, 0] != own[:, 1]).sum())
             lines.append(f"| {kind} | {len(own)} | {after:.2f} | {before:.2f} | {different} |")
     return "\n".join(lines)
+
+
+def found_in(
+    record: SubjectRecord, out: OutputFolder, labels: np.ndarray, number: int, threshold: float, smallest_mm3: float
+) -> np.ndarray:
+    """Which lesions a cluster of the native map touches."""
+    z, covered = read_volume(out.native_map(record)), read_mask(out.native_coverage(record))
+    inside = covered.voxels & read_mask(out.native_brain_mask(record)).voxels
+    clusters = find_lesions(z.with_voxels(inside & (z.voxels >= np.float32(threshold))))
+    smallest = int(np.ceil(smallest_mm3 / z.grid.voxel_volume_mm3 - 1e-6))
+    return found_lesions(clusters, smallest, labels, number)
 
 
 def painted_natively(record: SubjectRecord, out: OutputFolder, labels, lesions, template: Volume):

@@ -64,7 +64,7 @@ class Subject:
         """Read a prepared subject with lesions in native space, with the voxels of its brain mask."""
         brain = read_mask(out.native_brain_mask(record))
         if kinds_file(record).exists():
-            labels, kind_of = lesions_by_kind(read_volume(kinds_file(record)))
+            labels, kind_of = _lesions_by_kind(read_volume(kinds_file(record)))
         else:
             labels = find_lesions(read_mask(out.native_lesion_mask(record))).labels
             kind_of = np.zeros(labels.max(), np.uint8)
@@ -100,7 +100,7 @@ class Subject:
         return found
 
 
-def lesions_by_kind(kinds: Volume) -> tuple[np.ndarray, np.ndarray]:
+def _lesions_by_kind(kinds: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Lesion numbers of the voxels of a painted scan, (X, Y, Z), and the kind of each lesion, (L,)."""
     labels = find_lesions(kinds.with_voxels(kinds.voxels > 0)).labels
     kind_of = ndimage.maximum(kinds.voxels, labels, np.arange(1, labels.max() + 1))
@@ -115,7 +115,7 @@ def _painted_lesions(record: SubjectRecord, out: OutputFolder, truth: Volume) ->
     nearest number.
     """
     kinds = read_volume(kinds_file(record))
-    labels, kind_of = lesions_by_kind(kinds)
+    labels, kind_of = _lesions_by_kind(kinds)
     transform = TemplateTransform.load(out.transform_folder(record))
     warped = transform.to_template(kinds.with_voxels(labels), truth.grid, interpolation="nearest")
     warped = np.round(warped.voxels).astype(np.int32)

@@ -90,12 +90,15 @@ class HealthyBrain:
         Voxels that a model scores; lesions have their centre there.
     shrinkage : ndarray, (X, Y, Z)
         Volume in the head to that on the grid, of each voxel.
+    scan_mm : float
+        Voxels of the scan that the image was made of.
     """
 
     image: Volume
     brain_mask: Volume
     scored: np.ndarray
     shrinkage: np.ndarray
+    scan_mm: float = 1.0
 
     @cached_property
     def contrast(self) -> float:
@@ -228,7 +231,7 @@ def _placed(
     if not len(places):
         return None
     # Drawn once, for an average place, since it takes longer than to look at a place.
-    shape = soft_shape(random, 1000 * ml / float(np.median(brain.shrinkage[brain.scored])), spacing)
+    shape = soft_shape(random, 1000 * ml / float(np.median(brain.shrinkage[brain.scored])), spacing, brain.scan_mm)
     core = shape.mask(shape.sampled(shape.fine))
     reach = _reach_mm(core, spacing)
     for _ in range(_TRIES):

@@ -1,7 +1,7 @@
 """Random shapes of lesions with soft edges: lobes made of overlapping balls, drawn finer than the image.
 
-A lesion of a scan with voxels of 1 mm loses contrast at its edges when it is resampled to a coarser grid. Shapes are
-therefore drawn on a grid three times as fine as the image, and sampled as preparation samples a scan.
+A lesion of a scan with fine voxels loses contrast at its edges when it is resampled to a coarser grid. Shapes are
+therefore drawn on a grid three times as fine as the image, and sampled as preparation samples such a scan.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,6 @@ from scipy import ndimage
 
 FINER = 3
 """Steps of the fine grid to one of the image; odd, so that voxels have the same centres."""
-_SCAN_MM = 1.0
-"""Voxels of the scan in which a lesion is imagined."""
 _SOFTNESS_MM = 1.0
 _MOST_LOBES = 5
 _MARGIN_MM = 8.0
@@ -31,15 +29,18 @@ class SoftShape:
         Of the image.
     count : int
         Voxels of the image that the lesion fills, at least one.
+    scan_mm : float
+        Voxels of the scan that the image was made of.
     """
 
     fine: np.ndarray
     spacing_mm: np.ndarray
     count: int
+    scan_mm: float = 1.0
 
     def sampled(self, values: np.ndarray) -> np.ndarray:
         """Bring values of the fine grid to the voxels of the image, as a scan is prepared: (x, y, z) float32."""
-        missing = np.maximum(self.spacing_mm**2 - _SCAN_MM**2, 0)
+        missing = np.maximum(self.spacing_mm**2 - self.scan_mm**2, 0)
         sigma = np.sqrt(missing / (8 * np.log(2))) / (self.spacing_mm / FINER)
         middle = slice(FINER // 2, None, FINER)
         return ndimage.gaussian_filter(values, sigma, mode="constant", truncate=3.0)[middle, middle, middle]
@@ -57,7 +58,9 @@ class SoftShape:
         return (alpha > 0) & (alpha >= np.partition(alpha.ravel(), -self.count)[-self.count])
 
 
-def soft_shape(random: np.random.Generator, volume_mm3: float, spacing_mm: np.ndarray) -> SoftShape:
+def soft_shape(
+    random: np.random.Generator, volume_mm3: float, spacing_mm: np.ndarray, scan_mm: float = 1.0
+) -> SoftShape:
     """Draw a lesion of one to five overlapping balls.
 
     Parameters
@@ -67,6 +70,8 @@ def soft_shape(random: np.random.Generator, volume_mm3: float, spacing_mm: np.nd
         Of the voxels with a weight of at least 1/2.
     spacing_mm : ndarray, (3,)
         Of the image.
+    scan_mm : float
+        Voxels of the scan that the image was made of.
     """
     radius = (0.75 * volume_mm3 / np.pi) ** (1 / 3)
     half = np.ceil((1.9 * radius + _MARGIN_MM) / spacing_mm).astype(int)
@@ -89,4 +94,4 @@ def soft_shape(random: np.random.Generator, volume_mm3: float, spacing_mm: np.nd
     # The full change is reached inside a small lesion, too.
     softness = min(_SOFTNESS_MM, 0.5 * radius)
     fine = np.clip(0.5 + (depth - level) / (2 * softness), 0, 1).astype(np.float32)
-    return SoftShape(fine, spacing_mm, max(1, round(volume_mm3 / voxel_mm3)))
+    return SoftShape(fine, spacing_mm, max(1, round(volume_mm3 / voxel_mm3)), scan_mm)

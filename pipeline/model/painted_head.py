@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.images.volume import Volume
+from ...data_manifests.images.volume import Volume, read_grid
 from ...data_manifests.synthetic.painted_copies import HealthyBrain, PaintedCopy, paint_copy, wanted_lesions
 from ...evaluation.certificate.painted_heads import PaintedHead, TriedLesion, found_lesions
 from ...evaluation.metrics.components import Lesions, find_lesions
@@ -133,7 +133,9 @@ class Mapper:
         brain_mask = prepared.read_brain_mask(grid)
         transform = TemplateTransform.load(out.transform_folder(subject))
         scored = brain_mask.voxels & model.mask.brain_mask
-        brain = HealthyBrain(images[modalities.index("t1w")], brain_mask, scored, shrinkage_of(transform, brain_mask))
+        scan_mm = float(np.cbrt(read_grid(out.native_brain_mask(subject)).voxel_volume_mm3))
+        t1w = images[modalities.index("t1w")]
+        brain = HealthyBrain(t1w, brain_mask, scored, shrinkage_of(transform, brain_mask), scan_mm)
         return cls(model, subject, brain, images)
 
     def clusters(self, t1w: Volume, threshold: float) -> tuple[Lesions, np.ndarray]:

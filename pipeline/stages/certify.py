@@ -33,7 +33,7 @@ from ..workflow.records import StageRecord, versions
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.stage_inputs import fit_identity
 
-FORMAT = 1
+FORMAT = 2
 """Increased whenever the same head and model give other lesions or another answer."""
 ENOUGH_HEADS = 10
 NAME = "certify"
