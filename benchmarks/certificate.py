@@ -38,7 +38,9 @@ from voxout.data_manifests.synthetic.lesion_kinds import KINDS
 from voxout.data_manifests.synthetic.painted_copies import paint_copy, wanted_lesions
 from voxout.data_manifests.synthetic.painted_lesions import paint_lesion, white_grey_contrast
 from voxout.evaluation.certificate.agreement import FEWEST, WITHIN
+from voxout.evaluation.certificate.blind_spots import REACH_MM
 from voxout.evaluation.certificate.certificate import Certificate
+from voxout.evaluation.certificate.detection_curve import design, expit, shifts
 from voxout.evaluation.certificate.painted_heads import PaintedHead, found_lesions
 from voxout.evaluation.metrics.components import find_lesions
 from voxout.pipeline.config.config import read_settings
@@ -110,34 +112,42 @@ def _line(kind: str, band: str, lesions: int, foretold: float, observed: float, 
 # -- 2 -----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class NativeLesion:
-    """Lesion of a painted scan: kind and strength in terms of the certificate."""
+    """Lesion of a painted scan: kind and strength in terms of the certificate, centre in MNI space (RAS+ mm)."""
 
     kind: str
     ml: float
     strength: float
     found: bool
+    place_mm: np.ndarray
 
 
 def other_painter(certificate: Certificate, painted: Sequence[SubjectRecord], out: OutputFolder) -> str:
     lesions = native_lesions(painted, out)
     lines = [
         "",
-        f"Other heads, other painter, before preparation: {len(lesions)} lesions",
+        f"Other heads, other painter, before preparation: {len(lesions)} lesions; there: with what the map of blind "
+        "spots says of their places",
         "",
-        "| kind | ml | lesions | foretold | found | difference |",
-        "|" + "---|" * 6,
+        "| kind | ml | lesions | foretold there | foretold | found | difference |",
+        "|" + "---|" * 7,
     ]
+    known = np.isfinite(certificate.logits[0])
     agreeing = cells = 0
     for kind, curve in certificate.curves.items():
         own = [lesion for lesion in lesions if lesion.kind == kind]
-        p = curve.probability(np.array([le.ml for le in own]), np.array([le.strength for le in own]))[0]
+        logits = curve.coefficients[0] @ design(*np.array([(le.ml, le.strength) for le in own]).T, curve.usual).T
+        away = np.linalg.norm([le.place_mm - certificate.places_mm[known] for le in own], axis=2)
+        near = np.exp(-0.5 * (away / REACH_MM) ** 2)
+        there = expit(logits + shifts(certificate.logits[0, known], certificate.found[known], near))
+        p = expit(logits)
         for low, high in [*pairwise(BANDS_ML), (BANDS_ML[0], BANDS_ML[-1])]:
             inside = np.array([low <= lesion.ml < high for lesion in own], bool)
             if not (number := int(inside.sum())):
                 continue
             foretold, observed = float(p[inside].mean()), float(np.array([le.found for le in own])[inside].mean())
             error = float(np.sqrt((p * (1 - p))[inside].sum()) / number)
-            lines.append(_line(kind, f"{low:g} to {high:g}", number, foretold, observed, error))
+            line = _line(kind, f"{low:g} to {high:g}", number, foretold, observed, error)
+            lines.append(line.replace(f"| {number} |", f"| {number} | {there[inside].mean():.2f} |"))
             if number >= FEWEST and high - low < BANDS_ML[-1] - BANDS_ML[0]:
                 cells, agreeing = cells + 1, agreeing + (abs(foretold - observed) <= WITHIN)
     return "\n".join([*lines, "", f"{agreeing} of {cells} cells of {FEWEST} lesions or more within {WITHIN}"])
@@ -153,13 +163,16 @@ def native_lesions(painted: Sequence[SubjectRecord], out: OutputFolder) -> list[
         described = kinds_file(record).with_name(kinds_file(record).name.replace(".nii.gz", ".json"))
         listed = json.loads(described.read_text())["lesions"]
         contrast = _contrast(listed)
+        centres = np.array([[float(row[f"{axis}_mm"]) for axis in "xyz"] for row in rows])
+        places = TemplateTransform.load(out.transform_folder(record)).points_to_template(centres)
         # A lesion is recognised by its volume, of which a part may lie outside the brain mask.
         ml = np.array([float(row["volume_mm3"]) / 1000 for row in rows])
         given = np.array([lesion["ml"] for lesion in listed])
         for row, number in zip(*linear_sum_assignment(np.abs(np.log(ml[:, None] / given))), strict=True):
             name, effect = listed[number]["kind"], listed[number]["effect"]
             found = rows[row]["found"] == "yes"
-            lesions.append(NativeLesion(SAME_KIND[name], given[number], _strength(name, effect, contrast), found))
+            strength = _strength(name, effect, contrast)
+            lesions.append(NativeLesion(SAME_KIND[name], given[number], strength, found, places[row]))
     return lesions
 
 
