@@ -172,7 +172,7 @@ def native_lesions(painted: Sequence[SubjectRecord], out: OutputFolder) -> list[
             name, effect = listed[number]["kind"], listed[number]["effect"]
             found = rows[row]["found"] == "yes"
             strength = _strength(name, effect, contrast)
-            lesions.append(NativeLesion(SAME_KIND[name], given[number], strength, found, places[row]))
+            lesions.append(NativeLesion(SAME_KIND[name], float(given[number]), strength, found, places[row]))
     return lesions
 
 
@@ -320,8 +320,8 @@ def alone(model: AnomalyModel, out: OutputFolder, copies: int, seed: int) -> str
     for number in range(1, copies + 1):
         random = random_of(seed, subject.key, number)
         copy = paint_copy(mapper.brain, wanted_lesions(random, (number - 1) * LESIONS_A_COPY, LESIONS_A_COPY), random)
-        _, nearest = ndimage.distance_transform_edt(copy.labels == 0, return_indices=True)
-        owner = copy.labels[tuple(nearest)]
+        nearest = ndimage.distance_transform_edt(copy.labels == 0, return_distances=False, return_indices=True)
+        owner = copy.labels[tuple(np.asarray(nearest))]
         together = found_lesions(mapper.clusters(copy.image, threshold)[0], smallest, copy.labels, len(copy.lesions))
         for lesion in copy.lesions:
             image = copy.image.with_voxels(np.where(owner == lesion.number, copy.image.voxels, healthy))
