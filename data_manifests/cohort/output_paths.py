@@ -22,6 +22,12 @@ PARTS = {
     "tables": "report/tables",
     "pages": "report/subjects",
     "cluster_maps": "maps",
+    "certificate_heads": "certificate/heads",
+    "certificate_page": "certificate/index.html",
+    "certificate_numbers": "certificate/certificate.json",
+    "certificate_tables": "certificate/tables",
+    "certificate_figures": "certificate/figures",
+    "certificate_maps": "certificate/maps",
 }
 """Outputs that are built as a unit, with their paths in an output folder.
 
@@ -287,6 +293,35 @@ class OutputFolder:
     def page_record(self, subject: SubjectRecord) -> Path:
         """Path of the record of one session's page."""
         return self.subject_pages / f"{subject.key}.json"
+
+    # -- the certificate -----------------------------------------------------------------------------------------
+    def certificate_head(self, subject: SubjectRecord) -> Path:
+        """Lesions painted into one healthy head, and which of them were found."""
+        return self.part("certificate_heads") / f"{subject.key}.json"
+
+    def certificate_record(self, subject: SubjectRecord) -> Path:
+        """Path of the record of the lesions painted into one head."""
+        return self.part("certificate_heads") / f"{subject.key}.record.json"
+
+    @property
+    def certificate_page(self) -> Path:
+        """HTML page of the detection limits."""
+        return self.part("certificate_page")
+
+    @property
+    def certificate_numbers(self) -> Path:
+        """Detection limits as JSON."""
+        return self.part("certificate_numbers")
+
+    @property
+    def certificate_tables(self) -> Path:
+        """Folder of the tables of the detection limits, as CSV."""
+        return self.part("certificate_tables")
+
+    @property
+    def blind_spots(self) -> Path:
+        """Map of the smallest lesion that is found at each place, on the template grid."""
+        return self.part("certificate_maps") / f"space-{TEMPLATE_SPACE}_desc-smallestfound_map.nii.gz"
 
 
 def beside(image: Path, suffix: str) -> Path:

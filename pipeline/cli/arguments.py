@@ -24,6 +24,7 @@ examples:
   voxout apply out --dicom study new-out map the T1w of a DICOM study
   voxout dicom out new-out sub-ID files  write its results as DICOM, for the archive
   voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
+  voxout certify out                     measure the detection limits of the model (out/certificate/index.html)
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
   voxout compare scores other-scores --out differences
@@ -129,6 +130,22 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
     adapt.set_defaults(command="adapt-scanner")
     _add_dicom(commands.add_parser("dicom", help="convert the scan of a DICOM study; write results as DICOM"))
+    certify = commands.add_parser("certify", help="measure how small and faint a lesion the model finds")
+    certify.description = (
+        "Measure the detection limits of the model of a run: lesions of five kinds are painted into its held-out "
+        "controls and mapped, and the probability of finding them is fitted by size and strength. OUT/certificate "
+        "holds a page, tables and a map of blind spots."
+    )
+    certify.add_argument("out", type=_path, metavar="OUT", help="output folder of the run that fitted the model")
+    certify.add_argument(
+        "--lesions", type=at_least_one, default=320, metavar="N", help="lesions in each head (default: 320)"
+    )
+    certify.add_argument("--seed", type=whole_number, help="random seed of the lesions (default: that of the run)")
+    certify.add_argument("--device", default="auto", metavar="NAME", help="as for `voxout run`")
+    certify.add_argument("--jobs", type=at_least_one, metavar="N", help="heads in parallel (default: one per core)")
+    certify.add_argument("-v", "--verbose", action="store_true", help="print one line per head")
+    certify.add_argument("-q", "--quiet", action="store_true", help="print only results and errors")
+    certify.set_defaults(command="certify", dry_run=False)
     _add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))
     _add_bundle(commands.add_parser("bundle", help="write a model as a MONAI bundle, or take it out of one"))
     remove = commands.add_parser("remove", help="delete the results of some subjects")

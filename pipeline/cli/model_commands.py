@@ -1,4 +1,4 @@
-"""Commands on fitted models: adapt to another scanner, pack, unpack, show, write as a MONAI bundle."""
+"""Commands on fitted models: adapt to another scanner, certify, pack, unpack, show, write as a MONAI bundle."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...data_manifests.errors import private
 from ..workflow.standard_streams import write_line
-from .program import DONE, exit_code, open_console, run_options
+from .program import DONE, SOME_FAILED, exit_code, open_console, run_options
 
 
 def adapt_scanner(options: argparse.Namespace) -> int:
@@ -25,6 +25,23 @@ def adapt_scanner(options: argparse.Namespace) -> int:
         adapted = private(OutputFolder(options.out).root, "the output folder")
         run.console.say(f"adapted model: {adapted}; map patients of this scanner with `voxout apply`", level=-1)
     return exit_code(run, failures)
+
+
+def certify(options: argparse.Namespace) -> int:
+    """Measure the detection limits of a model, and say them in a sentence."""
+    from ...data_manifests.typed_json import load_json
+    from ..run import CertifyOptions
+    from ..run import certify as measure
+
+    asked = CertifyOptions(
+        options.out, options.lesions, options.seed, options.device, options.jobs, command=options.asked
+    )
+    run, failures = measure(asked, lambda: open_console(options, options.out))
+    run.console.say(load_json(run.out.certificate_numbers)["sentence"], level=-1)
+    run.console.say(f"certificate: {private(run.out.certificate_page, 'the certificate')}", level=-1)
+    for failure in failures:
+        run.console.warn(f"not certified on {failure.key}: {failure.reason}")
+    return SOME_FAILED if failures else DONE
 
 
 def model(options: argparse.Namespace) -> int:

@@ -111,13 +111,25 @@ class AnomalyModel:
         UserError
             The stored threshold is damaged.
         """
+        point, why = self.stored_threshold(model, self.config)
+        return replace(self, operating_point=point, why_no_threshold=why)
+
+    @staticmethod
+    def stored_threshold(model: OutputFolder, config: Config) -> tuple[StoredPoint | None, str]:
+        """Return the threshold stored with a model, or None and why it does not apply to these settings.
+
+        Raises
+        ------
+        UserError
+            The stored threshold is damaged.
+        """
         point = StoredPoint.load(model.operating_point)
-        why = "its cohort was not mapped yet"
-        if point is not None:
-            why = point.unfit_because(self.config.evaluation, fit_identity(model)) or ""
-            if not why and not math.isfinite(point.threshold):
-                why = "its controls did not give one"
-        return replace(self, operating_point=None if why else point, why_no_threshold=why)
+        if point is None:
+            return None, "its cohort was not mapped yet"
+        why = point.unfit_because(config.evaluation, fit_identity(model)) or ""
+        if not why and not math.isfinite(point.threshold):
+            why = "its controls did not give one"
+        return (None, why) if why else (point, "")
 
     @property
     def threshold(self) -> float | None:

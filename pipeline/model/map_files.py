@@ -40,6 +40,12 @@ _KINDS = {
         "-log10(q)",
         "none",
     ),
+    "smallestfound_map": (
+        "Size from which half of the simulated lesions are found that are painted here: dark ones with half the "
+        "contrast of grey and white matter (docs/certificate.md). Averaged over some 10 mm; 0 where there is no score.",
+        "ml",
+        "none",
+    ),
     "coverage_mask": ("1 at the voxels with a score, 0 elsewhere.", "none", "none"),
     "clusters_dseg": (
         "Number of the cluster that the voxel belongs to, as in the table of the same name (.tsv); 1 has the highest "

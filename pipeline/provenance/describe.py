@@ -21,7 +21,14 @@ from .description import EXPECTED, Description, no_record_of
 from .from_record import of_record
 from .from_sidecar import of_lone_map, what_it_holds
 
-_STAGES = (*STAGE_TITLES, EVALUATE, "compare")
+_STAGES = (*STAGE_TITLES, EVALUATE, "compare", "certify")
+_OF_SUBJECT = {
+    "prepare": OutputFolder.subject_record,
+    "map": OutputFolder.map_record,
+    "report": OutputFolder.page_record,
+    "certify": OutputFolder.certificate_record,
+}
+"""Record of one subject in the stages that have one."""
 _RUN = "run"
 _WITHOUT_RECORD = {
     "log.jsonl": "messages of all commands in this folder",
@@ -120,10 +127,14 @@ def _candidates(out: OutputFolder, name: str) -> list[_Owner]:
     """Return the records that may list a file: those of its subject first, then those of the stages."""
     found: list[_Owner] = []
     if (subject := _subject_of(out, name)) is not None:
-        paths = [out.subject_record(subject), out.map_record(subject), out.page_record(subject)]
+        paths = _records_of(out, subject)
         found = [(record, subject) for path in paths if (record := StageRecord.read(path)) is not None]
     stages = (StageRecord.read(out.record(stage)) for stage in (*_STAGES, _RUN))
     return [*found, *((record, None) for record in stages if record is not None)]
+
+
+def _records_of(out: OutputFolder, subject: SubjectRecord) -> list[Path]:
+    return [record(out, subject) for record in _OF_SUBJECT.values()]
 
 
 def _subject_of(out: OutputFolder, name: str) -> SubjectRecord | None:
@@ -136,6 +147,8 @@ def _subject_of(out: OutputFolder, name: str) -> SubjectRecord | None:
         key = f"{parts[1]}_{session}" if session else parts[1]
     elif parts[: len(pages)] == pages and len(parts) > len(pages):
         key = PurePosixPath(parts[len(pages)]).stem.removesuffix("_clusters")
+    elif parts[:2] == ("certificate", "heads") and len(parts) > 2:
+        key = parts[2].removesuffix(".json").removesuffix(".record")
     if not key.startswith("sub-"):
         return None
     participant, session = parts_of_key(key)
@@ -146,8 +159,7 @@ def _subject_of(out: OutputFolder, name: str) -> SubjectRecord | None:
 
 
 def _name_of_record(out: OutputFolder, record: StageRecord, subject: SubjectRecord | None) -> str:
-    of_subject = {"prepare": out.subject_record, "map": out.map_record, "report": out.page_record}
-    path = of_subject[record.stage](subject) if subject is not None else out.record(record.stage)
+    path = _OF_SUBJECT[record.stage](out, subject) if subject is not None else out.record(record.stage)
     return path.relative_to(out.root).as_posix()
 
 
@@ -155,6 +167,6 @@ def _damaged(out: OutputFolder, name: str = "") -> list[str]:
     """Return the records that are there and cannot be read, of the stages and of the subject of a file."""
     paths = [out.record(stage) for stage in (_RUN, *_STAGES)]
     if name and (subject := _subject_of(out, name)) is not None:
-        paths = [out.subject_record(subject), out.map_record(subject), out.page_record(subject), *paths]
+        paths = [*_records_of(out, subject), *paths]
     broken = (path for path in paths if path.is_file() and StageRecord.read(path) is None)
     return [path.relative_to(out.root).as_posix() for path in broken]

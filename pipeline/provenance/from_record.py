@@ -16,6 +16,7 @@ from .description import Description, Input
 _TITLES = STAGE_TITLES | {
     "evaluate": "score maps of any method against lesion masks",
     "compare": "compare the scores of methods on the same subjects",
+    "certify": "measure detection limits on lesions painted into held-out controls",
 }
 _OF_BEFORE = (
     "recorded by an earlier version of voxout, without command and commit; settings are those of this stage that "

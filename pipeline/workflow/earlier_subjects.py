@@ -150,7 +150,12 @@ def _of_name(out: OutputFolder, name: str) -> list[SubjectRecord]:
 
 
 def _records(out: OutputFolder, subject: SubjectRecord) -> list[Any]:
-    return [out.page_record(subject), out.map_record(subject), out.subject_record(subject)]
+    return [
+        out.certificate_record(subject),
+        out.page_record(subject),
+        out.map_record(subject),
+        out.subject_record(subject),
+    ]
 
 
 def _own_files(out: OutputFolder, stage: str, key: str) -> list[str]:

@@ -194,7 +194,7 @@ class Replacement:
         taken = []
         for part in self.parts:
             folder = self.out.root / PARTS[part]
-            if part in ("prepared", "maps", "pages", "cluster_maps"):  # shared by all subjects
+            if part in ("prepared", "maps", "pages", "cluster_maps", "certificate_heads"):  # shared by all subjects
                 continue
             files = folder.rglob("*") if folder.is_dir() else [folder]
             taken += [str(f.relative_to(self.out.root)) for f in files if os.path.lexists(f) and not f.is_dir()]
