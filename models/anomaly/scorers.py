@@ -174,7 +174,7 @@ class SvmParts:
         self._settings = settings
         self._gamma = checked_gamma(settings.gamma, dimension)
         self._precision: Precision = _PRECISION
-        self._growing = GrowingArrays(dimension, self._precision)
+        self._growing = GrowingArrays()
 
     def fit(self, features: np.ndarray, first: int) -> DetectorField:
         """Fit the detectors of n voxels on features (S, n, d)."""
