@@ -10,6 +10,9 @@ import numpy as np
 
 from ...data_manifests.errors import UserError
 
+# Larger and smaller numbers would overflow.
+_SMALLEST, _LARGEST = 1e-100, 1e100
+
 
 def checked_weights(weights, subjects: int, voxels: int | None = None) -> np.ndarray | None:
     """Weights as an array in float64; None if they are None.
@@ -23,7 +26,7 @@ def checked_weights(weights, subjects: int, voxels: int | None = None) -> np.nda
     Raises
     ------
     UserError
-        Another shape, weights that are negative or not finite, or no weight above 0.
+        Another shape, weights that are negative or not finite, or no weight above 0, or only extreme ones.
     """
     if weights is None:
         return None
@@ -36,4 +39,11 @@ def checked_weights(weights, subjects: int, voxels: int | None = None) -> np.nda
         raise UserError("weights are negative or not finite, expected numbers of at least 0. Check how they are made.")
     if values.size and not values.any(axis=-1).all():
         raise UserError("all weights are 0, expected at least one above 0. Check how they are made.")
+    largest = np.atleast_1d(values.max(axis=-1))
+    extreme = largest[(largest < _SMALLEST) | (largest > _LARGEST)]
+    if len(extreme):
+        raise UserError(
+            f"the largest weight is {extreme[0]:g}, expected one from {_SMALLEST:g} to {_LARGEST:g}. Divide all "
+            "weights by the largest."
+        )
     return values

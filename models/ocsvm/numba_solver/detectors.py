@@ -35,6 +35,16 @@ def _state(latents):
 
 
 @fastmath
+def _number_and_sum(weights, m):
+    """Count the first m weights that are above 0, and sum them."""
+    number, total = 0.0, 0.0
+    for i in range(m):
+        number += 1.0 if weights[i] > 0.0 else 0.0
+        total += weights[i]
+    return int(number), total
+
+
+@fastmath
 def _scale_gamma(points, m):
     """1/(d*variance) of all values of the first m columns; 1 if they are all equal."""
     dimension = points.shape[0]
@@ -91,11 +101,8 @@ def fit_block(block, weights, nu, gamma, by_scale, vectors, coef, n_support, off
                             points[k, m] = block[s, p, k]
                         own[m] = weights[s]
                         m += 1
-            n_weights, total_weight = 0, 0.0
-            for i in range(m):
-                n_weights += own[i] > 0.0
-                total_weight += own[i]
-            count[p], weight[p] = -1 if broken else n_weights, total_weight
+            n_weights, weight[p] = _number_and_sum(own, m)
+            count[p] = -1 if broken else n_weights
             if broken or n_weights == 0:
                 continue
             width[p] = _scale_gamma(points, m) if by_scale else gamma

@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from .jit import LANES, aligned, strict, whole_lanes
+from .jit import LANES, aligned, fastmath, strict, whole_lanes
 
 HUGE = 1e300
 # Coefficients this close to a bound are set to it; otherwise rounding would create spurious free vectors.
@@ -53,7 +53,7 @@ def make_workspace(m):
     )
 
 
-@strict
+@fastmath
 def set_bounds(work, weights, m):
     """Set the upper bounds of a to the weights of the m subjects, in a unit of the size of the largest one.
 
@@ -74,11 +74,13 @@ def set_bounds(work, weights, m):
     for i in range(m):
         largest = max(largest, weights[i])
     unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-    total, n = 0.0, 0
+    smallest, per_unit = SMALLEST_WEIGHT * largest, 1.0 / unit
+    total, n = 0.0, 0.0
     for i in range(m):
-        upper[i] = weights[i] / unit if weights[i] >= SMALLEST_WEIGHT * largest else 0.0
-        total += upper[i]
-        n += upper[i] > 0.0
+        bound = weights[i] * per_unit if weights[i] >= smallest else 0.0
+        upper[i] = bound
+        total += bound
+        n += 1.0 if bound > 0.0 else 0.0
     for i in range(m, upper.shape[0]):
         upper[i] = 0.0
-    return unit, total, n
+    return unit, total, int(n)

@@ -308,6 +308,8 @@ def test_invalid_weights():
         (np.ones((5, 4)), r"weights have the shape \(5, 4\)"),
         ([1, 1, -1, 1, 1], "weights are negative or not finite, expected numbers of at least 0"),
         ([1, np.nan, 1, 1, 1], "weights are negative or not finite"),
+        (np.full(5, 1e-320), r"the largest weight is 9.99989e-321, expected one from 1e-100 to 1e\+100"),
+        (np.full(5, 1e308), r"the largest weight is 1e\+308"),
         (np.zeros(5), "all weights are 0, expected at least one above 0"),
     ):
         with pytest.raises(UserError, match=sentence):
