@@ -35,16 +35,6 @@ def _state(latents):
 
 
 @fastmath
-def _number_and_sum(weights, m):
-    """Count the first m weights that are above 0, and sum them."""
-    number, total = 0.0, 0.0
-    for i in range(m):
-        number += 1.0 if weights[i] > 0.0 else 0.0
-        total += weights[i]
-    return int(number), total
-
-
-@fastmath
 def _scale_gamma(points, m):
     """1/(d*variance) of all values of the first m columns; 1 if they are all equal."""
     dimension = points.shape[0]
@@ -77,6 +67,10 @@ def fit_block(block, weights, nu, gamma, by_scale, vectors, coef, n_support, off
     work = make_workspace(subjects)
     own = np.empty(subjects)
     tile = aligned(_TILE * dimension, lanes).reshape(_TILE, dimension, lanes)
+    all_weighted, all_weight = 0, 0.0
+    for s in range(subjects):
+        all_weighted += weights[s] > 0.0
+        all_weight += weights[s]
     at = 0
     for first in range(0, n, _TILE):
         tiled = min(_TILE, n - first)
@@ -87,11 +81,11 @@ def fit_block(block, weights, nu, gamma, by_scale, vectors, coef, n_support, off
         for t in range(tiled):
             p = first + t
             points = tile[t]
-            m = subjects
+            m, n_weighted, total = subjects, all_weighted, all_weight
             own[:] = weights
             broken = False
             if not _all_finite(points):
-                m = 0
+                m, n_weighted, total = 0, 0, 0.0
                 points[:] = 0.0
                 for s in range(subjects):
                     state = _state(block[s, p])
@@ -100,10 +94,11 @@ def fit_block(block, weights, nu, gamma, by_scale, vectors, coef, n_support, off
                         for k in range(dimension):
                             points[k, m] = block[s, p, k]
                         own[m] = weights[s]
+                        n_weighted += weights[s] > 0.0
+                        total += weights[s]
                         m += 1
-            n_weights, weight[p] = _number_and_sum(own, m)
-            count[p] = -1 if broken else n_weights
-            if broken or n_weights == 0:
+            count[p], weight[p] = -1 if broken else n_weighted, total
+            if broken or n_weighted == 0:
                 continue
             width[p] = _scale_gamma(points, m) if by_scale else gamma
             unit, _, centred, _, _ = solve_location(work, points, own, m, width[p], nu)
