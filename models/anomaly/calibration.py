@@ -127,6 +127,7 @@ def calibrate(
     mask: VoxelMask,
     *,
     shrinkage: float | None = None,
+    weights: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls, which are read control by control.
@@ -142,6 +143,8 @@ def calibrate(
     mask : VoxelMask
     shrinkage : float, optional
         Weight of the whole brain's scale in that of each voxel; by default `pooling_shrinkage`.
+    weights : ndarray, (S,), optional
+        Weight of each control, as if it occurred so many times; by default 1.
     out : ndarray, (S, P), float32, optional
         Filled with -log10 p of the controls; may be `null` itself, or memory-mapped.
 
@@ -159,13 +162,14 @@ def calibrate(
     """
     if null.shape != inside.shape or null.shape[1] != mask.size:
         raise ValueError(f"null {null.shape} and inside {inside.shape}, expected (subjects, {mask.size}) for both")
+    mass = np.ones(len(null)) if weights is None else np.asarray(weights, np.float64)
     fold_of = np.zeros(len(null), np.int64)
     for number, fold in enumerate(folds):
         fold_of[fold] = number
     totals, counts = np.zeros((len(folds), mask.size)), np.zeros((len(folds), mask.size))
-    for own, row, brain in zip(fold_of, rows_of(null), inside, strict=True):
-        totals[own] += np.where(brain, np.square(row, dtype=np.float64), 0)
-        counts[own] += brain
+    for own, weight, row, brain in zip(fold_of, mass, rows_of(null), inside, strict=True):
+        totals[own] += np.where(brain, weight * np.square(row, dtype=np.float64), 0)
+        counts[own] += weight * brain
     total, count = totals.sum(axis=0), counts.sum(axis=0)
     if not np.isfinite(total.sum()):
         raise UserError("Calibration: the controls' scores are not finite, expected finite ones. Fit the model again.")
@@ -174,7 +178,7 @@ def calibrate(
             "Calibration: the controls' scores are all 0, expected scores that differ. Check that the controls are "
             "different scans; if they are, train the model again."
         )
-    shrinkage = pooling_shrinkage(len(null)) if shrinkage is None else shrinkage
+    shrinkage = pooling_shrinkage(mass.sum()) if shrinkage is None else shrinkage
     removed = 1 - _OWN_FOLD_WEIGHT
     scales = [
         _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
@@ -185,15 +189,16 @@ def calibrate(
     for own, row, scaled, brain in zip(fold_of, rows_of(null), rows_of(values), inside, strict=True):
         scaled[:] = row / scales[own]
         sample.append(scaled[step][brain[step]])
-    table = _tail_table(np.concatenate(sample))
+    counts_of_values = None if weights is None else np.repeat(mass, [len(values) for values in sample])
+    table = _tail_table(np.concatenate(sample), counts_of_values)
     calibration = Calibration(_pooled_scale(total, count, mask, shrinkage), *table, mask.mask_hash)
     for scaled in rows_of(values):
         scaled[:] = calibration._neg_log10_p_of_scaled(scaled)
     return calibration, values
 
 
-def pooling_shrinkage(controls: int) -> float:
-    """Weight of the whole brain's null scale in the scale of each voxel, for this number of controls."""
+def pooling_shrinkage(controls: float) -> float:
+    """Weight of the whole brain's null scale in the scale of each voxel, for this (effective) number of controls."""
     return _POOLING_CONTROLS / (_POOLING_CONTROLS + controls)
 
 
@@ -206,16 +211,24 @@ def _pooled_scale(total: np.ndarray, count: np.ndarray, mask: VoxelMask, shrinka
     return np.sqrt((1 - shrinkage) * own + shrinkage * whole).clip(_SMALLEST_SCALE).astype(np.float32)
 
 
-def _tail_table(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Knots, -log10 p at the knots, and the slope beyond them, from a sample of scaled null scores (n,)."""
-    pool = np.sort(scaled)
+def _tail_table(scaled: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Knots, -log10 p at the knots, and the slope beyond them, from a sample of scaled null scores (n,) and weights."""
+    order = None if weights is None else np.argsort(scaled, kind="stable")
+    pool = np.sort(scaled) if order is None else scaled[order]
+    # Weight of the k highest values; k, if each weighs 1.
+    reached = np.arange(1, len(pool) + 1) if weights is None else np.cumsum(weights[order][::-1])
+    total = reached[-1]
     # At least 50 values, for a stable fit.
-    n_tail = min(max(int(np.ceil(_TAIL * len(pool))), 50), len(pool))
-    start = -np.log10(n_tail / len(pool))
+    in_tail = min(max(np.ceil(_TAIL * total), 50), total)
+    start = -np.log10(in_tail / total)
     neg_log10_p = np.append(np.arange(0, start - _STEP / 2, _STEP), start)
     # k of n values are at least as high as the k-th highest.
-    knots = pool[::-1][(np.ceil(len(pool) * 10.0**-neg_log10_p).astype(int) - 1).clip(0)].astype(np.float64)
-    mean_excess = max(float((pool[-n_tail:] - knots[-1]).mean()), _SMALLEST_SCALE)
+    at = np.searchsorted(reached, np.ceil(total * 10.0**-neg_log10_p)).clip(0, len(pool) - 1)
+    knots = pool[::-1][at].astype(np.float64)
+    n_tail = int(np.searchsorted(reached, in_tail)) + 1
+    # A part of the lowest value's weight may not belong to the tail.
+    share = np.diff(np.minimum(reached[:n_tail], in_tail), prepend=0)[::-1]
+    mean_excess = max(float(((pool[-n_tail:] - knots[-1]) * share).sum() / in_tail), _SMALLEST_SCALE)
     # Where knots tie, keep the first, which has the smallest -log10 p.
     first = np.append(True, np.diff(knots) > 0)
     return knots[first], neg_log10_p[first], float(1 / (mean_excess * np.log(10)))

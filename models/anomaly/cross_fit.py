@@ -39,6 +39,7 @@ class CrossFit:
     inside : (S, P) bool
         Brain mask of each control, without voxels near a truncated field of view.
     subsets : Subsets
+        With weights, moments, one-class SVMs and calibrations are weighted; prototypes and the learned scorer are not.
     settings : ModelSettings
     jobs : int or None
         Number of threads; one per core if None.
@@ -146,11 +147,11 @@ class CrossFit:
     def compare_with_surroundings(self, null: np.ndarray) -> Surroundings:
         """Compare the -log10 p of the null (S, P) with their surroundings; they are overwritten with the result."""
         sigma_mm = self.settings.ensemble.surroundings_mm
-        return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate)
+        return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate, self.subsets.weights)
 
     def calibrate(self, null: np.ndarray) -> Calibration:
         """Fit a calibration to null scores (S, P), which are overwritten with -log10 p."""
-        return calibrate(null, self.inside, self.subsets.folds, self.mask, out=null)[0]
+        return calibrate(null, self.inside, self.subsets.folds, self.mask, weights=self.subsets.weights, out=null)[0]
 
     def _new_null(self) -> np.ndarray:
         """Return an array for null scores, (S, P) float32."""

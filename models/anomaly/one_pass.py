@@ -44,8 +44,8 @@ class ScorerParts(Protocol):
         """Largest number of controls that `fit` needs; of more, evenly spaced ones are taken."""
         ...
 
-    def fit(self, features: np.ndarray, first: int) -> Any:
-        """Fit the part of n voxels, of which `first` is the first, on features (S, n, d)."""
+    def fit(self, features: np.ndarray, first: int, weights: np.ndarray | None) -> Any:
+        """Fit the part of n voxels, of which `first` is the first, on features (S, n, d) with weights (S,)."""
         ...
 
     def score(self, part: Any, features: np.ndarray) -> np.ndarray:
@@ -157,7 +157,8 @@ class _Block:
             places = np.concatenate([inside, outside])
             controls = self.subsets.order[places]
             white = whitening.part(slice(start, stop)).apply(block, places, confounds[controls])
-            part = self.parts.fit(white[: len(inside)], first)
+            weights = None if self.subsets.weights is None else self.subsets.ordered_weights[inside]
+            part = self.parts.fit(white[: len(inside)], first, weights)
             if len(outside) and self.scores is not None:
                 values = self.parts.score(part, white[len(inside) :])
                 missing = np.isnan(block[outside, :, 0])

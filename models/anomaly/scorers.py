@@ -147,7 +147,7 @@ class DistanceParts:
     diagonal: bool = field(default=False, init=False)
     most_controls: int = field(default=0, init=False)
 
-    def fit(self, features: np.ndarray, first: int) -> None:
+    def fit(self, features: np.ndarray, first: int, weights: np.ndarray | None) -> None:
         """Do nothing."""
 
     def score(self, part: None, features: np.ndarray) -> np.ndarray:
@@ -174,11 +174,11 @@ class SvmParts:
         self._settings = settings
         self._gamma = checked_gamma(settings.gamma, dimension)
         self._precision: Precision = _PRECISION
-        self._growing = GrowingArrays(dimension, self._precision)
+        self._growing = GrowingArrays()
 
-    def fit(self, features: np.ndarray, first: int) -> DetectorField:
-        """Fit the detectors of n voxels on features (S, n, d)."""
-        arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first)
+    def fit(self, features: np.ndarray, first: int, weights: np.ndarray | None) -> DetectorField:
+        """Fit the detectors of n voxels on features (S, n, d) with weights (S,)."""
+        arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first, weights)
         return self._field(arrays)
 
     def score(self, part: DetectorField, features: np.ndarray) -> np.ndarray:

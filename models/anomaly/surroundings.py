@@ -54,6 +54,7 @@ class Surroundings:
         mask: VoxelMask,
         sigma_mm: float,
         calibrate: Callable[[np.ndarray], Calibration],
+        weights: np.ndarray | None = None,
     ) -> "Surroundings":
         """Fit to the controls' combined -log10 p.
 
@@ -67,10 +68,12 @@ class Surroundings:
         sigma_mm : float
         calibrate : callable
             Fits a calibration to null scores (S, P), and overwrites them with their -log10 p.
+        weights : ndarray, (S,), optional
+            Weight of each control; by default 1.
         """
         # The levels are computed twice, since those of all controls may not fit into memory.
         levels = (level(row, brain, mask, sigma_mm) for row, brain in zip(rows_of(null), inside, strict=True))
-        expected = expected_level(levels, inside)
+        expected = expected_level(levels, inside, weights)
         for row, brain in zip(rows_of(null), inside, strict=True):
             row /= divisor(level(row, brain, mask, sigma_mm), expected)
         return cls(mask, sigma_mm, expected, calibrate(null))
@@ -104,13 +107,14 @@ def level(neg_log10_p: np.ndarray, inside: np.ndarray, mask: VoxelMask, sigma_mm
     return smoothed(np.minimum(neg_log10_p, _HIGHEST), inside, mask, sigma_mm)
 
 
-def expected_level(levels: Iterable[np.ndarray], inside: Masks) -> np.ndarray:
-    """Mean of the controls' levels (S, P) at each voxel, over those with brain there, (P,) float32."""
+def expected_level(levels: Iterable[np.ndarray], inside: Masks, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted mean of the controls' levels (S, P) at each voxel, over those with brain there, (P,) float32."""
     total, count = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
-    for row, brain in zip(levels, inside, strict=True):
-        total += row
-        count += brain
-    return (total / np.maximum(count, 1)).astype(np.float32)
+    weights = np.ones(len(inside)) if weights is None else weights
+    for weight, row, brain in zip(weights, levels, inside, strict=True):
+        total += weight * row
+        count += weight * brain
+    return (total / np.where(count > 0, count, 1)).astype(np.float32)
 
 
 def divisor(own: np.ndarray, expected: np.ndarray) -> np.ndarray:

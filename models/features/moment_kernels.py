@@ -14,7 +14,7 @@ COLUMNS = 16
 
 @compiled_reordering
 def subset_moments(
-    block, segments, members, confounds, table, start, count, mean, within, cross, confound_mean, products
+    block, weights, segments, members, confounds, table, start, count, mean, within, cross, confound_mean, products
 ):
     """Moments of features and confounds over subsets of the subjects, at each voxel.
 
@@ -26,18 +26,22 @@ def subset_moments(
     ----------
     block : ndarray, (S, n, d), float32
         Ordered by group. A subject whose first feature is NaN at a voxel is missing there.
+    weights : ndarray, (S,), float64
+        Weight of each subject; as if it occurred so many times.
     segments : ndarray of int, (G + 1,)
         Group g are the subjects ``segments[g]`` to ``segments[g + 1]``.
     members : ndarray of bool, (R, G)
         Groups of each subset.
     confounds : ndarray, (S, R * k), float32
-        Confounds of one subset after the other, minus their mean over the subset; 0 for subjects that are not in it.
+        Confounds of one subset after the other, minus their weighted mean over the subset; 0 for subjects that are not
+        in it.
     table : ndarray of int, (n,)
         Row of `confound_mean` and `products` that belongs to a voxel; 0 where nobody is missing.
     start : int
         The n voxels are those from `start` of the P voxels of the following arrays.
-    count : ndarray of int, (R, P)
-        Filled with the number of subjects; -1 if a feature of a subject that is not missing is not finite.
+    count : ndarray, (R, P), float64
+        Filled with the sum of the weights of the subjects; -1 if a feature of a subject that is not missing is not
+        finite.
     mean : ndarray, (R, P, d), float32
         Filled with the means of the features.
     within : ndarray, (R, P, d(d+1)/2), float32
@@ -52,23 +56,26 @@ def subset_moments(
     subjects, n, d = block.shape
     n_subsets, n_groups = members.shape
     k = confounds.shape[1] // n_subsets
-    points, present = np.empty((subjects, d), np.float32), np.empty(subjects, np.float32)
+    points = np.empty((subjects, d), np.float32)
+    # Whether a subject is there, and its weight, 0 for those that are missing.
+    present, mass = np.empty(subjects, np.float32), np.empty(subjects, np.float32)
     centre, total, shift = np.empty(d), np.empty(d), np.empty(d, np.float32)
-    own_count, own_mean = np.empty(n_groups, np.int64), np.empty((n_groups, d))
+    own_count, own_mean = np.empty(n_groups), np.empty((n_groups, d))
     # Inner loops run over whole rows, which vectorise, also where one triangle would do.
     sums = np.empty((d, n_subsets * k), np.float32)
     own_within, merged = np.empty((n_groups, d, d), np.float32), np.empty((d, d), np.float32)
     for v in range(n):
         p = start + v
         # Deviations from the mean of all subjects, 0 for those that are missing.
-        m = 0
+        m = 0.0
         total[:] = 0
         for s in range(subjects):
             present[s] = np.float32(0) if np.isnan(block[s, v, 0]) else np.float32(1)
+            mass[s] = present[s] * weights[s]
             if present[s] > 0:
-                m += 1
+                m += mass[s]
                 for i in range(d):
-                    total[i] += block[s, v, i]
+                    total[i] += mass[s] * block[s, v, i]
         finite = True
         for i in range(d):
             finite &= np.isfinite(total[i])
@@ -83,7 +90,7 @@ def subset_moments(
         sums[:] = 0
         for s in range(subjects):
             for i in range(d):
-                value = points[s, i]
+                value = mass[s] * points[s, i]
                 for c in range(n_subsets * k):
                     sums[i, c] += value * confounds[s, c]
         for r in range(n_subsets):
@@ -92,15 +99,15 @@ def subset_moments(
                     cross[r, p, c, i] = sums[i, r * k + c]
         for g in range(n_groups):
             a, b = segments[g], segments[g + 1]
-            m = 0
+            m = 0.0
             total[:] = 0
             for s in range(a, b):
-                m += present[s] > 0
+                m += mass[s]
                 for i in range(d):
-                    total[i] += points[s, i]
+                    total[i] += mass[s] * points[s, i]
             own_count[g] = m
             for i in range(d):
-                shift[i] = total[i] / max(m, 1)
+                shift[i] = total[i] / m if m > 0 else 0.0
                 own_mean[g, i] = shift[i]
             own = own_within[g]
             own[:] = 0
@@ -108,11 +115,11 @@ def subset_moments(
                 for i in range(d):
                     points[s, i] -= present[s] * shift[i]
                 for i in range(d):
-                    value = points[s, i]
+                    value = mass[s] * points[s, i]
                     for j in range(d):
                         own[i, j] += value * points[s, j]
         for r in range(n_subsets):
-            m = 0
+            m = 0.0
             total[:] = 0
             for g in range(n_groups):
                 if members[r, g]:
@@ -121,7 +128,7 @@ def subset_moments(
                         total[i] += own_count[g] * own_mean[g, i]
             count[r, p] = m
             for i in range(d):
-                total[i] /= max(m, 1)
+                total[i] = total[i] / m if m > 0 else 0.0
                 mean[r, p, i] = centre[i] + total[i]
             merged[:] = 0
             for g in range(n_groups):
@@ -143,8 +150,8 @@ def subset_moments(
             for c in range(k):
                 summed = 0.0
                 for s in range(subjects):
-                    summed += present[s] * confounds[s, r * k + c]
-                confound_mean[row, r, c] = summed / max(m, 1)
+                    summed += mass[s] * confounds[s, r * k + c]
+                confound_mean[row, r, c] = summed / m if m > 0 else 0.0
                 for i in range(d):
                     cross[r, p, c, i] -= summed * total[i]
             at = 0
@@ -152,7 +159,7 @@ def subset_moments(
                 for e in range(c + 1):
                     summed = 0.0
                     for s in range(subjects):
-                        summed += present[s] * confounds[s, r * k + c] * confounds[s, r * k + e]
+                        summed += mass[s] * confounds[s, r * k + c] * confounds[s, r * k + e]
                     products[row, r, at] = summed - m * confound_mean[row, r, c] * confound_mean[row, r, e]
                     at += 1
 

@@ -59,7 +59,8 @@ class _Raw:
     Attributes
     ----------
     slab : Slab
-    count : ndarray of int, (R, n)
+    count : ndarray, (R, n)
+        Sums of the weights of the controls.
     mean, within, cross : ndarray
         See `moment_kernels.subset_moments`.
     table, confound_mean, products : ndarray
@@ -87,7 +88,7 @@ class _Residual:
     ----------
     slab : Slab
     slopes : ndarray, (R, k, n, d), float16
-    count : ndarray of int, (R, n)
+    count : ndarray, (R, n)
     mean : ndarray, (R, n, d), float32
     within : ndarray, (R, n, d(d+1)/2), float32
         Sums of products of the deviations from the mean of the voxel.
@@ -163,7 +164,7 @@ class SubsetMoments:
         for subset, values in enumerate(self.subsets.confounds):
             places, _ = self.subsets.place(subset)
             own = values[self.subsets.order[places]]
-            confounds[places, subset] = own - own.mean(axis=0)
+            confounds[places, subset] = own - _weighted_mean(own, self.subsets.ordered_weights[places])
         return confounds.reshape(len(confounds), n_subsets * k)
 
     @cached_property
@@ -172,10 +173,11 @@ class SubsetMoments:
         n_subsets, k, _ = self._sizes
         places = (self.subsets.place(subset)[0] for subset in range(n_subsets))
         means = [
-            values[self.subsets.order[own]].mean(axis=0)
+            _weighted_mean(values[self.subsets.order[own]], self.subsets.ordered_weights[own])
             for values, own in zip(self.subsets.confounds, places, strict=True)
         ]
-        wide = self._confounds.astype(np.float64).reshape(len(self._confounds), n_subsets, k).swapaxes(0, 1)
+        roots = np.sqrt(self.subsets.ordered_weights)[:, None]
+        wide = (roots * self._confounds).reshape(len(self._confounds), n_subsets, k).swapaxes(0, 1)
         rows, columns = np.tril_indices(k)
         return np.stack(means), (wide.swapaxes(1, 2) @ wide)[:, rows, columns]
 
@@ -183,7 +185,7 @@ class SubsetMoments:
         """Sum over the controls."""
         n_subsets, k, d = self._sizes
         means, products = self._complete
-        count, table = np.empty((n_subsets, slab.size), np.int64), np.zeros(slab.size, np.int64)
+        count, table = np.empty((n_subsets, slab.size)), np.zeros(slab.size, np.int64)
         mean = np.empty((n_subsets, slab.size, d), np.float32)
         within = np.empty((n_subsets, slab.size, d * (d + 1) // 2), np.float32)
         cross = np.empty((n_subsets, slab.size, k, d), np.float32)
@@ -196,6 +198,7 @@ class SubsetMoments:
             own_products = np.zeros((1 + len(incomplete), *products.shape))
             moment_kernels.subset_moments(
                 block,
+                self.subsets.ordered_weights,
                 self.subsets.segments,
                 self.subsets.members,
                 self._confounds,
@@ -280,8 +283,13 @@ class SubsetMoments:
             pass
 
 
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean (k,) of values (S, k)."""
+    return (weights[:, None] * values).sum(axis=0) / weights.sum()
+
+
 def _check(count: np.ndarray, start: int) -> None:
-    """Check the counts (R, n) of the controls at the voxels from `start`."""
+    """Check the sums (R, n) of the weights of the controls at the voxels from `start`."""
     if (count < 0).any():
         raise UserError("Whitening: features are not finite, expected finite values. Encode the subjects again.")
     few = np.flatnonzero((count < 2).any(axis=0))

@@ -12,6 +12,16 @@ def evenly_spaced(number: int, most: int) -> np.ndarray:
     return np.linspace(0, number - 1, min(number, most)).astype(np.int64)
 
 
+def effective_number(weights: np.ndarray) -> float:
+    """Effective number of controls, ``(sum w)^2 / sum w^2``: as many equal weights give a mean of the same variance."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def effective_weights(weights: np.ndarray) -> np.ndarray:
+    """Scale weights so that their sum is the effective number of controls."""
+    return weights * (weights.sum() / np.square(weights).sum())
+
+
 @dataclass(frozen=True, eq=False)
 class Subsets:
     """Subsets of the controls on which a model is fitted: all controls without one fold, and last all of them.
@@ -22,10 +32,14 @@ class Subsets:
         Indices of the controls of each fold, each control in one fold; none: all controls are the only subset.
     confounds : sequence of ndarray, (S, k)
         Confounds of all controls, as learnt on each subset.
+    weights : ndarray, (S,), or None
+        Weight of each control; None: 1. A control with the weight 2 counts as two equal ones, so that the sum of the
+        weights is a number of controls (`effective_weights`).
     """
 
     folds: Sequence[np.ndarray]
     confounds: Sequence[np.ndarray]
+    weights: np.ndarray | None = None
 
     @classmethod
     def everyone(cls, confounds: np.ndarray) -> "Subsets":
@@ -52,6 +66,11 @@ class Subsets:
             return places, places[:0]
         first, last = self.segments[subset : subset + 2]
         return np.delete(places, slice(first, last)), places[first:last]
+
+    @cached_property
+    def ordered_weights(self) -> np.ndarray:
+        """Weights of the controls in `order`, (S,) float64."""
+        return np.ones(len(self.order)) if self.weights is None else np.asarray(self.weights, np.float64)[self.order]
 
     @cached_property
     def members(self) -> np.ndarray:

@@ -21,13 +21,15 @@ class DetectorArrays:
     ----------
     support_vectors : ndarray, (N, d), float16 or float32
     dual_coef : ndarray, (N,)
-        uint16 in steps of 1/65535 with float16 support vectors, else float32.
+        uint16 in steps of 1/65535 with float16 support vectors, if the largest weight of a subject is 1; else float32.
     n_support : ndarray, (P,), uint16
     centred_offset : ndarray, (P,), float64
         scikit-learn's offset minus nu*n_fitted: the offset for the kernel minus 1.
     gamma : ndarray, (P,), float64
     n_fitted : ndarray, (P,), uint16
         Number of subjects that the detector of each voxel was fitted on.
+    total_weight : ndarray, (P,), float64, or None
+        Sum of their weights; None: each has the weight 1.
     """
 
     support_vectors: np.ndarray
@@ -36,6 +38,7 @@ class DetectorArrays:
     centred_offset: np.ndarray
     gamma: np.ndarray
     n_fitted: np.ndarray
+    total_weight: np.ndarray | None = None
 
     def part(self, voxels: slice, rows: slice) -> "DetectorArrays":
         """Return the arrays of a slice of voxels, whose support vectors are in `rows`."""
@@ -46,11 +49,17 @@ class DetectorArrays:
             self.centred_offset[voxels],
             self.gamma[voxels],
             self.n_fitted[voxels],
+            None if self.total_weight is None else self.total_weight[voxels],
         )
 
+    def present(self) -> dict[str, np.ndarray]:
+        """Return all arrays but those that are None, by name."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
-def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
-    """Convert arrays from full precision to their storage types.
+
+def stored(fitted: DetectorArrays, precision: Precision, largest_weight: float = 1.0) -> DetectorArrays:
+    """Convert arrays from full precision to their storage types, given the largest weight of a subject.
 
     Raises
     ------
@@ -67,16 +76,18 @@ def stored(fitted: DetectorArrays, precision: Precision) -> DetectorArrays:
             f"latents reach {np.abs(fitted.support_vectors).max():g}, expected values in the range of "
             f"{precision}. {wider}"
         )
-    if precision == "float16":
+    quantised = precision == "float16" and largest_weight == 1
+    if quantised:
         # At least 1 step: a coefficient of 0 would remove the support vector.
         coef = np.maximum(np.rint(coef * _COEF_STEPS), 1).astype(np.uint16)
     return DetectorArrays(
         vectors,
-        coef if precision == "float16" else coef.astype(np.float32),
+        coef if quantised else coef.astype(np.float32),
         fitted.n_support.astype(np.uint16),
         fitted.centred_offset,
         fitted.gamma,
         fitted.n_fitted.astype(np.uint16),
+        fitted.total_weight,
     )
 
 
@@ -88,23 +99,20 @@ def coefficients(stored: np.ndarray) -> np.ndarray:
 class GrowingArrays:
     """Arrays that grow block by block; numpy's resize extends large arrays in place, without a copy."""
 
-    def __init__(self, dimension: int, precision: Precision):
-        self._arrays = DetectorArrays(
-            np.empty((0, dimension), dtype=precision),
-            np.empty(0, dtype=np.uint16 if precision == "float16" else np.float32),
-            np.empty(0, dtype=np.uint16),
-            np.empty(0),
-            np.empty(0),
-            np.empty(0, dtype=np.uint16),
-        )
+    def __init__(self):
+        self._arrays: DetectorArrays | None = None
 
     def add(self, part: DetectorArrays) -> None:
         """Append the detectors of the next voxels."""
-        for field in fields(part):
-            _append(getattr(self._arrays, field.name), getattr(part, field.name))
+        if self._arrays is None:
+            self._arrays = DetectorArrays(**{name: np.empty_like(array[:0]) for name, array in part.present().items()})
+        for name, array in self._arrays.present().items():
+            _append(array, getattr(part, name))
 
     def arrays(self) -> DetectorArrays:
         """Return the detectors of all voxels, without a copy."""
+        if self._arrays is None:
+            raise ValueError("no detectors were added")
         return self._arrays
 
 

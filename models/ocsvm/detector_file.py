@@ -9,7 +9,6 @@ An array with equal values (gamma, if fixed; the number of subjects, if none is 
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +24,16 @@ from .detector_arrays import DetectorArrays
 _FORMAT = "voxout.detectors"
 _VERSION = 1
 _HEADER_BYTES = 2048
+# The total weight is left out if all weights are 1.
+_DTYPES = {
+    "support_vectors": ("float16", "float32"),
+    "dual_coef": ("uint16", "float32"),
+    "n_support": ("uint16",),
+    "centred_offset": ("float64",),
+    "gamma": ("float64",),
+    "n_fitted": ("uint16",),
+    "total_weight": ("float64",),
+}
 _NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "uint16": "U16"}
 _Count = Annotated[int, Field(ge=1)]
 
@@ -76,14 +85,15 @@ class DetectorWriter:
 
         note("support_vectors", self._dtype, (self._rows, self._dimension))
         # Arrays of the widest types come first, which keeps every array aligned.
-        names = sorted((f.name for f in fields(arrays)), key=lambda name: -getattr(arrays, name).dtype.itemsize)
+        present = arrays.present()
+        names = sorted(present, key=lambda name: -present[name].dtype.itemsize)
         padding = -at % 8
         if padding:
             note("padding", np.dtype("uint16"), (padding // 2,))
             self._file.write(bytes(padding))
         for name in names:
             if name != "support_vectors":
-                array = getattr(arrays, name)
+                array = present[name]
                 if len(array) and array.min() == array.max():
                     array = array[:1]
                 note(name, array.dtype, array.shape)
@@ -130,7 +140,8 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
     notes = read_json(described, _Notes, f"the description of {_FORMAT} version {_VERSION}", advice)
     try:
         header, _ = read_header(tensors)
-        mapped = {f.name: _mapped(tensors, f.name, header, notes) for f in fields(DetectorArrays)}
+        names = [name for name in _DTYPES if name in header or name != "total_weight"]
+        mapped = {name: _mapped(tensors, name, header, notes) for name in names}
         arrays = DetectorArrays(**mapped)
         if int(arrays.n_support.sum(dtype=np.int64)) != notes.support_vectors or arrays.n_support.min() < 1:
             raise ValueError("support vectors are missing")
@@ -140,6 +151,8 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
             np.isfinite(arrays.centred_offset).all() and np.isfinite(arrays.gamma).all() and arrays.gamma.min() > 0
         ):
             raise ValueError("an offset is not finite, or a gamma is not a positive number")
+        if (weight := arrays.total_weight) is not None and not (np.isfinite(weight).all() and weight.min() > 0):
+            raise ValueError("a sum of weights is not a positive number")
         return arrays, notes.nu, notes.gamma
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
@@ -149,17 +162,12 @@ def read_detectors(path: Path) -> tuple[DetectorArrays, float, float | str]:
 
 
 def _mapped(path: Path, name: str, header: dict[str, Tensor], notes: _Notes) -> np.ndarray:
-    dtypes = {
-        "support_vectors": notes.precision,
-        "dual_coef": "uint16" if notes.precision == "float16" else "float32",
-        "centred_offset": "float64",
-        "gamma": "float64",
-    }
     rows = (notes.support_vectors, notes.dimension)
     shape = {"support_vectors": rows, "dual_coef": rows[:1]}.get(name, (notes.locations,))
     tensor = header[name]
     single = name != "support_vectors" and tensor.shape == (1,)
-    if tensor.dtype != np.dtype(dtypes.get(name, "uint16")) or (tensor.shape != shape and not single):
+    expected = (notes.precision,) if name == "support_vectors" else _DTYPES[name]
+    if tensor.dtype.name not in expected or (tensor.shape != shape and not single):
         raise ValueError(f"{name} is {tensor.dtype.name} {tensor.shape}, expected {shape} of the described type")
     array = np.memmap(path, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape)
     return np.broadcast_to(array, shape) if single else array

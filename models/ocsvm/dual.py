@@ -3,7 +3,8 @@
 Minimise ``1/2 a'Ka`` subject to ``sum(a) = nu*m`` and ``0 <= a_i <= 1``, with ``K_ij = exp(-gamma*|z_i - z_j|^2)``
 (Schölkopf et al., Neural Computation 2001, in the scale of LIBSVM and scikit-learn). The decision function is
 ``F(z) = sum_i a_i k(z_i, z) - offset``, positive for inliers; the offset is the multiplier of the equality
-constraint: the common value of ``(Ka)_i`` over the free vectors.
+constraint: the common value of ``(Ka)_i`` over the free vectors. With weights w, ``sum(a) = nu*sum(w)`` and
+``0 <= a_i <= w_i`` (`weights`).
 
 CPU arrays and tensors are solved by `numba_solver`, CUDA tensors by `torch_solver`; both to machine precision.
 """
@@ -21,6 +22,7 @@ from ...data_manifests.errors import UserError
 from . import torch_solver
 from .kernel import kernel_gamma
 from .numba_solver import solve as ocsvm_cpu
+from .weights import checked_weights
 
 _LOCATIONS_A_THREAD = 64
 # Smaller values would give coefficients at rounding level.
@@ -34,14 +36,14 @@ class DualSolution:
     Attributes
     ----------
     dual_coef : (B, m)
-        Dual coefficients a, from 0 to 1, exactly 0 or 1 at the bounds. They sum to nu*m.
+        Dual coefficients a, from 0 to 1 (or to the weight), exactly so at the bounds. They sum to nu*m.
     offset : (B,)
         In the scale of scikit-learn.
     kkt_gap : (B,)
-        Highest gradient over a > 0 minus the lowest over a < 1; 0 at the optimum. Compare it with the mean of the
-        off-diagonal elements of 1 - K.
+        Highest gradient over a > 0 minus the lowest over a < 1 (or the weight); 0 at the optimum. Compare it with the
+        mean of the off-diagonal elements of 1 - K.
     free : (B, m), bool
-        Vectors on the margin, 0 < a < 1.
+        Vectors on the margin, 0 < a < 1 (or the weight).
     gamma : (B,)
         Kernel parameter that was used.
     """
@@ -53,7 +55,7 @@ class DualSolution:
     gamma: Any
 
 
-def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
+def solve_dual(latents, *, nu: float, gamma: float | str, weights=None) -> DualSolution:
     """Solve the dual at every location of a batch.
 
     Parameters
@@ -63,48 +65,61 @@ def solve_dual(latents, *, nu: float, gamma: float | str) -> DualSolution:
     nu : float
         In (0, 1]: upper bound of the fraction of outliers, lower bound of the fraction of support vectors.
     gamma : float or str
-        As in `kernel.kernel_gamma`.
+        As in `kernel.kernel_gamma`; "scale" does not depend on the weights.
+    weights : ndarray, (m,) or (B, m), optional
+        Weight of each latent, as scikit-learn's `sample_weight`; by default 1.
 
     Raises
     ------
     UserError
-        The shape is wrong, nu or gamma is out of range, or latents are not finite (names their first-axis indices).
+        A shape is wrong, nu, gamma or a weight is out of range, or latents are not finite (names their first-axis
+        indices).
     """
     check_nu(nu)
     check_shape(latents, "latents")
     check_finite(latents, "latents")
+    bounds = weights_of_each(checked_weights(weights, latents.shape[1], latents.shape[0]), latents)
     if isinstance(latents, torch.Tensor):
         points = latents.detach().to(torch.float64)
         width = kernel_gamma(points, gamma)
         if points.is_cuda:
-            solved = torch_solver.solve(points, width, dual_mass(nu, points.shape[1]))
+            solved = torch_solver.solve(points, width, nu, torch.from_numpy(bounds).to(points.device))
             return DualSolution(solved.dual_coef, solved.offset, solved.kkt_gap, solved.free, width)
-        a, offset, gap, free = map(torch.from_numpy, _solve_arrays(points.numpy(), nu, width.numpy()))
+        a, offset, gap, free = map(torch.from_numpy, _solve_arrays(points.numpy(), bounds, nu, width.numpy()))
         return DualSolution(a, offset, gap, free, width)
     points = np.asarray(latents, dtype=np.float64)
     width = kernel_gamma(points, gamma)
-    return DualSolution(*_solve_arrays(points, nu, width), width)
+    return DualSolution(*_solve_arrays(points, bounds, nu, width), width)
+
+
+def weights_of_each(weights: np.ndarray | None, latents) -> np.ndarray:
+    """Weights (B, m) of latents (B, m, d)."""
+    weights = np.ones(latents.shape[1]) if weights is None else weights
+    return np.ascontiguousarray(np.broadcast_to(weights, tuple(latents.shape[:2])))
 
 
 def _solve_arrays(
-    points: np.ndarray, nu: float, gamma: np.ndarray
+    points: np.ndarray, weights: np.ndarray, nu: float, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     batch, m, _ = points.shape
     points = np.ascontiguousarray(points)
     a, free = np.empty((batch, m)), np.empty((batch, m), dtype=bool)
     offset, gap = np.empty(batch), np.empty(batch)
-    total = dual_mass(nu, m)
 
     def solve(part: slice) -> None:
-        ocsvm_cpu.solve_batch(points[part], gamma[part], total, a[part], offset[part], gap[part], free[part])
+        ocsvm_cpu.solve_batch(
+            points[part], weights[part], gamma[part], float(nu), a[part], offset[part], gap[part], free[part]
+        )
 
     in_threads(solve, batch, step=_LOCATIONS_A_THREAD, jobs=torch.get_num_threads())
-    return a, offset + total, gap, free
+    return a, offset, gap, free
 
 
-def dual_mass(nu: float, m: int) -> float:
-    """nu*m, the sum of a; rounded to an integer if it differs from it by rounding error only."""
-    return float(ocsvm_cpu.dual_mass(nu, m))
+def dual_mass(nu: float, weight: np.ndarray) -> np.ndarray:
+    """Return sums of a, nu times sums of weights; rounded to integers if they differ by rounding error only."""
+    total = nu * weight
+    nearest = np.round(total)
+    return np.where((abs(total - nearest) < 1e-9) & (nearest > 0), nearest, total)
 
 
 def in_threads(function: Callable[[slice], None], count: int, *, step: int, jobs: int) -> None:

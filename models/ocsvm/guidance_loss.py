@@ -14,8 +14,8 @@ kernel among z_sv:
     K_FF u + w 1 = g_a,   sum(u) = -g_offset         on the free vectors F: one linear solve for both
     dL = -sum_{i in F, j} u_i a_j dK_ij  -  sum_q h_q sum_i a_i dk(z_i, z_q)
 
-Vectors at the upper bound enter only through a_j = 1. With gamma = "scale", gamma is differentiated as well, so that
-the loss is invariant to scaling of all latents: <z, dL/dz> = 0.
+Vectors at the upper bound enter only through a_j = 1 (or their weight). With gamma = "scale", gamma is differentiated
+as well, so that the loss is invariant to scaling of all latents: <z, dL/dz> = 0.
 """
 
 import numpy as np
@@ -23,9 +23,10 @@ import torch
 
 from ...data_manifests.errors import UserError
 from . import torch_solver
-from .dual import check_finite, check_nu, check_shape, dual_mass, in_threads
+from .dual import check_finite, check_nu, check_shape, in_threads, weights_of_each
 from .kernel import centred_kernel, checked_gamma, kernel_gamma
 from .numba_solver.loss import loss_batch
+from .weights import checked_weights
 
 _LOCATIONS_A_THREAD = 64
 
@@ -38,6 +39,7 @@ def guidance_loss(
     gamma: float | str,
     expander: float = 1.0,
     compactor: float = 1.0,
+    weights=None,
 ) -> torch.Tensor:
     """Guidance loss at every voxel of a batch, computed in float64 on the device of the latents.
 
@@ -54,6 +56,8 @@ def guidance_loss(
     expander, compactor : float
         Weights of the gradients with respect to `latents_sv` and `latents_loss`. They do not change the value of the
         loss; (1, 1) is the full gradient.
+    weights : ndarray, (m,) or (B, m), optional
+        Weight of each latent in the one-class SVM, as scikit-learn's `sample_weight`; by default 1. Not differentiated.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def guidance_loss(
     Raises
     ------
     UserError
-        Shapes do not match, nu or gamma is out of range, or latents are not finite (names the voxels).
+        Shapes do not match, nu, gamma or a weight is out of range, or latents are not finite (names the voxels).
     """
     check_nu(nu)
     for latents, name in ((latents_sv, "latents_sv"), (latents_loss, "latents_loss")):
@@ -76,19 +80,22 @@ def guidance_loss(
             "first and last axis. Split one batch along its second axis."
         )
     checked_gamma(gamma, sv_shape[2])
-    return _GuidanceLoss.apply(latents_sv, latents_loss, nu, gamma, expander, compactor)
+    bounds = weights_of_each(checked_weights(weights, sv_shape[1], sv_shape[0]), latents_sv)
+    return _GuidanceLoss.apply(latents_sv, latents_loss, bounds, nu, gamma, expander, compactor)
 
 
 class _GuidanceLoss(torch.autograd.Function):
     """Autograd function; the forward pass also computes the gradients, the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx, latents_sv, latents_loss, nu, gamma, expander, compactor):
+    def forward(ctx, latents_sv, latents_loss, weights, nu, gamma, expander, compactor):
         sv, rest = latents_sv.detach().to(torch.float64), latents_loss.detach().to(torch.float64)
         width = kernel_gamma(sv, gamma)
         differentiate = any(ctx.needs_input_grad[:2])
         compute = loss_and_gradients_torch if sv.is_cuda else loss_and_gradients_numba
-        loss, grad_sv, grad_rest = compute(sv, rest, width, nu, gamma == "scale", expander, compactor, differentiate)
+        loss, grad_sv, grad_rest = compute(
+            sv, rest, weights, width, nu, gamma == "scale", expander, compactor, differentiate
+        )
         if differentiate:
             ctx.save_for_backward(grad_sv.to(latents_sv.dtype), grad_rest.to(latents_loss.dtype))
         both_double = latents_sv.dtype == latents_loss.dtype == torch.float64
@@ -99,11 +106,15 @@ class _GuidanceLoss(torch.autograd.Function):
     def backward(ctx, grad_output):  # pyright: ignore[reportIncompatibleMethodOverride] (torch's own decorator)
         grad_sv, grad_rest = ctx.saved_tensors
         weight = grad_output[:, None, None]
-        return (weight * grad_sv).to(grad_sv.dtype), (weight * grad_rest).to(grad_rest.dtype), None, None, None, None
+        own = (weight * grad_sv).to(grad_sv.dtype), (weight * grad_rest).to(grad_rest.dtype)
+        return *own, None, None, None, None, None
 
 
-def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
-    """Loss (B,) and weighted gradients with respect to sv (B, m, d) and rest (B, q, d), computed with numba."""
+def loss_and_gradients_numba(sv, rest, weights, gamma, nu, by_scale, expander, compactor, differentiate):
+    """Loss (B,) and weighted gradients with respect to sv (B, m, d) and rest (B, q, d), computed with numba.
+
+    The array `weights` (B, m) holds those of sv.
+    """
     sv_array, rest_array = np.ascontiguousarray(sv.numpy()), np.ascontiguousarray(rest.numpy())
     gamma_array = gamma.numpy()
     loss, grad_sv, grad_rest = np.zeros(len(sv_array)), np.zeros_like(sv_array), np.zeros_like(rest_array)
@@ -112,6 +123,7 @@ def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor,
         loss_batch(
             sv_array[part],
             rest_array[part],
+            weights[part],
             gamma_array[part],
             float(nu),
             by_scale,
@@ -127,11 +139,11 @@ def loss_and_gradients_numba(sv, rest, gamma, nu, by_scale, expander, compactor,
     return torch.from_numpy(loss), torch.from_numpy(grad_sv), torch.from_numpy(grad_rest)
 
 
-def loss_and_gradients_torch(sv, rest, gamma, nu, by_scale, expander, compactor, differentiate):
+def loss_and_gradients_torch(sv, rest, weights, gamma, nu, by_scale, expander, compactor, differentiate):
     """As `loss_and_gradients_numba`, with batched torch on the device of the tensors."""
     mean = sv.mean(dim=1, keepdim=True)
     z, y = sv - mean, rest - mean
-    solved = torch_solver.solve(z, gamma, dual_mass(nu, sv.shape[1]))
+    solved = torch_solver.solve(z, gamma, nu, torch.from_numpy(weights).to(sv.device))
     a = solved.dual_coef
     cross = centred_kernel(z, y, gamma)
     decision = torch.einsum("bi,biq->bq", a, cross) - solved.centred_offset[:, None]

@@ -16,6 +16,8 @@ _FINE = 1e-9
 _RIDGE = 1e-13
 # Coefficients this close to a bound are set to it; otherwise rounding would create spurious free vectors.
 _SNAP = 1e-12
+# As in `numba_solver.workspace`.
+_SMALLEST_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,8 @@ class TorchSolution:
 
     Attributes
     ----------
-    dual_coef, free : tensor, (B, m)
+    dual_coef, free, at_upper : tensor, (B, m)
+        The last marks the vectors whose a is at its upper bound.
     offset, kkt_gap : tensor, (B,)
     centred_offset : tensor, (B,)
         Offset minus the sum of a, computed directly; accurate where the kernel is nearly flat.
@@ -38,40 +41,62 @@ class TorchSolution:
     centred_offset: torch.Tensor
     kkt_gap: torch.Tensor
     free: torch.Tensor
+    at_upper: torch.Tensor
     kernel: torch.Tensor
     ridge: torch.Tensor
 
 
-def solve(latents: torch.Tensor, gamma: torch.Tensor, total: float) -> TorchSolution:
-    """Solve the dual for latents (B, m, d) in float64, gamma (B,), and ``sum(a) = total``."""
-    m = latents.shape[1]
+def solve(latents: torch.Tensor, gamma: torch.Tensor, nu: float, weights: torch.Tensor) -> TorchSolution:
+    """Solve the dual for latents (B, m, d) in float64, gamma (B,), and weights (B, m), in each row one above 0.
+
+    All but the results is in a unit of the size of the largest weight of a location, as in `numba_solver.workspace`.
+    """
+    largest = weights.amax(dim=1, keepdim=True)
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    upper = torch.where(weights >= _SMALLEST_WEIGHT * largest, weights / unit, 0.0)
+    total = _dual_mass(nu, upper.sum(dim=1))
     kernel = centred_kernel(latents, latents, gamma)
-    scale = -kernel.sum(dim=(1, 2)) / max(m * (m - 1), 1)
+    present = (upper > 0).to(latents.dtype)
+    n_present = present.sum(dim=1)
+    among = torch.where(present[:, :, None] * present[:, None, :] > 0, kernel, 0.0)
+    scale = -among.sum(dim=(1, 2)) / (n_present * (n_present - 1)).clamp(min=1)
     ridge = _RIDGE * scale
-    a = _start(latents, total)
+    a = _start(latents, upper, total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
-    a, gradient = _smo_steps(kernel, a, gradient, _COARSE * scale)
-    a = _project_to_mass(_polish(kernel, a, gradient, 0.01 * _FINE * scale, ridge), total)
+    a, gradient = _smo_steps(kernel, a, upper, gradient, _COARSE * scale)
+    a = _project_to_mass(_polish(kernel, a, upper, gradient, 0.01 * _FINE * scale, ridge), upper, total)
     gradient = torch.einsum("bij,bj->bi", kernel, a)
-    highest, lowest = _extremes(a, gradient)
-    free = (a > 0) & (a < 1)
+    highest, lowest = _extremes(a, upper, gradient)
+    free = (a > 0) & (a < upper)
     n = free.sum(dim=1)
     level = torch.where(free, gradient, 0.0).sum(dim=1) / n.clamp(min=1)
     between = torch.where(lowest.isinf(), highest, 0.5 * (highest + lowest))
     offset = torch.where(n > 0, level, between)
     gap = torch.where(lowest.isinf(), 0.0, (highest - lowest).clamp(min=0))
-    return TorchSolution(a, offset + total, offset, gap, free, kernel, ridge)
+    one = unit[:, 0]
+    return TorchSolution(unit * a, one * (offset + total), one * offset, one * gap, free, a >= upper, kernel, ridge)
 
 
-def _start(latents: torch.Tensor, total: float) -> torch.Tensor:
+def _dual_mass(nu: float, weight: torch.Tensor) -> torch.Tensor:
+    """As `dual.dual_mass`."""
+    total = nu * weight
+    nearest = total.round()
+    return torch.where(((total - nearest).abs() < 1e-9) & (nearest > 0), nearest, total)
+
+
+def _start(latents: torch.Tensor, upper: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Give the latents that are farthest from the mean their upper bounds until the sum is `total`."""
     distance = ((latents - latents.mean(dim=1, keepdim=True)) ** 2).sum(dim=2)
-    rank = distance.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (total - rank.to(latents.dtype)).clamp(0.0, 1.0)
+    order = distance.argsort(dim=1, descending=True, stable=True)
+    bounds = upper.gather(1, order)
+    before = bounds.cumsum(dim=1) - bounds
+    given = torch.minimum((total[:, None] - before).clamp(min=0.0), bounds)
+    return torch.zeros_like(upper).scatter(1, order, given)
 
 
-def _extremes(a: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _extremes(a: torch.Tensor, upper: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     highest = torch.where(a > 0, gradient, -torch.inf).amax(dim=1)
-    lowest = torch.where(a < 1, gradient, torch.inf).amin(dim=1)
+    lowest = torch.where(a < upper, gradient, torch.inf).amin(dim=1)
     return highest, lowest
 
 
@@ -83,14 +108,14 @@ def _rows(kernel: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return kernel[torch.arange(len(index), device=index.device), index]
 
 
-def _smo_steps(kernel, a, gradient, tolerance):
+def _smo_steps(kernel, a, upper, gradient, tolerance):
     """Update one working pair per location until every KKT gap is below its tolerance."""
     batch, m = a.shape
     rows = torch.arange(batch, device=a.device)
     for round_ in range(100 * m):
         giving = torch.where(a > 0, gradient, -torch.inf)
         highest, giver = giving.max(dim=1)
-        slope = torch.where(a < 1, highest[:, None] - gradient, 0.0).clamp(min=0)
+        slope = torch.where(a < upper, highest[:, None] - gradient, 0.0).clamp(min=0)
         busy = slope.amax(dim=1) > tolerance
         # The check synchronises with the GPU, so it is done every 8 iterations.
         if round_ % 8 == 0 and not bool(busy.any()):
@@ -98,38 +123,39 @@ def _smo_steps(kernel, a, gradient, tolerance):
         row = _rows(kernel, giver)
         taker = (slope**2 / (-row).clamp(min=1e-300)).argmax(dim=1)
         step = _take(slope, taker) / (-2 * _take(row, taker)).clamp(min=1e-300)
-        give, room = _take(a, giver), 1 - _take(a, taker)
+        give, most = _take(a, giver), _take(upper, taker)
+        room = most - _take(a, taker)
         step = torch.where(busy, torch.minimum(step, torch.minimum(give, room)), 0.0)
         a = a.clone()
         a[rows, giver] = torch.where(busy & (give - step <= _SNAP), 0.0, give - step)
-        a[rows, taker] = torch.where(busy & (room - step <= _SNAP), 1.0, _take(a, taker) + step)
+        a[rows, taker] = torch.where(busy & (room - step <= _SNAP), most, _take(a, taker) + step)
         gradient = gradient + step[:, None] * (_rows(kernel, taker) - row)
     return a, gradient
 
 
-def _polish(kernel, a, gradient, tolerance, ridge):
+def _polish(kernel, a, upper, gradient, tolerance, ridge):
     """Newton steps on the free sets; each removes a vector at its bound or frees the one with the largest violation."""
     batch, m = a.shape
     rows = torch.arange(batch, device=a.device)
-    free = (a > 0) & (a < 1)
+    free = (a > 0) & (a < upper)
     refined = torch.zeros(batch, dtype=torch.long, device=a.device)
     done = torch.zeros(batch, dtype=torch.bool, device=a.device)
     for _ in range(20 * m + 100):
         step = newton_step(kernel, free, -gradient, torch.zeros_like(ridge), ridge)
         step = torch.where(done[:, None], 0.0, step)
-        meets = ((step < 0) & (a + step <= _SNAP)) | ((step > 0) & (a + step >= 1 - _SNAP))
-        room = torch.where(step < 0, -a / step, (1 - a) / step)
+        meets = ((step < 0) & (a + step <= _SNAP)) | ((step > 0) & (a + step >= upper - _SNAP))
+        room = torch.where(step < 0, -a / step, (upper - a) / step)
         nearest, blocking = torch.where(free & meets, room, torch.inf).min(dim=1)
         blocked = nearest.isfinite() & ~done
         length = torch.where(blocked, nearest, 1.0).clamp(max=1.0)
-        moved = (a + length[:, None] * step).clamp(0.0, 1.0)
-        bound = torch.where(_take(step, blocking) < 0, 0.0, 1.0)
+        moved = torch.minimum((a + length[:, None] * step).clamp(min=0.0), upper)
+        bound = torch.where(_take(step, blocking) < 0, 0.0, _take(upper, blocking))
         moved[rows, blocking] = torch.where(blocked, bound, _take(moved, blocking))
         gradient = gradient + torch.einsum("bij,bj->bi", kernel, moved - a)
         a = moved
         free[rows, blocking] &= ~blocked
 
-        highest, lowest = _extremes(a, gradient)
+        highest, lowest = _extremes(a, upper, gradient)
         arrived = ~blocked & ~done
         n = free.sum(dim=1)
         inside_high = torch.where(free, gradient, -torch.inf).amax(dim=1)
@@ -145,23 +171,25 @@ def _polish(kernel, a, gradient, tolerance, ridge):
         level = torch.where(free, gradient, 0.0).sum(dim=1) / n.clamp(min=1)
         takes = releasing & ((n == 0) | (level - lowest >= highest - level))
         gives = releasing & ((n == 0) | ~takes)
-        taker = torch.where(a < 1, gradient, torch.inf).argmin(dim=1)
+        taker = torch.where(a < upper, gradient, torch.inf).argmin(dim=1)
         giver = torch.where(a > 0, gradient, -torch.inf).argmax(dim=1)
         free[rows, taker] |= takes
         free[rows, giver] |= gives
     return a
 
 
-def _project_to_mass(a, total):
+def _project_to_mass(a, upper, total):
     """Remove the rounding error of the sum of a; a single free vector that reaches a bound is no longer free."""
-    free = (a > 0) & (a < 1)
+    free = (a > 0) & (a < upper)
     rows = torch.arange(len(a), device=a.device)
     first = free.long().argmax(dim=1)
+    bound = _take(upper, first)
     others = a.clone()
     others[rows, first] = 0.0
     value = total - others.sum(dim=1)
-    lone = (free.sum(dim=1) == 1) & ~((value > _SNAP) & (value < 1 - _SNAP))
-    value = torch.where(lone, value.round(), value).clamp(0.0, 1.0)
+    lone = (free.sum(dim=1) == 1) & ~((value > _SNAP) & (value < bound - _SNAP))
+    value = torch.where(lone, torch.where(value <= _SNAP, 0.0, bound), value)
+    value = torch.minimum(value.clamp(min=0.0), bound)
     others[rows, first] = torch.where(free.any(dim=1), value, a[rows, first])
     return others
 
@@ -203,8 +231,8 @@ def adjoint(solved: TorchSolution, g_a: torch.Tensor, g_offset: torch.Tensor) ->
     u = newton_step(solved.kernel, solved.free, g_a, -g_offset, solved.ridge)
     gradient = torch.einsum("bij,bj->bi", solved.kernel, solved.dual_coef)
     upper = torch.where(solved.dual_coef > 0, gradient, -torch.inf).argmax(dim=1, keepdim=True)
-    lower = torch.where(solved.dual_coef < 1, gradient, torch.inf).argmin(dim=1, keepdim=True)
-    lower = torch.where((solved.dual_coef < 1).any(dim=1, keepdim=True), lower, upper)
+    lower = torch.where(solved.at_upper, torch.inf, gradient).argmin(dim=1, keepdim=True)
+    lower = torch.where(solved.at_upper.all(dim=1, keepdim=True), upper, lower)
     half = -0.5 * g_offset[:, None]
     between = torch.zeros_like(u).scatter_add(1, upper, half).scatter_add(1, lower, half)
     return torch.where(solved.free.any(dim=1, keepdim=True), u, between)

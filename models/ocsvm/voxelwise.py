@@ -23,6 +23,7 @@ from .detector_blocks import fit_block, score_block
 from .detector_file import DetectorWriter, read_detectors
 from .dual import check_nu, dual_mass, named, thread_count
 from .kernel import checked_gamma
+from .weights import checked_weights
 
 _BLOCK_NUMBERS = 500_000
 _CUDA_BLOCK_NUMBERS = 8_000_000
@@ -70,13 +71,9 @@ class DetectorField:
 
     @property
     def total_dual(self) -> np.ndarray:
-        """Sum of the dual coefficients of each voxel, (P,): nu times the number of subjects of the fit."""
-        fitted = self.arrays.n_fitted
-        times = np.bincount(fitted)
-        mass = np.zeros(len(times))
-        for count in np.flatnonzero(times):
-            mass[count] = dual_mass(self.nu, int(count))
-        return mass[fitted]
+        """Sum of the dual coefficients of each voxel, (P,): nu times the weight of the subjects of the fit."""
+        weight = self.arrays.total_weight
+        return dual_mass(self.nu, self.arrays.n_fitted if weight is None else weight)
 
     @property
     def offset(self) -> np.ndarray:
@@ -167,6 +164,7 @@ def fit_detectors(
     *,
     nu: float,
     gamma: float | str,
+    weights=None,
     jobs: int | None = None,
     precision: Precision | None = None,
     out: Path | None = None,
@@ -182,7 +180,10 @@ def fit_detectors(
     nu : float
         In (0, 1].
     gamma : float or str
-        As in `kernel.kernel_gamma`.
+        As in `kernel.kernel_gamma`; "scale" does not depend on the weights.
+    weights : ndarray, (S,), optional
+        Weight of each control, as scikit-learn's `sample_weight`; by default 1. At a voxel, those of the controls that
+        are not missing are used.
     jobs : int, optional
         Number of threads; default: all cores available to the process.
     precision : {"float16", "float32"}, optional
@@ -197,8 +198,8 @@ def fit_detectors(
     Raises
     ------
     UserError
-        The shape is wrong, nu or gamma is out of range, latents are not finite, or all subjects are missing at a voxel
-        (the last two name the voxels).
+        A shape is wrong, nu, gamma or a weight is out of range, latents are not finite, or all subjects with a weight
+        are missing at a voxel (the last two name the voxels).
     """
     check_nu(nu)
     shape = tuple(latents.shape)
@@ -210,13 +211,14 @@ def fit_detectors(
     if precision not in (None, "float16", "float32"):
         raise UserError(f'precision is {precision}, expected "float16" or "float32". Omit it for the default.')
     width = checked_gamma(gamma, dimension)
+    own = checked_weights(weights, subjects)
     if isinstance(latents, torch.Tensor) and not latents.is_cuda:
         latents = as_array(latents)
     half = getattr(latents, "dtype", None) in (np.float16, torch.float16)
     kept: Precision = precision or ("float16" if half else "float32")
 
     def fit(start: int, stop: int) -> DetectorArrays:
-        return fit_detector_block(read_block(latents, start, stop), nu, width, kept, start)
+        return fit_detector_block(read_block(latents, start, stop), nu, width, kept, start, own)
 
     def parts() -> Iterator[DetectorArrays]:
         per_block = _numbers_at_once(latents) // (subjects * dimension)
@@ -226,7 +228,7 @@ def fit_detectors(
             if progress is not None:
                 progress(stop, voxels)
 
-    growing = GrowingArrays(dimension, kept)
+    growing = GrowingArrays()
     if out is None:
         for part in parts():
             growing.add(part)
@@ -239,7 +241,9 @@ def fit_detectors(
     return DetectorField.load(Path(out))
 
 
-def fit_detector_block(block, nu: float, gamma: float | str, precision: Precision, first: int) -> DetectorArrays:
+def fit_detector_block(
+    block, nu: float, gamma: float | str, precision: Precision, first: int, weights: np.ndarray | None = None
+) -> DetectorArrays:
     """Fit a one-class SVM at each of n voxels, the first of which has the index `first`.
 
     Parameters
@@ -250,13 +254,15 @@ def fit_detector_block(block, nu: float, gamma: float | str, precision: Precisio
     gamma : float or "scale"
     precision : {"float16", "float32"}
     first : int
+    weights : ndarray, (S,), float64, optional
+        Weight of each subject; by default 1.
 
     Raises
     ------
     UserError
-        Latents are not finite, or all subjects are missing at a voxel (names the voxels).
+        Latents are not finite, or all subjects with a weight are missing at a voxel (names the voxels).
     """
-    fitted = fit_block(block, nu, gamma)
+    fitted = fit_block(block, nu, gamma, weights)
     if (fitted.n_fitted < 0).any():
         raise _not_finite(first + np.flatnonzero(fitted.n_fitted < 0))
     if (fitted.n_fitted == 0).any():
@@ -264,7 +270,7 @@ def fit_detector_block(block, nu: float, gamma: float | str, precision: Precisio
             f"no subject has latents at {named(first + np.flatnonzero(fitted.n_fitted == 0))}, expected at least one. "
             "Remove these voxels from the mask."
         )
-    return stored(fitted, precision)
+    return stored(fitted, precision, 1.0 if weights is None else float(weights.max()))
 
 
 def _numbers_at_once(latents) -> int:

@@ -80,7 +80,7 @@ def fresh_gradient(work, m):
 @fastmath
 def _step_on_free_set(work, n, ridge):
     """One Newton step, shortened at the bounds. Returns the free vector that reached its bound, or -1."""
-    a, g, free, step = work.a, work.g, work.free, work.step
+    a, upper, g, free, step = work.a, work.upper, work.g, work.free, work.step
     size = n - 1
     _factorise(work, size, ridge)
     level = g[free[size]]
@@ -94,22 +94,22 @@ def _step_on_free_set(work, n, ridge):
     blocked = -1
     length = 1.0
     for i in range(n):
-        value = a[free[i]]
+        value, bound = a[free[i]], upper[free[i]]
         if step[i] < 0.0 and value + length * step[i] <= SNAP:
             length = min(length, -value / step[i])
             blocked = i
-        elif step[i] > 0.0 and value + length * step[i] >= 1.0 - SNAP:
-            length = min(length, (1.0 - value) / step[i])
+        elif step[i] > 0.0 and value + length * step[i] >= bound - SNAP:
+            length = min(length, (bound - value) / step[i])
             blocked = i
     for i in range(n):
         index = free[i]
         before = a[index]
         if i == blocked:
-            after = 0.0 if step[i] < 0.0 else 1.0
-            work.no_gain[index] = 0.0 if after < 1.0 else HUGE
+            after = 0.0 if step[i] < 0.0 else upper[index]
+            work.no_gain[index] = 0.0 if after < upper[index] else HUGE
             work.no_give[index] = 0.0 if after > 0.0 else HUGE
         else:
-            after = min(max(before + length * step[i], 0.0), 1.0)
+            after = min(max(before + length * step[i], 0.0), upper[index])
         a[index] = after
         step[i] = after - before
     add_rows(g, g.shape[0], step, free, n, work.rows)
@@ -127,7 +127,7 @@ def newton_steps(work, points, m, gamma, tolerance, ridge):
     a, g, no_gain, no_give, free = work.a, work.g, work.no_gain, work.no_give, work.free
     n = 0
     for i in range(m):
-        if 0.0 < a[i] < 1.0:
+        if 0.0 < a[i] < work.upper[i]:
             free[n] = i
             n += 1
     refined = 0

@@ -4,7 +4,7 @@ import numpy as np
 
 from .jit import aligned, fastmath, nan_safe, strict, whole_lanes
 from .kernel_rows import kernel_row, row_dot
-from .solve import dual_mass, solve_location
+from .solve import solve_location
 from .workspace import make_workspace
 
 # Voxels whose latents are transposed at a time, so that reads are long enough for hardware prefetching.
@@ -54,18 +54,23 @@ def _scale_gamma(points, m):
 
 
 @strict
-def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, width, count):
-    """Fit one detector at each of n voxels of block (S, n, d).
+def fit_block(block, weights, nu, gamma, by_scale, vectors, coef, n_support, offset, width, count, weight):
+    """Fit one detector at each of n voxels of block (S, n, d), with weights (S,).
 
     Subjects whose latents are all NaN at a voxel are left out there. Fills, one voxel after the other, vectors (at most
     n*S, d) and coef (at most n*S,) with the support vectors and their a, and n_support (n,), offset (n,) (centred),
-    width (n,) (gamma) and count (n,): the number of subjects at a voxel, or -1 if a latent is infinite or only some are
-    NaN. Returns the number of support vectors.
+    width (n,) (gamma), count (n,): the number of subjects with a weight at a voxel, or -1 if a latent is infinite or
+    only some are NaN, and weight (n,): the sum of their weights. Returns the number of support vectors.
     """
     subjects, n, dimension = block.shape
     lanes = whole_lanes(subjects)
     work = make_workspace(subjects)
+    own = np.empty(subjects)
     tile = aligned(_TILE * dimension, lanes).reshape(_TILE, dimension, lanes)
+    all_weighted, all_weight = 0, 0.0
+    for s in range(subjects):
+        all_weighted += weights[s] > 0.0
+        all_weight += weights[s]
     at = 0
     for first in range(0, n, _TILE):
         tiled = min(_TILE, n - first)
@@ -76,10 +81,11 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
         for t in range(tiled):
             p = first + t
             points = tile[t]
-            m = subjects
+            m, n_weighted, total = subjects, all_weighted, all_weight
+            own[:] = weights
             broken = False
             if not _all_finite(points):
-                m = 0
+                m, n_weighted, total = 0, 0, 0.0
                 points[:] = 0.0
                 for s in range(subjects):
                     state = _state(block[s, p])
@@ -87,18 +93,22 @@ def fit_block(block, nu, gamma, by_scale, vectors, coef, n_support, offset, widt
                     if state == 0:
                         for k in range(dimension):
                             points[k, m] = block[s, p, k]
+                        own[m] = weights[s]
+                        n_weighted += weights[s] > 0.0
+                        total += weights[s]
                         m += 1
-            count[p] = -1 if broken else m
-            if broken or m == 0:
+            count[p], weight[p] = -1 if broken else n_weighted, total
+            if broken or n_weighted == 0:
                 continue
             width[p] = _scale_gamma(points, m) if by_scale else gamma
-            offset[p], _, _ = solve_location(work, points, m, width[p], dual_mass(nu, m))
+            unit, _, centred, _, _ = solve_location(work, points, own, m, width[p], nu)
+            offset[p] = unit * centred
             before = at
             for i in range(m):
                 if work.a[i] > 0.0:
                     for k in range(dimension):
                         vectors[at, k] = points[k, i]
-                    coef[at] = work.a[i]
+                    coef[at] = unit * work.a[i]
                     at += 1
             n_support[p] = at - before
     return at

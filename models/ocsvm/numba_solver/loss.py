@@ -12,7 +12,7 @@ from .active_set import substitute
 from .jit import aligned, allocating, inner, whole_lanes
 from .kernel_rows import add_rows, kernel_row, row_dot
 from .smo import extremes
-from .solve import dual_mass, solve_location
+from .solve import solve_location
 from .workspace import make_workspace
 
 Pairs = namedtuple(
@@ -142,7 +142,7 @@ def _differentiate_dual(pairs, work, n_free, n_support, n_outside, gamma, nu):
     u_all, is_outside = pairs.u_all, pairs.is_outside
     u_all[:] = 0.0
     for s in range(n_support):
-        if pairs.a[s] < 1.0:
+        if pairs.a[s] < work.upper[pairs.support[s]]:
             u_all[pairs.support[s]] = -row_dot(is_outside, is_outside.shape[0], pairs.cross, s) / nu
     _adjoint(work, pairs.points, n_free, gamma, n_outside / nu, u_all)
 
@@ -215,22 +215,21 @@ def _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, 
 
 
 @allocating
-def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient, loss, grad_sv, grad_rest):
+def loss_batch(sv, rest, weights, gamma, nu, by_scale, expander, compactor, want_gradient, loss, grad_sv, grad_rest):
     """Guidance loss and its weighted gradients.
 
-    sv (B, m, d), rest (B, q, d), gamma (B,), float64. `by_scale`: gamma is 1/(d*variance) of sv and is differentiated.
-    Fills loss (B,) and, if `want_gradient`, grad_sv and grad_rest, which must be zeros on entry.
+    sv (B, m, d), rest (B, q, d), weights (B, m) of sv, gamma (B,), float64. `by_scale`: gamma is 1/(d*variance) of sv
+    and is differentiated. Fills loss (B,) and, if `want_gradient`, grad_sv and grad_rest, which must be zeros on entry.
     """
     batch, m, dimension = sv.shape
     q = rest.shape[1]
-    total = dual_mass(nu, m)
     work, pairs = make_workspace(m), _make_pairs(m, q, dimension)
     cross, is_outside = pairs.cross, pairs.is_outside
     for b in range(batch):
         _gather_centred(pairs, sv[b], rest[b])
-        offset, _, n_free = solve_location(work, pairs.points, m, gamma[b], total)
+        unit, _, offset, _, n_free = solve_location(work, pairs.points, weights[b], m, gamma[b], nu)
         n_support, n_outside, value = _score_rest(pairs, work, m, q, gamma[b], offset)
-        loss[b] = value / nu
+        loss[b] = unit * (value / nu)
         if not want_gradient or n_outside == 0:
             continue
         twice = 2.0 * gamma[b]
@@ -248,9 +247,10 @@ def loss_batch(sv, rest, gamma, nu, by_scale, expander, compactor, want_gradient
         _fill_weights(pairs, work, n_outside, twice, near, pulling, weight)
         np.dot(pulling, weight, pull)
         np.dot(near, cross[:n_involved], pairs.rest_pull)
-        along = _write_gradients(pairs, near, pull, weight, n_outside, expander, compactor, grad_sv[b], grad_rest[b])
+        expand, compact = unit * expander, unit * compactor
+        along = _write_gradients(pairs, near, pull, weight, n_outside, expand, compact, grad_sv[b], grad_rest[b])
         if by_scale:
-            _through_gamma(sv[b], expander * along, grad_sv[b])
+            _through_gamma(sv[b], expand * along, grad_sv[b])
 
 
 @inner

@@ -41,19 +41,19 @@ def _largest(values, mask):
 
 
 @fastmath
-def start(work, points, m, total, gamma):
-    """Set the initial a: the points farthest from the mean get a = 1 until the sum is `total`.
+def start(work, points, m, n, total, gamma):
+    """Set the initial a: the points farthest from the mean get their upper bound until the sum is `total`.
 
-    Returns the mean of one row of 1 - K. It is at most m/2 * s, with s the mean of the off-diagonal elements of 1 - K,
-    as each pair occurs in two of the m rows.
+    Returns the mean of one row of 1 - K over the n points with a bound above 0. It is at most n/2 * s, with s the mean
+    of the off-diagonal elements of 1 - K, as each pair occurs in two of the n rows.
     """
     rows, known, a, g, no_gain, no_give = work.rows, work.known, work.a, work.g, work.no_gain, work.no_give
-    distance = work.line
+    upper, distance = work.upper, work.line
     dimension, width = points.shape
     for j in range(width):
         a[j] = 0.0
         g[j] = 0.0
-        no_gain[j] = 0.0
+        no_gain[j] = 0.0 if upper[j] > 0.0 else HUGE
         no_give[j] = HUGE
         distance[j] = 0.0
     for k in range(dimension):
@@ -64,29 +64,30 @@ def start(work, points, m, total, gamma):
         for j in range(width):
             difference = points[k, j] - centre
             distance[j] += difference * difference
-    for j in range(m, width):
-        distance[j] = -HUGE
-        no_gain[j] = HUGE
+    for j in range(width):
+        distance[j] = distance[j] if upper[j] > 0.0 else -HUGE
     for j in range(m):
         known[j] = False
     left = total
     row_mean = 0.0
-    while left > 0.0:
+    for _ in range(n):
+        if left <= 0.0:
+            break
         i = _largest(distance, work.mask)
         distance[i] = -HUGE
-        share = min(left, 1.0)
+        share = min(left, upper[i])
         left -= share
         a[i] = share
         no_give[i] = 0.0
-        no_gain[i] = 0.0 if share < 1.0 else HUGE
+        no_gain[i] = 0.0 if share < upper[i] else HUGE
         kernel_row(points, width, points, i, gamma, rows, i)
         known[i] = True
         for j in range(width):
             g[j] += share * rows[i, j]
         if row_mean == 0.0:
             for j in range(m):
-                row_mean -= rows[i, j]
-            row_mean /= m
+                row_mean -= rows[i, j] if upper[j] > 0.0 else 0.0
+            row_mean /= n
     return row_mean
 
 
@@ -114,7 +115,7 @@ def smo_steps(work, points, gamma, tolerance, most):
         if not known[taker]:
             kernel_row(points, width, points, taker, gamma, rows, taker)
             known[taker] = True
-        give, room = a[giver], 1.0 - a[taker]
+        give, room = a[giver], work.upper[taker] - a[taker]
         step = min((highest - g[taker]) / max(-2.0 * rows[giver, taker], 1e-300), give, room)
         a[giver] = give - step
         no_gain[giver] = 0.0
@@ -124,7 +125,7 @@ def smo_steps(work, points, gamma, tolerance, most):
         a[taker] += step
         no_give[taker] = 0.0
         if room - step <= SNAP:
-            a[taker] = 1.0
+            a[taker] = work.upper[taker]
             no_gain[taker] = HUGE
         first = _LAST
         last = _FIRST

@@ -45,6 +45,49 @@ def test_unseen_scores_are_calibrated():
         assert (unseen >= neg_log10_p).mean() == pytest.approx(expected, rel=0.03 + 3 * np.sqrt(1 / seen + 1 / null))
 
 
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_integer_weights_are_repeated_controls(scale):
+    """Also where fewer than 50 values are left for the tail."""
+    rng = np.random.default_rng(3)
+    null, inside = _null(4, subjects=6), rng.random((6, GRID.size)) < (0.9 if scale == 1 else 2e-3)
+    weights, folds = np.array([1, 3, 0, 2, 1, 4]), [np.array([0, 3]), np.array([1, 2]), np.array([4, 5])]
+    times = np.repeat(np.arange(6), weights)
+    found, values = calibrate(null, inside, folds, GRID, weights=weights)
+    again = [np.flatnonzero(np.isin(times, fold)) for fold in folds]
+    expected, values_again = calibrate(null[times], inside[times], again, GRID)
+    np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-6)
+    assert len(found.knots) == len(expected.knots)
+    np.testing.assert_allclose(found.knots, expected.knots, rtol=1e-6)
+    np.testing.assert_allclose(found.neg_log10_p_at, expected.neg_log10_p_at, rtol=1e-6)
+    assert found.slope == pytest.approx(expected.slope, rel=1e-4)
+    np.testing.assert_allclose(values[times], values_again, rtol=1e-4, atol=1e-5)
+
+
+def test_fractions_as_weights_are_calibrated():
+    """Controls of another age with wider scores count less."""
+    rng = np.random.default_rng(0)
+    weights = np.repeat([1.0, 1e-5], 20)
+    null = _null(5, subjects=40) * np.where(weights == 1, 1, 3)[:, None]
+    folds = np.array_split(rng.permutation(40), 5)
+    matched = calibrate(null, np.ones(null.shape, bool), folds, GRID, weights=weights)[0]
+    unseen = matched.neg_log10_p(_null(6, subjects=40))
+    for neg_log10_p in (1.0, 2.0, 3.0):
+        assert (unseen >= neg_log10_p).mean() == pytest.approx(10.0**-neg_log10_p, rel=0.3)
+    alike = calibrate(null, np.ones(null.shape, bool), folds, GRID)[0]
+    assert (alike.neg_log10_p(_null(6, subjects=40)) >= 2).mean() < 1e-3
+
+
+def test_weights_of_one_change_no_bit():
+    null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9
+    folds = [np.arange(3), np.arange(3, 7)]
+    (one, values), (other, others) = (
+        calibrate(null, inside, folds, GRID, weights=weights) for weights in (None, np.ones(7))
+    )
+    np.testing.assert_array_equal(values, others)
+    for name in ("scale", "knots", "neg_log10_p_at", "slope"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
 def test_the_own_fold_has_half_weight_in_the_scale():
     """Against a direct computation for each fold."""
     null, inside = _null(0, subjects=7), np.random.default_rng(1).random((7, GRID.size)) < 0.9

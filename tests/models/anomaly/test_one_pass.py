@@ -91,6 +91,29 @@ def test_scores_and_scorer_are_those_of_a_fit_on_each_subset(monkeypatch, parts,
     assert [done for done, _ in calls] == sorted({done for done, _ in calls}) and calls[-1] == (MASK.size, MASK.size)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [DistanceParts, partial(SvmParts, DetectorSettings(nu=NU, gamma=GAMMA, score="distance"), 3)],
+)
+def test_integer_weights_are_repeated_controls(monkeypatch, parts):
+    """Controls that occur several times are in one fold."""
+    monkeypatch.setattr(scorers, "_PRECISION", "float32")
+    features, confounds = controls()
+    weights = np.random.default_rng(2).integers(1, 4, 18).astype(float)
+    weights[7] = 0
+    times = np.repeat(EVERYONE, weights.astype(int))
+    folds = [np.flatnonzero(np.isin(times, fold)) for fold in FOLDS]
+    found = np.empty(features.shape[:2], np.float32)
+    weighted = OnePass(MASK, Subsets(FOLDS, confounds, weights), 1)
+    scorer, regression = weighted.fit(lambda indices: features[indices], parts(), found)
+    expected = np.empty((len(times), MASK.size), np.float32)
+    repeated = OnePass(MASK, Subsets(folds, [values[times] for values in confounds]), 1)
+    again, regression_again = repeated.fit(lambda indices: features[times[indices]], parts(), expected)
+    np.testing.assert_allclose(found[times], expected, rtol=3e-3, atol=3e-3)
+    np.testing.assert_allclose(regression.slopes, regression_again.slopes, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(scorer.score(features[4]), again.score(features[4]), rtol=3e-3, atol=3e-3)
+
+
 @pytest.mark.parametrize("scaling", ["raw", "standardised"])
 def test_the_scaling_of_the_latents_is_that_of_the_settings(monkeypatch, scaling):
     monkeypatch.setattr(scorers, "_PRECISION", "float32")

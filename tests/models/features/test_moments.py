@@ -8,7 +8,7 @@ from voxout.models.features import moments as module
 from voxout.models.features import slabs
 from voxout.models.features.moments import SubsetMoments
 from voxout.models.features.slabs import slabs_of
-from voxout.models.features.subsets import Subsets
+from voxout.models.features.subsets import Subsets, effective_number, effective_weights
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 from .slow_whitening import slow_pooled, slow_slopes
@@ -85,6 +85,54 @@ def test_an_outlier_costs_no_precision_in_the_subset_without_it():
     np.testing.assert_allclose(after[0], before[0], atol=1e-3)
     np.testing.assert_allclose(found[0], clean[0], rtol=5e-3, atol=5e-3)
     assert found[1].max() > 1e6
+
+
+WEIGHTS = np.array([1, 2, 1, 3, 2, 1, 0, 2, 1, 1])
+
+
+def repeated(features, confounds, weights=WEIGHTS):
+    """Features, confounds and folds with every control so many times."""
+    times = np.repeat(np.arange(10), weights)
+    folds = [np.flatnonzero(np.isin(times, fold)) for fold in FOLDS]
+    return features[times], Subsets(folds, [values[times] for values in confounds])
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_integer_weights_are_repeated_controls(missing):
+    features, confounds = features_of(missing=missing)
+    found = moments_of(features, Subsets(FOLDS, confounds, WEIGHTS))
+    expected = moments_of(*repeated(features, confounds))
+    for own, other, tolerance in zip(found, expected, (1e-3, 1e-5, 1e-4), strict=True):
+        np.testing.assert_allclose(own, other, rtol=tolerance, atol=0.1 * tolerance)
+
+
+def test_a_weight_of_zero_is_a_control_that_is_not_there():
+    features, confounds = features_of()
+    weights = np.array([1.5, 0.2, 1, 1, 2, 0.7, 0, 1, 1, 1])
+    spoilt = features.copy()
+    spoilt[6] = 1e4
+    left = np.delete(EVERYONE, 6)
+    folds = [np.flatnonzero(np.isin(left, fold)) for fold in FOLDS]
+    expected = moments_of(features[left], Subsets(folds, [values[left] for values in confounds], weights[left]))
+    for own, other in zip(moments_of(spoilt, Subsets(FOLDS, confounds, weights)), expected, strict=True):
+        np.testing.assert_allclose(own, other, rtol=5e-3, atol=5e-3)
+
+
+def test_weights_of_one_change_no_bit():
+    features, confounds = features_of(missing=0.4)
+    expected = moments_of(features, Subsets(FOLDS, confounds))
+    for own, other in zip(moments_of(features, Subsets(FOLDS, confounds, np.ones(10))), expected, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_effective_number_of_controls():
+    assert effective_number(np.ones(7)) == 7
+    assert effective_number(np.array([1.0, 0, 0])) == 1
+    weights = np.array([0.2, 0.5, 1.0])
+    assert effective_number(weights) == pytest.approx(1.7**2 / 1.29)
+    assert effective_weights(weights).sum() == pytest.approx(effective_number(weights))
+    assert effective_number(effective_weights(weights)) == pytest.approx(effective_number(weights))
+    np.testing.assert_array_equal(effective_weights(np.ones(7)), 1)
 
 
 def test_slabs_cover_the_mask_once_and_know_their_neighbours(monkeypatch):

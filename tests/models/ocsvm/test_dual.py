@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.svm import OneClassSVM
 from voxout.data_manifests.errors import UserError
 from voxout.models.ocsvm import torch_solver
-from voxout.models.ocsvm.dual import dual_mass, solve_dual
+from voxout.models.ocsvm.dual import solve_dual
 from voxout.models.ocsvm.voxelwise import fit_detectors
 
 
@@ -31,7 +31,7 @@ def scikit_learn(z, nu, gamma):
 def batched_torch(latents, nu, gamma):
     """The GPU solver, run on the CPU."""
     points = torch.as_tensor(np.asarray(latents, dtype=np.float64))
-    return torch_solver.solve(points, torch.as_tensor(gamma), dual_mass(nu, points.shape[1]))
+    return torch_solver.solve(points, torch.as_tensor(gamma), nu, torch.ones(points.shape[:2], dtype=points.dtype))
 
 
 @pytest.mark.parametrize("m", [20, 75])

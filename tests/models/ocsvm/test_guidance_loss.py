@@ -84,14 +84,14 @@ def test_central_differences_at_the_published_size():
 def test_both_back_ends_agree(nu, gamma, m):
     sv, rest = latents(5, m, 10, 3, seed=2)
     width = kernel_gamma(sv, gamma)
-    arguments = (sv, rest, width, nu, gamma == "scale", 0.7, 0.4, True)
+    arguments = (sv, rest, np.ones(sv.shape[:2]), width, nu, gamma == "scale", 0.7, 0.4, True)
     for one, other in zip(loss_and_gradients_numba(*arguments), loss_and_gradients_torch(*arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_back_ends_agree_without_free_vectors():
     sv, rest = wide_pair()
-    arguments = (sv, rest, kernel_gamma(sv, 0.01), 2 / 6, False, 1.0, 1.0, True)
+    arguments = (sv, rest, np.ones(sv.shape[:2]), kernel_gamma(sv, 0.01), 2 / 6, False, 1.0, 1.0, True)
     for one, other in zip(loss_and_gradients_numba(*arguments), loss_and_gradients_torch(*arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
