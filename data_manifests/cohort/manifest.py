@@ -56,6 +56,7 @@ def read_manifest(path: Path) -> Manifest:
     here = private(path.name, "the manifest")
     problems = [f"{here}: {problem}" for problem in header.problems]
     records: dict[int, SubjectRecord] = {}
+    missing: list[str] = []
     for number, cells in rows:
         if len(cells) > len(header.columns):
             problems.append(
@@ -64,15 +65,19 @@ def read_manifest(path: Path) -> Manifest:
             )
             continue
         row = Cells(dict(zip(header.columns, cells, strict=False)), f"row {number}")
-        record = _record(row, path.parent, header.columns)
+        files = {name: file for name in PATHS if (file := _file(row, name, path.parent.absolute()))}
+        record = _record(row, files, header.columns)
         problems += row.problems
+        missing += _missing(row, files)
         if record is not None:
             records[number] = record
     if not rows:
         problems.append(f"{here}: contains no subjects, expected one row per subject. Add them below the header.")
     problems += _check_across_rows(records)
     if problems:
-        raise UserError(problems)
+        # A missing scan costs no other subject, and is left to the check of the scans. Whoever has to correct the table
+        # anyway learns of it at once.
+        raise UserError([*problems, *missing])
     return Manifest(tuple(records.values()), (f"{here}: {header.note}",) if header.note else ())
 
 
@@ -142,11 +147,10 @@ def _decoded(content: bytes, path: Path) -> str:
     )
 
 
-def _record(row: Cells, folder: Path, columns: Sequence[str]) -> SubjectRecord | None:
+def _record(row: Cells, files: Mapping[str, Path], columns: Sequence[str]) -> SubjectRecord | None:
     """Return the row as a record, or None if it has problems or a required column is missing."""
     subject_id, session_id = row.label("subject_id", "sub-"), row.label("session_id", "ses-")
     group, split = row.word("group", GROUPS), row.word("split", SPLITS)
-    files = {name: path for name in PATHS if (path := _file(row, name, folder.absolute()))}
     age, sex = row.age(), row.sex()
     mask_of = row.word("mask_of", MODALITIES) or "t1w"
     if row.text(mask_of) is None and row.text("t1w"):
@@ -217,6 +221,17 @@ def _file(row: Cells, name: str, folder: Path) -> Path | None:
     except UserError as error:
         row.problem(f"{name} {error}")
         return None
+
+
+def _missing(row: Cells, files: Mapping[str, Path]) -> list[str]:
+    """Return a sentence for each file that does not exist."""
+    found = []
+    for name, path in files.items():
+        try:
+            reach(path, "an image")
+        except UserError as error:
+            found += [f"{row.where}: {name} {problem}" for problem in error.problems]
+    return found
 
 
 def _relative(file: Path, folder: Path) -> str:

@@ -22,9 +22,10 @@ def written(folder: Path, text: str | bytes, name: str = "cohort.csv") -> Path:
 
 
 def problems_of(path: Path) -> tuple[str, ...]:
+    """Return the problems of a table, but for files that do not exist."""
     with pytest.raises(UserError) as caught:
         read_manifest(path)
-    return tuple(map(for_terminal, caught.value.problems))
+    return tuple(text for text in map(for_terminal, caught.value.problems) if ": no such file, expected" not in text)
 
 
 def test_smallest_manifest(tmp_path):
@@ -454,3 +455,16 @@ def test_mutated_manifests_are_read_or_reported(tmp_path, data):
         assert all(error.problems)
     else:
         assert all(record.group in ("control", "patient") and record.subject_id.isalnum() for record in manifest)
+
+
+def test_missing_files_are_named_with_the_other_problems_and_alone_leave_the_table_readable(tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text("subject_id,group,t1w\n01,control,a.nii.gz\n02,kontrol,b.nii.gz\n")
+    (tmp_path / "b.nii.gz").touch()
+    with pytest.raises(UserError) as error:
+        read_manifest(table)
+    first, second = error.value.problems
+    assert first.startswith("row 3: group kontrol is unknown") and second.startswith("row 2: t1w ")
+    assert "a.nii.gz" in second and "no such file, expected an image" in second
+    table.write_text("subject_id,group,t1w\n01,control,a.nii.gz\n")
+    assert len(read_manifest(table).controls) == 1
