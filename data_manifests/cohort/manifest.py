@@ -75,8 +75,8 @@ def read_manifest(path: Path) -> Manifest:
         problems.append(f"{here}: contains no subjects, expected one row per subject. Add them below the header.")
     problems += _check_across_rows(records)
     if problems:
-        # A missing scan costs no other subject, and is left to the check of the scans. Whoever has to correct the table
-        # anyway learns of it at once.
+        # Alone, a missing file is left to the check of the scans, so that the other subjects can be processed. If the
+        # table has to be corrected anyway, it is named here, too.
         raise UserError([*problems, *missing])
     return Manifest(tuple(records.values()), (f"{here}: {header.note}",) if header.note else ())
 

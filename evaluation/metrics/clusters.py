@@ -150,10 +150,11 @@ def ranked(
         return np.asarray(measure(values, own, numbers), dtype=np.float64)
 
     scores = of_clusters(map)
-    peaks = per_cluster(ndimage.maximum, scores)
+    highest = highest_voxels(map.voxels, labels, numbers)
+    peaks = map.voxels[tuple(highest.T)].astype(np.float64)
     means = per_cluster(ndimage.mean, scores.astype(np.float64))
     sizes = np.bincount(own, minlength=len(numbers) + 1)[1:]
-    peaks_mm = highest_voxels(map.voxels, labels, numbers) @ map.affine[:3, :3].T + map.affine[:3, 3]
+    peaks_mm = highest @ map.affine[:3, :3].T + map.affine[:3, 3]
     shares = per_cluster(ndimage.mean, of_clusters(lesion_mask).astype(np.float64)) if lesion_mask is not None else None
     order = np.argsort(-peaks, kind="stable")
     rank_of = np.zeros(len(numbers) + 1, np.int32)

@@ -151,8 +151,8 @@ class CrossFit:
 
     def _edited_copy(self, index: int) -> Scan:
         channels, _ = self.copies().draw(self.copies().unedited(index), _COPY_TO_CHOOSE_ON)
-        scan = self.controls.scan(self.controls.keys[index])
-        return self.controls.as_scan(scan.key, channels, scan.inside)
+        key = self.controls.keys[index]
+        return self.controls.as_scan(key, channels, self.controls.inside(key))
 
     def truth_of_copy(self, key: str) -> np.ndarray:
         """Voxels (P,) of the edited copy of a control: 1 where it is edited, 0 elsewhere, -1 at the rim of an edit."""

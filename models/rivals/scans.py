@@ -92,9 +92,13 @@ class Controls:
         """Read a control."""
         (row,) = self.store.index([key])
         volumes = self.store.volumes[row].astype(np.float32)
-        inside = np.asarray(self.store.inside[row]) & self.mask.brain_mask
         self.store.release_pages()
-        return self.as_scan(key, volumes, inside)
+        return self.as_scan(key, volumes, self.inside(key))
+
+    def inside(self, key: str) -> np.ndarray:
+        """Read which voxels of a control are scored, (X, Y, Z) bool, without its images."""
+        (row,) = self.store.index([key])
+        return np.asarray(self.store.inside[row]) & self.mask.brain_mask
 
     def as_scan(self, key: str, channels: np.ndarray, inside: np.ndarray) -> Scan:
         """Return a scan with the channels of these controls."""

@@ -24,7 +24,7 @@ def fit_voxelwise(controls: Controls, features: Features, parts: ScorerParts) ->
     Scorer
     """
     mask = controls.mask
-    brains = [mask.transform(scan.inside) for scan in controls]
+    brains = [mask.transform(controls.inside(key)) for key in controls.keys]
     few = np.sum(brains, axis=0) < _FEWEST_AT_A_VOXEL
     everyone = Subsets.everyone(np.empty((len(controls), 0)))
     with TemporaryDirectory(dir=controls.folder) as scratch:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import UserError, private
@@ -42,8 +42,6 @@ FOLDER` takes the model out of it without running anything.
 
 
 class _Checksums(Content):
-    model_config = ConfigDict(extra="forbid")
-
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
@@ -89,9 +87,7 @@ def export_bundle(model: Path, bundle: Path, licence: str | None = None) -> Path
         (staged / README).write_text(_HOW + card)
         files = sorted(path for path in staged.rglob("*") if path.is_file())
         checksums = {path.relative_to(staged).as_posix(): file_hash(path) for path in files}
-        write_json(staged / CHECKSUMS, _Checksums(files=checksums).model_dump(mode="json"))
-        if bundle.exists():
-            bundle.rmdir()
+        write_json(staged / CHECKSUMS, {"files": checksums})
         staged.replace(bundle)
     return bundle
 

@@ -77,12 +77,12 @@ def _receive(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from ...data_manifests.cohort.output_paths import OutputFolder
-    from ..dicom.export import require_new_folder, write_objects
+    from ..dicom.export import require_target, write_objects
     from ..dicom.results import read_results
     from ..dicom.send import Archive, send
 
     archive = None if options.send is None else Archive.parse(options.send)
-    require_new_folder(options.target, options.out)
+    require_target(options.target, options.out)
     results = read_results(OutputFolder(options.out), options.id, options.scans, options.study)
     written = write_objects(results, options.target)
     write_line(f"{results.key}: {results.headline}", sys.stdout)

@@ -8,7 +8,7 @@ from typing import Any
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.user_paths import real
 from ..workflow.folders import make_folder
-from ..workflow.ownership import is_empty
+from ..workflow.ownership import require_new_folder
 from .captures import page_capture, pdf_document, slice_captures
 from .objects import parametric_map, segmentations
 from .pages import as_pdf, as_pictures, draw_pages
@@ -17,7 +17,7 @@ from .reading import silent
 from .results import Results
 
 
-def require_new_folder(target: Path, out: Path) -> None:
+def require_target(target: Path, out: Path) -> None:
     """Refuse a target that holds something, or lies in the output folder of the run.
 
     The files hold the patient's name: they must not lie among results without names.
@@ -26,10 +26,7 @@ def require_new_folder(target: Path, out: Path) -> None:
     ------
     UserError
     """
-    if target.is_symlink() or (target.exists() and not is_empty(target)):
-        raise UserError(
-            f"{private(target, 'the folder')}: exists and is not empty, expected a new folder. Choose another one."
-        )
+    require_new_folder(target)
     if real(target).is_relative_to(real(out)):
         raise UserError(
             f"{private(target, 'the folder')}: lies in the output folder, which is free of patients' names, expected a "

@@ -99,7 +99,7 @@ class RivalCohort:
         Raises
         ------
         UserError
-            The run is not finished, there is nobody to map, or other settings are changed.
+            The run is not finished, there is no patient to map, or other settings are changed.
         """
         if not out.root.is_dir() or StageRecord.read(out.record("map")) is None or not out.patches.is_dir():
             raise UserError(

@@ -1,6 +1,5 @@
 """One method of the comparison: fitted, calibrated, its form chosen, its maps scored."""
 
-import hashlib
 import json
 import shutil
 import time
@@ -14,6 +13,7 @@ import numpy as np
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.errors import Failure, UserError
 from ...data_manifests.images.volume import Volume, read_map, read_mask
+from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import load_json
 from ...evaluation.metrics import voxel_metrics as vm
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
@@ -110,7 +110,7 @@ def run_method(name: str, cohort: RivalCohort, progress: Progress = lambda done,
         fit.run(progress)
     keys, null, folds = fit.null()
     mask = controls.mask
-    inside = np.stack([mask.transform(controls.scan(key).inside) for key in keys])
+    inside = np.stack([mask.transform(controls.inside(key)) for key in keys])
     forms, nulls = Forms.fit(null, inside, folds, mask, cohort.config.models.ensemble.smoothing_mm)
     points = {form: _point(folder, form, keys, nulls[form], inside, cohort) for form in FORMS}
     on_edits = _on_edits(fit, forms)
@@ -181,7 +181,7 @@ def _own_point(cohort: RivalCohort) -> OperatingPoint:
             "Leave the settings out, or run `voxout run` again."
         )
     null = LatentStore.open(out.latents / NULL, keys, mask)
-    inside = np.stack([mask.transform(cohort.controls.scan(key).inside) for key in keys])
+    inside = np.stack([mask.transform(cohort.controls.inside(key)) for key in keys])
     rows = np.stack([null.subject(key)[:, 0] for key in keys])
     return threshold_on(_null_volumes(rows, inside, cohort), keys, mask.grid, config, [])
 
@@ -221,7 +221,7 @@ def _start_anew_if_changed(folder: Path, cohort: RivalCohort) -> None:
 
 
 def _hash_of(cohort: RivalCohort, key: str) -> str:
-    return hashlib.sha256(cohort.out.subject_record(cohort.subjects[key]).read_bytes()).hexdigest()[:16]
+    return file_hash(cohort.out.subject_record(cohort.subjects[key]))[:16]
 
 
 def _on_edits(fit: CrossFit, forms: Forms) -> dict[str, float]:
@@ -231,7 +231,7 @@ def _on_edits(fit: CrossFit, forms: Forms) -> dict[str, float]:
     """
     mask, histograms = fit.controls.mask, {form: [] for form in FORMS}
     for key, raw in fit.edited_copies().items():
-        inside, truth = mask.transform(fit.controls.scan(key).inside), fit.truth_of_copy(key)
+        inside, truth = mask.transform(fit.controls.inside(key)), fit.truth_of_copy(key)
         used = inside & (truth >= 0)
         for form, values in forms.of(raw, inside).items():
             histograms[form].append(vm.ScoreHistogram.from_voxels(values[used].astype(np.float32), truth[used] > 0))
