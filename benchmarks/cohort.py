@@ -39,6 +39,7 @@ from voxout.pipeline.run import RunOptions, run_pipeline
 from voxout.pipeline.tools.machine_speed import slowness
 from voxout.pipeline.workflow.console import Console
 from voxout.pipeline.workflow.engine import Engine
+from voxout.pipeline.workflow.origin import Origin
 from voxout.pipeline.workflow.ownership import claim
 from voxout.pipeline.workflow.per_subject import cached, work_by_subject
 from voxout.pipeline.workflow.records import StageRecord
@@ -260,8 +261,8 @@ def _nothing(subject: SubjectRecord) -> None:
 def _no_op_stage(name: str) -> Stage:
     paths = {"prepare": OutputFolder.subject_record, "map": OutputFolder.map_record, "report": OutputFolder.page_record}
 
-    def no_op(subject: SubjectRecord, inputs: Mapping[str, Any], out: OutputFolder) -> StageRecord:
-        return cached(name, subject, paths[name](out, subject), inputs, out, (), lambda out: ())
+    def no_op(subject: SubjectRecord, inputs: Mapping[str, Any], origin: Origin, out: OutputFolder) -> StageRecord:
+        return cached(name, subject, paths[name](out, subject), inputs, out, (), lambda out: (), origin=origin)
 
     def work(run: Run) -> StageResult:
         inputs: dict[str, dict[str, Any]] = {subject.key: {} for subject in run.manifest}

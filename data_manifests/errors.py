@@ -121,6 +121,33 @@ def some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def merged(messages: Iterable[tuple[str, str]], n_subjects: int) -> tuple[str, ...]:
+    """Merge equal messages of several subjects into one that lists the subjects.
+
+    Parameters
+    ----------
+    messages : iterable of (subject key, message)
+        The message may begin with the key and a colon; the key is ``""`` if it concerns no single subject.
+    n_subjects : int
+        Number of all subjects, for messages that concern them all.
+
+    Examples
+    --------
+    >>> merged([("sub-1", "sub-1: has no FLAIR."), ("sub-2", "sub-2: has no FLAIR.")], 3)
+    ('sub-1, sub-2: has no FLAIR.',)
+    """
+    subjects: dict[str, dict[str, None]] = {}
+    for key, message in messages:
+        subjects.setdefault(message.removeprefix(f"{key}: "), {})[key] = None
+    return tuple(_with_subjects(list(concerned), n_subjects, text) for text, concerned in subjects.items())
+
+
+def _with_subjects(keys: Sequence[str], n_subjects: int, message: str) -> str:
+    if keys == [""]:
+        return message
+    return f"{f'all {n_subjects} subjects' if len(keys) == n_subjects > 1 else ', '.join(keys)}: {message}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as in ``"1 patient"`` and ``"2 patients"``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

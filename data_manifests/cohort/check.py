@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from ..errors import UserError, counted, private, some_of
+from ..errors import UserError, counted, merged, private, some_of
 from ..images.volume import Grid, Volume, read_mask, read_volume
 from ..terms import BIDS_SUFFIX, Modality
 from .subject import Manifest, SubjectRecord
@@ -44,11 +44,6 @@ class Problem:
     subject_key: str
     sentence: str
 
-    @property
-    def without_key(self) -> str:
-        """The message without the subject key."""
-        return self.sentence.removeprefix(f"{self.subject_key}: ")
-
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -72,16 +67,7 @@ class CheckResult:
     def sentences(self) -> tuple[str, ...]:
         """Messages of the problems. Equal messages of several subjects are merged into one that lists the subjects."""
         keys = {*self.good, *(problem.subject_key for problem in self.problems)} - {""}
-        subjects: dict[str, dict[str, None]] = {}
-        for problem in self.problems:
-            subjects.setdefault(problem.without_key, {})[problem.subject_key] = None
-        return tuple(_with_subjects(list(concerned), len(keys), text) for text, concerned in subjects.items())
-
-
-def _with_subjects(keys: Sequence[str], n_subjects: int, sentence: str) -> str:
-    if keys == [""]:
-        return sentence
-    return f"{f'all {n_subjects} subjects' if len(keys) == n_subjects > 1 else ', '.join(keys)}: {sentence}"
+        return merged(((problem.subject_key, problem.sentence) for problem in self.problems), len(keys))
 
 
 def check_manifest(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.cohort.subject import SubjectRecord
-from ...data_manifests.errors import Failure, UserError, counted
+from ...data_manifests.errors import Failure, UserError, counted, merged
 from . import attempts
 from .origin import Origin
 from .records import Meter, StageRecord, versions
@@ -65,7 +65,7 @@ def work_by_subject(
     done = {key: record for key, record in records.items() if record is not None}
     before = len(inputs) - len(outdated)
     if outcome.failures and not done and not all_may_fail:
-        raise UserError([failure.reason for failure in outcome.failures])
+        raise UserError(merged(((failure.key, failure.reason) for failure in outcome.failures), len(inputs)))
     return StageResult(
         outputs=[run.out.root / name for record in done.values() for name in record.outputs],
         done=tuple(done),

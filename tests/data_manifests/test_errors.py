@@ -4,7 +4,7 @@ import ast
 import pickle
 from pathlib import Path
 
-from voxout.data_manifests.errors import SubjectError, UserError, for_terminal, kept, private, without_names
+from voxout.data_manifests.errors import SubjectError, UserError, for_terminal, kept, merged, private, without_names
 
 ROOT = Path(__file__).parents[2]
 TOP = ("data_manifests", "preprocessing", "models", "evaluation", "pipeline")
@@ -14,6 +14,13 @@ def test_one_or_several_messages():
     assert UserError("one").problems == ("one",)
     assert UserError(["one", "two"]).problems == ("one", "two")
     assert str(UserError(["one", "two"])) == "one\ntwo"
+
+
+def test_a_message_of_several_subjects_is_said_once():
+    messages = [("sub-1", "sub-1: is empty."), ("sub-2", "sub-2: is empty."), ("sub-2", "sub-2: has no brain.")]
+    assert merged(messages, 2) == ("all 2 subjects: is empty.", "sub-2: has no brain.")
+    assert merged(messages, 3) == ("sub-1, sub-2: is empty.", "sub-2: has no brain.")
+    assert merged([("", "No controls.")], 3) == ("No controls.",)
 
 
 def test_errors_can_be_pickled():
