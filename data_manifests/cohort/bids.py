@@ -29,7 +29,8 @@ def read_bids(folder: Path, selection: BidsSelection = _EVERYTHING) -> Manifest:
     Scans are ``sub-*/[ses-*/]anat/*_T1w.nii[.gz]`` and ``*_FLAIR``; if there are several, the one with the fewest
     variant entities is used (`BidsName.rank`). Participants are read from ``participants.tsv`` (`group`, `age`, `sex`,
     `site`). Masks are ``*_desc-brain_mask`` and ``*_label-lesion_mask`` (or ``label-WMH``, ``_roi``, ``_dseg``)
-    anywhere under ``derivatives`` or in the folders of the scans, including linked folders. Masks must be in the space
+    anywhere under ``derivatives``, in the folders of the scans or in the derivative datasets of the selection,
+    including linked folders. Masks must be in the space
     of the T1w; lesion masks may also be in the space of the FLAIR (``space-FLAIR``). A mask without a session belongs
     to the only session. Files whose names give another subject or session than their folders are not used. Output
     folders of voxout are not searched.
@@ -66,7 +67,7 @@ def read_bids(folder: Path, selection: BidsSelection = _EVERYTHING) -> Manifest:
         raise UserError(unmet)
     scans = selection.sessions_of(found)
     unreached = {session: why for session, why in found.unreached.items() if session in scans}
-    table = read_participants(folder)
+    table = read_participants(folder, selection.unknown_group)
     if not any("t1w" in of for of in scans.values()):
         advice = (
             "Check what was selected"
@@ -78,7 +79,8 @@ def read_bids(folder: Path, selection: BidsSelection = _EVERYTHING) -> Manifest:
             *([f"{_MISPLACED}: {_files(folder, found.misplaced)}. Rename or move them."] if found.misplaced else []),
             *table.problems,
         ])  # fmt: skip
-    masks = find_masks(folder, [session for session, of in found.sessions.items() if of])
+    spaces = {session: _space(of.get("t1w", ())) for session, of in found.sessions.items() if of}
+    masks = find_masks(folder, spaces, selection.derivatives)
     chosen = _choose_files(scans, table, masks, selection.unknown_group)
     without_scans = sorted(set(table.participants) - {subject_id for subject_id, _ in found.sessions})
     problems = [
@@ -104,7 +106,7 @@ def read_bids(folder: Path, selection: BidsSelection = _EVERYTHING) -> Manifest:
     if misplaced := [*found.misplaced, *masks.misplaced]:
         notes.append(f"{_MISPLACED}: {_files(folder, misplaced)}.")
     if masks.skipped:
-        skipped = some_of(private(path.relative_to(folder)) for path in masks.skipped)
+        skipped = some_of(_shown(folder, path) for path in masks.skipped)
         notes.append(f"output folders of voxout, in which no masks are searched: {skipped}.")
     return Manifest(tuple(chosen.records), tuple(notes))
 
@@ -190,7 +192,7 @@ def _notes(
     unknown_group: Group | None,
 ) -> list[str]:
     """Return notes on everything that is not used."""
-    notes = [] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
+    notes = [*table.notes] if table.exists else [f"{TABLE} is missing: ages, sexes and sites are unknown."]
     for group, keys in sorted(chosen.assumed.items()):
         has = "have a lesion mask" if group == "patient" else "have no lesion mask"
         why = "" if unknown_group else f" because they {has}"
@@ -213,5 +215,16 @@ def _notes(
     return notes
 
 
+def _space(scans: Sequence[BidsName]) -> str:
+    """Return the space that the names of all these scans give, ``""`` if they give none or several."""
+    spaces = {name.entities.get("space", "") for name in scans}
+    return spaces.pop() if len(spaces) == 1 else ""
+
+
 def _files(folder: Path, names: Sequence[BidsName]) -> str:
-    return some_of(private(name.path.relative_to(folder)) for name in names)
+    return some_of(_shown(folder, name.path) for name in names)
+
+
+def _shown(folder: Path, path: Path) -> str:
+    """Return a path for a message: within the dataset, or as it is in a derivative dataset elsewhere."""
+    return private(path.relative_to(folder) if path.is_relative_to(folder) else path)

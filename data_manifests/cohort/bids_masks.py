@@ -4,14 +4,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, private
 from ..open_file import read_regular
 from ..typed_json import load_json
 from .bids_names import BidsName, SessionId, is_image
-from .folder_search import search
+from .folder_search import Search, search
 
 _OTHER_SCANS = ("func", "dwi", "perf")
 _SECTIONS = (b"data_manifests", b"preprocessing", b"models", b"evaluation")
@@ -57,43 +57,49 @@ class Masks:
         return {subject_id for subject_id, _ in self.lesions} | unused
 
 
-def find_masks(folder: Path, with_scans: Sequence[SessionId]) -> Masks:
-    """Search the dataset for masks, including linked folders but not output folders of voxout.
+def find_masks(folder: Path, with_scans: Mapping[SessionId, str], derivatives: Sequence[Path] = ()) -> Masks:
+    """Search the dataset and its derivatives for masks, including linked folders but not output folders of voxout.
 
     Parameters
     ----------
     folder : Path
         Root of the dataset.
-    with_scans : sequence of SessionId
-        Participants (and sessions) with scans.
+    with_scans : mapping from SessionId to str
+        Participants (and sessions) with scans, and the space that the name of the T1w gives, or ``""``.
+    derivatives : sequence of Path
+        Derivative datasets outside the dataset.
 
     Raises
     ------
     UserError
-        The folder ``derivatives`` is itself an output folder of voxout.
+        The folder ``derivatives`` is itself an output folder of voxout; derivatives that cannot be used.
     """
     if _written_by_voxout(folder / "derivatives"):
         raise UserError(
             f"{private(folder / 'derivatives')}: is the output folder of a run, expected one subfolder per pipeline. "
             "Move the run to a subfolder such as derivatives/voxout, so that its masks are not confused with yours."
         )
-    found = search(folder, skip=_written_by_voxout)
+    searches = [(folder, search(folder, skip=_written_by_voxout)), *map(_searched, derivatives)]
     brains, lesions = defaultdict(list), defaultdict(list)
     other_space, unmatched, possible_lesions, misplaced = [], [], [], []
-    for path in filter(is_image, found.files):
+    files = ((root, path) for root, found in searches for path in filter(is_image, found.files))
+    for root, path in files:
         name = BidsName.from_path(path)
         of_other_scan = path.parent.name in _OTHER_SCANS
-        top = path.relative_to(folder).parts[0]
+        top = path.relative_to(root).parts[0] if root == folder else "derivatives"
         if not name.is_lesion and not name.is_brain:
             unknown = name.is_unknown_mask and not of_other_scan and top.startswith(("derivatives", "sub-"))
-            if unknown or name.mentions_lesion or name.in_lesion_folder(folder):
+            if unknown or name.mentions_lesion or name.in_lesion_folder(root):
                 possible_lesions.append(name)
             continue
         # Masks of functional and diffusion runs are also named desc-brain_mask.
         if name.is_brain and not name.is_lesion and (of_other_scan or not top.startswith(("derivatives", "sub-"))):
             continue
-        participant = _session_of(name, with_scans)
-        if name.is_misplaced(folder):
+        participant = _session_of(name, [*with_scans])
+        if name.drawn_on is None and name.entities.get("space") == with_scans.get(participant):
+            # The scan itself is in that space, as in datasets that share only normalised scans.
+            name = replace(name, entities={**name.entities, "space": "T1w"})
+        if name.is_misplaced(root):
             misplaced.append(name)
         elif name.drawn_on is None or of_other_scan or (name.drawn_on != "t1w" and not name.is_lesion):
             other_space.append(name)
@@ -109,10 +115,22 @@ def find_masks(folder: Path, with_scans: Sequence[SessionId]) -> Masks:
         other_space,
         unmatched,
         possible_lesions,
-        found.unsearched,
+        {place: why for _, found in searches for place, why in found.unsearched.items()},
         misplaced,
-        found.skipped,
+        tuple(place for _, found in searches for place in found.skipped),
     )
+
+
+def _searched(folder: Path) -> tuple[Path, Search]:
+    """Search a derivative dataset outside the dataset."""
+    if not folder.is_dir():
+        raise UserError(f"{private(folder)}: no such folder, expected a derivative dataset. Check --derivatives.")
+    if _written_by_voxout(folder):
+        raise UserError(
+            f"{private(folder)}: was written by voxout, expected derivatives of another program. Leave it out of "
+            "--derivatives."
+        )
+    return folder.absolute(), search(folder.absolute(), skip=_written_by_voxout)
 
 
 def _session_of(name: BidsName, with_scans: Sequence[SessionId]) -> SessionId:

@@ -74,10 +74,14 @@ class BidsName:
 
     @property
     def is_lesion(self) -> bool:
-        """Whether label or description denote a lesion mask; ``label-L`` is the BIDS abbreviation."""
+        """Whether this is a lesion mask: by its label or description, or a region drawn on a scan (``FLAIR_roi``).
+
+        ``label-L`` is the BIDS abbreviation.
+        """
         label = self.entities.get("label", "")
-        match = _LESION.search(f"{label} {self.entities.get('desc', '')}")
-        return self.suffix in MASK_SUFFIXES and (match is not None or label == "L")
+        about = f"{label} {self.entities.get('desc', '')}"
+        on_a_scan = self.suffix == "roi" and not about.strip() and self.words[-1:] and self.words[-1] in _SCANS
+        return self.suffix in MASK_SUFFIXES and bool(_LESION.search(about) or label == "L" or on_a_scan)
 
     @property
     def is_brain(self) -> bool:
@@ -115,7 +119,8 @@ class BidsName:
     @property
     def drawn_on(self) -> Modality | None:
         """Image whose grid the mask has, or None for another space."""
-        space = self.entities.get("space", "").lower()
+        named = [word.lower() for word in self.words if word in _SCANS]
+        space = self.entities.get("space", named[0] if named else "").lower()
         return "t1w" if space in NATIVE_SPACES else "flair" if space == "flair" else None
 
     @property

@@ -1,6 +1,7 @@
 """Reading of ``participants.tsv`` of a BIDS dataset."""
 
 import csv
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError, private
 from ..table_file import numbered_rows, table_bytes
 from ..terms import GROUPS, SPLITS, Group, Split
-from .table_cells import MISSING, Cells, quoted
+from .table_cells import EXPECTED_SEX, MISSING, Cells, known_sex, quoted
 
 TABLE = "participants.tsv"
 _ANYWHERE = re.compile(r"diagnos|patient|disease|disorder|patholog|cohort|lesion|healthy|clinical|phenotype|subtype")
@@ -23,6 +24,8 @@ _AS_A_WORD = {"dx", "condition", "control", "controls", "case", "cases", "hc", "
 _LAST_WORD = {"group", "groups", "grp", "status", "type", "class", "category"}
 _UNRELATED_WORDS = {"age", "blood", "marital", "smoking", "scanner", "scan", "sequence", "handedness", "employment"}
 _UNRELATED_WORDS |= {"school", "education"}
+_CONTROLS = {"control", "controls", "healthy", "healthy control", "healthy controls", "hc", "hv", "nc", "cn", "ctrl"}
+_CONTROLS |= {"healthy volunteer", "healthy volunteers", "normal", "kontrolle"}
 _CELLS = {"patient", "patients", "control", "controls", "healthy", "healthy control", "hc", "case", "kontrolle", "hv"}
 
 
@@ -50,7 +53,7 @@ class Participants:
         Columns with other names that may contain the group.
     other_tables : tuple of str
         Files that may be the table under another name.
-    problems : tuple of str
+    problems, notes : tuple of str
     """
 
     participants: Mapping[str, Participant] = field(default_factory=dict)
@@ -59,10 +62,21 @@ class Participants:
     group_like_columns: tuple[str, ...] = ()
     other_tables: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_participants(folder: Path) -> Participants:
+def read_participants(folder: Path, unknown_group: Group | None = None) -> Participants:
     """Read the table of a dataset.
+
+    A dataset is often not the user's to change. In column `group`, the usual words for healthy participants stand for
+    controls; beside them, other words, such as that of a disease, stand for patients. Words for a sex that are not
+    known, such as numbers, stand for none.
+
+    Parameters
+    ----------
+    folder : Path
+    unknown_group : Group, optional
+        Group of participants whose word says nothing; by default, that is a problem.
 
     Raises
     ------
@@ -76,6 +90,8 @@ def read_participants(folder: Path) -> Participants:
     header, rows = _table(path)
     participants: dict[str, Participant] = {}
     problems: list[str] = []
+    groups = _groups(_columns(header, rows).get("group", ()), unknown_group)
+    sexes: dict[str, None] = {}
     for number, cells in rows:
         row = Cells(dict(zip(header, cells, strict=False)), f"{TABLE} row {number}")
         if any(map(str.strip, cells[len(header) :])):
@@ -84,10 +100,14 @@ def read_participants(folder: Path) -> Participants:
         row.require("participant_id", "sub-")
         if subject_id and subject_id in participants:
             row.problem(f"sub-{subject_id} is listed twice, expected unique ids. Delete one row.")
+        sex = row.text("sex")
+        if sex is not None and known_sex(sex) is None:
+            sexes[sex] = None
+        group = groups.get((row.text("group") or "").lower())
         participants[subject_id] = Participant(
-            group=row.word("group", GROUPS),
+            group=row.word("group", GROUPS) if group is None else group,
             age=row.age(),
-            sex=row.sex(),
+            sex=None if sex is None else known_sex(sex),
             site=row.text("site"),
             split=row.word("split", SPLITS),
         )
@@ -98,7 +118,25 @@ def read_participants(folder: Path) -> Participants:
         has_group="group" in header,
         group_like_columns=tuple(name for name, cells in columns.items() if _may_contain_groups(name, cells)),
         problems=tuple(problems),
+        notes=(
+            *(f"{TABLE}: group {quoted(word)} counts as {group}." for word, group in groups.items() if word != group),
+            *(f"{TABLE}: sex {quoted(word)} is not known, expected {EXPECTED_SEX}; left empty." for word in sexes),
+        ),
     )
+
+
+def _groups(cells: Sequence[str], unknown_group: Group | None) -> dict[str, Group]:
+    """Return the groups that the words in column `group` stand for, as far as they say so."""
+    words = dict.fromkeys(cell.lower() for cell in cells if cell.lower() not in MISSING)
+    found: dict[str, Group] = {word: "control" for word in words if word in _CONTROLS}
+    for word in words:
+        # What looks like a misspelt word is left to the user.
+        names_a_disease = found and not word.isdigit() and not difflib.get_close_matches(word, GROUPS, n=1)
+        if word not in found and (names_a_disease or word in ("patient", "patients")):
+            found[word] = "patient"
+        elif word not in found and unknown_group is not None:
+            found[word] = unknown_group
+    return found
 
 
 def group_hints_of(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..errors import counted, private, some_of
 from ..terms import BIDS_SUFFIX, Group, Modality
@@ -25,6 +26,8 @@ class BidsSelection:
         the first by `BidsName.rank` is used.
     unknown_group : {"control", "patient"} or None
         Group of participants without one; None: derived from the dataset.
+    derivatives : tuple of Path
+        Derivative datasets outside the dataset, in which masks are searched, too.
     """
 
     participants: tuple[str, ...] = ()
@@ -32,6 +35,7 @@ class BidsSelection:
     filters: Mapping[Modality, ScanFilter] = field(default_factory=dict)
     one_scan_of: tuple[Modality, ...] = ()
     unknown_group: Group | None = None
+    derivatives: tuple[Path, ...] = ()
 
     def sessions_of(self, found: FoundScans) -> dict[SessionId, ScansOf]:
         """Return the selected sessions with their selected scans."""

@@ -40,15 +40,20 @@ class BidsCall:
     level : {"participant", "group"}
     selection : BidsSelection
         Participants, sessions and scans.
+    reports_only : bool
+        Write only pages, from the results that are there.
     """
 
     dataset: Path
     derivatives: Path
     level: AnalysisLevel
     selection: BidsSelection
+    reports_only: bool = False
 
     def stages(self, *, applies: bool) -> tuple[str, ...]:
         """Return the stages of the level, with a given model or without."""
+        if self.reports_only:
+            return ("report",)
         if applies:
             return APPLIED
         return tuple(STAGE_TITLES) if self.level == "group" else ("check", "prepare")
@@ -84,7 +89,7 @@ def run_level(
         options,
         cohort=call.dataset,
         stages=call.stages(applies=applies),
-        prepares_only=alone and not applies,
+        prepares_only=alone and not applies and not call.reports_only,
     )
     selection = replace(
         call.selection,

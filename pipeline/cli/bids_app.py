@@ -56,7 +56,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="intermediate results and the fitted model, needed to resume (default: OUT/work)",
     )
+    parser.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="derivative datasets outside BIDS, such as fmriprep=/data/fmriprep: their brain and lesion masks are used",
+    )
+    parser.add_argument("--reports-only", action="store_true", help="write only the pages again, from what is there")
     parser.add_argument("--n-cpus", "--nprocs", dest="jobs", type=at_least_one, metavar="N", help="the same as --jobs")
+    parser.add_argument(
+        "--omp-nthreads", type=at_least_one, metavar="N", help="no effect: a participant takes one thread (see --jobs)"
+    )
     add_shared(parser)
     return parser
 
@@ -64,11 +76,16 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the BIDS-App and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Older BIDS-Apps write --participant_label.
-    words = [re.sub("^--[a-z_]+", lambda option: option[0].replace("_", "-"), word) for word in words]
+    words = [re.sub("^--[a-z_-]+", lambda option: _our_name(option[0]), word) for word in words]
     options = make_parser().parse_args(words)
     options.asked = f"voxout-bids {options.analysis_level}"
     return run_program(_run_level, options, signals=arguments is None)
+
+
+def _our_name(option: str) -> str:
+    """Return the name of an option that another BIDS-App, or an older one, writes otherwise."""
+    name = option.replace("_", "-")
+    return {"--config-file": "--config", "--random-seed": "--seed"}.get(name, name)
 
 
 def _run_level(options: argparse.Namespace) -> int:
@@ -90,8 +107,10 @@ def _run_level(options: argparse.Namespace) -> int:
         tuple(label.removeprefix("sub-") for label in options.participant_label),
         tuple(label.removeprefix("ses-") for label in options.session_label),
         {} if filters is None else read_filters(filters),
+        # fMRIPrep's form gives a name as well.
+        derivatives=tuple(given_path(word.partition("=")[2] or word, "--derivatives") for word in options.derivatives),
     )
-    call = BidsCall(dataset, derivatives, options.analysis_level, selection)
+    call = BidsCall(dataset, derivatives, options.analysis_level, selection, options.reports_only)
     if not options.skip_bids_validation:
         require_dataset(dataset)
     require_place_of_derivatives(derivatives, {}, dataset)
@@ -99,6 +118,6 @@ def _run_level(options: argparse.Namespace) -> int:
         run, failures = run_level(
             call, run_options(options, Manifest(()), model), lambda: open_console(options, options.out)
         )
-        if options.analysis_level == "participant" and model is None:
+        if call.stages(applies=model is not None)[-1] == "prepare":
             run.console.say("prepared; for maps, call the level group next, or give a model with --model", level=-1)
         return closing(run, call.stages(applies=model is not None), failures, options.dry_run)

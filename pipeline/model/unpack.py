@@ -18,7 +18,7 @@ from ...models.quantised import read_quantised, read_units
 from ...models.tensor_file import opened_tensors
 from ..config.config import read_settings, save_config
 from ..workflow.folders import make_folder
-from ..workflow.ownership import claim, require_apart, require_new_folder
+from ..workflow.ownership import claimed, require_apart, require_new_folder
 from ..workflow.records import StageRecord, write_json
 from ..workflow.scratch import scratch_folder
 from . import anomaly_model
@@ -78,8 +78,7 @@ def model_folder(path: Path, out: Path | None = None) -> Iterator[OutputFolder]:
                 yield _write_model(packed, Path(temporary) / "model")
             return
         require_apart(out, {"the model": path})
-        claim(out)
-        with scratch_folder(out) as scratch:
+        with claimed(out), scratch_folder(out) as scratch:
             yield _write_model(packed, scratch / "model")
 
 

@@ -6,7 +6,8 @@ Any other file in an output folder is never deleted or overwritten: where it is 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def claim(out: Path) -> None:
     require_inside(out, str(record.relative_to(out)))
     if StageRecord.read(record) is None:
         StageRecord(_RUN, {}, {}).write(record)
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Claim an output folder for a block (see `claim`); a block that fails before it writes leaves nothing behind."""
+    made = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
+    record = OutputFolder(out).record(_RUN)
+    before = StageRecord.read(record)
+    claim(out)
+    try:
+        yield
+    except BaseException:
+        if before is None and [path for path in out.rglob("*") if not path.is_dir()] == [record]:
+            record.unlink()
+            for folder in (record.parent, *made):
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
 
 
 def require_own_place(out: Path) -> None:

@@ -160,10 +160,10 @@ def test_all_problems_at_once(dataset):
     root = dataset(
         "sub-01/anat/sub-01_T1w.nii.gz",
         "sub-0_2/anat/sub-0_2_T1w.nii.gz",
-        participants="participant_id\tage\tgroup\nsub-01\t1980-03-12\tHealthy\nsub-01\t30\tcontrol\n",
+        participants="participant_id\tage\tgroup\nsub-01\t1980-03-12\t2\nsub-01\t30\tcontrol\n",
     )
     assert problems_of(root) == (
-        "participants.tsv row 2: group Healthy is unknown, expected control or patient. Correct it.",
+        "participants.tsv row 2: group 2 is unknown, expected control or patient. Correct it.",
         "participants.tsv row 2: age is not a number of years from 0 to 120. Write it as 38.5, or leave it empty.",
         "participants.tsv row 3: sub-01 is listed twice, expected unique ids. Delete one row.",
         "sub-0_2: its name contains characters that BIDS forbids, expected letters (A-Z) and digits. "
