@@ -108,7 +108,16 @@ def find_masks(folder: Path, with_scans: Mapping[SessionId, str], derivatives: S
         else:
             (lesions if name.is_lesion else brains)[participant].append(name)
     for names in (*brains.values(), *lesions.values()):
-        names.sort(key=lambda n: (n.drawn_on != "t1w", n.path.parents[1], n.suffix != "mask", n.rank))
+        # Those that were asked for come first.
+        names.sort(
+            key=lambda n: (
+                n.path.is_relative_to(folder),
+                n.drawn_on != "t1w",
+                n.path.parents[1],
+                n.suffix != "mask",
+                n.rank,
+            )
+        )
     return Masks(
         dict(brains),
         dict(lesions),
