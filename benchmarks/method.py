@@ -29,6 +29,7 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
+from voxout.models.anomaly.ages import AgeCalibration
 from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of, z_from_neg_log10_p
 from voxout.models.anomaly.ensemble import combined
 from voxout.models.anomaly.fit import NULL, fit_ensemble
@@ -232,7 +233,7 @@ LEFT_OUT = (
     "ensemble of OC-SVM, derived features, zpool, extension and learned",
 )
 """Methods that are also evaluated for each kind of lesion without the edits that resemble it, in all their scorers."""
-_ISOLATED = {"surroundings_mm": 0.0}
+_ISOLATED = {"surroundings_mm": 0.0, "age_years": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}
 _ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
 _FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
@@ -332,7 +333,7 @@ class Study:
         """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
         fit = FITS[name]
         folder = self.out / "fits" / (f"{name}-{seed}" if fit.is_random else name)
-        # Smoothing and the comparison with the surroundings are applied in the evaluation.
+        # Smoothing, the comparison with the surroundings and the ages are applied in the evaluation.
         ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, **_ALONE}
         settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
         done, identity = folder / "done.json", self.identity(fit, settings)
@@ -358,6 +359,7 @@ class Study:
         """All settings of a fit as text; a saved fit is used only if they are equal."""
         training = trained_by(ModelSettings.model_validate(ENCODERS[fit.encoder])) if fit.encoder else None
         scorers = settings.model_dump(mode="json", include={"detector", "ensemble"})
+        scorers["ensemble"].pop("age_years")
         if "learned" in fit.scorers:
             scorers |= settings.model_dump(mode="json", include={"learned"})
         return json.dumps({"scorers": scorers, "encoder": training}, indent=1)
@@ -414,6 +416,12 @@ class Study:
                 )
                 for s in subjects
             }
+        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
+        known, new_null = [self.manifest[key].age for key in self.train], partial(np.empty, null.shape, np.float32)
+        ages = AgeCalibration.fit(null, self.inside, folds, self.mask, known, settings.age_years, new_null)
+        if ages is not None:
+            with_age = {s.key: age for s in subjects if (age := self.manifest[s.key].age) is not None}
+            values |= {key: ages.neg_log10_p(values[key], age) for key, age in with_age.items()}
         return z_from_neg_log10_p(null), {key: z_from_neg_log10_p(value) for key, value in values.items()}
 
     def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:

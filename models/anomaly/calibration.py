@@ -111,13 +111,20 @@ class Calibration:
         with opened_tensors(path, "complete calibration") as file:
             scale = file.array("spread", "float32", 1)
             knots, neg_log10_p_at = (file.array(name, "float64", 1) for name in ("knots", "neg_log10_p_at"))
-            if not scale.min() > 0:
-                raise ValueError(f"spread is {scale.min():g} at a voxel, expected numbers above 0")
-            if knots.shape != neg_log10_p_at.shape or neg_log10_p_at[0] < 0:
-                raise ValueError("its table of -log10 p is invalid")
-            if not ((np.diff(knots) > 0).all() and (np.diff(neg_log10_p_at) > 0).all()):
-                raise ValueError("its table does not rise")
-            return cls(scale, knots, neg_log10_p_at, file.number("slope"), file.metadata["mask_hash"])
+            return cls.checked(scale, knots, neg_log10_p_at, file.number("slope"), file.metadata["mask_hash"])
+
+    @classmethod
+    def checked(
+        cls, scale: np.ndarray, knots: np.ndarray, neg_log10_p_at: np.ndarray, slope: float, mask_hash: str
+    ) -> "Calibration":
+        """Return a calibration from a file; ValueError if it cannot be one."""
+        if not scale.min() > 0:
+            raise ValueError(f"spread is {scale.min():g} at a voxel, expected numbers above 0")
+        if knots.shape != neg_log10_p_at.shape or neg_log10_p_at[0] < 0:
+            raise ValueError("its table of -log10 p is invalid")
+        if not ((np.diff(knots) > 0).all() and (np.diff(neg_log10_p_at) > 0).all()):
+            raise ValueError("its table does not rise")
+        return cls(scale, knots, neg_log10_p_at, slope, mask_hash)
 
 
 def calibrate(

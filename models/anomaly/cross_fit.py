@@ -20,6 +20,7 @@ from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
 from ..prototypes.scorer import Prototypes, Samples
 from ..settings import ModelSettings
+from .ages import AgeCalibration
 from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration, calibrate
 from .ensemble import combined_by_member
@@ -148,6 +149,14 @@ class CrossFit:
         """Compare the -log10 p of the null (S, P) with their surroundings; they are overwritten with the result."""
         sigma_mm = self.settings.ensemble.surroundings_mm
         return Surroundings.fit(null, self.inside, self.mask, sigma_mm, self.calibrate, self.subsets.weights)
+
+    def match_ages(self, null: np.ndarray, ages: Sequence[float | None]) -> AgeCalibration | None:
+        """Calibrate the -log10 p of the null (S, P) to the ages of the controls; they are overwritten with the result.
+
+        None, and nothing is changed, if too few ages are known.
+        """
+        years = self.settings.ensemble.age_years
+        return AgeCalibration.fit(null, self.inside, self.subsets.folds, self.mask, ages, years, self._new_null)
 
     def calibrate(self, null: np.ndarray) -> Calibration:
         """Fit a calibration to null scores (S, P), which are overwritten with -log10 p."""

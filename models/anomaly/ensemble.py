@@ -4,8 +4,8 @@ The -log10 p of the scorers are combined by a p-norm. Its limits are the sum (Fi
 which all scorers agree, and the maximum (Tippett's method), which favours voxels that a single scorer finds. The
 scorers are not independent, so the combination is calibrated again, on controls scored by scorers fitted without them.
 
-The combined values are then compared with their surroundings (`surroundings`), and in a model that was adapted to
-another scanner calibrated to that scanner (`scanner`).
+The combined values are then compared with their surroundings (`surroundings`) and calibrated to the age of the patient
+(`ages`), and in a model that was adapted to another scanner calibrated to that scanner (`scanner`).
 
 With several encoders, each encoder is one member of the ensemble. A member combines the scorers on its latents and the
 scorers that need no encoder. The map is the mean over the members, and the null is computed in the same way.
@@ -24,6 +24,8 @@ from ..features.source import FeatureSource
 from ..features.truncated_fov import away_from_truncation
 from ..settings import ModelSettings
 from ..tensor_file import another_mask_error
+from .ages import FILE as AGES
+from .ages import AgeCalibration
 from .calibrated_scorer import CalibratedScorer
 from .calibration import Calibration, z_from_neg_log10_p
 from .scanner import FILE as SCANNER
@@ -69,6 +71,8 @@ class Ensemble:
         Confounds regressed out of the features.
     surroundings : Surroundings or None
         Comparison of the combined -log10 p with their surroundings; None: none.
+    ages : AgeCalibration or None
+        Calibration to the age of the subject; None: the same at every age.
     scanner : ScannerCalibration or None
         Calibration to another scanner; None: the scanner of the training controls.
     """
@@ -79,6 +83,7 @@ class Ensemble:
     p_norm: float
     confounds: Confounds = field(default_factory=Confounds)
     surroundings: Surroundings | None = None
+    ages: AgeCalibration | None = None
     scanner: ScannerCalibration | None = None
 
     def predict(
@@ -97,7 +102,8 @@ class Ensemble:
         inside : ndarray of bool, (P,)
             Brain mask of the subject.
         participant : SubjectRecord, optional
-            Source of the covariates; without it, the controls' mean is assumed.
+            Source of the covariates, for which the controls' mean is assumed without it, and of the age, without which
+            the map is calibrated on controls of all ages.
         jobs : int, optional
             Number of threads; one per core by default.
 
@@ -141,7 +147,14 @@ class Ensemble:
         if self.surroundings is not None:
             divided = values / self.surroundings.divisor(values[0], inside)
             values = self.surroundings.calibration.neg_log10_p(divided)
+        if self.ages is not None and participant is not None and participant.age is not None:
+            values = self.ages.neg_log10_p(values, participant.age)
         return values, inside
+
+    def warnings(self, participant: SubjectRecord) -> tuple[str, ...]:
+        """Return sentences on covariates and an age that the map of a participant is not adjusted for."""
+        of_age = () if self.ages is None else self.ages.warnings(participant.age)
+        return (*self.confounds.covariates.warnings(participant), *of_age)
 
     def save(self, folder: Path) -> None:
         """Write each scorer to a subfolder with its name, and the calibration of the combination."""
@@ -152,6 +165,8 @@ class Ensemble:
         if self.surroundings is not None:
             self.surroundings.save(folder / _SURROUNDINGS)
             self.surroundings.calibration.save(folder / _COMPARED)
+        if self.ages is not None:
+            self.ages.save(folder / AGES)
         if self.scanner is not None:
             self.scanner.save(folder / SCANNER)
 
@@ -167,9 +182,10 @@ class Ensemble:
         sigma_mm, surroundings = settings.ensemble.surroundings_mm, None
         names = [_CALIBRATION, _COMPARED] if sigma_mm > 0 else [_CALIBRATION]
         calibrations = [Calibration.load(folder / name) for name in names]
-        # The record of the model's files tells whether the file is missing.
+        # The record of the model's files tells whether one of these files is missing.
+        ages = AgeCalibration.load(folder / AGES) if (folder / AGES).exists() else None
         scanner = ScannerCalibration.load(folder / SCANNER) if (folder / SCANNER).exists() else None
-        parts = [*calibrations, *([scanner.calibration] if scanner is not None else [])]
+        parts = [*calibrations, *(ages.calibrations if ages else ()), *([scanner.calibration] if scanner else [])]
         if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in parts):
             raise another_mask_error(folder, "calibration was")
         if sigma_mm > 0:
@@ -185,7 +201,7 @@ class Ensemble:
             CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)
             for name, spec in specs.items()
         )
-        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings, scanner)
+        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings, ages, scanner)
 
 
 def combined_by_member(

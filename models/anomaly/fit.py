@@ -65,7 +65,7 @@ def fit_ensemble(
         control from scorers fitted without it. Not part of the model.
     seed : int
     participants : sequence of SubjectRecord
-        Records of the training controls; required if the settings name covariates.
+        Records of the training controls, for their ages; required if the settings name covariates.
     jobs : int, optional
         Number of threads; one per core by default.
     progress : callable, optional
@@ -129,9 +129,10 @@ def fit_ensemble(
     surroundings = None
     if settings.ensemble.surroundings_mm > 0:
         surroundings = fit.compare_with_surroundings(null)
+    ages = fit.match_ages(null, [by_key[key].age if key in by_key else None for key in train])
     z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(rows_of(null), controls.inside, strict=True))
     controls.write_null(NULL, z)
-    return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings)
+    return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings, ages)
 
 
 @dataclass(frozen=True, eq=False)

@@ -206,7 +206,7 @@ class AnomalyModel:
             template_coverage=coverage,
             ensemble_sd=ensemble_sd,
             threshold=self.threshold,
-            warnings=(*scan.warnings, *self.ensemble.confounds.covariates.warnings(scan.subject)),
+            warnings=(*scan.warnings, *self.ensemble.warnings(scan.subject)),
             _config=self.config,
             _operating_point=self.operating_point,
             _why_no_threshold=self.why_no_threshold,

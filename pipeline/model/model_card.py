@@ -91,6 +91,7 @@ def model_facts(model: AnomalyModel, about: About) -> dict[str, str]:
         "brain extraction": config.preprocessing.brain_extraction.method,
         "scorers": ", ".join(scorer.name for scorer in ensemble.scorers),
         "confounds": _confounds(model),
+        "calibrated": _calibrated(model),
         "encoder": _encoder(model),
         "threshold": f"{model.threshold:.2f}" if model.threshold is not None else f"none: {model.why_no_threshold}",
         "versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "unknown",
@@ -125,6 +126,14 @@ def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreCha
             _SETTINGS.format(settings=config_text(model.config)),
         )
     )
+
+
+def _calibrated(model: AnomalyModel) -> str:
+    """Return to which ages the maps are calibrated."""
+    if model.ensemble.ages is None:
+        return "on controls of all ages"
+    first, last = model.ensemble.ages.ages[[0, -1]]
+    return f"on controls of similar age, {first:g} to {last:g} years; without an age on all of them"
 
 
 def _controls(model: AnomalyModel) -> dict[str, str]:

@@ -48,7 +48,7 @@ def _fit(run: Run) -> StageResult:
     write_json(run.out.trained_on, sorted(file_fingerprint(run.manifest[key].images["t1w"]) for key in train))
     write_model_record(run.out, encoders=run.config.models.ensemble.needs_encoder)
     scorers = [scorer.name for scorer in ensemble.scorers]
-    warnings = [f"{c.key}: {text}" for c in controls for text in ensemble.confounds.covariates.warnings(c)]
+    warnings = [f"{c.key}: {text}" for c in controls for text in ensemble.warnings(c)]
     if "learned" in run.config.models.ensemble.scorers and "learned" not in scorers:
         participants = count_participants(train)
         warnings.append(

@@ -226,6 +226,7 @@ def test_records_and_files_of_before_are_not_outdated():
         "settings.models.learned.",
         "settings.models.contrast.",
         "settings.models.ensemble.surroundings_mm",
+        "settings.models.ensemble.age_years",
         "settings.evaluation.page_scan",
         "settings.evaluation.keep_scan_places",
     )
