@@ -221,9 +221,9 @@ class EnsembleSettings(Section):
     """Standard deviation of the Gaussian over which the combined -log10 p of a head is compared with that of the
     controls: where a whole part of a brain looks unusual, a voxel there counts less
     (docs/maps.md#surroundings). 0: no comparison."""
-    age_years: Annotated[float, Field(ge=0, le=100)] = 15.0
-    """The map is calibrated on controls weighted by a Gaussian of their distance in age from the patient; its standard
-    deviation in years (docs/maps.md#age). Needs ages in the manifest. 0: the same calibration at every age."""
+    age_years: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Above 0, the map is calibrated on controls weighted by a Gaussian of their distance in age from the patient; its
+    standard deviation in years, such as 15 (docs/maps.md#age). Needs ages in the manifest."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
 

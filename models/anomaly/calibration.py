@@ -135,6 +135,7 @@ def calibrate(
     *,
     shrinkage: float | None = None,
     weights: np.ndarray | None = None,
+    own_fold_weight: float = _OWN_FOLD_WEIGHT,
     out: np.ndarray | None = None,
 ) -> tuple[Calibration, np.ndarray]:
     """Fit a calibration to the null scores of the controls, which are read control by control.
@@ -152,6 +153,8 @@ def calibrate(
         Weight of the whole brain's scale in that of each voxel; by default `pooling_shrinkage`.
     weights : ndarray, (S,), optional
         Weight of each control, as if it occurred so many times; by default 1.
+    own_fold_weight : float
+        Weight of a control's own fold in the scale of its null scores.
     out : ndarray, (S, P), float32, optional
         Filled with -log10 p of the controls; may be `null` itself, or memory-mapped.
 
@@ -160,7 +163,7 @@ def calibrate(
     Calibration
         Calibration for unseen brains; its scale is that of all controls.
     ndarray, (S, P), float32
-        -log10 p of the controls, with half weight for a control's own fold in its scale; `out` if given.
+        -log10 p of the controls; `out` if given.
 
     Raises
     ------
@@ -186,7 +189,7 @@ def calibrate(
             "different scans; if they are, train the model again."
         )
     shrinkage = pooling_shrinkage(mass.sum()) if shrinkage is None else shrinkage
-    removed = 1 - _OWN_FOLD_WEIGHT
+    removed = 1 - own_fold_weight
     scales = [
         _pooled_scale(total - removed * own_total, count - removed * own_count, mask, shrinkage)
         for own_total, own_count in zip(totals, counts, strict=True)
