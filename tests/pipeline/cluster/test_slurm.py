@@ -189,6 +189,29 @@ def test_each_worker_has_a_gpu_of_its_own():
     assert set(outcome.results.values()) == {"0", "1"}
 
 
+@pytest.mark.parametrize(("here", "of_jobs"), [(0o077, "000"), (0o022, "077")])
+def test_files_that_jobs_write_follow_the_umask_of_the_command(tmp_path, here, of_jobs):
+    """That of the jobs is another one: a site may set it."""
+
+    def write(subject, folder):
+        from pathlib import Path
+
+        (Path(folder) / subject.key).mkdir()
+        (Path(folder) / subject.key / "map").write_text("")
+
+    before = os.umask(here)
+    try:
+        with _engine(jobs=1, prologue=[f"umask {of_jobs}"]) as engine:
+            outcome = engine.map(write, [(s, str(tmp_path)) for s in _subjects(2)], stage="prepare")
+    finally:
+        os.umask(before)
+    assert outcome.failures == ()
+    for subject in _subjects(2):
+        folder = tmp_path / subject.key
+        modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "map")]
+        assert modes == [0o777 & ~here, 0o666 & ~here]
+
+
 PROGRAM = """
 import sys
 from voxout.data_manifests.cohort.subject import SubjectRecord
