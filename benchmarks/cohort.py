@@ -1,6 +1,6 @@
 """A cohort through all that goes wrong on a server, and what the machinery around the subjects costs.
 
-    python -m benchmarks.cohort --out DIR [--parts deaths engine scaling] [--subjects 40] [--heads 24]
+    python -m benchmarks.cohort --out DIR [--parts engine deaths moments limit scaling] [--subjects 40] [--heads 24]
 
 `DIR` is a new folder. Each part prints a Markdown table:
 
@@ -8,6 +8,8 @@
   called it by SIGSEGV at another and by SIGKILL at a third, each once; the command is killed halfway and given again.
   The good subjects have to be as in a run in which nothing died, and the refused one has to be named. With workers on
   this machine and, where SLURM is installed and this user is root, in jobs of a SLURM that is started here.
+- **moments**: the command, its workers, the disk and the network, each disturbed at 20 random moments (see `moments`).
+- **limit**: calls of 8 s in jobs of SLURM that may run for 60 s; each has to be begun once.
 - **engine**: start, a call that does nothing, three stages of 1,000 subjects that do nothing, `voxout status` of them.
 - **scaling**: prepare and map of whole heads (2 mm) with one and with two jobs, and time, memory and disk space as
   foretold by `--dry-run`. Other programs on the machine falsify these times.
@@ -47,8 +49,10 @@ from voxout.pipeline.workflow.runner import Run, Stage, StageResult
 
 from tests.pipeline.cluster.local_slurm import is_possible, local_slurm
 
+from .job_limit import job_limit
 from .kills import SETTINGS, Command
 from .kills import Run as Started
+from .moments import in_own_namespaces
 from .plan import compared
 from .same_results import compare
 
@@ -162,18 +166,27 @@ def deaths(folder: Path, subjects: int) -> bool:
     if not is_possible():
         print("| slurm | not installed here |" + " |" * 5)
         return good
-    with tempfile.TemporaryDirectory() as slurm, local_slurm(Path(slurm)) as conf, _environment(SLURM_CONF=str(conf)):
+    with _slurm():
         return _killed_halfway(disturbed, whole, "slurm") and good
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del os.environ[name]
+def _slurm() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as folder, local_slurm(Path(folder)) as conf:
+        os.environ["SLURM_CONF"] = str(conf)
+        try:
+            yield
+        finally:
+            del os.environ["SLURM_CONF"]
+
+
+def limit(folder: Path) -> bool:
+    """Print what became of calls in jobs with a time limit; return whether all is as it should be."""
+    if not is_possible():
+        print("SLURM is not installed here.")
+        return True
+    with _slurm():
+        return job_limit(folder / "limit")
 
 
 def _killed_halfway(disturbed: Disturbed, whole: Path, cluster: str) -> bool:
@@ -296,8 +309,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts; return 1 if something is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--parts", nargs="+", choices=("deaths", "engine", "scaling"))
+    parser.add_argument("--parts", nargs="+", choices=("engine", "deaths", "moments", "limit", "scaling"))
     parser.add_argument("--subjects", type=int, default=40, help="of the part deaths; at least 16")
+    parser.add_argument("--times", type=int, default=20, help="of the part moments; for each disturbance")
     parser.add_argument("--heads", type=int, default=24, help="of the part scaling; at least 12")
     options = parser.parse_args(arguments)
     folder = options.out.resolve()
@@ -305,6 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = {
         "engine": lambda: engine(folder),
         "deaths": lambda: deaths(folder, options.subjects),
+        "moments": lambda: in_own_namespaces(folder / "moments", options.times),
+        "limit": lambda: limit(folder),
         "scaling": lambda: scaling(folder, options.heads),
     }
     good = True

@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -318,7 +318,7 @@ class Sequence:
         if number < len(self._commands):
             self.run = Run(self._commands[number], self._place)
             return faults
-        faults += _different(self._place, self._whole, self.foreign)
+        faults += different(self._place, self._whole, self.foreign)
         self.finished += 1
         self.planted += len(self.foreign)
         shutil.rmtree(self._place)
@@ -423,12 +423,13 @@ def _stage(run: Run) -> str:
     return f"{run.command.words[0]}, {begun[-1]}" if begun else run.command.words[0]
 
 
-def _different(out: Path, whole: Path, foreign: Foreign) -> list[str]:
+def different(out: Path, whole: Path, foreign: Container[Path] = ()) -> list[str]:
+    """Whether the results of one folder differ, byte for byte, from those of another one, apart from foreign files."""
     found = {path.relative_to(out) for path in out.rglob("*") if path not in foreign}
     names = found | {path.relative_to(whole) for path in whole.rglob("*")}
     results = sorted(name for name in names if name.suffix in RESULTS and name.name != "status.csv")
-    different = [name for name in results if not _equal(whole / name, out / name)]
-    return [f"{len(different)} of {len(results)} results differ: {different[0]}"] if different else []
+    unequal = [name for name in results if not _equal(whole / name, out / name)]
+    return [f"{len(unequal)} of {len(results)} results differ: {unequal[0]}"] if unequal else []
 
 
 def _equal(one: Path, other: Path) -> bool:

@@ -14,9 +14,13 @@ LANES = 8
 """Voxels that are factorised at a time, in the lanes of vector registers."""
 
 
-def _without_counts(function):
-    """Compile a function that allocates no arrays: without reference counts, short calls cost less."""
-    return compiled(function, fastmath=REORDERING, _nrt=False)
+def _part_of_another(function):
+    """Compile a function that is part of those that call it.
+
+    Otherwise there would be two copies, one compiled alone and one with its caller, which add up in another order. A
+    process that compiles would execute the first one, and a process that finds its caller in the cache the second one.
+    """
+    return compiled(function, fastmath=REORDERING, _nrt=False, forceinline=True)
 
 
 @compiled_reordering
@@ -108,7 +112,7 @@ def regularised(covariance, brain, variance, shrinkage, diagonal, out):
                     out[p, at] = 0.0
 
 
-@_without_counts
+@_part_of_another
 def _subtract(points, t, i, rows, weights, p):
     """Subtract rows (k, lanes), weighted by weights[:, p, i], from points[t, i], four at a time for fewer passes."""
     k, lanes = rows.shape
@@ -122,7 +126,7 @@ def _subtract(points, t, i, rows, weights, p):
             points[t, i, s] -= w0 * rows[f, s]
 
 
-@_without_counts
+@_part_of_another
 def _combine(points, t, n, weights, p, at, out, i):
     """Fill out[i] with the sum of the first n rows of points[t], weighted by weights[p, at:]."""
     lanes = out.shape[1]

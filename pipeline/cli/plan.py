@@ -10,7 +10,7 @@ from ...data_manifests.errors import UserError, counted
 from ..config.config import read_settings
 from ..tools.machine_speed import slowness
 from ..tools.plan import Heads, closing_line, plan_run, shortages, table_lines
-from ..tools.plan_of_jobs import memory_line, memory_shortage, subjects_at_once
+from ..tools.plan_of_jobs import memory_line, memory_shortage, subjects_at_once, unknown_workers
 from ..workflow.engine import usable_cores
 from ..workflow.runner import Run
 from ..workflow.standard_streams import write_line
@@ -76,7 +76,8 @@ def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
         heads = Heads.to_map(run.manifest) if run.applies_a_model else Heads.of_cohort(run.manifest, run.config)
     except UserError:  # the stage check says what is wrong with them
         return []
-    on_nodes = subjects_at_once(cluster) if cluster is not None else 0
+    joined = cluster is None and run.device_of_workers is not None
+    on_nodes = subjects_at_once(cluster) if cluster is not None else jobs * joined
     stages = plan_run(heads, run.config, jobs=jobs, cores=usable_cores(), slowness=slowness(), on_nodes=on_nodes)
     if run.applies_a_model:
         stages = [stage for stage in stages if stage.stage in names]
@@ -86,6 +87,9 @@ def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
         where = f"{counted(cluster.jobs, 'job')} of {counted(cluster.cores, 'core')} as fast as those of this machine"
         lines.append(memory_line(stages, cluster))
         warnings += [text for text in [memory_shortage(stages, cluster)] if text is not None]
+    elif joined:
+        where = f"{counted(jobs, 'worker')} as fast as this machine"
+        lines.append(unknown_workers(stages))
     return [
         closing_line(stages, where) + ("" if run.applies_a_model else " (by stage: `voxout plan`)"),
         *lines,

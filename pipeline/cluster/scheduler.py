@@ -5,9 +5,8 @@ All connections are encrypted, and only processes that have the keys of this run
 
 import logging
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from ...data_manifests.errors import MachineError, private
@@ -49,9 +48,8 @@ class OwnScheduler:
         self._host = host
         self._cluster: Any = None
         self.client: Any = None
-        self._closing = ExitStack()
+        self._quiet = ExitStack()
         self.keys = os.memfd_create("keys")
-        self._closing.callback(os.close, self.keys)
         try:
             self._start()
         except BaseException:
@@ -90,7 +88,7 @@ class OwnScheduler:
         class SchedulerWithoutPages(Scheduler):
             start_http_server = no_pages
 
-        self._closing.enter_context(quiet())
+        self._quiet.enter_context(quiet())
         os.ftruncate(self.keys, 0)
         os.pwrite(self.keys, _new_keys(), 0)
         security = security_by(self.keys)
@@ -112,15 +110,21 @@ class OwnScheduler:
 
     def close(self) -> None:
         """End the scheduler and its connections, and forget the keys."""
-        self._close_parts()
-        self._closing.close()
+        if self._close_parts():  # otherwise it goes on closing connections, and would tell of each
+            self._quiet.close()
+        os.close(self.keys)
 
-    def _close_parts(self) -> None:
+    def _close_parts(self) -> bool:
+        """Return whether all of them have ended."""
+        ended = True
         for part in (self.client, self._cluster):
             if part is not None:
-                with suppress(Exception):
+                try:
                     part.close(timeout=2)
+                except Exception:  # noqa: BLE001 (whatever it is, there is nothing left to do)
+                    ended = False
         self.client = self._cluster = None
+        return ended
 
 
 def _new_keys() -> bytes:
@@ -131,14 +135,10 @@ def _new_keys() -> bytes:
     return f"{made.tls_client_key}{made.tls_client_cert}".encode()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide Dask's log lines, once it is imported: users get messages of voxout instead."""
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+def quiet() -> ExitStack:
+    """Hide Dask's log lines, once it is imported, until the result is closed: users get messages of voxout instead."""
+    before = ExitStack()
+    for logger in map(logging.getLogger, _LOGGERS):
+        before.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
+    return before

@@ -47,14 +47,14 @@ class ClusterSettings(Section):
     @classmethod
     def _hours(cls, value: str) -> str:
         if not re.fullmatch("[0-9]{1,4}:[0-5][0-9]:[0-5][0-9]", value) or not value.strip("0:"):
-            raise ValueError(f'found "{value}", expected hours:minutes:seconds, as in 4:00:00')
+            raise ValueError("hours:minutes:seconds, as in 4:00:00")
         return value
 
     @field_validator("directives", "prologue")
     @classmethod
     def _single_lines(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if any(not value.isprintable() or not value.strip() for value in values):
-            raise ValueError("expected a list with one line of text for each item")
+            raise ValueError("a list with one line of text for each item")
         return values
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Memory that the jobs of a cluster need, against the setting ``cluster.memory_gb``."""
+"""Memory that workers on other machines need, against the setting ``cluster.memory_gb``."""
 
 import math
 from collections.abc import Sequence
@@ -31,6 +31,15 @@ def memory_shortage(stages: Sequence[StagePlan], settings: ClusterSettings) -> s
         f"a job of {stage.stage} needs about {need:.1f} GB of memory for {counted(settings.cores, 'subject')} at once, "
         f"and cluster.memory_gb is {settings.memory_gb:g}: the queueing system would kill it. Set "
         f"cluster.memory_gb={math.ceil(need)}{advice}"
+    )
+
+
+def unknown_workers(stages: Sequence[StagePlan]) -> str:
+    """Say what is not known of the workers of a running scheduler, and what each of them needs."""
+    most = max((stage.worker_gb for stage in stages), default=0.0)
+    return (
+        "how many workers the scheduler has, how fast they are and how much memory they have is not known here: for "
+        f"the time with another number, give it as --jobs; a worker needs up to {most:.1f} GB"
     )
 
 

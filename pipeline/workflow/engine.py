@@ -108,7 +108,8 @@ class Engine:
         Raises
         ------
         MachineError
-            No call can continue: no worker can be started, or a call hit a problem of the machine.
+            No call can continue: no worker can be started, a call hit a problem of the machine, or the scheduler is
+            gone.
         """
         if not calls:
             return Outcome({}, ())
@@ -166,11 +167,17 @@ class Engine:
         except TimeoutError:
             raise
         except Exception as error:  # noqa: BLE001 (one of Dask's many, since `_guarded` catches those of the call)
+            if future.status == "cancelled":  # by Dask, as all others
+                return None, MachineError(_DISCONNECTED)
             worker = getattr(error, "last_worker", None)  # of KilledWorker
             cause = self._cluster.cause_of_death(str(worker.name)) if self._cluster and worker else ""
             return None, f"{subject.key}: its worker process {_died(cause)}"
 
 
+_DISCONNECTED = (
+    "the connection to the scheduler of the workers was lost, expected it to last until the end. Check the network, "
+    "and with --scheduler whether the scheduler still runs; then give the same command again: what is finished is kept."
+)
 _CAUSES = {
     "SIGKILL": "probably out of memory. Use fewer --jobs, or more memory for each",
     "SIGSEGV": "a crash in compiled code. Look at the scan; if it is good, report this",

@@ -146,6 +146,30 @@ def test_a_machine_without_loopback():
     assert "expected the loopback interface to be up" in done.stderr
 
 
+_CUT = """
+ip link set lo up
+"$@" | { read first; ip link set lo down; sleep SECONDS; ip link set lo up; cat; }
+"""
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(25, marks=pytest.mark.slow)])
+def test_a_network_that_is_cut_while_calls_are_running(seconds):
+    """Dask gives up after 30 s by default, after 12 s here; then every subject was named as a failure."""
+    limit = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"} if seconds > 12 else {}
+    done = subprocess.run(
+        [*_unshared("-n"), "sh", "-c", _CUT.replace("SECONDS", str(seconds)), "sh", *_command(2, 0.5, 12)],
+        env={**os.environ, **limit},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if not limit:
+        assert (done.stderr, done.stdout.splitlines()[-1]) == ("", "12 done, 0 failed")
+    else:
+        assert "connection to the scheduler of the workers was lost" in done.stderr and "failed" not in done.stdout
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_full_shared_memory_does_no_harm():
     script = "mount -t tmpfs -o size=4k tmpfs /dev/shm; dd if=/dev/zero of=/dev/shm/x bs=4k count=1; exec " + " ".join(
         _command(1, 0, 1)

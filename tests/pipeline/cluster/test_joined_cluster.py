@@ -77,3 +77,17 @@ def test_a_scheduler_without_workers(scheduler, monkeypatch):
             cluster.tend(1)
     finally:
         cluster.close()
+
+
+def test_a_scheduler_that_ends_is_not_the_fault_of_a_subject():
+    """All calls that were left were failures of their subjects: "its worker process died twice"."""
+    with LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1") as cluster:
+
+        def end(*_):
+            cluster.close()
+
+        with (
+            Engine(1, start_cluster=lambda: JoinedCluster(cluster.scheduler_address)) as engine,
+            pytest.raises(MachineError, match="connection to the scheduler of the workers was lost"),
+        ):
+            engine.map(lambda subject: subject.key, [(s,) for s in SUBJECTS * 30], stage="prepare", progress=end)

@@ -123,7 +123,7 @@ def test_what_is_missing_is_told_before_anything_is_submitted(monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("cluster.time=4h", "Setting cluster.time is '4h', expected found \"4h\", expected hours"),
+        ("cluster.time=4h", "Setting cluster.time is '4h', expected hours:minutes:seconds, as in 4:00:00"),
         ("cluster.time=0:10:00", "drain_minutes is 15 and time is 0:10:00, so that a job would begin no subject"),
         ("cluster.partition=a b", "Setting cluster.partition is 'a b'"),
         ("cluster.job=2", "Did you mean cluster.jobs?"),

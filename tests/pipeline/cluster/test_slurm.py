@@ -189,6 +189,29 @@ def test_each_worker_has_a_gpu_of_its_own():
     assert set(outcome.results.values()) == {"0", "1"}
 
 
+@pytest.mark.parametrize(("here", "of_jobs"), [(0o077, "000"), (0o022, "077")])
+def test_files_that_jobs_write_follow_the_umask_of_the_command(tmp_path, here, of_jobs):
+    """That of the jobs is another one: a site may set it."""
+
+    def write(subject, folder):
+        from pathlib import Path
+
+        (Path(folder) / subject.key).mkdir()
+        (Path(folder) / subject.key / "map").write_text("")
+
+    before = os.umask(here)
+    try:
+        with _engine(jobs=1, prologue=[f"umask {of_jobs}"]) as engine:
+            outcome = engine.map(write, [(s, str(tmp_path)) for s in _subjects(2)], stage="prepare")
+    finally:
+        os.umask(before)
+    assert outcome.failures == ()
+    for subject in _subjects(2):
+        folder = tmp_path / subject.key
+        modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "map")]
+        assert modes == [0o777 & ~here, 0o666 & ~here]
+
+
 PROGRAM = """
 import sys
 from voxout.data_manifests.cohort.subject import SubjectRecord
@@ -230,17 +253,28 @@ def test_no_job_is_left_by_a_run_that_was_stopped(tmp_path, number, code, limit_
     assert number == signal.SIGKILL or not list(place.glob("voxout-*")), "keys and logs are deleted"
 
 
-def test_a_command_prepares_its_subjects_in_jobs(tmp_path):
+@pytest.mark.parametrize("umask", ["077", "022"])
+def test_a_command_prepares_its_subjects_in_jobs_with_its_own_umask(tmp_path, umask):
+    """That of the jobs, which a site may set, is another one."""
     cohort, out = small_cohort(tmp_path / "cohort", controls=4, patients=0, seed=1), tmp_path / "out"
-    (tmp_path / "site.yaml").write_text("cluster: {memory_gb: 3, jobs: 1}\n")
+    other = {"077": "000", "022": "077"}[umask]
+    (tmp_path / "site.yaml").write_text(f"cluster: {{memory_gb: 3, jobs: 1, prologue: [umask {other}]}}\n")
     where = ["--cluster", "slurm", "--config", tmp_path / "site.yaml"]
     coarse = ["preprocessing.spacing_mm=4", "preprocessing.registration.transform=affine"]
     settings = [word for setting in coarse for word in ("--set", setting)]
     voxout = [sys.executable, "-m", "voxout.pipeline.cli"]
     for command in (["check", cohort, out, "--preset", "fast", *settings], ["prepare", cohort, out, *where]):
-        done = subprocess.run([*voxout, *map(str, command)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*voxout, *map(str, command)], capture_output=True, text=True, check=False, umask=int(umask, 8)
+        )
         assert done.returncode == 0, done.stderr + done.stdout
     shown = subprocess.run([*voxout, "status", str(out)], capture_output=True, text=True, check=True).stdout
     assert "prepare: 4 done of 4" in shown
     saved = (out / "config.yaml").read_text()
     assert not (out / ".scratch").exists() and "\ncluster:" not in saved and "spacing_mm: 4" in saved
+    found = {path: path.stat().st_mode & 0o077 for path in out.rglob("*")}
+    if umask == "077":
+        assert not any(found.values()), found
+    else:
+        prepared = [mode for path, mode in found.items() if path.is_file() and path.is_relative_to(out / "prepared")]
+        assert len(prepared) > 20 and set(prepared) == {0o044}

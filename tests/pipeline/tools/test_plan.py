@@ -201,6 +201,22 @@ def test_a_dry_run_on_a_cluster_checks_the_disk_and_the_memory_of_jobs(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_with_a_scheduler_says_what_it_cannot_know(tmp_path, capsys, monkeypatch):
+    """It named jobs and memory of this machine, where no subject is worked on."""
+    monkeypatch.setattr("voxout.pipeline.cli.plan.slowness", lambda: 1.0)
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    command = ["run", str(cohort), str(tmp_path / "out"), "--scheduler", "tls://node7:8786", "--dry-run"]
+    took = {}
+    for jobs in (2, 6):
+        assert main([*command, "--jobs", str(jobs)]) == 0
+        lines = capsys.readouterr().out
+        (line,) = [line for line in lines.splitlines() if line.startswith("a run takes about")]
+        assert f"with {jobs} workers as fast as this machine" in line
+        took[jobs] = line.partition(" with ")[0]
+        assert "how many workers the scheduler has" in lines and "a worker needs up to 1.4 GB" in lines
+    assert took[2] != took[6] and not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("sbatch", "warm_workers")
 def test_too_little_memory_for_jobs_is_told_before_a_run_starts(tmp_path, capsys):
     """The queueing system refuses the job, so that the run ends with the first stage that needs one."""
