@@ -173,7 +173,7 @@ def _headline(report: SubjectReport, rows: Sequence[dict[str, object]], widespre
     """Return the findings in a sentence, as the terminal says them."""
     scores = report.subject.scores
     highest = scores.highest_score if scores is not None else _highest(report)
-    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3, widespread)
+    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3, widespread=widespread)
     return text[0].upper() + text[1:]
 
 

@@ -174,7 +174,7 @@ def test_a_map_without_clusters(tmp_path):
 def test_the_page_starts_with_the_findings_as_the_terminal_tells_them(tmp_path):
     _, page, rows = written(tmp_path)
     headline = html.unescape(re.search(r'<p class="headline">(.*?)</p>', page.text)[1])
-    assert headline == describe(rows, THRESHOLD, 6.0, 30)
+    assert headline == describe(rows, THRESHOLD, 6.0, 30, widespread=None)
     assert headline.startswith("2 clusters above 2.00: ") and "peak 6.0, right middle frontal gyrus" in headline
     assert page.text.index("headline") < page.text.index('class="verdict warn"') < page.text.index('id="map"')
     _, page, _ = written(tmp_path, threshold=Threshold(99.0, "set by hand"))
