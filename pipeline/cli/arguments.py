@@ -30,6 +30,14 @@ examples:
   voxout compare scores other-scores --out differences
   voxout rivals out --methods z-score denoising-unet   compare with other methods on the same scans
 
+more than one step:
+  voxout-bids BIDS out participant|group the same as a BIDS-App, with its arguments (docs/bids-app.md)
+  voxout dicom in | out                  a DICOM study to NIfTI, results to DICOM
+  voxout bundle export | import          a model as a MONAI bundle
+  voxout model pack | unpack | show      a model as one file, to share
+  voxout rivals                          other methods on the same scans
+  Each has a --help of its own, as every command: voxout model pack --help
+
 exit codes: 0 success; 1 a bug in voxout; 2 an error in the command, the settings or the data; 3 finished, but some
 subjects failed (failures.csv lists them with the reasons)
 """

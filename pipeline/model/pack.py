@@ -24,7 +24,9 @@ from ...models.anomaly.scorers import OneClassSvms
 from ...models.confounds.covariates import AgeRange
 from ...models.encoder.checkpoint import Checkpoint, build_autoencoder
 from ...models.learned.norm import Norm
-from ...models.quantised import STEPS, read_quantised, write_quantised, write_units
+from ...models.learned.scorer import LearnedScorer
+from ...models.prototypes.scorer import Prototypes
+from ...models.quantised import STEPS, STEPS_OF_LEARNED, read_quantised, write_quantised, write_units
 from ...models.tensor_file import write_tensors
 from ..config.config import Config
 from ..workflow.folders import make_folder
@@ -34,8 +36,12 @@ from .model_card import about_model, model_card
 from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
 from .whole_model import require_whole_model
 
-LARGEST_CHANGE = 0.01
-"""Root mean square of the change of a score by packing, as a share of the standard deviation of the score."""
+LARGEST_CHANGE, LARGEST_CHANGE_OF_LEARNED = 0.01, 0.004
+"""Root mean square of the change of a score by packing, as a share of the standard deviation of the score.
+
+The network of the scorer `learned` makes more of a change of its inputs in real heads than in random features. The
+z-scores of real heads then differ by less than 0.02 (docs/sharing-models.md).
+"""
 _TRIES = 5
 """Steps of the rounding that are tried, each finer as the change asks for; then arrays are stored as they are."""
 _MARGIN = 0.95
@@ -190,11 +196,14 @@ def _pack_scorer(
     residualised = model.ensemble.confounds.size > 0
     target, restored = packed / "detectors" / scorer.name, restored / scorer.name
     whitening, change = whitening_of(scorer), None
+    usual, largest = STEPS, LARGEST_CHANGE
+    if isinstance(scorer.scorer, LearnedScorer):
+        usual, largest = STEPS_OF_LEARNED, LARGEST_CHANGE_OF_LEARNED
     units = write_units(target / UNITS, Norm(whitening).sd) if whitening is not None else None
-    # Without a whitening, the change cannot be measured.
-    factor, tries = 1.0, _TRIES if whitening is not None else 0
+    # Where the change cannot be measured, nothing is rounded.
+    factor, tries = 1.0, _TRIES if whitening is not None or isinstance(scorer.scorer, Prototypes) else 0
     for tried in range(tries + 1):
-        steps = {name: step * factor for name, step in STEPS.items()} if tried < tries else {}
+        steps = {name: step * factor for name, step in usual.items()} if tried < tries else {}
         for name, file in _files_of(folder):
             if file.suffix == ".safetensors":
                 write_quantised(file, target / name, steps=steps, units=units)
@@ -204,9 +213,9 @@ def _pack_scorer(
                 shutil.copyfile(file, restored / name)
         again = CalibratedScorer.load(scorer.name, spec, restored, model.mask, model.source, settings, residualised)
         change = score_change(scorer, again)
-        if change is None or change.typical <= LARGEST_CHANGE:
+        if change is None or change.typical <= largest:
             break
-        factor *= _MARGIN * LARGEST_CHANGE / change.typical  # the change is proportional to the steps
+        factor *= _MARGIN * largest / change.typical  # the change is proportional to the steps
     return change
 
 

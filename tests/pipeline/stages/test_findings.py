@@ -17,12 +17,17 @@ def test_clusters_are_told_with_volume_peak_and_place():
     assert describe(found, 3.5912, 6.81, 30, widespread=None) == (
         "2 clusters above 3.59: 1.2 ml, peak 6.8, left precuneus; 0.046 ml, peak 4.0, right fluid"
     )
-    assert describe(found[:1], 3.5912, 6.81, 30, widespread=None) == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+    assert (
+        describe(found[:1], 3.5912, 6.81, 30, widespread=None)
+        == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+    )
 
 
 def test_parts_of_a_cluster_are_findings_of_one_cluster():
     parts = [row(1, 6) | {"part_of": "1+2"}, row(1, 5) | {"part_of": "1+2"}, row(1, 4) | {"part_of": ""}]
-    assert describe(parts, 3.6, 6, 30, widespread=None).startswith("3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, ")
+    assert describe(parts, 3.6, 6, 30, widespread=None).startswith(
+        "3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, "
+    )
 
 
 def test_flags_follow_the_place():
