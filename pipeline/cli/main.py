@@ -131,7 +131,7 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        p = f", {p_text(d.p_value)}" if d.p_value is not None else ""
+        p = f", {p_text(d.p_value, d.difference.n)}" if d.p_value is not None else ""
         write_line(f"  {label}: {both}{format_estimate(d.difference)}{p}", sys.stdout)
     for first, second in combinations(comparison.names, 2):
         for sentence in in_words(comparison, first, second):

@@ -33,7 +33,7 @@ from ..workflow.folders import make_folder
 from ..workflow.scratch import scratch_folder
 from .anomaly_model import AnomalyModel
 from .model_card import about_model, model_card
-from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
+from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, LONGEST_NOTE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
 from .whole_model import require_whole_model
 
 LARGEST_CHANGE, LARGEST_CHANGE_OF_LEARNED = 0.01, 0.004
@@ -74,7 +74,7 @@ class Packed:
     threshold: float | None = None
 
 
-def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
+def pack(model: OutputFolder, path: Path, licence: str | None = None, note: str | None = None) -> Packed:
     """Write a model to one file.
 
     Parameters
@@ -84,21 +84,20 @@ def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
         A new file, ``<name>.voxout``.
     licence : str, optional
         For the card, as ``"CC BY 4.0"``.
+    note : str, optional
+        A sentence of the sender for the card.
 
     Raises
     ------
     UserError
-        No whole model, or a path that cannot be used.
+        No whole model, a path that cannot be used, or more than one line of text.
     """
     fitted = require_whole_model(model)
     if path.suffix != SUFFIX or path.exists() or path.is_symlink():
         found = "exists already" if path.suffix == SUFFIX else f"ends in {path.suffix or 'no suffix'}"
         raise UserError(f"{private(path)}: {found}, expected a new file *{SUFFIX}. Choose another name.")
-    if licence is not None and (not licence.isprintable() or not 0 < len(licence) <= LONGEST_LICENCE):
-        raise UserError(
-            f"--licence: found {len(licence)} characters or a line break, expected one line of at most "
-            f"{LONGEST_LICENCE}. Name the licence, as in 'CC BY 4.0'."
-        )
+    _require_line("--licence", licence, LONGEST_LICENCE, "Name the licence, as in 'CC BY 4.0'")
+    _require_line("--note", note, LONGEST_NOTE, "Write a shorter sentence")
     loaded = AnomalyModel.load(model, fitted.config, "cpu").with_stored_threshold(model)
     make_folder(path.parent)
     with scratch_folder(path.parent) as scratch:
@@ -111,11 +110,18 @@ def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
         }
         files = {name: _packed(name, file, packed) for name, file in _files_of(staged.root)}
         files |= {name: file for name, file in _files_of(packed) if name not in files}
-        about = about_model(model, loaded, licence)
+        about = about_model(model, loaded, licence, note)
         (staged.root / CARD).write_text(model_card(shared, about, changes))
         write_pack(path, {CARD: staged.root / CARD, **files}, about)
     before = sum(file.stat().st_size for folder in (model.detectors, model.encoder) for _, file in _files_of(folder))
     return Packed(path, before, changes, merged, loaded.threshold)
+
+
+def _require_line(option: str, text: str | None, longest: int, advice: str) -> None:
+    if text is not None and (not text.isprintable() or not 0 < len(text.strip()) <= len(text) <= longest):
+        raise UserError(
+            f"{option}: found {len(text)} characters or a line break, expected one line of at most {longest}. {advice}."
+        )
 
 
 def _without_persons(model: AnomalyModel) -> tuple[AnomalyModel, tuple[str, ...]]:
