@@ -125,6 +125,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     what = "manifest (CSV), BIDS folder, a single T1w scan (.nii, .nii.gz, .mgz), or with --dicom a DICOM study"
     _add_cohort(apply, what=what, fits=False)
+    apply.add_argument(
+        "--flair", type=_path, metavar="SCAN", help="with a single scan: its FLAIR, if the model uses it"
+    )
+    apply.add_argument("--brain-mask", type=_path, metavar="MASK", help="with a single scan: its brain mask")
+    apply.add_argument(
+        "--age", type=float, metavar="YEARS", help="with a single scan: age, to compare with the controls"
+    )
     apply.add_argument("--dicom", action="store_true", help="COHORT is the folder of a DICOM study")
     _add_choice_of_series(apply)
     apply.set_defaults(command="apply")

@@ -36,7 +36,7 @@ from .model_card import about_model, model_card
 from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, LONGEST_NOTE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
 from .whole_model import require_whole_model
 
-LARGEST_CHANGE, LARGEST_CHANGE_OF_LEARNED = 0.01, 0.004
+LARGEST_CHANGE, LARGEST_CHANGE_OF_LEARNED = 0.013, 0.004
 """Root mean square of the change of a score by packing, as a share of the standard deviation of the score.
 
 The network of the scorer `learned` makes more of a change of its inputs in real heads than in random features. The

@@ -231,7 +231,7 @@ def write_pack(path: Path, files: Mapping[str, Path], about: About) -> None:
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     # Neither the time nor the permissions of a file, so that the same model gives the same bytes.
-    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 6)
+    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
 
 
 def _index_text(archive: zipfile.ZipFile, path: Path) -> bytes:
