@@ -1,8 +1,7 @@
 """One Gaussian per voxel in place of the support vectors: a smaller model, without latents of single controls.
 
 The score of a one-class SVM is 1 minus a mean of ``exp(-gamma*|x - z_i|^2)`` over its support vectors z_i, with weights
-w_i that sum to 1. With S the covariance of the z_i, the logarithm of this mean is, to second order
-in gamma,
+w_i that sum to 1. With S the covariance of the z_i, the logarithm of this mean is, to second order in gamma,
 
     -gamma * ((x - v)' M (x - v) + constant),    M = I - 2*gamma*S.
 
