@@ -1,7 +1,11 @@
 """Validation of a subject's input files, shared by check and prepare."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +21,24 @@ _MOST_NEGATIVE_SHARE = 0.05
 _FEWEST_VALUES = 16
 """Distinct values of a scan; fewer are those of a mask or a segmentation."""
 _SAMPLED_VOXELS = 100_000
+
+
+_CONTRAST_AGENT = re.compile(r"(^|_)ce-(?!(no|none)_)", re.IGNORECASE)
+"""Part of the BIDS name of a scan with a contrast agent."""
+_NO_AGENT = {"", "NO", "NONE", "N", "N/A"}
+
+
+def contrast_agent_warnings(t1w: Path) -> list[str]:
+    """Warn of a T1w with a contrast agent, if its BIDS name or the JSON file beside it names one."""
+    sidecar = t1w.with_name(re.sub(r"\.(nii(\.gz)?|mgz|mgh)$", "", t1w.name, flags=re.IGNORECASE) + ".json")
+    named = bool(_CONTRAST_AGENT.search(t1w.name))
+    with suppress(OSError, ValueError, AttributeError):  # no such file, or one of another kind
+        about = json.loads(sidecar.read_text(encoding="utf-8"))
+        agents = [about.get(name) for name in ("ContrastBolusAgent", "ContrastBolusIngredient")]
+        named = named or any(str(agent or "").strip().upper() not in _NO_AGENT for agent in agents)
+    if not named:
+        return []
+    return ["the scan was made with a contrast agent: enhancing vessels and tissue can score high"]
 
 
 def needed_images(subject: SubjectRecord, settings: PreprocessingSettings) -> tuple[Modality, ...]:

@@ -1,6 +1,8 @@
 """Columns of a manifest: which exist, which are misspelt, and what an unknown one may stand for."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,18 +13,33 @@ REQUIRED = ("subject_id", "group", "t1w")
 PATHS = (*MODALITIES, "brain_mask", "lesion_mask", "template_transform")
 COLUMNS = ("subject_id", "session_id", "group", *PATHS, "mask_of", "site", "age", "sex", "split")
 _OTHER_NAMES = {
-    "subject_id": ("participant_id", "patient_id", "participant", "patient", "id"),
-    "session_id": ("visit", "timepoint"),
-    "group": ("diagnosis", "dx", "status", "condition", "disease", "label"),
-    "t1w": ("mprage", "image", "scan", "path", "file", "filename", "nifti"),
-    "brain_mask": ("brain", "mask_brain"),
-    "lesion_mask": ("mask", "lesion", "lesions", "roi", "seg", "segmentation", "label", "truth"),
-    "site": ("scanner", "centre", "center", "hospital"),
-    "age": ("age_years", "years"),
-    "sex": ("gender",),
-    "split": ("set", "fold"),
+    "subject_id": (
+        *("participant_id", "patient_id", "participant", "patient", "id"),
+        *("proband", "probanden_id", "patienten_id", "pseudonym", "id_patient", "sujet", "id_paciente", "sujeto"),
+    ),
+    "session_id": ("visit", "timepoint", "sitzung", "zeitpunkt", "visite", "visita", "sesion", "seance"),
+    "group": (
+        *("diagnosis", "dx", "status", "condition", "disease", "label"),
+        *("gruppe", "diagnose", "diagnostic", "diagnostico", "diagnosi"),
+    ),
+    "t1w": (
+        *("mprage", "t1", "image", "scan", "path", "file", "filename", "nifti"),
+        *("bild", "aufnahme", "datei", "dateiname", "pfad", "fichier", "chemin", "imagen", "archivo", "ruta"),
+    ),
+    "brain_mask": ("brain", "mask_brain", "hirnmaske", "gehirnmaske"),
+    "lesion_mask": (
+        *("mask", "lesion", "lesions", "roi", "seg", "segmentation", "label", "truth"),
+        *("maske", "lasion", "laesion", "lasionsmaske", "laesionsmaske", "masque", "mascara"),
+    ),
+    "site": ("scanner", "centre", "center", "hospital", "standort", "zentrum", "klinik", "gerat", "centro", "sitio"),
+    "age": (
+        *("age_years", "age_at_scan", "years"),
+        *("alter", "alter_jahre", "alter_in_jahren", "age_ans", "edad", "edad_anos", "eta", "idade", "leeftijd"),
+    ),
+    "sex": ("gender", "geschlecht", "genre", "sesso", "genero"),
+    "split": ("set", "fold", "aufteilung"),
 }
-"""Names by which tables of studies often call a column. They are suggested, never taken."""
+"""Names by which tables of studies often call a column, as `_plain` writes them. They are suggested, never taken."""
 _WORDS = {"group": ", with control or patient in every row"}
 
 
@@ -58,9 +75,9 @@ def read_header(names: Sequence[str]) -> Header:
             corrected[corrected.index(similar[0])] = name
             problems.append(f"found column {quoted(similar[0])}, expected {name}. Rename it.")
     for name in (name for name in REQUIRED if name not in corrected):
-        if other := next((o for o in _OTHER_NAMES[name] if o in unknown), None):
+        if other := next((o for known in _OTHER_NAMES[name] for o in unknown if _plain(o) == known), None):
             unknown.remove(other)
-            problems.append(f"found column {other}, expected {name}{_WORDS.get(name, '')}. Rename it.")
+            problems.append(f"found column {quoted(other)}, expected {name}{_WORDS.get(name, '')}. Rename it.")
         else:
             found = quoted(", ".join(n for n in names if n), 300)
             problems.append(f"column {name} is missing (found: {found}). Add it.")
@@ -69,5 +86,12 @@ def read_header(names: Sequence[str]) -> Header:
 
 
 def _with_suggestion(name: str, absent: Sequence[str]) -> str:
-    meant = next((column for column in absent if name in _OTHER_NAMES.get(column, ())), None)
+    plain = _plain(name)
+    meant = next((column for column in absent if plain == column or plain in _OTHER_NAMES.get(column, ())), None)
     return f"{name} (did you mean {meant}?)" if meant else name
+
+
+def _plain(name: str) -> str:
+    """Return a name without accents, with _ in place of other signs: "alter_jahre" for "Alter (Jahre)"."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9]+", "_", letters).strip("_")

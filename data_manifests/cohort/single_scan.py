@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, private
 from ..open_file import file_hash
 from ..terms import Modality
 from ..user_paths import reach
@@ -11,12 +11,29 @@ from .subject import Manifest, SubjectRecord
 from .table_cells import EXPECTED_SEX, known_sex
 
 _BIDS = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_")
+_OTHER_CONTRAST = re.compile(r"_(FLAIR|T2w|T2starw|PDw|PDT2|SWI|swi|bold|dwi|asl|angio)\.(nii|nii\.gz|mgz|mgh)$")
+"""BIDS suffixes of images that are no T1w."""
 SCAN_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 
 def is_scan(path: Path) -> bool:
     """Whether a path is that of a scan, judged by its name."""
     return path.name.lower().endswith(SCAN_SUFFIXES)
+
+
+def require_t1w_name(path: Path) -> None:
+    """Refuse a scan whose BIDS name is that of another contrast.
+
+    Raises
+    ------
+    UserError
+        As named.
+    """
+    if other := _OTHER_CONTRAST.search(path.name):
+        raise UserError(
+            f"{private(path.name, 'the scan')}: is named as {other[1]}, expected a T1w. Give the T1w; a FLAIR is given "
+            "beside it with --flair, if the model uses it."
+        )
 
 
 def single_scan(

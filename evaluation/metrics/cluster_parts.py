@@ -120,7 +120,8 @@ def _with_wholes(
     for finding, whole in zip(found, wholes, strict=True):
         parts = tuple(ranks_of[whole.rank])
         if len(parts) > 1:
-            own = replace(finding, p_value=whole.p_value, parts=parts, whole_mm3=whole.volume_mm3)
+            of_whole = {"p_value": whole.p_value, "smallest_p": whole.smallest_p, "whole_mm3": whole.volume_mm3}
+            own = replace(finding, parts=parts, **of_whole)
         else:
             # Of equal scores, the peak is that of the cluster.
             own = replace(whole, rank=finding.rank, in_lesion=finding.in_lesion)

@@ -32,6 +32,8 @@ class Cluster:
     p_value : float or None
         Family-wise p-value: the fraction of brains, among the healthy ones and this one, with a cluster at least as
         large anywhere at this threshold. None without healthy brains.
+    smallest_p : float or None
+        The smallest p-value that this number of healthy brains allows: that of a cluster larger than all of theirs.
     voxels_mm : array, (N, 3)
         Positions of its voxels, in RAS+ mm of the map's space: all, or `MOST_VOXELS` evenly spread ones.
     parts : tuple of int
@@ -51,6 +53,7 @@ class Cluster:
     voxels_mm: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)), compare=False, repr=False)
     parts: tuple[int, ...] = ()
     whole_mm3: float | None = None
+    smallest_p: float | None = None
 
 
 def find_clusters(
@@ -113,7 +116,10 @@ def label_clusters(
     clusters, labels = ranked(map, components.labels, lesion_mask)
     healthy = np.asarray(largest_healthy_mm3, dtype=np.float64)
     if len(healthy):
-        clusters = tuple(replace(c, p_value=_share_as_large(c.volume_mm3, healthy)) for c in clusters)
+        smallest = _share_as_large(np.inf, healthy)
+        clusters = tuple(
+            replace(c, p_value=_share_as_large(c.volume_mm3, healthy), smallest_p=smallest) for c in clusters
+        )
     return clusters, map.with_voxels(labels)
 
 

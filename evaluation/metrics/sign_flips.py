@@ -15,6 +15,11 @@ DRAWN = 19_999
 _ROUNDING = 1e-9
 
 
+def smallest_sign_flip_p(participants: int) -> float:
+    """Smallest p-value that so few participants allow, at most `MOST_ENUMERATED`: all signs are the same."""
+    return min(2.0 ** (1 - participants), 1.0)
+
+
 def sign_flip_p(differences: Sequence[float], participants: Sequence[object] | None = None, *, seed: int = 0) -> float:
     """Two-sided p-value of the mean of paired differences.
 

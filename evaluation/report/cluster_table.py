@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...data_manifests.csv_file import write_csv
+from ...data_manifests.errors import counted
 from ..metrics.clusters import Cluster
 from .anatomy import Place
 
 COLUMNS = (
-    "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "x_mni_mm", "y_mni_mm", "z_mni_mm", "side",
-    "region", "tissue", "in_lesion_mask", "lobe", "regions", "part_of", "cluster_mm3", "flags",
+    "subject", "rank", "volume_mm3", "peak_score", "mean_score", "p_value", "smallest_p", "x_mni_mm", "y_mni_mm",
+    "z_mni_mm", "side", "region", "tissue", "in_lesion_mask", "lobe", "regions", "part_of", "cluster_mm3", "flags",
     "x_native_mm", "y_native_mm", "z_native_mm",
 )  # fmt: skip
 
@@ -21,6 +22,7 @@ LABEL_COLUMNS: dict[str, tuple[str, str | None]] = {
     "peak_score": ("Highest z-score", None),
     "mean_score": ("Mean z-score", None),
     "p_value": ("Share of healthy brains with a cluster at least as large as the whole cluster", None),
+    "smallest_p": ("Smallest p-value that the number of healthy brains allows", None),
     **{f"{axis}_mni_mm": (f"{_PEAK}{axis} on the template (RAS)", "mm") for axis in "xyz"},
     "side": ("Side of the peak", None),
     "region": ("Region of the atlas at the peak", None),
@@ -56,9 +58,10 @@ def cluster_row(
         Its peak in the space of the scan.
     """
     values = (
-        key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value, *mni_mm,
-        place.side, place.region, place.tissue, cluster.in_lesion, place.lobe, place.shares_text, part_of(cluster),
-        cluster.whole_mm3, place.flags_text or None, *(native_mm or (None, None, None)),
+        key, cluster.rank, cluster.volume_mm3, cluster.peak_score, cluster.mean_score, cluster.p_value,
+        cluster.smallest_p, *mni_mm, place.side, place.region, place.tissue, cluster.in_lesion, place.lobe,
+        place.shares_text, part_of(cluster), cluster.whole_mm3, place.flags_text or None,
+        *(native_mm or (None, None, None)),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -78,6 +81,12 @@ def count_clusters(rows: Sequence[Mapping[str, object]]) -> int:
     """Return the number of connected clusters of which these are the findings."""
     wholes = [row["part_of"] for row in rows if row.get("part_of")]
     return len(rows) - len(wholes) + len(set(wholes))
+
+
+def smallest_p_words(smallest_p: float) -> tuple[str, str]:
+    """Return the smallest possible p-value, and why it is no smaller: "1/11", "the smallest that 10 controls allow"."""
+    brains = round(1 / smallest_p)
+    return f"1/{brains}", f"the smallest that {counted(brains - 1, 'control')} allow{'s' if brains == 2 else ''}"
 
 
 def where(row: Mapping[str, object]) -> str:

@@ -14,7 +14,8 @@ def describe(
     threshold: float,
     highest: float,
     smallest_mm3: float,
-    widespread: float | None = None,
+    *,
+    widespread: float | None,
 ) -> str:
     """Describe the clusters of one map.
 
@@ -27,9 +28,8 @@ def describe(
         Highest score of the map.
     smallest_mm3 : float
         Smaller clusters are not in the table.
-    widespread : float, optional
-        Share of the brain above the threshold if it is more than lesions explain (see `widespread_share`): then the
-        clusters are no findings.
+    widespread : float or None
+        Of the map, from `widespread_share`: unless None, the clusters are no findings.
     """
     if widespread is not None:
         share = f"{widespread:.0%}".replace("%", " %")

@@ -18,7 +18,7 @@ from ..metrics.clusters import Cluster
 from ..scoring.subject_scores import LesionScore
 from ..scoring.tables import write_table
 from .anatomy import Place, places_of
-from .cluster_table import COLUMNS, cluster_row, count_clusters
+from .cluster_table import COLUMNS, cluster_row, count_clusters, smallest_p_words
 from .findings import describe
 from .flags import FLAGS, OnTemplate, flags_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
@@ -154,7 +154,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         flags=[flag for flag in FLAGS if any(flag in line.place.flags for line in lines[:MOST_LISTED])],
         lesions=lesions,
         found=len(lines),
-        smallest_p=_smallest_p(report),
+        smallest_p=smallest_p_words(clusters[0].smallest_p) if clusters and clusters[0].smallest_p else None,
         widespread=None if share is None else widespread_warning({subject.key: share}),
         mosaics=mosaics,
         quality_picture=quality_picture,
@@ -173,7 +173,7 @@ def _headline(report: SubjectReport, rows: Sequence[dict[str, object]], widespre
     """Return the findings in a sentence, as the terminal says them."""
     scores = report.subject.scores
     highest = scores.highest_score if scores is not None else _highest(report)
-    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3, widespread)
+    text = describe(rows, report.threshold.value, highest, report.smallest_cluster_mm3, widespread=widespread)
     return text[0].upper() + text[1:]
 
 
@@ -229,12 +229,6 @@ def _in_scan(
 def _triple(point: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     x, y, z = (float(mm) for mm in point)
     return x, y, z
-
-
-def _smallest_p(report: SubjectReport) -> tuple[int, float] | None:
-    """Return the number of healthy brains and the smallest p-value that they allow; None without healthy brains."""
-    healthy = len(report.threshold.largest_healthy_mm3)
-    return (healthy, 1 / (1 + healthy)) if healthy else None
 
 
 def _mosaic(head: Head, plane: Plane, key: str) -> tuple[str, str, str]:

@@ -1,5 +1,7 @@
 """The result of a comparison of two methods in sentences."""
 
+from ...data_manifests.errors import counted
+from ..metrics.sign_flips import MOST_ENUMERATED, smallest_sign_flip_p
 from .compare import Comparison, Difference
 from .metric_labels import METRICS
 from .paired_test import LOWER_IS_BETTER
@@ -31,20 +33,22 @@ def in_words(comparison: Comparison, first: str, second: str) -> list[str]:
 
 
 def _sentence(d: Difference) -> str:
-    one, other, p = d.of_first.value, d.of_second.value, d.p_value
+    one, other, p, n = d.of_first.value, d.of_second.value, d.p_value, d.difference.n
     assert one is not None and other is not None and p is not None
     label = METRICS[d.metric].label
     label = label[0].lower() + label[1:]
     if p >= SIGNIFICANT:
-        return (
-            f"{label}: no difference is shown between {d.first} ({one:.3g}) and {d.second} ({other:.3g}), {p_text(p)}."
-        )
+        both = f"{d.first} ({one:.3g}) and {d.second} ({other:.3g})"
+        return f"{label}: no difference is shown between {both}, {p_text(p, n)}."
     better, best, worst = (
         (d.second, other, one) if (other > one) != (d.metric in LOWER_IS_BETTER) else (d.first, one, other)
     )
-    return f"{label}: {better} is better, {best:.3g} against {worst:.3g}, {p_text(p)}."
+    return f"{label}: {better} is better, {best:.3g} against {worst:.3g}, {p_text(p, n)}."
 
 
-def p_text(p: float) -> str:
-    """Format a p-value, as "p = 0.031"."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+def p_text(p: float, subjects: int = MOST_ENUMERATED + 1) -> str:
+    """Format the p-value of a paired test, as "p = 0.031", and say if so few subjects allow no smaller one."""
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    if subjects > MOST_ENUMERATED or p > smallest_sign_flip_p(subjects):
+        return text
+    return f"{text} (the smallest that {counted(subjects, 'subject')} allow{'s' if subjects == 1 else ''})"

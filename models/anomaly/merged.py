@@ -1,15 +1,16 @@
 """One Gaussian per voxel in place of the support vectors: a smaller model, without latents of single controls.
 
 The score of a one-class SVM is 1 minus a mean of ``exp(-gamma*|x - z_i|^2)`` over its support vectors z_i, with weights
-w_i that sum to 1. About their mean m, with e_i = z_i - m, u = x - m and S the covariance of the e_i, the logarithm of
-this mean is, to second order in gamma,
+w_i that sum to 1. With S the covariance of the z_i, the logarithm of this mean is, to second order in gamma,
 
-    -gamma * (u'u + mean |e_i|^2) + gamma^2 / 2 * variance of (|e_i|^2 - 2*u'e_i)
-    = -gamma * ((u - v)' M (u - v) + constant),    M = I - 2*gamma*S.
+    -gamma * ((x - v)' M (x - v) + constant),    M = I - 2*gamma*S.
 
 So a single Gaussian takes the place of all support vectors (a reduced set; Burges, "Simplified support vector decision
-rules", ICML 1996). Its centre and M become part of the whitening, which has a mean and a matrix at every voxel anyway,
-and the constant is the distance of its centre in a coordinate of its own, in which every scan is 0.
+rules", ICML 1996). Its centre v and M become part of the whitening, which has a mean and a matrix at every voxel
+anyway, and the constant is the distance of its centre in a coordinate of its own, in which every scan is 0. Centre and
+constant are chosen for the latents of healthy heads, which in d dimensions lie at a distance of about sqrt(d) from the
+origin: at the points at sqrt(d) and -sqrt(d) on each axis, the Gaussian has on average the exact value, and the exact
+slope along each axis.
 
 The change is small for a wide kernel, as in the default settings.
 """
@@ -82,16 +83,18 @@ def _gaussians(field: DetectorField, block: slice) -> tuple[np.ndarray, np.ndarr
         return np.add.reduceat(weighted, first, axis=0)
 
     total = np.add.reduceat(coef, first)
-    mean = mean_of(vectors)
-    offsets = vectors - mean[owner]
-    squared = np.einsum("nd,nd->n", offsets, offsets)
-    spread, skew = mean_of(squared), mean_of(squared[:, None] * offsets)
-    variance = mean_of(squared**2) - spread**2
+    offsets = vectors - mean_of(vectors)[owner]
     scatter = mean_of(offsets[:, :, None] * offsets[:, None, :])
-    metric = np.eye(vectors.shape[1]) - 2 * gamma[:, None, None] * scatter
-    shift = gamma[:, None] * np.linalg.solve(metric, skew[:, :, None])[:, :, 0]
-    constant = spread - gamma * variance / 2 - gamma * np.einsum("nd,nd->n", skew, shift)
-    return mean - shift, metric, np.maximum(constant, 0)
+    dimension = vectors.shape[1]
+    metric = np.eye(dimension) - 2 * gamma[:, None, None] * scatter
+    # Squared distances of the support vectors from the points on the axes, (N, 2, d).
+    both = 2 * np.sqrt(dimension) * np.stack([-vectors, vectors], axis=1)
+    squared = dimension + np.einsum("nd,nd->n", vectors, vectors)[:, None, None] + both
+    exact = -np.log1p(mean_of(np.expm1(-gamma[owner, None, None] * squared))) / gamma[:, None, None]
+    slope = (exact[:, 0] - exact[:, 1]) / (2 * np.sqrt(dimension))
+    centre = np.linalg.solve(metric, -slope[:, :, None] / 2)[:, :, 0]
+    of_quadratic = np.trace(metric, axis1=1, axis2=2) - np.einsum("nd,nd->n", centre, slope) / 2
+    return centre, metric, np.maximum(exact.mean(axis=(1, 2)) - of_quadratic, 0)
 
 
 def _lower_root(matrices: np.ndarray) -> np.ndarray:

@@ -30,8 +30,16 @@ examples:
   voxout compare scores other-scores --out differences
   voxout rivals out --methods z-score denoising-unet   compare with other methods on the same scans
 
+more than one step:
+  voxout-bids BIDS out participant|group the same as a BIDS-App, with its arguments (docs/bids.md)
+  voxout dicom in | out                  a DICOM study to NIfTI, results to DICOM
+  voxout bundle export | import          a model as a MONAI bundle
+  voxout model pack | unpack | show      a model as one file, to share
+  voxout rivals                          other methods on the same scans
+  Each has a --help of its own, as every command: voxout model pack --help
+
 exit codes: 0 success; 1 a bug in voxout; 2 an error in the command, the settings or the data; 3 finished, but some
-subjects failed (failures.csv lists them with the reasons)
+subjects failed (failures.csv lists them with the reasons); 130, 143 interrupted: the same command goes on
 """
 
 
@@ -117,6 +125,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     what = "manifest (CSV), BIDS folder, a single T1w scan (.nii, .nii.gz, .mgz), or with --dicom a DICOM study"
     _add_cohort(apply, what=what, fits=False)
+    apply.add_argument(
+        "--flair", type=_path, metavar="SCAN", help="with a single scan: its FLAIR, if the model uses it"
+    )
+    apply.add_argument("--brain-mask", type=_path, metavar="MASK", help="with a single scan: its brain mask")
+    apply.add_argument(
+        "--age", type=float, metavar="YEARS", help="with a single scan: age, to compare with the controls"
+    )
     apply.add_argument("--dicom", action="store_true", help="COHORT is the folder of a DICOM study")
     _add_choice_of_series(apply)
     apply.set_defaults(command="apply")
@@ -254,6 +269,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("folder", type=_path, metavar="OUT", help="output folder of the run that fitted it")
     pack.add_argument("file", type=_path, metavar="FILE", help="file to write, *.voxout")
     pack.add_argument("--licence", metavar="TEXT", help="licence of the model, for its card: 'CC BY 4.0'")
+    pack.add_argument("--note", metavar="TEXT", help="a sentence for its card, as on scanner, protocol or a paper")
     unpack = actions.add_parser("unpack", help="unpack a model into a folder")
     unpack.add_argument("file", type=_path, metavar="FILE", help="packed model")
     unpack.add_argument("folder", type=_path, metavar="FOLDER", help="new folder")

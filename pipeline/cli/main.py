@@ -20,6 +20,7 @@ from .dicom_commands import dicom, received_scan, require_no_dicom_options
 from .model_commands import adapt_scanner, bundle, certify, model, pack_model
 from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
 from .rivals import rivals
+from .scan_options import SCAN_OPTIONS, require_usable_scan_options
 
 if TYPE_CHECKING:
     from ...data_manifests.cohort.subject import SubjectRecord
@@ -131,7 +132,7 @@ def _compare(options: argparse.Namespace) -> int:
         label = METRICS[d.metric].label + (" (oracle)" if is_oracle(d.metric) else "")
         values = [estimate.value for estimate in (d.of_second, d.of_first)]
         both = "" if None in values else " minus ".join(f"{value:.3g}" for value in values) + ": "
-        p = f", {p_text(d.p_value)}" if d.p_value is not None else ""
+        p = f", {p_text(d.p_value, d.difference.n)}" if d.p_value is not None else ""
         write_line(f"  {label}: {both}{format_estimate(d.difference)}{p}", sys.stdout)
     for first, second in combinations(comparison.names, 2):
         for sentence in in_words(comparison, first, second):
@@ -190,6 +191,7 @@ def _apply(options: argparse.Namespace) -> int:
     if not options.dicom:
         require_no_dicom_options(options)
     with model_to_apply(options.model, options.out, dry_run=options.dry_run) as options.model:
+        require_usable_scan_options(options)
         if not options.dicom:
             return _run_on_cohort(options, APPLIED)
         subject = received_scan(options)
@@ -216,7 +218,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _run_on_cohort(options: argparse.Namespace, names: Sequence[str], subject: "SubjectRecord | None" = None) -> int:
     """Run stages on a cohort, or on one subject."""
     from ...data_manifests.cohort.manifest import read_manifest
-    from ...data_manifests.cohort.single_scan import is_scan, single_scan
+    from ...data_manifests.cohort.single_scan import is_scan, require_t1w_name, single_scan
     from ...data_manifests.cohort.subject import Manifest
     from ..run import run_pipeline
 
@@ -224,7 +226,11 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str], subject: "
     if subject is not None:
         manifest, of_one_scan = Manifest((subject,)), True
     else:
-        manifest = single_scan(options.cohort) if of_one_scan else read_manifest(options.cohort)
+        if of_one_scan:
+            require_t1w_name(options.cohort)
+            manifest = single_scan(options.cohort, **{name: getattr(options, name) for name in SCAN_OPTIONS})
+        else:
+            manifest = read_manifest(options.cohort)
         if of_one_scan and not options.quiet:
             # Not in the log, since a file name may hold the name of a person.
             write_line(f"{options.cohort.name} is {next(iter(manifest)).key}", sys.stdout)

@@ -47,7 +47,7 @@ def certify(options: argparse.Namespace) -> int:
 def model(options: argparse.Namespace) -> int:
     """Pack or unpack a model, or show its card."""
     if options.action == "pack":
-        return pack_model(options.folder, options.file, options.licence)
+        return pack_model(options.folder, options.file, options.licence, options.note)
     from ..model.unpack import read_card, unpack
 
     if options.action == "unpack":
@@ -57,13 +57,13 @@ def model(options: argparse.Namespace) -> int:
     return DONE
 
 
-def pack_model(folder: Path, file: Path, licence: str | None = None) -> int:
+def pack_model(folder: Path, file: Path, licence: str | None = None, note: str | None = None) -> int:
     """Pack a model into one file, and say how much its scores move."""
     from ...data_manifests.cohort.output_paths import OutputFolder
     from ...data_manifests.open_file import file_hash
     from ..model.pack import pack
 
-    packed = pack(OutputFolder(folder), file, licence)
+    packed = pack(OutputFolder(folder), file, licence, note)
     for name, change in packed.changes.items():
         moved = f"scores move by {change.typical:.1%} of their spread" if change else "change not measured"
         merged = ", support vectors merged" if name in packed.merged else ""

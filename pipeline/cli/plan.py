@@ -8,10 +8,12 @@ from pathlib import Path
 from ...data_manifests.cohort.manifest import read_manifest
 from ...data_manifests.errors import UserError, counted
 from ..config.config import read_settings
+from ..stages.order import STAGES
 from ..tools.machine_speed import slowness
-from ..tools.plan import Heads, closing_line, plan_run, shortages, table_lines
+from ..tools.plan import Heads, closing_line, plan_run, shortages, table_lines, what_is_left
 from ..tools.plan_of_jobs import memory_line, memory_shortage, subjects_at_once, unknown_workers
 from ..workflow.engine import usable_cores
+from ..workflow.left_to_do import left_to_do
 from ..workflow.runner import Run
 from ..workflow.standard_streams import write_line
 
@@ -69,7 +71,7 @@ def _too_few(train: int) -> tuple[str, ...]:
 def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
     """Return the plan of a run in a line, and what this machine, the disk or the jobs of a cluster lack.
 
-    Of a run that applies a model, the stages `names` count.
+    Of a run that applies a model, the stages `names` count; of one that was started before, what is left of them.
     """
     cluster, jobs = run.cluster, run.engine.jobs
     try:
@@ -81,6 +83,12 @@ def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
     stages = plan_run(heads, run.config, jobs=jobs, cores=usable_cores(), slowness=slowness(), on_nodes=on_nodes)
     if run.applies_a_model:
         stages = [stage for stage in stages if stage.stage in names]
+    what, more = "a run", "" if run.applies_a_model else " (by stage: `voxout plan`)"
+    if len(names) > 1 and run.out.record("check").is_file():
+        stages = what_is_left(stages, heads, left_to_do(names, STAGES, run))
+        what, more = "what is left of the run", ""
+        if not stages:
+            return ["nothing is left to do"]
     warnings, lines = shortages(stages, run.out.root), []
     where = f"{counted(jobs, 'job')} on this machine"
     if cluster is not None:
@@ -91,7 +99,7 @@ def closing_lines(run: Run, names: Sequence[str]) -> list[str]:
         where = f"{counted(jobs, 'worker')} as fast as this machine"
         lines.append(unknown_workers(stages))
     return [
-        closing_line(stages, where) + ("" if run.applies_a_model else " (by stage: `voxout plan`)"),
+        closing_line(stages, where, what) + more,
         *lines,
         *(f"warning: {text}" for text in warnings),
     ]

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...evaluation.figures.mosaic import point_picture, subject_mosaic
 from ...evaluation.figures.slices import PLANES, Head
-from ...evaluation.report.cluster_table import where
+from ...evaluation.report.cluster_table import smallest_p_words, where
 from .objects import RESEARCH_USE
 from .results import Results
 
@@ -78,7 +78,7 @@ def _table(page: Figure, rows: Sequence[Mapping[str, str]], top: float) -> float
             where(row),
             f"{float(row['volume_mm3']) / 1000:.2f}",
             f"{float(row['peak_score']):.1f}",
-            f"{float(row['p_value']):.3f}" if row["p_value"] else "",
+            _p_text(row),
             row["flags"],
         )
         for cell, left in zip(cells, _COLUMNS.values(), strict=True):
@@ -87,7 +87,23 @@ def _table(page: Figure, rows: Sequence[Mapping[str, str]], top: float) -> float
         top -= _LINE
         rest = f"and {len(rows) - MOST_LISTED} more findings, numbered in the segmentation"
         page.text(0.07, top, rest, size=8, color="0.4", va="top")
+    smallest = {row["smallest_p"] for row in rows[:MOST_LISTED] if row["p_value"] and _is_smallest(row)}
+    for p_value, why in map(smallest_p_words, map(float, smallest)):
+        top -= _LINE
+        page.text(0.07, top, f"p = {p_value} is {why}", size=8, color="0.4", va="top")
     return top - _LINE
+
+
+def _is_smallest(row: Mapping[str, str]) -> bool:
+    return bool(row.get("smallest_p")) and float(row["p_value"]) <= float(row["smallest_p"])
+
+
+def _p_text(row: Mapping[str, str]) -> str:
+    """Return the p-value of a finding; of the later parts of a cluster, where it stands."""
+    first = row["part_of"].split("+")[0]
+    if not row["p_value"] or first not in ("", row["rank"]):
+        return f"as {first}" if row["p_value"] else ""
+    return smallest_p_words(float(row["smallest_p"]))[0] if _is_smallest(row) else f"{float(row['p_value']):.3f}"
 
 
 def _page_of(results: Results, title: str, pictures: Sequence[np.ndarray], columns: int = 1) -> Figure:

@@ -136,7 +136,8 @@ def receive(checked: Checked, folder: Path) -> SubjectRecord:
             (scratch / name).mkdir()
             volume, about = convert(series, checked.loaded[name], scratch / name)
             write_volume(scratch / images[name], volume)
-            write_json(scratch / sidecars[name], about | {"ConvertedBy": f"voxout {versions()['voxout']}"})
+            agent = {"ContrastBolusAgent": "YES"} if series.has_contrast_agent else {}  # its name is free text
+            write_json(scratch / sidecars[name], about | agent | {"ConvertedBy": f"voxout {versions()['voxout']}"})
         uids = {name: series.uid for name, series in checked.series.items()}
         hashes = {name: file_hash(scratch / name) for name in written}
         study = str(request.study.absolute())

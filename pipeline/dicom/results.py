@@ -16,8 +16,8 @@ from ...data_manifests.typed_json import load_json
 from ...evaluation.figures.colour_scale import ColourScale
 from ...evaluation.figures.slices import Head
 from ...evaluation.report.cluster_table import read_clusters
-from ...evaluation.report.findings import describe
 from ...preprocessing.registration.template_transform import TemplateTransform
+from ..stages.findings import finding
 from ..workflow.records import StageRecord
 from .convert import on_grid_of
 from .geometry import Loaded, load_series
@@ -49,8 +49,8 @@ class Results:
     threshold : float
     origin : str
         How the threshold was set.
-    smallest_mm3 : float
-        Smaller clusters are no findings.
+    headline : str
+        The findings in a sentence, as the page of the subject says them.
     """
 
     key: str
@@ -62,19 +62,12 @@ class Results:
     rows: Sequence[dict[str, str]]
     threshold: float
     origin: str
-    smallest_mm3: float
+    headline: str
 
     @property
     def volume(self) -> highdicom.Volume:
         """The scan."""
         return self.source.volume
-
-    @property
-    def headline(self) -> str:
-        """The findings in a sentence, as the page of the subject says them."""
-        highest = float(self.map[self.covered].max()) if self.covered.any() else float("-inf")
-        text = describe(self.rows, self.threshold, highest, self.smallest_mm3)
-        return text[0].upper() + text[1:]
 
     def head(self) -> Head:
         """Scan and map for drawing."""
@@ -139,6 +132,9 @@ def read_results(out: OutputFolder, name: str, scans: Path | None = None, study:
             f"{subject.key}: the map and the images of the series have different grids, expected the same. Give the "
             "folder with the original images with --study."
         ) from error
+    threshold, brain_scores = float(about["Threshold"]), score[covered.astype(bool)]
+    highest = float(brain_scores.max(initial=-np.inf))
+    headline = finding(out, subject, threshold, highest, float(about["SmallestClusterMm3"]))
     return Results(
         subject.key,
         loaded,
@@ -147,9 +143,9 @@ def read_results(out: OutputFolder, name: str, scans: Path | None = None, study:
         covered.astype(bool),
         brain.astype(bool),
         read_clusters(table),
-        float(about["Threshold"]),
+        threshold,
         str(about["ThresholdSetOn"]),
-        float(about["SmallestClusterMm3"]),
+        headline[0].upper() + headline[1:],
     )
 
 

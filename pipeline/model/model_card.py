@@ -63,7 +63,9 @@ _SETTINGS = """
 _NOT_STATED = "not stated"
 
 
-def about_model(model: OutputFolder, loaded: AnomalyModel, licence: str | None = None) -> About:
+def about_model(
+    model: OutputFolder, loaded: AnomalyModel, licence: str | None = None, note: str | None = None
+) -> About:
     """Say when, with what and on how many controls a model was fitted, as far as its record tells."""
     record = StageRecord.read(model.record("fit")) or StageRecord("fit", {}, {})
     date = re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", record.started)
@@ -74,6 +76,7 @@ def about_model(model: OutputFolder, loaded: AnomalyModel, licence: str | None =
         members=len(loaded.source.checkpoints),
         versions=dict(record.versions),
         licence=licence,
+        note=note,
     )
 
 
@@ -96,6 +99,7 @@ def model_facts(model: AnomalyModel, about: About) -> dict[str, str]:
         "threshold": f"{model.threshold:.2f}" if model.threshold is not None else f"none: {model.why_no_threshold}",
         "versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "unknown",
         "licence": about.licence or _NOT_STATED,
+        **({"note of the sender": about.note} if about.note else {}),
     }
 
 
@@ -119,7 +123,7 @@ def model_card(model: AnomalyModel, about: About, changes: Mapping[str, ScoreCha
             _HEAD.format(
                 made="Fitted" if changes is None else "Packed",
                 place="THIS_FOLDER" if changes is None else "THIS_FILE",
-                facts="\n".join(f"| {name} | {value} |" for name, value in model_facts(model, about).items()),
+                facts="\n".join(f"| {name} | {_escaped(value)} |" for name, value in model_facts(model, about).items()),
                 threshold_note=_threshold_note(model),
             ),
             _IN_FOLDER if changes is None else _PACKING.format(changes="\n".join(rows)),
@@ -134,6 +138,11 @@ def _calibrated(model: AnomalyModel) -> str:
         return "on controls of all ages"
     first, last = model.ensemble.ages.ages[[0, -1]]
     return f"on controls of similar age, {first:g} to {last:g} years; without an age on all of them"
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in a cell of a table."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
 
 
 def _controls(model: AnomalyModel) -> dict[str, str]:

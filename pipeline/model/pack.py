@@ -24,18 +24,24 @@ from ...models.anomaly.scorers import OneClassSvms
 from ...models.confounds.covariates import AgeRange
 from ...models.encoder.checkpoint import Checkpoint, build_autoencoder
 from ...models.learned.norm import Norm
-from ...models.quantised import STEPS, read_quantised, write_quantised, write_units
+from ...models.learned.scorer import LearnedScorer
+from ...models.prototypes.scorer import Prototypes
+from ...models.quantised import STEPS, STEPS_OF_LEARNED, read_quantised, write_quantised, write_units
 from ...models.tensor_file import write_tensors
 from ..config.config import Config
 from ..workflow.folders import make_folder
 from ..workflow.scratch import scratch_folder
 from .anomaly_model import AnomalyModel
 from .model_card import about_model, model_card
-from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
+from .pack_file import BRAIN_MASK, CARD, LONGEST_LICENCE, LONGEST_NOTE, SETTINGS, SUFFIX, THRESHOLD, UNITS, write_pack
 from .whole_model import require_whole_model
 
-LARGEST_CHANGE = 0.01
-"""Root mean square of the change of a score by packing, as a share of the standard deviation of the score."""
+LARGEST_CHANGE, LARGEST_CHANGE_OF_LEARNED = 0.013, 0.004
+"""Root mean square of the change of a score by packing, as a share of the standard deviation of the score.
+
+The network of the scorer `learned` makes more of a change of its inputs in real heads than in random features. The
+z-scores of real heads then differ by less than 0.02 (docs/sharing-models.md).
+"""
 _TRIES = 5
 """Steps of the rounding that are tried, each finer as the change asks for; then arrays are stored as they are."""
 _MARGIN = 0.95
@@ -68,7 +74,7 @@ class Packed:
     threshold: float | None = None
 
 
-def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
+def pack(model: OutputFolder, path: Path, licence: str | None = None, note: str | None = None) -> Packed:
     """Write a model to one file.
 
     Parameters
@@ -78,21 +84,20 @@ def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
         A new file, ``<name>.voxout``.
     licence : str, optional
         For the card, as ``"CC BY 4.0"``.
+    note : str, optional
+        A sentence of the sender for the card.
 
     Raises
     ------
     UserError
-        No whole model, or a path that cannot be used.
+        No whole model, a path that cannot be used, or more than one line of text.
     """
     fitted = require_whole_model(model)
     if path.suffix != SUFFIX or path.exists() or path.is_symlink():
         found = "exists already" if path.suffix == SUFFIX else f"ends in {path.suffix or 'no suffix'}"
         raise UserError(f"{private(path)}: {found}, expected a new file *{SUFFIX}. Choose another name.")
-    if licence is not None and (not licence.isprintable() or not 0 < len(licence) <= LONGEST_LICENCE):
-        raise UserError(
-            f"--licence: found {len(licence)} characters or a line break, expected one line of at most "
-            f"{LONGEST_LICENCE}. Name the licence, as in 'CC BY 4.0'."
-        )
+    _require_line("--licence", licence, LONGEST_LICENCE, "Name the licence, as in 'CC BY 4.0'")
+    _require_line("--note", note, LONGEST_NOTE, "Write a shorter sentence")
     loaded = AnomalyModel.load(model, fitted.config, "cpu").with_stored_threshold(model)
     make_folder(path.parent)
     with scratch_folder(path.parent) as scratch:
@@ -105,11 +110,18 @@ def pack(model: OutputFolder, path: Path, licence: str | None = None) -> Packed:
         }
         files = {name: _packed(name, file, packed) for name, file in _files_of(staged.root)}
         files |= {name: file for name, file in _files_of(packed) if name not in files}
-        about = about_model(model, loaded, licence)
+        about = about_model(model, loaded, licence, note)
         (staged.root / CARD).write_text(model_card(shared, about, changes))
         write_pack(path, {CARD: staged.root / CARD, **files}, about)
     before = sum(file.stat().st_size for folder in (model.detectors, model.encoder) for _, file in _files_of(folder))
     return Packed(path, before, changes, merged, loaded.threshold)
+
+
+def _require_line(option: str, text: str | None, longest: int, advice: str) -> None:
+    if text is not None and (not text.isprintable() or not 0 < len(text.strip()) <= len(text) <= longest):
+        raise UserError(
+            f"{option}: found {len(text)} characters or a line break, expected one line of at most {longest}. {advice}."
+        )
 
 
 def _without_persons(model: AnomalyModel) -> tuple[AnomalyModel, tuple[str, ...]]:
@@ -190,11 +202,14 @@ def _pack_scorer(
     residualised = model.ensemble.confounds.size > 0
     target, restored = packed / "detectors" / scorer.name, restored / scorer.name
     whitening, change = whitening_of(scorer), None
+    usual, largest = STEPS, LARGEST_CHANGE
+    if isinstance(scorer.scorer, LearnedScorer):
+        usual, largest = STEPS_OF_LEARNED, LARGEST_CHANGE_OF_LEARNED
     units = write_units(target / UNITS, Norm(whitening).sd) if whitening is not None else None
-    # Without a whitening, the change cannot be measured.
-    factor, tries = 1.0, _TRIES if whitening is not None else 0
+    # Where the change cannot be measured, nothing is rounded.
+    factor, tries = 1.0, _TRIES if whitening is not None or isinstance(scorer.scorer, Prototypes) else 0
     for tried in range(tries + 1):
-        steps = {name: step * factor for name, step in STEPS.items()} if tried < tries else {}
+        steps = {name: step * factor for name, step in usual.items()} if tried < tries else {}
         for name, file in _files_of(folder):
             if file.suffix == ".safetensors":
                 write_quantised(file, target / name, steps=steps, units=units)
@@ -204,9 +219,9 @@ def _pack_scorer(
                 shutil.copyfile(file, restored / name)
         again = CalibratedScorer.load(scorer.name, spec, restored, model.mask, model.source, settings, residualised)
         change = score_change(scorer, again)
-        if change is None or change.typical <= LARGEST_CHANGE:
+        if change is None or change.typical <= largest:
             break
-        factor *= _MARGIN * LARGEST_CHANGE / change.typical  # the change is proportional to the steps
+        factor *= _MARGIN * largest / change.typical  # the change is proportional to the steps
     return change
 
 

@@ -27,7 +27,7 @@ SUFFIX = ".voxout"
 CARD, SETTINGS, THRESHOLD, BRAIN_MASK = "README.md", "settings.json", "threshold.json", "brain_mask.safetensors"
 UNITS = "units.safetensors"
 """In the folder of a scorer; not a file of the unpacked model."""
-LONGEST_LICENCE = 200
+LONGEST_LICENCE, LONGEST_NOTE = 200, 500
 _FORMAT, _VERSION = "voxout packed model", 1
 _INDEX = "index.json"
 _SCORER = "[a-z0-9_]{1,60}"
@@ -85,6 +85,8 @@ class About(Content):
         Of the packages that it was fitted with.
     licence : str or None
         As the sender names it; None: not stated.
+    note : str or None
+        A sentence of the sender; None: none.
     """
 
     model_format: int
@@ -93,6 +95,7 @@ class About(Content):
     members: Annotated[int, Field(ge=0, le=50)]
     versions: dict[str, str]
     licence: Annotated[str, Field(max_length=LONGEST_LICENCE)] | None = None
+    note: Annotated[str, Field(max_length=LONGEST_NOTE)] | None = None
 
 
 class _Index(_Head):
@@ -228,7 +231,7 @@ def write_pack(path: Path, files: Mapping[str, Path], about: About) -> None:
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     # Neither the time nor the permissions of a file, so that the same model gives the same bytes.
-    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 6)
+    archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
 
 
 def _index_text(archive: zipfile.ZipFile, path: Path) -> bytes:

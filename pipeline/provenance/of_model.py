@@ -28,7 +28,7 @@ def of_packed(path: Path) -> Description:
         content = {name: packed.read(name) for name in packed.names}
         _, fit = records_of(packed)
         about = packed.about
-        licence = {"licence": about.licence} if about.licence else {}
+        told = {"licence": about.licence, "note": about.note}
         return Description(
             name=path.name,
             holds=f"packed model, fitted on {about.fitted or 'an unknown day'} to {about.controls} healthy scans; maps "
@@ -38,7 +38,7 @@ def of_packed(path: Path) -> Description:
             size=path.stat().st_size,
             sha256=file_hash(path),
             state=f"{len(packed.names)} files, all as their checksums say",
-            model={"controls": str(about.controls), "fitted": about.fitted} | licence,
+            model={"controls": str(about.controls), "fitted": about.fitted} | {k: v for k, v in told.items() if v},
             checksums=packed.checksums,
             model_card=content[CARD].decode(),
         )

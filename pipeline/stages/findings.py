@@ -1,5 +1,7 @@
-"""What was found in each patient of a call, in one line, for the end of the command."""
+"""What was found in each patient, in one line: at the end of a command, and for DICOM."""
 
+from ...data_manifests.cohort.output_paths import OutputFolder
+from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.images.volume import read_map, read_mask
 from ...evaluation.report.cluster_table import read_clusters
 from ...evaluation.report.findings import describe
@@ -28,11 +30,27 @@ def finding_lines(run: Run, scores: CohortScores, most: int) -> tuple[list[str],
         and (not run.chosen or patient.key in run.chosen)
     ]
     threshold, smallest_mm3 = Threshold.of_z_maps(scores).value, scores.settings.smallest_cluster_mm3
-    lines = []
-    for patient in told[:most]:
-        clusters = read_clusters(run.out.subject_clusters(patient))
-        map, covered = read_map(run.out.template_map(patient)), read_mask(run.out.template_coverage(patient))
-        widespread = widespread_share(map.voxels, covered.voxels, map.affine, threshold)
-        found = describe(clusters, threshold, by_key[patient.key], smallest_mm3, widespread)
-        lines.append(f"{patient.key}: {found}")
+    lines = [
+        f"{patient.key}: {finding(run.out, patient, threshold, by_key[patient.key], smallest_mm3)}"
+        for patient in told[:most]
+    ]
     return lines, len(told)
+
+
+def finding(out: OutputFolder, subject: SubjectRecord, threshold: float, highest: float, smallest_mm3: float) -> str:
+    """Describe the clusters of a subject that was mapped and reported, as the headline of its page does.
+
+    Parameters
+    ----------
+    out : OutputFolder
+    subject : SubjectRecord
+    threshold : float
+    highest : float
+        Highest score of the map.
+    smallest_mm3 : float
+        Smaller clusters are not in its table.
+    """
+    map, covered = read_map(out.template_map(subject)), read_mask(out.template_coverage(subject))
+    widespread = widespread_share(map.voxels, covered.voxels, map.affine, threshold)
+    clusters = read_clusters(out.subject_clusters(subject))
+    return describe(clusters, threshold, highest, smallest_mm3, widespread=widespread)

@@ -6,8 +6,8 @@ times the slowness of this machine (`machine_speed`), shared among the jobs.
 
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -186,6 +186,26 @@ def plan_run(
             worker_gb=measured.WORKER_GB,
         ),
     ]
+
+
+def what_is_left(stages: Sequence[StagePlan], heads: Heads, left: Mapping[str, int | None]) -> list[StagePlan]:
+    """Return the plan of the rest of a run that was started before.
+
+    Parameters
+    ----------
+    stages : sequence of StagePlan
+        Of the whole run.
+    heads : Heads
+    left : mapping from stage to int or None
+        Stages that would run, with the number of subjects that need no work (see `left_to_do`).
+    """
+    rest = []
+    for stage in stages:
+        if stage.stage in left:
+            total = heads.total if stage.stage == "prepare" else heads.mapped
+            share = 1 - min((left[stage.stage] or 0) / max(total, 1), 1)
+            rest.append(replace(stage, wall_s=share * stage.wall_s, disk_bytes=round(share * stage.disk_bytes)))
+    return rest
 
 
 class _Work:
@@ -376,10 +396,10 @@ def size_text(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def closing_line(stages: Sequence[StagePlan], where: str) -> str:
-    """Return the plan in one line; `where`: as "2 jobs on this machine"."""
+def closing_line(stages: Sequence[StagePlan], where: str, what: str = "a run") -> str:
+    """Return the plan in one line; `where`: as "2 jobs on this machine"; `what`: as "the rest of the run"."""
     return (
-        f"a run takes about {duration(total_s(stages))} with {where}, "
+        f"{what} takes about {duration(total_s(stages))} with {where}, "
         f"{peak_gb(stages):.1f} GB of memory and {size_text(disk_bytes(stages))} of disk, without a GPU"
     )
 

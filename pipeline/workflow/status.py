@@ -13,7 +13,7 @@ from .attempts import DONE, FAILED, RUNNING, Attempt, read, read_plan, time_text
 from .records import StageRecord
 
 WAITING, INTERRUPTED = "waiting", "interrupted"
-_RECORDS: dict[str, Callable[[OutputFolder, SubjectRecord], Path]] = {
+RECORDS: dict[str, Callable[[OutputFolder, SubjectRecord], Path]] = {
     "prepare": OutputFolder.subject_record,
     "map": OutputFolder.map_record,
     "report": OutputFolder.page_record,
@@ -68,7 +68,7 @@ def status_of(out: OutputFolder, *, is_working: bool = True) -> list[StageStatus
     is_working : bool
         Whether a run is working in the folder; otherwise, what is `RUNNING` was interrupted.
     """
-    found = [_of_check(out), *(_of_stage(out, stage) for stage in _RECORDS)]
+    found = [_of_check(out), *(_of_stage(out, stage) for stage in RECORDS)]
     stages = [status for status in found if status is not None]
     return stages if is_working else [_interrupted(status) for status in stages]
 
@@ -94,7 +94,7 @@ def _attempt(out: OutputFolder, stage: str, key: str) -> Attempt:
     if (attempt := read(out, stage, key)) is not None:
         return attempt
     subject, session = parts_of_key(key)
-    record = StageRecord.read(_RECORDS[stage](out, SubjectRecord(subject, "patient", {}, session_id=session)))
+    record = StageRecord.read(RECORDS[stage](out, SubjectRecord(subject, "patient", {}, session_id=session)))
     if record is None or record.failed:
         return Attempt(WAITING, 0, 0.0)
     return Attempt(DONE, 1, 0.0, wall_s=record.wall_s, peak_memory_mb=record.peak_memory_mb)

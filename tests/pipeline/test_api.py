@@ -275,6 +275,24 @@ def test_a_single_scan_is_applied_without_a_manifest(finished, tmp_path, capsys)
     )
 
 
+@pytest.mark.parametrize(
+    ("scan", "options", "problem"),
+    [
+        ("T1w.nii.gz", ["--flair", "FLAIR.nii.gz"], "--flair: found a model of t1w alone, expected one that uses"),
+        ("T1w.nii.gz", ["--age", "130"], "--age: found 130, expected years from 0 to 120. Correct it."),
+        ("sub-1_FLAIR.nii.gz", [], "sub-1_FLAIR.nii.gz: is named as FLAIR, expected a T1w. Give the T1w; "),
+        ("cohort.csv", ["--age", "8"], "--age: found a cohort, expected a single scan. Use the columns of the table."),
+        ("study", ["--dicom", "--flair", "x.nii"], "--flair: found a DICOM study, expected a single scan. Choose"),
+    ],
+)
+def test_what_is_said_of_a_single_scan_is_checked_first(finished, tmp_path, capsys, scan, options, problem):
+    for name in ("T1w.nii.gz", "sub-1_FLAIR.nii.gz", "FLAIR.nii.gz", "cohort.csv"):
+        (tmp_path / name).touch()
+    assert main(["apply", str(finished[1]), str(tmp_path / scan), str(tmp_path / "new"), *options]) == 2
+    assert f"voxout: {problem}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_metrics_on_arrays_agree_with_scikit_learn():
     from sklearn.metrics import average_precision_score, roc_auc_score
 

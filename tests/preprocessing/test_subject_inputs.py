@@ -19,7 +19,7 @@ from voxout.preprocessing.settings import (
     PreprocessingSettings,
     RegistrationSettings,
 )
-from voxout.preprocessing.subject_inputs import needed_images, refusals
+from voxout.preprocessing.subject_inputs import contrast_agent_warnings, needed_images, refusals
 
 from ..data_manifests.as_another import folder_of_another
 
@@ -198,3 +198,22 @@ def test_missing_hdbet_is_reported_first(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="HD-BET is not installed; in your clone"):
         require_method(BrainExtractionSettings(method="hdbet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "warned"),
+    [
+        ("sub-1_T1w.nii.gz", None, False),
+        ("sub-1_ce-gadobutrol_T1w.nii.gz", None, True),
+        ("sub-1_ce-none_T1w.nii.gz", None, False),
+        ("sub-1_T1w.nii.gz", '{"ContrastBolusAgent": "Gadovist"}', True),
+        ("sub-1_T1w.nii", '{"ContrastBolusIngredient": "GADOLINIUM"}', True),
+        ("sub-1_T1w.nii.gz", '{"ContrastBolusAgent": "None"}', False),
+        ("sub-1_T1w.nii.gz", "[1, 2]", False),
+        ("sub-1_T1w.nii.gz", "no JSON", False),
+    ],
+)
+def test_a_named_contrast_agent_is_a_doubt(tmp_path, name, sidecar, warned):
+    if sidecar is not None:
+        (tmp_path / "sub-1_T1w.json").write_text(sidecar)
+    assert bool(contrast_agent_warnings(tmp_path / name)) == warned

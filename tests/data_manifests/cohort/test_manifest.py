@@ -143,6 +143,14 @@ def test_messages_contain_no_birth_date(tmp_path):
             "subject_id,Diagnosis,t1w",
             "found column diagnosis, expected group, with control or patient in every row. Rename it.",
         ),
+        (
+            "Proband,group,t1w",
+            "found column proband, expected subject_id. Rename it.",
+        ),
+        (
+            "subject_id,Gruppe,t1w",
+            "found column gruppe, expected group, with control or patient in every row. Rename it.",
+        ),
         ("subject_id,group,t1w,t1w", "column t1w occurs twice. Delete or rename one."),
     ],
 )
@@ -169,6 +177,11 @@ def test_problems_of_the_header_and_of_the_rows_in_one_round(tmp_path):
     [
         ("handedness", "not used: handedness"),
         ("Mask", "not used: mask (did you mean lesion_mask?)"),
+        ("Alter (Jahre)", "not used: alter (jahre) (did you mean age?)"),
+        ("\N{LATIN CAPITAL LETTER A WITH CIRCUMFLEX}ge", "not used: \xe2ge (did you mean age?)"),
+        ("edad", "not used: edad (did you mean age?)"),
+        ("Geschlecht", "not used: geschlecht (did you mean sex?)"),
+        ("L\xe4sion", "not used: l\xe4sion (did you mean lesion_mask?)"),
         ("Diagnosis", "not used: diagnosis"),  # there is a column group
     ],
 )

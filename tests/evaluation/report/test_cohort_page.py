@@ -330,6 +330,15 @@ def test_the_table_of_applied_patients_has_what_was_found_and_no_column_of_dashe
     assert all(set(column) != {"–"} for column in columns.values())
 
 
+def test_the_table_of_a_run_has_what_was_found_beside_the_metrics(written, tmp_path):
+    report, _, _ = written
+    found = [replace(subject, findings=Findings(2, 3, 1.25)) for subject in report.subjects]
+    text = write_report(tmp_path / "index.html", replace(report, subjects=found)).read_text()
+    columns = columns_of(text, "subjects")
+    assert {"Lesions found", "AUROC", "Clusters", "Their volume, ml", "Highest score"} <= columns.keys()
+    assert set(columns["Clusters"]) == {"2"} and set(columns["Their volume, ml"]) == {"1.25"}
+
+
 def test_stages_of_the_model_are_named_as_such(tmp_path):
     text = write_report(tmp_path / "index.html", without_truth(0.05)).read_text()
     assert re.search(r"fit</th><td>run of the model</td>.*map</th><td>this run</td>", text)

@@ -118,7 +118,7 @@ def test_clusters_have_p_values_with_healthy_brains(tmp_path):
     assert float(rows[0]["p_value"]) == pytest.approx(0.75)
     assert "p-value" in page.text and "0.75" in rows_of(page)[0]
     _, page, _ = written(tmp_path, threshold=Threshold(plain.value, plain.origin, (0.0, 1.0, 2.0)))
-    assert "1/4 " in rows_of(page)[0] and "1/4 is the smallest possible with 3 controls" in page.text
+    assert "1/4 " in rows_of(page)[0] and "1/4 is the smallest that 3 controls allow" in page.text
 
 
 def test_pictures_and_table_name_the_same_position(tmp_path, monkeypatch):
@@ -144,6 +144,8 @@ def test_a_cluster_with_two_peaks_is_two_findings_in_page_table_and_labels(tmp_p
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["part_of"] for row in rows] == ["1+2", "1+2"]
+    first, second = rows_of(Page(page.read_text(encoding="utf-8")))
+    assert "1 + 2" in first and "part of 1" in second and "1 + 2" not in second
     assert sum(float(row["volume_mm3"]) for row in rows) == pytest.approx(float(rows[0]["cluster_mm3"]), rel=1e-6)
     for row in rows:
         own = (found.labels.voxels == int(row["rank"])).sum() * 8
@@ -174,7 +176,7 @@ def test_a_map_without_clusters(tmp_path):
 def test_the_page_starts_with_the_findings_as_the_terminal_tells_them(tmp_path):
     _, page, rows = written(tmp_path)
     headline = html.unescape(re.search(r'<p class="headline">(.*?)</p>', page.text)[1])
-    assert headline == describe(rows, THRESHOLD, 6.0, 30)
+    assert headline == describe(rows, THRESHOLD, 6.0, 30, widespread=None)
     assert headline.startswith("2 clusters above 2.00: ") and "peak 6.0, right middle frontal gyrus" in headline
     assert page.text.index("headline") < page.text.index('class="verdict warn"') < page.text.index('id="map"')
     _, page, _ = written(tmp_path, threshold=Threshold(99.0, "set by hand"))

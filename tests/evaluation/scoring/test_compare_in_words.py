@@ -38,7 +38,10 @@ def test_the_better_method_is_named_with_its_p_value(tmp_path):
     assert of["average_precision_per_subject_mean"].p_value == 2 / 2**8, "clear is better in every patient"
     assert of["auroc"].p_value is None
     lines = in_words(comparison, "faint", "clear")
-    assert lines[0].startswith("average precision, mean of subjects: clear is better, ") and "p = 0.0078." in lines[0]
+    assert (
+        lines[0].startswith("average precision, mean of subjects: clear is better, ")
+        and "p = 0.0078 (the smallest that 8 subjects allow)." in lines[0]
+    )
     assert lines[1].startswith("lesions found (sensitivity): clear is better, 1 against "), lines
     assert "not adjusted" in lines[-1]
     assert len(lines) == len(TOLD) + 1
@@ -75,3 +78,5 @@ def test_patients_without_a_threshold_have_no_p_value_of_detection(tmp_path):
 
 def test_p_text():
     assert [p_text(p) for p in (0.0004, 0.0312, 1.0)] == ["p < 0.001", "p = 0.031", "p = 1"]
+    assert p_text(0.25, 3) == "p = 0.25 (the smallest that 3 subjects allow)" and p_text(0.5, 3) == "p = 0.5"
+    assert p_text(2 / 2**14, 14).startswith("p < 0.001 (the smallest") and "smallest" not in p_text(2 / 2**15, 15)

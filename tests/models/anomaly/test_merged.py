@@ -51,6 +51,15 @@ def test_scores_move_by_less_than_a_hundredth_of_their_spread(full, merged, spre
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9999
 
 
+def test_scores_of_healthy_latents_move_by_far_less_and_to_both_sides(full, merged):
+    """A shift that all heads have at a voxel would be a shift of the map."""
+    values = latents(40, 1)
+    before, after = scores(full, values), scores(merged, values)
+    changes = (after - before) / before.std()
+    assert np.sqrt(np.mean(changes**2)) < 0.002
+    assert np.abs(changes.mean(axis=0)).max() < 0.005
+
+
 def test_one_vector_per_voxel_that_is_no_latent(full, merged):
     assert full.field.n_support.min() > 3 and (merged.field.n_support == 1).all()
     assert not merged.field.arrays.support_vectors[:, :-1].any()

@@ -1,10 +1,14 @@
 """Prototypes against a slow implementation, and what they are for: tissue that moves, and tissue that is new."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
+from voxout.models.anomaly.calibrated_scorer import CalibratedScorer
+from voxout.models.anomaly.score_change import score_change
 from voxout.models.prototypes import kernels, scorer
 from voxout.models.prototypes.blocks import Blocks
 from voxout.models.prototypes.scorer import N_PROTOTYPES, Prototypes, Samples
@@ -123,6 +127,20 @@ def test_scores_equal_those_of_a_slow_implementation(controls, fitted):
         block = fitted.blocks.number[voxel]
         white = (controls[0, voxel] - fitted.prototypes[block]) @ fitted.factors[block].T
         assert scores[voxel] == pytest.approx(np.sqrt((white**2).sum(axis=1).min()), rel=1e-4)
+
+
+def test_a_change_of_the_prototypes_is_a_change_of_the_scores(fitted):
+    def change(**changed):
+        one, other = (
+            CalibratedScorer("prototypes", None, own, None, None)  # type: ignore[arg-type]
+            for own in (fitted, replace(fitted, **changed))
+        )
+        return score_change(one, other)
+
+    assert change(prototypes=fitted.prototypes.copy()).large == 0
+    coarse, fine = (change(factors=share * fitted.factors).typical for share in (1.02, 1.002))
+    assert 0.002 < fine < 0.02 and coarse == pytest.approx(10 * fine, rel=0.02)
+    assert change(prototypes=fitted.prototypes + 0.01).typical > 0.01
 
 
 def test_tissue_that_moves_is_normal_and_new_tissue_is_not(controls, fitted):

@@ -25,7 +25,7 @@ THRESHOLD = 4.0
 class Mapped:
     """A study in a folder, and its results beside it."""
 
-    def __init__(self, folder: Path, images: list[Dataset], *, findings: bool = True):
+    def __init__(self, folder: Path, images: list[Dataset], *, findings: bool = True, shift: float = 0):
         self.study = save(images, folder / "study")
         self.out = OutputFolder(folder / "out")
         code, messages = told("dicom", "in", self.study, self.out.received)
@@ -33,15 +33,20 @@ class Mapped:
         (path,) = self.out.received.rglob("*_T1w.nii.gz")
         self.key = path.name.removesuffix("_T1w.nii.gz")
         self.subject = SubjectRecord(parts_of_key(self.key)[0], "patient", {})
-        map_by_hand(self.out, self.subject, path, findings=findings)
+        map_by_hand(self.out, self.subject, path, findings=findings, shift=shift)
 
     def export(self, target: Path, *more: object) -> tuple[int, str]:
         """Write the results to a folder."""
         return told("dicom", "out", self.out.root, self.key, target, *more)
 
 
-def map_by_hand(out: OutputFolder, subject: SubjectRecord, path: Path, *, findings: bool = True) -> None:
-    """Write map, findings and record of a scan; the scores are noise with two bright places, or noise alone."""
+def map_by_hand(
+    out: OutputFolder, subject: SubjectRecord, path: Path, *, findings: bool = True, shift: float = 0
+) -> None:
+    """Write map, findings and record of a scan; the scores are noise with two bright places, or noise alone.
+
+    `shift` is added to all scores.
+    """
     scan = read_volume(path)
     brain = scan.voxels > 0.25 * scan.voxels.max()
     scores = np.random.default_rng(1).normal(size=scan.voxels.shape).astype(np.float32).clip(-3, 3)
@@ -50,11 +55,14 @@ def map_by_hand(out: OutputFolder, subject: SubjectRecord, path: Path, *, findin
         for share in (0.3, 0.7):
             x, y, z = inside[int(share * len(inside))]
             scores[x : x + 3, y : y + 2, z : z + 2] = 6 + share
+    scores += shift
     scores[~brain] = 0
     map, covered = scan.with_voxels(scores), scan.with_voxels(brain)
     context = MapContext(Config(), "a model", THRESHOLD, "set on 20 healthy controls")
     write_map(out.native_map(subject), map, context)
     write_map(out.native_coverage(subject), covered, context)
+    write_map(out.template_map(subject), map, context)
+    write_map(out.template_coverage(subject), covered, context)
     write_volume(out.native_brain_mask(subject), covered)
     found, labels = label_findings(map, THRESHOLD, covered, largest_healthy_mm3=(10.0, 20.0))
     place = Place("left", "grey matter", "precuneus", "parietal lobe")

@@ -120,6 +120,13 @@ def test_a_map_without_findings_has_no_segmentation(tmp_path):
 
 
 # -- the objects -----------------------------------------------------------------------------------------------------
+def test_a_map_that_is_above_the_threshold_everywhere_is_not_to_be_interpreted(tmp_path):
+    mapped = Mapped(tmp_path, classic(in_plane(SCAN, "axial")), shift=4)
+    code, messages = mapped.export(tmp_path / "dicom")
+    assert code == 0 and f"{mapped.key}: Not to be interpreted: " in messages, messages
+    assert "peak" not in messages
+
+
 def test_objects_belong_to_the_study_and_have_uids_of_their_own(one, objects):
     image, read = dcmread(next(one.study.iterdir())), read_all(objects)
     for made in read.values():

@@ -12,6 +12,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_
 from voxout.data_manifests.images.volume import read_volume
 from voxout.data_manifests.synthetic.phantoms import small_asymmetric_phantom
 from voxout.pipeline.dicom import extra
+from voxout.preprocessing.subject_inputs import contrast_agent_warnings
 
 from ..commands import told
 from .made_series import FLAIR, PLANES, PLANTED, T1W, T2W, classic, enhanced, in_plane, save
@@ -103,6 +104,8 @@ def test_a_scan_without_contrast_agent_is_preferred(tmp_path):
     assert "t1w: series 2" in dicom_in(study, tmp_path / "out")[1]
     alone = _study(tmp_path / "alone", t1_3=T1W | {"ContrastBolusAgent": "Gd"})
     assert "warning: series 3: a T1w with contrast agent" in dicom_in(alone, tmp_path / "other")[1]
+    found = {name: only_scan(tmp_path / name, "T1w") for name in ("out", "other")}
+    assert {name: bool(contrast_agent_warnings(path)) for name, path in found.items()} == {"out": False, "other": True}
 
 
 def test_several_t1w_series_are_listed_and_one_can_be_chosen(tmp_path):

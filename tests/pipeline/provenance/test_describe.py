@@ -209,6 +209,19 @@ def test_a_licence_is_one_line(fitted, tmp_path, licence):
     assert not (tmp_path / "model.voxout").exists()
 
 
+@pytest.mark.parametrize("note", [" ", "a\nb", "x" * 501])
+def test_a_note_is_one_line(fitted, tmp_path, note):
+    with pytest.raises(UserError, match=r"^--note: found \d+ characters or a line break, expected one line"):
+        pack(OutputFolder(fitted), tmp_path / "model.voxout", note=note)
+
+
+def test_a_note_is_in_the_card_and_cannot_change_its_table(fitted, tmp_path):
+    pack(OutputFolder(fitted), tmp_path / "model.voxout", note="3 T | see [x](http://y) <b>and</b> `z`")
+    found = describe(tmp_path / "model.voxout")
+    assert r"| note of the sender | 3 T \| see \[x\](http://y) \<b\>and\</b\> \`z\` |" in found.model_card
+    assert found.model["note"].startswith("3 T | see")
+
+
 def test_a_changed_model_is_named_beside_its_records(fitted, tmp_path):
     model = OutputFolder(Path(shutil.copytree(fitted, tmp_path / "model")))
     (model.detectors / "channels.json").write_text("{}")

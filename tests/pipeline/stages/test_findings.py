@@ -14,33 +14,38 @@ def row(ml, peak, side="left", region="precuneus"):
 
 def test_clusters_are_told_with_volume_peak_and_place():
     found = [row(1.234, 6.81), row(0.0456, 4.0, "right", "")]
-    assert describe(found, 3.5912, 6.81, 30) == (
+    assert describe(found, 3.5912, 6.81, 30, widespread=None) == (
         "2 clusters above 3.59: 1.2 ml, peak 6.8, left precuneus; 0.046 ml, peak 4.0, right fluid"
     )
-    assert describe(found[:1], 3.5912, 6.81, 30) == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+    assert (
+        describe(found[:1], 3.5912, 6.81, 30, widespread=None)
+        == "1 cluster above 3.59: 1.2 ml, peak 6.8, left precuneus"
+    )
 
 
 def test_parts_of_a_cluster_are_findings_of_one_cluster():
     parts = [row(1, 6) | {"part_of": "1+2"}, row(1, 5) | {"part_of": "1+2"}, row(1, 4) | {"part_of": ""}]
-    assert describe(parts, 3.6, 6, 30).startswith("3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, ")
+    assert describe(parts, 3.6, 6, 30, widespread=None).startswith(
+        "3 findings in 2 clusters above 3.60: 1.0 ml, peak 6.0, "
+    )
 
 
 def test_flags_follow_the_place():
     flagged = [row(1, 6) | {"flags": "mirror-symmetric; at a ventricle"}]
-    assert describe(flagged, 3.6, 6, 30).endswith("left precuneus (mirror-symmetric, at a ventricle)")
+    assert describe(flagged, 3.6, 6, 30, widespread=None).endswith("left precuneus (mirror-symmetric, at a ventricle)")
 
 
 def test_of_many_clusters_the_highest_are_told():
-    assert describe([row(12.34, 6)] * 5, 3.6, 6, 30).endswith("left precuneus; and 2 more")
+    assert describe([row(12.34, 6)] * 5, 3.6, 6, 30, widespread=None).endswith("left precuneus; and 2 more")
 
 
 def test_nothing_found_and_only_small_spots():
-    assert describe([], 3.59, 3.1, 30) == "nothing above 3.59 (highest 3.10)"
-    assert describe([], 3.59, 4.2, 30) == "no cluster of 30 mm³ above 3.59 (highest 4.20)"
+    assert describe([], 3.59, 3.1, 30, widespread=None) == "nothing above 3.59 (highest 3.10)"
+    assert describe([], 3.59, 4.2, 30, widespread=None) == "no cluster of 30 mm³ above 3.59 (highest 4.20)"
 
 
 def test_a_map_that_is_above_the_threshold_everywhere_has_no_findings():
-    found = describe([row(12.34, 6)] * 5, 3.6, 6, 30, 0.456)
+    found = describe([row(12.34, 6)] * 5, 3.6, 6, 30, widespread=0.456)
     assert found.startswith("not to be interpreted: 46 % of the brain is above 3.60, in both hemispheres")
     assert "peak" not in found and "precuneus" not in found
 

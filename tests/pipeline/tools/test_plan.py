@@ -12,7 +12,7 @@ from voxout.pipeline.config.cluster_settings import ClusterSettings
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.tools import plan, plan_figures
 from voxout.pipeline.tools.machine_speed import probe_s, slowness
-from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text
+from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text, what_is_left
 from voxout.pipeline.tools.plan_of_jobs import memory_line, memory_shortage
 from voxout.pipeline.workflow.console import duration
 
@@ -171,6 +171,32 @@ def test_a_fitted_model_needs_no_fit(tmp_path):
     assert (heads.train, heads.mapped, heads.total) == (0, 5, 5)
     stages = stages_of(heads, load_config())
     assert stages["map"] == stages_of(Heads(40, 2, 3, heads.voxel_mm3), load_config())["map"]
+
+
+def test_of_a_started_run_only_the_rest_is_foretold():
+    """Of 30 heads 24 are prepared, of 10 maps none is made; check, extract and train are done."""
+    heads = Heads(20, 5, 5)
+    whole = stages_of(heads, load_config())
+    left = {"prepare": 24, "fit": None, "map": 0}
+    rest = {stage.stage: stage for stage in what_is_left([*whole.values()], heads, left)}
+    assert list(rest) == ["prepare", "fit", "map"]
+    assert rest["prepare"].wall_s == pytest.approx(whole["prepare"].wall_s / 5)
+    assert rest["prepare"].disk_bytes == pytest.approx(whole["prepare"].disk_bytes / 5, abs=1)
+    assert rest["prepare"].memory_gb == whole["prepare"].memory_gb
+    assert (rest["fit"], rest["map"]) == (whole["fit"], whole["map"])
+
+
+@pytest.mark.usefixtures("warm_workers")
+def test_a_dry_run_foretells_what_is_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("voxout.pipeline.cli.plan.slowness", lambda: 1.0)
+    cohort = small_cohort(tmp_path / "cohort", controls=5, patients=1, seed=1)
+    command = [str(cohort), str(tmp_path / "out"), "--preset", "demo"]
+    assert main(["run", *command, "--dry-run"]) == 0
+    assert "\na run takes about " in capsys.readouterr().out
+    assert main(["check", *command]) == 0
+    capsys.readouterr()
+    assert main(["run", *command[:2], "--dry-run"]) == 0
+    assert "\nwhat is left of the run takes about " in capsys.readouterr().out
 
 
 @pytest.fixture
