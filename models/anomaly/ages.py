@@ -154,14 +154,13 @@ class AgeCalibration:
             scale, mask_hash = file.array("spread", "float16", 2).astype(np.float32), file.metadata["mask_hash"]
             if len(ages) < 2 or not (np.diff(ages) > 0).all() or len(scale) != len(ages) or len(slopes) != len(ages):
                 raise ValueError(f"found {len(ages)} ages, {len(scale)} scales and {len(slopes)} slopes")
+            tables = [
+                [file.array(f"{name}_{number}", "float64", 1) for number in range(len(ages))]
+                for name in ("knots", "neg_log10_p_at")
+            ]
             calibrations = tuple(
-                Calibration.checked(
-                    scale[number],
-                    *(file.array(f"{name}_{number}", "float64", 1) for name in ("knots", "neg_log10_p_at")),
-                    float(slope),
-                    mask_hash,
-                )
-                for number, slope in enumerate(slopes)
+                Calibration.checked(own_scale, knots, neg_log10_p_at, float(slope), mask_hash)
+                for own_scale, knots, neg_log10_p_at, slope in zip(scale, *tables, slopes, strict=True)
             )
         return cls(ages, calibrations)
 
