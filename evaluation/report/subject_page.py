@@ -23,7 +23,7 @@ from .findings import describe
 from .flags import FLAGS, OnTemplate, flags_of
 from .html import json_block, picture_file_uri, picture_uri, write_page
 from .map_pictures import head_of
-from .relation import relation_to_controls
+from .relation import Statement, relation_to_controls
 from .report_inputs import SubjectImages, SubjectReport
 from .viewer.volumes import ViewerVolumes, niivue_licence, niivue_packed, niivue_source
 from .widespread import widespread_share, widespread_warning
@@ -82,11 +82,14 @@ class FoundClusters:
         As returned by `label_findings`.
     rows : list of dict
         Of each cluster, with its place in MNI space (see `cluster_row`).
+    relation : tuple of Statement
+        How the subject relates to the controls of the model.
     """
 
     clusters: tuple[Cluster, ...]
     labels: Volume
     rows: list[dict[str, object]]
+    relation: tuple[Statement, ...] = ()
 
 
 def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> FoundClusters:
@@ -134,6 +137,13 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
     others = sum(len(picture or "") for picture in pictures) + len(niivue_packed()) + len(report.settings_text)
     views = _views(report, images, head, drawn, [*lines[:MOST_LISTED], *lesions], _PAGE_BYTES - _TEXT_BYTES - others)
     share = widespread_share(head.scores, head.brain, head.affine, head.scale.low)
+    relation = relation_to_controls(
+        report.threshold.controls,
+        scores=report.scored.map.voxels[report.scored.inside.voxels.astype(bool)],
+        clusters=count_clusters(rows),
+        age=subject.age,
+        spacing_mm=None if own is None else own.images.scan.grid.spacing_mm.tolist(),
+    )
     write_page(
         path,
         "subject.html",
@@ -143,13 +153,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         report=report,
         subject=subject,
         headline=_headline(report, rows, share),
-        relation=relation_to_controls(
-            report.threshold.controls,
-            scores=report.scored.map.voxels[report.scored.inside.voxels.astype(bool)],
-            clusters=count_clusters(rows),
-            age=subject.age,
-            spacing_mm=None if own is None else own.images.scan.grid.spacing_mm.tolist(),
-        ),
+        relation=relation,
         lines=lines[:MOST_LISTED],
         flags=[flag for flag in FLAGS if any(flag in line.place.flags for line in lines[:MOST_LISTED])],
         lesions=lesions,
@@ -166,7 +170,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         licence=niivue_licence(),
     )
     write_table(table, rows, columns=COLUMNS)
-    return FoundClusters(clusters, labels, rows)
+    return FoundClusters(clusters, labels, rows, relation)
 
 
 def _headline(report: SubjectReport, rows: Sequence[dict[str, object]], widespread: float | None) -> str:

@@ -11,6 +11,7 @@ from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
 from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.report.cluster_table import LABEL_COLUMNS, label_table
+from ...evaluation.report.relation import Statement
 from ...evaluation.scoring.operating_point import OF_MODEL
 from ..config.config import Config
 from ..workflow.attempts import host_class
@@ -58,6 +59,10 @@ _KINDS = {
 """Description, unit and NIfTI intent by the last part of a file's name."""
 
 
+RELATION = "ComparedWithControls"
+"""Key in the JSON file of the clusters."""
+
+
 @dataclass(frozen=True)
 class MapContext:
     """What the JSON files of one subject's maps say beside what each map holds.
@@ -76,6 +81,8 @@ class MapContext:
     made_by : Origin
     scans : mapping from name, as "t1w", to hash
         Of the scans that the map was computed from (see `file_fingerprint`).
+    relation : sequence of Statement
+        How the subject relates to the controls of the model, for the JSON file of its clusters.
     """
 
     config: Config
@@ -85,6 +92,7 @@ class MapContext:
     adapted_on: int | None = None
     made_by: Origin = field(default_factory=Origin)
     scans: Mapping[str, str] = field(default_factory=dict)
+    relation: Sequence[Statement] = ()
 
     @classmethod
     def of_model(
@@ -129,6 +137,7 @@ def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
     sidecar = beside(path, ".json")
     about = {"Description": description, "Units": unit} | _about(path, context)
     if kind == "clusters_dseg":
+        about[RELATION] = [{"Text": found.text, "Unusual": found.unusual} for found in context.relation]
         for name, (text, of) in LABEL_COLUMNS.items():
             about[name] = {"Description": text} | ({"Units": of} if of else {})
     write_json(sidecar, about)

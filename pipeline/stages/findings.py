@@ -1,13 +1,17 @@
 """What was found in each patient, in one line: at the end of a command, and for DICOM."""
 
-from ...data_manifests.cohort.output_paths import OutputFolder
+from pathlib import Path
+
+from ...data_manifests.cohort.output_paths import OutputFolder, beside
 from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.images.volume import read_map, read_mask
+from ...data_manifests.typed_json import load_json
 from ...evaluation.report.cluster_table import read_clusters
 from ...evaluation.report.findings import describe
 from ...evaluation.report.report_inputs import Threshold
 from ...evaluation.report.widespread import widespread_share
 from ...evaluation.scoring.score_cohort import CohortScores
+from ..model.map_files import RELATION
 from ..workflow.runner import Run
 
 
@@ -32,9 +36,20 @@ def finding_lines(run: Run, scores: CohortScores, most: int) -> tuple[list[str],
     threshold, smallest_mm3 = Threshold.of_z_maps(scores).value, scores.settings.smallest_cluster_mm3
     lines = [
         f"{patient.key}: {finding(run.out, patient, threshold, by_key[patient.key], smallest_mm3)}"
+        + unlike_controls(beside(run.out.cluster_labels(patient, run.config.evaluation.space), ".json"))
         for patient in told[:most]
     ]
     return lines, len(told)
+
+
+def unlike_controls(path: Path) -> str:
+    """Return in what a patient is unlike all controls of the model, by the JSON file of its clusters."""
+    try:
+        relation = load_json(path)[RELATION]
+        unlike = [statement["Text"] for statement in relation if statement["Unusual"]]
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or not ours any more
+        return ""
+    return f". Unlike all controls of the model: {'; '.join(unlike)}" if unlike else ""
 
 
 def finding(out: OutputFolder, subject: SubjectRecord, threshold: float, highest: float, smallest_mm3: float) -> str:

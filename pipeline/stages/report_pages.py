@@ -138,6 +138,7 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         shared.adapted_on,
         origin,
         mapped.scans if mapped else {},
+        found.relation,
     )
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 

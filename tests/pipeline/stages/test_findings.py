@@ -1,10 +1,14 @@
 """The findings of each patient at the end of `voxout apply` and `voxout run`."""
 
+import json
+
 import pytest
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.evaluation.report.findings import describe
 from voxout.pipeline.cli import program
+from voxout.pipeline.model.map_files import RELATION
 from voxout.pipeline.stages import findings, score
+from voxout.pipeline.stages.findings import unlike_controls
 from voxout.pipeline.workflow.console import Console
 
 
@@ -48,6 +52,16 @@ def test_a_map_that_is_above_the_threshold_everywhere_has_no_findings():
     found = describe([row(12.34, 6)] * 5, 3.6, 6, 30, widespread=0.456)
     assert found.startswith("not to be interpreted: 46 % of the brain is above 3.60, in both hemispheres")
     assert "peak" not in found and "precuneus" not in found
+
+
+def test_what_is_unlike_all_controls_is_told(tmp_path):
+    path, old = tmp_path / "clusters.json", {"Text": "older than all controls (20 to 75 years)", "Unusual": True}
+    path.write_text(json.dumps({RELATION: [old, {"Text": "1 cluster (controls: at most 3)", "Unusual": False}]}))
+    assert unlike_controls(path) == ". Unlike all controls of the model: older than all controls (20 to 75 years)"
+    for content in ("[]", "{", json.dumps({RELATION: [1]}), json.dumps({RELATION: []})):
+        path.write_text(content)
+        assert unlike_controls(path) == ""
+    assert unlike_controls(tmp_path / "none.json") == ""
 
 
 @pytest.mark.parametrize(("patients", "more"), [(10, ""), (13, "and 3 more: see ")])
