@@ -29,7 +29,13 @@ from .registration.template import load_template
 from .registration.template_transform import TemplateTransform
 from .registration.user_transform import read_transform
 from .settings import REGISTRATION_SEED, PreprocessingSettings
-from .subject_inputs import contrast_agent_warnings, needed_images, refusals, require_intensities
+from .subject_inputs import (
+    contrast_agent_warnings,
+    needed_images,
+    refusals,
+    require_intensities,
+    template_space_warnings,
+)
 
 _LARGE_SHIFT_MM = 20.0
 _LEAST_INFORMATION = 0.12
@@ -83,7 +89,8 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
 
     template = load_template(settings.spacing_mm)
     brain_mask = transform.to_template(brain.mask, template.grid, interpolation="linear")
-    warnings = contrast_agent_warnings(subject.images["t1w"])
+    own = subject.images["t1w"]
+    warnings = contrast_agent_warnings(own) + template_space_warnings(own, native_grid)
     if lesion and lesion_on_t1w:
         from_t1w = alignments[subject.mask_of].transform
         warped_lesion = transform.to_template(lesion, template.grid, interpolation="volume", from_t1w=from_t1w)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data_manifests.cohort.subject import SubjectRecord
 from ..data_manifests.errors import UserError
+from ..data_manifests.images.grid import Grid
 from ..data_manifests.images.volume import Volume
 from ..data_manifests.terms import BIDS_SUFFIX, MODALITIES, Modality
 from .brain_extraction.extract import require_mask
@@ -25,6 +26,9 @@ _SAMPLED_VOXELS = 100_000
 
 _CONTRAST_AGENT = re.compile(r"(^|_)ce-(?!(no|none)_)", re.IGNORECASE)
 """Part of the BIDS name of a scan with a contrast agent."""
+_TEMPLATE_SPACE = re.compile(r"(^|_)space-(MNI|Talairach|TLRC)", re.IGNORECASE)
+_MNI_CODE = 4
+"""sform_code of NIfTI for MNI152."""
 _NO_AGENT = {"", "NO", "NONE", "N", "N/A"}
 
 
@@ -39,6 +43,13 @@ def contrast_agent_warnings(t1w: Path) -> list[str]:
     if not named:
         return []
     return ["the scan was made with a contrast agent: enhancing vessels and tissue can score high"]
+
+
+def template_space_warnings(t1w: Path, grid: Grid) -> list[str]:
+    """Warn of a T1w that was resampled to a template before, if its BIDS name or its NIfTI header says so."""
+    if not _TEMPLATE_SPACE.search(t1w.name) and grid.sform_code != _MNI_CODE:
+        return []
+    return ["the scan lies in template space, resampled before: the controls' own scans were not; give the original"]
 
 
 def needed_images(subject: SubjectRecord, settings: PreprocessingSettings) -> tuple[Modality, ...]:

@@ -10,6 +10,7 @@ from voxout.data_manifests.cohort.check import check_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.errors import SubjectError, UserError, for_terminal
+from voxout.data_manifests.images.volume import read_grid
 from voxout.preprocessing.brain_extraction.availability import require_method
 from voxout.preprocessing.brain_extraction.extract import extract_brain
 from voxout.preprocessing.prepare_subject import prepare_subject
@@ -19,7 +20,12 @@ from voxout.preprocessing.settings import (
     PreprocessingSettings,
     RegistrationSettings,
 )
-from voxout.preprocessing.subject_inputs import contrast_agent_warnings, needed_images, refusals
+from voxout.preprocessing.subject_inputs import (
+    contrast_agent_warnings,
+    needed_images,
+    refusals,
+    template_space_warnings,
+)
 
 from ..data_manifests.as_another import folder_of_another
 
@@ -217,3 +223,20 @@ def test_a_named_contrast_agent_is_a_doubt(tmp_path, name, sidecar, warned):
     if sidecar is not None:
         (tmp_path / "sub-1_T1w.json").write_text(sidecar)
     assert bool(contrast_agent_warnings(tmp_path / name)) == warned
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "warned"),
+    [
+        ("sub-1_T1w.nii.gz", 1, False),
+        ("sub-1_space-orig_T1w.nii.gz", 2, False),
+        ("sub-1_T1w.nii.gz", 4, True),
+        ("sub-1_space-MNI152NLin6Asym_T1w.nii.gz", 1, True),
+    ],
+)
+def test_a_scan_in_template_space_is_a_doubt(tmp_path, name, code, warned):
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4))
+    image.set_sform(np.eye(4), code)
+    nib.save(image, tmp_path / name)
+    path = tmp_path / name
+    assert bool(template_space_warnings(path, read_grid(path))) == warned
