@@ -90,7 +90,9 @@ def _prepare(subject: SubjectRecord, settings: PreprocessingSettings, out: Outpu
     template = load_template(settings.spacing_mm)
     brain_mask = transform.to_template(brain.mask, template.grid, interpolation="linear")
     own = subject.images["t1w"]
-    warnings = contrast_agent_warnings(own) + template_space_warnings(own, native_grid)
+    warnings = contrast_agent_warnings(own)
+    if settings.registration.transform != "none":
+        warnings += template_space_warnings(own, native_grid)
     if lesion and lesion_on_t1w:
         from_t1w = alignments[subject.mask_of].transform
         warped_lesion = transform.to_template(lesion, template.grid, interpolation="volume", from_t1w=from_t1w)
