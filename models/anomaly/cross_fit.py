@@ -47,7 +47,7 @@ class CrossFit:
     step : callable
         Called after each fit.
     device : str or torch.device
-        Device on which networks are trained.
+        Device on which networks are trained, and one-class SVMs and distances fitted.
     edited_controls : EditedControls or None
         What the learned scorer learns from; None if there is no such scorer.
     scratch : Path or None
@@ -103,7 +103,8 @@ class CrossFit:
             parts = DistanceParts(spec.direction)
         scores = self._new_null()
         steps = _Steps(self.step, len(self.subsets))
-        one_pass = OnePass(self.mask, self.subsets, self.jobs, self.scratch)
+        device = None if torch.device(self.device).type == "cpu" else self.device
+        one_pass = OnePass(self.mask, self.subsets, self.jobs, self.scratch, device)
         scorer, regression = one_pass.fit(features, parts, scores, steps.reached)
         return scorer, regression, scores
 

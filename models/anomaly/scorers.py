@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from ...preprocessing.intensity.derived_maps import Direction
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.subsets import Subsets
 from ..features.whitening import Whitening, load_whitening
+from ..ocsvm.blocks import as_array
 from ..ocsvm.detector_arrays import DetectorArrays, GrowingArrays, Precision
 from ..ocsvm.kernel import checked_gamma
 from ..ocsvm.voxelwise import DetectorField, fit_detector_block
@@ -147,12 +149,12 @@ class DistanceParts:
     diagonal: bool = field(default=False, init=False)
     most_controls: int = field(default=0, init=False)
 
-    def fit(self, features: np.ndarray, first: int, weights: np.ndarray | None) -> None:
+    def fit(self, features: np.ndarray | torch.Tensor, first: int, weights: np.ndarray | None) -> None:
         """Do nothing."""
 
-    def score(self, part: None, features: np.ndarray) -> np.ndarray:
+    def score(self, part: None, features: np.ndarray | torch.Tensor) -> np.ndarray:
         """Score whitened features (S, n, d), (S, n) float32."""
-        return _distances(features, self.direction)
+        return _distances(as_array(features) if isinstance(features, torch.Tensor) else features, self.direction)
 
     def add(self, part: None) -> None:
         """Do nothing."""
@@ -176,12 +178,12 @@ class SvmParts:
         self._precision: Precision = _PRECISION
         self._growing = GrowingArrays()
 
-    def fit(self, features: np.ndarray, first: int, weights: np.ndarray | None) -> DetectorField:
+    def fit(self, features: np.ndarray | torch.Tensor, first: int, weights: np.ndarray | None) -> DetectorField:
         """Fit the detectors of n voxels on features (S, n, d) with weights (S,)."""
         arrays = fit_detector_block(features, self._settings.nu, self._gamma, self._precision, first, weights)
         return self._field(arrays)
 
-    def score(self, part: DetectorField, features: np.ndarray) -> np.ndarray:
+    def score(self, part: DetectorField, features: np.ndarray | torch.Tensor) -> np.ndarray:
         """Score features (S, n, d), (S, n) float32; NaN where they are missing."""
         return _svm_scores(part, features, self._settings.score, 1)
 
@@ -209,9 +211,11 @@ def _distances(white: np.ndarray, direction: Direction) -> np.ndarray:
     return white[..., 0] if direction == "higher" else -white[..., 0]
 
 
-def _svm_scores(field: DetectorField, features: np.ndarray, score_by: ScoreName, jobs: int | None) -> np.ndarray:
+def _svm_scores(field: DetectorField, features, score_by: ScoreName, jobs: int | None) -> np.ndarray:
     """Score features (..., P, d) in the space of the detectors, (..., P) float32."""
-    decision = np.asarray(field.decision_function(features, jobs=jobs))
+    decision = field.decision_function(features, jobs=jobs)
+    if isinstance(decision, torch.Tensor):
+        decision = as_array(decision)
     if score_by == "decision":
         scores = -decision
     elif score_by == "distance":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.feature_store import LatentStore
@@ -34,24 +35,38 @@ class ResidualWhitening:
     regression: ConfoundRegression | None
     whitening: Whitening | None
 
-    def apply(self, features: np.ndarray, subjects: np.ndarray, confounds: np.ndarray) -> np.ndarray:
+    def apply(self, features, subjects: np.ndarray, confounds: np.ndarray):
         """Transform the features of some subjects.
 
         Parameters
         ----------
-        features : ndarray, (all subjects, n, d), float32
+        features : ndarray or tensor, (all subjects, n, d), float32
         subjects : ndarray of int, (S,)
         confounds : ndarray, (S, k)
 
         Returns
         -------
-        ndarray, (S, n, d), float32
+        ndarray or tensor, (S, n, d), float32
+            A tensor on the same device for a tensor.
         """
+        if isinstance(features, torch.Tensor):
+            return self._apply_to_tensor(features[torch.from_numpy(subjects)], confounds)
         if self.whitening is None:
             own = features[subjects]
             return own if self.regression is None else self.regression.residualise_block(own, confounds)
         slopes = np.empty((0, *features.shape[1:]), np.float16) if self.regression is None else self.regression.slopes
         return self.whitening.whiten_residuals(features, subjects, slopes, confounds)
+
+    def _apply_to_tensor(self, own: torch.Tensor, confounds: np.ndarray) -> torch.Tensor:
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(own.device)
+
+        if self.regression is not None:
+            own = own - torch.einsum("sk,knd->snd", on_device(confounds), on_device(self.regression.slopes))
+        if self.whitening is None:
+            return own
+        centred, factor = own - on_device(self.whitening.mean), on_device(self.whitening.factor())
+        return torch.einsum("nij,snj->sni", factor, centred).contiguous()
 
     def part(self, voxels: slice) -> "ResidualWhitening":
         """Return the same for some of the voxels, without a copy."""
