@@ -45,13 +45,11 @@ nibabel.save(nibabel.Nifti1Image((image.get_fdata() > 0).astype("uint8"), image.
 """
 DISK_MB = 400
 CUT_S = (1.0, 45.0)
-FULL_S = 60.0
-"""Longest time for which the disk stays full."""
 DISCONNECTED_S = 30.0
 """Time after which Dask closes a connection without answers."""
 HANGS_S = 600.0
-USERS_MISTAKE = 2
-"""Exit code, also of machines that cannot go on."""
+USERS_MISTAKE, SOME_FAILED = 2, 3
+"""Exit codes; the first one is also that of machines that cannot go on."""
 
 
 class Disturbed:
@@ -99,6 +97,8 @@ class Disturbed:
             self.finished += 1
             faults += different(self._place / "out", self._whole / "out")
             shutil.rmtree(self._place / "out")
+        elif code == SOME_FAILED:
+            faults.append((self.run.out / "failures.csv").read_text().strip())
         elif code != -signal.SIGKILL:
             faults.append(f"ended with {code}: {self.run.words.strip().splitlines()[-1]}")
         self.run = Run(self._command, self._place)
@@ -134,13 +134,13 @@ class Disturbed:
         return "went on", []
 
     def _disk(self, chance: random.Random) -> tuple[str, list[str]]:
-        filler, give_up, ended = self._place / "filler", time.monotonic() + FULL_S, False
+        filler, give_up, ended = self._place / "filler", time.monotonic() + HANGS_S, False
         with filler.open("wb") as file:
             while not ended and time.monotonic() < give_up:
                 _fill(self._place, file.fileno())  # again and again, since the run also deletes files
                 ended = self.run.wait(0.1)
         filler.unlink()
-        return self._end("no space left") if ended else ("went on", [])
+        return self._end("no space left") if ended else ("hung", ["hung", *self._client(chance)[1]])
 
     def _network(self, chance: random.Random) -> tuple[str, list[str]]:
         seconds = chance.uniform(*CUT_S)

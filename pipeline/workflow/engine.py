@@ -144,7 +144,8 @@ class Engine:
                 waiting.put(future)
                 continue
             if isinstance(reason, MachineError):
-                client.cancel(list(futures))
+                if future.status != "cancelled":  # without a connection, it would wait for one
+                    client.cancel(list(futures))
                 raise reason
             key = futures[future].key
             if reason is None:

@@ -81,7 +81,8 @@ def test_a_scheduler_without_workers(scheduler, monkeypatch):
 
 def test_a_scheduler_that_ends_is_not_the_fault_of_a_subject():
     """All calls that were left were failures of their subjects: "its worker process died twice"."""
-    with LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1") as cluster:
+    options = {"processes": False, "dashboard_address": None, "host": "127.0.0.1", "protocol": "tcp://"}
+    with LocalCluster(1, threads_per_worker=1, **options) as cluster:
 
         def end(*_):
             cluster.close()
