@@ -334,9 +334,11 @@ def test_the_cohort_table_can_be_sorted_and_filtered(browser, cohort_page):
     widths = browser.run("(() => { const t = document.getElementById('subjects');"
                          " return [t.scrollWidth, t.parentElement.clientWidth]; })()")  # fmt: skip
     assert widths[0] <= widths[1], "the last column is clipped"
-    browser.click("#subjects th:nth-child(6) button")
+    heads = "[...document.querySelectorAll('#subjects thead th')].map((th) => th.textContent.trim())"
+    brain = [text.startswith("Brain, ml") for text in browser.run(heads)].index(True) + 1
+    browser.click(f"#subjects th:nth-child({brain}) button")
     assert browser.run(KEYS) == [f"sub-{n:02}" for n in range(7, -1, -1)]
-    browser.click("#subjects th:nth-child(6) button")
+    browser.click(f"#subjects th:nth-child({brain}) button")
     assert browser.run(KEYS) == [f"sub-{n:02}" for n in range(8)]
     for name, value, left in (("role", "patient", 4), ("site", "Lyon", 2), ("verdict", "warn", 0)):
         browser.run(f"(() => {{ const c = document.getElementById('{name}'); c.value = '{value}';"
