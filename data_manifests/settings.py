@@ -31,6 +31,8 @@ class Section(BaseModel):
 
     removed: ClassVar[Mapping[str, Any]] = {}
     """Names that are no longer settings, and the constant that is used; no other value is accepted for them."""
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Settings that records of before do not name, and the value by which all is as it was before."""
 
     @classmethod
     def without_removed(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,6 +226,7 @@ class EnsembleSettings(Section):
     standard deviation in years, such as 15 (docs/maps.md#age). Needs ages in the manifest."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
+    added: ClassVar = {"age_years": 0.0}
 
     _scorers_once = field_validator("scorers", "covariates")(_each_once)
 

@@ -309,7 +309,11 @@ def _names(values: Any, place: Sequence[int | str]) -> bool:
 
 
 def comparable(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recorded inputs of a stage without names that are no longer settings and had the value now used."""
+    """Return recorded inputs of a stage as those of today, where nothing else than the names has changed.
+
+    Names that are no longer settings and had the value now used are left out; settings that were added since get the
+    value by which all is as it was before, if the record names all other settings of their section.
+    """
 
     def is_removed(name: str, value: Any) -> bool:
         kind, _, setting = name.partition(".")
@@ -317,7 +321,13 @@ def comparable(inputs: Mapping[str, Any]) -> dict[str, Any]:
         section = section_at(Config, sections) if kind == "settings" else None
         return section is not None and not section.without_removed({last: value})
 
-    return {name: value for name, value in inputs.items() if not is_removed(name, value)}
+    kept = {name: value for name, value in inputs.items() if not is_removed(name, value)}
+    for place in {name.rpartition(".")[0] for name in kept if name.startswith("settings.")}:
+        section = section_at(Config, place.split(".")[1:])
+        added = {} if section is None else {f"{place}.{name}": value for name, value in section.added.items()}
+        if section is not None and {f"{place}.{name}" for name in section.model_fields} - added.keys() <= kept.keys():
+            kept = added | kept
+    return kept
 
 
 def require_settings_of_model(config: Config, fitted: Config) -> None:

@@ -240,6 +240,17 @@ def test_records_and_files_of_before_are_not_outdated():
     assert EvaluationSettings(**before["evaluation"]) == EvaluationSettings()
 
 
+def test_a_setting_that_was_added_and_changes_nothing_outdates_no_record():
+    now = flat_settings(load_config().model_dump(mode="json"))
+    name = "settings.models.ensemble.age_years"
+    before = {other: value for other, value in now.items() if other != name}
+    assert StageRecord("fit", before, {}).comparable_inputs == now
+    # A stage that depends on a part of the section does not depend on what was added.
+    part = {"settings.models.ensemble.covariates": []}
+    assert StageRecord("extract", part, {}).comparable_inputs == part
+    assert StageRecord("fit", now | {name: 15.0}, {}).comparable_inputs == now | {name: 15.0}
+
+
 def test_an_old_and_a_new_name_together_are_refused():
     with pytest.raises(
         UserError, match=r"models\.ensemble\.power is not known\. Did you mean models\.ensemble\.p_norm"
