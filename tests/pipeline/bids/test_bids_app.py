@@ -23,17 +23,9 @@ from voxout.pipeline.cli.bids_app import main
 from voxout.pipeline.cli.main import main as voxout
 from voxout.pipeline.workflow.records import file_fingerprint
 
-SETTINGS = {
-    "preprocessing.spacing_mm": 4.0,
-    "preprocessing.registration.transform": "affine",
-    "preprocessing.registration.working_spacing_mm": 4.0,
-    "preprocessing.registration.smallest_similarity": 0.2,
-    "preprocessing.bias_field.working_spacing_mm": 16.0,
-    "models.ensemble.scorers": "[patches, extension]",
-    "data_manifests.held_out_share": 0,
-    "evaluation.bootstrap_draws": 50,
-}
-AS_ARGUMENTS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+from ..small_run import ALL_CONTROLS_FIT, SETTINGS, as_arguments
+
+AS_ARGUMENTS = as_arguments(SETTINGS | ALL_CONTROLS_FIT)
 NATIVE, TEMPLATE = "space-orig", "space-MNI152NLin2009aSym"
 
 
