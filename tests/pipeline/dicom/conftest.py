@@ -9,7 +9,7 @@ from voxout.data_manifests.synthetic.phantoms import small_cohort
 from ..commands import told
 from ..small_run import ALL_CONTROLS_FIT, SETTINGS, as_arguments
 
-CLUSTERS = {"evaluation.false_clusters": "8", "evaluation.smallest_cluster_mm3": "0"}
+CLUSTERS = {"evaluation.false_clusters": 8, "evaluation.smallest_cluster_mm3": 0}
 
 
 @pytest.fixture(scope="session")
