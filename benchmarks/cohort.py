@@ -37,6 +37,7 @@ from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.cohort.subject import Manifest, SubjectRecord
 from voxout.data_manifests.synthetic.phantoms import make_cohort, small_cohort
+from voxout.pipeline.exit_codes import SOME_FAILED
 from voxout.pipeline.run import RunOptions, run_pipeline
 from voxout.pipeline.tools.machine_speed import slowness
 from voxout.pipeline.workflow.console import Console
@@ -81,8 +82,6 @@ nibabel.save(nibabel.Nifti1Image((voxels > 0).astype("uint8"), image.affine), sy
 """
 REFUSED, SUBJECTS, CALLS = 3, 1000, 1000
 JOBS = 2
-SOME_FAILED = 3
-"""Exit code."""
 NO_OP_STAGES = ("prepare", "map", "report")
 
 

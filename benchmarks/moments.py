@@ -32,6 +32,7 @@ import psutil
 from voxout.data_manifests.cohort.manifest import read_manifest, write_manifest
 from voxout.data_manifests.cohort.subject import Manifest
 from voxout.data_manifests.synthetic.phantoms import small_cohort
+from voxout.pipeline.exit_codes import SOME_FAILED, USER_ERROR
 
 from .kills import SETTINGS, Command, Run, different
 
@@ -48,8 +49,6 @@ CUT_S = (1.0, 45.0)
 DISCONNECTED_S = 30.0
 """Time after which Dask closes a connection without answers."""
 HANGS_S = 600.0
-USERS_MISTAKE, SOME_FAILED = 2, 3
-"""Exit codes; the first one is also that of machines that cannot go on."""
 
 
 class Disturbed:
@@ -154,7 +153,7 @@ class Disturbed:
 
     def _end(self, words: str) -> tuple[str, list[str]]:
         """Of a run that may have ended with one sentence; start it again."""
-        if self.run.process.wait() != USERS_MISTAKE:
+        if self.run.process.wait() != USER_ERROR:
             return "went on", self.taken_up()
         last = self.run.words.strip().splitlines()[-1]
         faults = [] if last.startswith("voxout: ") and words in last else [f"told: {last}"]

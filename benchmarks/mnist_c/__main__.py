@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxout.pipeline.cli.arguments import at_least_one
-from voxout.pipeline.cli.program import DONE, SOME_FAILED, open_console, run_program
+from voxout.pipeline.cli.program import open_console, run_program
+from voxout.pipeline.cli.shared_options import at_least_one
+from voxout.pipeline.exit_codes import DONE, SOME_FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,9 +13,8 @@ from ...data_manifests.cohort.bids_selection import BidsSelection
 from ...data_manifests.cohort.single_scan import is_scan, single_scan
 from ...data_manifests.errors import UserError, counted, plain_errors, private
 from ...data_manifests.user_paths import given_path
+from ..exit_codes import SOME_FAILED
 
-SOME_FAILED = 3
-"""Exit code."""
 _LOGGER = logging.getLogger(__name__)
 
 

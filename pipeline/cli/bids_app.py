@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from importlib import metadata
 
 from ...data_manifests.user_paths import given_path
-from .arguments import add_shared, at_least_one
 from .program import closing, open_console, run_options, run_program
+from .shared_options import add_shared, at_least_one
 
 _EXAMPLES = """\
 examples:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import UserError, private
+from ..exit_codes import DONE
 from ..workflow.standard_streams import write_line
-from .program import DONE, open_console
+from .program import open_console
 
 if TYPE_CHECKING:
     from ...data_manifests.cohort.subject import SubjectRecord

@@ -12,13 +12,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ...data_manifests.errors import UserError, counted, private, some_of
+from ..exit_codes import DONE, SOME_FAILED
 from ..workflow.folders import make_folder
 from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .dicom_commands import dicom, received_scan, require_no_dicom_options
 from .model_commands import adapt_scanner, bundle, certify, model, pack_model
-from .program import DONE, SOME_FAILED, closing, open_console, run_options, run_program
+from .program import closing, open_console, run_options, run_program
 from .rivals import rivals
 from .scan_options import SCAN_OPTIONS, require_usable_scan_options
 

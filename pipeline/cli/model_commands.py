@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from ...data_manifests.errors import private
+from ..exit_codes import DONE, SOME_FAILED
 from ..workflow.standard_streams import write_line
-from .program import DONE, SOME_FAILED, exit_code, open_console, run_options
+from .program import exit_code, open_console, run_options
 
 
 def adapt_scanner(options: argparse.Namespace) -> int:
@@ -30,8 +31,8 @@ def adapt_scanner(options: argparse.Namespace) -> int:
 def certify(options: argparse.Namespace) -> int:
     """Measure the detection limits of a model, and say them in a sentence."""
     from ...data_manifests.typed_json import load_json
-    from ..run import CertifyOptions
-    from ..run import certify as measure
+    from ..certify import CertifyOptions
+    from ..certify import certify as measure
 
     asked = CertifyOptions(
         options.out, options.lesions, options.seed, options.device, options.jobs, command=options.asked

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ...data_manifests.caches import choose_caches
 from ...data_manifests.errors import Failure, UserError, for_terminal, private
 from ...data_manifests.machine import machine_trouble, path_trouble
+from ..exit_codes import DONE, SOME_FAILED, STDOUT_CLOSED, USER_ERROR
 from ..workflow.interruption import Interrupted, interruptible
 from ..workflow.standard_streams import write_line
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..run import RunOptions
     from ..workflow.runner import Run
 
-DONE, USER_ERROR, SOME_FAILED, STDOUT_CLOSED = 0, 2, 3, 130
 _MOST_FINDINGS = 10
 """Patients whose findings are printed at the end of a command."""
 

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from ...data_manifests.errors import UserError, private
+from ..exit_codes import DONE, SOME_FAILED
 from ..workflow.stage_titles import STAGE_TITLES
-from .program import DONE, SOME_FAILED, open_console, run_options
+from .program import open_console, run_options
 
 
 def rivals(options: argparse.Namespace) -> int:

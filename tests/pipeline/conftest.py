@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from voxout.data_manifests.cohort.subject import SubjectRecord
-from voxout.pipeline import run
+from voxout.pipeline import certify, run
 from voxout.pipeline.workflow.engine import Engine
 
 
@@ -20,5 +20,6 @@ def warm_workers() -> Iterator[None]:
         def warm(jobs: int | None, **cluster: Any) -> Any:
             return Engine(jobs, **cluster) if cluster else nullcontext(engine)
 
-        patch.setattr(run, "Engine", warm)
+        for module in (run, certify):
+            patch.setattr(module, "Engine", warm)
         yield

@@ -23,17 +23,9 @@ from voxout.pipeline.cli.main import main
 from voxout.pipeline.provenance.describe import describe
 from voxout.pipeline.workflow.records import StageRecord
 
+from .small_run import SETTINGS, as_arguments
+
 ROOT = Path(__file__).parents[2]
-SETTINGS = {
-    "preprocessing.spacing_mm": 4.0,
-    "preprocessing.registration.transform": "affine",
-    "preprocessing.registration.working_spacing_mm": 4.0,
-    "preprocessing.registration.smallest_similarity": 0.2,
-    "preprocessing.bias_field.working_spacing_mm": 16.0,
-    "models.ensemble.scorers": "[patches, extension]",
-    "evaluation.bootstrap_draws": 50,
-}
-AS_ARGUMENTS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +34,8 @@ def finished(warm_workers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     cohort = small_cohort(folder / "cohort", controls=4, held_out=1, patients=2, seed=5)
     out = folder / "out"
-    assert main(["run", str(cohort), str(out), "--preset", "fast", "--device", "cpu", "-q", *AS_ARGUMENTS]) == 0
+    options = ["--preset", "fast", "--device", "cpu", "-q", *as_arguments(SETTINGS)]
+    assert main(["run", str(cohort), str(out), *options]) == 0
     return cohort, out
 
 

@@ -1,13 +1,11 @@
 """`voxout-bids` as a whole: both levels, with and without a given model, on small phantoms."""
 
 import csv
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -19,48 +17,14 @@ from voxout.data_manifests.cohort.output_paths import OutputFolder, beside
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.images.volume import read_grid, read_labels, read_map, read_mask, write_volume
 from voxout.data_manifests.synthetic.phantoms import small_cohort
-from voxout.pipeline.cli.bids_app import main
 from voxout.pipeline.cli.main import main as voxout
 from voxout.pipeline.workflow.records import file_fingerprint
 
-SETTINGS = {
-    "preprocessing.spacing_mm": 4.0,
-    "preprocessing.registration.transform": "affine",
-    "preprocessing.registration.working_spacing_mm": 4.0,
-    "preprocessing.registration.smallest_similarity": 0.2,
-    "preprocessing.bias_field.working_spacing_mm": 16.0,
-    "models.ensemble.scorers": "[patches, extension]",
-    "data_manifests.held_out_share": 0,
-    "evaluation.bootstrap_draws": 50,
-}
-AS_ARGUMENTS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+from ..small_run import ALL_CONTROLS_FIT, SETTINGS, as_arguments
+from .calls import bids, state_of, validate
+
+AS_ARGUMENTS = as_arguments(SETTINGS | ALL_CONTROLS_FIT)
 NATIVE, TEMPLATE = "space-orig", "space-MNI152NLin2009aSym"
-
-
-def bids(*words: object) -> subprocess.CompletedProcess[str]:
-    """Give a command within this process."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
-        code = main([*map(str, words), "--device", "cpu", "--n-cpus", "2"])
-    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
-
-
-def validate(folder: Path) -> dict[str, list[str]]:
-    """Return the errors of the BIDS validator: files by code."""
-    pytest.importorskip("bids_validator_deno")
-    command = [sys.executable, "-c", "from bids_validator_deno import cli; cli()", str(folder), "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [issue for issue in json.loads(done.stdout)["issues"]["issues"] if issue.get("severity") == "error"]
-    errors: dict[str, list[str]] = {}
-    for issue in found:
-        errors.setdefault(issue["code"], []).append(issue.get("location", ""))
-    assert (done.returncode == 0) == (not errors), done.stderr
-    return errors
-
-
-def state_of(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of all files and folders; a file written for a moment changes that of its folder."""
-    paths = [folder, *sorted(folder.rglob("*"))]
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths}
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,8 @@ from voxout.pipeline.bundle.scans import scans_in
 from voxout.pipeline.bundle.transforms import PrepareScand, SaveAnomalyMapd
 from voxout.pipeline.cli.main import main
 
-SETTINGS = (
-    "preprocessing.spacing_mm=4",
-    "preprocessing.registration.transform=affine",
-    "preprocessing.registration.working_spacing_mm=4",
-    "preprocessing.registration.smallest_similarity=0.2",
-    "preprocessing.bias_field.working_spacing_mm=16",
-    "models.ensemble.scorers=[patches,extension]",
-    "evaluation.bootstrap_draws=50",
-)
+from ..small_run import SETTINGS, as_arguments
+
 MAP = "_space-orig_desc-anomaly_zmap.nii.gz"
 NO_NETWORK = ("unshare", "--map-root-user", "--net")
 
@@ -41,8 +34,8 @@ def finished(warm_workers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     cohort = small_cohort(folder / "cohort", controls=4, held_out=1, patients=2, seed=5)
     out = folder / "out"
-    arguments = [part for setting in SETTINGS for part in ("--set", setting)]
-    assert main(["run", str(cohort), str(out), "--preset", "fast", "--device", "cpu", "-q", *arguments]) == 0
+    options = ["--preset", "fast", "--device", "cpu", "-q", *as_arguments(SETTINGS)]
+    assert main(["run", str(cohort), str(out), *options]) == 0
     return cohort, out
 
 

@@ -7,19 +7,9 @@ from voxout.data_manifests.images.volume import Volume, read_volume
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 
 from ..commands import told
+from ..small_run import ALL_CONTROLS_FIT, SETTINGS, as_arguments
 
-SETTINGS = {
-    "preprocessing.spacing_mm": 4.0,
-    "preprocessing.registration.transform": "affine",
-    "preprocessing.registration.working_spacing_mm": 4.0,
-    "preprocessing.registration.smallest_similarity": 0.2,
-    "preprocessing.bias_field.working_spacing_mm": 16.0,
-    "models.ensemble.scorers": "[patches, extension]",
-    "data_manifests.held_out_share": 0,
-    "evaluation.bootstrap_draws": 50,
-    "evaluation.false_clusters": 8,
-    "evaluation.smallest_cluster_mm3": 0,
-}
+CLUSTERS = {"evaluation.false_clusters": 8, "evaluation.smallest_cluster_mm3": 0}
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +22,7 @@ def cohort(tmp_path_factory) -> Path:
 def model(cohort, tmp_path_factory, warm_workers) -> Path:
     """The output folder of the run that fitted it."""
     out = tmp_path_factory.mktemp("model") / "out"
-    given = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+    given = as_arguments(SETTINGS | ALL_CONTROLS_FIT | CLUSTERS)
     code, messages = told("run", cohort, out, *given, "--device", "cpu")
     assert code == 0, messages
     return out
