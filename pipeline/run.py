@@ -1,5 +1,6 @@
 """A run of stages over a cohort: the settings are resolved, the folders checked, the stages brought up to date."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from .config.config import (
     require_settings_of_model,
 )
 from .config.own_commands import require_own_commands, with_commands_of
-from .stages.order import ADAPTED, STAGES, adapting_stages
+from .stages.order import ADAPTED, STAGES, adapting_stages, learning_stages
 from .tools.plan import Heads, plan_run
 from .tools.plan_of_jobs import memory_shortage, subjects_at_once
 from .workflow.console import Console
@@ -198,6 +199,42 @@ def adapt_scanner(options: RunOptions, open_console: Callable[[], Console]) -> t
     assert options.model is not None
     require_can_adapt(options.manifest, OutputFolder(options.model), OutputFolder(options.out))
     return run_pipeline(replace(options, stages=ADAPTED), open_console, adapting_stages())
+
+
+def adapt_to_labels(
+    options: RunOptions, open_console: Callable[[], Console], *, head: bool = False, variance_weight: float = 0.0
+) -> tuple[Run, tuple[Failure, ...]]:
+    """Adapt a fitted model to labelled patients.
+
+    Parameters
+    ----------
+    options : RunOptions
+        `manifest` holds patients with lesion masks only; `out` is the folder of the adapted model. `stages` are not
+        used.
+    open_console : callable
+        As for `run_pipeline`.
+    head, variance_weight
+        As in `LabelSettings`.
+
+    Returns
+    -------
+    As `run_pipeline`.
+
+    Raises
+    ------
+    UserError
+        Patients or labels that cannot be learnt from, or settings, folders or inputs that cannot be used.
+    """
+    from ..models.anomaly.learn import LabelSettings
+    from .stages.labels import require_labels
+
+    assert options.model is not None
+    if not (math.isfinite(variance_weight) and variance_weight >= 0) or (variance_weight > 0 and not head):
+        expected = "0 or more" if head else "none without a head, whose variance it weighs. Add --head"
+        raise UserError(f"adapt: found the variance weight {variance_weight:g}, expected {expected}.")
+    require_labels(options.manifest, OutputFolder(options.model), OutputFolder(options.out))
+    stages = learning_stages(LabelSettings(head, variance_weight))
+    return run_pipeline(replace(options, stages=ADAPTED), open_console, stages)
 
 
 @dataclass(frozen=True)

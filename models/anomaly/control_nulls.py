@@ -97,7 +97,7 @@ class ControlNulls:
         own = reader(latents / specs[encoded.name].feature_key) if encoded is not None else None
         return cls(keys, fit, tuple(map(reader, folders)), own)
 
-    def calibrated(self, ensemble: Ensemble, fusion: Fusion) -> tuple[Ensemble, np.ndarray]:
+    def calibrated(self, ensemble: Ensemble, fusion: Fusion) -> tuple[Learnt, np.ndarray]:
         """Calibrate a combination as `fit_ensemble` does; also return -log10 p of the controls, (S, P)."""
         members = [scorer.member for scorer in ensemble.scorers]
         latents = self.latents if fusion.needs_latents else None
@@ -105,7 +105,7 @@ class ControlNulls:
         surroundings = None
         if ensemble.surroundings is not None:
             surroundings = self.fit.compare_with_surroundings(null)
-        return replace(ensemble, learnt=Learnt(fusion, calibration, surroundings)), null
+        return Learnt(fusion, calibration, surroundings), null
 
     def write_null(self, folder: Path, null: np.ndarray) -> None:
         """Write the z-map of each control, (P, 1), to a folder; NaN outside its brain."""

@@ -94,6 +94,22 @@ class Learnt:
     calibration: Calibration
     surroundings: Surroundings | None
 
+    def save(self, folder: Path) -> None:
+        """Write all parts to a folder."""
+        self.fusion.save(folder / FUSION)
+        _save_calibrations(folder, self.calibration, self.surroundings)
+
+    @classmethod
+    def load(cls, folder: Path, names: Sequence[str], mask: VoxelMask, sigma_mm: float) -> "Learnt":
+        """Load a saved combination of the scorers with these names.
+
+        Raises
+        ------
+        UserError
+            A part is missing, damaged, or was fitted on another brain mask.
+        """
+        return cls(Fusion.load(folder / FUSION, names), *_load_calibrations(folder, mask, sigma_mm))
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -244,8 +260,7 @@ class Ensemble:
         _save_calibrations(folder, self.calibration, self.surroundings)
         self.confounds.save(folder)
         if self.learnt is not None:
-            self.learnt.fusion.save(folder / LEARNT / FUSION)
-            _save_calibrations(folder / LEARNT, self.learnt.calibration, self.learnt.surroundings)
+            self.learnt.save(folder / LEARNT)
         if self.ages is not None:
             self.ages.save(folder / AGES)
         if self.scanner is not None:
@@ -280,8 +295,7 @@ class Ensemble:
         )
         learnt = None
         if (folder / LEARNT / FUSION).exists():
-            fusion = Fusion.load(folder / LEARNT / FUSION, [scorer.name for scorer in scorers])
-            learnt = Learnt(fusion, *_load_calibrations(folder / LEARNT, mask, sigma_mm))
+            learnt = Learnt.load(folder / LEARNT, [scorer.name for scorer in scorers], mask, sigma_mm)
         p_norm = settings.ensemble.p_norm
         return cls(mask, scorers, calibration, p_norm, confounds, surroundings, ages, scanner, learnt)
 
@@ -309,7 +323,7 @@ def _require_mask(folder: Path, mask: VoxelMask, parts: Sequence[Calibration]) -
 
 
 def combined_by_member(
-    neg_log10_ps: Sequence[np.ndarray] | np.ndarray,
+    neg_log10_ps: Iterable[np.ndarray],
     members: Sequence[int | None],
     inside: np.ndarray,
     p_norm: float,
@@ -321,7 +335,7 @@ def combined_by_member(
 
     Parameters
     ----------
-    neg_log10_ps : sequence of ndarray, (P,)
+    neg_log10_ps : ndarray, (K, P), or sequence of ndarray, (P,)
         -log10 p of each scorer.
     members : sequence of int or None
         Encoder of each scorer; scorers without an encoder (None) belong to every member.

@@ -1,7 +1,7 @@
 """Learning of a combination of scorers from labelled patients, and its cross-validation over them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,7 +97,8 @@ class Learner:
         """
         every = np.arange(len(self.patients))
         for fold in folds_of(self.participants, _FOLDS, self.seed):
-            adapted, _ = controls.calibrated(self.ensemble, self.fusion(np.setdiff1d(every, fold)))
+            learnt, _ = controls.calibrated(self.ensemble, self.fusion(np.setdiff1d(every, fold)))
+            adapted = replace(self.ensemble, learnt=learnt)
             for index in fold:
                 outputs = self.patients[index].outputs()
                 before, after = (_z(ensemble, outputs) for ensemble in (self.ensemble, adapted))

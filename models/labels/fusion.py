@@ -1,6 +1,6 @@
 """A learnt combination of scorers: their weights, and a head if there is one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,13 @@ class Fusion:
         """Whether the head uses the latents of the encoder."""
         return self.head is not None and self.head.n_latents > 0
 
-    def weighted(self, neg_log10_ps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def weighted(self, neg_log10_ps: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Multiply the -log10 p of each scorer by its weight."""
         return [weight * values for weight, values in zip(self.weights, neg_log10_ps, strict=True)]
 
-    def factor(self, neg_log10_ps: Sequence[np.ndarray], latents: np.ndarray | None) -> np.ndarray | float:
+    def factor(self, neg_log10_ps: Iterable[np.ndarray], latents: np.ndarray | None) -> np.ndarray | float:
         """Factor of the combined values, (P,); 1 without a head."""
-        return 1.0 if self.head is None else self.head.factor(np.stack(neg_log10_ps), latents)
+        return 1.0 if self.head is None else self.head.factor(np.stack([*neg_log10_ps]), latents)
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file, atomically."""
@@ -80,3 +80,15 @@ class Fusion:
             if head.n_latents < 0 or head.scale.min() <= 0:
                 raise ValueError("a scale is not above 0")
             return cls(tuple(names), weights, patients, head)
+
+
+def read_patients(path: Path) -> int:
+    """Read the number of labelled participants from a saved combination.
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
+    with opened_tensors(path, "learnt combination of scorers") as file:
+        return round(file.number("patients"))

@@ -23,7 +23,8 @@ examples:
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
   voxout apply out --dicom study new-out map the T1w of a DICOM study
   voxout dicom out new-out sub-ID files  write its results as DICOM, for the archive
-  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
+  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner, with healthy scans of it
+  voxout adapt out labelled.csv adapted  adapt a model to a few patients with lesion masks
   voxout certify out                     measure the detection limits of the model (out/certificate/index.html)
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
@@ -144,6 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_cohort(adapt, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
     adapt.set_defaults(command="adapt-scanner")
+    _add_labels(commands.add_parser("adapt", help="adapt a model to patients with lesion masks (2 to 20)"))
     _add_dicom(commands.add_parser("dicom", help="convert the scan of a DICOM study; write results as DICOM"))
     certify = commands.add_parser("certify", help="measure how small and faint a lesion the model finds")
     certify.description = (
@@ -341,6 +343,31 @@ def _add_cohort(
     parser.add_argument("cohort", type=_path, nargs=number, metavar="COHORT", help=what)
     parser.add_argument("out", type=_path, nargs=number, metavar="OUT", help="output folder")
     add_shared(parser, fits=fits)
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `voxout adapt`."""
+    parser.description = (
+        "Adapt a model to a few patients with lesion masks: how its scorers are combined is learnt from them, and "
+        "calibrated on the model's training controls as before. What is gained is measured on patients that are left "
+        "out, and told only if it is shown. OUT holds the adapted model, to be used like that of a run; the given "
+        "model is not changed. With healthy scans of another scanner, use `voxout adapt-scanner`."
+    )
+    parser.add_argument("model", type=_path, metavar="MODEL", help="output folder of the run that fitted the model")
+    _add_cohort(parser, what="manifest (CSV) or BIDS folder of patients with lesion masks", fits=False)
+    parser.add_argument(
+        "--head",
+        action="store_true",
+        help="also train a small network on the scorers' outputs and the latents (experimental)",
+    )
+    parser.add_argument(
+        "--variance-weight",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="with --head: weight of the variance between networks of different patients in the loss (default: 0)",
+    )
+    parser.set_defaults(command="adapt")
 
 
 def _add_maps(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
