@@ -65,7 +65,8 @@ class Gain:
         if self.difference.value is None:
             return f"{NAMES[self.metric]}: not defined ({self.difference.reason_undefined})"
         low, high = self.difference.ci_low, self.difference.ci_high
-        interval = f" (95 % interval {low:+.3f} to {high:+.3f})" if low is not None else ""
+        p_value = f"; p = {self.p_value:.2g}" if self.p_value is not None else ""
+        interval = f" (95 % interval {low:+.3f} to {high:+.3f}{p_value})" if low is not None else ""
         verdict = "a gain" if self.is_shown else "a loss" if self.is_loss else "no gain shown"
         return (
             f"{NAMES[self.metric]}: {self.before.value:.3f} without the labels, {self.after.value:.3f} with them, "

@@ -72,7 +72,10 @@ class LabelledVoxels:
         )
 
     def fewer(self, most: int, random: np.random.Generator) -> "LabelledVoxels":
-        """Return at most `most` lesion voxels, and as many of the healthy ones, drawn at random."""
+        """Return at most `most` lesion voxels, and as many of the healthy ones, drawn at random.
+
+        What they stand for is right on average.
+        """
         chosen, counts = [], self.counts.copy()
         for part in (np.flatnonzero(self.lesion), np.flatnonzero(~self.lesion)):
             drawn = random.choice(part, min(most, len(part)), replace=False)

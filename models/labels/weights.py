@@ -3,7 +3,8 @@
 With -log10 p of the scorers s_k, the map is a p-norm of w_k s_k. It rises with each scorer, whatever the weights, and
 equal weights give the map of the model. Weights are chosen from a list, by the mean over the patients of the logarithm
 of the average precision, less a penalty for their distance from equal weights. How strong the penalty is, is chosen by
-cross-validation over the patients; the strongest keeps the model as it is.
+cross-validation over the patients: the strongest one that is within a standard error of the best (Breiman et al.,
+"Classification and Regression Trees", 1984). Without bounds it keeps the model as it is.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from .labelled_voxels import LabelledVoxels, average_precision
 STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)
 MOST_CANDIDATES = 125
 PENALTIES = (np.inf, 0.3, 0.1, 0.03, 0.01, 0.0)
-"""Per squared logarithm of a weight; the strongest first, which is taken if no other is better."""
+"""Per squared logarithm of a weight, the strongest first."""
 WITHOUT_CROSS_VALIDATION = 0.1
 """Penalty where a single participant is left to choose weights on."""
 
@@ -76,18 +77,27 @@ def choose(table: np.ndarray, participants: Sequence[str], weights: np.ndarray) 
     names, distances = np.asarray(participants), _distances(weights)
     penalty = WITHOUT_CROSS_VALIDATION
     if len(np.unique(names)) > 1:
-        found = [_left_out(table, names, distances, each) for each in PENALTIES]
-        penalty = PENALTIES[int(np.argmax(found))]
+        penalty = _strongest([_left_out(table, names, distances, each) for each in PENALTIES])
     return _best(table, names, distances, penalty)
 
 
-def _left_out(table: np.ndarray, names: np.ndarray, distances: np.ndarray, penalty: float) -> float:
-    """Mean over the participants of the value of the weights that are chosen without them."""
+def _strongest(values: Sequence[np.ndarray]) -> float:
+    """Return the strongest penalty whose values, of each participant, are within a standard error of the best."""
+    best = values[int(np.argmax([each.mean() for each in values]))]
+    for penalty, own in zip(PENALTIES, values, strict=True):
+        missed = best - own
+        if missed.mean() <= missed.std(ddof=1) / np.sqrt(len(missed)):
+            return penalty
+    return PENALTIES[-1]
+
+
+def _left_out(table: np.ndarray, names: np.ndarray, distances: np.ndarray, penalty: float) -> np.ndarray:
+    """Value for each participant of the weights that are chosen without it."""
     own = []
     for name in np.unique(names):
         others = names != name
         own.append(table[_best(table[:, others], names[others], distances, penalty), ~others].mean())
-    return float(np.mean(own))
+    return np.array(own)
 
 
 def _best(table: np.ndarray, names: np.ndarray, distances: np.ndarray, penalty: float) -> int:

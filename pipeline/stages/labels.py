@@ -69,8 +69,8 @@ def require_labels(manifest: Manifest, model: OutputFolder, out: OutputFolder) -
     files = {subject.key: subject.images["t1w"] for subject in manifest}
     if known := [key for key, path in files.items() if path.is_file() and file_fingerprint(path) in trained_on]:
         raise UserError(
-            f"adapt: {counted(len(known), 'labelled patient')} ({some_of(known)}) with a scan that the model was fitted "
-            "to as a healthy one, expected other scans. Take them out, or fit the model without them."
+            f"adapt: {counted(len(known), 'labelled patient')} ({some_of(known)}) with a scan that the model was "
+            "fitted to as a healthy one, expected other scans. Take them out, or fit the model without them."
         )
     if real(out.root).is_relative_to(real(model.root)):
         raise UserError(
@@ -187,10 +187,8 @@ class _Labelled:
                 inside = mask.transform(brain.voxels)
                 found = model.ensemble.outputs(channels, inside, subject, jobs=run.engine.jobs, latents=settings.head)
                 lesions = prepared_lesions(subject, run.out)
-                lesion = (
-                    mask.transform(lesions.voxels.astype(bool)) if lesions is not None else np.zeros(mask.size, bool)
-                )
-                if not (lesion & found.inside).any():
+                lesion = mask.transform(lesions.voxels.astype(bool)) if lesions is not None else None
+                if lesion is None or not (lesion & found.inside).any():
                     empty.append(subject.key)
                     continue
                 values = found.neg_log10_ps.T
