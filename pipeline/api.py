@@ -207,9 +207,9 @@ def adapt_scanner(
     UserError
         Patients among the controls, too few controls, or a model, a setting or a folder that cannot be used.
     """
+    from .adapt import adapt_scanner as adapt
     from .model.unpack import model_folder
     from .model.whole_model import require_whole_model
-    from .run import adapt_scanner as adapt
 
     with plain_errors():
         place = given_path(out, "out")
@@ -228,6 +228,76 @@ def adapt_scanner(
                 command="voxout.adapt_scanner",
             )
             adapt(options, lambda: _console(place, verbose))
+        return load_model(place, device=device, settings=settings)
+
+
+def adapt(
+    model: str | Path,
+    labelled: Manifest | str | Path,
+    out: str | Path,
+    *,
+    head: bool = False,
+    variance_weight: float = 0.0,
+    settings: Settings = (),
+    device: str = "auto",
+    jobs: int | None = None,
+    verbose: bool = True,
+) -> "AnomalyModel":
+    """Adapt a fitted model to a few patients with lesion masks: how its scorers are combined, and its threshold.
+
+    To adapt it to another scanner with healthy scans, see `adapt_scanner`.
+
+    Parameters
+    ----------
+    model : str or Path
+        Output folder of the run that fitted it; it is not changed.
+    labelled : Manifest, str or Path
+        Patients with lesion masks, at least 2 persons; a gain can be shown with 6 or more.
+    out : str or Path
+        Folder of the adapted model. ``adaptation/adaptation.json`` in it says what was gained.
+    head : bool
+        Also train a small network on the scorers' outputs and the latents (experimental).
+    variance_weight : float
+        With `head`: weight of the variance between networks of different patients in the loss.
+    settings : mapping or sequence of str, optional
+        Settings of ``evaluation``.
+    device : str
+    jobs : int, optional
+        Subjects worked on at once; one per core by default.
+    verbose : bool
+        Print a line per stage.
+
+    Returns
+    -------
+    AnomalyModel
+        Its ``without_labels`` is the model before.
+
+    Raises
+    ------
+    UserError
+        Labels that cannot be learnt from, or a model, a setting or a folder that cannot be used.
+    """
+    from .adapt import adapt_to_labels
+    from .model.unpack import model_folder
+    from .model.whole_model import require_whole_model
+
+    with plain_errors():
+        place = given_path(out, "out")
+        manifest, path = _given_cohort(labelled, "labelled")
+        with model_folder(given_path(model, "model"), place) as given:
+            require_whole_model(given)
+            options = RunOptions(
+                manifest,
+                place,
+                (),
+                cohort=path,
+                model=given.root,
+                settings=as_overrides(settings),
+                device=device,
+                jobs=jobs,
+                command="voxout.adapt",
+            )
+            adapt_to_labels(options, lambda: _console(place, verbose), head=head, variance_weight=variance_weight)
         return load_model(place, device=device, settings=settings)
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..data_manifests.cohort.output_paths import OutputFolder
@@ -21,7 +21,7 @@ from .config.config import (
     require_settings_of_model,
 )
 from .config.own_commands import require_own_commands, with_commands_of
-from .stages.order import ADAPTED, STAGES, adapting_stages
+from .stages.order import STAGES
 from .tools.plan import Heads, plan_run
 from .tools.plan_of_jobs import memory_shortage, subjects_at_once
 from .workflow.console import Console
@@ -171,33 +171,6 @@ def run_pipeline(
             require_current(stages[options.stages[0]], stages, run)
         with _saved_settings(run, dry_run=options.dry_run):
             return run, run_stages(options.stages, stages, run, dry_run=options.dry_run)
-
-
-def adapt_scanner(options: RunOptions, open_console: Callable[[], Console]) -> tuple[Run, tuple[Failure, ...]]:
-    """Adapt a fitted model to another scanner.
-
-    Parameters
-    ----------
-    options : RunOptions
-        `manifest` holds healthy controls of that scanner only; `out` is the folder of the adapted model. `stages` are
-        not used.
-    open_console : callable
-        As for `run_pipeline`.
-
-    Returns
-    -------
-    As `run_pipeline`.
-
-    Raises
-    ------
-    UserError
-        Patients among the subjects, too few controls, or settings, folders or inputs that cannot be used.
-    """
-    from .stages.adapt import require_can_adapt
-
-    assert options.model is not None
-    require_can_adapt(options.manifest, OutputFolder(options.model), OutputFolder(options.out))
-    return run_pipeline(replace(options, stages=ADAPTED), open_console, adapting_stages())
 
 
 def _engine(options: RunOptions, cluster: ClusterChoice) -> Engine:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.scoring.score_cohort import CohortScores as CohortScores
     from .models.encoder.dense_inference import encode_densely as encode_densely
     from .models.encoder.network import PatchEncoder as PatchEncoder
+    from .pipeline.api import adapt as adapt
     from .pipeline.api import adapt_scanner as adapt_scanner
     from .pipeline.api import fit as fit
     from .pipeline.api import load_model as load_model
@@ -45,6 +46,7 @@ _HOME = {
     "SubjectRecord": "data_manifests.cohort.subject",
     "UserError": "data_manifests.errors",
     "Volume": "data_manifests.images.volume",
+    "adapt": "pipeline.api",
     "adapt_scanner": "pipeline.api",
     "compare": "pipeline.api_of_scores",
     "encode_densely": "models.encoder.dense_inference",
@@ -65,6 +67,7 @@ __all__ = [
     "SubjectRecord",
     "UserError",
     "Volume",
+    "adapt",
     "adapt_scanner",
     "compare",
     "encode_densely",

@@ -28,6 +28,7 @@ PARTS = {
     "certificate_tables": "certificate/tables",
     "certificate_figures": "certificate/figures",
     "certificate_maps": "certificate/maps",
+    "adaptation": "adaptation",
 }
 """Outputs that are built as a unit, with their paths in an output folder.
 
@@ -317,6 +318,11 @@ class OutputFolder:
     def certificate_tables(self) -> Path:
         """Folder of the tables of the detection limits, as CSV."""
         return self.part("certificate_tables")
+
+    @property
+    def adaptation(self) -> Path:
+        """Folder of what was gained by labels, in a model that was adapted to labelled patients."""
+        return self.part("adaptation")
 
     @property
     def blind_spots(self) -> Path:

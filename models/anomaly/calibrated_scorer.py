@@ -72,7 +72,12 @@ class CalibratedScorer:
         jobs : int, optional
             Number of threads; one per core by default.
         """
-        features = self.features.compute(channels)
+        return self.neg_log10_p_of(self.features.compute(channels), inside, confounds, jobs=jobs)
+
+    def neg_log10_p_of(
+        self, features: np.ndarray, inside: np.ndarray, confounds: np.ndarray | None = None, *, jobs: int | None = None
+    ) -> np.ndarray:
+        """Compute -log10 p of features (P, d) of one subject; see `neg_log10_p`."""
         if self.regression is not None and confounds is not None:
             features = self.regression.residualise(features, confounds)
         neg_log10_p = self.calibration.neg_log10_p(self.scorer.score(features, inside=inside, jobs=jobs))

@@ -16,6 +16,7 @@ from ..features.feature_store import ReadFeatures
 from ..features.packed_masks import Masks
 from ..features.source import ScorerSpec
 from ..features.subsets import Subsets
+from ..labels.fusion import Fusion
 from ..learned.fit import LearnedFit
 from ..learned.scorer import LearnedScorer
 from ..prototypes.scorer import Prototypes, Samples
@@ -137,12 +138,24 @@ class CrossFit:
         self.step()
         return scorer, null
 
-    def combine(self, members: Sequence[int | None], nulls: Sequence[ReadFeatures]) -> tuple[Calibration, np.ndarray]:
-        """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P)."""
+    def combine(
+        self,
+        members: Sequence[int | None],
+        nulls: Sequence[ReadFeatures],
+        *,
+        fusion: Fusion | None = None,
+        latents: ReadFeatures | None = None,
+    ) -> tuple[Calibration, np.ndarray]:
+        """Calibrate the combination of scorers from their nulls (S, P, 1); also return -log10 p of the null, (S, P).
+
+        `fusion` and the `latents` (S, P, L) are as for `combined_by_member`.
+        """
         values = self._new_null()
         for index, (row, brain) in enumerate(zip(rows_of(values), self.inside, strict=True)):
             neg_log10_ps = [null([index])[:, :][0, :, 0] for null in nulls]
-            by_member = combined_by_member(neg_log10_ps, members, brain, self.settings.ensemble.p_norm)
+            own = latents([index])[:, :][0] if latents is not None else None
+            p_norm = self.settings.ensemble.p_norm
+            by_member = combined_by_member(neg_log10_ps, members, brain, p_norm, fusion=fusion, latents=own)
             row[:] = by_member.mean(axis=0)
         return self.calibrate(values), values
 

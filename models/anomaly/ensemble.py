@@ -5,14 +5,15 @@ which all scorers agree, and the maximum (Tippett's method), which favours voxel
 scorers are not independent, so the combination is calibrated again, on controls scored by scorers fitted without them.
 
 The combined values are then compared with their surroundings (`surroundings`) and calibrated to the age of the patient
-(`ages`), and in a model that was adapted to another scanner calibrated to that scanner (`scanner`).
+(`ages`), and in a model that was adapted to another scanner calibrated to that scanner (`scanner`). A combination that
+was learnt from labelled patients (`learnt`) takes the place of the p-norm and of the calibrations that follow it.
 
 With several encoders, each encoder is one member of the ensemble. A member combines the scorers on its latents and the
 scorers that need no encoder. The map is the mean over the members, and the null is computed in the same way.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..confounds.confounds import Confounds
 from ..features.source import FeatureSource
 from ..features.truncated_fov import away_from_truncation
+from ..labels.fusion import FILE as FUSION
+from ..labels.fusion import Fusion
 from ..settings import ModelSettings
 from ..tensor_file import another_mask_error
 from .ages import FILE as AGES
@@ -34,6 +37,8 @@ from .surroundings import Surroundings
 
 _CALIBRATION = "combined.safetensors"
 _SURROUNDINGS, _COMPARED = "surroundings.safetensors", "compared.safetensors"
+LEARNT = "labels"
+"""Folder of a combination that was learnt from labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,57 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
+class ScorerOutputs:
+    """What a combination of scorers is computed from, of one subject.
+
+    Attributes
+    ----------
+    neg_log10_ps : ndarray, (K, P), float32
+        -log10 p of each scorer.
+    inside : ndarray of bool, (P,)
+        Scored voxels.
+    latents : ndarray, (P, L), or None
+        Of the first encoder, if they were asked for and there is one.
+    """
+
+    neg_log10_ps: np.ndarray
+    inside: np.ndarray
+    latents: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """Combination of scorers learnt from labelled patients, calibrated on the controls like that of the model.
+
+    Attributes
+    ----------
+    fusion : Fusion
+    calibration, surroundings
+        As in `Ensemble`.
+    """
+
+    fusion: Fusion
+    calibration: Calibration
+    surroundings: Surroundings | None
+
+    def save(self, folder: Path) -> None:
+        """Write all parts to a folder."""
+        self.fusion.save(folder / FUSION)
+        _save_calibrations(folder, self.calibration, self.surroundings)
+
+    @classmethod
+    def load(cls, folder: Path, names: Sequence[str], mask: VoxelMask, sigma_mm: float) -> "Learnt":
+        """Load a saved combination of the scorers with these names.
+
+        Raises
+        ------
+        UserError
+            A part is missing, damaged, or was fitted on another brain mask.
+        """
+        return cls(Fusion.load(folder / FUSION, names), *_load_calibrations(folder, mask, sigma_mm))
+
+
+@dataclass(frozen=True, eq=False)
 class Ensemble:
     """Ensemble of calibrated scorers.
 
@@ -75,6 +131,8 @@ class Ensemble:
         Calibration to the age of the subject; None: the same at every age.
     scanner : ScannerCalibration or None
         Calibration to another scanner; None: the scanner of the training controls.
+    learnt : Learnt or None
+        What takes the place of `calibration` and `surroundings`, which are kept; None: nothing.
     """
 
     mask: VoxelMask
@@ -85,6 +143,12 @@ class Ensemble:
     surroundings: Surroundings | None = None
     ages: AgeCalibration | None = None
     scanner: ScannerCalibration | None = None
+    learnt: Learnt | None = None
+
+    @property
+    def without_labels(self) -> "Ensemble":
+        """The ensemble before a combination was learnt from labels."""
+        return self if self.learnt is None else replace(self, learnt=None, scanner=None)
 
     def predict(
         self,
@@ -136,20 +200,53 @@ class Ensemble:
         ndarray of bool, (P,)
             Scored voxels.
         """
+        latents = self.learnt is not None and self.learnt.fusion.needs_latents
+        outputs = self.outputs(channels, inside, participant, jobs=jobs, latents=latents)
+        return self.combine(outputs, participant), outputs.inside
+
+    def outputs(
+        self,
+        channels: np.ndarray,
+        inside: np.ndarray,
+        participant: SubjectRecord | None = None,
+        *,
+        jobs: int | None = None,
+        latents: bool = False,
+    ) -> ScorerOutputs:
+        """Compute the -log10 p of each scorer; `latents`: with those of the first encoder. Others as for `predict`."""
         reach_vox = max(scorer.features.reach_vox for scorer in self.scorers)
         inside = away_from_truncation(inside, self.mask, reach_vox)
         confounds = self.confounds.values(channels, inside, participant)
-        neg_log10_ps = [scorer.neg_log10_p(channels, inside, confounds, jobs=jobs) for scorer in self.scorers]
-        members = [scorer.member for scorer in self.scorers]
-        by_member = combined_by_member(neg_log10_ps, members, inside, self.p_norm)
+        with_latents, found = self.scorer_of_latents if latents else None, None
+        neg_log10_ps = np.empty((len(self.scorers), self.mask.size), np.float32)
+        for row, scorer in zip(neg_log10_ps, self.scorers, strict=True):
+            features = scorer.features.compute(channels)
+            found = features if scorer is with_latents else found
+            row[:] = scorer.neg_log10_p_of(features, inside, confounds, jobs=jobs)
+        return ScorerOutputs(neg_log10_ps, inside, found)
+
+    @property
+    def scorer_of_latents(self) -> CalibratedScorer | None:
+        """A scorer of the latents of the first encoder; None without an encoder."""
+        return next((scorer for scorer in self.scorers if scorer.member == 0), None)
+
+    def combine(self, outputs: ScorerOutputs, participant: SubjectRecord | None = None) -> np.ndarray:
+        """Combine the -log10 p of the scorers; returned as by `neg_log10_p`."""
+        calibrated = self if self.learnt is None else self.learnt
+        fusion = None if self.learnt is None else self.learnt.fusion
+        members, inside = [scorer.member for scorer in self.scorers], outputs.inside
+        by_member = combined_by_member(
+            outputs.neg_log10_ps, members, inside, self.p_norm, fusion=fusion, latents=outputs.latents
+        )
         several = len(by_member) > 1
-        values = self.calibration.neg_log10_p(np.stack([by_member.mean(axis=0), *by_member]) if several else by_member)
-        if self.surroundings is not None:
-            divided = values / self.surroundings.divisor(values[0], inside)
-            values = self.surroundings.calibration.neg_log10_p(divided)
+        every = np.stack([by_member.mean(axis=0), *by_member]) if several else by_member
+        values = calibrated.calibration.neg_log10_p(every)
+        if calibrated.surroundings is not None:
+            divided = values / calibrated.surroundings.divisor(values[0], inside)
+            values = calibrated.surroundings.calibration.neg_log10_p(divided)
         if self.ages is not None and participant is not None and participant.age is not None:
             values = self.ages.neg_log10_p(values, participant.age)
-        return values, inside
+        return values
 
     def warnings(self, participant: SubjectRecord) -> tuple[str, ...]:
         """Return sentences on covariates and an age that the map of a participant is not adjusted for."""
@@ -160,11 +257,10 @@ class Ensemble:
         """Write each scorer to a subfolder with its name, and the calibration of the combination."""
         for scorer in self.scorers:
             scorer.save(folder / scorer.name)
-        self.calibration.save(folder / _CALIBRATION)
+        _save_calibrations(folder, self.calibration, self.surroundings)
         self.confounds.save(folder)
-        if self.surroundings is not None:
-            self.surroundings.save(folder / _SURROUNDINGS)
-            self.surroundings.calibration.save(folder / _COMPARED)
+        if self.learnt is not None:
+            self.learnt.save(folder / LEARNT)
         if self.ages is not None:
             self.ages.save(folder / AGES)
         if self.scanner is not None:
@@ -179,17 +275,13 @@ class Ensemble:
         UserError
             A part is missing, damaged, or was fitted on another brain mask.
         """
-        sigma_mm, surroundings = settings.ensemble.surroundings_mm, None
-        names = [_CALIBRATION, _COMPARED] if sigma_mm > 0 else [_CALIBRATION]
-        calibrations = [Calibration.load(folder / name) for name in names]
+        sigma_mm = settings.ensemble.surroundings_mm
+        calibration, surroundings = _load_calibrations(folder, mask, sigma_mm)
         # The record of the model's files tells whether one of these files is missing.
         ages = AgeCalibration.load(folder / AGES) if (folder / AGES).exists() else None
         scanner = ScannerCalibration.load(folder / SCANNER) if (folder / SCANNER).exists() else None
-        parts = [*calibrations, *(ages.calibrations if ages else ()), *([scanner.calibration] if scanner else [])]
-        if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in parts):
-            raise another_mask_error(folder, "calibration was")
-        if sigma_mm > 0:
-            surroundings = Surroundings.load(folder / _SURROUNDINGS, mask, sigma_mm, calibrations[1])
+        parts = [*(ages.calibrations if ages else ()), *([scanner.calibration] if scanner else [])]
+        _require_mask(folder, mask, parts)
         # Few controls allow no learned scorer, see `fit_ensemble`.
         specs = {
             name: spec
@@ -201,30 +293,65 @@ class Ensemble:
             CalibratedScorer.load(name, spec, folder / name, mask, source, settings, confounds.size > 0)
             for name, spec in specs.items()
         )
-        return cls(mask, scorers, calibrations[0], settings.ensemble.p_norm, confounds, surroundings, ages, scanner)
+        learnt = None
+        if (folder / LEARNT / FUSION).exists():
+            learnt = Learnt.load(folder / LEARNT, [scorer.name for scorer in scorers], mask, sigma_mm)
+        p_norm = settings.ensemble.p_norm
+        return cls(mask, scorers, calibration, p_norm, confounds, surroundings, ages, scanner, learnt)
+
+
+def _save_calibrations(folder: Path, calibration: Calibration, surroundings: Surroundings | None) -> None:
+    calibration.save(folder / _CALIBRATION)
+    if surroundings is not None:
+        surroundings.save(folder / _SURROUNDINGS)
+        surroundings.calibration.save(folder / _COMPARED)
+
+
+def _load_calibrations(folder: Path, mask: VoxelMask, sigma_mm: float) -> tuple[Calibration, Surroundings | None]:
+    calibration, surroundings = Calibration.load(folder / _CALIBRATION), None
+    _require_mask(folder, mask, [calibration])
+    if sigma_mm > 0:
+        compared = Calibration.load(folder / _COMPARED)
+        _require_mask(folder, mask, [compared])
+        surroundings = Surroundings.load(folder / _SURROUNDINGS, mask, sigma_mm, compared)
+    return calibration, surroundings
+
+
+def _require_mask(folder: Path, mask: VoxelMask, parts: Sequence[Calibration]) -> None:
+    if any(part.mask_hash != mask.mask_hash or len(part.scale) != mask.size for part in parts):
+        raise another_mask_error(folder, "calibration was")
 
 
 def combined_by_member(
-    neg_log10_ps: Sequence[np.ndarray],
+    neg_log10_ps: Iterable[np.ndarray],
     members: Sequence[int | None],
     inside: np.ndarray,
     p_norm: float,
+    *,
+    fusion: Fusion | None = None,
+    latents: np.ndarray | None = None,
 ) -> np.ndarray:
     """Combine the -log10 p of one subject for each member of the ensemble, (M, P) float32.
 
     Parameters
     ----------
-    neg_log10_ps : sequence of ndarray, (P,)
+    neg_log10_ps : ndarray, (K, P), or sequence of ndarray, (P,)
         -log10 p of each scorer.
     members : sequence of int or None
         Encoder of each scorer; scorers without an encoder (None) belong to every member.
     inside : ndarray of bool, (P,)
         Brain mask of the subject.
     p_norm : float
+    fusion : Fusion, optional
+        Weights of the scorers and a factor of the result, learnt from labels.
+    latents : ndarray, (P, L), optional
+        For `fusion`.
     """
     distinct = sorted({member for member in members if member is not None}) or [None]
-    pairs = list(zip(neg_log10_ps, members, strict=True))
-    return np.stack([combined((s for s, m in pairs if m in (None, member)), inside, p_norm) for member in distinct])
+    weighted = neg_log10_ps if fusion is None else fusion.weighted(neg_log10_ps)
+    pairs = list(zip(weighted, members, strict=True))
+    found = np.stack([combined((s for s, m in pairs if m in (None, member)), inside, p_norm) for member in distinct])
+    return found if fusion is None else (found * fusion.factor(neg_log10_ps, latents)).astype(np.float32)
 
 
 def combined(neg_log10_ps: Iterable[np.ndarray], inside: np.ndarray, p_norm: float) -> np.ndarray:

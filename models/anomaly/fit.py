@@ -84,7 +84,7 @@ def fit_ensemble(
     by_key = {participant.key: participant for participant in participants}
     named = [by_key[key] for key in train] if settings.ensemble.covariates else []
     specs = _affordable(source.specs(settings.ensemble.scorers), train)
-    controls = _StoredControls(store, tuple(train), _brains(store, train, specs, source), source, settings, scratch)
+    controls = _StoredControls(store, tuple(train), brains_of(store, train, specs, source), source, settings, scratch)
     participants_of_controls = [participant_of_key(key) for key in train]
     folds = folds_of(participants_of_controls, FOLDS, seed)
     everyone = np.arange(len(train))
@@ -212,7 +212,7 @@ class _StoredControls:
         return Confounds(covariates, learnt[-1]), [np.concatenate([values, own], axis=1) for own in weights]
 
 
-def _brains(
+def brains_of(
     store: VolumeStore, keys: Sequence[str], specs: Mapping[str, ScorerSpec], source: FeatureSource
 ) -> PackedMasks:
     """Brain masks of the controls, (S, P), without voxels near a truncated field of view."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..workflow.stage_titles import STAGE_TITLES
 from .dicom_arguments import add_dicom
-from .model_arguments import add_adapt, add_apply, add_bundle, add_certify, add_model
+from .model_arguments import add_adapt, add_adapt_scanner, add_apply, add_bundle, add_certify, add_model
 from .output_arguments import add_describe, add_native, add_remove, add_status
 from .score_arguments import add_compare, add_evaluate, add_maps, add_rivals
 from .shared_options import add_cohort, add_runs, add_settings, add_shared, at_least_one, path_of, whole_number
@@ -24,7 +24,8 @@ examples:
   voxout apply out scan.nii.gz new-out   map a single scan, without a manifest
   voxout apply out --dicom study new-out map the T1w of a DICOM study
   voxout dicom out new-out sub-ID files  write its results as DICOM, for the archive
-  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner
+  voxout adapt-scanner out local.csv adapted   adapt a model to another scanner, with healthy scans of it
+  voxout adapt out labelled.csv adapted  adapt a model to a few patients with lesion masks
   voxout certify out                     measure the detection limits of the model (out/certificate/index.html)
   voxout model pack out model.voxout     write the model to one file, to share; apply takes it in place of out
   voxout evaluate --maps maps --masks masks --brain-masks brains --healthy 'control*' --out scores
@@ -84,7 +85,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_compare(commands.add_parser("compare", help="compare the scores of two or more methods on the same subjects"))
     add_rivals(commands.add_parser("rivals", help="compare the maps of a run with other methods on the same scans"))
     add_apply(commands.add_parser("apply", help="map new subjects with the model of an earlier run"))
-    add_adapt(commands.add_parser("adapt-scanner", help="adapt a model to another scanner, with healthy scans of it"))
+    add_adapt_scanner(commands.add_parser("adapt-scanner", help="adapt a model to a scanner, with healthy scans of it"))
+    add_adapt(commands.add_parser("adapt", help="adapt a model to patients with lesion masks (2 to 20)"))
     add_dicom(commands.add_parser("dicom", help="convert the scan of a DICOM study; write results as DICOM"))
     add_certify(commands.add_parser("certify", help="measure how small and faint a lesion the model finds"))
     add_model(commands.add_parser("model", help="pack a model into one file to share, unpack it, show its card"))

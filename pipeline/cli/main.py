@@ -18,7 +18,7 @@ from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .dicom_commands import dicom, received_scan, require_no_dicom_options
-from .model_commands import adapt_scanner, bundle, certify, model, pack_model
+from .model_commands import adapt, adapt_scanner, bundle, certify, model, pack_model
 from .program import closing, open_console, run_options, run_program
 from .rivals import rivals
 from .scan_options import SCAN_OPTIONS, require_usable_scan_options
@@ -309,6 +309,7 @@ _COMMANDS = {
     "rivals": rivals,
     "apply": _apply,
     "adapt-scanner": adapt_scanner,
+    "adapt": adapt,
     "certify": certify,
     "model": model,
     "bundle": bundle,

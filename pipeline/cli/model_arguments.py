@@ -30,7 +30,7 @@ def add_apply(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command="apply")
 
 
-def add_adapt(parser: argparse.ArgumentParser) -> None:
+def add_adapt_scanner(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `voxout adapt-scanner`."""
     parser.add_argument(
         "model", type=path_of, metavar="MODEL", help="output folder of a run, or a packed model (.voxout)"
@@ -42,6 +42,31 @@ def add_adapt(parser: argparse.ArgumentParser) -> None:
     )
     add_cohort(parser, what="manifest (CSV) or BIDS folder of healthy controls", fits=False)
     parser.set_defaults(command="adapt-scanner")
+
+
+def add_adapt(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `voxout adapt`."""
+    parser.description = (
+        "Adapt a model to a few patients with lesion masks: how its scorers are combined is learnt from them, and "
+        "calibrated on the model's training controls as before. What is gained is measured on patients that are left "
+        "out, and told only if it is shown. OUT holds the adapted model, to be used like that of a run; the given "
+        "model is not changed. With healthy scans of another scanner, use `voxout adapt-scanner`."
+    )
+    parser.add_argument("model", type=path_of, metavar="MODEL", help="output folder of the run that fitted the model")
+    add_cohort(parser, what="manifest (CSV) or BIDS folder of patients with lesion masks", fits=False)
+    parser.add_argument(
+        "--head",
+        action="store_true",
+        help="also train a small network on the scorers' outputs and the latents (experimental)",
+    )
+    parser.add_argument(
+        "--variance-weight",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="with --head: weight of the variance between networks of different patients in the loss (default: 0)",
+    )
+    parser.set_defaults(command="adapt")
 
 
 def add_certify(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Commands on fitted models: adapt to another scanner, certify, pack, unpack, show, write as a MONAI bundle."""
+"""Commands on fitted models: adapt to a scanner or to labels, certify, pack, unpack, show, write as a MONAI bundle."""
 
 import argparse
 import sys
@@ -14,9 +14,9 @@ def adapt_scanner(options: argparse.Namespace) -> int:
     """Adapt a model to another scanner."""
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..adapt import adapt_scanner as adapt
     from ..model.unpack import model_folder
     from ..model.whole_model import require_whole_model
-    from ..run import adapt_scanner as adapt
 
     manifest = read_manifest(options.cohort)
     with model_folder(options.model, None if options.dry_run else options.out) as model:
@@ -25,6 +25,41 @@ def adapt_scanner(options: argparse.Namespace) -> int:
     if not options.dry_run:
         adapted = private(OutputFolder(options.out).root, "the output folder")
         run.console.say(f"adapted model: {adapted}; map patients of this scanner with `voxout apply`", level=-1)
+    return exit_code(run, failures)
+
+
+def adapt(options: argparse.Namespace) -> int:
+    """Adapt a model to labelled patients, and say what that gains."""
+    from ...data_manifests.cohort.manifest import read_manifest
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ..adapt import adapt_to_labels
+    from ..model.unpack import model_folder
+    from ..model.whole_model import require_whole_model
+
+    manifest = read_manifest(options.cohort)
+    with model_folder(options.model, None if options.dry_run else options.out) as model:
+        require_whole_model(model)
+        run, failures = adapt_to_labels(
+            run_options(options, manifest, model.root),
+            lambda: open_console(options, options.out),
+            head=options.head,
+            variance_weight=options.variance_weight,
+        )
+    if not options.dry_run:
+        from ...data_manifests.typed_json import load_json
+
+        out = OutputFolder(options.out)
+        content = load_json(out.adaptation / "adaptation.json")
+        for sentence in content["sentences"]:
+            run.console.say(sentence, level=-1)
+        if not any(content["gain_is_shown"].values()):
+            run.console.say(
+                "No gain is shown: the labels may have changed nothing, or made it worse. Map patients with the model "
+                "without labels, or add labelled patients.",
+                level=-1,
+            )
+        adapted = private(out.root, "the output folder")
+        run.console.say(f"adapted model: {adapted}; map patients with `voxout apply`", level=-1)
     return exit_code(run, failures)
 
 

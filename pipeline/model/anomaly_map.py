@@ -64,6 +64,7 @@ class AnomalyMap:
     _transform: TemplateTransform
     _model: str = ""
     _adapted_on: int | None = None
+    _labelled_patients: int | None = None
     _template_brain: Volume | None = None
     _scans: Mapping[str, str] = field(default_factory=dict)
 
@@ -192,7 +193,7 @@ class AnomalyMap:
             )
         folder.mkdir(parents=True, exist_ok=True)
         context = replace(
-            MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on),
+            MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on, self._labelled_patients),
             made_by=Origin.of("AnomalyModel.predict", self._config),
             scans=self._scans,
         )

@@ -17,7 +17,7 @@ from ...data_manifests.cohort.subject import SubjectRecord
 from ...data_manifests.errors import UserError, plain_errors, private
 from ...data_manifests.images.volume import Volume, read_grid, read_mask, write_volume
 from ...evaluation.scoring.operating_point import StoredPoint
-from ...models.anomaly.ensemble import Ensemble, Prediction
+from ...models.anomaly.ensemble import LEARNT, Ensemble, Prediction
 from ...models.encoder.checkpoint import Checkpoint
 from ...models.features.source import FeatureSource
 from ...preprocessing.intensity.channels import Channels
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
 
 BRAIN_MASK = "brain_mask.nii.gz"
+UNADAPTED_POINT = f"{LEARNT}/unadapted_threshold.json"
+"""Threshold of the model before it was adapted to labels, in the folder of the detectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class AnomalyModel:
         Why `operating_point` is None.
     identity : str
         Of the fit; the JSON files of the maps name it.
+    unadapted_point : StoredPoint or None
+        `operating_point` of the model before it was adapted to labels; None if it was not, or had none.
     """
 
     config: Config
@@ -66,6 +70,7 @@ class AnomalyModel:
     operating_point: StoredPoint | None = None
     why_no_threshold: str = "it was loaded without one"
     identity: str = ""
+    unadapted_point: StoredPoint | None = None
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -112,7 +117,17 @@ class AnomalyModel:
             The stored threshold is damaged.
         """
         point, why = self.stored_threshold(model, self.config)
-        return replace(self, operating_point=point, why_no_threshold=why)
+        before = StoredPoint.load(model.detectors / UNADAPTED_POINT)
+        return replace(self, operating_point=point, why_no_threshold=why, unadapted_point=before)
+
+    @property
+    def without_labels(self) -> "AnomalyModel":
+        """The model before it was adapted to labelled patients, with its own threshold; itself if it was not."""
+        if self.ensemble.learnt is None:
+            return self
+        return replace(
+            self, ensemble=self.ensemble.without_labels, operating_point=self.unadapted_point, unadapted_point=None
+        )
 
     @staticmethod
     def stored_threshold(model: OutputFolder, config: Config) -> tuple[StoredPoint | None, str]:
@@ -145,6 +160,11 @@ class AnomalyModel:
     def adapted_on(self) -> int | None:
         """Number of healthy scans of another scanner that it was adapted to; None if it was not adapted."""
         return self.ensemble.scanner.controls if self.ensemble.scanner is not None else None
+
+    @property
+    def labelled_patients(self) -> int | None:
+        """Number of labelled patients that it was adapted to; None if it was not."""
+        return self.ensemble.learnt.fusion.patients if self.ensemble.learnt is not None else None
 
     def prepare(self, subject: SubjectRecord, out: OutputFolder) -> PreparedScan:
         """Prepare a subject into an output folder, as the training controls were.
@@ -214,6 +234,7 @@ class AnomalyModel:
             _template_brain=scan.brain,
             _model=self.identity,
             _adapted_on=self.adapted_on,
+            _labelled_patients=self.labelled_patients,
             _scans=scan.scans,
         )
 

@@ -78,6 +78,8 @@ class MapContext:
         How the threshold was set.
     adapted_on : int or None
         Number of healthy scans of another scanner that the model was adapted to; None if it was not.
+    labelled_patients : int or None
+        Number of labelled patients that the model was adapted to; None if it was not.
     made_by : Origin
     scans : mapping from name, as "t1w", to hash
         Of the scans that the map was computed from (see `file_fingerprint`).
@@ -90,13 +92,19 @@ class MapContext:
     threshold: float | None
     origin: str = ""
     adapted_on: int | None = None
+    labelled_patients: int | None = None
     made_by: Origin = field(default_factory=Origin)
     scans: Mapping[str, str] = field(default_factory=dict)
     relation: Sequence[Statement] = ()
 
     @classmethod
     def of_model(
-        cls, config: Config, model: str, threshold: float | None, adapted_on: int | None = None
+        cls,
+        config: Config,
+        model: str,
+        threshold: float | None,
+        adapted_on: int | None = None,
+        labelled_patients: int | None = None,
     ) -> "MapContext":
         """Return the context of maps with the model's own threshold."""
         controls = OF_MODEL if adapted_on is None else of_scanner(adapted_on)
@@ -107,12 +115,17 @@ class MapContext:
             if threshold is not None
             else "none: the model has no threshold for these settings, or the cohort sets it after mapping"
         )
-        return cls(config, model, threshold, origin, adapted_on)
+        return cls(config, model, threshold, origin, adapted_on, labelled_patients)
 
 
 def of_scanner(controls: int) -> str:
     """Describe the scans that a model was adapted to."""
     return f"{counted(controls, 'healthy control')} of this scanner"
+
+
+def of_labels(patients: int) -> str:
+    """Describe the patients from whom the combination of the scorers was learnt."""
+    return f"{counted(patients, 'labelled patient')}"
 
 
 def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
@@ -187,7 +200,8 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
             "Scorers": list(config.models.ensemble.scorers),
             "Modalities": list(config.preprocessing.modalities),
         }
-        | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {}),
+        | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {})
+        | ({"LearntFrom": of_labels(context.labelled_patients)} if context.labelled_patients is not None else {}),
         "GeneratedBy": [
             {"Name": "voxout", "Version": installed["voxout"]} | ({"Commit": made_by.commit} if made_by.commit else {})
         ],

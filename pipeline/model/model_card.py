@@ -84,11 +84,13 @@ def model_facts(model: AnomalyModel, about: About) -> dict[str, str]:
     """Return the table of the card: what the model was fitted to, with what, and its threshold."""
     config, ensemble = model.config, model.ensemble
     adapted = f"to another scanner, on {model.adapted_on} healthy scans of it"
+    labels = f"to {model.labelled_patients} labelled patients: how the scorers are combined"
     return {
         "fitted": about.fitted or "unknown",
         "to": f"{about.controls} healthy scans",
         **_controls(model),
         **({"adapted": adapted} if model.adapted_on is not None else {}),
+        **({"learnt": labels} if model.labelled_patients is not None else {}),
         "images": f"{', '.join(config.preprocessing.modalities)}; prepared on the template MNI152NLin2009aSym at "
         f"{config.preprocessing.spacing_mm:g} mm, {model.mask.size:,} voxels",
         "brain extraction": config.preprocessing.brain_extraction.method,

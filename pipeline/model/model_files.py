@@ -17,6 +17,8 @@ from ...data_manifests.errors import UserError, private
 from ...data_manifests.open_file import file_hash
 from ...data_manifests.typed_json import Content, read_json
 from ...models.anomaly import scanner
+from ...models.anomaly.ensemble import LEARNT
+from ...models.labels import fusion
 from ..workflow.records import StageRecord, write_json
 
 _RECORD = "model.json"
@@ -153,6 +155,18 @@ def adapted_on(model: OutputFolder) -> int | None:
     """
     path = model.detectors / scanner.FILE
     return scanner.read_controls(path) if path.exists() else None
+
+
+def labelled_patients(model: OutputFolder) -> int | None:
+    """Return to how many labelled patients a model was adapted; None if it was not.
+
+    Raises
+    ------
+    UserError
+        The file of the adaptation is damaged.
+    """
+    path = model.detectors / LEARNT / fusion.FILE
+    return fusion.read_patients(path) if path.exists() else None
 
 
 def _recorded(model: OutputFolder) -> dict[str, _File]:

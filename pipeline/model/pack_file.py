@@ -37,6 +37,7 @@ _NAMES = re.compile(
             *map(re.escape, (CARD, SETTINGS, THRESHOLD, BRAIN_MASK)),
             r"detectors/(channels|confounds|covariates)\.json",
             r"detectors/(ages|components|combined|surroundings|compared|scanner)\.safetensors",
+            r"detectors/labels/(fusion|combined|surroundings|compared)\.safetensors",
             rf"detectors/{_SCORER}/(calibration|smoothed|components|confounds|whitening|networks|prototypes|units)\.safetensors",
             rf"detectors/{_SCORER}/field/detectors\.(json|safetensors)",
             r"encoder/(member-[0-9]{1,2}/)?(checkpoint\.json|step-[0-9]{1,9}\.safetensors)",

@@ -17,6 +17,7 @@ from .description import Description, Input, no_record_of
 class _Model(BaseModel):
     Fit: str = ""
     AdaptedTo: str = ""
+    LearntFrom: str = ""
 
 
 class _Software(BaseModel):
@@ -87,6 +88,8 @@ def _described(path: Path, sidecar: Path) -> Description:
     notes = [f"threshold {threshold}, set on {found.ThresholdSetOn}"] if found.ThresholdSetOn else []
     if found.Model.AdaptedTo:
         notes.append(f"the model was adapted to {found.Model.AdaptedTo}")
+    if found.Model.LearntFrom:
+        notes.append(f"how its scorers are combined was learnt from {found.Model.LearntFrom}")
     notes.append("settings and duration are in the records of the output folder that it was copied from, if any")
     return Description(
         name=path.name,

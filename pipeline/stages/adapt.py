@@ -75,7 +75,7 @@ def _known(run: Run) -> set[str]:
 def _adapt_inputs(run: Run) -> dict[str, Any]:
     prepared = prepared_of(run)
     used = {s.key: [prepared[s.key], covariates_of(run, s.key)] for s in _local_controls(run)}
-    train = _train_record(run.model)
+    train = copied_train_record(run.model, ADAPTED_MODEL)
     return {
         MODEL_FORMAT: FORMAT,
         ADAPTED_MODEL: fit_identity(run.model),
@@ -86,12 +86,20 @@ def _adapt_inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def _train_record(model: OutputFolder) -> StageRecord | None:
-    """Return the record of the encoder in the adapted model; it lists no files, which may be left out of a model."""
+def copied_train_record(model: OutputFolder, name: str) -> StageRecord | None:
+    """Return the record of the encoder in the adapted model; it lists no files, which may be left out of a model.
+
+    Parameters
+    ----------
+    model : OutputFolder
+        Before its adaptation.
+    name : str
+        Of its identity among the inputs.
+    """
     fit, train = StageRecord.read(model.record("fit")), StageRecord.read(model.record("train"))
     if fit is None or train is None or not fit.inputs.get("the encoder"):
         return None
-    return StageRecord("train", {ADAPTED_MODEL: train.identity}, {}, started=train.started)
+    return StageRecord("train", {name: train.identity}, {}, started=train.started)
 
 
 def _adapt(run: Run) -> StageResult:
@@ -109,7 +117,7 @@ def _adapt(run: Run) -> StageResult:
     save_config(run.out.fitted_config, run.config)
     scans = {file_fingerprint(subject.images["t1w"]) for subject in controls}
     write_json(run.out.trained_on, sorted(scans | read_trained_on(run.model)))
-    if (train := _train_record(run.model)) is not None:
+    if (train := copied_train_record(run.model, ADAPTED_MODEL)) is not None:
         train.write(run.out.record("train"))
     write_model_record(run.out, encoders=encoders)
     before = values if model.ensemble.scanner is None else model.ensemble.scanner.neg_log10_p(values)
@@ -173,7 +181,7 @@ def _threshold(run: Run) -> StageResult:
     controls = [subject for subject in _local_controls(run) if (folder / f"{subject.key}.npy").exists()]
     keys = [subject.key for subject in controls]
     null = LatentStore.open(folder, keys, mask)
-    point = threshold_on(lambda: _maps(null, mask), keys, mask.grid, run.config, controls)
+    point = threshold_on(lambda: null_maps(null, mask), keys, mask.grid, run.config, controls)
     before = StoredPoint.load(run.model.operating_point)
     summary = point.controls
     if summary is not None and before is not None and before.controls is not None:
@@ -182,10 +190,11 @@ def _threshold(run: Run) -> StageResult:
         summary = replace(summary, **learnt_from)
     stored = StoredPoint.from_point(replace(point, controls=summary), run.config.evaluation, fit_identity(run.out))
     replace(stored, origin=of_scanner(len(keys))).save(run.out.operating_point)
-    return StageResult(summary=_in_words(stored, before))
+    return StageResult(summary=threshold_in_words(stored, before))
 
 
-def _maps(null: LatentStore, mask: VoxelMask) -> Iterator[np.ndarray]:
+def null_maps(null: LatentStore, mask: VoxelMask) -> Iterator[np.ndarray]:
+    """Yield the stored z-maps (X, Y, Z), -inf where there is no score."""
     for key in null.keys:
         values = null.subject(key)[:, 0].astype(np.float32)
         outside = np.full(mask.grid.size_vox, -np.inf, np.float32)
@@ -193,7 +202,8 @@ def _maps(null: LatentStore, mask: VoxelMask) -> Iterator[np.ndarray]:
         yield np.where(inside, mask.inverse_transform(np.nan_to_num(values)), outside)
 
 
-def _in_words(point: StoredPoint, before: StoredPoint | None) -> str:
+def threshold_in_words(point: StoredPoint, before: StoredPoint | None) -> str:
+    """Say a threshold with its interval, and that of the model before its adaptation."""
     if not np.isfinite(point.threshold):
         return "no threshold: the healthy scans have no more clusters than allowed even with every voxel flagged"
     low, high = np.percentile(point.draws, [2.5, 97.5]) if point.draws else (point.threshold, point.threshold)

@@ -18,7 +18,7 @@ from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
 from ..model.map_files import MapContext, write_map
-from ..model.model_files import adapted_on, read_trained_on, require_files_of_model
+from ..model.model_files import adapted_on, labelled_patients, read_trained_on, require_files_of_model
 from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.origin import Origin
@@ -156,7 +156,8 @@ def write_maps(
     If only the threshold has changed, the maps are not computed again.
     """
     about, device = about_subject(subject), choose_device(device)
-    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], adapted_on(model))
+    adapted = adapted_on(model), labelled_patients(model)
+    context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], *adapted)
     context = replace(context, made_by=origin, scans={name: about[name] for name in subject.images})
     earlier = StageRecord.read(out.map_record(subject))
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ..workflow.runner import Stage
 from ..workflow.stage_titles import STAGE_TITLES
+
+if TYPE_CHECKING:
+    from ...models.anomaly.learn import LabelSettings
 
 APPLIED = ("check", "prepare", "map", "score", "report")
 """Stages that apply a fitted model to new subjects."""
 
 ADAPTED = ("check", "prepare", "fit", "map")
-"""Stages that adapt a fitted model to another scanner; the last two are those of `adapt`."""
+"""Stages that adapt a fitted model to another scanner or to labels; the last two are those of `adapt` or `labels`."""
 
 
 class _Stages(Mapping[str, Stage]):
@@ -36,3 +40,10 @@ def adapting_stages() -> dict[str, Stage]:
     from .adapt import ADAPT, THRESHOLD
 
     return {"check": STAGES["check"], "prepare": STAGES["prepare"], "fit": ADAPT, "map": THRESHOLD}
+
+
+def learning_stages(settings: "LabelSettings") -> dict[str, Stage]:
+    """Return the stages that adapt a fitted model to labelled patients, by name."""
+    from .labels import label_stages
+
+    return {"check": STAGES["check"], "prepare": STAGES["prepare"], **label_stages(settings)}

@@ -19,7 +19,7 @@ from ...evaluation.report.cohort_page import (
 from ...evaluation.report.report_inputs import Threshold
 from ...evaluation.scoring.reference_results import RunScores, read_run
 from ...evaluation.scoring.score_cohort import CohortScores
-from ..model.model_files import adapted_on
+from ..model.model_files import adapted_on, labelled_patients
 from ..workflow.per_subject import work_by_subject
 from ..workflow.records import StageRecord, file_fingerprint, fingerprint, versions
 from ..workflow.runner import Run, Stage, StageResult, all_failures
@@ -137,7 +137,7 @@ def write_cohort_report(
             scores=scores,
             threshold=Threshold.of_z_maps(scores).value,
             runs=reference_runs,
-            summary=run_summary(run.config, adapted_on(run.model)),
+            summary=run_summary(run.config, adapted_on(run.model), labelled_patients(run.model)),
             training=training_curves(run.model, run.config.models.ensemble.members) if needs_encoder else [],
             stages=stage_times(records, {name: StageRecord.read(run.model.record(name)) for name in stages}),
             failures=[*all_failures(run.out), *without_page],

@@ -28,8 +28,8 @@ from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..model.map_files import MapContext, of_scanner, write_clusters
-from ..model.model_files import adapted_on
+from ..model.map_files import MapContext, of_labels, of_scanner, write_clusters
+from ..model.model_files import adapted_on, labelled_patients
 from ..workflow.origin import Origin
 from ..workflow.per_subject import cached
 from ..workflow.records import StageRecord
@@ -53,8 +53,9 @@ class Shared:
     versions : mapping of str to str
     model : str
         Identity of the fit of the model.
-    adapted_on : int or None
-        Number of healthy scans of another scanner that the model was adapted to; None if it was not.
+    adapted_on, labelled_patients : int or None
+        Number of healthy scans of another scanner, and of labelled patients, that the model was adapted to; None if it
+        was not.
     """
 
     threshold: Threshold
@@ -62,13 +63,15 @@ class Shared:
     versions: Mapping[str, str]
     model: str
     adapted_on: int | None = None
+    labelled_patients: int | None = None
 
     @classmethod
     def from_scores(
         cls, scores: CohortScores, roles: Mapping[str, str], versions: Mapping[str, str], model: OutputFolder
     ) -> "Shared":
         """Collect the inputs, with the threshold of the cohort's z-maps."""
-        return cls(Threshold.of_z_maps(scores), roles, versions, fit_identity(model), adapted_on(model))
+        adapted = adapted_on(model), labelled_patients(model)
+        return cls(Threshold.of_z_maps(scores), roles, versions, fit_identity(model), *adapted)
 
 
 def write_page(
@@ -124,7 +127,7 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
         cohort_page="../" + out.report.name,
-        summary=run_summary(config, shared.adapted_on),
+        summary=run_summary(config, shared.adapted_on, shared.labelled_patients),
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
@@ -136,6 +139,7 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         shared.threshold.value,
         shared.threshold.origin,
         shared.adapted_on,
+        shared.labelled_patients,
         origin,
         mapped.scans if mapped else {},
         found.relation,
@@ -190,7 +194,7 @@ def _quality_numbers(quality: "Quality") -> tuple[QualityNumber, ...]:
     )
 
 
-def run_summary(config: Config, adapted_on: int | None = None) -> dict[str, str]:
+def run_summary(config: Config, adapted_on: int | None = None, labelled_patients: int | None = None) -> dict[str, str]:
     """Return the main settings, as shown at the top of the pages, and what the model was adapted to."""
     models, encoder, detector = config.models, config.models.encoder, config.models.detector
     summary = {
@@ -210,6 +214,8 @@ def run_summary(config: Config, adapted_on: int | None = None) -> dict[str, str]
         }
     if adapted_on is not None:
         summary["Model adapted to"] = of_scanner(adapted_on)
+    if labelled_patients is not None:
+        summary["Scorers combined as learnt from"] = of_labels(labelled_patients)
     return summary | {
         "Scored in": f"{config.evaluation.space} space, inside the brain mask",
     }

@@ -45,7 +45,13 @@ def brains(count: int, seed: int = 0) -> np.ndarray:
 
 
 def fit_small_model(
-    root: Path, *, name: str = "", settings: dict | None = None, ages: tuple[float, ...] = (), seed: int = 0
+    root: Path,
+    *,
+    name: str = "",
+    settings: dict | None = None,
+    ages: tuple[float, ...] = (),
+    seed: int = 0,
+    keep_controls: bool = False,
 ) -> Path:
     """Fit and write the model.
 
@@ -59,6 +65,8 @@ def fit_small_model(
     ages : tuple of float
         Of the controls.
     seed : int
+    keep_controls : bool
+        Keep what a run keeps of its controls: their volumes, latents and cross-validated scores.
     """
     model, config = OutputFolder(root), Config.model_validate(settings or SETTINGS)
     keys = tuple(f"sub-{name}{number:02}" for number in range(CONTROLS))
@@ -85,5 +93,16 @@ def fit_small_model(
     write_model_record(model, encoders=True)
     inputs = {MODEL_FORMAT: FORMAT, "the encoder": train.identity}
     StageRecord("fit", inputs, sizes(model.root, [model.detectors]), started="later").write(model.record("fit"))
-    shutil.rmtree(model.latents)
+    if keep_controls:
+        _write_store(model.patches, store, channels)
+    else:
+        shutil.rmtree(model.latents)
     return model.root
+
+
+def _write_store(folder: Path, store: VolumeStore, channels: Channels) -> None:
+    channels.save(folder)
+    for name, array in (("volumes", store.volumes), ("inside", store.inside), ("brain_mask", MASK)):
+        np.save(folder / f"{name}.npy", array)
+    index = {"keys": store.keys, "channels": store.channels, "affine": GRID.grid.affine.tolist()}
+    write_json(folder / "store.json", index | {"qform_code": 1, "sform_code": 1, "mask_hash": GRID.mask_hash})

@@ -1,0 +1,118 @@
+"""Cross-validated scores of the training controls of a fitted model, on which another combination is calibrated."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...data_manifests.cohort.subject import participant_of_key
+from ...data_manifests.errors import UserError, private
+from ...data_manifests.images.memory_map import rows_of
+from ...preprocessing.patches.volume_store import VolumeStore
+from ..features.feature_store import LatentStore, ReadFeatures
+from ..features.source import FeatureSource
+from ..features.subsets import Subsets
+from ..labels.fusion import Fusion
+from ..settings import FOLDS, ModelSettings
+from .calibration import folds_of, z_from_neg_log10_p
+from .cross_fit import CrossFit
+from .ensemble import Ensemble, Learnt
+from .fit import NULL, brains_of
+
+
+@dataclass(frozen=True, eq=False)
+class ControlNulls:
+    """Scores of the training controls, each by scorers that were fitted without it, as the stage fit left them on disk.
+
+    Attributes
+    ----------
+    keys : tuple of str
+    fit : CrossFit
+        With the folds of the fit.
+    nulls : tuple of callable
+        Open the -log10 p (n, P, 1) of each scorer.
+    latents : callable or None
+        Opens the latents (n, P, L) of the first encoder; None without an encoder.
+    """
+
+    keys: tuple[str, ...]
+    fit: CrossFit
+    nulls: tuple[ReadFeatures, ...]
+    latents: ReadFeatures | None
+
+    @classmethod
+    def open(
+        cls,
+        patches: Path,
+        latents: Path,
+        ensemble: Ensemble,
+        source: FeatureSource,
+        settings: ModelSettings,
+        *,
+        seed: int,
+        scratch: Path | None = None,
+        jobs: int | None = None,
+    ) -> "ControlNulls":
+        """Open the scores of a fitted model.
+
+        Parameters
+        ----------
+        patches, latents : Path
+            Folders of the run that fitted it.
+        ensemble : Ensemble
+        source : FeatureSource
+        settings : ModelSettings
+        seed : int
+            Of the fit.
+        scratch : Path, optional
+            See `CrossFit`.
+        jobs : int, optional
+
+        Raises
+        ------
+        UserError
+            They were deleted.
+        """
+        folders = [latents / NULL / scorer.name for scorer in ensemble.scorers]
+        keys = tuple(sorted(path.stem for path in folders[0].glob("*.npy")))
+        if not keys or not patches.is_dir():
+            raise UserError(
+                f"{private(latents.parent, 'the model')}: its folder holds no cross-validated scores of the training "
+                "controls, expected the output folder of the `voxout run` that fitted the model, with `latents` and "
+                "`patches`; packed models and models adapted to another scanner have none. Give that folder."
+            )
+        store = VolumeStore.open(patches)
+        specs = source.specs(settings.ensemble.scorers)
+        inside = brains_of(store, keys, {scorer.name: specs[scorer.name] for scorer in ensemble.scorers}, source)
+        folds = folds_of([participant_of_key(key) for key in keys], FOLDS, seed)
+        subsets = Subsets(folds, [np.zeros((len(keys), 0))] * (len(folds) + 1))
+        fit = CrossFit(ensemble.mask, inside, subsets, settings, jobs, scratch=scratch)
+
+        def reader(folder: Path) -> ReadFeatures:
+            stored = LatentStore.open(folder, keys, ensemble.mask)
+            return lambda controls: replace(stored, keys=tuple(keys[index] for index in controls))
+
+        encoded = ensemble.scorer_of_latents
+        own = reader(latents / specs[encoded.name].feature_key) if encoded is not None else None
+        return cls(keys, fit, tuple(map(reader, folders)), own)
+
+    def calibrated(self, ensemble: Ensemble, fusion: Fusion) -> tuple[Learnt, np.ndarray]:
+        """Calibrate a combination as `fit_ensemble` does; also return -log10 p of the controls, (S, P)."""
+        members = [scorer.member for scorer in ensemble.scorers]
+        latents = self.latents if fusion.needs_latents else None
+        calibration, null = self.fit.combine(members, self.nulls, fusion=fusion, latents=latents)
+        surroundings = None
+        if ensemble.surroundings is not None:
+            surroundings = self.fit.compare_with_surroundings(null)
+        return Learnt(fusion, calibration, surroundings), null
+
+    def write_null(self, folder: Path, null: np.ndarray) -> None:
+        """Write the z-map of each control, (P, 1), to a folder; NaN outside its brain."""
+        store = LatentStore.create(folder, self.fit.mask, 1)
+        for key, z, brain in self._z(null):
+            store.write(key, z[:, None], available=brain)
+
+    def _z(self, null: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for key, row, brain in zip(self.keys, rows_of(null), self.fit.inside, strict=True):
+            yield key, np.where(brain, z_from_neg_log10_p(row), 0), brain

@@ -1,0 +1,1 @@
+"""Combination of scorers that is learnt from a few labelled patients."""
