@@ -24,6 +24,7 @@ def relation_to_controls(
     clusters: int,
     age: float | None,
     spacing_mm: Sequence[float] | None,
+    latent_distance: float | None = None,
 ) -> tuple[Statement, ...]:
     """Compare a patient with the controls; empty for a model without the summary of its controls.
 
@@ -40,6 +41,8 @@ def relation_to_controls(
         Years.
     spacing_mm : sequence of float or None
         Edges of a voxel of the scan.
+    latent_distance : float or None
+        Of the whole brain, median of -log10 p.
     """
     if controls is None or not controls.clusters or not scores.size:
         return ()
@@ -62,6 +65,15 @@ def relation_to_controls(
         edges = " x ".join(f"{edge:.2g}" for edge in spacing_mm)
         text = f"voxels of {edges} mm (controls {_range(low, high, '.2g')} mm)"
         found.append(Statement(text, coarse or fine))
+    if latent_distance is not None and controls.latent_distances is not None:
+        middle, most = float(np.median(controls.latent_distances)), controls.latent_distances[-1]
+        found.append(
+            Statement(
+                f"latents of the whole brain at a distance of {latent_distance:.2f}, median of -log10 p (controls: "
+                f"median {middle:.2f}, at most {most:.2f})",
+                latent_distance > most,
+            )
+        )
     share = float((scores > P001_Z).mean())
     shares = controls.shares_above
     most = shares[-1]

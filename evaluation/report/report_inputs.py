@@ -229,6 +229,8 @@ class SubjectReport:
         Local volume change by the registration, in template space.
     row : SubjectRow or None
         Metrics of the subject at the operating point of the cohort.
+    latent_distance : float or None
+        Of the whole brain, as in `relation_to_controls`.
     cohort_page : str or None
         Path of the cohort page, relative to this page.
     summary, settings_text, versions
@@ -248,6 +250,7 @@ class SubjectReport:
     jacobian: Volume | None = None
     discovery: Discovery | None = None
     row: SubjectRow | None = None
+    latent_distance: float | None = None
     cohort_page: str | None = None
     summary: Mapping[str, str] = field(default_factory=dict)
     settings_text: str = ""

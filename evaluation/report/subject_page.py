@@ -143,6 +143,7 @@ def write_subject_page(path: Path, report: SubjectReport, *, table: Path) -> Fou
         clusters=count_clusters(rows),
         age=subject.age,
         spacing_mm=None if own is None else own.images.scan.grid.spacing_mm.tolist(),
+        latent_distance=report.latent_distance,
     )
     write_page(
         path,

@@ -15,7 +15,7 @@ P001_Z = 3.09
 """z-score that one healthy voxel in a thousand exceeds."""
 _AGE_STEP = 5
 """Years; ages are rounded outwards, since the youngest and the oldest age are those of single persons."""
-LATER_FIELDS = ("females", "males", "sites")
+LATER_FIELDS = ("females", "males", "sites", "latent_distances")
 """Fields that files of before lack."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,6 +31,7 @@ class StoredSummary(Content):
     females: Annotated[int, Field(ge=0)] | None = None
     males: Annotated[int, Field(ge=0)] | None = None
     sites: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    latent_distances: tuple[Annotated[float, Field(ge=0)], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class ControlSummary:
         Scans of women and men; None if no sex is known, or for models fitted before it was stored.
     sites : tuple of int or None
         Number of scans of each site, the largest first, without names; None as above.
+    latent_distances : tuple of float or None
+        Distance of the latents of each control from those of the others, the smallest first; None as above, and for
+        models without an encoder.
     """
 
     clusters: tuple[int, ...]
@@ -60,6 +64,7 @@ class ControlSummary:
     females: int | None = None
     males: int | None = None
     sites: tuple[int, ...] | None = None
+    latent_distances: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -70,6 +75,7 @@ class ControlSummary:
         spacings_mm: Sequence[np.ndarray],
         sexes: Sequence[str | None] = (),
         sites: Sequence[str | None] = (),
+        latent_distances: Sequence[float] = (),
     ) -> "ControlSummary":
         """Summarise controls; see the attributes. Unknown ages, sexes and sites are left out."""
         known = [age for age in ages if age is not None]
@@ -89,4 +95,5 @@ class ControlSummary:
             sexes_known.count("f") if sexes_known else None,
             sexes_known.count("m") if sexes_known else None,
             tuple(sorted(Counter(site for site in sites if site).values(), reverse=True)) or None,
+            tuple(sorted(latent_distances)) or None,
         )

@@ -53,11 +53,23 @@ class Prediction:
         Scored voxels: the subject's brain, without voxels near a truncated field of view.
     ensemble_sd : ndarray or None, (P,), float32
         Standard deviation over the members of the ensemble, each on the ensemble's scale; None for a single member.
+    latent_distance : float or None
+        See `latent_distance`; None for a model without an encoder.
     """
 
     z: np.ndarray
     inside: np.ndarray
     ensemble_sd: np.ndarray | None = None
+    latent_distance: float | None = None
+
+
+def latent_distance(neg_log10_p: np.ndarray, inside: np.ndarray) -> float | None:
+    """Distance of the latents of a whole brain from those of the controls; None without a scored voxel.
+
+    The median of -log10 p of a scorer of latents, (P,), over the scored voxels, (P,) bool: some 0.3 for a brain like
+    the controls, whatever lesions it has, and more if it is unlike them nearly everywhere, as with another scanner.
+    """
+    return round(float(np.median(neg_log10_p[inside])), 3) if inside.any() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +187,16 @@ class Ensemble:
         -------
         Prediction
         """
-        values, inside = self.neg_log10_p(channels, inside, participant, jobs=jobs)
+        outputs = self.outputs(channels, inside, participant, jobs=jobs, latents=self._needs_latents)
+        values = self.combine(outputs, participant)
         if self.scanner is not None:
             values = self.scanner.neg_log10_p(values)
-        z, *z_of_members = np.where(inside, z_from_neg_log10_p(values), 0).astype(np.float32)
-        if not z_of_members:
-            return Prediction(z, inside)
-        return Prediction(z, inside, np.std(z_of_members, axis=0, ddof=1))
+        z, *z_of_members = np.where(outputs.inside, z_from_neg_log10_p(values), 0).astype(np.float32)
+        distance = None
+        if (scorer := self.scorer_of_latents) is not None:
+            distance = latent_distance(outputs.neg_log10_ps[self.scorers.index(scorer)], outputs.inside)
+        ensemble_sd = np.std(z_of_members, axis=0, ddof=1) if z_of_members else None
+        return Prediction(z, outputs.inside, ensemble_sd, distance)
 
     def neg_log10_p(
         self,
@@ -200,9 +215,12 @@ class Ensemble:
         ndarray of bool, (P,)
             Scored voxels.
         """
-        latents = self.learnt is not None and self.learnt.fusion.needs_latents
-        outputs = self.outputs(channels, inside, participant, jobs=jobs, latents=latents)
+        outputs = self.outputs(channels, inside, participant, jobs=jobs, latents=self._needs_latents)
         return self.combine(outputs, participant), outputs.inside
+
+    @property
+    def _needs_latents(self) -> bool:
+        return self.learnt is not None and self.learnt.fusion.needs_latents
 
     def outputs(
         self,

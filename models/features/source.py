@@ -72,6 +72,11 @@ SCORER_SPECS: Mapping[ScorerName, ScorerSpec] = {
 """Scorers by name. `ocsvm` is the published method; `intensity` is the z-score with pooled variance."""
 
 
+def is_of_latents(name: str) -> bool:
+    """Whether a scorer of this name scores the latents of an encoder."""
+    return any(name == each and spec.features == "codes" for each, spec in SCORER_SPECS.items())
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureSource:
     """Channels of the cohort and trained encoders, from which features are computed.
@@ -101,16 +106,16 @@ class FeatureSource:
         """
         specs = {}
         for name in names:
-            if name in SCORER_SPECS and SCORER_SPECS[name].features == "codes":
-                if not self.checkpoints:
-                    raise ValueError(f"scorer {name} needs an encoder, but there is none")
-                for member in range(len(self.checkpoints)):
-                    specs[numbered(name, member)] = replace(SCORER_SPECS[name], member=member)
-                continue
             if name in SCORER_SPECS:
+                spec = SCORER_SPECS[name]
+                if is_of_latents(name):
+                    if not self.checkpoints:
+                        raise ValueError(f"scorer {name} needs an encoder, but there is none")
+                    for member in range(len(self.checkpoints)):
+                        specs[numbered(name, member)] = replace(spec, member=member)
                 # Without derived maps, "derived_features" and "intensity" are the same: keep one.
-                if self.channels.derived or name != "derived_features" or "intensity" not in names:
-                    specs[name] = SCORER_SPECS[name]
+                elif self.channels.derived or name != "derived_features" or "intensity" not in names:
+                    specs[name] = spec
                 continue
             if name not in self.channels.derived:
                 raise UserError(

@@ -13,7 +13,10 @@ from ...data_manifests.errors import Failure, UserError, private, some_of
 from ...data_manifests.user_paths import real
 from ..run import RunOptions, run_pipeline, settings_of_run
 from ..stages.order import APPLIED
+from ..tools.plan import Heads
+from ..tools.plan_of_jobs import jobs_within
 from ..workflow.console import Console
+from ..workflow.engine import usable_cores
 from ..workflow.lock import sole_user
 from ..workflow.ownership import claim
 from ..workflow.records import StageRecord
@@ -42,6 +45,8 @@ class BidsCall:
         Participants, sessions and scans.
     reports_only : bool
         Write only pages, from the results that are there.
+    memory_gb : float or None
+        Participants are processed at the same time as far as this is enough for.
     """
 
     dataset: Path
@@ -49,6 +54,7 @@ class BidsCall:
     level: AnalysisLevel
     selection: BidsSelection
     reports_only: bool = False
+    memory_gb: float | None = None
 
     def stages(self, *, applies: bool) -> tuple[str, ...]:
         """Return the stages of the level, with a given model or without."""
@@ -107,7 +113,10 @@ def run_level(
             f"{private(call.derivatives, 'the output folder')}: lies in the folder of intermediate results, expected "
             "two separate folders. Choose another --work-dir."
         )
-    run, failures = run_pipeline(replace(options, manifest=manifest), open_console)
+    options = replace(options, manifest=manifest)
+    if call.memory_gb is not None:
+        options = _within(call.memory_gb, options)
+    run, failures = run_pipeline(options, open_console)
     if not options.dry_run:
         claim(call.derivatives)
         with sole_user(call.derivatives, patience_s=_PATIENCE_S):
@@ -115,6 +124,20 @@ def run_level(
             write_derivatives(call.derivatives, run.out, manifest)
         run.console.say(f"derivatives: {private(call.derivatives, 'the derivatives')}", level=-1)
     return run, failures
+
+
+def _within(memory_gb: float, options: RunOptions) -> RunOptions:
+    """Process so few participants at the same time that the memory is enough; say so where it is not."""
+    manifest, config = options.manifest, settings_of_run(options).config
+    heads = Heads.of_cohort(manifest, config) if "fit" in options.stages else Heads.to_map(manifest)
+    jobs, need = jobs_within(memory_gb, heads, config, options.stages, options.jobs or usable_cores())
+    if need > memory_gb:
+        note = (
+            f"--mem {memory_gb:g}: about {need:.1f} GB are needed even with one scan at a time, which is tried. Give "
+            "the job more memory"
+        )
+        manifest = replace(manifest, notes=(*manifest.notes, note))
+    return replace(options, jobs=jobs, manifest=manifest)
 
 
 def _done_by_participant_level(manifest: Manifest, run: OutputFolder, *, applies: bool) -> Manifest:

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from ...data_manifests.user_paths import given_path
 from .program import closing, open_console, run_options, run_program
-from .shared_options import add_shared, at_least_one
+from .shared_options import add_shared, at_least_one, gigabytes
 
 _EXAMPLES = """\
 examples:
@@ -69,6 +69,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--omp-nthreads", type=at_least_one, metavar="N", help="no effect: a participant takes one thread (see --jobs)"
     )
+    parser.add_argument(
+        "--mem",
+        type=gigabytes,
+        metavar="GB",
+        help="memory that may be used: participants are processed at the same time as far as it is enough for",
+    )
     add_shared(parser)
     return parser
 
@@ -110,7 +116,7 @@ def _run_level(options: argparse.Namespace) -> int:
         # fMRIPrep's form gives a name as well.
         derivatives=tuple(given_path(word.partition("=")[2] or word, "--derivatives") for word in options.derivatives),
     )
-    call = BidsCall(dataset, derivatives, options.analysis_level, selection, options.reports_only)
+    call = BidsCall(dataset, derivatives, options.analysis_level, selection, options.reports_only, options.mem)
     if not options.skip_bids_validation:
         require_dataset(dataset)
     require_place_of_derivatives(derivatives, {}, dataset)

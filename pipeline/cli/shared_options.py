@@ -116,3 +116,12 @@ def at_least_one(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected an integer of at least 1")
     return int(text)
+
+
+def gigabytes(text: str) -> float:
+    """Parse an amount of memory: ``16``, ``16GB`` or ``16000MB``."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(?:(G|M)B?)?", text, re.IGNORECASE)
+    number = float(found[1]) / (1000 if (found[2] or "").lower() == "m" else 1) if found else 0.0
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected an amount of memory such as 16GB")
+    return number

@@ -48,6 +48,9 @@ class AnomalyMap:
         The model's `AnomalyModel.threshold`; None if it has none.
     warnings : tuple of str
         From the preparation of the scan and from the covariates.
+    latent_distance : float or None
+        Distance of the latents of the whole brain from those of the controls: the median of their -log10 p. Some 0.3
+        for a brain like the controls, more with another scanner or sequence. None for a model without an encoder.
     """
 
     key: str
@@ -67,6 +70,7 @@ class AnomalyMap:
     _labelled_patients: int | None = None
     _template_brain: Volume | None = None
     _scans: Mapping[str, str] = field(default_factory=dict)
+    latent_distance: float | None = None
 
     def __repr__(self) -> str:
         threshold = "None" if self.threshold is None else f"{self.threshold:.2f}"
@@ -196,6 +200,7 @@ class AnomalyMap:
             MapContext.of_model(self._config, self._model, self.threshold, self._adapted_on, self._labelled_patients),
             made_by=Origin.of("AnomalyModel.predict", self._config),
             scans=self._scans,
+            latent_distance=self.latent_distance,
         )
         written = [path for name, volume in volumes.items() for path in write_map(folder / name, volume, context)]
         if self.threshold is not None:

@@ -236,6 +236,7 @@ class AnomalyModel:
             _adapted_on=self.adapted_on,
             _labelled_patients=self.labelled_patients,
             _scans=scan.scans,
+            latent_distance=prediction.latent_distance,
         )
 
     def predict(

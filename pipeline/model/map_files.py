@@ -1,5 +1,6 @@
 """Files of maps: images that viewers open at the threshold, each with a JSON file that says what it holds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any
 from ...data_manifests.cohort.output_paths import TEMPLATE_SPACE, beside
 from ...data_manifests.errors import counted
 from ...data_manifests.images.volume import Volume, write_volume
+from ...data_manifests.typed_json import load_json
 from ...evaluation.metrics.clusters import Cluster
 from ...evaluation.report.cluster_table import LABEL_COLUMNS, label_table
 from ...evaluation.report.relation import Statement
@@ -61,6 +63,8 @@ _KINDS = {
 
 RELATION = "ComparedWithControls"
 """Key in the JSON file of the clusters."""
+_QUALITY = "QualityOfPreparation"
+_LATENT_DISTANCE = "LatentDistance"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,12 @@ class MapContext:
         Of the scans that the map was computed from (see `file_fingerprint`).
     relation : sequence of Statement
         How the subject relates to the controls of the model, for the JSON file of its clusters.
+    quality : str or None
+        Verdict on scan and preparation: "pass", "warn" or "fail"; for the same file.
+    doubts : sequence of str
+        Reasons of the verdict, such as noise, contrast or registration.
+    latent_distance : float or None
+        See `AnomalyMap`.
     """
 
     config: Config
@@ -96,6 +106,9 @@ class MapContext:
     made_by: Origin = field(default_factory=Origin)
     scans: Mapping[str, str] = field(default_factory=dict)
     relation: Sequence[Statement] = ()
+    quality: str | None = None
+    doubts: Sequence[str] = ()
+    latent_distance: float | None = None
 
     @classmethod
     def of_model(
@@ -151,10 +164,20 @@ def write_map(path: Path, volume: Volume, context: MapContext) -> list[Path]:
     about = {"Description": description, "Units": unit} | _about(path, context)
     if kind == "clusters_dseg":
         about[RELATION] = [{"Text": found.text, "Unusual": found.unusual} for found in context.relation]
+        about[_QUALITY] = {"Verdict": context.quality, "Doubts": list(context.doubts)}
         for name, (text, of) in LABEL_COLUMNS.items():
             about[name] = {"Description": text} | ({"Units": of} if of else {})
     write_json(sidecar, about)
     return [path, sidecar]
+
+
+def read_latent_distance(path: Path) -> float | None:
+    """Read `MapContext.latent_distance` from the JSON file beside a map; None if it holds none."""
+    try:
+        found = load_json(beside(path, ".json")).get(_LATENT_DISTANCE)
+    except (OSError, ValueError, AttributeError):  # of an earlier version, or not ours any more
+        return None
+    return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
 
 
 def write_clusters(
@@ -209,6 +232,7 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
         "Created": datetime.now(UTC).isoformat(timespec="seconds"),
         "Machine": host_class(),
         "Seed": config.seed,
+        _LATENT_DISTANCE: context.latent_distance,
         "InputHashes": dict(context.scans),
         "Versions": installed,
     }

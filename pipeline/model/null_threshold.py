@@ -5,6 +5,7 @@ Neither patients nor held-out controls are used, so that held-out controls can v
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +18,12 @@ from ...evaluation.metrics.components import find_lesions
 from ...evaluation.metrics.lesion_metrics import cluster_curve
 from ...evaluation.scoring.control_summary import P001_Z, ControlSummary
 from ...evaluation.scoring.operating_point import OperatingPoint, StoredPoint
+from ...models.anomaly.ensemble import latent_distance
 from ...models.anomaly.fit import NULL
 from ...models.features.feature_store import LatentStore
+from ...models.features.source import is_of_latents
 from ...preprocessing.patches.volume_store import VolumeStore
+from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..config.config import Config
 from ..workflow.runner import Run
 from ..workflow.stage_inputs import fit_identity
@@ -48,8 +52,19 @@ def null_threshold(run: Run) -> StoredPoint | None:
 
     known = {subject.key: subject for subject in run.manifest}
     controls = [known[key] for key in train if key in known]
-    point = threshold_on(maps, train, store.grid.grid, run.config, controls)
+    distances = _latent_distances(folder, train, store.grid, run.config)
+    point = threshold_on(maps, train, store.grid.grid, run.config, controls, distances)
     return StoredPoint.from_point(point, run.config.evaluation, fit_identity(run.out))
+
+
+def _latent_distances(folder: Path, keys: Sequence[str], mask: VoxelMask, config: Config) -> list[float]:
+    """Distance of the latents of each control from those of the others, by its cross-validated scores, if any."""
+    name = next((name for name in config.models.ensemble.scorers if is_of_latents(name)), None)
+    if name is None or not (folder / name).is_dir():
+        return []
+    scores = LatentStore.open(folder / name, keys, mask)
+    each = (scores.subject(key)[:, 0] for key in keys)
+    return [found for row in each if (found := latent_distance(row, np.isfinite(row))) is not None]
 
 
 def threshold_on(
@@ -58,6 +73,7 @@ def threshold_on(
     grid: Grid,
     config: Config,
     controls: Sequence[SubjectRecord],
+    latent_distances: Sequence[float] = (),
 ) -> OperatingPoint:
     """Set a threshold on maps of controls, and summarise what the controls have at it.
 
@@ -71,6 +87,8 @@ def threshold_on(
     config : Config
     controls : sequence of SubjectRecord
         Those that are known; the ages, sexes, sites and voxel sizes of the summary are theirs.
+    latent_distances : sequence of float
+        See `latent_distance`; empty for a model without an encoder.
     """
     settings = config.evaluation
     smallest = int(np.ceil(settings.smallest_cluster_mm3 / grid.voxel_volume_mm3 - 1e-6))
@@ -97,5 +115,6 @@ def threshold_on(
         [read_grid(path).spacing_mm for path in files],
         [control.sex for control in controls],
         [control.site for control in controls],
+        latent_distances,
     )
     return replace(point, largest_mm3=tuple(largest), controls=summary)

@@ -287,8 +287,8 @@ def _threshold(run: Run) -> StageResult:
     point = threshold_on(lambda: null_maps(null, mask), keys, mask.grid, run.config, [])
     before, summary = StoredPoint.load(run.model.operating_point), point.controls
     if summary is not None and before is not None and before.controls is not None:
-        about = {name: getattr(before.controls, name) for name in ("ages", "spacing_mm", "females", "males", "sites")}
-        summary = replace(summary, **about)
+        # Of the controls themselves; what they have at the threshold is new.
+        summary = replace(before.controls, clusters=summary.clusters, shares_above=summary.shares_above)
     stored = StoredPoint.from_point(replace(point, controls=summary), run.config.evaluation, fit_identity(run.out))
     stored.save(run.out.operating_point)
     return StageResult(summary=threshold_in_words(stored, before))

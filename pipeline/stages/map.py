@@ -17,7 +17,7 @@ from ...evaluation.metrics.fdr import log_p, log_q
 from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
-from ..model.map_files import MapContext, write_map
+from ..model.map_files import MapContext, read_latent_distance, write_map
 from ..model.model_files import adapted_on, labelled_patients, read_trained_on, require_files_of_model
 from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
@@ -183,6 +183,7 @@ def _is_same_map(earlier: StageRecord, inputs: Mapping[str, Any], root: Path) ->
 def _write_again(earlier: StageRecord, out: OutputFolder, context: MapContext) -> None:
     """Write the maps of a record with another threshold in their headers and JSON files."""
     for name in (name for name in earlier.outputs if name.endswith(".nii.gz")):
+        context = replace(context, latent_distance=read_latent_distance(out.root / name))
         read = read_mask if name.endswith("_mask.nii.gz") else read_map
         write_map(out.maps / PurePosixPath(name).relative_to("maps"), read(out.root / name), context)
 
@@ -208,6 +209,7 @@ def map_subject(
     model_here = model_of_process(model.root, fit_identity(model), config, device)
     scan = model_here.read_prepared(subject, out)
     found = model_here.map_of(scan, model_here.score(scan, jobs=1))
+    context = replace(context, latent_distance=found.latent_distance)
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)
     if config.evaluation.p_maps:

@@ -28,7 +28,7 @@ from ...evaluation.report.subject_page import write_subject_page
 from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
-from ..model.map_files import MapContext, of_labels, of_scanner, write_clusters
+from ..model.map_files import MapContext, of_labels, of_scanner, read_latent_distance, write_clusters
 from ..model.model_files import adapted_on, labelled_patients
 from ..workflow.origin import Origin
 from ..workflow.per_subject import cached
@@ -126,6 +126,7 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         jacobian=transform.jacobian(),
         discovery=Discovery.from_z(map.voxels[covered.voxels]),
         row=subject_row(scores, shared.threshold.value),
+        latent_distance=read_latent_distance(out.template_map(subject)),
         cohort_page="../" + out.report.name,
         summary=run_summary(config, shared.adapted_on, shared.labelled_patients),
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
@@ -143,6 +144,8 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         origin,
         mapped.scans if mapped else {},
         found.relation,
+        report.subject.quality_verdict,
+        report.subject.quality_reasons,
     )
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 

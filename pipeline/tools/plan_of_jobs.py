@@ -1,11 +1,25 @@
-"""Memory that workers on other machines need, against the setting ``cluster.memory_gb``."""
+"""How many subjects at a time the memory is enough for: that of a job on a cluster, or a part of this machine's."""
 
 import math
 from collections.abc import Sequence
 
 from ...data_manifests.errors import counted
 from ..config.cluster_settings import ClusterSettings
-from .plan import StagePlan
+from ..config.config import Config
+from .plan import Heads, StagePlan, plan_run
+
+
+def jobs_within(memory_gb: float, heads: Heads, config: Config, stages: Sequence[str], jobs: int) -> tuple[int, float]:
+    """Return how many subjects at a time keep a run within some memory, at most `jobs`, and what that needs in GB.
+
+    One subject at a time is the least, even if it needs more.
+    """
+    while True:
+        plans = plan_run(heads, config, jobs=jobs, cores=jobs)
+        need = max((plan.memory_gb for plan in plans if plan.stage in stages), default=0.0)
+        if need <= memory_gb or jobs == 1:
+            return jobs, need
+        jobs -= 1
 
 
 def subjects_at_once(settings: ClusterSettings) -> int:

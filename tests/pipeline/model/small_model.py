@@ -63,14 +63,15 @@ def fit_small_model(
     settings : dict, optional
         `SETTINGS` by default.
     ages : tuple of float
-        Of the controls.
+        Of the controls, of which there are at least as many.
     seed : int
     keep_controls : bool
         Keep what a run keeps of its controls: their volumes, latents and cross-validated scores.
     """
     model, config = OutputFolder(root), Config.model_validate(settings or SETTINGS)
-    keys = tuple(f"sub-{name}{number:02}" for number in range(CONTROLS))
-    store = VolumeStore(None, keys, ("t1w",), GRID, brains(CONTROLS, seed), np.broadcast_to(MASK, (CONTROLS, *SHAPE)))
+    controls = max(CONTROLS, len(ages))
+    keys = tuple(f"sub-{name}{number:02}" for number in range(controls))
+    store = VolumeStore(None, keys, ("t1w",), GRID, brains(controls, seed), np.broadcast_to(MASK, (controls, *SHAPE)))
     channels = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}))
     origin = Origin(("t1w",), (PatchShape("volume", 3),), 4.0, GRID.mask_hash, f"{name}subjects", 0)
     torch.manual_seed(2)

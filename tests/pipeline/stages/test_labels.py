@@ -34,7 +34,7 @@ from voxout.pipeline.workflow.records import StageRecord, file_fingerprint, writ
 from voxout.pipeline.workflow.runner import Run, run_stages
 from voxout.pipeline.workflow.stage_inputs import fit_identity
 
-from ..model.small_model import GRID, MASK, SETTINGS, brains, fit_small_model
+from ..model.small_model import CONTROLS, GRID, MASK, SETTINGS, brains, fit_small_model
 
 PATIENTS = 7
 LESION = np.zeros(MASK.shape, bool)
@@ -143,7 +143,7 @@ def test_the_threshold_keeps_its_meaning(site):
     point = model.operating_point
     assert point is not None and point.controls is not None
     allowed = model.config.evaluation.false_clusters
-    assert np.mean(point.controls.clusters) <= allowed and point.n_healthy == number_of_controls(site.model)
+    assert np.mean(point.controls.clusters) <= allowed and point.n_healthy == CONTROLS
     # In a hundred healthy voxels, one.
     healthy = brains(8, 123)[:, 0].astype(np.float32)
     z = [model.ensemble.predict(each[None], np.ones(GRID.size, bool), jobs=1).z for each in healthy]
@@ -247,7 +247,7 @@ def test_what_cannot_be_learnt_from_is_refused_before_anything_is_done(tmp_path,
     own = patients(3, tmp_path)
     require_labels(Manifest(own), model, out)
     control = SubjectRecord("c", "control", {"t1w": tmp_path / "c.nii"})
-    with pytest.raises(UserError, match="1 healthy control among 4 scans, expected patients .* voxout adapt-scanner"):
+    with pytest.raises(UserError, match="1 healthy control among 4 scans, expected patients .* `voxout adapt-scanner`"):
         require_labels(Manifest((*own, control)), model, out)
     with pytest.raises(UserError, match=r"1 of 3 patients have no lesion mask \(sub-p0\)"):
         require_labels(Manifest((replace(own[0], lesion_mask=None), *own[1:])), model, out)
@@ -283,7 +283,7 @@ def test_models_without_scores_of_their_controls_or_with_ages_or_labels_are_refu
         packed.adapt()
     settings = SETTINGS | {"models": SETTINGS["models"] | {"ensemble": SETTINGS["models"]["ensemble"]}}
     settings["models"]["ensemble"] = settings["models"]["ensemble"] | {"age_years": 15.0}
-    ages = tuple(20.0 + 6 * number for number in range(10))
+    ages = tuple(20.0 + number for number in range(24))
     of_age = fit_small_model(tmp_path / "ages", settings=settings, ages=ages, keep_controls=True)
     with pytest.raises(UserError, match="calibrated to the age"):
         Site(tmp_path / "b", of_age).add(3).adapt()

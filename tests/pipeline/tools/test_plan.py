@@ -1,5 +1,6 @@
 """The plan of a run: sizes against exact shapes, times against measured ones, laws, and the command."""
 
+import argparse
 import os
 
 import numpy as np
@@ -8,12 +9,13 @@ from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.models.settings import FEWEST_TO_LEARN_FROM
 from voxout.pipeline.cli.main import main
+from voxout.pipeline.cli.shared_options import gigabytes
 from voxout.pipeline.config.cluster_settings import ClusterSettings
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.tools import plan, plan_figures
 from voxout.pipeline.tools.machine_speed import probe_s, slowness
 from voxout.pipeline.tools.plan import Heads, plan_run, shortages, size_text, what_is_left
-from voxout.pipeline.tools.plan_of_jobs import memory_line, memory_shortage
+from voxout.pipeline.tools.plan_of_jobs import jobs_within, memory_line, memory_shortage
 from voxout.pipeline.workflow.console import duration
 
 MEASURED = ["models.ensemble.scorers=[ocsvm,derived_features,intensity,extension]"]
@@ -293,3 +295,24 @@ def test_text():
     ]
     assert [size_text(n) for n in (4e5, 3.4e8, 2.25e9)] == ["0 MB", "340 MB", "2.2 GB"]
     assert plan_figures.PROBE_S > 0
+
+
+def test_as_many_subjects_at_a_time_as_the_memory_is_enough_for():
+    heads, config, stages = Heads(0, 0, 20), load_config(), ("prepare", "map", "report")
+    needs = {jobs: jobs_within(1e3, heads, config, stages, jobs)[1] for jobs in (1, 2, 3, 8)}
+    assert needs[1] < needs[2] < needs[3] < needs[8]
+    assert jobs_within(1e3, heads, config, stages, 8) == (8, needs[8])
+    assert jobs_within(needs[3] + 0.01, heads, config, stages, 8) == (3, needs[3])
+    # Less than one needs: one, and what it needs is told.
+    assert jobs_within(0.1, heads, config, stages, 8) == (1, needs[1])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("16", 16.0), ("16GB", 16.0), ("2.5 gb", 2.5), ("16000MB", 16.0)])
+def test_amounts_of_memory(text, expected):
+    assert gigabytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "16TB", "", "1e3"])
+def test_no_amount_of_memory(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected an amount of memory such as 16GB"):
+        gigabytes(text)
