@@ -26,7 +26,7 @@ from method_subjects import TestSet
 from voxout.data_manifests.atomic_write import atomic_write
 from voxout.data_manifests.cohort.manifest import read_manifest
 from voxout.data_manifests.cohort.output_paths import OutputFolder
-from voxout.data_manifests.cohort.subject import participant_of_key
+from voxout.data_manifests.cohort.subject import original_key, participant_of_key
 from voxout.evaluation.metrics.lesion_metrics import cluster_curve, operating_threshold
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.models.anomaly.ages import AgeCalibration
@@ -42,6 +42,7 @@ from voxout.models.features.source import FeatureSource
 from voxout.models.settings import FOLDS, EnsembleSettings, LearnedSettings, ModelSettings
 from voxout.preprocessing.intensity.channels import Channels
 from voxout.preprocessing.intensity.derived_maps import DERIVED_MAPS
+from voxout.preprocessing.patches.mirrored import with_copies
 from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.prepared_images import PreparedImages
 
@@ -288,7 +289,7 @@ class ScorerOutput:
     Attributes
     ----------
     null : ndarray, (S, P)
-        Of the training controls, cross-validated.
+        Of the training controls and their mirrored copies, cross-validated.
     test : mapping from key to ndarray, (P,)
         Of the test subjects.
     """
@@ -311,8 +312,10 @@ class Study:
         self.train = [r.key for r in controls if r.split == "train"]
         self.held_out = [r.key for r in controls if r.split == "held_out"]
         self.test = TestSet.read(self.manifest, self.run, self.mask, part)
-        rows = self.store.index(self.train)
-        self.inside = np.stack([self.mask.transform(np.asarray(self.store.inside[row])) for row in rows])
+        # What the null consists of: the training controls and, as in a fit, their mirrored copies.
+        mirrored = ModelSettings().ensemble.mirrored_controls
+        self.null_keys = with_copies(self.train) if mirrored else tuple(self.train)
+        self.inside = np.stack([self.mask.transform(self.store.inside_of(key)) for key in self.null_keys])
         self.keys = [*self.held_out, *(r.key for r in self.manifest.patients)]
 
     # -- results saved on disk -----------------------------------------------------------------------------------
@@ -371,10 +374,10 @@ class Study:
         key = (fit, scorer, seed, settings.smoothing_mm)
         if key not in self.cache:
             folder, subjects = self.fitted(fit, seed), (*self.test.subjects, *self.test.patients)
-            null = LatentStore.open(folder / NULL / scorer, self.train, self.mask)
+            null = LatentStore.open(folder / NULL / scorer, self.null_keys, self.mask)
             test = LatentStore.open(folder / "read" / scorer, [s.key for s in subjects], self.mask)
             output = ScorerOutput(
-                np.stack([null.subject(train_key)[:, 0] for train_key in self.train]),
+                np.stack([null.subject(null_key)[:, 0] for null_key in self.null_keys]),
                 {s.key: np.array(test.subject(s.key)[:, 0]) for s in subjects},
             )
             if settings.smoothing_mm > 0 and scorer != "learned":
@@ -388,7 +391,7 @@ class Study:
         return self.cache[key]
 
     def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
-        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
+        folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
         return calibrate(null, self.inside, folds, self.mask)
 
     def in_place(self, null: np.ndarray, seed: int) -> Calibration:
@@ -416,8 +419,9 @@ class Study:
                 )
                 for s in subjects
             }
-        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
-        known, new_null = [self.manifest[key].age for key in self.train], partial(np.empty, null.shape, np.float32)
+        folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
+        known = [self.manifest[original_key(key)].age for key in self.null_keys]
+        new_null = partial(np.empty, null.shape, np.float32)
         ages = AgeCalibration.fit(null, self.inside, folds, self.mask, known, settings.age_years, new_null)
         if ages is not None:
             with_age = {s.key: age for s in subjects if (age := self.manifest[s.key].age) is not None}
@@ -473,7 +477,9 @@ class Study:
         for seed in range(self.seeds):
             null, z_maps = self.z_maps(METHODS["ensemble"], seed, settings)
             false_cluster_thresholds = []
-            for z, brain in zip(null, self.inside, strict=True):
+            for key, z, brain in zip(self.null_keys, null, self.inside, strict=True):
+                if key != original_key(key):
+                    continue
                 volume = self.mask.inverse_transform(np.where(brain, z, -np.inf).astype(np.float32), -np.inf)
                 nothing = np.zeros(volume.shape, np.int32)
                 false_cluster_thresholds.append(

@@ -128,9 +128,10 @@ def table_by_age(study: Study, null: np.ndarray) -> str:
     lines = ["| training controls | ventricles | brain |", "|---|---|---|"]
     for name, (low, high) in AGE_GROUPS.items():
         chosen = np.flatnonzero((age >= np.quantile(age, low)) & (age <= np.quantile(age, high)))
+        rows = [study.null_keys.index(study.train[n]) for n in chosen]
         cells = []
         for region in (distance <= AROUND_VENTRICLES_MM, np.ones(len(voxels), bool)):
-            shares = [(null[n] > THRESHOLD)[region & study.inside[n]].mean() for n in chosen]
+            shares = [(null[n] > THRESHOLD)[region & study.inside[n]].mean() for n in rows]
             cells.append(f"{1000 * np.mean(shares):.2f}")
         lines.append(
             f"| {name} ({len(chosen)}, {age[chosen].min():.0f} to {age[chosen].max():.0f}) | {' | '.join(cells)} |"

@@ -221,12 +221,16 @@ class EnsembleSettings(Section):
     """Standard deviation of the Gaussian over which the combined -log10 p of a head is compared with that of the
     controls: where a whole part of a brain looks unusual, a voxel there counts less
     (docs/maps.md#surroundings). 0: no comparison."""
+    mirrored_controls: bool = True
+    """Learn from the left-right mirrored copy of each control, too, which is a second healthy example at each voxel of
+    the symmetric template (docs/maps.md#mirrored-controls). The model gets no larger; its fit takes about twice as
+    long."""
     age_years: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Above 0, the map is calibrated on controls weighted by a Gaussian of their distance in age from the patient; its
     standard deviation in years, such as 15 (docs/maps.md#age). Needs ages in the manifest."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
-    added: ClassVar = {"age_years": 0.0}
+    added: ClassVar = {"age_years": 0.0, "mirrored_controls": False}
 
     _scorers_once = field_validator("scorers", "covariates")(_each_once)
 

@@ -12,9 +12,18 @@ from ..terms import Group, Modality, Split
 _IMAGE_NAME = re.compile(r"[^\s,;:()\"']*\w\.(?:nii(?:\.gz)?|mg[zh](?:\.gz)?|hdr|img|dcm|h5|mat|tfm)\b")
 
 
+MIRRORED = "_mirrored"
+"""End of the key of a control's left-right mirrored copy."""
+
+
+def original_key(key: str) -> str:
+    """Return the key of the scan that a key belongs to: itself, or that without `MIRRORED`."""
+    return key.removesuffix(MIRRORED)
+
+
 def participant_of_key(key: str) -> str:
-    """Return the participant of a key; sessions of one participant have the same."""
-    return key.partition("_ses-")[0]
+    """Return the participant of a key; sessions of one participant have the same, and so have mirrored copies."""
+    return original_key(key).partition("_ses-")[0]
 
 
 def count_participants(keys: Iterable[str]) -> int:

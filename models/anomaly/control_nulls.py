@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.cohort.subject import participant_of_key
+from ...data_manifests.cohort.subject import original_key, participant_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.volume_store import VolumeStore
@@ -108,10 +108,11 @@ class ControlNulls:
         return Learnt(fusion, calibration, surroundings), null
 
     def write_null(self, folder: Path, null: np.ndarray) -> None:
-        """Write the z-map of each control, (P, 1), to a folder; NaN outside its brain."""
+        """Write the z-map of each control, (P, 1), to a folder, without mirrored copies; NaN outside its brain."""
         store = LatentStore.create(folder, self.fit.mask, 1)
         for key, z, brain in self._z(null):
-            store.write(key, z[:, None], available=brain)
+            if key == original_key(key):
+                store.write(key, z[:, None], available=brain)
 
     def _z(self, null: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for key, row, brain in zip(self.keys, rows_of(null), self.fit.inside, strict=True):

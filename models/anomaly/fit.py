@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data_manifests.cohort.subject import SubjectRecord, count_participants, participant_of_key
+from ...data_manifests.cohort.subject import SubjectRecord, count_participants, original_key, participant_of_key
 from ...data_manifests.errors import UserError
 from ...data_manifests.images.memory_map import rows_of
+from ...preprocessing.patches.mirrored import are_copies, is_symmetric, with_copies
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..confounds.brain_components import BrainComponents, affordable, sampled
 from ..confounds.confounds import WHOLE_BRAIN, Confounds
@@ -82,7 +83,9 @@ def fit_ensemble(
     """
     require_enough_participants(train)
     by_key = {participant.key: participant for participant in participants}
-    named = [by_key[key] for key in train] if settings.ensemble.covariates else []
+    if settings.ensemble.mirrored_controls and is_symmetric(store.grid.grid):
+        train = with_copies(train)
+    named = [by_key[original_key(key)] for key in train] if settings.ensemble.covariates else []
     specs = _affordable(source.specs(settings.ensemble.scorers), train)
     controls = _StoredControls(store, tuple(train), brains_of(store, train, specs, source), source, settings, scratch)
     participants_of_controls = [participant_of_key(key) for key in train]
@@ -99,7 +102,7 @@ def fit_ensemble(
         for spec in specs.values()
     )
     step = _counted(progress, len(feature_keys) * len(train) + n_fits)
-    subsets = Subsets(folds, values)
+    subsets = Subsets(folds, values, copies=are_copies(train))
     fit = CrossFit(
         store.grid,
         controls.inside,
@@ -129,7 +132,8 @@ def fit_ensemble(
     surroundings = None
     if settings.ensemble.surroundings_mm > 0:
         surroundings = fit.compare_with_surroundings(null)
-    ages = fit.match_ages(null, [by_key[key].age if key in by_key else None for key in train])
+    records = [by_key.get(original_key(key)) for key in train]
+    ages = fit.match_ages(null, [None if record is None else record.age for record in records])
     z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(rows_of(null), controls.inside, strict=True))
     controls.write_null(NULL, z)
     return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings, ages)
@@ -160,8 +164,8 @@ class _StoredControls:
 
     def channels(self) -> Iterator[np.ndarray]:
         """Yield the channels (C, X, Y, Z) float32 of each control."""
-        for row in self.store.index(self.keys):
-            yield self.store.volumes[row].astype(np.float32)
+        for key in self.keys:
+            yield self.store.volumes_of(key).astype(np.float32)
             self.store.release_pages()
 
     def reader(self, folder: str) -> ReadFeatures:
@@ -170,10 +174,11 @@ class _StoredControls:
         return lambda controls: replace(stored, keys=tuple(self.keys[index] for index in controls))
 
     def write_null(self, folder: str, null: Iterable[np.ndarray]) -> None:
-        """Write the null values (P,) of each control to a folder."""
+        """Write the null values (P,) of each control to a folder; the maps of mirrored copies are of no use later."""
         store = LatentStore.create(self.scratch / folder, self.store.grid, 1)
         for key, values in zip(self.keys, null, strict=True):
-            store.write(key, values[:, None])
+            if folder != NULL or key == original_key(key):
+                store.write(key, values[:, None])
 
     def write_features(self, spec: ScorerSpec, few: np.ndarray, seed: int, step: Callable[[], None]) -> Features:
         """Compute and write the features of every control, inside its brain and at `few` (P,); return the extractor."""
@@ -217,7 +222,7 @@ def brains_of(
 ) -> PackedMasks:
     """Brain masks of the controls, (S, P), without voxels near a truncated field of view."""
     reach_vox = max(source.reach_vox(spec, store.grid) for spec in specs.values())
-    brains = (store.grid.transform(np.asarray(store.inside[row])) for row in store.index(keys))
+    brains = (store.grid.transform(np.asarray(store.inside_of(key))) for key in keys)
     scored = (away_from_truncation(brain, store.grid, reach_vox) for brain in brains)
     return PackedMasks.pack(scored, store.grid.size)
 

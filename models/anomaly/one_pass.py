@@ -191,6 +191,7 @@ class _Block:
         features = block if self.device is None else torch.from_numpy(block).to(self.device)
         for subset, (whitening, confounds) in enumerate(zip(self.whitenings, self.subsets.confounds, strict=True)):
             inside, outside = self.subsets.place(subset)
+            inside = inside[~self.subsets.ordered_copies[inside]]
             inside = inside[evenly_spaced(len(inside), self.parts.most_controls)]
             places = np.concatenate([inside, outside])
             controls = self.subsets.order[places]

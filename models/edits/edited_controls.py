@@ -41,9 +41,8 @@ class EditedControls:
 
     def unedited(self, index: int) -> "Unedited":
         """Read a control."""
-        (row,) = self.store.index([self.keys[index]])
         images = self._images(index)
-        brain_mask = Volume(np.array(self.store.inside[row]), self.store.grid.grid)
+        brain_mask = Volume(np.array(self.store.inside_of(self.keys[index])), self.store.grid.grid)
         return Unedited(index, images, brain_mask, [tissue_of(image, brain_mask) for image in images])
 
     def draw(self, control: "Unedited", copy: int) -> tuple[np.ndarray, Edited]:
@@ -63,8 +62,7 @@ class EditedControls:
         return self.channels.with_derived(drawn.images, control.brain_mask), drawn
 
     def _images(self, index: int) -> np.ndarray:
-        (row,) = self.store.index([self.keys[index]])
-        return self.store.volumes[row, : len(self.channels.modalities)].astype(np.float32)
+        return self.store.volumes_of(self.keys[index])[: len(self.channels.modalities)].astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

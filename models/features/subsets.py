@@ -35,11 +35,15 @@ class Subsets:
     weights : ndarray, (S,), or None
         Weight of each control; None: 1. A control with the weight 2 counts as two equal ones, so that the sum of the
         weights is a number of controls (`effective_weights`).
+    copies : ndarray of bool, (S,), or None
+        Which of the controls are mirrored copies; None: none of them. They count in moments and have scores, but no
+        one-class SVM is fitted on them, since a model with their support vectors would be twice as large.
     """
 
     folds: Sequence[np.ndarray]
     confounds: Sequence[np.ndarray]
     weights: np.ndarray | None = None
+    copies: np.ndarray | None = None
 
     @classmethod
     def everyone(cls, confounds: np.ndarray) -> "Subsets":
@@ -66,6 +70,11 @@ class Subsets:
             return places, places[:0]
         first, last = self.segments[subset : subset + 2]
         return np.delete(places, slice(first, last)), places[first:last]
+
+    @cached_property
+    def ordered_copies(self) -> np.ndarray:
+        """Which of the controls in `order` are mirrored copies, (S,) bool."""
+        return np.zeros(len(self.order), bool) if self.copies is None else np.asarray(self.copies)[self.order]
 
     @cached_property
     def ordered_weights(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...data_manifests.cohort.output_paths import OutputFolder
-from ...data_manifests.cohort.subject import Manifest, SubjectRecord, parts_of_key
+from ...data_manifests.cohort.subject import Manifest, SubjectRecord, original_key, parts_of_key
 from ...data_manifests.errors import UserError, private
 from .attempts import forget
 from .records import StageRecord, file_fingerprint
@@ -161,4 +161,4 @@ def _records(out: OutputFolder, subject: SubjectRecord) -> list[Any]:
 def _own_files(out: OutputFolder, stage: str, key: str) -> list[str]:
     """Return the files of one subject among those that a stage wrote, such as its latents."""
     record = StageRecord.read(out.record(stage))
-    return [name for name in (record.outputs if record else ()) if PurePosixPath(name).stem == key]
+    return [name for name in (record.outputs if record else ()) if original_key(PurePosixPath(name).stem) == key]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...data_manifests.atomic_write import atomic_write
+from ...data_manifests.cohort.subject import original_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.grid import Grid
 from ...data_manifests.images.memory_map import new_mapped_array, release_pages
@@ -179,6 +180,24 @@ class VolumeStore:
         """Release the memory of pages that were read. Changes to the arrays in memory are lost."""
         for array in (self.volumes, self.inside):
             release_pages(array)
+
+    def volumes_of(self, key: str) -> np.ndarray:
+        """Return the channels of a subject or of its mirrored copy: (C, X, Y, Z) float16, a view.
+
+        Raises
+        ------
+        UserError
+            The subject is not in the store.
+        """
+        return self._of(self.volumes, key)
+
+    def inside_of(self, key: str) -> np.ndarray:
+        """Return the brain mask, (X, Y, Z) bool, as `volumes_of`."""
+        return self._of(self.inside, key)
+
+    def _of(self, array: np.ndarray, key: str) -> np.ndarray:
+        (row,) = self.index([original_key(key)])
+        return array[row, ..., ::-1, :, :] if key != original_key(key) else array[row]
 
     def index(self, keys: Sequence[str]) -> np.ndarray:
         """Return the rows of subjects, (len(keys),) int64.

@@ -538,3 +538,46 @@ def test_the_p_norm_lies_between_maximum_and_sum(p_norm, one, other):
     found = combined(neg_log10_ps, everywhere, p_norm)[0]
     assert np.isfinite(found)
     assert max(one, other) * (1 - 1e-5) - 1e-3 <= found <= (one + other) * (1 + 1e-5) + 1e-3
+
+
+@pytest.fixture(scope="module")
+def symmetric(store):
+    """The same brains on a grid that is symmetric about x = 0."""
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[0, 3] = 1.0 - SHAPE[0]
+    return replace(store, grid=VoxelMask(Grid(SHAPE, affine), MASK))
+
+
+def _mirrored(on: bool) -> ModelSettings:
+    ensemble = SETTINGS.ensemble.model_copy(update={"mirrored_controls": on, "scorers": ("intensity",)})
+    return SETTINGS.model_copy(update={"ensemble": ensemble})
+
+
+def test_mirrored_controls_count_like_other_controls(symmetric, tmp_path):
+    """A fit on controls and their copies is one on twice as many controls, which are folded together."""
+    source = FeatureSource(CHANNELS)
+    found = fit_ensemble(symmetric, TRAIN, source, _mirrored(True), tmp_path / "mirrored", seed=3, jobs=1)
+    keys = tuple(name for key in TRAIN for name in (key, f"{key}_ses-m"))
+    volumes = np.stack(
+        [array for key in TRAIN for array in (symmetric.volumes_of(key), symmetric.volumes_of(key)[:, ::-1])]
+    )
+    inside = np.broadcast_to(MASK, (len(keys), *SHAPE))
+    twice = replace(symmetric, keys=keys, volumes=volumes, inside=inside)
+    expected = fit_ensemble(twice, keys, source, _mirrored(False), tmp_path / "twice", seed=3, jobs=1)
+    for key in UNSEEN[:3]:
+        own, other = (_z(ensemble, symmetric, key) for ensemble in (found, expected))
+        np.testing.assert_allclose(own, other, atol=1e-5)
+    names = {path.stem for path in (tmp_path / "mirrored" / "null").glob("*.npy")}
+    assert names == set(TRAIN), "the maps of the copies are not kept"
+    assert len([*(tmp_path / "mirrored" / "null" / "intensity").glob("*.npy")]) == 2 * len(TRAIN)
+
+
+def test_the_model_of_mirrored_controls_is_symmetric(symmetric, tmp_path):
+    source = FeatureSource(CHANNELS)
+    ensemble = fit_ensemble(symmetric, TRAIN, source, _mirrored(True), tmp_path, seed=3, jobs=1)
+    channels = symmetric.volumes_of(UNSEEN[0]).astype(np.float32)
+    inside = np.ones(GRID.size, bool)
+    own, mirrored = (ensemble.predict(each, inside).z for each in (channels, np.ascontiguousarray(channels[:, ::-1])))
+    np.testing.assert_allclose(GRID.inverse_transform(mirrored)[::-1], GRID.inverse_transform(own), atol=1e-4)
+    plain = fit_ensemble(symmetric, TRAIN, source, _mirrored(False), tmp_path / "plain", seed=3, jobs=1)
+    assert np.abs(plain.predict(channels, inside).z - own).max() > 0.05

@@ -91,6 +91,22 @@ def test_scores_and_scorer_are_those_of_a_fit_on_each_subset(monkeypatch, parts,
     assert [done for done, _ in calls] == sorted({done for done, _ in calls}) and calls[-1] == (MASK.size, MASK.size)
 
 
+def test_mirrored_copies_count_in_moments_and_scores_but_not_in_detectors(monkeypatch):
+    monkeypatch.setattr(scorers, "_PRECISION", "float32")
+    features, confounds = controls()
+    copies = EVERYONE % 2 == 1
+    found = np.full(features.shape[:2], np.nan, np.float32)
+    parts = SvmParts(DetectorSettings(nu=NU, gamma=GAMMA, score="decision"), 3)
+    one_pass = OnePass(MASK, Subsets(FOLDS, confounds, copies=copies), 1)
+    scorer, regression = one_pass.fit(lambda indices: features[indices], parts, found)
+    for own, subset, fold in zip(confounds, TRAINING_SETS, FOLDS, strict=False):
+        expected = minus_decision(slow_white(features, own, subset), subset[~copies[subset]])
+        np.testing.assert_allclose(found[fold], np.nan_to_num(expected[fold]), rtol=3e-3, atol=3e-3)
+    expected = minus_decision(slow_white(features, confounds[3], EVERYONE), EVERYONE[~copies])
+    score = scorer.score(regression.residualise(features[4], confounds[3][4]))
+    np.testing.assert_allclose(score, expected[4], rtol=3e-3, atol=3e-3)
+
+
 @pytest.mark.parametrize(
     "parts",
     [DistanceParts, partial(SvmParts, DetectorSettings(nu=NU, gamma=GAMMA, score="distance"), 3)],
