@@ -222,6 +222,8 @@ class _Work:
         enough = heads.train >= FEWEST_TO_LEARN_FROM or not heads.train  # without any, the model is fitted already
         self.scorers = [name for name in models.ensemble.scorers if name != "learned" or enough]
         self.members = models.ensemble.members
+        # A control and its mirrored copy.
+        self.fitted = heads.train * (2 if models.ensemble.mirrored_controls else 1)
         smallest_fold = heads.train - math.ceil(heads.train / FOLDS)
         self.confounds = len(models.ensemble.covariates) + min(
             models.ensemble.brain_components, smallest_fold // PARTICIPANTS_PER_COMPONENT
@@ -256,11 +258,11 @@ class _Work:
 
     @property
     def latents_bytes(self) -> int:
-        """Features of the training controls and null maps, as float16."""
+        """Features of the training controls and their copies, and null maps, as float16."""
         each = [self._size_and_copies(scorer) for scorer in self.scorers]
         features = sum({name: size * copies for name, size, copies in each}.values())
-        nulls = sum(copies for _, _, copies in each) + 1
-        return 2 * self.heads.train * self.voxels * (features + nulls)
+        nulls = sum(copies for _, _, copies in each)
+        return 2 * self.voxels * (self.fitted * (features + nulls) + self.heads.train)
 
     @property
     def samples_bytes(self) -> int:
@@ -268,7 +270,7 @@ class _Work:
         if "learned" not in self.scorers:
             return 0
         inputs = 9 * (self.channels + 1) + 19 * self.modalities + 2 * self.channels + 3
-        return 4 * inputs * measured.LEARNED_VOXELS * self.models.learned.copies * self.heads.train
+        return 4 * inputs * measured.LEARNED_VOXELS * self.models.learned.copies * self.fitted
 
     @property
     def detectors_bytes(self) -> int:
@@ -302,7 +304,7 @@ class _Work:
         fitted_at_each_voxel = [name for name in self.scorers if name not in ("prototypes", "learned")]
         size = max((self._size_and_copies(scorer)[1] for scorer in fitted_at_each_voxel), default=0)
         moments = (FOLDS + 1) * (4 * size + 2 * size * (size + 1) + 2 * self.confounds * size)
-        return round(self.voxels * (moments + 2 * 4 * self.heads.train))
+        return round(self.voxels * (moments + 2 * 4 * self.fitted))
 
     @property
     def maps_bytes(self) -> int:
@@ -345,8 +347,11 @@ class _Work:
         for scorer in self.scorers:
             name, _, copies = self._size_and_copies(scorer)
             encoding = measured.ENCODE_US * self.patch_voxels if name == "codes" else 0.0
-            per_voxel += (measured.FIT_US.get(scorer, measured.FIT_US["derived map"]) + encoding) * copies
-        return per_voxel * 1e-6 * self.voxels * self.heads.train
+            own = measured.FIT_US.get(scorer, measured.FIT_US["derived map"])
+            if scorer == "learned":
+                own *= self.models.learned.copies
+            per_voxel += (own + encoding) * copies
+        return per_voxel * 1e-6 * self.voxels * self.fitted
 
 
 def _voxel_mm3(manifest: Manifest) -> float:
