@@ -63,7 +63,7 @@ def relation_to_controls(
         # A tenth more or less makes no other image.
         coarse, fine = own[1] > 1.1 * high, own[0] < low / 1.1
         edges = " x ".join(f"{edge:.2g}" for edge in spacing_mm)
-        text = f"voxels of {edges} mm (controls {_range(low, high, '.2g')} mm)"
+        text = f"voxels of {edges} mm (controls {range_in_words(low, high, '.2g')} mm)"
         found.append(Statement(text, coarse or fine))
     if latent_distance is not None and controls.latent_distances is not None:
         middle, most = float(np.median(controls.latent_distances)), controls.latent_distances[-1]
@@ -94,5 +94,6 @@ def relation_to_controls(
     return tuple(found)
 
 
-def _range(low: float, high: float, form: str) -> str:
+def range_in_words(low: float, high: float, form: str) -> str:
+    """Write a range, of two equal numbers as one."""
     return f"{low:{form}}" if f"{low:{form}}" == f"{high:{form}}" else f"{low:{form}} to {high:{form}}"

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...data_manifests.cohort.output_paths import OutputFolder
 from ...data_manifests.errors import counted
+from ...evaluation.report.relation import range_in_words
 from ...models.anomaly.score_change import ScoreChange
 from ..config.config import config_text
 from ..workflow.records import StageRecord
@@ -162,7 +163,7 @@ def _controls(model: AnomalyModel) -> dict[str, str]:
         "ages": ages,
         "sexes": sexes,
         "scanners": f"{counted(len(sites), 'site')} ({', '.join(map(str, sites))} scans)" if sites else _NOT_STATED,
-        "voxels of the scans": "{:g} to {:g} mm".format(*summary.spacing_mm) if summary.spacing_mm else _NOT_STATED,
+        "voxels of the scans": f"{range_in_words(*summary.spacing_mm, 'g')} mm" if summary.spacing_mm else _NOT_STATED,
         "false-positive clusters": f"{np.mean(summary.clusters):.2g} on average at the threshold, "
         f"{max(summary.clusters)} at most, in scans that were left out in turn",
         "voxels above 3.09": f"{100 * np.median(summary.shares_above):.2g} % in the median of these scans, "
