@@ -38,9 +38,8 @@ FIT_US = {
     "learned": 3.6,
 }
 """Per scorer, training control or mirrored copy, and voxel, with its cross-validation; of `learned`, per edited copy of
-it. 97 s for the four scorers of the default without
-`learned`, 20 controls at 2 mm, shared as when each is fitted alone (fit, measured). `learned`, with eight edited copies of each
-control: 135 s for 20 controls at 2 mm, measured alike."""
+it. 97 s for the four scorers of the default without `learned`, 20 controls at 2 mm, shared as when each is fitted alone
+(fit, measured). `learned`, with eight edited copies of each control: 135 s for 20 controls at 2 mm, measured alike."""
 ENCODE_US = 0.078
 """More with latents, per voxel of a patch: patches have 27 voxels in the default, 125 at 1 mm."""
 FIT_SERIAL = 0.51
