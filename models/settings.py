@@ -251,8 +251,8 @@ class LearnedSettings(Section):
     families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = get_args(FamilyName)
     """Kinds of edits: `foreign`: tissue of another control; `shift`: brighter or darker; `constant`: one intensity;
     `blur`; `sharpen`; `noise`; `warp`: random displacement; `pinch`: shrinkage or growth."""
-    copies: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Edited copies of each control, with eight edits each."""
+    copies: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Edited copies of each control and of each mirrored one, with eight edits each."""
     steps: Annotated[int, Field(ge=1, le=10**7)] = 800
     """Training steps of each of the networks, one per fold of the controls."""
 
