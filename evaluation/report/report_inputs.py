@@ -231,6 +231,8 @@ class SubjectReport:
         Metrics of the subject at the operating point of the cohort.
     cohort_page : str or None
         Path of the cohort page, relative to this page.
+    matched : str
+        A sentence on the controls that were matched to the subject; empty if none were.
     summary, settings_text, versions
         As in `CohortReport`.
     """
@@ -249,6 +251,7 @@ class SubjectReport:
     discovery: Discovery | None = None
     row: SubjectRow | None = None
     cohort_page: str | None = None
+    matched: str = ""
     summary: Mapping[str, str] = field(default_factory=dict)
     settings_text: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -30,11 +30,23 @@ class Matching:
         Standard deviation of the Gaussian of the distance in age.
     other_sex, other_site : float in (0, 1]
         Factor of the controls of another sex or site.
+
+    Raises
+    ------
+    UserError
+        Years that are no standard deviation.
     """
 
     years: float = 10.0
     other_sex: float = 0.5
     other_site: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.years < _WIDEST_YEARS:
+            raise UserError(
+                f"matched controls: found a standard deviation of {self.years:g} years in age, expected one above 0 "
+                f"and below {_WIDEST_YEARS:g}. Choose 10, for example."
+            )
 
 
 @dataclass(frozen=True)

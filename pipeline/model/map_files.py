@@ -85,6 +85,8 @@ class MapContext:
         Of the scans that the map was computed from (see `file_fingerprint`).
     relation : sequence of Statement
         How the subject relates to the controls of the model, for the JSON file of its clusters.
+    matched : mapping
+        How many controls count for the subject and what is told of them; empty if all count alike.
     """
 
     config: Config
@@ -96,6 +98,7 @@ class MapContext:
     made_by: Origin = field(default_factory=Origin)
     scans: Mapping[str, str] = field(default_factory=dict)
     relation: Sequence[Statement] = ()
+    matched: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_model(
@@ -202,6 +205,7 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
         }
         | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {})
         | ({"LearntFrom": of_labels(context.labelled_patients)} if context.labelled_patients is not None else {}),
+        **({"MatchedControls": dict(context.matched)} if context.matched else {}),
         "GeneratedBy": [
             {"Name": "voxout", "Version": installed["voxout"]} | ({"Commit": made_by.commit} if made_by.commit else {})
         ],

@@ -47,7 +47,9 @@ def test_what_is_not_known_of_the_patient_weighs_all_the_same():
     assert found.warnings == ("age is not given, so controls of all ages weigh the same",)
 
 
-@pytest.mark.parametrize(("age", "sentence"), [(95.125, "older than all controls"), (8.125, "younger than all controls")])
+@pytest.mark.parametrize(
+    ("age", "sentence"), [(95.125, "older than all controls"), (8.125, "younger than all controls")]
+)
 def test_a_patient_beyond_every_control_is_told_and_gets_enough_of_them(age, sentence):
     found = match(COHORT, person(age=age), MATCHING)
     assert any(sentence in warning and "extrapolated" in warning for warning in found.warnings)
@@ -67,6 +69,12 @@ def test_controls_without_an_age_are_one_sentence():
     cohort = [*COHORT, person(50), person(51)]
     with pytest.raises(UserError, match=r"2 of 52 training controls have no age \(sub-50, sub-51\), expected the age"):
         match(cohort, person(age=50.0), MATCHING)
+
+
+@pytest.mark.parametrize("years", [0.0, -3.0, float("nan"), float("inf")])
+def test_years_that_are_no_standard_deviation(years):
+    with pytest.raises(UserError, match="standard deviation of .* years in age, expected one above 0"):
+        Matching(years)
 
 
 @given(

@@ -129,7 +129,7 @@ def test_a_voxel_where_few_controls_with_little_weight_are_has_finite_moments():
     features, confounds = features_of()
     features[np.setdiff1d(EVERYONE, [3, 0, 7]), 17] = np.nan
     weights = np.where(np.isin(EVERYONE, [3, 0, 7]), 0.01, 1.0)
-    _, mean, covariance = moments_of(features, Subsets(FOLDS, confounds, weights))
+    _, _, covariance = moments_of(features, Subsets(FOLDS, confounds, weights))
     assert np.isfinite(covariance).all() and (np.linalg.eigvalsh(covariance[:, 17]) > 0).all()
     features[:, 17] = np.nan
     with pytest.raises(UserError, match="fewer than 2 controls have features at voxel 17"):
