@@ -25,7 +25,7 @@ _RIDGE = 5.0
 """Ridge penalty of the regression, equivalent to five more controls that show no effect."""
 _BLOCK_NUMBERS = 2_000_000
 """Values that a thread reads at a time."""
-_SMALLEST_WEIGHT = 1e-6
+_SMALLEST_WEIGHT = 1e-9
 """Sum of the weights at a voxel, below which there are no moments."""
 
 

@@ -26,7 +26,7 @@ def test_the_weights_are_the_gaussian_of_the_distance_in_age():
     found = match(COHORT, person(age=50.0), MATCHING)
     ages = np.linspace(20, 80, 50)
     expected = np.exp(-((ages - 50) ** 2) / 200)
-    np.testing.assert_allclose(found.weights, np.maximum(expected / expected.max(), 1e-3), rtol=1e-9)
+    np.testing.assert_allclose(found.weights, np.maximum(expected / expected.max(), 1e-6), rtol=1e-9)
     assert found.effective == pytest.approx(sum(found.weights) ** 2 / sum(w**2 for w in found.weights))
     assert found.years == 10 and not found.warnings and not found.is_equal
 
@@ -87,7 +87,7 @@ def test_laws(ages, age, sex, years):
     cohort = [person(number, age=own, sex="FM"[number % 2]) for number, own in enumerate(ages)]
     found = match(cohort, person(age=age, sex=sex), Matching(years))
     weights = np.array(found.weights)
-    assert weights.max() == 1 and weights.min() >= 1e-3 and 1 <= found.effective <= len(ages) + 1e-9
+    assert weights.max() == 1 and weights.min() >= 1e-6 and 1 <= found.effective <= len(ages) + 1e-9
     assert found.years is not None and (found.effective >= 10 or any("decide the map" in w for w in found.warnings))
     # Of two controls of the same sex, the one that is nearer in age weighs no less.
     distance = np.abs(np.array(ages) - age)

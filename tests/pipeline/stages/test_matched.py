@@ -90,7 +90,14 @@ def test_the_map_is_another_and_all_is_told(lab):
     page = lab.matched.subject_page(patient).read_text()
     assert f"{CONTROLS} controls count as {found.effective:.1f} equal ones. Warning: older than all controls" in page
     assert 'id="matched"' not in lab.plain.subject_page(patient).read_text()
-    assert "the model was fitted for this subject" in told("describe", lab.matched.native_map(patient))[1]
+
+
+def test_describe_tells_of_them_in_the_folder_and_of_a_copy(lab, tmp_path):
+    path = lab.matched.native_map(read_manifest(lab.cohort)[PATIENT])
+    assert "the matched controls" in told("describe", path)[1]
+    for file in (path, beside(path, ".json")):
+        shutil.copy(file, tmp_path)
+    assert "the model was fitted for this subject: 12 controls count as" in told("describe", tmp_path / path.name)[1]
 
 
 def test_a_second_call_does_nothing_and_other_ages_map_again(lab, tmp_path):
