@@ -233,6 +233,8 @@ class SubjectReport:
         Of the whole brain, as in `relation_to_controls`.
     cohort_page : str or None
         Path of the cohort page, relative to this page.
+    matched : str
+        A sentence on the controls that were matched to the subject; empty if none were.
     summary, settings_text, versions
         As in `CohortReport`.
     """
@@ -252,6 +254,7 @@ class SubjectReport:
     row: SubjectRow | None = None
     latent_distance: float | None = None
     cohort_page: str | None = None
+    matched: str = ""
     summary: Mapping[str, str] = field(default_factory=dict)
     settings_text: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

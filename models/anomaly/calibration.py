@@ -25,6 +25,7 @@ from ...data_manifests.errors import UserError, counted
 from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.voxel_mask import VoxelMask
 from ..features.packed_masks import Masks
+from ..features.subsets import effective_number
 from ..tensor_file import opened_tensors, write_tensors
 
 _POOLING_MM = 3.0
@@ -205,6 +206,16 @@ def calibrate(
     for scaled in rows_of(values):
         scaled[:] = calibration._neg_log10_p_of_scaled(scaled)
     return calibration, values
+
+
+def own_fold_weight(weights: np.ndarray | None) -> float:
+    """Weight of a control's own fold (see `calibrate`) for controls of these weights, (S,); None: they are equal.
+
+    The fewer effective controls there are, the more a control near the patient weighs in its own scale.
+    """
+    if weights is None:
+        return _OWN_FOLD_WEIGHT
+    return _OWN_FOLD_WEIGHT * float(np.sqrt(effective_number(weights) / len(weights)))
 
 
 def pooling_shrinkage(controls: float) -> float:

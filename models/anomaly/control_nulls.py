@@ -1,7 +1,7 @@
 """Cross-validated scores of the training controls of a fitted model, on which another combination is calibrated."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from ...data_manifests.cohort.subject import original_key, participant_of_key
 from ...data_manifests.errors import UserError, private
 from ...data_manifests.images.memory_map import rows_of
+from ...preprocessing.patches.mirrored import are_copies, with_copies
 from ...preprocessing.patches.volume_store import VolumeStore
 from ..features.feature_store import LatentStore, ReadFeatures
 from ..features.source import FeatureSource
@@ -18,7 +19,7 @@ from ..settings import FOLDS, ModelSettings
 from .calibration import folds_of, z_from_neg_log10_p
 from .cross_fit import CrossFit
 from .ensemble import Ensemble, Learnt
-from .fit import NULL, brains_of
+from .stored_controls import NULL, StoredControls, brains_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,8 @@ class ControlNulls:
 
     Attributes
     ----------
-    keys : tuple of str
+    stored : StoredControls
+        In the order of the fit.
     fit : CrossFit
         With the folds of the fit.
     nulls : tuple of callable
@@ -36,7 +38,7 @@ class ControlNulls:
         Opens the latents (n, P, L) of the first encoder; None without an encoder.
     """
 
-    keys: tuple[str, ...]
+    stored: StoredControls
     fit: CrossFit
     nulls: tuple[ReadFeatures, ...]
     latents: ReadFeatures | None
@@ -74,28 +76,30 @@ class ControlNulls:
         UserError
             They were deleted.
         """
-        folders = [latents / NULL / scorer.name for scorer in ensemble.scorers]
-        keys = tuple(sorted(path.stem for path in folders[0].glob("*.npy")))
-        if not keys or not patches.is_dir():
-            raise UserError(
-                f"{private(latents.parent, 'the model')}: its folder holds no cross-validated scores of the training "
-                "controls, expected the output folder of the `voxout run` that fitted the model, with `latents` and "
-                "`patches`; packed models and models adapted to another scanner have none. Give that folder."
-            )
+        names = [scorer.name for scorer in ensemble.scorers]
+        scored = keys_with_nulls(patches, latents, names[0])
         store = VolumeStore.open(patches)
+        keys = tuple(key for key in with_copies(store.keys) if key in scored)
         specs = source.specs(settings.ensemble.scorers)
-        inside = brains_of(store, keys, {scorer.name: specs[scorer.name] for scorer in ensemble.scorers}, source)
+        inside = brains_of(store, keys, {name: specs[name] for name in names}, source)
+        stored = StoredControls(store, keys, inside, source, settings, latents)
         folds = folds_of([participant_of_key(key) for key in keys], FOLDS, seed)
-        subsets = Subsets(folds, [np.zeros((len(keys), 0))] * (len(folds) + 1))
-        fit = CrossFit(ensemble.mask, inside, subsets, settings, jobs, scratch=scratch)
-
-        def reader(folder: Path) -> ReadFeatures:
-            stored = LatentStore.open(folder, keys, ensemble.mask)
-            return lambda controls: replace(stored, keys=tuple(keys[index] for index in controls))
-
+        subsets = Subsets(folds, [np.zeros((len(keys), 0))] * (len(folds) + 1), copies=are_copies(keys))
+        fit = CrossFit(ensemble.mask, inside, subsets, settings, jobs, device=source.device, scratch=scratch)
         encoded = ensemble.scorer_of_latents
-        own = reader(latents / specs[encoded.name].feature_key) if encoded is not None else None
-        return cls(keys, fit, tuple(map(reader, folders)), own)
+        own = stored.reader(specs[encoded.name].feature_key) if encoded is not None else None
+        return cls(stored, fit, tuple(stored.reader(f"{NULL}/{name}") for name in names), own)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the controls and of their mirrored copies."""
+        return self.stored.keys
+
+    @property
+    def originals(self) -> np.ndarray:
+        """Place of each control, or of the one that it is a copy of, among the controls without copies, (S,)."""
+        places = {key: place for place, key in enumerate(dict.fromkeys(map(original_key, self.keys)))}
+        return np.array([places[original_key(key)] for key in self.keys])
 
     def calibrated(self, ensemble: Ensemble, fusion: Fusion) -> tuple[Learnt, np.ndarray]:
         """Calibrate a combination as `fit_ensemble` does; also return -log10 p of the controls, (S, P)."""
@@ -117,3 +121,21 @@ class ControlNulls:
     def _z(self, null: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for key, row, brain in zip(self.keys, rows_of(null), self.fit.inside, strict=True):
             yield key, np.where(brain, z_from_neg_log10_p(row), 0), brain
+
+
+def keys_with_nulls(patches: Path, latents: Path, scorer: str = "*") -> frozenset[str]:
+    """Keys of the controls that have cross-validated scores of a scorer (by default, of any) in the folders of a run.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    keys = frozenset(path.stem for path in latents.glob(f"{NULL}/{scorer}/*.npy"))
+    if not keys or not patches.is_dir():
+        raise UserError(
+            f"{private(latents.parent, 'the model')}: its folder holds no cross-validated scores of the training "
+            "controls, expected the output folder of the `voxout run` that fitted the model, with `latents` and "
+            "`patches`; packed models and models adapted to another scanner have none. Give that folder."
+        )
+    return keys

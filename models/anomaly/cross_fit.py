@@ -23,7 +23,7 @@ from ..prototypes.scorer import Prototypes, Samples
 from ..settings import ModelSettings
 from .ages import AgeCalibration
 from .calibrated_scorer import CalibratedScorer
-from .calibration import Calibration, calibrate
+from .calibration import Calibration, calibrate, own_fold_weight
 from .ensemble import combined_by_member
 from .one_pass import OnePass, ScorerParts
 from .scorers import DistanceParts, Scorer, SvmParts
@@ -174,7 +174,10 @@ class CrossFit:
 
     def calibrate(self, null: np.ndarray) -> Calibration:
         """Fit a calibration to null scores (S, P), which are overwritten with -log10 p."""
-        return calibrate(null, self.inside, self.subsets.folds, self.mask, weights=self.subsets.weights, out=null)[0]
+        weights = self.subsets.weights
+        own = own_fold_weight(weights)
+        folds = self.subsets.folds
+        return calibrate(null, self.inside, folds, self.mask, weights=weights, own_fold_weight=own, out=null)[0]
 
     def _new_null(self) -> np.ndarray:
         """Return an array for null scores, (S, P) float32."""

@@ -5,8 +5,7 @@ fold would cost as much as everything else together. The calibration row of `ben
 on held-out controls.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -17,23 +16,17 @@ from ...data_manifests.errors import UserError
 from ...data_manifests.images.memory_map import rows_of
 from ...preprocessing.patches.mirrored import are_copies, is_symmetric, with_copies
 from ...preprocessing.patches.volume_store import VolumeStore
-from ..confounds.brain_components import BrainComponents, affordable, sampled
-from ..confounds.confounds import WHOLE_BRAIN, Confounds
-from ..confounds.covariates import Covariates
 from ..edits.edited_controls import EditedControls
-from ..features.extractors import Features, PatchFeatures
-from ..features.feature_store import LatentStore, ReadFeatures
-from ..features.packed_masks import Masks, PackedMasks
+from ..features.extractors import Features
+from ..features.packed_masks import Masks
 from ..features.source import FeatureSource, ScorerSpec
-from ..features.subsets import Subsets
-from ..features.truncated_fov import away_from_truncation
+from ..features.subsets import Subsets, training_sets
 from ..settings import FEWEST_TO_LEARN_FROM, FOLDS, ModelSettings
 from .calibration import folds_of, require_enough_participants, z_from_neg_log10_p
 from .cross_fit import CrossFit
 from .ensemble import Ensemble
+from .stored_controls import NULL, StoredControls, brains_of
 
-NULL = "null"
-"""Name of the folder of null maps in the scratch folder."""
 _FEWEST_AT_A_VOXEL = 2
 """Controls needed for a variance."""
 
@@ -87,12 +80,10 @@ def fit_ensemble(
         train = with_copies(train)
     named = [by_key[original_key(key)] for key in train] if settings.ensemble.covariates else []
     specs = _affordable(source.specs(settings.ensemble.scorers), train)
-    controls = _StoredControls(store, tuple(train), brains_of(store, train, specs, source), source, settings, scratch)
+    controls = StoredControls(store, tuple(train), brains_of(store, train, specs, source), source, settings, scratch)
     participants_of_controls = [participant_of_key(key) for key in train]
     folds = folds_of(participants_of_controls, FOLDS, seed)
-    everyone = np.arange(len(train))
-    training_sets = [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
-    confounds, values = controls.learn_confounds(training_sets, named)
+    confounds, values = controls.learn_confounds(training_sets(folds, len(train)), named)
     # Features outside a control's brain are missing, except where too few controls would be left to fit on.
     few = _fewest(controls.inside, folds) < _FEWEST_AT_A_VOXEL
     feature_keys = {spec.feature_key for spec in specs.values()}
@@ -137,94 +128,6 @@ def fit_ensemble(
     z = (np.where(brain, z_from_neg_log10_p(row), 0) for row, brain in zip(rows_of(null), controls.inside, strict=True))
     controls.write_null(NULL, z)
     return Ensemble(store.grid, tuple(scorers), calibration, settings.ensemble.p_norm, confounds, surroundings, ages)
-
-
-@dataclass(frozen=True, eq=False)
-class _StoredControls:
-    """Training controls, with their volumes, features and null maps on disk.
-
-    Attributes
-    ----------
-    store : VolumeStore
-    keys : tuple of str
-    inside : PackedMasks, (S, P)
-        Brain mask of each control, without voxels near a truncated field of view.
-    source : FeatureSource
-    settings : ModelSettings
-    scratch : Path
-        See `fit_ensemble`; the folders below are in it.
-    """
-
-    store: VolumeStore
-    keys: tuple[str, ...]
-    inside: PackedMasks
-    source: FeatureSource
-    settings: ModelSettings
-    scratch: Path
-
-    def channels(self) -> Iterator[np.ndarray]:
-        """Yield the channels (C, X, Y, Z) float32 of each control."""
-        for key in self.keys:
-            yield self.store.volumes_of(key).astype(np.float32)
-            self.store.release_pages()
-
-    def reader(self, folder: str) -> ReadFeatures:
-        """Return a function that opens the features in a folder."""
-        stored = LatentStore.open(self.scratch / folder, self.keys, self.store.grid)
-        return lambda controls: replace(stored, keys=tuple(self.keys[index] for index in controls))
-
-    def write_null(self, folder: str, null: Iterable[np.ndarray]) -> None:
-        """Write the null values (P,) of each control to a folder; the maps of mirrored copies are of no use later."""
-        store = LatentStore.create(self.scratch / folder, self.store.grid, 1)
-        for key, values in zip(self.keys, null, strict=True):
-            if folder != NULL or key == original_key(key):
-                store.write(key, values[:, None])
-
-    def write_features(self, spec: ScorerSpec, few: np.ndarray, seed: int, step: Callable[[], None]) -> Features:
-        """Compute and write the features of every control, inside its brain and at `few` (P,); return the extractor."""
-        if spec.features == "patches":
-            controls = zip(self.channels(), self.inside, strict=True)
-            features: Features = PatchFeatures.learn(controls, self.store.grid, self.source.rows(spec), seed=seed)
-        else:
-            features = self.source.features(spec, self.store.grid)
-        store = LatentStore.create(self.scratch / spec.feature_key, self.store.grid, features.size)
-        for key, channels, brain in zip(self.keys, self.channels(), self.inside, strict=True):
-            store.write(key, features.compute(channels), available=brain | few)
-            step()
-        return features
-
-    def learn_confounds(
-        self, subsets: Sequence[np.ndarray], participants: Sequence[SubjectRecord]
-    ) -> tuple[Confounds, list[np.ndarray]]:
-        """Learn the confounds on each subset of the controls.
-
-        Returns the confounds learnt on the last subset, and for each subset the values (S, k) of all controls.
-        """
-        settings = self.settings.ensemble
-        covariates = Covariates.learn(settings.covariates, participants)
-        values = np.array([covariates.values(participant) for participant in participants]).reshape(len(self.keys), -1)
-        n_participants = [count_participants(self.keys[index] for index in subset) for subset in subsets]
-        size = affordable(settings.brain_components, min(n_participants))
-        if size == 0:
-            return Confounds(covariates), [values] * len(subsets)
-        voxels = self.source.features(WHOLE_BRAIN, self.store.grid)
-        brains = [
-            sampled(voxels.compute(channels), brain)
-            for channels, brain in zip(self.channels(), self.inside, strict=True)
-        ]
-        learnt = [BrainComponents.learn(voxels, np.stack([brains[i] for i in subset]), size) for subset in subsets]
-        weights = [np.stack([components.weights(brain) for brain in brains]) for components in learnt]
-        return Confounds(covariates, learnt[-1]), [np.concatenate([values, own], axis=1) for own in weights]
-
-
-def brains_of(
-    store: VolumeStore, keys: Sequence[str], specs: Mapping[str, ScorerSpec], source: FeatureSource
-) -> PackedMasks:
-    """Brain masks of the controls, (S, P), without voxels near a truncated field of view."""
-    reach_vox = max(source.reach_vox(spec, store.grid) for spec in specs.values())
-    brains = (store.grid.transform(np.asarray(store.inside_of(key))) for key in keys)
-    scored = (away_from_truncation(brain, store.grid, reach_vox) for brain in brains)
-    return PackedMasks.pack(scored, store.grid.size)
 
 
 def _fewest(inside: Masks, folds: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,6 +25,8 @@ _RIDGE = 5.0
 """Ridge penalty of the regression, equivalent to five more controls that show no effect."""
 _BLOCK_NUMBERS = 2_000_000
 """Values that a thread reads at a time."""
+_SMALLEST_WEIGHT = 1e-9
+"""Sum of the weights at a voxel, below which there are no moments."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +223,7 @@ class SubsetMoments:
             here[here > 0] += sum(len(part) for part, _ in tables) - 1
             tables.append(own)
             begin = stop
-        _check(count, slab.start)
+        _check(count, slab.start, 2.0 if self.subsets.weights is None else _SMALLEST_WEIGHT)
         all_means, all_products = (np.concatenate(parts) for parts in zip(*tables, strict=True))
         slopes = np.empty(cross.shape, np.float32)
 
@@ -267,7 +269,9 @@ class SubsetMoments:
         def pool(subset: int) -> None:
             mean = joined(slab, parts, lambda part: part.mean[subset])
             within = joined(slab, parts, lambda part: part.within[subset])
-            freedom = (joined(slab, parts, lambda part: part.count[subset]) - 1).astype(np.float32)
+            count = joined(slab, parts, lambda part: part.count[subset])
+            # Of weights that sum to less than 2, half: they may belong to several controls.
+            freedom = np.maximum(count - 1, count / 2).astype(np.float32)
             # Relative to a common centre, for precision where the mean is far from 0.
             local = mean - mean.mean(axis=0, dtype=np.float64).astype(np.float32)
             summed = np.empty((len(mean), within.shape[1] + mean.shape[1] + 1), np.float32)
@@ -288,11 +292,11 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (weights[:, None] * values).sum(axis=0) / weights.sum()
 
 
-def _check(count: np.ndarray, start: int) -> None:
-    """Check the sums (R, n) of the weights of the controls at the voxels from `start`."""
+def _check(count: np.ndarray, start: int, least: float) -> None:
+    """Check that the sums (R, n) of the weights of the controls at the voxels from `start` are at least `least`."""
     if (count < 0).any():
         raise UserError("Whitening: features are not finite, expected finite values. Encode the subjects again.")
-    few = np.flatnonzero((count < 2).any(axis=0))
+    few = np.flatnonzero((count < least).any(axis=0))
     if len(few):
         raise UserError(
             f"Whitening: fewer than 2 controls have features at {named(start + few)}, expected at least 2. Remove "

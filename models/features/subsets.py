@@ -22,6 +22,12 @@ def effective_weights(weights: np.ndarray) -> np.ndarray:
     return weights * (weights.sum() / np.square(weights).sum())
 
 
+def training_sets(folds: Sequence[np.ndarray], controls: int) -> list[np.ndarray]:
+    """Ascending indices of the controls of each subset: all without one fold, and last all of them."""
+    everyone = np.arange(controls)
+    return [*(np.setdiff1d(everyone, fold) for fold in folds), everyone]
+
+
 @dataclass(frozen=True, eq=False)
 class Subsets:
     """Subsets of the controls on which a model is fitted: all controls without one fold, and last all of them.

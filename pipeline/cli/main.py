@@ -6,7 +6,7 @@ Heavy libraries are imported only by the commands that need them, so that `--hel
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -18,13 +18,14 @@ from ..workflow.stage_titles import STAGE_TITLES
 from ..workflow.standard_streams import write_line
 from .arguments import make_parser
 from .dicom_commands import dicom, received_scan, require_no_dicom_options
-from .model_commands import adapt, adapt_scanner, bundle, certify, model, pack_model
+from .model_commands import adapt, adapt_scanner, bundle, certify, matching_stages, model, pack_model
 from .program import closing, open_console, run_options, run_program
 from .rivals import rivals
 from .scan_options import SCAN_OPTIONS, require_usable_scan_options
 
 if TYPE_CHECKING:
     from ...data_manifests.cohort.subject import SubjectRecord
+    from ..workflow.runner import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,10 +194,11 @@ def _apply(options: argparse.Namespace) -> int:
         require_no_dicom_options(options)
     with model_to_apply(options.model, options.out, dry_run=options.dry_run) as options.model:
         require_usable_scan_options(options)
+        stages = matching_stages(options)
         if not options.dicom:
-            return _run_on_cohort(options, APPLIED)
+            return _run_on_cohort(options, APPLIED, stages=stages)
         subject = received_scan(options)
-        return DONE if subject is None else _run_on_cohort(options, APPLIED, subject)
+        return DONE if subject is None else _run_on_cohort(options, APPLIED, subject, stages=stages)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -216,12 +218,19 @@ def _demo(options: argparse.Namespace) -> int:
     return pack_model(options.out, options.keep_model) or code if options.keep_model else code
 
 
-def _run_on_cohort(options: argparse.Namespace, names: Sequence[str], subject: "SubjectRecord | None" = None) -> int:
-    """Run stages on a cohort, or on one subject."""
+def _run_on_cohort(
+    options: argparse.Namespace,
+    names: Sequence[str],
+    subject: "SubjectRecord | None" = None,
+    *,
+    stages: "Mapping[str, Stage] | None" = None,
+) -> int:
+    """Run stages (by default, those of a run) on a cohort, or on one subject."""
     from ...data_manifests.cohort.manifest import read_manifest
     from ...data_manifests.cohort.single_scan import is_scan, require_t1w_name, single_scan
     from ...data_manifests.cohort.subject import Manifest
     from ..run import run_pipeline
+    from ..stages.order import STAGES
 
     of_one_scan = options.model is not None and is_scan(options.cohort) and not options.cohort.is_dir()
     if subject is not None:
@@ -238,6 +247,7 @@ def _run_on_cohort(options: argparse.Namespace, names: Sequence[str], subject: "
     run, failures = run_pipeline(
         run_options(options, manifest, options.model, names, of_one_scan=of_one_scan),
         lambda: open_console(options, options.out),
+        stages or STAGES,
     )
     if options.dry_run or (names == ("check",) and not run.applies_a_model):
         from .plan import closing_lines

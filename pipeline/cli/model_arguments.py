@@ -25,6 +25,19 @@ def add_apply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--age", type=float, metavar="YEARS", help="with a single scan: age, to compare with the controls"
     )
+    parser.add_argument(
+        "--matched-controls",
+        type=path_of,
+        metavar="COHORT",
+        help="fit the model anew for each subject, on its controls weighted by age, sex and site as in this cohort, "
+        "which it was fitted to (docs/maps.md#matched-controls)",
+    )
+    parser.add_argument(
+        "--age-sd",
+        type=float,
+        metavar="YEARS",
+        help="with --matched-controls: standard deviation of the weights in age (default: 10)",
+    )
     parser.add_argument("--dicom", action="store_true", help="COHORT is the folder of a DICOM study")
     add_choice_of_series(parser)
     parser.set_defaults(command="apply")

@@ -2,12 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...data_manifests.errors import private
+from ...data_manifests.errors import UserError, private
 from ..exit_codes import DONE, SOME_FAILED
 from ..workflow.standard_streams import write_line
 from .program import exit_code, open_console, run_options
+
+if TYPE_CHECKING:
+    from ..workflow.runner import Stage
 
 
 def adapt_scanner(options: argparse.Namespace) -> int:
@@ -61,6 +66,23 @@ def adapt(options: argparse.Namespace) -> int:
         adapted = private(out.root, "the output folder")
         run.console.say(f"adapted model: {adapted}; map patients with `voxout apply`", level=-1)
     return exit_code(run, failures)
+
+
+def matching_stages(options: argparse.Namespace) -> "Mapping[str, Stage] | None":
+    """Return the stages that apply a model with matched controls; None without `--matched-controls`."""
+    if options.matched_controls is None:
+        if options.age_sd is not None:
+            raise UserError("--age-sd: found no --matched-controls, which it is for. Add --matched-controls COHORT.")
+        return None
+    from ...data_manifests.cohort.manifest import read_manifest
+    from ...data_manifests.cohort.output_paths import OutputFolder
+    from ...models.anomaly.matching import Matching
+    from ..model.matched_model import MatchedControls
+    from ..stages.order import matched_stages
+
+    years = Matching().years if options.age_sd is None else options.age_sd
+    cohort = read_manifest(options.matched_controls)
+    return matched_stages(MatchedControls.read(OutputFolder(options.model), cohort, Matching(years)))
 
 
 def certify(options: argparse.Namespace) -> int:

@@ -95,6 +95,8 @@ class MapContext:
         Reasons of the verdict, such as noise, contrast or registration.
     latent_distance : float or None
         See `AnomalyMap`.
+    matched : mapping
+        How many controls count for the subject and what is told of them; empty if all count alike.
     """
 
     config: Config
@@ -109,6 +111,7 @@ class MapContext:
     quality: str | None = None
     doubts: Sequence[str] = ()
     latent_distance: float | None = None
+    matched: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_model(
@@ -225,6 +228,7 @@ def _about(path: Path, context: MapContext) -> dict[str, Any]:
         }
         | ({"AdaptedTo": of_scanner(context.adapted_on)} if context.adapted_on is not None else {})
         | ({"LearntFrom": of_labels(context.labelled_patients)} if context.labelled_patients is not None else {}),
+        **({"MatchedControls": dict(context.matched)} if context.matched else {}),
         "GeneratedBy": [
             {"Name": "voxout", "Version": installed["voxout"]} | ({"Commit": made_by.commit} if made_by.commit else {})
         ],

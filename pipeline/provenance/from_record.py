@@ -25,7 +25,7 @@ _OF_BEFORE = (
 _HASHES = frozenset(
     {"t1w", "flair", "brain_mask", "lesion_mask", "template_transform", "prepared", "the patches", "the encoder"}
     | {"the detectors", "the adapted model", "the packed model", "the local controls", "the map", "the scores"}
-    | {"the model without labels", "the labelled patients"}
+    | {"the model without labels", "the labelled patients", "the matched controls"}
 )
 """Inputs of which the record holds a hash."""
 

@@ -20,6 +20,11 @@ class _Model(BaseModel):
     LearntFrom: str = ""
 
 
+class _Matched(BaseModel):
+    Controls: int
+    EffectiveNumber: float
+
+
 class _Software(BaseModel):
     Name: str = ""
     Commit: str = ""
@@ -41,6 +46,7 @@ class _Sidecar(BaseModel):
     Versions: dict[str, str] = Field(default_factory=dict)
     ThresholdSetOn: str = ""
     Threshold: float | None = None
+    MatchedControls: _Matched | None = None
 
 
 def what_it_holds(path: Path) -> str:
@@ -90,6 +96,10 @@ def _described(path: Path, sidecar: Path) -> Description:
         notes.append(f"the model was adapted to {found.Model.AdaptedTo}")
     if found.Model.LearntFrom:
         notes.append(f"how its scorers are combined was learnt from {found.Model.LearntFrom}")
+    if (matched := found.MatchedControls) is not None:
+        notes.append(
+            f"the model was fitted for this subject: {matched.Controls} controls count as {matched.EffectiveNumber:g}"
+        )
     notes.append("settings and duration are in the records of the output folder that it was copied from, if any")
     return Description(
         name=path.name,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,12 +19,13 @@ from ...evaluation.scoring.operating_point import StoredPoint
 from ..config.config import Config
 from ..model.anomaly_model import model_of_process
 from ..model.map_files import MapContext, read_latent_distance, write_map
+from ..model.matched_model import MATCHED, MatchedControls, matched_model, told_of
 from ..model.model_files import adapted_on, labelled_patients, read_trained_on, require_files_of_model
 from ..workflow.device import choose_device
 from ..workflow.earlier_subjects import about_subject
 from ..workflow.origin import Origin
 from ..workflow.per_subject import cached, work_by_subject
-from ..workflow.records import StageRecord, file_fingerprint
+from ..workflow.records import StageRecord, file_fingerprint, fingerprint
 from ..workflow.removal import remove_with_record
 from ..workflow.runner import Run, Stage, StageResult
 from ..workflow.scan_places import keep_places
@@ -42,8 +44,8 @@ _THRESHOLD = "the threshold"
 SETTINGS_OF_THRESHOLD = ("false_clusters", "smallest_cluster_mm3", "space", "bootstrap_draws")
 
 
-def _map_inputs(run: Run) -> dict[str, Any]:
-    named = {f"{name} {key}": value for key, own in _mapped(run).items() for name, value in own.items()}
+def _map_inputs(matched: MatchedControls | None, run: Run) -> dict[str, Any]:
+    named = {f"{name} {key}": value for key, own in _mapped(run, matched).items() for name, value in own.items()}
     named |= {f"mapped before {key}": subject.group for key, subject in mapped_earlier(run).items()}
     if run.applies_a_model:
         named[_THRESHOLD] = _valid_threshold(run)
@@ -52,8 +54,8 @@ def _map_inputs(run: Run) -> dict[str, Any]:
     return named | settings_of_map(run)
 
 
-def _map(run: Run) -> StageResult:
-    mapped = _mapped(run)
+def _map(matched: MatchedControls | None, run: Run) -> StageResult:
+    mapped = _mapped(run, matched)
     if not mapped:
         raise UserError("map: found no patients and no held-out controls. Add patients to the manifest.")
     unreachable = _remove_maps_of_failed(run, mapped)
@@ -64,7 +66,9 @@ def _map(run: Run) -> StageResult:
     for_all = settings_of_map(run) | {_THRESHOLD: _valid_threshold(run)}
     mapped = {key: own | for_all for key, own in mapped.items()}
     device = run.device_of_workers or run.device
-    work = work_by_subject(run, "map", write_maps, mapped, run.out.map_record, run.config, run.out, run.model, device)
+    threads = _threads(run, len(mapped)) if matched is not None else 1
+    arguments = run.config, run.out, run.model, device, matched, threads
+    work = work_by_subject(run, "map", write_maps, mapped, run.out.map_record, *arguments)
     if run.applies_a_model and run.config.evaluation.keep_scan_places:
         keep_places(run.out, [run.manifest[key] for key in work.done])
     notes = [
@@ -76,7 +80,22 @@ def _map(run: Run) -> StageResult:
     notes += [f"{key}: cannot be reached now; its map and page of an earlier call are kept" for key in unreachable]
     earlier = tuple(mapped_earlier(run))
     summary = work.summary + (f", and {len(earlier)} from earlier calls" if earlier else "")
+    if matched is not None and work.done:
+        summary += f"; {_effective(matched, [run.manifest[key] for key in work.done])}"
     return replace(work, warnings=(*work.warnings, *notes), done=work.done + earlier, summary=summary)
+
+
+def _threads(run: Run, subjects: int) -> int:
+    """Threads for one subject, if there are fewer subjects than workers on this machine."""
+    return max(1, run.engine.jobs // subjects) if run.device_of_workers is None else 1
+
+
+def _effective(matched: MatchedControls, patients: Sequence[SubjectRecord]) -> str:
+    """Say the effective numbers of controls of patients."""
+    numbers = [matched.match(patient).effective for patient in patients]
+    low, high = f"{min(numbers):.1f}", f"{max(numbers):.1f}"
+    span = low if low == high else f"{low} to {high}"
+    return f"matched controls: {len(matched.controls)} count as {span} equal ones"
 
 
 def _null_threshold(run: Run) -> StoredPoint | None:
@@ -125,13 +144,17 @@ def _is_out_of_reach(subject: SubjectRecord, out: OutputFolder) -> bool:
     return now.keys() != subject.files.keys() and all(before.get(column, own) == own for column, own in now.items())
 
 
-def _mapped(run: Run) -> dict[str, dict[str, Any]]:
+def _mapped(run: Run, matched: MatchedControls | None = None) -> dict[str, dict[str, Any]]:
     prepared = prepared_of(run)
     keys = {subject.key for subject in run.manifest.patients}
     controls = {subject.key for subject in run.manifest.controls}
     keys |= controls - _known_to_the_model(run) if run.applies_a_model else set(split_of(run)[1])
     mapped = [s.key for s in run.manifest if s.key in keys and s.key in prepared]
-    return {key: {"prepared": prepared[key]} | covariates_of(run, key) for key in mapped}
+    inputs = {key: {"prepared": prepared[key]} | covariates_of(run, key) for key in mapped}
+    if matched is not None:
+        matches = {key: matched.match(run.manifest[key]) for key in mapped}
+        inputs = {key: own | {MATCHED: fingerprint(matches[key].weights)} for key, own in inputs.items()}
+    return inputs
 
 
 def _known_to_the_model(run: Run) -> set[str]:
@@ -150,22 +173,26 @@ def write_maps(
     out: OutputFolder,
     model: OutputFolder,
     device: str,
+    matched: MatchedControls | None = None,
+    threads: int = 1,
 ) -> StageRecord:
     """Write the anomaly maps of one prepared subject, on the template grid and in native space.
 
     If only the threshold has changed, the maps are not computed again.
     """
     about, device = about_subject(subject), choose_device(device)
+    told = {} if matched is None else told_of(matched.match(subject))
     adapted = adapted_on(model), labelled_patients(model)
     context = MapContext.of_model(config, fit_identity(model), inputs[_THRESHOLD], *adapted)
-    context = replace(context, made_by=origin, scans={name: about[name] for name in subject.images})
+    context = replace(context, made_by=origin, scans={name: about[name] for name in subject.images}, matched=told)
+    about |= {MATCHED: told} if told else {}
     earlier = StageRecord.read(out.map_record(subject))
 
     def work(out: OutputFolder) -> Sequence[str]:
         if earlier is not None and _is_same_map(earlier, inputs, out.root):
             _write_again(earlier, out, context)
             return earlier.warnings
-        return map_subject(subject, config, out, model, device, context)
+        return map_subject(subject, config, out, model, device, context, matched, threads)
 
     path = out.map_record(subject)
     return cached("map", subject, path, inputs, out, ("maps",), work, origin=origin, device=device, about=about)
@@ -189,7 +216,14 @@ def _write_again(earlier: StageRecord, out: OutputFolder, context: MapContext) -
 
 
 def map_subject(
-    subject: SubjectRecord, config: Config, out: OutputFolder, model: OutputFolder, device: str, context: MapContext
+    subject: SubjectRecord,
+    config: Config,
+    out: OutputFolder,
+    model: OutputFolder,
+    device: str,
+    context: MapContext,
+    matched: MatchedControls | None = None,
+    threads: int = 1,
 ) -> tuple[str, ...]:
     """Score one subject at every voxel of the mask, and write its maps.
 
@@ -199,23 +233,26 @@ def map_subject(
     Returns
     -------
     tuple of str
-        Warnings about covariates that the map could not be adjusted for.
+        Warnings about covariates that the map could not be adjusted for, and about matched controls.
 
     Raises
     ------
     UserError
         A part of the model is missing, or its parts do not match.
     """
-    model_here = model_of_process(model.root, fit_identity(model), config, device)
-    scan = model_here.read_prepared(subject, out)
-    found = model_here.map_of(scan, model_here.score(scan, jobs=1))
+    scoring, warnings = model_of_process(model.root, fit_identity(model), config, device), ()
+    if matched is not None:
+        match = matched.match(subject)
+        scoring, warnings = matched_model(scoring, model, matched, match, jobs=threads), match.warnings
+    scan = scoring.read_prepared(subject, out)
+    found = scoring.map_of(scan, scoring.score(scan, jobs=threads))
     context = replace(context, latent_distance=found.latent_distance)
     for path, volume in found.volumes(out, subject).items():
         write_map(path, volume, context)
     if config.evaluation.p_maps:
         _write_p_maps(out.p_maps(out.template_map(subject)), found.template_z_map, found.template_coverage, context)
         _write_p_maps(out.p_maps(out.native_map(subject)), found.z_map, found.coverage, context)
-    return found.warnings
+    return (*warnings, *found.warnings)
 
 
 def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume, context: MapContext) -> None:
@@ -226,4 +263,10 @@ def _write_p_maps(paths: Sequence[Path], z: Volume, covered: Volume, context: Ma
         write_map(path, z.with_voxels(values), context)
 
 
-STAGE = Stage("map", _map_inputs, _map, ("operating_point",), needs=("prepare", "fit"), retry_failed=True)
+def map_stage(matched: MatchedControls | None = None) -> Stage:
+    """Return the stage; with the controls to match, each map is that of a model fitted for its subject."""
+    inputs, work = partial(_map_inputs, matched), partial(_map, matched)
+    return Stage("map", inputs, work, ("operating_point",), needs=("prepare", "fit"), retry_failed=True)
+
+
+STAGE = map_stage()

@@ -9,6 +9,7 @@ from ..workflow.stage_titles import STAGE_TITLES
 
 if TYPE_CHECKING:
     from ...models.anomaly.learn import LabelSettings
+    from ..model.matched_model import MatchedControls
 
 APPLIED = ("check", "prepare", "map", "score", "report")
 """Stages that apply a fitted model to new subjects."""
@@ -47,3 +48,10 @@ def learning_stages(settings: "LabelSettings") -> dict[str, Stage]:
     from .labels import label_stages
 
     return {"check": STAGES["check"], "prepare": STAGES["prepare"], **label_stages(settings)}
+
+
+def matched_stages(matched: "MatchedControls") -> dict[str, Stage]:
+    """Return the stages that apply a model, fitted anew for each subject with its controls, by name."""
+    from .map import map_stage
+
+    return {name: STAGES[name] for name in APPLIED} | {"map": map_stage(matched)}

@@ -29,6 +29,7 @@ from ...evaluation.scoring.score_cohort import CohortScores, subject_row
 from ...evaluation.scoring.subject_scores import SubjectScores
 from ..config.config import Config
 from ..model.map_files import MapContext, of_labels, of_scanner, read_latent_distance, write_clusters
+from ..model.matched_model import MATCHED, matched_sentence
 from ..model.model_files import adapted_on, labelled_patients
 from ..workflow.origin import Origin
 from ..workflow.per_subject import cached
@@ -107,6 +108,8 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
     transform = TemplateTransform.load(out.transform_folder(subject))
     template = load_template(config.preprocessing.spacing_mm)
     page = out.subject_page(subject)
+    mapped = StageRecord.read(out.map_record(subject))
+    matched = mapped.about.get(MATCHED, {}) if mapped else {}
     report = SubjectReport(
         subject=report_subject(subject, shared.roles[subject.key], out, config, scores),
         created=datetime.now().astimezone(),
@@ -128,12 +131,12 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         row=subject_row(scores, shared.threshold.value),
         latent_distance=read_latent_distance(out.template_map(subject)),
         cohort_page="../" + out.report.name,
+        matched=matched_sentence(matched) if matched else "",
         summary=run_summary(config, shared.adapted_on, shared.labelled_patients),
         settings_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         versions=shared.versions,
     )
     found = write_subject_page(page, report, table=out.subject_clusters(subject))
-    mapped = StageRecord.read(out.map_record(subject))
     context = MapContext(
         config,
         shared.model,
@@ -146,6 +149,7 @@ def _write_page(subject: SubjectRecord, origin: Origin, config: Config, out: Out
         found.relation,
         report.subject.quality_verdict,
         report.subject.quality_reasons,
+        matched=matched,
     )
     write_clusters(out.cluster_labels(subject, space), found.labels, found.clusters, found.rows, context)
 

@@ -125,6 +125,17 @@ def test_weights_of_one_change_no_bit():
         np.testing.assert_array_equal(own, other)
 
 
+def test_a_voxel_where_few_controls_with_little_weight_are_has_finite_moments():
+    features, confounds = features_of()
+    features[np.setdiff1d(EVERYONE, [3, 0, 7]), 17] = np.nan
+    weights = np.where(np.isin(EVERYONE, [3, 0, 7]), 0.01, 1.0)
+    _, _, covariance = moments_of(features, Subsets(FOLDS, confounds, weights))
+    assert np.isfinite(covariance).all() and (np.linalg.eigvalsh(covariance[:, 17]) > 0).all()
+    features[:, 17] = np.nan
+    with pytest.raises(UserError, match="fewer than 2 controls have features at voxel 17"):
+        moments_of(features, Subsets(FOLDS, confounds, weights))
+
+
 def test_effective_number_of_controls():
     assert effective_number(np.ones(7)) == 7
     assert effective_number(np.array([1.0, 0, 0])) == 1

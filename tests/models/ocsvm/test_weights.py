@@ -172,6 +172,22 @@ def test_weights_of_one_change_no_bit():
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+def test_weights_of_one_change_no_bit_of_the_guidance_loss_and_of_the_gpu_solver():
+    sv, rest = loss_latents(20, 8, 4)
+    found = []
+    for weights in (None, np.ones(20)):
+        leaves = sv.clone().requires_grad_(), rest.clone().requires_grad_()
+        loss = guidance_loss(*leaves, nu=0.1, gamma="scale", weights=weights)
+        loss.sum().backward()
+        found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    latents = torch.from_numpy(np.random.default_rng(1).normal(size=(30, 20, 6)))
+    plain, weighted = (fit_block(latents, 0.1, 0.05, weights) for weights in (None, np.ones(30)))
+    for name in ("support_vectors", "dual_coef", "n_support", "centred_offset", "gamma", "n_fitted"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(weighted, name))
+
+
 def test_weights_for_each_location():
     rng = np.random.default_rng(2)
     z, weights = rng.normal(size=(5, 20, 3)), rng.uniform(0, 1, (5, 20))

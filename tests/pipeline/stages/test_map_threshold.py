@@ -42,7 +42,7 @@ def z():
 def of_maps(patient, z, scored):
     """Return a stage's work that writes three maps, and counts."""
 
-    def work(subject, config, out, model, device, context):
+    def work(subject, config, out, model, device, context, *matched):
         scored.append(context.threshold)
         write_map(out.native_map(patient), z, context)
         write_map(out.template_map(patient), z, context)
