@@ -9,6 +9,7 @@ from scipy import ndimage
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
+from voxout.models.anomaly import fit as fitting
 from voxout.models.anomaly.calibration import folds_of
 from voxout.models.anomaly.control_nulls import ControlNulls
 from voxout.models.anomaly.cross_fit import CrossFit
@@ -73,6 +74,22 @@ def test_equal_weights_are_the_model_with_covariates_and_without_smoothing(tmp_p
     matched = fit.ensemble_for(np.ones(CONTROLS))
     assert matched.surroundings is None
     np.testing.assert_array_equal(z_of(matched), z_of(fit.ensemble))
+
+
+def test_with_mirrored_controls_a_copy_has_the_weight_of_its_control(monkeypatch, tmp_path):
+    monkeypatch.setattr(fitting, "is_symmetric", lambda grid: True)
+    fit = matched_fit(OutputFolder(fit_small_model(tmp_path / "model", keep_controls=True)))
+    assert fit.controls.originals.tolist() == [n for n in range(CONTROLS) for _ in range(2)]
+    np.testing.assert_array_equal(z_of(fit.ensemble_for(np.ones(CONTROLS))), z_of(fit.ensemble))
+    weights = np.random.default_rng(1).uniform(0.2, 1, CONTROLS)
+    none = replace(fit, confounds=[np.zeros((2 * CONTROLS, 0))] * len(fit.confounds))
+    svms = none.ensemble_for(weights).scorers[0].scorer
+    latents = fit.controls.latents(range(2 * CONTROLS))[:, :]
+    expected = np.average(latents, axis=0, weights=np.repeat(weights, 2))
+    np.testing.assert_allclose(svms.whitening.mean, expected, atol=1e-4)
+    nu = fit.controls.fit.settings.detector.nu
+    alone = effective_weights(np.repeat(weights, 2)).sum() / 2
+    np.testing.assert_allclose(svms.field.total_dual, nu * alone, rtol=1e-6)
 
 
 def test_a_factor_of_all_weights_changes_nothing(fit):
