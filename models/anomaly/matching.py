@@ -16,8 +16,8 @@ from ..features.subsets import effective_number
 from .ages import FEWEST_EFFECTIVE
 
 _SMALLEST_WEIGHT = 1e-6
-"""Share of the largest weight below which none falls: no voxel is then without controls. It is far below the share of the
-null that makes up its tail, which controls of other ages would otherwise decide."""
+"""Share of the largest weight below which none falls: no voxel is then without controls. It is far below the share of
+the null that makes up its tail, which controls of other ages would otherwise decide."""
 _WIDENING, _WIDEST_YEARS = 1.1, 200.0
 
 
