@@ -12,6 +12,7 @@ from ...models.anomaly.control_nulls import ControlNulls, keys_with_nulls
 from ...models.anomaly.matched import MatchedFit
 from ...models.anomaly.matching import Match, Matching, match, require_ages
 from ...preprocessing.patches.volume_store import VolumeStore
+from ..config.config import load_config
 from .anomaly_model import AnomalyModel
 
 MATCHED = "the matched controls"
@@ -103,7 +104,7 @@ def _start(loaded: AnomalyModel, folder: OutputFolder, controls: MatchedControls
         loaded.ensemble,
         loaded.source,
         loaded.config.models,
-        seed=loaded.config.seed,
+        seed=load_config(folder.fitted_config).seed,  # That of the call may be another.
         scratch=Path(tempfile.gettempdir()),
         jobs=jobs,
     )

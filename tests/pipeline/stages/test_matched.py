@@ -112,6 +112,12 @@ def test_a_second_call_does_nothing_and_other_ages_map_again(lab, tmp_path):
     np.testing.assert_array_equal(z_of(lab, out), z_of(lab, lab.plain))
 
 
+def test_the_folds_are_those_of_the_fit_whatever_the_seed_of_the_call(lab, tmp_path):
+    out = OutputFolder(tmp_path / "out")
+    assert lab.apply(out.root, lab.cohort, "--seed", "7")[0] == 0
+    np.testing.assert_array_equal(z_of(lab, out), z_of(lab, lab.matched))
+
+
 def test_controls_of_one_age_and_sex_give_the_map_of_the_model(lab, tmp_path):
     alike = with_columns(lab.cohort, "alike", age=lambda number: 50, sex=lambda number: "F")
     out = OutputFolder(tmp_path / "out")
