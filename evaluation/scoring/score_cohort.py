@@ -18,17 +18,27 @@ from ..metrics.lesion_metrics import froc_curve
 from ..settings import EvaluationSettings
 from .cohort_measures import (
     AtOperatingPoint,
+    ader_mean,
     froc_measure,
     point_measures,
     sensitivity_by_volume,
     subject_measures,
     undefined_point_measures,
 )
+from .healthy_rates import DiceAtHealthyRates
 from .operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
 from .subject_scores import SubjectScores
 from .voxel_measures import voxel_measures
 
-ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
+ORACLES = (
+    "best_dice_pooled",
+    "best_dice_per_subject_mean",
+    "best_dice_one_threshold_per_subject_mean",
+    "subject_f1_max_maximum",
+    "subject_f1_max_p999",
+    "subject_f1_max_volume",
+    "ader_mean",
+)
 """Metrics whose threshold is chosen on the truth; not attainable for a new scan."""
 FROC_SHOWN = 16.0
 """Highest number of false clusters per subject of the stored FROC curve."""
@@ -185,15 +195,18 @@ def score_cohort(
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
     voxels = voxel_measures(known, weights)
+    at_rates = DiceAtHealthyRates.from_scores(known, weights)
     measures = {**voxels.measures, "healthy_threshold": point.measure}
+    measures |= at_rates.measures(np.arange(len(known)), weights)
     measures |= undefined_point_measures(known, point, settings.bootstrap_draws)
     if at is not None:
         measures |= point_measures(known, at, weights)
     measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)
     measures |= subject_measures(known, at, point.why_none, weights)
+    measures["ader_mean"] = ader_mean(measures)
     return CohortScores(
         measures=measures,
-        strata=_strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else (),
+        strata=_strata(known, false_cluster_thresholds, at, at_rates, weights, settings) if with_strata else (),
         point=point,
         subjects=subjects,
         rows=tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects),
@@ -275,6 +288,7 @@ def _strata(
     known: Sequence[SubjectScores],
     false_cluster_thresholds: Sequence[np.ndarray],
     at: AtOperatingPoint | None,
+    at_rates: DiceAtHealthyRates,
     weights: np.ndarray,
     settings: EvaluationSettings,
 ) -> tuple[Stratum, ...]:
@@ -290,6 +304,7 @@ def _strata(
             rows = np.flatnonzero([own == name for own in names])
             members = [known[row] for row in rows]
             measures = voxel_measures(members, weights[:, rows]).measures
+            measures |= at_rates.measures(rows, weights[:, rows])
             if at is not None:
                 measures |= point_measures(members, at.subset(rows), weights[:, rows])
             measures["froc_score"] = froc_measure(
