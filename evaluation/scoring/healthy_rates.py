@@ -105,7 +105,9 @@ def _search(scans: Sequence[ScoreHistogram], weights: np.ndarray, limit: float, 
     while (reached - below > 1).any():
         middle = (below + reached) // 2
         at = _number_of(middle)
-        flagged = sum(w * above[np.searchsorted(scores, at)] for w, (scores, above) in zip(weights.T, tails, strict=True))
+        flagged = sum(
+            w * above[np.searchsorted(scores, at)] for w, (scores, above) in zip(weights.T, tails, strict=True)
+        )
         enough = flagged <= allowed
         reached, below = np.where(enough, middle, reached), np.where(enough, below, middle)
     return reached

@@ -111,9 +111,7 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     return VoxelMeasures(measures, counts, each, aupimo)
 
 
-def _best_mean_dice(
-    summed: np.ndarray, has_lesions: np.ndarray, each: vm.RankCounts, weights: np.ndarray
-) -> Measure:
+def _best_mean_dice(summed: np.ndarray, has_lesions: np.ndarray, each: vm.RankCounts, weights: np.ndarray) -> Measure:
     """Mean Dice of the subjects with lesions, at the threshold common to all at which it is highest."""
     n = int(has_lesions.sum())
     dice = vm.dice_by_threshold(each)[has_lesions]

@@ -94,7 +94,9 @@ def best_mean_dice(scans: list[Scan]) -> float:
     total = np.zeros(len(thresholds))
     for scan in scans:
         lesion = scan.labels > 0
-        true, flagged = (np.searchsorted(np.sort(v), thresholds, side="left") for v in (scan.scores[lesion], scan.scores.ravel()))
+        true, flagged = (
+            np.searchsorted(np.sort(v), thresholds, side="left") for v in (scan.scores[lesion], scan.scores.ravel())
+        )
         true, flagged = lesion.sum() - true, lesion.size - flagged
         total += 2 * true / (flagged + lesion.sum())
     return float(total.max() / len(scans))

@@ -313,13 +313,13 @@ def test_f1_max_of_four_subjects(highest, expected):
 
 
 def _with_highest(number, peak, *, healthy):
-    """A subject whose map is 0 but for one voxel, which is a lesion in patients."""
+    """A subject whose map is 0 but for one voxel, a lesion in patients, and NaN outside the brain."""
     values, lesion = np.zeros(GRID.size_vox, np.float32), np.zeros(GRID.size_vox, bool)
-    values[5, 5, 5] = peak
+    values[5, 5, 5], values[0] = peak, np.nan
     lesion[5, 5, 5] = not healthy
-    everywhere, truth = Volume(np.ones(GRID.size_vox, bool), GRID), Volume(lesion, GRID)
+    brain, truth = Volume(~np.isnan(values), GRID), Volume(lesion, GRID)
     group = "control" if healthy else "patient"
-    return score_map(f"sub-{number}", Volume(values, GRID), everywhere, truth, None, SETTINGS, group=group)
+    return score_map(f"sub-{number}", Volume(values, GRID), brain, truth, None, SETTINGS, group=group)
 
 
 def test_the_mean_of_ader_averages_its_seven_metrics_in_every_sample(cohort):
