@@ -53,7 +53,7 @@ METRICS: dict[str, MetricLabel] = {
     **{
         name: MetricLabel(
             f"Mean Dice at {100 * rate:g} % of healthy voxels",
-            f"Mean overlap of the subjects, at the threshold that flags {100 * rate:g} % of the voxels of healthy scans.",
+            f"Mean overlap of the subjects, at the threshold that flags {100 * rate:g} % of healthy scans' voxels.",
             "subjects with lesions",
         )
         for name, rate in HEALTHY_FPRS.items()
