@@ -76,7 +76,7 @@ class Stratum:
     Attributes
     ----------
     by : str
-        "site", "age" or "lesion volume".
+        "site", "age", "sex" or "lesion volume".
     name : str
         For example "40 to 60 years".
     measures : mapping from name to Measure
@@ -96,7 +96,7 @@ class CohortScores:
     measures : mapping from name to Measure
         Names as in ``scores.json``.
     strata : tuple of Stratum
-        Metrics by site, age band and lesion volume.
+        Metrics by site, age band, sex and lesion volume.
     point : OperatingPoint
         Threshold set on healthy scans, with its uncertainty.
     subjects : tuple of SubjectScores
@@ -171,7 +171,7 @@ def score_cohort(
     point : OperatingPoint, optional
         Operating point from elsewhere; set on the healthy scans of this cohort by default.
     with_strata : bool
-        Whether to compute metrics by site, age and lesion volume as well.
+        Whether to compute metrics by site, age, sex and lesion volume as well.
 
     Raises
     ------
@@ -284,6 +284,9 @@ def bootstrap_weights(known: Sequence[SubjectScores], draws: int, seed: int) -> 
     return resample_subjects(strata, draws, seed, participants)
 
 
+_SEXES = {"F": "female", "M": "male", "O": "other"}
+
+
 def _strata(
     known: Sequence[SubjectScores],
     false_cluster_thresholds: Sequence[np.ndarray],
@@ -297,9 +300,11 @@ def _strata(
     groups = {
         "site": [s.site for s in known],
         "age": [None if s.age is None else ages[np.digitize(s.age, settings.age_bands)] for s in known],
+        "sex": [_SEXES.get(s.sex or "") for s in known],
     }
     for by, names in groups.items():
-        order = sorted({name for name in names if name}) if by == "site" else [band for band in ages if band in names]
+        present = {name for name in names if name}
+        order = [band for band in ages if band in present] if by == "age" else sorted(present)
         for name in order:
             rows = np.flatnonzero([own == name for own in names])
             members = [known[row] for row in rows]

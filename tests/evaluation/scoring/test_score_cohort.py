@@ -361,6 +361,8 @@ def test_metrics_of_a_stratum_agree_with_those_of_its_subjects():
     assert [name for by, name in strata if by == "age"] == ["below 40 years", "40 to 60 years", "60 to 75 years",
                                                             "75 years and more"]  # fmt: skip
     assert strata["age", "below 40 years"].measures["auroc"].estimate().reason_undefined, "only healthy subjects"
+    by_sex = [s.name for s in score_cohort([replace(s, sex="FM"[n % 2]) for n, s in enumerate(made)], SETTINGS).strata]
+    assert by_sex[:2] == ["female", "male"]
     volumes = [stratum.measures["lesion_sensitivity"] for (by, _), stratum in strata.items() if by == "lesion volume"]
     in_mm3 = [les.volume_mm3 for s in placed for les in s.lesions]
     assert [m.n for m in volumes] == [sum(v < 100 for v in in_mm3), sum(v >= 100 for v in in_mm3), 0, 0]
