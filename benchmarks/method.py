@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -100,6 +100,7 @@ ENCODERS: Mapping[str, Mapping[str, object]] = {
     },
     "AE, cubes of 6 and 10 mm": {"guidance": _UNGUIDED, "encoder": {"patch_size_mm": (6, 10)}},
     "AE, latent size 32": {"guidance": _UNGUIDED, "encoder": {"latent_size": 32}},
+    "OgAE, without derived maps": {"encoder": {"channels": "modalities"}},
     "AE, layer norm": {"guidance": _UNGUIDED, "encoder": {"norm": "layer"}},
     **{name: _with_edits(FAMILIES, lambda_) for name, lambda_ in _WITH_EDITS.items()},
     **_EDIT_VARIANTS,
@@ -118,11 +119,14 @@ class Fit:
         One of `ENCODERS`.
     changes : mapping
         Changes to the settings of the models.
+    derived : bool
+        Whether the derived maps are among the channels.
     """
 
     scorers: tuple[str, ...]
     encoder: str | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
+    derived: bool = True
 
     @property
     def is_random(self) -> bool:
@@ -136,6 +140,7 @@ DETECTORS: Mapping[str, Mapping[str, object]] = {
     "distance, nu 0.3": {"nu": 0.3},
     "log-ratio": {"score": "log_ratio"},
     "standardised": {"latent_scaling": "standardised", "gamma": "1/d"},
+    "standardised, same gamma": {"latent_scaling": "standardised"},
     "raw": {"latent_scaling": "raw", "score": "decision", "gamma": 0.01, "nu": 0.03},
 }
 """Changes to the default settings of the one-class SVMs, by name; `raw` is as published."""
@@ -144,11 +149,13 @@ _NO_COMPONENTS = {"ensemble": {"brain_components": 0}}
 FITS: Mapping[str, Fit] = {
     "plain": Fit(("intensity", "patches", "derived_features", *DERIVED)),
     "plain, without components": Fit(("intensity", "patches", "derived_features", "extension"), None, _NO_COMPONENTS),
-    **{name: Fit(_BOTH, name) for name in ENCODERS},
+    **{name: Fit(_BOTH, name, derived=name != "OgAE, without derived maps") for name in ENCODERS},
     "OgAE, without components": Fit(_BOTH, "OgAE", _NO_COMPONENTS),
     **{f"OgAE {name}": Fit(("ocsvm",), "OgAE", {"detector": changes}) for name, changes in DETECTORS.items()},
     "prototypes": Fit(("prototypes",)),
     "learned": Fit(("learned",)),
+    "learned, without components": Fit(("learned",), None, _NO_COMPONENTS),
+    "learned, without derived maps": Fit(("learned",), derived=False),
     **{
         _variant("learned", families): Fit(("learned",), None, {"learned": {"families": _others(families)}})
         for families in OWN_FAMILIES.values()
@@ -201,7 +208,7 @@ METHODS: Mapping[str, Parts] = {
     **{f"ensemble with {name}": ((name, "ocsvm"), *_ALL[1:]) for name in _WITH_EDITS},
 }
 SEARCHED: Mapping[str, Parts] = {
-    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS if name not in _EDIT_VARIANTS},
+    **{f"{name}, OC-SVM": ((name, "ocsvm"),) for name in ENCODERS if name not in _EDIT_VARIANTS and FITS[name].derived},
     **{f"OgAE, OC-SVM, {name}": ((f"OgAE {name}", "ocsvm"),) for name in ("decision, same gamma", "distance, nu 0.3")},
     "derived features, without components": (("plain, without components", "derived_features"),),
     "OgAE, OC-SVM, without components": (("OgAE, without components", "ocsvm"),),
@@ -237,7 +244,7 @@ LEFT_OUT = (
 _ISOLATED = {"surroundings_mm": 0.0, "age_years": 0.0}
 _ALONE = {"smoothing_mm": 0.0, **_ISOLATED}
 _ENSEMBLES = tuple(name for name in METHODS if name.startswith("ensemble"))
-_FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
+FIGURES = ("average_precision", "average_precision_per_subject", "auroc", "auroc_fpr30", "found_at_1", "found_at_4")
 DIFFERENCES = (
     ("OgAE, OC-SVM", "AE, OC-SVM"),
     ("OgAE, edits, OC-SVM", "AE, edits, OC-SVM"),
@@ -267,18 +274,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=("validate", "test"), default="test")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="names of table rows; all by default")
     options = parser.parse_args(arguments)
-    if not (options.data / "ixi").is_dir():
-        print(f"skipped: no real scans at {options.data} (expected the folders ixi, ms and lesion_masks there)")
+    if not has_scans(options.data):
         return 0
-    manifest = make_cohort(options.data, options.out / "cohort", seed=0)
-    for stage in ("check", "prepare", "extract"):
-        command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(options.out / "run")]
-        code = subprocess.run([*command, "--seed", str(SEED), "--jobs", str(options.jobs)], check=False).returncode
-        if code not in (0, 3):
-            return code
+    if code := prepare(options.data, options.out, options.jobs):
+        return code
     text = Study(options.out, options.seeds, options.part, options.jobs).tables(options.methods)
     print(text)
     (options.out / f"table-{options.part}.md").write_text(text)
+    return 0
+
+
+def has_scans(data: Path) -> bool:
+    """Whether the real scans are there; says what is missing otherwise."""
+    if not (data / "ixi").is_dir():
+        print(f"skipped: no real scans at {data} (expected the folders ixi, ms and lesion_masks there)")
+    return (data / "ixi").is_dir()
+
+
+def prepare(data: Path, out: Path, jobs: int) -> int:
+    """Make the cohort and prepare its scans; return the exit code of a stage that stopped, or 0."""
+    manifest = make_cohort(data, out / "cohort", seed=0)
+    for stage in ("check", "prepare", "extract"):
+        command = [sys.executable, "-m", "voxout.pipeline.cli", stage, str(manifest), str(out / "run")]
+        code = subprocess.run([*command, "--seed", str(SEED), "--jobs", str(jobs)], check=False).returncode
+        if code not in (0, 3):
+            return code
     return 0
 
 
@@ -332,29 +352,41 @@ class Study:
             channels=self.channels,
         )
 
-    def fitted(self, name: str, seed: int) -> Path:
-        """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
-        fit = FITS[name]
-        folder = self.out / "fits" / (f"{name}-{seed}" if fit.is_random else name)
+    def folder(self, name: str, seed: int) -> Path:
+        return self.out / "fits" / (f"{name}-{seed}" if FITS[name].is_random else name)
+
+    @staticmethod
+    def settings_of(fit: Fit) -> ModelSettings:
         # Smoothing, the comparison with the surroundings and the ages are applied in the evaluation.
         ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, **_ALONE}
-        settings = ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
-        done, identity = folder / "done.json", self.identity(fit, settings)
-        if done.exists() and done.read_text() == identity:
+        return ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
+
+    def is_fitted(self, name: str, seed: int) -> bool:
+        """Whether a fit with these settings is saved."""
+        done, fit = self.folder(name, seed) / "done.json", FITS[name]
+        return done.exists() and done.read_text() == self.identity(fit, self.settings_of(fit))
+
+    def fitted(self, name: str, seed: int) -> Path:
+        """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
+        fit, folder = FITS[name], self.folder(name, seed)
+        if self.is_fitted(name, seed):
             return folder
-        source = FeatureSource(self.channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
+        settings, store, channels = self.settings_of(fit), self.store, self.channels
+        if not fit.derived:
+            store, channels = store.only(channels.modalities), replace(channels, derived=())
+        source = FeatureSource(channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())
         print(f"fit {folder.name}", file=sys.stderr, flush=True)
-        ensemble = fit_ensemble(self.store, self.train, source, settings, folder, seed=seed, jobs=self.jobs)
+        ensemble = fit_ensemble(store, self.train, source, settings, folder, seed=seed, jobs=self.jobs)
         for key in self.keys:
-            prepared = PreparedImages.from_record(self.manifest[key], self.run, self.channels.modalities)
-            images = self.channels.read(prepared, self.mask.grid)
+            prepared = PreparedImages.from_record(self.manifest[key], self.run, channels.modalities)
+            images = channels.read(prepared, self.mask.grid)
             inside = self.mask.transform(prepared.read_brain_mask(self.mask.grid).voxels)
             confounds = ensemble.confounds.values(images, inside)
             for scorer in ensemble.scorers:
                 neg_log10_p = scorer.neg_log10_p(images, inside, confounds, jobs=self.jobs)
                 LatentStore.create(folder / "read" / scorer.name, self.mask, 1).write(key, neg_log10_p[:, None])
-        with atomic_write(done) as temporary:
-            temporary.write_text(identity)
+        with atomic_write(folder / "done.json") as temporary:
+            temporary.write_text(self.identity(fit, settings))
         return folder
 
     @staticmethod
@@ -365,7 +397,8 @@ class Study:
         scorers["ensemble"].pop("age_years")
         if "learned" in fit.scorers:
             scorers |= settings.model_dump(mode="json", include={"learned"})
-        return json.dumps({"scorers": scorers, "encoder": training}, indent=1)
+        channels = {} if fit.derived else {"derived": False}
+        return json.dumps({"scorers": scorers, "encoder": training, **channels}, indent=1)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
     def scorer_output(self, fit: str, scorer: str, seed: int, settings: EnsembleSettings) -> ScorerOutput:
@@ -428,13 +461,17 @@ class Study:
             values |= {key: ages.neg_log10_p(values[key], age) for key, age in with_age.items()}
         return z_from_neg_log10_p(null), {key: z_from_neg_log10_p(value) for key, value in values.items()}
 
-    def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
-        """Metrics of a method, averaged over seeds if they matter; `ensemble`: changes to the settings."""
+    def by_seed(self, name: str, parts: Parts, **ensemble: float) -> list[MethodFigures]:
+        """Metrics of a method for each seed, or for one if seeds do not matter; `ensemble`: changes to the settings."""
         settings = ModelSettings().ensemble.model_copy(update=ensemble)
         seeds = range(self.seeds if any(FITS[fit].is_random for fit, _ in parts) else 1)
         print(f"evaluating {name}", file=sys.stderr, flush=True)
-        each = [evaluate(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
-        return each[0].averaged_with(*each[1:], name=name)
+        return [evaluate(name, self.z_maps(parts, seed, settings)[1], self.test) for seed in seeds]
+
+    def evaluated(self, name: str, parts: Parts, **ensemble: float) -> MethodFigures:
+        """Metrics of a method, averaged over seeds."""
+        first, *others = self.by_seed(name, parts, **ensemble)
+        return first.averaged_with(*others, name=name)
 
     def left_out(self, name: str) -> MethodFigures:
         """Metrics for each kind of lesion without its own families of edits; for all kinds, the mean over the kinds."""
@@ -462,10 +499,10 @@ class Study:
         figures = {name: rows[name]() for name in names or rows}
         every = [*figures.values()]
         text = [table(every, "all"), table(every, "dark")]
-        text += [overview(every, figure) for figure in _FIGURES]
+        text += [overview(every, figure) for figure in FIGURES]
         pairs = [pair for pair in DIFFERENCES if figures.keys() >= set(pair)]
         differences = [figures[one].minus(figures[other]) for one, other in pairs]
-        text += [overview(differences, figure) for figure in _FIGURES] if differences else []
+        text += [overview(differences, figure) for figure in FIGURES] if differences else []
         text += [self.calibration_table()] if "ensemble" in figures else []
         return "\n".join(text)
 

@@ -1,4 +1,4 @@
-"""Reading of a participant table without scans: ids with group, site and age."""
+"""Reading of a participant table without scans: ids with group, site, age and sex."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ..terms import GROUPS, Group
 from ..user_paths import reach
 from .manifest import read_table
 from .match_ids import identity
-from .table_cells import Cells, quoted
+from .table_cells import Cells, known_sex, quoted
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,13 @@ class Person:
     group: Group | None = None
     site: str | None = None
     age: float | None = None
+    sex: str | None = None
 
 
 def read_participant_table(path: Path) -> Mapping[str, Person]:
-    """Read a CSV with the column `subject_id` and any of `session_id`, `group`, `site` and `age`; others are ignored.
+    """Read a CSV with the column `subject_id` and any of `session_id`, `group`, `site`, `age` and `sex`.
 
-    A manifest as for `voxout run` is accepted too.
+    Other columns are ignored: a manifest as for `voxout run` is accepted too. A sex that is not known is left out.
 
     Returns
     -------
@@ -47,7 +48,8 @@ def read_participant_table(path: Path) -> Mapping[str, Person]:
     for number, texts in rows:
         cells = Cells(dict(zip(header, texts, strict=False)), f"row {number}")
         subject, session = cells.text("subject_id"), cells.text("session_id")
-        participant = Person(cells.word("group", GROUPS), cells.text("site"), cells.age())
+        sex = known_sex(cells.text("sex") or "")
+        participant = Person(cells.word("group", GROUPS), cells.text("site"), cells.age(), sex)
         cells.require("subject_id")
         if subject is not None:
             name = identity(subject) + (f"_ses-{session.removeprefix('ses-')}" if session else "")

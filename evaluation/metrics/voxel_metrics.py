@@ -198,10 +198,20 @@ def prevalence(counts: RankCounts) -> np.ndarray:
 
 
 def best_dice(counts: RankCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Best Dice over all thresholds and its threshold. This is an oracle: the threshold is chosen on the truth."""
+    """Best Dice over all thresholds and its threshold. This is an oracle: the threshold is chosen on the truth.
+
+    Dice of flagged and true elements is their F1, so that this is also the F1-max.
+    """
     rows, shape = np.atleast_2d(counts.healthy), counts.healthy.shape[:-1]
     best, where = kernels.best_dice_rows(rows, np.atleast_2d(counts.lesion))
     return best.reshape(shape), counts.lowest_scores[where].reshape(shape)
+
+
+def dice_by_threshold(counts: RankCounts) -> np.ndarray:
+    """Dice at the lowest score of each bin, (..., B); NaN without lesion voxels."""
+    true, false = (np.cumsum(part[..., ::-1], axis=-1)[..., ::-1] for part in (counts.lesion, counts.healthy))
+    positives = true[..., :1]
+    return np.where(positives > 0, _ratio(2 * true, true + false + positives), np.nan)
 
 
 def false_positive_rates(healthy: np.ndarray) -> np.ndarray:

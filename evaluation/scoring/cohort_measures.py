@@ -4,7 +4,7 @@ Most of them are counts at the threshold set by each bootstrap sample; metrics w
 `voxel_measures`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -193,7 +193,10 @@ def froc_measure(
 def subject_measures(
     known: Sequence[SubjectScores], at: AtOperatingPoint | None, why_none: str, weights: np.ndarray
 ) -> dict[str, Measure]:
-    """Subject-level classification (lesions or not) by the maximum, 99.9th percentile or suprathreshold volume."""
+    """AUROC, average precision and F1-max of subjects with lesions against those without.
+
+    Subjects are classified by the maximum, the 99.9th percentile or the suprathreshold volume of their map.
+    """
     has_lesions = np.array([s.has_lesions for s in known], dtype=bool)
     numbers = {
         "maximum": np.array([s.highest_score for s in known]),
@@ -207,20 +210,27 @@ def subject_measures(
     for number in ("maximum", "p999", "volume"):
         reason = NO_PATIENT if not has_lesions.any() else "no subject without lesions" if has_lesions.all() else ""
         reason = reason or (why_none if number not in numbers else "")
-        areas = precisions = np.full(len(weights), np.nan)
+        found = [np.full(len(weights), np.nan)] * len(_SEPARATION)
         if not reason:
-            areas, precisions = _separation(numbers[number], has_lesions, weights)
+            found = _separation(numbers[number], has_lesions, weights)
         n = len(known) if not reason else 0
         subjects = int(min(has_lesions.sum(), (~has_lesions).sum()))
-        for name, values in (("auroc", areas), ("average_precision", precisions)):
+        for name, values in zip(_SEPARATION, found, strict=True):
             measures[f"subject_{name}_{number}"] = Measure(float(values[0]), values[1:], n, subjects, reason)
     return measures
 
 
-def _separation(values: np.ndarray, has_lesions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision of one number per subject, (S,) or (S, 1 + draws), for each row of weights."""
+_SEPARATION: Mapping[str, Callable[[vm.RankCounts], np.ndarray]] = {
+    "auroc": vm.auroc,
+    "average_precision": vm.average_precision,
+    "f1_max": lambda counts: vm.best_dice(counts)[0],
+}
+
+
+def _separation(values: np.ndarray, has_lesions: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """Metrics of `_SEPARATION` of one number per subject, (S,) or (S, 1 + draws), for each row of weights."""
     columns = [(values, slice(None))] if values.ndim == 1 else [(v, slice(d, d + 1)) for d, v in enumerate(values.T)]
-    areas, precisions = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    found = [np.full(len(weights), np.nan) for _ in _SEPARATION]
     for column, rows in columns:
         if np.isnan(column).any():
             continue
@@ -228,5 +238,26 @@ def _separation(values: np.ndarray, has_lesions: np.ndarray, weights: np.ndarray
         own = np.eye(len(different))[where]
         healthy, lesion = weights[rows] @ (own * ~has_lesions[:, None]), weights[rows] @ (own * has_lesions[:, None])
         counts = vm.RankCounts(healthy, lesion, np.zeros_like(lesion), different.astype(np.float32))
-        areas[rows], precisions[rows] = vm.auroc(counts), vm.average_precision(counts)
-    return areas, precisions
+        for part, metric in zip(found, _SEPARATION.values(), strict=True):
+            part[rows] = metric(counts)
+    return found
+
+
+ADER_METRICS = (
+    "auroc",
+    "average_precision",
+    "best_dice_pooled",
+    "aupro_fpr30",
+    "subject_auroc_maximum",
+    "subject_average_precision_maximum",
+    "subject_f1_max_maximum",
+)
+"""Metrics that `ader_mean` averages: AUROC, AP and F1-max of voxels and of subjects, and AUPRO."""
+
+
+def ader_mean(measures: Mapping[str, Measure]) -> Measure:
+    """Mean of `ADER_METRICS` (mAD in ADer); undefined if any of them is."""
+    parts = [measures[name] for name in ADER_METRICS]
+    value, draws = (np.mean([getattr(m, part) for m in parts], axis=0) for part in ("value", "draws"))
+    why_none = next((m.why_none for m in parts if not np.isfinite(m.value)), "")
+    return Measure(float(value), draws, parts[0].n, min(m.subjects for m in parts), why_none)

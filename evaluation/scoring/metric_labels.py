@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .healthy_rates import HEALTHY_FPRS
 from .score_cohort import ORACLES
 
 
@@ -38,11 +39,25 @@ METRICS: dict[str, MetricLabel] = {
     ),
     "prevalence": MetricLabel("Prevalence", "Fraction of lesion voxels: chance level of the average precision."),
     "best_dice_pooled": MetricLabel(
-        "Best Dice, pooled", "Overlap with the truth at the single threshold that maximises it."
+        "Best Dice, pooled (F1-max)",
+        "Overlap with the truth at the single threshold that maximises it; the F1-max of voxels.",
     ),
     "best_dice_per_subject_mean": MetricLabel(
         "Best Dice, mean of subjects", "Overlap at the best threshold of each subject, then averaged."
     ),
+    "best_dice_one_threshold_per_subject_mean": MetricLabel(
+        "Best mean Dice at one threshold",
+        "Mean of the subjects' overlaps with the truth, at the threshold common to all that maximises it.",
+        "subjects with lesions",
+    ),
+    **{
+        name: MetricLabel(
+            f"Mean Dice at {100 * rate:g} % of healthy voxels",
+            f"Mean overlap of the subjects, at the threshold that flags {100 * rate:g} % of healthy scans' voxels.",
+            "subjects with lesions",
+        )
+        for name, rate in HEALTHY_FPRS.items()
+    },
     "dice_at_healthy_threshold": MetricLabel(
         "Dice at the healthy threshold",
         "Overlap with the truth at the threshold set on healthy scans, without using any lesion.",
@@ -112,8 +127,13 @@ METRICS: dict[str, MetricLabel] = {
         for name, label, meaning in (
             ("auroc", "AUROC", "Subjects with lesions classified against those without"),
             ("average_precision", "Average precision", "Subjects with lesions ranked before those without"),
+            ("f1_max", "F1-max", "Highest F1 over all thresholds for subjects with lesions against those without,"),
         )
     },
+    "ader_mean": MetricLabel(
+        "mAD of ADer",
+        "Mean of AUROC, average precision and F1-max of voxels and of subjects (by the maximum), and AUPRO up to 0.3.",
+    ),
 }
 
 

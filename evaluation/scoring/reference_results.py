@@ -11,7 +11,7 @@ from .metric_labels import METRICS
 
 COMPARED = (
     "auroc", "auroc_fpr30_normalised", "average_precision", "aupro_fpr30", "aupro_fpr05", "dice_at_healthy_threshold",
-    "best_dice_pooled", "lesion_sensitivity", "false_clusters_per_healthy_subject", "froc_score",
+    "best_dice_pooled", "lesion_sensitivity", "false_clusters_per_healthy_subject", "froc_score", "ader_mean",
 )  # fmt: skip
 """Columns of the table; metrics that no run has are omitted."""
 

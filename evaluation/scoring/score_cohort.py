@@ -18,17 +18,27 @@ from ..metrics.lesion_metrics import froc_curve
 from ..settings import EvaluationSettings
 from .cohort_measures import (
     AtOperatingPoint,
+    ader_mean,
     froc_measure,
     point_measures,
     sensitivity_by_volume,
     subject_measures,
     undefined_point_measures,
 )
+from .healthy_rates import DiceAtHealthyRates
 from .operating_point import LOWEST_DETECTION, OWN_CUT, OperatingPoint
 from .subject_scores import SubjectScores
 from .voxel_measures import voxel_measures
 
-ORACLES = ("best_dice_pooled", "best_dice_per_subject_mean")
+ORACLES = (
+    "best_dice_pooled",
+    "best_dice_per_subject_mean",
+    "best_dice_one_threshold_per_subject_mean",
+    "subject_f1_max_maximum",
+    "subject_f1_max_p999",
+    "subject_f1_max_volume",
+    "ader_mean",
+)
 """Metrics whose threshold is chosen on the truth; not attainable for a new scan."""
 FROC_SHOWN = 16.0
 """Highest number of false clusters per subject of the stored FROC curve."""
@@ -66,7 +76,7 @@ class Stratum:
     Attributes
     ----------
     by : str
-        "site", "age" or "lesion volume".
+        "site", "age", "sex" or "lesion volume".
     name : str
         For example "40 to 60 years".
     measures : mapping from name to Measure
@@ -86,7 +96,7 @@ class CohortScores:
     measures : mapping from name to Measure
         Names as in ``scores.json``.
     strata : tuple of Stratum
-        Metrics by site, age band and lesion volume.
+        Metrics by site, age band, sex and lesion volume.
     point : OperatingPoint
         Threshold set on healthy scans, with its uncertainty.
     subjects : tuple of SubjectScores
@@ -161,7 +171,7 @@ def score_cohort(
     point : OperatingPoint, optional
         Operating point from elsewhere; set on the healthy scans of this cohort by default.
     with_strata : bool
-        Whether to compute metrics by site, age and lesion volume as well.
+        Whether to compute metrics by site, age, sex and lesion volume as well.
 
     Raises
     ------
@@ -185,15 +195,18 @@ def score_cohort(
     if known and np.isfinite(point.threshold):
         at = AtOperatingPoint.from_scores(known, point, settings.bootstrap_draws, settings.lesion_bands_ml)
     voxels = voxel_measures(known, weights)
+    at_rates = DiceAtHealthyRates.from_scores(known, weights)
     measures = {**voxels.measures, "healthy_threshold": point.measure}
+    measures |= at_rates.measures(np.arange(len(known)), weights)
     measures |= undefined_point_measures(known, point, settings.bootstrap_draws)
     if at is not None:
         measures |= point_measures(known, at, weights)
     measures["froc_score"] = froc_measure(known, false_cluster_thresholds, weights)
     measures |= subject_measures(known, at, point.why_none, weights)
+    measures["ader_mean"] = ader_mean(measures)
     return CohortScores(
         measures=measures,
-        strata=_strata(known, false_cluster_thresholds, at, weights, settings) if with_strata else (),
+        strata=_strata(known, false_cluster_thresholds, at, at_rates, weights, settings) if with_strata else (),
         point=point,
         subjects=subjects,
         rows=tuple(subject_row(s, point.threshold, voxels.aupimo.get(s.key)) for s in subjects),
@@ -271,10 +284,14 @@ def bootstrap_weights(known: Sequence[SubjectScores], draws: int, seed: int) -> 
     return resample_subjects(strata, draws, seed, participants)
 
 
+_SEXES = {"F": "female", "M": "male", "O": "other"}
+
+
 def _strata(
     known: Sequence[SubjectScores],
     false_cluster_thresholds: Sequence[np.ndarray],
     at: AtOperatingPoint | None,
+    at_rates: DiceAtHealthyRates,
     weights: np.ndarray,
     settings: EvaluationSettings,
 ) -> tuple[Stratum, ...]:
@@ -283,13 +300,16 @@ def _strata(
     groups = {
         "site": [s.site for s in known],
         "age": [None if s.age is None else ages[np.digitize(s.age, settings.age_bands)] for s in known],
+        "sex": [_SEXES.get(s.sex or "") for s in known],
     }
     for by, names in groups.items():
-        order = sorted({name for name in names if name}) if by == "site" else [band for band in ages if band in names]
+        present = {name for name in names if name}
+        order = [band for band in ages if band in present] if by == "age" else sorted(present)
         for name in order:
             rows = np.flatnonzero([own == name for own in names])
             members = [known[row] for row in rows]
             measures = voxel_measures(members, weights[:, rows]).measures
+            measures |= at_rates.measures(rows, weights[:, rows])
             if at is not None:
                 measures |= point_measures(members, at.subset(rows), weights[:, rows])
             measures["froc_score"] = froc_measure(

@@ -25,6 +25,7 @@ def score_map(
     group: Group = "patient",
     site: str | None = None,
     age: float | None = None,
+    sex: str | None = None,
 ) -> SubjectScores:
     """Score one subject's anomaly map inside a mask.
 
@@ -43,8 +44,8 @@ def score_map(
         below all others.
     settings : EvaluationSettings
     group : {"control", "patient"}
-    site, age : optional
-        Site and age of the subject, for metrics by site and age band.
+    site, age, sex : optional
+        Of the subject, for metrics by site, age band and sex.
 
     Returns
     -------
@@ -83,6 +84,7 @@ def score_map(
         group=group,
         site=site,
         age=age,
+        sex=sex,
         truth_known=truth_known,
         voxel_mm3=voxel_mm3,
         n_voxels=int(inside.sum()),

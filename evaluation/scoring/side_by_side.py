@@ -10,6 +10,7 @@ from ...data_manifests.errors import UserError
 from ..metrics.bootstrap import Estimate, Measure
 from ..metrics.lesion_metrics import froc_scores
 from ..settings import EvaluationSettings
+from .healthy_rates import HEALTHY_FPRS
 from .metric_labels import METRICS, MetricLabel
 from .operating_point import OperatingPoint
 from .score_cohort import CohortScores, bootstrap_weights, score_cohort
@@ -37,6 +38,12 @@ COLUMNS = (
     "false_clusters_per_healthy_subject",
     "dice_at_healthy_threshold",
     "best_dice_pooled",
+    "best_dice_one_threshold_per_subject_mean",
+    *HEALTHY_FPRS,
+    "subject_auroc_maximum",
+    "subject_average_precision_maximum",
+    "subject_f1_max_maximum",
+    "ader_mean",
 )
 LABELS: Mapping[str, MetricLabel] = {**METRICS, **_FOUND}
 TOLD = "average_precision", "found_at_1", "auroc"

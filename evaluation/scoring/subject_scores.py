@@ -178,6 +178,7 @@ class SubjectScores:
         detection" and never belongs to a cluster. None for other maps.
     lowest_detection : float or None
         Lowest score above the background; None if there is no background or no score above it.
+    sex : {"F", "M", "O"} or None
     """
 
     key: str
@@ -203,6 +204,7 @@ class SubjectScores:
     curves: SubjectCurves | StoredCurves
     background: float | None = None
     lowest_detection: float | None = None
+    sex: str | None = None
 
     @property
     def is_segmentation(self) -> bool:

@@ -62,11 +62,13 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     most_coarse = min(BOOTSTRAP_EDGES, max(BOOTSTRAP_CELLS // max(len(known), 1), 1))
     coarse = edges[:: -max(-(-len(edges) // most_coarse), 1)][::-1].copy()
     counts, each = vm.RankCounts.empty(edges), vm.RankCounts.empty(coarse, len(known))
-    healthy_shares = np.zeros(counts.healthy.shape)
+    healthy_shares, summed_dice = np.zeros(counts.healthy.shape), np.zeros(counts.healthy.shape)
     for row, subject in enumerate(known):
         histogram = subject.histogram
         counts.add(histogram, edges)
         each.add(histogram, coarse, row)
+        if subject.has_lesions:
+            summed_dice += vm.dice_by_threshold(vm.rank_counts([histogram], edges))
         if subject.is_healthy:
             shares = histogram.healthy_counts / histogram.n_healthy
             kernels.add_between(edges, histogram.healthy_scores, shares, healthy_shares)
@@ -103,8 +105,23 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     }
     for name, values in per_subject.items():
         measures[name] = mean_over_subjects(values, weights, why_none=NO_PATIENT)
+    has_lesions = np.array([s.has_lesions for s in known], dtype=bool)
+    measures["best_dice_one_threshold_per_subject_mean"] = _best_mean_dice(summed_dice, has_lesions, each, weights)
     measures["aupimo"], aupimo = _aupimo(known, edges, healthy_shares, each, weights)
     return VoxelMeasures(measures, counts, each, aupimo)
+
+
+def _best_mean_dice(summed: np.ndarray, has_lesions: np.ndarray, each: vm.RankCounts, weights: np.ndarray) -> Measure:
+    """Mean Dice of the subjects with lesions, at the threshold common to all at which it is highest."""
+    n = int(has_lesions.sum())
+    dice = vm.dice_by_threshold(each)[has_lesions]
+    draws = []
+    for start in range(1, len(weights), _DRAWS_AT_ONCE):
+        drawn = weights[start : start + _DRAWS_AT_ONCE, has_lesions]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws.append((drawn @ dice).max(axis=1) / drawn.sum(axis=1))
+    value = float(summed.max() / n) if n else np.nan
+    return Measure(value, np.concatenate([np.zeros(0), *draws]), n, n, NO_PATIENT)
 
 
 def _aupimo(

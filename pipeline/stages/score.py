@@ -70,7 +70,7 @@ def score_maps(run: Run, keys: tuple[str, ...], progress: Progress) -> StageResu
         try:
             subject = subjects[key]
             volumes = maps_and_masks(subject, run.out, settings.space)
-            about = {"group": subject.group, "site": subject.site, "age": subject.age}
+            about = {"group": subject.group, "site": subject.site, "age": subject.age, "sex": subject.sex}
             scores.append(score_map(key, *volumes, settings, **about).save(run.out.subject_scores(key)))
         except SubjectError as error:
             failed.append(Failure(key, "score", str(error)))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -53,7 +53,7 @@ class MapFolders:
     brain_masks : str or None
         None: all voxels of the image are scored.
     cohort : Path or None
-        Table with group, site and age.
+        Table with group, site, age and sex.
     healthy : sequence of str
         Ids, or patterns of ids, of healthy subjects: they set the threshold and need no lesion mask.
     """
@@ -264,10 +264,8 @@ def match_subjects(folders: MapFolders) -> MatchedMaps:
             raise UserError(f"{name}: is a patient in the cohort table and named by --healthy. Correct one of them.")
         group = "control" if name in healthy else participant.group
         key = (maps.get(name) or masks[name]).name.replace("/", "_")
-        subject = MapSubject(
-            key, Person(group, participant.site, participant.age), maps.get(name), masks.get(name), brains.get(name)
-        )
-        subjects.append(subject)
+        who = replace(participant, group=group)
+        subjects.append(MapSubject(key, who, maps.get(name), masks.get(name), brains.get(name)))
     patients = [s.key for s in subjects if s.participant.group != "control"]
     if not folders.masks and patients:
         raise UserError(
@@ -339,5 +337,5 @@ def _scored(subject: MapSubject, folders: MapFolders, settings: EvaluationSettin
         raise SubjectError(
             f"{key}: the map has two values and the lesion mask has more, expected the reverse. {_SWAPPED}"
         ) from error
-    group = participant.group or "patient"
-    return score_map(key, map, inside, truth, None, settings, group=group, site=participant.site, age=participant.age)
+    about = {"site": participant.site, "age": participant.age, "sex": participant.sex}
+    return score_map(key, map, inside, truth, None, settings, group=participant.group or "patient", **about)

@@ -74,6 +74,7 @@ def slow_metrics(scans: list[Scan]) -> dict[str, float]:
     values["auroc_per_subject_mean"] = np.mean([metrics.roc_auc_score(t, v) for t, v in each])
     values["average_precision_per_subject_mean"] = np.mean([metrics.average_precision_score(t, v) for t, v in each])
     values["best_dice_per_subject_mean"] = np.mean([best_dice(v, t) for t, v in each])
+    values["best_dice_one_threshold_per_subject_mean"] = best_mean_dice(with_lesions)
     healthy = [s for s in scans if s.healthy]
     if sum(s.scores.size for s in healthy) >= 10**5:
         values["aupimo"] = np.mean([aupimo(s, healthy) for s in with_lesions])
@@ -85,6 +86,20 @@ def best_dice(scores: np.ndarray, truth: np.ndarray) -> float:
     precision, recall, _ = metrics.precision_recall_curve(truth, scores)
     both = precision + recall
     return float(np.max(np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)))
+
+
+def best_mean_dice(scans: list[Scan]) -> float:
+    """Highest mean of the scans' Dice at a common threshold, among the scores of all lesion voxels."""
+    thresholds = np.unique(np.concatenate([s.scores[s.labels > 0] for s in scans]))
+    total = np.zeros(len(thresholds))
+    for scan in scans:
+        lesion = scan.labels > 0
+        true, flagged = (
+            np.searchsorted(np.sort(v), thresholds, side="left") for v in (scan.scores[lesion], scan.scores.ravel())
+        )
+        true, flagged = lesion.sum() - true, lesion.size - flagged
+        total += 2 * true / (flagged + lesion.sum())
+    return float(total.max() / len(scans))
 
 
 def aupro(scans: list[Scan], limit: float) -> float:

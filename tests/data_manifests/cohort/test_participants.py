@@ -18,6 +18,11 @@ def test_group_site_and_age_of_a_row(tmp_path):
     assert person_of("Zoë_2_ses-a", participants) == Person() == person_of("nobody", participants)
 
 
+def test_a_sex_that_is_not_known_is_left_out(tmp_path):
+    participants = read_participant_table(table(tmp_path, "subject_id,sex", "a,female", "b,M", "c,2", "d,"))
+    assert [person_of(name, participants).sex for name in "abcd"] == ["F", "M", None, None]
+
+
 def test_all_problems_at_once(tmp_path):
     path = table(
         tmp_path, "subject_id,group,age", "a,healthy,30", "sub-a,control,30", ",control,", "b,control,1930-01-02"

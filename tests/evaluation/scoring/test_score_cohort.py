@@ -256,7 +256,11 @@ def test_subject_level_metrics(cohort):
         "maximum": [v.max() for _, v, _ in made],
         "p999": [np.quantile(v, 0.999) for _, v, _ in made],
     }.items():
-        for name, metric in (("auroc", metrics.roc_auc_score), ("average_precision", metrics.average_precision_score)):
+        for name, metric in (
+            ("auroc", metrics.roc_auc_score),
+            ("average_precision", metrics.average_precision_score),
+            ("f1_max", f1_max),
+        ):
             estimate = scores.estimates[f"subject_{name}_{number}"]
             assert estimate.value == pytest.approx(metric(with_lesions, values)), number
             assert estimate.n == 9
@@ -265,8 +269,79 @@ def test_subject_level_metrics(cohort):
     for i in range(4):
         others = score_cohort([made[j][0] for j in range(9) if j != i], SETTINGS)
         volumes[i] = made[i][0].flagged_ml_at(others.threshold)
-    expected = metrics.roc_auc_score(with_lesions, volumes)
-    assert scores.estimates["subject_auroc_volume"].value == pytest.approx(expected)
+    assert scores.estimates["subject_auroc_volume"].value == pytest.approx(metrics.roc_auc_score(with_lesions, volumes))
+    assert scores.estimates["subject_f1_max_volume"].value == pytest.approx(f1_max(with_lesions, volumes))
+
+
+def f1_max(truth, values):
+    """Highest F1 from scikit-learn's precision and recall."""
+    precision, recall, _ = metrics.precision_recall_curve(truth, values)
+    return max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r > 0)
+
+
+def test_f1_max_of_subjects_and_its_intervals_agree_with_scikit_learn(cohort):
+    from voxout.evaluation.metrics.bootstrap import resample_subjects
+
+    scores, made = cohort
+    truth, values = np.array([s.has_lesions for s, _, _ in made]), np.array([v.max() for _, v, _ in made])
+    weights = resample_subjects([f"{s.is_healthy}{s.has_lesions}" for s, _, _ in made], 200, 0).astype(int)[1:]
+    drawn = [f1_max(np.repeat(truth, weight), np.repeat(values, weight)) for weight in weights]
+    estimate = scores.estimates["subject_f1_max_maximum"]
+    assert (estimate.ci_low, estimate.ci_high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    voxels, lesion = np.concatenate([v for _, v, _ in made]), np.concatenate([t for _, _, t in made])
+    assert scores.estimates["best_dice_pooled"].value == pytest.approx(f1_max(lesion, voxels), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("highest", "expected"),
+    [
+        # In descending order: lesion, healthy, lesion, healthy; all four flagged: 2 * 2 / (4 + 2), the third: 4 / 5.
+        ([4, 3, 2, 1], 4 / 5),
+        # The lesion of the lower score ties with a healthy subject: 2 / 3 for the first alone, 4 / 5 for three.
+        ([4, 2, 2, 1], 4 / 5),
+        # All tie: everyone is flagged.
+        ([2, 2, 2, 2], 2 / 3),
+        # Healthy subjects are above those with lesions: the best is to flag all.
+        ([1, 3, 1, 4], 2 / 3),
+        ([4, 1, 3, 1], 1),
+    ],
+)
+def test_f1_max_of_four_subjects(highest, expected):
+    scores = score_cohort([_with_highest(n, peak, healthy=n % 2 == 1) for n, peak in enumerate(highest)], SETTINGS)
+    assert scores.estimates["subject_f1_max_maximum"].value == pytest.approx(expected)
+    assert scores.estimates["subject_f1_max_maximum"].n == 4
+
+
+def _with_highest(number, peak, *, healthy):
+    """A subject whose map is 0 but for one voxel, a lesion in patients, and NaN outside the brain."""
+    values, lesion = np.zeros(GRID.size_vox, np.float32), np.zeros(GRID.size_vox, bool)
+    values[5, 5, 5], values[0] = peak, np.nan
+    lesion[5, 5, 5] = not healthy
+    brain, truth = Volume(~np.isnan(values), GRID), Volume(lesion, GRID)
+    group = "control" if healthy else "patient"
+    return score_map(f"sub-{number}", Volume(values, GRID), brain, truth, None, SETTINGS, group=group)
+
+
+def test_the_mean_of_ader_averages_its_seven_metrics_in_every_sample(cohort):
+    scores, _ = cohort
+    names = ("auroc", "average_precision", "best_dice_pooled", "aupro_fpr30", "subject_auroc_maximum",
+             "subject_average_precision_maximum", "subject_f1_max_maximum")  # fmt: skip
+    own = scores.measures["ader_mean"]
+    assert own.value == pytest.approx(sum(scores.measures[name].value for name in names) / 7)
+    assert own.draws == pytest.approx(sum(scores.measures[name].draws for name in names) / 7)
+
+
+def test_the_metrics_of_subjects_need_both_kinds():
+    patients = score_cohort([make(n)[0] for n in range(4)], SETTINGS)
+    healthy = score_cohort([make(n, healthy=True)[0] for n in range(4)], SETTINGS)
+    for name in ("subject_f1_max_maximum", "ader_mean"):
+        assert patients.estimates[name].reason_undefined == "no subject without lesions"
+    assert healthy.estimates["subject_f1_max_maximum"].reason_undefined == "no subject with lesions in its lesion mask"
+    assert healthy.estimates["ader_mean"].reason_undefined == "no lesion voxel in the evaluation mask"
+    assert healthy.estimates["best_dice_one_threshold_per_subject_mean"].reason_undefined
+    for name in ("dice_healthy_fpr00169_per_subject_mean", "dice_healthy_fpr01_per_subject_mean"):
+        assert patients.estimates[name].reason_undefined == "no healthy scan in this cohort"
+        assert healthy.estimates[name].reason_undefined == "no subject with lesions in its lesion mask"
 
 
 def test_metrics_of_a_stratum_agree_with_those_of_its_subjects():
@@ -286,6 +361,8 @@ def test_metrics_of_a_stratum_agree_with_those_of_its_subjects():
     assert [name for by, name in strata if by == "age"] == ["below 40 years", "40 to 60 years", "60 to 75 years",
                                                             "75 years and more"]  # fmt: skip
     assert strata["age", "below 40 years"].measures["auroc"].estimate().reason_undefined, "only healthy subjects"
+    by_sex = [s.name for s in score_cohort([replace(s, sex="FM"[n % 2]) for n, s in enumerate(made)], SETTINGS).strata]
+    assert by_sex[:2] == ["female", "male"]
     volumes = [stratum.measures["lesion_sensitivity"] for (by, _), stratum in strata.items() if by == "lesion volume"]
     in_mm3 = [les.volume_mm3 for s in placed for les in s.lesions]
     assert [m.n for m in volumes] == [sum(v < 100 for v in in_mm3), sum(v >= 100 for v in in_mm3), 0, 0]
