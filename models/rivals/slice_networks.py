@@ -36,6 +36,10 @@ class SliceNetwork:
     fewest_controls = 4
     is_costly = True
 
+    def steps(self, preset: Preset) -> int:
+        """Return the number of training steps, at most."""
+        return preset.steps
+
     def make(self, n_channels: int, size: tuple[int, int], preset: Preset) -> nn.Module:
         """Return the network for slices (n_channels, *size), with random weights."""
         raise NotImplementedError
@@ -68,7 +72,8 @@ class SliceNetwork:
         )
         self.initialise(network, learnt_from)
         folder = controls.folder / f"{self.name}-{seed}"
-        plan = Plan(self.name, folder, self.preset.steps, self.learning_rate, seed, self.weight_decay, controls.device)
+        steps = self.steps(self.preset)
+        plan = Plan(self.name, folder, steps, self.learning_rate, seed, self.weight_decay, controls.device)
         return train_network(network, self.loss, learnt_from, held_back, plan)
 
     def score(self, subject: Scan) -> np.ndarray:
