@@ -64,6 +64,7 @@ class PatchedDiffusion(SliceNetwork):
             attention_levels=[width == len(widths) - 1 for width in range(len(widths))],
             norm_num_groups=_GROUPS,
             num_head_channels=_GROUPS,
+            use_flash_attention=True,
         )
 
     def loss(self, network: nn.Module, batch: Slices, generator: torch.Generator) -> torch.Tensor:

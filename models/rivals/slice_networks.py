@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from .presets import Preset
 from .scans import Controls, Scan, require_controls
@@ -103,6 +104,13 @@ def residual(images: torch.Tensor, reconstructed: torch.Tensor) -> torch.Tensor:
 def mean_inside(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """Mean of values (N, M, H, W) over the voxels in the brain (N, 1, H, W)."""
     return (values * inside).sum() / (inside.sum() * values.shape[1]).clamp(min=1)
+
+
+def enlarged(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate maps (N, C, h, w) bilinearly to another size."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:

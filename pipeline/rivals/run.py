@@ -24,7 +24,7 @@ from ...evaluation.scoring.side_by_side import (
     differences_in_words,
 )
 from ...evaluation.scoring.tables import FIELDS
-from ...models.rivals.feature_inversion import require_weights
+from ...models.rivals.frozen_encoders import require_weights
 from ...models.rivals.presets import preset_named
 from ...models.rivals.registry import ENTRIES, OWN, make, title_of
 from ..stages.score import prepared_lesions

@@ -17,8 +17,8 @@ from voxout.evaluation.scoring.score_folder import ScoreFolder
 from voxout.evaluation.scoring.side_by_side import COLUMNS
 from voxout.models.rivals import presets, registry
 from voxout.models.rivals.cross_fit import CrossFit
-from voxout.models.rivals.feature_inversion import ResNetFeatures
 from voxout.models.rivals.forms import FORMS
+from voxout.models.rivals.frozen_encoders import ResNetFeatures
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.rivals.cohort import RivalCohort
 

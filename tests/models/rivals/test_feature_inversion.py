@@ -10,13 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 from voxout.data_manifests.errors import UserError
 from voxout.models.rivals.autoencoders import SpatialAutoEncoder
-from voxout.models.rivals.feature_inversion import (
-    AutoEncoderFeatures,
-    FeatureInversion,
-    InversionDecoder,
-    ResNetFeatures,
-    enlarged,
-)
+from voxout.models.rivals.feature_inversion import FeatureInversion, InversionDecoder
+from voxout.models.rivals.frozen_encoders import AutoEncoderFeatures, ResNetFeatures
+from voxout.models.rivals.slice_networks import enlarged
 from voxout.models.rivals.slices import Slices
 
 from .small_heads import SMALL, brain, controls, scan
