@@ -82,7 +82,7 @@ CPU = Preset(
     redraws=2,
     diffusion_widths=(16, 32, 32, 32),
 )
-"""Some 45 minutes of one core a method or less, but for the transformer over codes and diffusion, with 50 controls and 32
+"""Some 45 minutes of one core a method or less, the transformer over codes and diffusion apart, with 50 controls and 32
 scans to map at 2 mm (docs/rivals.md#cost)."""
 PAPER = Preset(
     "paper",
