@@ -11,8 +11,7 @@
 There: axial patches of 15 x 15 voxels at 1 mm, a latent of 16, nu 0.03, gamma 0.01 on latents that are not scaled,
 lambda 0.01; kappa is not published. Here: the same, patches of 15 mm at the resolution of the run; kappa 1; the steps
 of the preset; latents for the SVM of a patient from 2,000 of its voxels, with gamma 1 / (d variance), since 0.01 was
-set for the latents of many controls. Guidance needs nu m >= 1, so with few controls its nu is raised to the lowest
-possible.
+set for the latents of many controls. With few controls, the trainer raises nu of the guidance (`guidance_nu`).
 """
 
 import numpy as np
@@ -61,7 +60,7 @@ class PatchOcsvm:
         require_controls(self.name, len(controls), self.fewest_controls)
         self.controls = controls
         learnt_from, held_back = controls.monitored()
-        self.settings = published_settings(controls.preset.encoder_steps, len(learnt_from), self.siamese, self.guidance)
+        self.settings = published_settings(controls.preset.encoder_steps, self.siamese, self.guidance)
         store = controls.store.only(controls.channels.modalities)
         checkpoint: Checkpoint = train_encoder(
             store,
@@ -110,10 +109,8 @@ class PatientOcsvm(PatchOcsvm):
         return mask.inverse_transform(scores)
 
 
-def published_settings(steps: int, n_controls: int, siamese: float, guidance: float) -> ModelSettings:
-    """Return the settings as published, for this number of training steps and of controls to learn from."""
-    # nu m >= 1, with m half of the controls.
-    nu = max(_NU, 1.05 / max(n_controls // 2, 1))
+def published_settings(steps: int, siamese: float, guidance: float) -> ModelSettings:
+    """Return the settings as published, for this number of training steps."""
     guided = round(_GUIDED_SHARE * steps)
     return ModelSettings.model_validate(
         {
@@ -123,7 +120,7 @@ def published_settings(steps: int, n_controls: int, siamese: float, guidance: fl
                 "channels": "modalities",
                 "latent_size": _LATENT_SIZE,
             },
-            "guidance": {"weight": guidance, "nu": min(nu, 1), "gamma": _GAMMA},
+            "guidance": {"weight": guidance, "nu": _NU, "gamma": _GAMMA},
             "training": {
                 "pretraining_steps": steps - guided,
                 "guided_steps": guided,

@@ -34,6 +34,16 @@ class Preset:
         Hidden size and layers of the masked auto-encoder.
     encoder_steps : int
         Training steps of patch encoders.
+    long_steps : int
+        Most training steps of the networks with the most costly ones: transformer over codes, diffusion.
+    vqvae_widths : tuple of int
+        Channels of the vector-quantised auto-encoder, one for each halving.
+    code_transformer : (int, int)
+        Hidden size and layers of the transformer over codes.
+    redraws : int
+        Times that unlikely codes are drawn again.
+    diffusion_widths : tuple of int
+        Channels of the diffusion network, multiples of 8, from the first to the deepest resolution.
     """
 
     name: str
@@ -47,11 +57,51 @@ class Preset:
     masked_passes: int
     transformer: tuple[int, int]
     encoder_steps: int
+    long_steps: int
+    vqvae_widths: tuple[int, ...]
+    code_transformer: tuple[int, int]
+    redraws: int
+    diffusion_widths: tuple[int, ...]
 
 
-CPU = Preset("cpu", 3, 3000, 16, (16, 32, 64, 128), 128, 16, 25, 8, (192, 4), 4000)
-"""Below 45 minutes of one core a method, with 50 controls and 32 scans to map at 2 mm (docs/rivals.md#cost)."""
-PAPER = Preset("paper", 5, 100_000, 64, (32, 64, 128, 256), 128, 32, 500, 10, (384, 6), 20_000)
+CPU = Preset(
+    "cpu",
+    folds=3,
+    steps=3000,
+    batch=16,
+    widths=(16, 32, 64, 128),
+    latent_size=128,
+    spatial_latents=16,
+    restoration_steps=25,
+    masked_passes=8,
+    transformer=(192, 4),
+    encoder_steps=4000,
+    long_steps=1500,
+    vqvae_widths=(32, 32),
+    code_transformer=(96, 4),
+    redraws=2,
+    diffusion_widths=(16, 32, 32, 32),
+)
+"""Some 45 minutes of one core a method or less, the transformer over codes and diffusion apart, with 50 controls and 32
+scans to map at 2 mm (docs/rivals.md#cost)."""
+PAPER = Preset(
+    "paper",
+    folds=5,
+    steps=100_000,
+    batch=64,
+    widths=(32, 64, 128, 256),
+    latent_size=128,
+    spatial_latents=32,
+    restoration_steps=500,
+    masked_passes=10,
+    transformer=(384, 6),
+    encoder_steps=20_000,
+    long_steps=100_000,
+    vqvae_widths=(256, 256, 256),
+    code_transformer=(256, 12),
+    redraws=8,
+    diffusion_widths=(128, 256, 256),
+)
 """As published, for a GPU."""
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in (CPU, PAPER)})
 

@@ -18,6 +18,8 @@ class Rival(Protocol):
         That `fit` needs.
     is_costly : bool
         Optional. A method that takes minutes to fit is cross-validated with the fewer folds of the preset.
+    uses_encoder_weights : bool
+        Optional. A method that depends on `Controls.encoder_weights` is fitted anew where they change.
     """
 
     fewest_controls: int

@@ -66,6 +66,8 @@ class Controls:
     device : str or torch.device
     jobs : int or None
         Threads; one per core if None.
+    encoder_weights : Path or None
+        Weights of an encoder that the site supplies, for `feature-inversion`.
     """
 
     store: VolumeStore
@@ -76,6 +78,7 @@ class Controls:
     preset: Preset = CPU
     device: torch.device | str = "cpu"
     jobs: int | None = None
+    encoder_weights: Path | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from .presets import Preset
 from .scans import Controls, Scan, require_controls
@@ -35,6 +36,10 @@ class SliceNetwork:
     weight_decay: ClassVar[float] = 0.0
     fewest_controls = 4
     is_costly = True
+
+    def steps(self, preset: Preset) -> int:
+        """Return the number of training steps, at most."""
+        return preset.steps
 
     def make(self, n_channels: int, size: tuple[int, int], preset: Preset) -> nn.Module:
         """Return the network for slices (n_channels, *size), with random weights."""
@@ -68,7 +73,8 @@ class SliceNetwork:
         )
         self.initialise(network, learnt_from)
         folder = controls.folder / f"{self.name}-{seed}"
-        plan = Plan(self.name, folder, self.preset.steps, self.learning_rate, seed, self.weight_decay, controls.device)
+        steps = self.steps(self.preset)
+        plan = Plan(self.name, folder, steps, self.learning_rate, seed, self.weight_decay, controls.device)
         return train_network(network, self.loss, learnt_from, held_back, plan)
 
     def score(self, subject: Scan) -> np.ndarray:
@@ -98,6 +104,13 @@ def residual(images: torch.Tensor, reconstructed: torch.Tensor) -> torch.Tensor:
 def mean_inside(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """Mean of values (N, M, H, W) over the voxels in the brain (N, 1, H, W)."""
     return (values * inside).sum() / (inside.sum() * values.shape[1]).clamp(min=1)
+
+
+def enlarged(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate maps (N, C, h, w) bilinearly to another size."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:

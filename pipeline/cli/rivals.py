@@ -34,6 +34,7 @@ def rivals(options: argparse.Namespace) -> int:
         choose_device(options.device),
         options.jobs,
         SettingChanges(options.config, tuple(options.set), options.seed),
+        options.encoder_weights,
     )
     if options.dry_run:
         from ..rivals.run import would_do

@@ -94,6 +94,12 @@ def add_rivals(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="table of lesions: subject, x_mm, y_mm, z_mm, and columns to group by, such as kind and contrast",
     )
+    parser.add_argument(
+        "--encoder-weights",
+        type=path_of,
+        metavar="FILE",
+        help="of feature-inversion: a ResNet-34 (safetensors); by default, its encoder is trained on the controls",
+    )
     add_settings(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, ... (default: GPU if available)")
     add_work(parser)

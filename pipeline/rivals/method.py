@@ -23,7 +23,7 @@ from ...models.anomaly.fit import NULL
 from ...models.features.feature_store import LatentStore
 from ...models.rivals.cross_fit import CrossFit
 from ...models.rivals.forms import FORMS, Forms
-from ...models.rivals.registry import OWN
+from ...models.rivals.registry import OWN, make
 from ...models.rivals.training import training_costs
 from ..model.null_threshold import threshold_on
 from ..stages.score import maps_and_masks, prepared_lesions
@@ -210,6 +210,8 @@ def _start_anew_if_changed(folder: Path, cohort: RivalCohort) -> None:
         "evaluation": cohort.config.evaluation.model_dump(mode="json"),
         "subjects": {key: _hash_of(cohort, key) for key in cohort.subjects},
     }
+    if controls.encoder_weights is not None and getattr(make(folder.name), "uses_encoder_weights", False):
+        identity["encoder_weights"] = file_hash(controls.encoder_weights)
     text, file = json.dumps(identity, sort_keys=True, indent=1, default=str), folder / _IDENTITY
     if file.is_file() and file.read_text() == text:
         return

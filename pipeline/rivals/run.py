@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ...evaluation.scoring.side_by_side import (
     differences_in_words,
 )
 from ...evaluation.scoring.tables import FIELDS
+from ...models.rivals.frozen_encoders import require_weights
 from ...models.rivals.presets import preset_named
 from ...models.rivals.registry import ENTRIES, OWN, make, title_of
 from ..stages.score import prepared_lesions
@@ -53,6 +54,8 @@ class RivalsOptions:
     jobs : int or None
     changes : SettingChanges
         To the settings of the run.
+    encoder_weights : Path or None
+        Of the encoder of `feature-inversion`; it is trained on the controls if None.
     """
 
     methods: Sequence[str] = ()
@@ -61,11 +64,15 @@ class RivalsOptions:
     device: str = "cpu"
     jobs: int | None = None
     changes: SettingChanges = field(default_factory=SettingChanges)
+    encoder_weights: Path | None = None
 
     def cohort(self, out: OutputFolder) -> RivalCohort:
         """Open the run that the methods are compared on."""
-        preset = preset_named(self.preset)
-        return RivalCohort.open(out, preset, device=self.device, jobs=self.jobs, changes=self.changes)
+        preset, weights = preset_named(self.preset), self.encoder_weights
+        if weights is not None:
+            require_weights(weights)
+        cohort = RivalCohort.open(out, preset, device=self.device, jobs=self.jobs, changes=self.changes)
+        return replace(cohort, controls=replace(cohort.controls, encoder_weights=weights))
 
     def names(self) -> list[str]:
         """Names of the methods, each once.

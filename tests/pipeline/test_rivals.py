@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from voxout.data_manifests.cohort.output_paths import OutputFolder
 from voxout.data_manifests.synthetic.phantoms import small_cohort
 from voxout.evaluation.scoring.score_folder import ScoreFolder
@@ -16,6 +18,7 @@ from voxout.evaluation.scoring.side_by_side import COLUMNS
 from voxout.models.rivals import presets, registry
 from voxout.models.rivals.cross_fit import CrossFit
 from voxout.models.rivals.forms import FORMS
+from voxout.models.rivals.frozen_encoders import ResNetFeatures
 from voxout.pipeline.config.config import load_config
 from voxout.pipeline.rivals.cohort import RivalCohort
 
@@ -198,6 +201,10 @@ def test_methods_that_fail_are_named_and_the_others_go_on(compared):
         (("--methods", "z-scores"), "--methods: found z-scores, expected some of intensity"),
         (("--preset", "gpu"), "--preset: found gpu, expected one of cpu"),
         (("--methods", "learned", "--device", "cpu"), "rivals: no method could be run"),
+        (
+            ("--methods", "feature-inversion", "--encoder-weights", "nothing.safetensors"),
+            "--encoder-weights: found no file nothing.safetensors, expected the weights of a ResNet-34 there",
+        ),
     ],
 )
 def test_commands_that_cannot_be_done(compared, words, sentence):
@@ -242,6 +249,24 @@ def test_other_scans_are_not_mixed_with_those_of_before(compared):
     assert done.returncode == 0, done.stderr
     after = _times(out.root)
     assert all(before[path] != after[path] for path in before if "z-score" in path.parts)
+    assert all(before[path] == after[path] for path in before if "intensity" in path.parts)
+
+
+def test_a_method_with_weights_of_the_site_is_fitted_anew_where_they_change(compared, tmp_path):
+    out, weights = compared[0], tmp_path / "resnet34.safetensors"
+    torch.manual_seed(0)
+    save_file({name: value.clone() for name, value in ResNetFeatures.empty().state_dict().items()}, weights)
+    words = ("rivals", out, "--methods", "feature-inversion", "intensity", "--device", "cpu")
+    done = in_process(*words, "--encoder-weights", weights)
+    assert done.returncode == 0, done.stderr
+    before = _times(out)
+    assert in_process(*words, "--encoder-weights", weights).returncode == 0
+    assert _times(out) == before
+    assert not list((out / "rivals").rglob("feature-inversion-encoder*"))
+    assert in_process(*words).returncode == 0
+    after = _times(out)
+    assert list((out / "rivals").rglob("feature-inversion-encoder*"))
+    assert all(before[path] != after[path] for path in before if "feature-inversion" in path.parts)
     assert all(before[path] == after[path] for path in before if "intensity" in path.parts)
 
 

@@ -13,7 +13,24 @@ from voxout.preprocessing.patches.volume_store import VolumeStore
 from voxout.preprocessing.patches.voxel_mask import VoxelMask
 
 SHAPE = (32, 32, 14)
-SMALL = Preset("small", 2, 200, 8, (8, 16, 16, 16), 24, 8, 8, 4, (48, 2), 150)
+SMALL = Preset(
+    "small",
+    folds=2,
+    steps=200,
+    batch=8,
+    widths=(8, 16, 16, 16),
+    latent_size=24,
+    spatial_latents=8,
+    restoration_steps=8,
+    masked_passes=4,
+    transformer=(48, 2),
+    encoder_steps=150,
+    long_steps=200,
+    vqvae_widths=(16, 16),
+    code_transformer=(32, 2),
+    redraws=2,
+    diffusion_widths=(8, 16, 16),
+)
 _CENTRE = np.array([15.5, 15.5, 6.5])
 _AT = (np.indices(SHAPE).T - _CENTRE).T
 RADIUS = np.sqrt((_AT[0] / 14) ** 2 + (_AT[1] / 14) ** 2 + (_AT[2] / 6.5) ** 2)

@@ -16,7 +16,7 @@ from voxout.models.tensor_file import read_header
 from .small_heads import SMALL, brain, controls, scan
 
 NETWORKS = [name for name, entry in ENTRIES.items() if getattr(make(name), "is_costly", False) and name != "learned"]
-SHORT = replace(SMALL, steps=6, encoder_steps=10)
+SHORT = replace(SMALL, steps=6, encoder_steps=10, long_steps=6)
 
 
 class _Numbers:
@@ -100,6 +100,13 @@ def test_a_checkpoint_of_another_seed_is_not_used(tmp_path):
     assert not torch.equal(one.weight, other.weight)
 
 
+@pytest.fixture
+def every_code_is_unlikely(monkeypatch):
+    """After a few steps no code is as unlikely as those that are drawn again, and the map would be 0."""
+    monkeypatch.setattr("voxout.models.rivals.vqvae_transformer._UNLIKELY", 0.5)
+
+
+@pytest.mark.usefixtures("every_code_is_unlikely")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_runs_with_one_seed_agree_to_the_byte(tmp_path, name):
     maps = []
@@ -110,4 +117,37 @@ def test_two_runs_with_one_seed_agree_to_the_byte(tmp_path, name):
         maps.append(np.asarray(rival.score(scan(brain(3)))))
         torch.rand(3)  # the state of torch's generator does not matter
     assert maps[0].tobytes() == maps[1].tobytes()
+    assert np.ptp(maps[0]) > 0
     assert maps[0].shape == scan(brain(3)).inside.shape
+
+
+@pytest.mark.usefixtures("every_code_is_unlikely")
+@pytest.mark.parametrize("name", ["vqvae-transformer", "patched-diffusion", "feature-inversion"])
+@pytest.mark.parametrize("stopped_at", [0, 4])
+def test_an_interrupted_fit_goes_on_and_a_finished_first_network_is_not_trained_again(
+    tmp_path, monkeypatch, name, stopped_at
+):
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    whole, own = make(name), controls(tmp_path / "cut", count=8, preset=SHORT)
+    whole.fit(controls(tmp_path / "whole", count=8, preset=SHORT))
+    steps, loss = [], type(whole).loss
+
+    def interrupted(self, network, batch, generator):
+        if network.training:
+            steps.append(None)
+            if len(steps) > stopped_at:
+                raise KeyboardInterrupt
+        return loss(self, network, batch, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(whole), "loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(name).fit(own)
+    first = {path: path.stat().st_mtime_ns for path in own.folder.rglob("network.safetensors")}
+    finished = {path for path in first if json.loads(read_header(path)[1]["state"])["step"] == SHORT.steps}
+    assert len(finished) == (name != "patched-diffusion")
+    resumed = make(name)
+    resumed.fit(own)
+    assert all(path.stat().st_mtime_ns == first[path] for path in finished)
+    assert whole.score(scan(brain(3))).tobytes() == resumed.score(scan(brain(3))).tobytes()
