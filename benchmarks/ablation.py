@@ -36,11 +36,14 @@ class Ablation:
     one_scale : bool
         Whether the smoothed and the combined scores have one scale for the whole brain, instead of one per voxel. The
         scores of each scorer keep theirs, in the saved fits.
+    mirrored : bool
+        Whether mirrored copies of the controls are fitted on, too.
     """
 
     parts: Parts = METHODS["ensemble"]
     settings: Mapping[str, float] = field(default_factory=dict)
     one_scale: bool = False
+    mirrored: bool = True
 
 
 def _with(**fits: str) -> Parts:
@@ -58,6 +61,7 @@ ABLATIONS: Mapping[str, Ablation] = {
     "without smoothing": Ablation(settings={"smoothing_mm": 0.0}),
     "without comparison with surroundings": Ablation(settings={"surroundings_mm": 0.0}),
     "one scale for the whole brain": Ablation(one_scale=True),
+    "without mirrored controls": Ablation(mirrored=False),
     "without whole-brain components": Ablation(
         _with(ocsvm="OgAE, without components", learned="learned, without components")
     ),
@@ -85,9 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if code := prepare(options.data, options.out, options.jobs):
             return code
-    study = AblationStudy(options.out, options.seeds, options.part, options.jobs)
+    studies = {
+        mirrored: AblationStudy(options.out, options.seeds, options.part, options.jobs, mirrored=mirrored)
+        for mirrored in (True, False)
+    }
     names = list(dict.fromkeys([DEFAULT, *(options.rows or ABLATIONS)]))
-    missing = {name: fits for name in names if (fits := study.missing(ABLATIONS[name]))}
+    missing = {name: fits for name in names if (fits := studies[ABLATIONS[name].mirrored].missing(ABLATIONS[name]))}
     for name, fits in missing.items():
         print(f"{name}: {'left out' if options.saved else 'to be fitted'}: {', '.join(fits)}", file=sys.stderr)
     if options.saved:
@@ -95,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if DEFAULT not in names:
         print("stopped: a fit of the default is not saved, expected all of them. Leave out --saved.", file=sys.stderr)
         return 2
-    text = report({name: study.figures(name, ABLATIONS[name]) for name in names})
+    text = report({name: studies[ABLATIONS[name].mirrored].figures(name, ABLATIONS[name]) for name in names})
     print(text)
     (options.out / f"ablation-{options.part}.md").write_text(text)
     return 0
@@ -109,7 +116,7 @@ class AblationStudy(Study):
     def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
         if not self.one_scale:
             return super().calibrated(null, seed)
-        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
+        folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
         return calibrate(null, self.inside, folds, self.mask, shrinkage=1.0)
 
     def missing(self, ablation: Ablation) -> list[str]:

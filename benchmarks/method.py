@@ -319,10 +319,10 @@ class ScorerOutput:
 
 
 class Study:
-    """Fits and evaluates all methods on a prepared cohort."""
+    """Fits and evaluates all methods on a prepared cohort, with mirrored copies of the training controls or without."""
 
-    def __init__(self, out: Path, seeds: int, part: str, jobs: int):
-        self.out, self.seeds, self.part, self.jobs = out, seeds, part, jobs
+    def __init__(self, out: Path, seeds: int, part: str, jobs: int, *, mirrored: bool = True):
+        self.out, self.seeds, self.part, self.jobs, self.mirrored = out, seeds, part, jobs, mirrored
         self.cache: dict[tuple[str, str, int, float], ScorerOutput] = {}
         self.run = OutputFolder(out / "run")
         self.manifest = read_manifest(out / "cohort" / "cohort.csv")
@@ -333,7 +333,6 @@ class Study:
         self.held_out = [r.key for r in controls if r.split == "held_out"]
         self.test = TestSet.read(self.manifest, self.run, self.mask, part)
         # What the null consists of: the training controls and, as in a fit, their mirrored copies.
-        mirrored = ModelSettings().ensemble.mirrored_controls
         self.null_keys = with_copies(self.train) if mirrored else tuple(self.train)
         self.inside = np.stack([self.mask.transform(self.store.inside_of(key)) for key in self.null_keys])
         self.keys = [*self.held_out, *(r.key for r in self.manifest.patients)]
@@ -353,12 +352,13 @@ class Study:
         )
 
     def folder(self, name: str, seed: int) -> Path:
-        return self.out / "fits" / (f"{name}-{seed}" if FITS[name].is_random else name)
+        own = name if self.mirrored else f"{name}, not mirrored"
+        return self.out / "fits" / (f"{own}-{seed}" if FITS[name].is_random else own)
 
-    @staticmethod
-    def settings_of(fit: Fit) -> ModelSettings:
+    def settings_of(self, fit: Fit) -> ModelSettings:
         # Smoothing, the comparison with the surroundings and the ages are applied in the evaluation.
-        ensemble = {**fit.changes.get("ensemble", {}), "scorers": fit.scorers, **_ALONE}
+        own = {"scorers": fit.scorers, "mirrored_controls": self.mirrored, **_ALONE}
+        ensemble = {**fit.changes.get("ensemble", {}), **own}
         return ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
 
     def is_fitted(self, name: str, seed: int) -> bool:
