@@ -355,23 +355,24 @@ class Study:
         own = name if self.mirrored else f"{name}, not mirrored"
         return self.out / "fits" / (f"{own}-{seed}" if FITS[name].is_random else own)
 
-    def settings_of(self, fit: Fit) -> ModelSettings:
+    @staticmethod
+    def settings_of(fit: Fit, mirrored: bool = True) -> ModelSettings:
         # Smoothing, the comparison with the surroundings and the ages are applied in the evaluation.
-        own = {"scorers": fit.scorers, "mirrored_controls": self.mirrored, **_ALONE}
+        own = {"scorers": fit.scorers, "mirrored_controls": mirrored, **_ALONE}
         ensemble = {**fit.changes.get("ensemble", {}), **own}
         return ModelSettings.model_validate({**fit.changes, "ensemble": ensemble})
 
     def is_fitted(self, name: str, seed: int) -> bool:
         """Whether a fit with these settings is saved."""
         done, fit = self.folder(name, seed) / "done.json", FITS[name]
-        return done.exists() and done.read_text() == self.identity(fit, self.settings_of(fit))
+        return done.exists() and done.read_text() == self.identity(fit, self.settings_of(fit, self.mirrored))
 
     def fitted(self, name: str, seed: int) -> Path:
         """Folder of a fit, with the -log10 p of the training controls (null) and of the test subjects."""
         fit, folder = FITS[name], self.folder(name, seed)
         if self.is_fitted(name, seed):
             return folder
-        settings, store, channels = self.settings_of(fit), self.store, self.channels
+        settings, store, channels = self.settings_of(fit, self.mirrored), self.store, self.channels
         if not fit.derived:
             store, channels = store.only(channels.modalities), replace(channels, derived=())
         source = FeatureSource(channels, (self.checkpoint(fit.encoder, seed),) if fit.encoder else ())

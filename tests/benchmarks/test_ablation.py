@@ -27,10 +27,12 @@ class MadeUpStudy(AblationStudy):
 
     def __init__(self, out, seeds=2):
         self.out, self.seeds, self.part, self.jobs, self.cache = out, seeds, "validate", 1, {}
+        self.mirrored = True
         brain = np.zeros(GRID.size_vox, bool)
         brain[1:-1, 1:-1, 1:-1] = True
         self.mask = VoxelMask(GRID, brain)
         self.train = [f"sub-control{n:02}" for n in range(12)]
+        self.null_keys = tuple(self.train)
         self.inside = np.ones((12, self.mask.size), bool)
         painted = []
         for number in range(6):
@@ -57,7 +59,9 @@ class MadeUpStudy(AblationStudy):
                 read = LatentStore.create(folder / "read" / scorer, self.mask, 1)
                 for subject in self.test.subjects:
                     read.write(subject.key, (self._noise(random) + SEES[scorer] * (subject.lesions > 0))[:, None])
-            (folder / "done.json").write_text(self.identity(method.FITS[name], self.settings_of(method.FITS[name])))
+            (folder / "done.json").write_text(
+                self.identity(method.FITS[name], self.settings_of(method.FITS[name], self.mirrored))
+            )
         return folder
 
     def _noise(self, random):
@@ -82,7 +86,12 @@ def test_every_row_differs_from_the_default_in_one_thing():
     for name, row in ABLATIONS.items():
         others = [part for part in row.parts if part not in default.parts]
         assert all(scorer in method.FITS[fit].scorers for fit, scorer in row.parts), name
-        changed = [bool(row.settings), row.one_scale, bool(others) or len(row.parts) < len(default.parts)]
+        changed = [
+            bool(row.settings),
+            row.one_scale,
+            not row.mirrored,
+            bool(others) or len(row.parts) < len(default.parts),
+        ]
         assert sum(changed) == (name != DEFAULT), name
 
 
