@@ -320,6 +320,9 @@ class ScorerOutput:
 class Study:
     """Fits and evaluates all methods on a prepared cohort."""
 
+    shrinkage: float | None = None
+    """Weight of the whole brain's scale in that of each voxel, in the calibrations of the evaluation."""
+
     def __init__(self, out: Path, seeds: int, part: str, jobs: int):
         self.out, self.seeds, self.part, self.jobs = out, seeds, part, jobs
         self.cache: dict[tuple[str, str, int, float], ScorerOutput] = {}
@@ -422,7 +425,7 @@ class Study:
 
     def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
         folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
-        return calibrate(null, self.inside, folds, self.mask)
+        return calibrate(null, self.inside, folds, self.mask, shrinkage=self.shrinkage)
 
     def in_place(self, null: np.ndarray, seed: int) -> Calibration:
         calibration, null[:] = self.calibrated(null, seed)
