@@ -18,10 +18,7 @@ import numpy as np
 from method import FIGURES, METHODS, Parts, Study, has_scans, prepare
 from method_measures import MethodFigures, cell, overview, table
 from method_subjects import ALL
-from voxout.data_manifests.cohort.subject import participant_of_key
 from voxout.evaluation.metrics.bootstrap import Measure
-from voxout.models.anomaly.calibration import Calibration, calibrate, folds_of
-from voxout.models.settings import FOLDS
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class AblationStudy(Study):
+<<<<<<< HEAD
     """Study whose calibrations of smoothed and of combined scores may have one scale for the whole brain."""
 
     one_scale = False
@@ -118,6 +116,9 @@ class AblationStudy(Study):
             return super().calibrated(null, seed)
         folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
         return calibrate(null, self.inside, folds, self.mask, shrinkage=1.0)
+=======
+    """Study of the default without its parts."""
+>>>>>>> h-l-abl
 
     def missing(self, ablation: Ablation) -> list[str]:
         """Folders of the fits that a row needs and that are not saved."""
@@ -126,12 +127,10 @@ class AblationStudy(Study):
 
     def figures(self, name: str, ablation: Ablation) -> list[MethodFigures]:
         """Metrics of a row for each seed."""
-        self.one_scale = ablation.one_scale
-        try:
-            return self.by_seed(name, ablation.parts, **ablation.settings)
-        finally:
-            # Scores smoothed in another way, of which a row has gigabytes.
-            self.cache.clear()
+        self.shrinkage = 1.0 if ablation.one_scale else None
+        # Scores that were smoothed or calibrated in another way.
+        self.cache.clear()
+        return self.by_seed(name, ablation.parts, **ablation.settings)
 
 
 # -- the tables ------------------------------------------------------------------------------------------------------

@@ -210,6 +210,23 @@ def best_dice_rows(healthy, lesion):
     return best, where
 
 
+@compiled
+def add_dice(edges, healthy_scores, healthy_counts, lesion_scores, lesion_counts, totals):
+    """Add the Dice of a scan with lesions at each of the ascending thresholds `edges` to `totals`."""
+    # Flagged and lesion voxels together.
+    both, true = float(lesion_counts.sum()), 0.0
+    h, le = len(healthy_scores) - 1, len(lesion_scores) - 1
+    for edge in range(len(edges) - 1, -1, -1):
+        while h >= 0 and healthy_scores[h] >= edges[edge]:
+            both += healthy_counts[h]
+            h -= 1
+        while le >= 0 and lesion_scores[le] >= edges[edge]:
+            both += lesion_counts[le]
+            true += lesion_counts[le]
+            le -= 1
+        totals[edge] += 2 * true / both
+
+
 # -- connected components and clusters in a padded box ---------------------------------------------------------------
 @compiled
 def _find(parent, voxel):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..metrics.bootstrap import Measure, ratio
 from ..metrics.voxel_metrics import ScoreHistogram
-from .subject_scores import SubjectScores
+from .subject_scores import StoredCurves, SubjectCurves, SubjectScores
 from .voxel_measures import NO_HEALTHY, NO_PATIENT
 
 HEALTHY_FPRS: Mapping[str, float] = {
@@ -48,7 +48,7 @@ class DiceAtHealthyRates:
                 fewest = int(np.ceil(1 / limit))
                 why_none[name] = f"fewer than {fewest} healthy voxels do not resolve a false-positive rate of {limit}"
             if not why_none[name]:
-                scans = [s.histogram for s in known if s.is_healthy]
+                scans = [s.curves for s in known if s.is_healthy]
                 thresholds[name] = thresholds_at_rate(scans, weights[:, healthy], limit)
         dice = {name: np.full((len(known), len(weights)), np.nan) for name in HEALTHY_FPRS}
         for row, subject in enumerate(known):
@@ -71,13 +71,13 @@ class DiceAtHealthyRates:
         return measures
 
 
-def thresholds_at_rate(scans: Sequence[ScoreHistogram], weights: np.ndarray, limit: float) -> np.ndarray:
+def thresholds_at_rate(scans: Sequence[SubjectCurves | StoredCurves], weights: np.ndarray, limit: float) -> np.ndarray:
     """Lowest threshold at which at most a share of the healthy voxels is flagged.
 
     Parameters
     ----------
-    scans : sequence of H ScoreHistogram
-        Of healthy scans.
+    scans : sequence of H SubjectCurves or StoredCurves
+        Of healthy scans. Stored histograms are read one at a time.
     weights : ndarray, (T, H)
         How often each scan counts, for each of T thresholds.
     limit : float
@@ -88,26 +88,41 @@ def thresholds_at_rate(scans: Sequence[ScoreHistogram], weights: np.ndarray, lim
     ndarray of float32, (T,)
     """
     # In a mixture of scans, the threshold is no lower than the lowest of the scans' own.
-    lowest = min(int(_search([scan], np.ones((1, 1)), limit, _LOWEST_RANK)[0]) for scan in scans)
-    return _number_of(_search(scans, weights, limit, lowest - 1))
+    once = np.ones((1, 1))
+    own = [_search([_Tail.above(scan.histogram, _LOWEST_RANK)], once, limit, _LOWEST_RANK)[0] for scan in scans]
+    low = int(min(own)) - 1
+    return _number_of(_search([_Tail.above(scan.histogram, low) for scan in scans], weights, limit, low))
 
 
-def _search(scans: Sequence[ScoreHistogram], weights: np.ndarray, limit: float, low: int) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """Highest scores of a healthy scan, how many voxels reach each of them (and 0), and the number of all voxels."""
+
+    scores: np.ndarray
+    reached_by: np.ndarray
+    voxels: int
+
+    @classmethod
+    def above(cls, histogram: ScoreHistogram, rank: int) -> "_Tail":
+        """Scores from this rank on."""
+        first = np.searchsorted(histogram.healthy_scores, _number_of(np.array(rank)))
+        reached_by = np.cumsum(histogram.healthy_counts[first:][::-1], dtype=np.int64)[::-1]
+        return cls(histogram.healthy_scores[first:].copy(), np.append(reached_by, 0), histogram.n_healthy)
+
+    def flagged(self, thresholds: np.ndarray) -> np.ndarray:
+        """Voxels with a score of at least each threshold."""
+        return self.reached_by[np.searchsorted(self.scores, thresholds)]
+
+
+def _search(tails: Sequence[_Tail], weights: np.ndarray, limit: float, low: int) -> np.ndarray:
     """Ranks of the thresholds, by bisection over all float32 numbers; too many voxels are flagged at rank `low`."""
-    tails = []
-    for scan in scans:
-        first = np.searchsorted(scan.healthy_scores, _number_of(np.array(low)))
-        above = np.append(np.cumsum(scan.healthy_counts[first:][::-1], dtype=np.int64)[::-1], 0)
-        tails.append((scan.healthy_scores[first:], above))
     # A share such as .01 of 300 voxels is to allow three of them, in spite of rounding.
-    allowed = limit * (1 + 1e-12) * (weights @ np.array([scan.n_healthy for scan in scans], dtype=np.float64))
+    allowed = limit * (1 + 1e-12) * (weights @ np.array([tail.voxels for tail in tails], dtype=np.float64))
     below, reached = np.full(len(weights), low), np.full(len(weights), -_LOWEST_RANK)
     while (reached - below > 1).any():
         middle = (below + reached) // 2
         at = _number_of(middle)
-        flagged = sum(
-            w * above[np.searchsorted(scores, at)] for w, (scores, above) in zip(weights.T, tails, strict=True)
-        )
+        flagged = sum(weight * tail.flagged(at) for weight, tail in zip(weights.T, tails, strict=True))
         enough = flagged <= allowed
         reached, below = np.where(enough, middle, reached), np.where(enough, below, middle)
     return reached

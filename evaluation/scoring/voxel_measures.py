@@ -62,13 +62,14 @@ def voxel_measures(known: Sequence[SubjectScores], weights: np.ndarray) -> Voxel
     most_coarse = min(BOOTSTRAP_EDGES, max(BOOTSTRAP_CELLS // max(len(known), 1), 1))
     coarse = edges[:: -max(-(-len(edges) // most_coarse), 1)][::-1].copy()
     counts, each = vm.RankCounts.empty(edges), vm.RankCounts.empty(coarse, len(known))
-    healthy_shares, summed_dice = np.zeros(counts.healthy.shape), np.zeros(counts.healthy.shape)
+    healthy_shares, summed_dice = np.zeros(counts.healthy.shape), np.zeros(len(edges))
     for row, subject in enumerate(known):
         histogram = subject.histogram
         counts.add(histogram, edges)
         each.add(histogram, coarse, row)
         if subject.has_lesions:
-            summed_dice += vm.dice_by_threshold(vm.rank_counts([histogram], edges))
+            healthy = histogram.healthy_scores, histogram.healthy_counts
+            kernels.add_dice(edges, *healthy, histogram.lesion_scores, histogram.lesion_counts, summed_dice)
         if subject.is_healthy:
             shares = histogram.healthy_counts / histogram.n_healthy
             kernels.add_between(edges, histogram.healthy_scores, shares, healthy_shares)

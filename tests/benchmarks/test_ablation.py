@@ -165,15 +165,14 @@ def test_undefined_differences_come_last_and_are_not_certain(figures):
 def test_one_scale_for_the_whole_brain(study):
     null = np.abs(np.random.default_rng(0).standard_normal((12, study.mask.size))).astype(np.float32)
     null[:, :500] *= 5
-    study.one_scale = True
+    study.shrinkage = 1.0
     scale = study.calibrated(null, 0)[0].scale
-    study.one_scale = False
+    study.shrinkage = None
     assert np.ptp(scale) == 0
     assert scale[0] == pytest.approx(np.sqrt(np.square(null, dtype=float).mean()), rel=1e-5)
     assert np.ptp(study.calibrated(null, 0)[0].scale) > 0
     one, default = (study.figures(name, ABLATIONS[name])[0] for name in ("one scale for the whole brain", DEFAULT))
     assert one.kinds["all"].auroc.value != default.kinds["all"].auroc.value
-    assert not study.one_scale and not study.cache
 
 
 def test_fits_that_are_not_saved_are_named(tmp_path):

@@ -1,5 +1,7 @@
 """Dice at thresholds set by a share of the voxels of healthy scans."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from voxout.data_manifests.images.volume import Grid, Volume
@@ -15,14 +17,14 @@ SETTINGS = EvaluationSettings(smallest_cluster_mm3=16, bootstrap_draws=50)
 NAMES = tuple(HEALTHY_FPRS)
 
 
-def _histogram(scores):
+def _curves(scores):
     scores = np.asarray(scores, np.float32)
-    return ScoreHistogram.from_voxels(scores, np.zeros(len(scores), bool))
+    return SimpleNamespace(histogram=ScoreHistogram.from_voxels(scores, np.zeros(len(scores), bool)))
 
 
 def _threshold(scans, limit, weights=None):
     weights = np.ones((1, len(scans))) if weights is None else np.asarray(weights, float)
-    return thresholds_at_rate([_histogram(scan) for scan in scans], weights, limit)
+    return thresholds_at_rate([_curves(scan) for scan in scans], weights, limit)
 
 
 def _flagged(scans, threshold):
