@@ -106,19 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class AblationStudy(Study):
-<<<<<<< HEAD
-    """Study whose calibrations of smoothed and of combined scores may have one scale for the whole brain."""
-
-    one_scale = False
-
-    def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
-        if not self.one_scale:
-            return super().calibrated(null, seed)
-        folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
-        return calibrate(null, self.inside, folds, self.mask, shrinkage=1.0)
-=======
     """Study of the default without its parts."""
->>>>>>> h-l-abl
 
     def missing(self, ablation: Ablation) -> list[str]:
         """Folders of the fits that a row needs and that are not saved."""

@@ -321,16 +321,11 @@ class ScorerOutput:
 class Study:
     """Fits and evaluates all methods on a prepared cohort, with mirrored copies of the training controls or without."""
 
-<<<<<<< HEAD
-    def __init__(self, out: Path, seeds: int, part: str, jobs: int, *, mirrored: bool = True):
-        self.out, self.seeds, self.part, self.jobs, self.mirrored = out, seeds, part, jobs, mirrored
-=======
     shrinkage: float | None = None
     """Weight of the whole brain's scale in that of each voxel, in the calibrations of the evaluation."""
 
-    def __init__(self, out: Path, seeds: int, part: str, jobs: int):
-        self.out, self.seeds, self.part, self.jobs = out, seeds, part, jobs
->>>>>>> h-l-abl
+    def __init__(self, out: Path, seeds: int, part: str, jobs: int, *, mirrored: bool = True):
+        self.out, self.seeds, self.part, self.jobs, self.mirrored = out, seeds, part, jobs, mirrored
         self.cache: dict[tuple[str, str, int, float], ScorerOutput] = {}
         self.run = OutputFolder(out / "run")
         self.manifest = read_manifest(out / "cohort" / "cohort.csv")
@@ -433,13 +428,8 @@ class Study:
         return self.cache[key]
 
     def calibrated(self, null: np.ndarray, seed: int) -> tuple[Calibration, np.ndarray]:
-<<<<<<< HEAD
         folds = folds_of([participant_of_key(key) for key in self.null_keys], FOLDS, seed)
-        return calibrate(null, self.inside, folds, self.mask)
-=======
-        folds = folds_of([participant_of_key(key) for key in self.train], FOLDS, seed)
         return calibrate(null, self.inside, folds, self.mask, shrinkage=self.shrinkage)
->>>>>>> h-l-abl
 
     def in_place(self, null: np.ndarray, seed: int) -> Calibration:
         calibration, null[:] = self.calibrated(null, seed)
