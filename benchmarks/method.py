@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -438,15 +438,16 @@ class Study:
     def z_maps(self, parts: Parts, seed: int, settings: EnsembleSettings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """z-maps of the training controls (null, (S, P)) and of the test subjects, computed as in `Ensemble`."""
         each = [self.scorer_output(fit, scorer, seed, settings) for fit, scorer in parts]
-        null = np.stack(
-            [combined([one.null[n] for one in each], b, settings.p_norm) for n, b in enumerate(self.inside)]
-        )
+        weights = [np.float32(settings.weight_of(scorer)) for _, scorer in parts]
+
+        def together(neg_log10_ps: Iterable[np.ndarray], inside: np.ndarray) -> np.ndarray:
+            weighted = (weight * own for weight, own in zip(weights, neg_log10_ps, strict=True))
+            return combined(weighted, inside, settings.p_norm)
+
+        null = np.stack([together((one.null[n] for one in each), b) for n, b in enumerate(self.inside)])
         scale, null = self.calibrated(null, seed)
         subjects = (*self.test.subjects, *self.test.patients)
-        values = {
-            s.key: scale.neg_log10_p(combined([one.test[s.key] for one in each], s.inside, settings.p_norm))
-            for s in subjects
-        }
+        values = {s.key: scale.neg_log10_p(together((one.test[s.key] for one in each), s.inside)) for s in subjects}
         if settings.surroundings_mm > 0:
             sigma_mm = settings.surroundings_mm
             surroundings = Surroundings.fit(null, self.inside, self.mask, sigma_mm, partial(self.in_place, seed=seed))

@@ -144,6 +144,21 @@ def without_other_values(section: type[Section], values: Any, prefix: str = "") 
     return left, dropped
 
 
+def with_values_of_before(section: type[Section], values: Any) -> Any:
+    """Name the settings in `Section.added` that are missing in nested values, by which all is as it was before.
+
+    Only of sections that name all their other settings, as those of a saved file do.
+    """
+    if not isinstance(values, dict):
+        return values
+    complete = section.model_fields.keys() - section.added.keys() <= values.keys()
+    filled = {**section.added, **values} if complete else dict(values)
+    for name, field in section.model_fields.items():
+        if name in values and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            filled[name] = with_values_of_before(field.annotation, values[name])
+    return filled
+
+
 class DataSettings(Section):
     """Settings of the split into training and held-out controls."""
 

@@ -215,6 +215,8 @@ class EnsembleSettings(Section):
     p_norm: Annotated[float, Field(ge=1, le=100, validation_alias=renamed("p_norm", "power"))] = 2.0
     """Order of the p-norm that combines the -log10 p of the scorers. 1: their sum, which favours voxels on which all
     scorers agree; high: their maximum, which favours voxels that a single scorer finds."""
+    prototypes_weight: Annotated[float, Field(gt=0, le=100)] = 0.5
+    """Weight of the -log10 p of `prototypes` in that p-norm; each other scorer has the weight 1."""
     smoothing_mm: Annotated[float, Field(ge=0, le=50)] = 2.0
     """Standard deviation of the Gaussian that smooths the -log10 p of each scorer; 0: none."""
     surroundings_mm: Annotated[float, Field(ge=0, le=200)] = 16.0
@@ -230,7 +232,7 @@ class EnsembleSettings(Section):
     standard deviation in years, such as 15 (docs/maps.md#age). Needs ages in the manifest."""
 
     removed: ClassVar = {"patch_components": 8, "folds": 5, "pooling_mm": 3.0, "pooling_controls": 12.5}
-    added: ClassVar = {"age_years": 0.0, "mirrored_controls": False}
+    added: ClassVar = {"age_years": 0.0, "mirrored_controls": False, "prototypes_weight": 1.0}
 
     _scorers_once = field_validator("scorers", "covariates")(_each_once)
 
@@ -238,6 +240,10 @@ class EnsembleSettings(Section):
     def derived_maps(self) -> tuple[str, ...]:
         """Derived maps that have a scorer each."""
         return tuple(name for name in self.scorers if name in get_args(DerivedMapName))
+
+    def weight_of(self, scorer: str) -> float:
+        """Return the weight of a scorer in the p-norm."""
+        return self.prototypes_weight if scorer == "prototypes" else 1.0
 
     @property
     def needs_encoder(self) -> bool:

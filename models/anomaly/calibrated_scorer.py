@@ -42,6 +42,8 @@ class CalibratedScorer:
         Index of the encoder whose latents are scored; None: the features need no encoder.
     regression : ConfoundRegression or None
         Confound regression applied to the features; None: no confounds.
+    weight : float
+        Of its -log10 p, where scorers are combined.
     """
 
     name: str
@@ -51,6 +53,7 @@ class CalibratedScorer:
     smoothing: Smoothing | None
     member: int | None = None
     regression: ConfoundRegression | None = None
+    weight: float = 1.0
 
     def neg_log10_p(
         self,
@@ -146,4 +149,5 @@ class CalibratedScorer:
         sizes = {len(part.scale) for part in parts} | ({regression.slopes.shape[1]} if regression else set())
         if sizes != {mask.size} or {part.mask_hash for part in parts} != {mask.mask_hash}:
             raise another_mask_error(folder, "calibration was")
-        return cls(name, features, scorer, calibration, smoothing, spec.member, regression)
+        weight = settings.ensemble.weight_of(spec.scorer)
+        return cls(name, features, scorer, calibration, smoothing, spec.member, regression, weight)

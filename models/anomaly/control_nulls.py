@@ -103,9 +103,8 @@ class ControlNulls:
 
     def calibrated(self, ensemble: Ensemble, fusion: Fusion) -> tuple[Learnt, np.ndarray]:
         """Calibrate a combination as `fit_ensemble` does; also return -log10 p of the controls, (S, P)."""
-        members = [scorer.member for scorer in ensemble.scorers]
         latents = self.latents if fusion.needs_latents else None
-        calibration, null = self.fit.combine(members, self.nulls, fusion=fusion, latents=latents)
+        calibration, null = self.fit.combine(ensemble.scorers, self.nulls, fusion=fusion, latents=latents)
         surroundings = None
         if ensemble.surroundings is not None:
             surroundings = self.fit.compare_with_surroundings(null)

@@ -88,7 +88,9 @@ class CrossFit:
             for row, brain in zip(rows_of(null), self.inside, strict=True):
                 row[:] = smoothed(row, brain, self.mask, sigma_mm)
             smoothing = Smoothing(self.mask, sigma_mm, self.calibrate(null))
-        return CalibratedScorer(name, extractor, scorer, calibration, smoothing, spec.member, regression), null
+        weight = self.settings.ensemble.weight_of(spec.scorer)
+        parts = scorer, calibration, smoothing, spec.member, regression, weight
+        return CalibratedScorer(name, extractor, *parts), null
 
     def one_pass(
         self, spec: ScorerSpec, features: ReadFeatures
@@ -140,7 +142,7 @@ class CrossFit:
 
     def combine(
         self,
-        members: Sequence[int | None],
+        scorers: Sequence[CalibratedScorer],
         nulls: Sequence[ReadFeatures],
         *,
         fusion: Fusion | None = None,
@@ -150,12 +152,11 @@ class CrossFit:
 
         `fusion` and the `latents` (S, P, L) are as for `combined_by_member`.
         """
-        values = self._new_null()
+        values, p_norm = self._new_null(), self.settings.ensemble.p_norm
         for index, (row, brain) in enumerate(zip(rows_of(values), self.inside, strict=True)):
             neg_log10_ps = [null([index])[:, :][0, :, 0] for null in nulls]
             own = latents([index])[:, :][0] if latents is not None else None
-            p_norm = self.settings.ensemble.p_norm
-            by_member = combined_by_member(neg_log10_ps, members, brain, p_norm, fusion=fusion, latents=own)
+            by_member = combined_by_member(neg_log10_ps, scorers, brain, p_norm, fusion=fusion, latents=own)
             row[:] = by_member.mean(axis=0)
         return self.calibrate(values), values
 

@@ -252,9 +252,9 @@ class Ensemble:
         """Combine the -log10 p of the scorers; returned as by `neg_log10_p`."""
         calibrated = self if self.learnt is None else self.learnt
         fusion = None if self.learnt is None else self.learnt.fusion
-        members, inside = [scorer.member for scorer in self.scorers], outputs.inside
+        inside = outputs.inside
         by_member = combined_by_member(
-            outputs.neg_log10_ps, members, inside, self.p_norm, fusion=fusion, latents=outputs.latents
+            outputs.neg_log10_ps, self.scorers, inside, self.p_norm, fusion=fusion, latents=outputs.latents
         )
         several = len(by_member) > 1
         every = np.stack([by_member.mean(axis=0), *by_member]) if several else by_member
@@ -342,7 +342,7 @@ def _require_mask(folder: Path, mask: VoxelMask, parts: Sequence[Calibration]) -
 
 def combined_by_member(
     neg_log10_ps: Iterable[np.ndarray],
-    members: Sequence[int | None],
+    scorers: Sequence[CalibratedScorer],
     inside: np.ndarray,
     p_norm: float,
     *,
@@ -355,19 +355,21 @@ def combined_by_member(
     ----------
     neg_log10_ps : ndarray, (K, P), or sequence of ndarray, (P,)
         -log10 p of each scorer.
-    members : sequence of int or None
-        Encoder of each scorer; scorers without an encoder (None) belong to every member.
+    scorers : sequence of CalibratedScorer
+        With their weights; those without an encoder belong to every member.
     inside : ndarray of bool, (P,)
         Brain mask of the subject.
     p_norm : float
     fusion : Fusion, optional
-        Weights of the scorers and a factor of the result, learnt from labels.
+        Further weights of the scorers and a factor of the result, learnt from labels.
     latents : ndarray, (P, L), optional
         For `fusion`.
     """
-    distinct = sorted({member for member in members if member is not None}) or [None]
-    weighted = neg_log10_ps if fusion is None else fusion.weighted(neg_log10_ps)
-    pairs = list(zip(weighted, members, strict=True))
+    distinct = sorted({scorer.member for scorer in scorers if scorer.member is not None}) or [None]
+    weighted = [scorer.weight * values for scorer, values in zip(scorers, neg_log10_ps, strict=True)]
+    if fusion is not None:
+        weighted = fusion.weighted(weighted)
+    pairs = list(zip(weighted, (scorer.member for scorer in scorers), strict=True))
     found = np.stack([combined((s for s, m in pairs if m in (None, member)), inside, p_norm) for member in distinct])
     return found if fusion is None else (found * fusion.factor(neg_log10_ps, latents)).astype(np.float32)
 

@@ -119,7 +119,7 @@ def fit_ensemble(
         scorers.append(scorer)
         del null  # Free memory before the next scorer.
     nulls = [controls.reader(f"{NULL}/{scorer.name}") for scorer in scorers]
-    calibration, null = fit.combine([scorer.member for scorer in scorers], nulls)
+    calibration, null = fit.combine(scorers, nulls)
     surroundings = None
     if settings.ensemble.surroundings_mm > 0:
         surroundings = fit.compare_with_surroundings(null)

@@ -114,7 +114,7 @@ class Learner:
 
     def _combine(self, weighted: np.ndarray) -> np.ndarray:
         inside = np.ones(weighted.shape[1], bool)
-        return combined_by_member(weighted, self._members, inside, self.ensemble.p_norm).mean(axis=0)
+        return combined_by_member(weighted, self.ensemble.scorers, inside, self.ensemble.p_norm).mean(axis=0)
 
     def _groups(self) -> list[int]:
         """Return the number of each scorer; the same for a scorer on different encoders."""

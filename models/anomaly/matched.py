@@ -78,7 +78,7 @@ class MatchedFit:
                 null = _as_stored(values)
             scorers.append(scorer)
             nulls.append(null)
-        calibration, null = fit.combine([scorer.member for scorer in scorers], nulls)
+        calibration, null = fit.combine(scorers, nulls)
         surroundings = None
         if self.ensemble.surroundings is not None:
             surroundings = fit.compare_with_surroundings(null)

@@ -19,7 +19,13 @@ from yaml.constructor import ConstructorError
 from ...data_manifests.atomic_write import atomic_write
 from ...data_manifests.decimal_text import decimal
 from ...data_manifests.errors import UserError, private, some_of
-from ...data_manifests.settings import DataSettings, Section, with_current_names, without_other_values
+from ...data_manifests.settings import (
+    DataSettings,
+    Section,
+    with_current_names,
+    with_values_of_before,
+    without_other_values,
+)
 from ...evaluation.settings import EvaluationSettings
 from ...models.settings import ModelSettings
 from ...preprocessing.settings import PreprocessingSettings
@@ -112,7 +118,8 @@ def read_settings(
 
     Later sources take precedence. With `saved`, the settings of an earlier run take the place of the defaults. A user's
     file must not name a setting that no longer exists with another value than the constant; with `saved_file`, for a
-    file that voxout wrote, such values are dropped with a note.
+    file that voxout wrote, such values are dropped with a note, and settings that were added since have the value by
+    which all is as it was before.
 
     Raises
     ------
@@ -128,7 +135,7 @@ def read_settings(
     dropped: dict[str, Any] = {}
     if saved_file:
         kept, dropped = without_other_values(AllSettings, current[0].values)
-        current[0] = current[0]._replace(values=kept)
+        current[0] = current[0]._replace(values=with_values_of_before(AllSettings, kept))
     own: dict[str, Any] = {}
     for each in current:
         _merge(own, each.values)

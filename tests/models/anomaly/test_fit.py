@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy import ndimage
 from voxout.data_manifests.cohort.subject import SubjectRecord
 from voxout.data_manifests.errors import UserError
 from voxout.data_manifests.images.grid import Grid
-from voxout.models.anomaly import fit
+from voxout.models.anomaly import stored_controls
 from voxout.models.anomaly.cross_fit import CrossFit
 from voxout.models.anomaly.ensemble import Ensemble, combined
 from voxout.models.anomaly.fit import fit_ensemble
@@ -33,6 +34,7 @@ SHAPE = (24, 24, 24)
 MASK = np.zeros(SHAPE, bool)
 MASK[2:-2, 2:-2, 2:-2] = True
 GRID = VoxelMask(Grid(SHAPE, np.diag([2.0, 2, 2, 1])), MASK)
+PLAIN = SimpleNamespace(member=None, weight=1.0)
 CHANNELS = Channels(IntensityScale("percentiles", {"t1w": (0.0, 1.0)}), ())
 KEYS = tuple(f"sub-{number:02}" for number in range(30))
 TRAIN, UNSEEN = KEYS[:20], KEYS[20:]
@@ -192,7 +194,7 @@ def test_features_in_memory_are_cross_fitted_and_calibrated():
     assert scorer.regression is None and scorer.smoothing is None
     unseen = np.random.default_rng(1).normal(size=(20, GRID.size, 1)).astype(np.float32)
     of_unseen = np.stack([scorer.calibration.neg_log10_p(scorer.scorer.score(own)) for own in unseen])
-    calibration, combined_null = fit.combine([None], [lambda controls: null[controls, :, None]])
+    calibration, combined_null = fit.combine([PLAIN], [lambda controls: null[controls, :, None]])
     for neg_log10_p in (null, of_unseen, combined_null, calibration.neg_log10_p(null)):
         assert (neg_log10_p > 2).mean() == pytest.approx(0.01, abs=0.003)
 
@@ -203,7 +205,7 @@ def test_null_scores_on_disk_are_those_in_memory(tmp_path):
     for changes in ({}, {"scratch": tmp_path}):
         fit, read = _in_memory(features, np.zeros((20, 0)), **changes)
         _, null = fit.calibrated_scorer("intensity", INTENSITY, VoxelFeatures(GRID, (0,)), read)
-        nulls += [null, fit.combine([None], [lambda controls, null=null: null[controls, :, None]])[1]]
+        nulls += [null, fit.combine([PLAIN], [lambda controls, null=null: null[controls, :, None]])[1]]
     np.testing.assert_array_equal(nulls[0], nulls[2])
     np.testing.assert_array_equal(nulls[1], nulls[3])
     assert isinstance(nulls[2], np.memmap) and not [*tmp_path.iterdir()]
@@ -476,9 +478,11 @@ def test_brain_components_remove_the_effect_of_an_unknown_age(store, tmp_path):
 def test_brain_components_are_cross_fitted_and_appended_to_the_covariates(store, tmp_path, monkeypatch):
     aged, participants = _aged(store)
     samples = []
-    learn = fit.BrainComponents.learn
+    learn = stored_controls.BrainComponents.learn
     monkeypatch.setattr(
-        fit.BrainComponents, "learn", lambda voxels, brains, size: samples.append(brains) or learn(voxels, brains, size)
+        stored_controls.BrainComponents,
+        "learn",
+        lambda voxels, brains, size: samples.append(brains) or learn(voxels, brains, size),
     )
     changes = {"scorers": ["intensity"], "smoothing_mm": 0.0, "brain_components": 2, "covariates": ["age"]}
     settings = ModelSettings.model_validate({"ensemble": changes})

@@ -86,7 +86,8 @@ def test_a_darker_patch_is_found(fitted, store):
 
 
 def test_progress_is_reported_at_every_step(fitted):
-    total = 2 * 22 + (5 + 1) + (22 + 5)  # features of two scorers, fits of `intensity`, edits and networks
+    # Features of two scorers, fits of `intensity`, edits and networks; of 22 controls and their mirrored copies.
+    total = 2 * 44 + (5 + 1) + (44 + 5)
     assert fitted[1] == [(done, total) for done in range(1, total + 1)]
 
 

@@ -8,7 +8,7 @@ from voxout.data_manifests.errors import UserError, for_terminal
 from voxout.data_manifests.settings import Section
 from voxout.evaluation.settings import EvaluationSettings
 from voxout.models.encoder.checkpoint import TRAINED_BY
-from voxout.models.settings import ModelSettings
+from voxout.models.settings import EnsembleSettings, ModelSettings
 from voxout.pipeline.config.config import Config, load_config, preset_names, read_settings, save_config
 from voxout.pipeline.config.diff import changes, flat_settings
 from voxout.pipeline.workflow.records import StageRecord
@@ -227,6 +227,8 @@ def test_records_and_files_of_before_are_not_outdated():
         "settings.models.contrast.",
         "settings.models.ensemble.surroundings_mm",
         "settings.models.ensemble.age_years",
+        "settings.models.ensemble.mirrored_controls",
+        "settings.models.ensemble.prototypes_weight",
         "settings.evaluation.page_scan",
         "settings.evaluation.keep_scan_places",
     )
@@ -243,12 +245,29 @@ def test_records_and_files_of_before_are_not_outdated():
 def test_a_setting_that_was_added_and_changes_nothing_outdates_no_record():
     now = flat_settings(load_config().model_dump(mode="json"))
     name = "settings.models.ensemble.age_years"
-    before = {other: value for other, value in now.items() if other != name}
-    assert StageRecord("fit", before, {}).comparable_inputs == now
+    added = {f"settings.models.ensemble.{own}": value for own, value in EnsembleSettings.added.items()}
+    before = {other: value for other, value in now.items() if other not in added}
+    assert StageRecord("fit", before, {}).comparable_inputs == now | added
     # A stage that depends on a part of the section does not depend on what was added.
     part = {"settings.models.ensemble.covariates": []}
     assert StageRecord("extract", part, {}).comparable_inputs == part
     assert StageRecord("fit", now | {name: 15.0}, {}).comparable_inputs == now | {name: 15.0}
+
+
+def test_a_saved_file_of_before_means_what_it_meant_then(tmp_path):
+    """An older model is combined as it was calibrated, and a run that goes on does not change its method."""
+    content = load_config().model_dump(mode="json")
+    for name in EnsembleSettings.added:
+        del content["models"]["ensemble"][name]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = read_settings(path, saved_file=True).config.models.ensemble
+    assert {name: getattr(found, name) for name in EnsembleSettings.added} == EnsembleSettings.added
+    assert found.weight_of("prototypes") == found.weight_of("ocsvm") == 1
+    # A file of the user, which may name a few settings only, has the defaults of today for the others.
+    assert read_settings(path).config.models.ensemble == EnsembleSettings()
+    path.write_text("models: {ensemble: {smoothing_mm: 1.0}}")
+    assert read_settings(path, saved_file=True).config.models.ensemble == EnsembleSettings(smoothing_mm=1.0)
 
 
 def test_an_old_and_a_new_name_together_are_refused():

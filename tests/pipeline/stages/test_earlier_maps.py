@@ -93,7 +93,7 @@ def test_the_stage_says_what_it_kept_and_what_the_model_was_trained_on(study, mo
     write_json(study.model.trained_on, known)
     gone.images["t1w"].unlink()
     study.write(study.out.record("prepare"), "prepare", [], ("sub-01", "sub-02"))
-    assert map._map(study.run(patient, control, gone)).warnings == (
+    assert map._map(None, study.run(patient, control, gone)).warnings == (
         "sub-01: its map shows too little, since the model was trained on this scan",
         "sub-02: left out, since the model was trained on this scan",
         "sub-03: cannot be reached now; its map and page of an earlier call are kept",

@@ -97,7 +97,7 @@ def test_what_is_not_used_costs_nothing():
     few = Heads(FEWEST_TO_LEARN_FROM - 1, 5, 5)
     with_learned, without = (stages_of(few, load_config(overrides=o)) for o in ([], WITHOUT_LEARNED))
     assert with_learned == without, "too few controls to learn from"
-    assert stages_of(heads, load_config())["fit"].wall_s > 2 * with_learned["fit"].wall_s
+    assert stages_of(heads, load_config())["fit"].wall_s > 1.7 * with_learned["fit"].wall_s
     one, three = (stages_of(heads, load_config(seeds=n)) for n in (1, 3))
     assert three["train"].wall_s == pytest.approx(3 * one["train"].wall_s)
 
